@@ -1,0 +1,51 @@
+"""The exceptions that petm raises on purpose.
+
+    PetmError                  one line for the user; the command line prints it and exits 1
+    ├── ArgumentError          an argument outside its rule (also a ValueError)
+    ├── DataError              data that cannot be read, or that does not suit the model
+    ├── ModelError             a model or weights that cannot be loaded or used
+    ├── NothingToLearnError    A makes no training errors, so there is no error set
+    ├── TrainingError          a training that went astray: its loss is no longer finite
+    ├── RunError               a run folder, a checkpoint or an output file that cannot be used
+    └── BundleError            a saved grader that is damaged, too new, or made for another model
+
+`PetmWarning` is for what was done, but is less than was asked for.
+
+Messages read ``<argument>: expected <rule>, got <value or shape>. <Next step>.``
+"""
+
+
+class PetmError(Exception):
+    """Root of every exception that petm raises on purpose."""
+
+
+class ArgumentError(PetmError, ValueError):
+    """An argument outside its rule."""
+
+
+class DataError(PetmError):
+    """Data that cannot be read, or that does not suit the model."""
+
+
+class ModelError(PetmError):
+    """A model or weights that cannot be loaded or used."""
+
+
+class NothingToLearnError(PetmError):
+    """The base model makes no errors on the data, so the method has nothing to learn from."""
+
+
+class TrainingError(PetmError):
+    """A training that went astray."""
+
+
+class RunError(PetmError):
+    """A run folder, a checkpoint or an output file that cannot be used."""
+
+
+class BundleError(PetmError):
+    """A saved grader that is damaged, too new, or made for another model."""
+
+
+class PetmWarning(UserWarning):
+    """What was asked for could be done only in part."""

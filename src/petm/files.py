@@ -1,0 +1,108 @@
+"""Files that are either whole or absent: atomic writing, and the hashes that identify content."""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, uint8
+
+from petm.errors import RunError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file so that a reader, or a crash, sees either the old content or the whole new one.
+
+    Args:
+        path: The file to write; its folder is made when absent.
+        write: Called with the path of a temporary file in the same folder, which it fills.
+
+    Raises:
+        RunError: The file could not be written (no space, no permission); the old content is kept.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise RunError(
+            f"{path}: could not be written ({error.strerror}). Free space or choose another folder."
+        ) from error
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except Exception as error:
+        # Besides OSError, safetensors reports a full disk as an error of its own.
+        if isinstance(error, OSError) or type(error).__module__.startswith("safetensors"):
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(f"{path}: could not be written ({reason}). Free space or choose another folder.") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` as UTF-8, atomically; raises as `write_atomically` does."""
+    write_atomically(path, lambda temporary: _fill(temporary, text))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes ``content`` as indented JSON, atomically; raises as `write_atomically` does."""
+    write_text(path, json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Returns ``value`` in JSON's types: data classes as objects, paths as text, NaN and infinity as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def sha256_of_file(path: Path) -> str:
+    """Returns the SHA-256 of a file's content as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(parts: Iterable[str | Tensor]) -> str:
+    """Returns the SHA-256 of a sequence of texts and tensors as 64 hexadecimal digits.
+
+    Each part enters with its kind, shape and length, so that moving a boundary between two parts changes the result.
+
+    Args:
+        parts: Texts, and tensors of any dtype, shape and device.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(f"text {len(part.encode())}\n{part}\n".encode())
+        else:
+            digest.update(f"tensor {part.dtype} {tuple(part.shape)}\n".encode())
+            digest.update(part.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _fill(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
