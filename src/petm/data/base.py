@@ -1,0 +1,313 @@
+"""What every data set in petm is: labelled samples, read by index, a batch at a time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from petm.errors import ArgumentError, DataError
+from petm.files import fingerprint
+
+UNLABELLED = -1
+
+
+class Batch(NamedTuple):
+    """Some samples: what goes into the model, and what should come out."""
+
+    inputs: Tensor
+    """float32 ``(n, C, H, W)`` for images."""
+    targets: Tensor
+    """int64 ``(n,)`` labels; for a teacher's answers float32 ``(n, K)`` logits."""
+
+
+class Data(Dataset[Batch], ABC):
+    """Samples with labels, read by index and decoded only when read.
+
+    A subclass reads inputs; everything else follows. Batched reading uses PyTorch's ``__getitems__`` convention, so a
+    ``DataLoader`` needs ``collate_fn=petm.data.as_is`` and nothing more.
+
+    Attributes:
+        labels: int64 ``(N,)``; ``UNLABELLED`` (-1) where a sample has none.
+        classes: ``K`` class names, the label being the index; empty when they have no names.
+        value_range: The least and the greatest value that an input may take; adversarial examples are clipped to it.
+        source: Where the samples come from, in words that fit into a message.
+    """
+
+    labels: Tensor
+    classes: tuple[str, ...]
+    value_range: tuple[float, float]
+    source: str
+
+    @abstractmethod
+    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, in that order."""
+
+    @cached_property
+    @abstractmethod
+    def content(self) -> str:
+        """A SHA-256 that changes when the samples or their labels change."""
+
+    def name(self, index: int) -> str:
+        """Returns how a person would find sample ``index`` again: a path, or its number."""
+        return str(index)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Batch:
+        batch = self.__getitems__([range(len(self))[index]])
+        return Batch(batch.inputs[0], batch.targets[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return Batch(self.inputs(indices), self.labels[torch.as_tensor(indices, dtype=torch.int64)])
+
+    def subset(self, indices: Sequence[int] | Tensor) -> "Data":
+        """Returns a view of the samples at ``indices``, in that order; a bool mask ``(N,)`` keeps where it is true."""
+        return Subset(self, _as_indices(indices))
+
+    def split(self, shares: Sequence[float], *, seed: int = 0) -> tuple["Data", ...]:
+        """Returns disjoint random views that hold the given shares of the samples of every class.
+
+        Stratified: each class is cut at the same shares, so that a small part still holds every class.
+
+        Args:
+            shares: Positive numbers with a sum of at most 1.
+            seed: The same seed gives the same parts.
+
+        Raises:
+            ArgumentError: ``shares`` breaks its rule.
+        """
+        if not (all(share > 0 for share in shares) and sum(shares) <= 1 + 1e-9):
+            raise ArgumentError(f"shares: expected positive numbers with a sum of at most 1, got {tuple(shares)}.")
+        generator = torch.Generator().manual_seed(seed)
+        parts: list[list[Tensor]] = [[] for _ in shares]
+        for label in torch.unique(self.labels):
+            members = (self.labels == label).nonzero().flatten()
+            members = members[torch.randperm(len(members), generator=generator)]
+            ends = (torch.tensor(shares, dtype=torch.float64).cumsum(0) * len(members)).round().long().tolist()
+            for part, start, end in zip(parts, [0, *ends], ends, strict=False):
+                part.append(members[start:end])
+        return tuple(self.subset(torch.cat(part).sort().values) for part in parts)
+
+    def in_memory(self, budget: int = 1 << 30) -> "Data":
+        """Returns the same samples decoded once and held as tensors, or itself where that would exceed ``budget``.
+
+        Args:
+            budget: Bytes.
+        """
+        if not len(self) or isinstance(self, TensorData):
+            return self
+        first = self.inputs([0])
+        if first.nbytes * len(self) > budget:
+            return self
+        images = first.new_empty((len(self), *first.shape[1:]))
+        for start in range(0, len(self), 1024):
+            stop = min(start + 1024, len(self))
+            images[start:stop] = self.inputs(range(start, stop))
+        held = TensorData(images, self.labels, classes=self.classes, source=self.source, value_range=self.value_range)
+        held.names = tuple(self.name(index) for index in range(len(self)))
+        held.content = self.content
+        return held
+
+
+class TensorData(Data):
+    """Samples held in memory.
+
+    Args:
+        images: float ``(N, ...)``, or uint8 ``(N, ...)`` that is divided by 255 as it is read.
+        labels: int64 ``(N,)``; absent means unlabelled.
+        classes: Class names.
+        source: Where the samples come from.
+        value_range: As in `Data`; absent means 0 and 1 for uint8, the least and greatest value present for floats.
+
+    Raises:
+        DataError: Images are neither float nor uint8, lengths differ, or a value is NaN or infinite.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        classes: Sequence[str] = (),
+        source: str = "tensors",
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
+        self.images = images
+        self.labels = torch.full((len(images),), UNLABELLED) if labels is None else labels.to(torch.int64)
+        self.classes, self.source = tuple(classes), source
+        if not (images.is_floating_point() or images.dtype == torch.uint8):
+            raise DataError(f"{source}: expected images of dtype float or uint8, got {images.dtype}. Convert them.")
+        if self.labels.shape != (len(images),):
+            raise DataError(
+                f"{source}: expected one label for each of {len(images)} samples, "
+                f"got labels of shape {tuple(self.labels.shape)}."
+            )
+        if images.is_floating_point():
+            check_finite(images, source)
+        if value_range is None:
+            value_range = (0.0, 1.0)
+            if images.is_floating_point() and images.numel():
+                value_range = (float(images.min()), float(images.max()))
+        self.value_range = value_range
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, in that order."""
+        images = self.images[torch.as_tensor(indices, dtype=torch.int64)]
+        return images.float() if images.is_floating_point() else images.float().div_(255)
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over images and labels."""
+        return fingerprint((self.images, self.labels))
+
+    def name(self, index: int) -> str:
+        """Returns the name that the sample had where it was read, or its number."""
+        return self.names[index] if self.names else str(index)
+
+
+class Subset(Data):
+    """A view of some samples of another data set."""
+
+    def __init__(self, data: Data, indices: Tensor) -> None:
+        self.data, self.indices = data, indices
+        self.labels = data.labels[indices]
+        self.classes, self.value_range, self.source = data.classes, data.value_range, data.source
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices`` of this view, in that order."""
+        return self.data.inputs(self.indices[torch.as_tensor(indices, dtype=torch.int64)])
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over the whole data set's content and the chosen indices."""
+        return fingerprint((self.data.content, self.indices))
+
+    def name(self, index: int) -> str:
+        """Returns the sample's name in the data set that this is a view of."""
+        return self.data.name(int(self.indices[index]))
+
+
+class WithTargets(Data):
+    """A view of the same inputs with other targets, such as a teacher's logits.
+
+    Args:
+        data: The samples.
+        targets: ``(N, ...)``, what a batch holds in place of the labels.
+        origin: What made the targets, in words or as a hash; it enters `content`.
+    """
+
+    def __init__(self, data: Data, targets: Tensor, *, origin: str) -> None:
+        self.data, self.targets, self.origin = data, targets, origin
+        self.labels, self.classes = data.labels, data.classes
+        self.value_range, self.source = data.value_range, data.source
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, in that order."""
+        return self.data.inputs(indices)
+
+    def name(self, index: int) -> str:
+        """Returns the sample's name in the data set that this is a view of."""
+        return self.data.name(index)
+
+    def subset(self, indices: Sequence[int] | Tensor) -> Data:
+        """Returns a view of the samples at ``indices`` that keeps the targets."""
+        chosen = _as_indices(indices)
+        return WithTargets(self.data.subset(chosen), self.targets[chosen], origin=self.origin)
+
+    def in_memory(self, budget: int = 1 << 30) -> Data:
+        """Returns the same samples decoded once, with the same targets."""
+        return WithTargets(self.data.in_memory(budget), self.targets, origin=self.origin)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return Batch(self.inputs(indices), self.targets[torch.as_tensor(indices, dtype=torch.int64)])
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over the data set's content and what made the targets (whose last bits vary between machines)."""
+        return fingerprint((self.data.content, self.origin))
+
+
+def as_data(samples: Any, *, source: str = "data") -> Data:
+    """Returns ``samples`` as `Data`: itself, a pair of tensors, or any map-style dataset of ``(input, label)`` pairs.
+
+    Args:
+        samples: `Data`; or ``(inputs, labels)`` tensors or NumPy arrays; or a ``torch.utils.data.Dataset`` with a
+            length, read lazily after one pass over its labels (its ``targets`` attribute, where it has one, spares
+            that pass).
+        source: Where the samples come from, for messages.
+
+    Raises:
+        ArgumentError: ``samples`` is none of these.
+    """
+    if isinstance(samples, Data):
+        return samples
+    if (
+        isinstance(samples, tuple)
+        and len(samples) == 2
+        and all(isinstance(part, Tensor | np.ndarray) for part in samples)
+    ):
+        return TensorData(*(torch.as_tensor(part) for part in samples), source=source)
+    if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, Tensor):
+        return _MapStyle(samples, source)
+    raise ArgumentError(
+        f"data: expected petm Data, an (inputs, labels) pair of tensors or a map-style dataset, "
+        f"got {type(samples).__name__}."
+    )
+
+
+class _MapStyle(Data):
+    """Somebody else's map-style dataset of ``(input, label)`` pairs."""
+
+    def __init__(self, dataset: Any, source: str) -> None:
+        self.dataset, self.source = dataset, source
+        targets = getattr(dataset, "targets", None)
+        if targets is None or len(targets) != len(dataset):
+            targets = [int(dataset[index][1]) for index in range(len(dataset))]
+        self.labels = torch.as_tensor(targets, dtype=torch.int64)
+        self.classes = tuple(str(name) for name in getattr(dataset, "classes", ()))
+
+    @cached_property
+    def value_range(self) -> tuple[float, float]:  # type: ignore[override]
+        """The least and the greatest value present, found in one pass."""
+        extremes = [self.inputs([index]).aminmax() for index in range(len(self))]
+        return min(float(low) for low, _ in extremes), max(float(high) for _, high in extremes)
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Returns float32 ``(n, ...)``: the inputs at ``indices``, in that order."""
+        return torch.stack([torch.as_tensor(self.dataset[int(index)][0]).float() for index in indices])
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over the labels and the first and last input: a whole pass would cost an epoch."""
+        ends = self.inputs([0, len(self) - 1]) if len(self) else torch.empty(0)
+        return fingerprint((self.source, self.labels, ends))
+
+
+def _as_indices(chosen: Sequence[int] | Tensor) -> Tensor:
+    """Returns int64 indices; those where it is true for a bool mask."""
+    chosen = torch.as_tensor(chosen)
+    return chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen.to(torch.int64)
+
+
+def as_is(batch: Any) -> Any:
+    """Returns its argument, a `Batch`: the ``collate_fn`` for data that reads whole batches."""
+    return batch
+
+
+def check_finite(inputs: Tensor, source: str) -> None:
+    """Raises DataError when a sample of ``inputs``, float ``(N, ...)``, holds NaN or an infinite value."""
+    if bool(torch.isfinite(inputs).all()):
+        return
+    bad = (~torch.isfinite(inputs)).flatten(1).any(1).nonzero().flatten()
+    raise DataError(
+        f"{source}: expected finite values, got NaN or infinity in {len(bad)} of {len(inputs)} samples "
+        f"(the first is sample {int(bad[0])}). Remove or repair them."
+    )

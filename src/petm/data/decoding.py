@@ -1,0 +1,145 @@
+"""One image: encoded bytes or a file in, float32 values in [0, 1] out, by Pillow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petm.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Encoded = Path | bytes
+"""An image file, or its content."""
+
+Channels = Literal[1, 3]
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """The shape that every image of a data set is given.
+
+    Attributes:
+        size: Height and width in pixels.
+        channels: 1 for grey, 3 for red, green and blue.
+        resizes: Whether an image of another size is resized; otherwise it is refused.
+        converts: Whether a colour image is turned grey where ``channels`` is 1; otherwise it is refused.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    resizes: bool
+    converts: bool
+
+    def __str__(self) -> str:
+        return f"{self.channels}×{self.size[0]}×{self.size[1]}"
+
+
+def form_of(encoded: Encoded, name: str, *, size: tuple[int, int] | None, channels: Channels | None) -> ImageForm:
+    """Returns the form that a data set gets from the user's wishes, or else from its first image.
+
+    Args:
+        encoded: The first image.
+        name: What to call it in messages.
+        size: Height and width in pixels; absent means those of the first image.
+        channels: 1 or 3; absent means 1 when the first image is grey, else 3.
+
+    Raises:
+        ArgumentError: ``size`` or ``channels`` breaks its rule.
+        DataError: The first image is needed and cannot be read.
+    """
+    if channels not in (None, 1, 3):
+        raise ArgumentError(f"channels: expected 1, 3 or None, got {channels}.")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ArgumentError(f"size: expected a positive height and width in pixels, got {tuple(size)}.")
+    resizes, converts = size is not None, channels is not None
+    if size is not None and channels is not None:
+        return ImageForm((size[0], size[1]), channels, resizes, converts)
+    first = read_image(encoded, name)
+    height, width = size or (first.height, first.width)
+    return ImageForm((height, width), channels or (3 if first.mode == "RGB" else 1), resizes, converts)
+
+
+def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
+    """Returns float32 ``(C, H, W)`` in [0, 1]: one image in the data set's form.
+
+    Resizing is bilinear with antialiasing, colour becomes grey by ITU-R 601 luma, and grey is repeated over three
+    channels.
+
+    Args:
+        encoded: The image.
+        name: What to call it in messages.
+        form: The shape to give it.
+
+    Raises:
+        DataError: The image cannot be read, or the form does not allow its size or its colours.
+    """
+    from PIL.Image import Resampling
+
+    image = read_image(encoded, name)
+    height, width = form.size
+    if (image.height, image.width) != form.size:
+        if not form.resizes:
+            raise DataError(
+                f"{name}: expected {height}×{width} pixels (height × width) as in the first image, "
+                f"got {image.height}×{image.width}. Pass a size to resize all images to."
+            )
+        image = image.resize((width, height), Resampling.BILINEAR)
+    if image.mode == "RGB" and form.channels == 1:
+        if not form.converts:
+            raise DataError(
+                f"{name}: expected a grey image like the first one, got colours. "
+                f"Pass channels=1 to turn all images grey, or channels=3 to keep colours."
+            )
+        image = image.convert("L")
+    values = np.array(image, dtype=np.float32)
+    if image.mode != "F":
+        values /= 255
+    planes = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+    return np.broadcast_to(planes, (form.channels, height, width))
+
+
+def read_image(encoded: Encoded, name: str) -> Image:
+    """Returns one upright image without alpha: mode L or RGB with 8 bits, or F in [0, 1] for 16-bit grey.
+
+    Args:
+        encoded: The image.
+        name: What to call it in messages.
+
+    Raises:
+        DataError: The image cannot be read: damaged, truncated, of an unknown format or absurdly large.
+    """
+    from PIL import UnidentifiedImageError
+
+    try:
+        return _read(encoded.read_bytes() if isinstance(encoded, Path) else encoded)
+    except Exception as error:  # each of Pillow's parsers raises what it likes
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "an empty or unknown format" if unknown else str(error).rstrip(".") or type(error).__name__
+        raise DataError(
+            f"{name}: expected a readable image, got: {reason}. "
+            f"Repair or remove it, or leave unreadable images out with skip_bad=True (--skip-bad)."
+        ) from error
+
+
+def _read(encoded: bytes) -> Image:
+    from PIL import Image, ImageOps
+
+    image: Image.Image = Image.open(BytesIO(encoded))
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is unknown")
+    if image.mode.startswith("I"):  # I;16 and its byte orders; I where a 16-bit value is held in 32 bits
+        values = np.asarray(image).astype(np.float32)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"grey values from {values.min():.0f} to {values.max():.0f}, outside 0 to 65535")
+        return Image.fromarray(values / 65535)
+    image.info.pop("transparency", None)
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
