@@ -1,0 +1,110 @@
+"""A data set through a model, batch by batch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from petm.allocator import keep_large_blocks
+from petm.data import UNLABELLED, Batch, Data, check_finite
+from petm.errors import DataError
+from petm.models import call_model
+from petm.progress import track
+
+BATCH_SIZE = 256
+"""Samples in one forward pass where nothing is said: large enough to fill a CPU, small enough for its caches."""
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Returns the named device; ``auto`` is the first accelerator present, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Returns the device of the model's first parameter, or the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def batches(data: Data, device: torch.device, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
+    """Yields the samples in order, on ``device``, checked to be finite."""
+    keep_large_blocks()
+    for start in range(0, len(data), batch_size):
+        inputs, targets = data.__getitems__(range(start, min(start + batch_size, len(data))))
+        check_finite(inputs, f"{data.source}, samples from {start}")
+        yield Batch(inputs.to(device), targets.to(device))
+
+
+def predict_logits(
+    model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE, title: str = "predict", **arguments: Any
+) -> Tensor:
+    """Returns float32 logits ``(N, K)`` of a data set on the CPU, without gradients.
+
+    Args:
+        model: Put into eval mode while it runs, and back into its own afterwards.
+        data: ``N`` samples.
+        batch_size: Samples in one forward pass.
+        title: What the progress bar says.
+        **arguments: Further arguments of the model's forward, such as ``alpha``.
+
+    Raises:
+        DataError: There is no sample, or one holds NaN or infinity.
+        ModelError: The model cannot take the inputs, or does not return ``(N, K)``.
+    """
+    if not len(data):
+        raise DataError(f"{data.source}: expected at least one sample, got none.")
+    parts = []
+    with evaluating(model), track(title, len(data)) as progress:
+        for inputs, _ in batches(data, device_of(model), batch_size):
+            parts.append(call_model(model, inputs, **arguments).float().cpu())
+            progress.advance(len(inputs))
+    return torch.cat(parts)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Runs the block without gradients, the model in eval mode; every module gets its own mode back afterwards."""
+    with in_eval_mode(model), torch.no_grad():
+        yield
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Runs the block with the model in eval mode; every module gets its own mode back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def check_labels(labels: Tensor, classes: int, source: str) -> None:
+    """Checks that every sample is labelled with one of the model's classes, and that not all have the same.
+
+    Args:
+        labels: int64 ``(N,)``.
+        classes: ``K`` of the model.
+        source: Where the labels come from.
+
+    Raises:
+        DataError: A label is missing or outside 0..K-1, or only one class is present.
+    """
+    bad = ((labels < 0) | (labels >= classes)).nonzero().flatten()
+    if len(bad):
+        first = int(bad[0])
+        what = "none" if int(labels[first]) == UNLABELLED else int(labels[first])
+        raise DataError(
+            f"{source}: expected labels from 0 to {classes - 1}, got {what} for sample {first}, the first of "
+            f"{len(bad)} such. Relabel these samples or leave them out."
+        )
+    if len(labels.unique()) < 2:
+        raise DataError(
+            f"{source}: expected samples of at least two classes, got only class {int(labels[0])}. "
+            f"Use one sub-folder a class, or name the label column."
+        )

@@ -1,0 +1,222 @@
+"""The paper's network, and any network of the user's."""
+
+import copy
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petm.errors import ModelError
+from petm.files import fingerprint, write_atomically
+
+
+class PaperCNN(nn.Module):
+    """The network of the LoRA-PETM paper: two convolutions, two linear layers, 1,199,882 parameters for 10 classes.
+
+    conv1 1→32 3×3, ReLU, conv2 32→64 3×3, ReLU, max-pool 2, fc1 9216→128, ReLU, fc2 128→K. No dropout: the paper
+    names none. Input float32 ``(N, 1, 28, 28)``, output logits ``(N, K)``.
+
+    Args:
+        classes: ``K``.
+
+    Reference:
+        LoRA-PETM (ACK 2025), sections 3.1 and 3.2.
+    """
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.fc1 = nn.Linear(9216, 128)
+        self.fc2 = nn.Linear(128, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits ``(N, K)`` for images ``(N, 1, 28, 28)``."""
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        x = F.max_pool2d(x, 2).flatten(1)
+        logits: Tensor = self.fc2(F.relu(self.fc1(x)))
+        return logits
+
+
+def paper_cnn(classes: int = 10, *, seed: int = 0) -> PaperCNN:
+    """Returns the paper's network, freshly initialised from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PaperCNN(classes)
+
+
+def load_model(
+    reference: str, weights: str | Path | None = None, *, arguments: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Returns the user's network, in eval mode, built by the factory that ``reference`` names.
+
+    The factory is the user's own code and is run; the weights file is only read, never unpickled.
+
+    Args:
+        reference: ``module:factory`` (importable from the current folder too), or ``path/to/file.py:factory``.
+        weights: A ``.safetensors`` file, or a ``state_dict`` file that ``torch.load`` can read with
+            ``weights_only=True``. Absent keeps what the factory returns.
+        arguments: Keyword arguments for the factory.
+
+    Raises:
+        ModelError: The factory cannot be found, fails, returns no module, or the weights do not fit.
+    """
+    factory = _find_factory(reference)
+    try:
+        model = factory(**(arguments or {}))
+    except Exception as error:
+        raise ModelError(f"model: {reference} failed with {type(error).__name__}: {error}.") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: expected {reference} to return a torch.nn.Module, got {type(model).__name__}.")
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def _find_factory(reference: str) -> Callable[..., Any]:
+    place, separator, name = reference.rpartition(":")
+    if not (place and separator and name):
+        raise ModelError(f"model: expected 'module:factory' or 'file.py:factory', got {reference!r}.")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(f"_petm_file_{Path(place).stem}", place)
+            if spec is None or spec.loader is None:
+                raise ModelError(f"model: {place} cannot be imported.")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # data classes look their own module up while it runs
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[spec.name]
+                raise
+        else:
+            if "" not in sys.path:
+                sys.path.insert(0, "")
+            module = importlib.import_module(place)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}).") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        names = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise ModelError(f"model: expected a factory in {place}, got {name!r}. Available: {names or 'none'}.")
+    return factory  # type: ignore[no-any-return]
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Returns the tensors of a ``.safetensors`` or ``weights_only`` state-dict file by name.
+
+    Raises:
+        ModelError: The file is absent, damaged, or holds something other than tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"weights: expected a file, got {path}, which does not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ModelError(f"weights: {path} is not a whole safetensors file ({error}).") from error
+    except Exception as error:  # torch.load fails in many ways on a foreign file
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"weights: {path} cannot be read as a state_dict with weights_only=True ({reason}). "
+            f"Save it with safetensors.torch.save_file(model.state_dict(), ...)."
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"weights: expected a state_dict of tensors in {path}, got {type(state).__name__}.")
+    return dict(state)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Copies the weights of a file into ``model``, all or none.
+
+    Raises:
+        ModelError: The file cannot be read, or a name or shape differs; the first differences are named.
+    """
+    found, wanted = read_weights(path), model.state_dict()
+    faults = [
+        f"{key} is {tuple(found[key].shape)} in the file and {tuple(wanted[key].shape)} in the model"
+        for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
+    ]
+    faults += [f"{key} is missing in the file" for key in wanted if key not in found]
+    faults += [f"{key} is not in the model" for key in found if key not in wanted]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise ModelError(f"weights: {path} does not fit the model: {'; '.join(faults[:3])}{more}.")
+    model.load_state_dict(found)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes the model's ``state_dict`` as safetensors, atomically.
+
+    Raises:
+        RunError: The file could not be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Returns a SHA-256 over names, dtypes, shapes and bits of the model's ``state_dict``."""
+    return fingerprint(part for name, tensor in sorted(model.state_dict().items()) for part in (name, tensor))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Returns the number of parameters, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def share_weights(model: nn.Module) -> nn.Module:
+    """Returns a copy of the modules, in eval mode, over the *same* weights and buffers, frozen.
+
+    What is done to the copy's structure (an adapter, a mode, ``requires_grad``) does not reach the caller's model, and
+    no weight is held twice. Tied parameters stay tied.
+
+    Raises:
+        ModelError: The model cannot be copied.
+    """
+    shared: dict[int, Any] = {}
+    for parameter in model.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in model.buffers():
+        shared[id(buffer)] = buffer.detach()
+    try:
+        # deepcopy also keeps alive what it has copied; the tensors above outlive it in any case.
+        return copy.deepcopy(model, shared).eval()
+    except Exception as error:
+        raise ModelError(f"model: cannot be copied ({type(error).__name__}: {error}). Remove what holds it.") from error
+
+
+def call_model(model: nn.Module, inputs: Tensor, **arguments: Any) -> Tensor:
+    """Returns the logits ``(N, K)`` of a model that answers with a tensor or with an object that has ``.logits``.
+
+    Raises:
+        ModelError: The model fails on these inputs, or returns something else.
+    """
+    try:
+        output = model(inputs, **arguments)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"model: cannot take inputs of shape {tuple(inputs.shape)}: {reason}. "
+            f"Check size and channels of the data against what the model was trained on."
+        ) from error
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"model: expected logits of shape ({len(inputs)}, K) with K of at least 2, got {got}.")
+    return logits

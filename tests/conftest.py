@@ -1,0 +1,42 @@
+"""What several test files share: digits, and a network that is right most of the time."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from networks import TinyCNN, seeded
+from petm.data import Data, load_digits
+
+# Networks this small only wait for each other on several threads, and more so beside pytest-xdist.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[Data, ...]:
+    """Train, calibration and test digits; nobody changes them."""
+    return load_digits()
+
+
+@pytest.fixture(scope="session")
+def _trained(digits: tuple[Data, ...]) -> nn.Module:
+    """Trained by a loop of its own, so that a fault in petm's does not hide behind another."""
+    model = seeded(TinyCNN)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        for rows in torch.randperm(len(digits[0]), generator=generator).split(64):
+            inputs, labels = digits[0].__getitems__(rows.tolist())
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+    model.zero_grad(set_to_none=True)
+    return model.eval()
+
+
+@pytest.fixture
+def model(_trained: nn.Module) -> nn.Module:
+    """A: a small network that gets most digits right and some wrong, in eval mode."""
+    return copy.deepcopy(_trained)
