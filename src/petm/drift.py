@@ -1,0 +1,220 @@
+"""How far a twin has moved from its base model: in weights, in filters, in features; and the ranks that follow."""
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from petm.errors import ArgumentError, ModelError
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LAYERS = (nn.Linear, *_CONVOLUTIONS)
+_NOISE = 1e-6
+"""Singular values below this share of a layer's largest are rounding of float32 weights, not drift."""
+
+
+@dataclass(frozen=True)
+class LayerDrift:
+    """How far one layer of the twin has moved, and in how many directions.
+
+    The drift ``W' - W0`` is read as a matrix ``(out, in)``, for convolutions ``(out, in / groups * kh * kw)``.
+
+    Attributes:
+        layer: The layer's name in the model.
+        shape: Shape of the weight.
+        relative_norm: ``||W' - W0||_F / ||W0||_F``, at least 0; infinite where a zero weight has moved.
+        rank_90: The least rank that holds 90 % of the drift's energy (its squared singular values); 0 without drift.
+        full_rank: The shorter side of the matrix, the greatest rank possible.
+        singular_values: ``full_rank`` singular values of the drift, descending, each at least 0.
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    relative_norm: float
+    rank_90: int
+    full_rank: int
+    singular_values: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FilterPCA:
+    """The filters of both models in the plane of their two greatest common principal axes.
+
+    Attributes:
+        base: float64 ``(F, 2)``, the base model's ``F`` filters.
+        twin: float64 ``(F, 2)``, the twin's.
+        explained: float64 ``(2,)``, the share of the variance of all ``2 F`` filters on each common axis, in [0, 1].
+        base_explained: float64 ``(min(F, D),)``, the shares on the base model's own axes, descending, sum 1.
+        twin_explained: float64 ``(min(F, D),)``, the same for the twin's own axes.
+    """
+
+    base: NDArray[np.float64]
+    twin: NDArray[np.float64]
+    explained: NDArray[np.float64]
+    base_explained: NDArray[np.float64]
+    twin_explained: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """One layer's features in both models on the same ``n`` images: a map, and how far apart the two clouds lie.
+
+    Attributes:
+        layer: The layer's name in the model.
+        base: float64 ``(n, 2)``, the base model's features on the t-SNE map.
+        twin: float64 ``(n, 2)``, the twin's; row ``i`` is the same image.
+        perplexity: The perplexity that t-SNE used.
+        silhouette_features: Mean silhouette of the two clouds in at most 50 principal components, in [-1, 1];
+            0 where they overlap, 1 where each is tight and far from the other.
+        silhouette_map: The same on the map, which shows neighbourhoods and not distances.
+        probe_accuracy: How often a linear probe tells on unseen images which model a feature vector comes from,
+            in [0, 1]; 0.5 is chance.
+    """
+
+    layer: str
+    base: NDArray[np.float64]
+    twin: NDArray[np.float64]
+    perplexity: float
+    silhouette_features: float
+    silhouette_map: float
+    probe_accuracy: float
+
+
+def weight_drift(base: nn.Module, twin: nn.Module) -> list[LayerDrift]:
+    """Returns the weight drift of every linear and convolution layer, in the order of the network.
+
+    An adapter of rank ``r`` can at best remove the energy of the ``r`` greatest singular values of ``W' - W0``
+    (Eckart and Young), so these values say which layers deserve one, and how large. Singular values in float64.
+
+    Args:
+        base: The base model A.
+        twin: The twin A', of the same architecture.
+
+    Raises:
+        ModelError: The two differ in a layer or in its shape.
+
+    Reference:
+        Eckart and Young 1936; Ko et al. 2025 (LoRA-PETM), section 3.2: the layers with the largest drift are adapted.
+    """
+    before, after = _weights(base), _weights(twin)
+    for layer in [*before, *(layer for layer in after if layer not in before)]:
+        expected, got = (str(tuple(side[layer].shape)) if layer in side else "none" for side in (before, after))
+        if expected != got:
+            raise ModelError(
+                f"twin: expected weight of shape {expected} in layer {layer!r} as in the base model, got {got}. "
+                f"Use a twin of the same architecture."
+            )
+    return [_layer_drift(layer, weight, after[layer]) for layer, weight in before.items()]
+
+
+def rank_cost(layer: nn.Module) -> int:
+    """Returns how many adapter parameters one rank costs in a layer.
+
+    A linear layer costs ``in + out``, a convolution ``in * kh * kw + out / groups``: LoRA's first factor is a full
+    convolution with the layer's kernel, its second a pointwise one with the layer's groups.
+
+    Args:
+        layer: A linear or convolution module.
+
+    Raises:
+        ArgumentError: Another kind of module.
+
+    Reference:
+        Hu et al. 2022, section 4.1; convolutions as in PEFT.
+
+    Example:
+        >>> rank_cost(nn.Linear(9216, 128)), rank_cost(nn.Conv2d(1, 32, 3))
+        (9344, 41)
+    """
+    if isinstance(layer, nn.Linear):
+        return layer.in_features + layer.out_features
+    if isinstance(layer, _CONVOLUTIONS):
+        return layer.in_channels * math.prod(layer.kernel_size) + layer.out_channels // layer.groups
+    raise ArgumentError(f"layer: expected a linear or convolution module, got {type(layer).__name__}.")
+
+
+def allocate_ranks(drift: Sequence[LayerDrift], costs: Mapping[str, int], budget: int) -> dict[str, int]:
+    """Returns a rank for each layer that is worth one, within a budget of adapter parameters.
+
+    The next rank goes to the layer where it buys most relative drift energy per parameter,
+    ``sigma_i^2 / ||W0||_F^2 / cost``, until nothing fits any more. Singular values descend within a layer, so the
+    ratios come in descending order over all layers: this is the classic greedy for the knapsack problem, and the
+    energy it buys never falls when the budget grows.
+
+    Args:
+        drift: From `weight_drift`.
+        costs: For each layer that may have an adapter, the parameters that one rank costs there (`rank_cost`).
+        budget: Greatest number of adapter parameters, the sum of ``rank * cost``.
+
+    Returns:
+        Rank by layer name, in the order of ``drift``, each from 1 to the layer's full rank; singular values below 1e-6
+        of a layer's largest count as rounding and get none. Empty without any drift.
+
+    Raises:
+        ArgumentError: A cost names an unknown layer or is below 1, or the budget does not pay for any rank.
+
+    Reference:
+        Dantzig 1957 (greedy by ratio).
+    """
+    by_name = {entry.layer: entry for entry in drift}
+    for layer, cost in costs.items():
+        if layer not in by_name:
+            raise ArgumentError(f"costs: expected layers out of {', '.join(by_name)}, got {layer!r}.")
+        if cost < 1:
+            raise ArgumentError(f"costs: expected at least 1 parameter a rank, got {cost} for {layer!r}.")
+    gains = {layer: _gains(entry) for layer, entry in by_name.items() if layer in costs}
+    gains = {layer: values for layer, values in gains.items() if values}
+    least = min((costs[layer] for layer in gains), default=0)
+    if budget < least:
+        raise ArgumentError(
+            f"budget: expected at least {least} parameters, the least that one rank costs, got {budget}."
+        )
+
+    order = {layer: position for position, layer in enumerate(by_name)}
+    queue = [(-values[0] / costs[layer], order[layer], layer) for layer, values in gains.items()]
+    heapq.heapify(queue)
+    ranks: dict[str, int] = {}
+    while queue:
+        _, position, layer = heapq.heappop(queue)
+        if costs[layer] > budget:
+            continue
+        budget -= costs[layer]
+        rank = ranks[layer] = ranks.get(layer, 0) + 1
+        if rank < len(gains[layer]):
+            heapq.heappush(queue, (-gains[layer][rank] / costs[layer], position, layer))
+    return {layer: ranks[layer] for layer in by_name if layer in ranks}
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weight of every linear and convolution layer by its name."""
+    return {name: module.weight.detach() for name, module in model.named_modules() if isinstance(module, _LAYERS)}
+
+
+def _layer_drift(layer: str, before: Tensor, after: Tensor) -> LayerDrift:
+    """The drift of one weight; both of the same shape, on any device."""
+    shape = tuple(before.shape)
+    before, after = (weight.cpu().double().flatten(1) for weight in (before, after))
+    values = torch.linalg.svdvals(after - before).numpy()
+    norm, drift = float(torch.linalg.matrix_norm(before)), float(np.sqrt((values**2).sum()))
+    energy = np.cumsum(values**2)
+    return LayerDrift(
+        layer=layer,
+        shape=shape,
+        relative_norm=0.0 if drift == 0 else drift / norm if norm else math.inf,
+        # The margin keeps a share of exactly 90 % from being lost to rounding.
+        rank_90=0 if drift == 0 else int(np.searchsorted(energy, (0.9 - 1e-12) * energy[-1])) + 1,
+        full_rank=len(values),
+        singular_values=tuple(values.tolist()),
+    )
+
+
+def _gains(entry: LayerDrift) -> list[float]:
+    """``sigma_i^2 / ||W0||_F^2`` of every singular value above the noise, descending."""
+    total = math.fsum(value**2 for value in entry.singular_values)
+    largest = max(entry.singular_values, default=0.0)
+    return [entry.relative_norm**2 * value**2 / total for value in entry.singular_values if value > _NOISE * largest]
