@@ -1,0 +1,164 @@
+"""The pictures: the paper's Figure 1, the turn from A to A' with alpha, and the weight drift by layer."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from petm.drift import FeatureMap, FilterPCA, LayerDrift
+from petm.files import write_atomically
+
+BASE_COLOUR, TWIN_COLOUR = "#0072B2", "#D55E00"
+"""Blue and red as in the paper, in the shades of Okabe and Ito (2008) that colour-blind readers tell apart."""
+
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
+    "font.size": 11,
+    "grid.color": "#E6E6E6",
+    "legend.frameon": False,
+}
+_WIDTH = 6.4
+"""Inches. At the width of a phone, 11 pt text on this width is still 7 pt."""
+
+
+def paper_figure(conv1: FilterPCA, conv2: FilterPCA, features: FeatureMap) -> Figure:
+    """Returns the paper's Figure 1: both models' filters in common axes above, one layer's features on a map below.
+
+    Args:
+        conv1: The first convolution's filters.
+        conv2: The second convolution's filters.
+        features: One layer's features, the paper's being conv1.
+
+    Reference:
+        Ko et al. 2025 (LoRA-PETM), Figure 1.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 8.4))
+        panels = figure.subplot_mosaic([["conv1", "conv2"], ["map", "map"]], height_ratios=[1, 1.4])
+        for name, filters in (("conv1", conv1), ("conv2", conv2)):
+            axes = panels[name]
+            _clouds(axes, filters.base, filters.twin, size=30)
+            own = [shares[:2].sum() for shares in (filters.base_explained, filters.twin_explained)]
+            _head(axes, f"{name} filters", f"variance on two own axes:\nA {own[0]:.0%}, A' {own[1]:.0%}")
+            first, second = filters.explained
+            axes.set(xlabel=f"PC1 ({first:.0%})", ylabel=f"PC2 ({second:.0%})")
+            axes.set_aspect("equal", adjustable="datalim")
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+
+        axes = panels["map"]
+        _clouds(axes, features.base, features.twin, size=float(np.clip(8000 / len(features.base), 6, 30)))
+        _head(
+            axes,
+            f"{features.layer} features, t-SNE",
+            f"silhouette {features.silhouette_map:z.2f} (before t-SNE {features.silhouette_features:z.2f})\n"
+            f"linear probe A or A': {features.probe_accuracy:.1%} right (chance 50%)",
+        )
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        figure.legend(*panels["conv1"].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return figure
+
+
+def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_twin: ArrayLike) -> Figure:
+    """Returns how the opinion turns from A to A' as alpha goes from 0 to 1.
+
+    Args:
+        alphas: Float ``(n,)``, ascending.
+        fidelity_to_base: Float ``(n,)`` in [0, 1], fidelity of the adapted model at each alpha to A.
+        fidelity_to_twin: Float ``(n,)`` in [0, 1], its fidelity to A'.
+
+    Reference:
+        Ko et al. 2025 (LoRA-PETM), section 3.2 and Table 1.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 4))
+        axes = figure.subplots()
+        axes.plot(alphas, fidelity_to_base, marker="o", color=BASE_COLOUR, label="to the base model A")
+        axes.plot(alphas, fidelity_to_twin, marker="^", color=TWIN_COLOUR, label="to the twin A'", linestyle="--")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(title="Fidelity of W₀ + α BA", xlabel="α")
+        figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+def drift_figure(drift: Sequence[LayerDrift]) -> Figure:
+    """Returns a bar for each layer's relative weight drift, with the rank that holds 90 % of its energy.
+
+    Args:
+        drift: From `petm.drift.weight_drift`, drawn from top to bottom.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 1.4 + 0.42 * len(drift)))
+        axes = figure.subplots()
+        # An infinite drift (a zero weight that moved) has no length: its label says it.
+        lengths = [entry.relative_norm if math.isfinite(entry.relative_norm) else 0.0 for entry in drift]
+        bars = axes.barh([entry.layer for entry in drift], lengths, color=BASE_COLOUR, height=0.65)
+        axes.bar_label(bars, [_drift_label(entry) for entry in drift], padding=5, fontsize=10)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        # Room for the labels to the right of the bars.
+        axes.set_xlim(0, 1.5 * max(lengths, default=0.0) or 1.0)
+        axes.set_xlabel("‖W' − W₀‖ / ‖W₀‖")
+        _head(axes, "Weight drift from A to A'", "beside each bar the rank\nthat holds 90% of its energy")
+    return figure
+
+
+def save_figure(figure: Figure, folder: Path, stem: str) -> tuple[Path, Path]:
+    """Writes a figure as PNG (150 dpi) and as SVG, each whole or not at all, and returns both paths.
+
+    The SVG holds no date and no random identifiers: the same figure gives the same bytes.
+
+    Args:
+        figure: The figure; cleared afterwards, which frees its memory.
+        folder: Made when absent.
+        stem: File name without its suffix.
+
+    Raises:
+        RunError: A file could not be written.
+    """
+    png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
+    with rc_context({"svg.hashsalt": stem}):
+        write_atomically(png, lambda path: figure.savefig(path, format="png", dpi=150))
+        write_atomically(svg, lambda path: figure.savefig(path, format="svg", metadata={"Date": None}))
+    figure.clear()
+    return png, svg
+
+
+def _clouds(axes: Axes, base: NDArray[np.float64], twin: NDArray[np.float64], *, size: float) -> None:
+    """Two clouds ``(n, 2)`` that differ in colour and in marker."""
+    for cloud, colour, marker, label in ((base, BASE_COLOUR, "o", "base model A"), (twin, TWIN_COLOUR, "^", "twin A'")):
+        axes.scatter(
+            cloud[:, 0], cloud[:, 1], s=size, color=colour, marker=marker, alpha=0.7, linewidths=0, label=label
+        )
+
+
+def _head(axes: Axes, title: str, note: str) -> None:
+    """A title, and below it what the reader is to take from the panel."""
+    axes.set_title(title, pad=12 + 13 * (1 + note.count("\n")))
+    axes.annotate(note, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", color="#444444")
+
+
+def _drift_label(entry: LayerDrift) -> str:
+    """What stands beside a layer's bar."""
+    if entry.rank_90 == 0:
+        return "no drift"
+    note = f"rank {entry.rank_90} of {entry.full_rank}"
+    return note if math.isfinite(entry.relative_norm) else f"{note}, W₀ = 0"

@@ -1,0 +1,351 @@
+"""The result as tables of finished text, which the terminal and the report draw each in its own way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+METHODS = {
+    "petm": "PETM",
+    "lora_petm": "LoRA-PETM",
+    "lora_petm_small": "LoRA-PETM small",
+    "petm_control": "PETM control",
+    "control": "Control",
+    "softmax": "Softmax",
+}
+"""What is called what, in the order of the rows."""
+
+LEAD = "lora_petm"
+MEASURES = {"recall": "recall", "precision": "precision", "auroc": "AUROC"}
+
+BETTER, WORSE, UNCLEAR, MISSING = "better", "worse", "no clear difference", "–"
+
+_STEPS = {
+    "base": "Train A",
+    "errors": "Find and replace A's errors",
+    "twin": "Train A'",
+    "twin_control": "Train A further (control)",
+    "lora_petm": "Distill the adapter",
+    "lora_petm_small": "Distill the small adapter",
+    "control": "Distill the control's adapter",
+    "judge": "Judge on the test data",
+    "analysis": "PCA, t-SNE, drift, figures",
+}
+_SETTINGS = {
+    "base_weights": "Weights of A",
+    "base_epochs": "Epochs of A",
+    "epsilon": "FGSM epsilon",
+    "start": "A' starts from",
+    "samples": "A' learns from",
+    "twin_epochs": "Epochs of A'",
+    "epochs": "Epochs of the distillation, at most",
+    "patience": "Epochs without gain before it stops",
+    "temperature": "Temperature of the distillation",
+    "batch_size": "Batch size",
+    "seed": "Seed",
+}
+_IN_WORDS = {
+    ("base_weights", None): "trained here",
+    ("patience", None): "never stops early",
+    ("start", "base"): "A",
+    ("start", "scratch"): "fresh weights",
+    ("samples", "replaced"): "all data, A's errors replaced",
+    ("samples", "errors"): "the replaced errors alone",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of finished text.
+
+    Attributes:
+        title: What it shows.
+        caption: How to read it; empty where nothing is to be said.
+        header: One text a column; the first column names the row.
+        rows: One tuple of texts a row.
+        words: Columns that hold words; all others hold numbers and stand to the right.
+    """
+
+    title: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: frozenset[int] = frozenset({0})
+
+
+def result_tables(result: Mapping[str, Any]) -> dict[str, Table]:
+    """Returns every table of a reproduction's result by name, in reading order.
+
+    Args:
+        result: What ``result.json`` holds.
+    """
+    return {
+        "detection": detection_table(result),
+        "ranking": ranking_table(result),
+        "differences": differences_table(result),
+        "fidelity": fidelity_table(result),
+        "cost": cost_table(result),
+        "drift": drift_table(result),
+        "settings": settings_table(result),
+        "seconds": seconds_table(result),
+        "versions": versions_table(result),
+    }
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """Prints on standard output what was found; how it was run is for the report.
+
+    Args:
+        result: What ``result.json`` holds.
+    """
+    console = Console()
+    for name, table in result_tables(result).items():
+        if name not in {"settings", "seconds", "versions"}:
+            console.print(terminal_table(table), end="\n\n")
+
+
+def terminal_table(table: Table) -> RichTable:
+    """Returns a table as rich prints it; nothing in its text is read as markup."""
+    drawn = RichTable(
+        title=Text(table.title, "bold"),
+        caption=Text(table.caption, "dim") if table.caption else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column, name in enumerate(table.header):
+        drawn.add_column(Text(name), justify="left" if column in table.words else "right")
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def fidelity_table(result: Mapping[str, Any]) -> Table:
+    """Returns the paper's Table 1: how often the adapter answers as A at alpha 0, and as A' at alpha 1."""
+    test, errors, paper = result["fidelity"], result["fidelity"]["error_set"], result["paper"]["fidelity"]
+    pairs = {
+        "base_at_alpha_0": "LoRA-PETM at α = 0 and A",
+        "twin_at_alpha_1": "LoRA-PETM at α = 1 and A'",
+        "small_twin_at_alpha_1": "LoRA-PETM small at α = 1 and A'",
+    }
+    return Table(
+        "Table 1: fidelity",
+        "Share of samples where the two predict the same class. The error set: training samples that A gets wrong.",
+        ("Compared", "Test data", "Error set", "Paper"),
+        tuple(
+            (name, percent(test[key], 2), percent(errors[key], 2), percent(paper.get(key), 0))
+            for key, name in pairs.items()
+        ),
+    )
+
+
+def detection_table(result: Mapping[str, Any]) -> Table:
+    """Returns the paper's Table 2: what each method finds of A's errors, with the controls and the softmax."""
+    rows = []
+    for key, found in _by_method(result["detection"]):
+        rows.append(
+            (
+                METHODS.get(key, key),
+                _with_interval(found["recall"], found["recall_interval"]),
+                _with_interval(found["precision"], found["precision_interval"]),
+                f"{found['flagged']:,}",
+                f"{found['caught']:,} of {found['errors']:,}",
+            )
+        )
+        if paper := result["paper"]["detection"].get(key):
+            shares = percent(paper["recall"]), percent(paper["precision"])
+            rows.append((f"{METHODS.get(key, key)} in the paper", *shares, MISSING, MISSING))
+    return Table(
+        "Table 2: detection",
+        "Recall: of A's errors, the share that is flagged. Precision: of the flagged, the share that are A's errors. "
+        "In brackets 95% Wilson intervals. Caught: of A's errors. PETM control: A trained further on unchanged data, "
+        "in place of A'. Control: the adapter distilled from that. Softmax: A's least confident answers, as many as "
+        "LoRA-PETM flags.",
+        ("Method", "Recall", "Precision", "Flagged", "Caught"),
+        tuple(rows),
+    )
+
+
+def ranking_table(result: Mapping[str, Any]) -> Table:
+    """Returns how well each method's suspicion orders the test data."""
+    return Table(
+        "Ranking by suspicion",
+        "Without any threshold. AUROC: the probability that an error is more suspect than a right answer. AUPR-Error: "
+        "precision, averaged over all recalls.",
+        ("Method", "AUROC", "AUPR-Error"),
+        tuple(
+            (METHODS.get(key, key), percent(found["auroc"], 2), percent(found["aupr_error"], 2))
+            for key, found in _by_method(result["ranking"])
+        ),
+    )
+
+
+def differences_table(result: Mapping[str, Any]) -> Table:
+    """Returns LoRA-PETM minus each other method, with what the interval allows to say."""
+    return Table(
+        "Is it better?",
+        "LoRA-PETM minus the other method on the same test data, in percentage points, with 95% paired bootstrap "
+        f'intervals. "{BETTER.capitalize()}" or "{WORSE}" only where the interval excludes 0.',
+        ("LoRA-PETM against", "In", "Difference", "95% interval", "LoRA-PETM is"),
+        tuple(
+            (
+                METHODS.get(key, key),
+                measure[:1].upper() + measure[1:],
+                points(found[name]["value"]),
+                _between(points(found[name]["low"]), points(found[name]["high"])),
+                judged(found[name]),
+            )
+            for key, found in _by_method(result["differences"])
+            for name, measure in MEASURES.items()
+        ),
+        words=frozenset({0, 1, 4}),
+    )
+
+
+def cost_table(result: Mapping[str, Any]) -> Table:
+    """Returns what is held in memory: models, adapters, and the two systems that they make."""
+    cost, paper = result["cost"], result["paper"]["cost"]
+
+    def row(name: str, parts: Sequence[str], share: str, expected: str = MISSING) -> tuple[str, ...]:
+        parameters, held = (sum(cost[f"{part}_{unit}"] for part in parts) for unit in ("parameters", "bytes"))
+        return name, f"{parameters:,}", size(held), share, expected
+
+    return Table(
+        "Cost",
+        "Weights in float32. PETM holds two models, LoRA-PETM one model and an adapter.",
+        ("Held", "Parameters", "Size", "Share", "Paper"),
+        (
+            row("A", ["base"], MISSING),
+            row("A'", ["twin"], MISSING),
+            row(
+                "Adapter",
+                ["adapter"],
+                f"{percent(cost['adapter_over_twin'])} of A'",
+                percent(paper["adapter_over_twin"]),
+            ),
+            row("Small adapter", ["small"], f"{percent(cost['small_over_twin'])} of A'"),
+            row("PETM: A and A'", ["base", "twin"], MISSING),
+            row(
+                "LoRA-PETM: A and adapter",
+                ["base", "adapter"],
+                f"{percent(cost['system_over_petm'])} of PETM",
+                percent(paper["system_over_petm"]),
+            ),
+            row("LoRA-PETM small", ["base", "small"], f"{percent(cost['small_system_over_petm'])} of PETM"),
+        ),
+    )
+
+
+def drift_table(result: Mapping[str, Any]) -> Table:
+    """Returns how far each layer has moved from A to A', and in how many directions."""
+    return Table(
+        "Drift",
+        "From A to A': the norm of the change of weights over that of the weights, and the least rank that holds 90% "
+        "of the change's energy.",
+        ("Layer", "Relative norm", "Rank for 90%", "Full rank"),
+        tuple(
+            (entry["layer"], percent(entry["relative_norm"]), f"{entry['rank_90']}", f"{entry['full_rank']}")
+            for entry in result["drift"]
+        ),
+    )
+
+
+def settings_table(result: Mapping[str, Any]) -> Table:
+    """Returns what the run was told, and on which data."""
+    told = result["protocol"]
+    parts = {"train": "Training data", "test": "Test data"}
+    return Table(
+        "Settings",
+        "",
+        ("Setting", "Value"),
+        tuple(
+            (parts.get(part, part), f"{data['source']}, {data['samples']:,} samples, SHA-256 {data['content'][:12]}…")
+            for part, data in result["data"].items()
+        )
+        + tuple((name, _in_words(key, told[key])) for key, name in _SETTINGS.items() if key in told),
+        words=frozenset({0, 1}),
+    )
+
+
+def seconds_table(result: Mapping[str, Any]) -> Table:
+    """Returns the time by step, with the epochs where a step trains with a stop of its own."""
+    seconds, training = result["seconds"], result["training"]
+
+    def epochs(step: str, name: str) -> str:
+        return f"{training[step][name]}" if step in training else MISSING
+
+    return Table(
+        "Seconds",
+        "",
+        ("Step", "Epochs", "Best epoch", "Seconds"),
+        (
+            *(
+                (_STEPS.get(step, step), epochs(step, "epochs"), epochs(step, "best_epoch"), f"{taken:,.1f}")
+                for step, taken in seconds.items()
+            ),
+            ("Total", MISSING, MISSING, f"{sum(seconds.values()):,.1f}"),
+        ),
+    )
+
+
+def versions_table(result: Mapping[str, Any]) -> Table:
+    """Returns the versions that the result depends on."""
+    return Table("Versions", "", ("Library", "Version"), tuple(result["versions"].items()), words=frozenset({0, 1}))
+
+
+def judged(difference: Mapping[str, float | None]) -> str:
+    """Returns better, worse or no clear difference, by whether the interval excludes 0.
+
+    Args:
+        difference: ``low`` and ``high`` of LoRA-PETM minus the other.
+    """
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None:
+        return MISSING
+    return BETTER if low > 0 else WORSE if high < 0 else UNCLEAR
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Returns a share as percent, or a dash where it is not defined."""
+    return MISSING if value is None else f"{100 * value:.{digits}f}%"
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """Returns a difference of shares in percentage points with its sign, or a dash where it is not defined."""
+    return MISSING if value is None else f"{100 * value:+z.{digits}f}".replace("-", "−")
+
+
+def size(count: int) -> str:
+    """Returns a number of bytes in decimal units, with three digits."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{count} bytes" if unit == "bytes" else f"{value:#.3g} {unit}"
+
+
+def _by_method(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The entries in the order of `METHODS`, unknown ones last."""
+    order = list(METHODS)
+    return sorted(entries.items(), key=lambda entry: order.index(entry[0]) if entry[0] in order else len(order))
+
+
+def _with_interval(value: float | None, interval: Sequence[float | None]) -> str:
+    low, high = (percent(end).rstrip("%") for end in interval)
+    return MISSING if value is None else f"{percent(value)} ({low}–{high})"
+
+
+def _between(low: str, high: str) -> str:
+    return MISSING if MISSING in (low, high) else f"{low} to {high}"
+
+
+def _in_words(key: str, value: Any) -> str:
+    return _IN_WORDS.get((key, value)) or (f"{value:g}" if isinstance(value, float) else str(value))
