@@ -1,0 +1,48 @@
+"""The command line: one file a verb, each as thin as it can be."""
+
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from petm.cli.demo import demo
+from petm.cli.fit import fit
+from petm.cli.grade import grade
+from petm.cli.inspect import inspect
+from petm.cli.reproduce import reproduce
+from petm.errors import PetmError, PetmWarning
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="petm")
+def petm() -> None:
+    """A second opinion for every prediction of a trained classifier."""
+
+
+for verb in (demo, reproduce, fit, grade, inspect):
+    petm.add_command(verb)
+
+
+def main() -> None:
+    """Runs the command line; a `PetmError` is one line and exit 1, an interrupt exits 130."""
+    warnings.showwarning = _show_warning
+    try:
+        petm(prog_name="petm", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except PetmError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted. Run the same command with --resume to go on, where it has that option.", err=True)
+        sys.exit(INTERRUPTED)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """One line for petm's own warnings; those of libraries are for developers, who see them in the tests."""
+    if issubclass(category, PetmWarning):
+        click.echo(f"Warning: {message}", err=True)

@@ -1,0 +1,98 @@
+"""``petm fit``: a grader for one's own model."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from petm.cli import options
+
+
+@click.command(
+    epilog="Example: petm fit --model petm.models:PaperCNN --weights runs/demo/base.safetensors "
+    "--data images/ --size 28 --channels 1 -o my.petm",
+    short_help="Fit a grader to a trained model.",
+)
+@click.option("--model", "reference", required=True, help="module:factory, or file.py:factory, that builds A.")
+@click.option("--weights", type=click.Path(path_type=Path), help="A's weights: .safetensors, or a state_dict file.")
+@click.option(
+    "--model-arg", "arguments", type=options.Pairs(options.literal, "name=value,..."), help="For the factory."
+)
+@click.option(
+    "--data", "source", required=True, type=click.Path(path_type=Path), help="Labelled data A was trained on."
+)
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), help="Labelled data A has not seen. Absent: a fifth of --data."
+)
+@click.option("--classes", help="Class names in the order of A's outputs, separated by commas.")
+@click.option("--size", type=options.ImageSize(), help="Resize images.")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="Read images as grey or colour.")
+@options.skip_bad
+@click.option(
+    "--layers", type=options.Pairs(int, "layer=rank,..."), help="Layers to adapt. Absent: chosen by weight drift."
+)
+@click.option("--max-extra-parameters", default=0.02, show_default=True, help="Then, the adapter's size over A's.")
+@click.option("--max-risk", type=float, help="Promise: at most this share of errors among the trusted.")
+@click.option("--confidence", default=0.95, show_default=True, help="Of that promise.")
+@click.option("--epsilon", default=0.1, show_default=True, help="FGSM step in units of the inputs.")
+@click.option("--twin-epochs", default=2, show_default=True, help="Epochs of A'.")
+@click.option("--epochs", default=20, show_default=True, help="Epochs of the distillation, at most.")
+@click.option("--batch-size", default=128, show_default=True, help="Samples in one step.")
+@click.option("--include-base", is_flag=True, help="Put A's weights into the bundle.")
+@options.output(text="The bundle to write.")
+@options.seed
+@options.device
+@options.resume
+@options.overwrite
+@options.as_json
+@options.config
+def fit(
+    reference: str,
+    weights: Path | None,
+    arguments: dict[str, Any] | None,
+    source: Path,
+    calibration: Path | None,
+    classes: str | None,
+    size: tuple[int, int] | None,
+    channels: str | None,
+    skip_bad: bool,
+    include_base: bool,
+    output: Path,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Fit a grader: find A's errors, train the twin, distil the adapter, set the threshold, write the bundle.
+
+    A is left as it is. Interrupted, the command goes on with --resume.
+    """
+    from petm.bundle import check_target
+    from petm.cli.inputs import form_of, open_inputs
+    from petm.cli.inspect import print_manifest
+    from petm.fitting import fit as fit_model
+    from petm.models import load_model, weights_fingerprint
+    from petm.provenance import InputOrigin, ModelOrigin, Origin
+    from petm.run_folder import open_run
+
+    check_target(output, overwrite=overwrite)
+    model = load_model(reference, weights, arguments=arguments)
+    wanted, names = InputOrigin(size, int(channels) if channels else None), classes.split(",") if classes else []
+    data = open_inputs(source, wanted, classes=tuple(names) or None, skip_bad=skip_bad)
+    form = form_of(data)
+    settings["calibration"] = 0.2
+    if calibration is not None:
+        settings["calibration"] = open_inputs(calibration, form, classes=data.classes or None, skip_bad=skip_bad)
+    origin = Origin(ModelOrigin(reference, arguments or {}, str(weights) if weights else None, data.classes), form)
+    told = {
+        "model": weights_fingerprint(model),
+        "data": data.content,
+        **{name: getattr(value, "content", value) for name, value in settings.items() if name != "device"},
+    }
+    folder = output.with_name(f"{output.name}.run")
+    with open_run(folder, told, resume=resume, overwrite=overwrite) as run:
+        grader = fit_model(model, data.in_memory(), origin=origin, run=run, **settings)
+        grader.save(output, include_base=include_base, overwrite=overwrite)
+    shutil.rmtree(folder, ignore_errors=True)
+    print_manifest(output, as_json=as_json)

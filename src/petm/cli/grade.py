@@ -1,0 +1,96 @@
+"""``petm grade``: label, suspicion and grade for each input."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from petm.cli import options
+
+if TYPE_CHECKING:
+    from petm.data import Data
+    from petm.grader import Grades
+
+
+@click.command(
+    epilog="Example: petm grade my.petm more_images/ -o grades.csv", short_help="Grade images, one row an input."
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File: .csv or .jsonl. Absent: CSV on standard output."
+)
+@click.option("--model", "reference", help="module:factory of A, if it is no longer where the bundle says.")
+@click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
+@click.option("--batch-size", default=256, show_default=True, help="Samples in one pass.")
+@options.skip_bad
+@options.device
+@options.as_json
+@options.config
+def grade(
+    bundle: Path,
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    reference: str | None,
+    weights: Path | None,
+    batch_size: int,
+    skip_bad: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Grade folders, images, Parquet or .npz files: the input, A's label, the second opinion's, suspicion, grade."""
+    from petm.cli.inputs import open_inputs
+    from petm.files import write_text
+    from petm.grader import load
+    from petm.inference import choose_device
+    from petm.models import load_model
+
+    if output is not None and output.suffix not in (".csv", ".jsonl"):
+        raise click.UsageError(f"-o: expected a name that ends in .csv or .jsonl, got {output}.")
+    model = load_model(reference, weights) if reference else None
+    grader = load(bundle, model, weights=weights)
+    grader.adapted.to(choose_device(device))
+    rows: list[dict[str, Any]] = []
+    for path in inputs:
+        data = open_inputs(path, grader.origin.inputs, skip_bad=skip_bad)
+        rows += _rows(data, grader.grade(data, batch_size=batch_size), grader.origin.model.classes)
+    if output is not None:
+        write_text(output, _lines(rows) if output.suffix == ".jsonl" else _table(rows))
+    elif not as_json:
+        click.echo(_table(rows), nl=False)
+    trusted = sum(row["grade"] == "trusted" for row in rows)
+    summary = {"inputs": len(rows), "trusted": trusted, "suspect": len(rows) - trusted}
+    if as_json:
+        options.print_json(summary | ({"output": output} if output else {"grades": rows}))
+    click.echo(f"{len(rows)} inputs: {trusted} trusted, {len(rows) - trusted} suspect.", err=True)
+
+
+def _rows(data: "Data", grades: "Grades", classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    def named(label: int) -> str:
+        return classes[label] if label < len(classes) else str(label)
+
+    return [
+        {
+            "input": data.name(index),
+            "label": named(int(grades.labels[index])),
+            "second": named(int(grades.second[index])),
+            "suspicion": float(grades.suspicion[index]),
+            "grade": "trusted" if grades.trusted[index] else "suspect",
+        }
+        for index in range(len(grades))
+    ]
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,0 +1,67 @@
+"""``petm inspect``: what is in a bundle."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from petm.cli import options
+
+
+@click.command(epilog="Example: petm inspect runs/demo/grader.petm", short_help="Show what is in a bundle.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@options.as_json
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Show what is in a bundle: model, layers and ranks, sizes, threshold, figures, where it comes from.
+
+    Every file is checked against its hash on the way.
+    """
+    print_manifest(bundle, as_json=as_json)
+
+
+def print_manifest(bundle: Path, *, as_json: bool) -> None:
+    """Prints a bundle's manifest, as a table or as JSON."""
+    from petm.bundle import read_manifest
+
+    manifest = read_manifest(bundle)
+    if as_json:
+        options.print_json({"bundle": str(bundle), **manifest})
+        return
+    table = Table(title=str(bundle), show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _rows(bundle, manifest):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    model, adapter, threshold = manifest["model"], manifest["adapter"], manifest["threshold"]
+    measured, size = manifest["measured"], sum((bundle / name).stat().st_size for name in manifest["files"])
+    rows = [
+        ("model", f"{model['reference'] or 'passed in Python'}, weights {model['weights'] or 'not named'}"),
+        ("", f"{model['parameters']:,} parameters, fingerprint {model['fingerprint'][:12]}"),
+        ("classes", ", ".join(model["classes"]) or "not named"),
+        ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in adapter["layers"].items())),
+        ("", f"{adapter['parameters']:,} parameters, {adapter['parameters'] / model['parameters']:.2%} of the model"),
+        ("threshold", f"suspect from {float(threshold['value']):.4f} on ({threshold['rule']})"),
+    ]
+    if threshold["max_risk"] is not None and threshold["samples_needed"] is None:
+        promise = f"at most {threshold['max_risk']:.3g} of the trusted are wrong, with {threshold['confidence']:.3g}"
+        rows.append(("promise", f"{promise} confidence; trusts {threshold['coverage']:.1%} of the calibration data"))
+    elif threshold["max_risk"] is not None:
+        rows.append(("promise", f"none: it takes {threshold['samples_needed']} trusted samples without an error"))
+    for name, value in measured.items():
+        if isinstance(value, dict) and value["value"] is not None:
+            spread = f"{value['low']:.1%} to {value['high']:.1%}"
+            rows.append((name, f"{value['value']:.1%} ({value['count']} of {value['of']}; 95 % interval {spread})"))
+        elif isinstance(value, float | int):
+            rows.append((name.replace("_", " "), f"{value:.4g}"))
+    for role, data in manifest["data"].items():
+        rows.append((role, f"{data['samples']:,} samples from {data['source']}"))
+    rows.append(("settings", ", ".join(f"{name} {value}" for name, value in manifest["settings"].items())))
+    rows.append(("versions", ", ".join(f"{name} {value}" for name, value in manifest["versions"].items())))
+    rows.append(("on disk", f"{size:,} bytes in {len(manifest['files'])} files, all as they were written"))
+    return rows

@@ -1,0 +1,251 @@
+"""The command line, run in this process: what it prints, what it returns, what it leaves behind."""
+
+import csv
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from petm.cli import main
+from petm.models import save_weights
+
+NETWORK = "networks:TinyCNN"
+
+
+@pytest.fixture
+def petm(monkeypatch, capfd):
+    """Runs ``petm ...`` and returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["petm", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path, model, digits, monkeypatch):
+    """A folder with weights of A, labelled images, and images to grade."""
+    monkeypatch.chdir(tmp_path)
+    save_weights(model, tmp_path / "w.safetensors")
+    write_images(digits[0], range(300), tmp_path / "images")
+    write_images(digits[2], range(20), tmp_path / "more", flat=True)
+    return tmp_path
+
+
+def write_images(data, indices, folder, *, flat=False):
+    for index in indices:
+        parent = folder if flat else folder / data.classes[int(data.labels[index])]
+        parent.mkdir(parents=True, exist_ok=True)
+        pixels = (data.inputs([index])[0, 0] * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(parent / f"{index:04d}.png")
+
+
+def fit_arguments(*more):
+    return (
+        "fit", "--model", NETWORK, "--weights", "w.safetensors", "--data", "images", "-o", "my.petm",
+        "--twin-epochs", 1, "--epochs", 1, "--max-extra-parameters", 0.2, *more,
+    )  # fmt: skip
+
+
+def test_fit_grade_inspect(place, petm):
+    code, out, err = petm(*fit_arguments("--json", "--include-base"))
+    assert code == 0, err
+    manifest = json.loads(out)
+    assert manifest["model"]["reference"] == NETWORK
+    assert manifest["inputs"] == {"size": [28, 28], "channels": 1}
+    assert manifest["adapter"]["parameters"] <= 0.2 * manifest["model"]["parameters"]
+    assert sorted(entry.name for entry in place.glob("my.petm*")) == ["my.petm"], "no run folder is left"
+
+    code, out, err = petm("grade", "my.petm", "more", "-o", "grades.csv")
+    assert (code, out) == (0, "")
+    rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["input", "label", "second", "suspicion", "grade"]
+    assert [row["input"] for row in rows] == [str(path.relative_to(place)) for path in sorted(place.glob("more/*"))]
+    for row in rows:
+        disagrees = row["label"] != row["second"]
+        assert row["grade"] == ("suspect" if disagrees else "trusted")
+        assert (float(row["suspicion"]) > 0) == disagrees
+    assert f"{len(rows)} inputs" in err
+
+    code, out, err = petm("grade", "my.petm", "more", "--json")
+    assert [row["label"] for row in json.loads(out)["grades"]] == [row["label"] for row in rows]
+
+    code, out, err = petm("inspect", "my.petm")
+    assert code == 0
+    assert "disagreement, as in the paper" in out
+
+    code, out, err = petm(*fit_arguments())
+    assert code == 1
+    assert "got a bundle. Choose another name, or overwrite it." in err
+
+
+def test_grade_resizes_as_fit_did(place, petm):
+    assert petm(*fit_arguments("--size", "28", "--channels", "1", "--include-base"))[0] == 0
+    (place / "colour").mkdir()
+    Image.new("RGB", (40, 30), (10, 200, 30)).save(place / "colour" / "big.png")
+    code, out, _ = petm("grade", "my.petm", "colour")
+    assert code == 0
+    assert len(out.splitlines()) == 2
+
+
+def test_unreadable_image_is_named_and_skipped_only_when_asked(place, petm):
+    bad = place / "images" / "0" / "broken.png"
+    bad.write_bytes(b"no picture")
+    code, _, err = petm(*fit_arguments())
+    assert code == 1
+    assert "broken.png" in err
+    assert "--skip-bad" in err
+    assert not list(place.glob("my.petm"))
+
+    code, _, err = petm(*fit_arguments("--skip-bad"))
+    assert code == 0, err
+    assert "skipped: " in err
+    assert "1 unreadable images left out, 300 remain" in err
+
+
+def test_weights_of_another_network(place, petm):
+    save_file({"conv1.weight": torch.zeros(3, 1, 2, 2)}, place / "w.safetensors")
+    code, out, err = petm(*fit_arguments())
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        "Error: weights: w.safetensors does not fit the model: "
+        "conv1.weight is (3, 1, 2, 2) in the file and (6, 1, 5, 5) in the model; conv1.bias is missing in the file;"
+    )
+    assert len(err.splitlines()) == 1
+
+
+def test_one_class_only(place, petm):
+    for folder in (place / "images").iterdir():
+        if folder.name != "3":
+            for image in folder.iterdir():
+                image.unlink()
+            folder.rmdir()
+    code, _, err = petm(*fit_arguments("--classes", "0,1,2,3,4,5,6,7,8,9"))
+    assert code == 1
+    assert "at least two classes" in err
+
+
+def test_more_classes_than_the_model_has(place, petm):
+    (place / "images" / "zebra").mkdir()
+    Image.new("L", (28, 28)).save(place / "images" / "zebra" / "1.png")
+    code, _, err = petm(*fit_arguments())
+    assert code == 1
+    assert "expected labels from 0 to 9, got 10" in err
+
+
+def test_layers_by_hand(place, petm):
+    code, out, err = petm(*fit_arguments("--layers", "fc1=3,fc2=1", "--json"))
+    assert code == 0, err
+    assert json.loads(out)["adapter"]["layers"] == {"fc1": 3, "fc2": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--layers", "fc9=3"), 1, "layers: expected linear or convolution modules, got 'fc9'"),
+        (("--layers", "fc1"), 2, "a pair lacks its name or '='"),
+        (("--layers", "fc1=two"), 2, "expected layer=rank,..., got 'fc1=two'"),
+        (("--size", "0x4"), 2, "expected one or two positive numbers such as 64 or 64x48"),
+        (("--max-risk", "2"), 1, "max_risk: expected a number between 0 and 1, got 2.0"),
+        (("--epochs", "0"), 1, "epochs: expected"),
+        (("--nonsense",), 2, "No such option"),
+        (("--config", "absent.toml"), 2, "does not exist"),
+    ],
+)
+def test_bad_options(place, petm, options, code, message):
+    got, out, err = petm(*fit_arguments(*options))
+    assert (got, out) == (code, "")
+    assert message in err
+    assert not (place / "my.petm").exists()
+
+
+@pytest.mark.filterwarnings("default::petm.errors.PetmWarning")
+def test_promise_that_cannot_be_made_warns_in_one_line(place, petm):
+    code, out, err = petm(*fit_arguments("--max-risk", "0.001", "--json"))
+    assert code == 0
+    assert "Warning: max_risk: no threshold can promise 0.001 at 0.95 confidence" in err
+    threshold = json.loads(out)["threshold"]
+    assert threshold["value"] == "-inf"
+    assert threshold["samples_needed"] > 1000
+
+
+def test_config_file(place, petm):
+    (place / "run.toml").write_text("max-risk = 0.5\nlayers = {fc1 = 2}\n[other]\nx = 1\n")
+    assert "names no option of this verb: other" in petm(*fit_arguments("--config", "run.toml"))[2]
+    (place / "run.toml").write_text("[fit]\nmax-risk = 0.5\nconfidence = 0.9\nlayers = {fc1 = 2}\n")
+    code, out, err = petm(*fit_arguments("--config", "run.toml", "--confidence", 0.8, "--json"))
+    assert code == 0, err
+    manifest = json.loads(out)
+    assert manifest["adapter"]["layers"] == {"fc1": 2}
+    assert manifest["threshold"]["max_risk"] == 0.5
+    assert manifest["threshold"]["confidence"] == 0.8, "the command line wins"
+    (place / "run.toml").write_text("max-risk = [")
+    assert "is not readable TOML" in petm(*fit_arguments("--config", "run.toml"))[2]
+
+
+def test_damaged_bundle(place, petm):
+    assert petm(*fit_arguments())[0] == 0
+    adapter = place / "my.petm" / "adapter_model.safetensors"
+    content = bytearray(adapter.read_bytes())
+    content[-1] ^= 1
+    adapter.write_bytes(content)
+    code, out, err = petm("grade", "my.petm", "more")
+    assert (code, out) == (1, "")
+    assert "adapter_model.safetensors has changed since it was written" in err
+
+
+def test_interrupt_exits_130_and_resume_ends_as_if_nothing_had_been(place, petm, monkeypatch):
+    import petm.training as training
+
+    assert petm(*fit_arguments("--epochs", 2, "--include-base"))[0] == 0
+    expected = petm("grade", "my.petm", "more")[1]
+    petm(*fit_arguments("--overwrite"))
+
+    step, count = training._Run._step, 0
+
+    def interrupted_step(self, *arguments):
+        nonlocal count
+        count += 1
+        if count == 4:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(training._Run, "_step", interrupted_step)
+    code, out, err = petm(*fit_arguments("--epochs", 2, "--overwrite", "--include-base"))
+    assert (code, out) == (130, "")
+    assert "--resume" in err
+    assert (place / "my.petm.run" / "checkpoints").is_dir()
+    monkeypatch.setattr(training._Run, "_step", step)
+
+    code, _, err = petm(*fit_arguments("--epochs", 2, "--include-base", "--overwrite", "--resume"))
+    assert code == 0, err
+    assert petm("grade", "my.petm", "more")[1] == expected
+
+
+def test_missing_mnist_says_what_to_do(tmp_path, petm):
+    code, _, err = petm("reproduce", "--dataset", "mnist", "--data-dir", tmp_path, "-o", tmp_path / "run")
+    assert code == 1
+    assert "--download" in err or "download" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", [(), ("demo",), ("reproduce",), ("fit",), ("grade",), ("inspect",)])
+def test_help(petm, verb):
+    code, out, _ = petm(*verb, "--help")
+    assert code == 0
+    assert out.startswith("Usage: petm")
+    if verb:
+        assert "Example: petm" in out
