@@ -1,0 +1,84 @@
+"""The README's commands and its Python are run, in a folder as a reader would have it."""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import petm
+from petm.cli import main
+from petm.models import save_weights
+from test_cli import write_images
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands(program):
+    lines = [line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith(f"{program} ")]
+
+
+def run(monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", ["petm", *arguments])
+    main()
+
+
+def test_make_targets_are_there():
+    makefile = (ROOT / "Makefile").read_text()
+    assert commands("make") == [["demo"], ["test"]]
+    for (target,) in commands("make"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_own_model(tmp_path, monkeypatch, model, digits, capfd):
+    """fit, grade and inspect as they stand there, on a package of the reader's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mypkg").mkdir()
+    (tmp_path / "mypkg" / "__init__.py").write_text("")
+    (tmp_path / "mypkg" / "nets.py").write_text("from networks import TinyCNN as build\n")
+    save_weights(model, tmp_path / "w.safetensors")
+    write_images(digits[0], range(300), tmp_path / "images")
+    write_images(digits[2], range(10), tmp_path / "more_images", flat=True)
+    ran = [line for line in commands("petm") if line[0] in ("fit", "grade", "inspect")]
+    assert [line[0] for line in ran] == ["fit", "grade", "inspect"]
+    for line in ran:
+        run(monkeypatch, [*line, "--max-extra-parameters", "0.2"] if line[0] == "fit" else line)
+    assert len((tmp_path / "grades.csv").read_text().splitlines()) == 11
+    assert "mypkg.nets:build" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_demo_then_the_python_example(tmp_path, monkeypatch, capfd):
+    """What `make demo` runs, in full, and the example that uses what it leaves; the README's table is its result."""
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, ["demo"])
+    (example,) = blocks("python")
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert len(names["grades"]) == 8
+    assert names["both"].base.shape == names["both"].second.shape == (8, 10)
+    assert isinstance(names["grader"], petm.Grader)
+    assert os.path.getsize(tmp_path / "runs" / "demo" / "report.html") > 100_000
+    assert "Table 2: detection" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("line", [line for line in commands("petm") if line[0] == "reproduce"])
+def test_reproduce_commands_name_real_options(line):
+    from petm.cli.reproduce import reproduce
+
+    context = reproduce.make_context("reproduce", list(line[1:]))
+    assert str(context.params["output"]).startswith("runs/")
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
