@@ -1,3 +1,4 @@
+import concurrent.futures
 import io
 import threading
 
@@ -44,7 +45,7 @@ def test_a_long_step_leaves_one_line_on_standard_error(clock: Clock, capfd: pyte
 def test_an_exception_passes_and_leaves_no_bar_behind(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), track("outer", 3), track("inner", 3):
         raise KeyboardInterrupt
-    assert petm.progress._running is None
+    assert not petm.progress._shown
     with track("next", 1) as bar:
         bar.advance()
         clock.now += 3
@@ -60,7 +61,7 @@ def test_a_terminal_shows_bars_one_below_the_other(
         outer.advance()
         with track("inner", 7) as inner:
             inner.show(loss=0.25)
-            petm.progress._running.refresh()  # type: ignore[union-attr]
+            petm.progress._shown[0][0].refresh()
             print("a result")
     shown = screen.getvalue()
     assert "outer" in shown
@@ -90,4 +91,15 @@ def test_threads_may_track_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert petm.progress._running is None
+    assert not petm.progress._shown
+
+
+def test_bars_of_several_threads_share_one_display() -> None:
+    def work(number: int) -> None:
+        with track(f"thread {number}", 20) as bar:
+            for _ in range(20):
+                bar.advance()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(work, range(40)))) == 40
+    assert not petm.progress._shown

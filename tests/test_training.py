@@ -153,9 +153,26 @@ def test_training_learns() -> None:
     assert history.epochs[-1]["loss"] < history.epochs[0]["loss"] / 5
 
 
+def test_bfloat16_is_for_the_products_only() -> None:
+    """The forward sees bfloat16, the loss and the weights float32; the seed still decides to the bit."""
+    model, seen = seeded(TinyCNN), []
+    model.fc1.register_forward_hook(lambda *arguments: seen.append(arguments[-1].dtype))
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        seen.append(logits.dtype)
+        return F.cross_entropy(logits, labels)
+
+    half = replace(SETTINGS, precision="bfloat16")
+    train(model, data(), replace(CROSS_ENTROPY, loss=loss), half, device="cpu")
+    assert set(seen[::2]) == {torch.bfloat16}
+    assert set(seen[1::2]) == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert bits(model) == trained(half) != trained()
+
+
 def test_evaluate_by_hand() -> None:
     model, samples = seeded(ResidualNet).train(), data(300)
-    loss, agreement = evaluate(model, samples, CROSS_ENTROPY, torch.device("cpu"))
+    loss, agreement = evaluate(model, samples, CROSS_ENTROPY)
     assert all(module.training for module in model.modules())
     model.eval()
     logits = model(samples.inputs(range(300)))
@@ -207,6 +224,7 @@ def test_patience_wants_a_part_held_out() -> None:
         ({"epochs": 1.5}, "epochs: expected a whole number of at least 1, got 1.5"),
         ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
         ({"patience": 0}, "patience: expected a whole number of at least 1, got 0"),
+        ({"precision": "half"}, "precision: expected 'float32' or 'bfloat16', got 'half'"),
         ({"learning_rate": 0.0}, "learning_rate: expected a finite number above 0, got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate: expected a finite number above 0, got nan"),
         ({"learning_rate": math.inf}, "learning_rate: expected a finite number above 0, got inf"),

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from contextvars import ContextVar
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +17,9 @@ from petm.drift import allocate_ranks, rank_cost, weight_drift
 from petm.errors import ArgumentError, BundleError, RunError
 from petm.files import write_atomically
 from petm.models import call_model, count_parameters, share_weights
+from petm.passes import Pass, follow_passes
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_alpha: ContextVar[float] = ContextVar("alpha", default=1.0)
 
 
 class AdaptedModel(nn.Module):
@@ -35,6 +34,7 @@ class AdaptedModel(nn.Module):
         base: A.
         tuned: A with the adapter, as PEFT has it.
         ranks: The rank of each adapted layer, by its name in A.
+        parting: Where both opinions part in one pass (`petm.parting.Parting`), once that has been found.
 
     Reference:
         Hu et al. (2022), LoRA; LoRA-PETM (ACK 2025), section 3.2.
@@ -43,20 +43,21 @@ class AdaptedModel(nn.Module):
     def __init__(self, base: nn.Module, tuned: PeftModel, ranks: Mapping[str, int]) -> None:
         super().__init__()
         self.base, self.tuned, self.ranks = base, tuned, dict(ranks)
-        for name, module in tuned.named_modules():
-            if name.endswith(".lora_B.default"):
-                module.register_forward_hook(_scale_by_alpha)
+        self.parting: Any = None
+        follow_passes(self.network, self.ranks)
         self.eval()
+
+    @property
+    def network(self) -> nn.Module:
+        """A's own structure with PEFT's layers in it, without PEFT's wrapper around."""
+        return self.tuned.get_base_model()
 
     def forward(self, x: Tensor, alpha: float = 1.0) -> Tensor:
         """Returns logits ``(N, K)`` at ``alpha``."""
         if alpha == 0:
             return call_model(self.base, x)
-        token = _alpha.set(float(alpha))
-        try:
-            return call_model(self.tuned, x)
-        finally:
-            _alpha.reset(token)
+        with Pass(float(alpha)).under_way():
+            return call_model(self.network, x)
 
     def train(self, mode: bool = True) -> "AdaptedModel":
         """Keeps eval mode: A's dropout and BatchNorm are part of A, and the adapter has neither."""
@@ -238,8 +239,3 @@ def _second_structure(base: nn.Module) -> nn.Module:
     """A copy of the modules over the very same parameter and buffer objects."""
     same: dict[int, Any] = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
     return deepcopy(base, same)
-
-
-def _scale_by_alpha(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-    alpha = _alpha.get()
-    return output if alpha == 1 else output * alpha

@@ -1,14 +1,17 @@
 """Knowledge distillation: the adapter learns to answer as A' does."""
 
+from pathlib import Path
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm.adapter import AdaptedModel
 from petm.data import Data, WithTargets, as_data
 from petm.errors import ArgumentError
-from petm.inference import device_of, evaluating, predict_logits
+from petm.features import cached_features
+from petm.inference import choose_device, device_of, evaluating, predict_logits
 from petm.models import weights_fingerprint
-from petm.training import History, Objective, Settings, Storage, train
+from petm.training import History, Objective, Precision, Settings, Storage, train
 
 
 def distill(
@@ -23,6 +26,9 @@ def distill(
     patience: int | None = 2,
     held_out: float = 0.1,
     seed: int = 0,
+    precision: Precision = "float32",
+    cache_budget: int = 4 << 30,
+    cache_folder: str | Path | None = None,
     storage: Storage | None = None,
     device: str = "auto",
     title: str = "distill",
@@ -43,12 +49,17 @@ def distill(
         patience: Stop after this many epochs without a better held-out loss; ``None`` runs all epochs on all data.
         held_out: Share of the data held out, between 0 and 1.
         seed: Of the part held out and of the order of samples.
+        precision: Of the matrix products, as in `petm.training.Settings`.
+        cache_budget: Bytes of memory for what the frozen part of A makes of the data, which is computed once where the
+            adapter starts late (`petm.features`); what is larger goes into a temporary file. 0 caches nothing.
+        cache_folder: Where that file goes; absent takes the system's folder for temporary files.
         storage: Where checkpoints go.
         device: ``auto``, ``cpu``, ``cuda``, ...
         title: What the progress bar says.
 
     Raises:
         ArgumentError: An argument breaks its rule, or the teacher has other classes than A.
+        RunError: There is no room for the temporary file.
 
     Reference:
         LoRA-PETM (ACK 2025), section 3.3; Hinton, Vinyals, Dean (2015), Distilling the Knowledge in a Neural Network.
@@ -62,14 +73,23 @@ def distill(
         classes = adapted(data.inputs([0]).to(device_of(adapted))).shape[1]
     if logits.shape[1] != classes:
         raise ArgumentError(f"teacher: expected the model's {classes} classes, got {logits.shape[1]}.")
-    answered: Data = WithTargets(data, logits, origin=weights_fingerprint(teacher))
-    validation = None
-    if patience is not None:
-        answered, validation = answered.split((1 - held_out, held_out), seed=seed)
-    settings = Settings(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, patience=patience, seed=seed)
-    return train(
-        adapted, answered, objective, settings, validation=validation, storage=storage, device=device, title=title
+    settings = Settings(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        patience=patience,
+        seed=seed,
+        precision=precision,
     )
+    adapted.to(choose_device(device))
+    with cached_features(adapted, data, budget=cache_budget, folder=cache_folder) as (student, seen):
+        answered: Data = WithTargets(seen, logits, origin=weights_fingerprint(teacher))
+        validation = None
+        if patience is not None:
+            answered, validation = answered.split((1 - held_out, held_out), seed=seed)
+        return train(
+            student, answered, objective, settings, validation=validation, storage=storage, device=device, title=title
+        )
 
 
 def kl_objective(temperature: float = 1.0) -> Objective:

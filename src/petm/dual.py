@@ -9,6 +9,7 @@ from petm.adapter import AdaptedModel
 from petm.data import Data
 from petm.errors import DataError
 from petm.inference import BATCH_SIZE, batches, device_of
+from petm.parting import APART, OnePass, parting_of, run_one_pass
 from petm.progress import track
 
 
@@ -22,17 +23,25 @@ class DualLogits(NamedTuple):
 
 
 def dual_logits(adapted: AdaptedModel, x: Tensor) -> DualLogits:
-    """Returns both opinions of a batch, without gradients.
+    """Returns both opinions of a batch in one pass, without gradients.
+
+    What lies before the first adapted layer runs once on ``N`` samples; from the parting on, both streams run as one
+    batch of ``2N`` through the base weights (`petm.parting`). The first call for a model finds the parting, which takes
+    a few passes over a handful of samples.
 
     Args:
         adapted: A with its adapter.
-        x: float32 ``(N, C, H, W)`` on the model's device.
+        x: float32 ``(N, C, H, W)``, or whatever the model takes, on the model's device.
 
     Raises:
         ModelError: The model cannot take the batch, or does not return ``(N, K)``.
     """
+    n = x.shape[0]
     with torch.no_grad():
-        return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
+        if n == 0 or (parting := parting_of(adapted, x)).kind == APART:
+            return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
+        logits = run_one_pass(adapted.network, x, OnePass(n, parting))
+        return DualLogits(logits[:n], logits[n:])
 
 
 def predict_dual(

@@ -14,6 +14,7 @@ from petm.grader import Grader, fit_grader
 from petm.inference import choose_device
 from petm.provenance import Origin, describe_data
 from petm.run_folder import RunFolder
+from petm.training import Precision
 from petm.twin import require_errors, train_twin
 
 
@@ -31,6 +32,8 @@ def fit(
     epochs: int = 20,
     batch_size: int = 128,
     seed: int = 0,
+    precision: Precision = "float32",
+    cache_budget: int = 4 << 30,
     device: str = "auto",
     origin: Origin | None = None,
     run: RunFolder | None = None,
@@ -52,6 +55,8 @@ def fit(
         epochs: At most this many passes of the distillation, which stops early.
         batch_size: Samples in one step.
         seed: Of everything.
+        precision: Of the matrix products in training.
+        cache_budget: Bytes of memory for features that are computed once, as in `petm.distillation.distill`.
         device: ``auto``, ``cpu``, ``cuda``, ...
         origin: How A is built again, for the bundle.
         run: Where the trainings leave their checkpoints.
@@ -77,6 +82,7 @@ def fit(
         epochs=twin_epochs,
         batch_size=batch_size,
         seed=seed,
+        precision=precision,
         storage=run.storage("twin") if run else None,
         device=device,
     )
@@ -88,6 +94,8 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         seed=seed,
+        precision=precision,
+        cache_budget=cache_budget,
         storage=run.storage("adapter") if run else None,
         device=device,
     )

@@ -199,24 +199,31 @@ def share_weights(model: nn.Module) -> nn.Module:
         raise ModelError(f"model: cannot be copied ({type(error).__name__}: {error}). Remove what holds it.") from error
 
 
-def call_model(model: nn.Module, inputs: Tensor, **arguments: Any) -> Tensor:
+def call_model(model: nn.Module, inputs: Tensor, *, rows: int | None = None, **arguments: Any) -> Tensor:
     """Returns the logits ``(N, K)`` of a model that answers with a tensor or with an object that has ``.logits``.
+
+    Args:
+        model: Inputs to logits.
+        inputs: ``(N, ...)``.
+        rows: How many rows of logits are expected, where these are not ``N``.
+        **arguments: Further arguments of the model's forward.
 
     Raises:
         ModelError: The model fails on these inputs, or returns something else.
     """
     try:
         output = model(inputs, **arguments)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"model: cannot take inputs of shape {tuple(inputs.shape)}: {reason}. "
             f"Check size and channels of the data against what the model was trained on."
         ) from error
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < 2:
+    # Sizes are read from shapes, not by len(), which would fix them in an exported graph.
+    logits, expected = getattr(output, "logits", output), inputs.shape[0] if rows is None else rows
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != expected or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"model: expected logits of shape ({len(inputs)}, K) with K of at least 2, got {got}.")
+        raise ModelError(f"model: expected logits of shape ({expected}, K) with K of at least 2, got {got}.")
     return logits

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +19,9 @@ from rich.progress import (
 console = Console(stderr=True)
 """Where progress and prose go."""
 
-_running: Progress | None = None
+_lock = Lock()
+_shown: list[tuple[Progress, TaskID]] = []
+"""The bars under way, of all threads, in one display: a terminal has room for one."""
 
 
 class Bar:
@@ -49,34 +52,46 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Bar]:
         total: Number of steps.
         done: Steps that an earlier, interrupted run has made.
     """
-    global _running
-    outermost = _running is None
-    progress = _running or Progress(
-        TextColumn("{task.description:<24}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        # Where there is no terminal, rich would leave an empty line for every bar.
-        disable=not (console.is_interactive or console.is_jupyter),
-    )
-    task = progress.add_task(title, total=total, completed=done, figures="")
+    progress, task = _open(title, total, done)
     try:
-        if outermost:
-            _running = progress
-            progress.start()
         yield Bar(progress, task)
     finally:
+        _close(progress, task)
+
+
+def _open(title: str, total: int, done: int) -> tuple[Progress, TaskID]:
+    """A new bar in the display, which is put up where there is none."""
+    with _lock:
+        if _shown:
+            progress = _shown[0][0]
+        else:
+            progress = Progress(
+                TextColumn("{task.description:<24}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(compact=True),
+                console=console,
+                transient=True,
+                redirect_stdout=False,
+                # Where there is no terminal, rich would leave an empty line for every bar.
+                disable=not (console.is_interactive or console.is_jupyter),
+            )
+            progress.start()
+        task = progress.add_task(title, total=total, completed=done, figures="")
+        _shown.append((progress, task))
+        return progress, task
+
+
+def _close(progress: Progress, task: TaskID) -> None:
+    """Takes the bar away, and with the last one the display; what took long leaves a line."""
+    with _lock:
         state: Any = next(entry for entry in progress.tasks if entry.id == task)
-        seconds, figures = state.elapsed or 0.0, state.fields["figures"]
         progress.remove_task(task)
-        if outermost:
+        _shown.remove((progress, task))
+        if not _shown:
             progress.stop()
-            _running = None
-        if seconds > 2:
-            line = f"{title:<24} {seconds:6.1f} s  {figures}"
-            console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
+    if (state.elapsed or 0.0) > 2:
+        line = f"{state.description:<24} {state.elapsed:6.1f} s  {state.fields['figures']}"
+        console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)

@@ -21,11 +21,12 @@ from petm.grader import Grader
 from petm.inference import choose_device, predict_logits
 from petm.metrics import fidelity
 from petm.models import count_parameters, load_weights, paper_cnn, save_weights, weights_fingerprint
+from petm.parting import parting_of
 from petm.provenance import InputOrigin, ModelOrigin, Origin, describe_data, library_versions
 from petm.risk import DISAGREEMENT
 from petm.run_folder import RunFolder, open_run
 from petm.scores import opposition
-from petm.training import CROSS_ENTROPY, History, Settings, train
+from petm.training import CROSS_ENTROPY, History, Precision, Settings, train
 from petm.twin import require_errors, train_twin
 
 PAPER_RANKS = {"conv1": 4, "fc1": 64, "fc2": 5}
@@ -65,6 +66,7 @@ class Protocol:
         samples: Whether A' sees the whole replaced data set or the replaced errors alone.
         temperature: Of the distillation.
         seed: Of everything.
+        precision: Of the matrix products in training.
     """
 
     base_epochs: int
@@ -77,6 +79,7 @@ class Protocol:
     samples: Literal["replaced", "errors"] = "replaced"
     temperature: float = 1.0
     seed: int = 0
+    precision: Precision = "float32"
 
 
 PROTOCOLS = {
@@ -220,6 +223,7 @@ def reproduce(
         result = plain(result)
         save_weights(base, run.path / "base.safetensors")
         save_weights(twin, run.path / "twin.safetensors")
+        parting_of(adapted, test_data.inputs([0]).to(choose_device(device)))
         grader = Grader(adapted, DISAGREEMENT, _origin(protocol, train_data), result["detection"]["lora_petm"])
         grader.save(run.path / "grader.petm", include_base=True, overwrite=True)
         write_json(run.path / "result.json", result)
@@ -239,7 +243,9 @@ class _Steps:
         model.to(choose_device(self.device))
         if not trained:
             protocol = self.protocol
-            settings = Settings(protocol.base_epochs, 1e-3, protocol.batch_size, seed=protocol.seed)
+            settings = Settings(
+                protocol.base_epochs, 1e-3, protocol.batch_size, seed=protocol.seed, precision=protocol.precision
+            )
             storage = self.run.storage("base")
             history = train(model, data, CROSS_ENTROPY, settings, storage=storage, device=self.device, title="A")
             self._note("base", history)
@@ -259,6 +265,7 @@ class _Steps:
                 epochs=protocol.twin_epochs,
                 batch_size=protocol.batch_size,
                 seed=protocol.seed,
+                precision=protocol.precision,
                 storage=self.run.storage(name),
                 device=self.device,
                 title="A'" if epsilon else "A', control",
@@ -279,6 +286,7 @@ class _Steps:
             patience=protocol.patience,
             batch_size=protocol.batch_size,
             seed=protocol.seed,
+            precision=protocol.precision,
             storage=self.run.storage(name),
             device=self.device,
             title=f"distill {name}",

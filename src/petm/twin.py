@@ -9,7 +9,7 @@ from torch import nn
 from petm.data import Data, as_data
 from petm.error_set import ErrorSet, replace_errors
 from petm.errors import ArgumentError, ModelError, NothingToLearnError
-from petm.training import CROSS_ENTROPY, Settings, Storage, train
+from petm.training import CROSS_ENTROPY, Precision, Settings, Storage, train
 
 
 def train_twin(
@@ -24,6 +24,7 @@ def train_twin(
     learning_rate: float = 1e-3,
     batch_size: int = 128,
     seed: int = 0,
+    precision: Precision = "float32",
     storage: Storage | None = None,
     device: str = "auto",
     title: str = "twin",
@@ -47,6 +48,7 @@ def train_twin(
         learning_rate: Of Adam. 1e-3, with which the paper's network is usually trained from scratch too.
         batch_size: Samples in one step.
         seed: Of the order of samples, and of fresh weights.
+        precision: Of the matrix products, as in `petm.training.Settings`.
         storage: Where checkpoints go.
         device: ``auto``, ``cpu``, ``cuda``, ...
         title: What the progress bar says.
@@ -74,7 +76,9 @@ def train_twin(
         raise ModelError(f"model: cannot be copied ({type(error).__name__}: {error}). Remove what holds it.") from error
     if start == "scratch":
         _initialise(twin, seed)
-    settings = Settings(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed)
+    settings = Settings(
+        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed, precision=precision
+    )
     train(twin, seen, CROSS_ENTROPY, settings, storage=storage, device=device, title=title)
     return twin
 

@@ -1,0 +1,233 @@
+"""The frozen part of a model, computed once: what enters the first adapted layer, and what its base weights make of it.
+
+Where the adapted layers start late, most of a training step would repeat the same numbers. They are computed in one
+pass over the data instead, and the adapter trains on them: the rest of the model runs as it is, on features put in
+place of what its own prefix would compute, while that prefix runs on an empty batch.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from petm.adapter import AdaptedModel
+from petm.data import Batch, Data
+from petm.errors import RunError
+from petm.files import fingerprint
+from petm.inference import BATCH_SIZE, batches, device_of
+from petm.models import call_model
+from petm.parting import APART, BEFORE, INSIDE, Parting, Place, map_tensors, parting_of
+from petm.passes import Arguments, Pass, inputs_asked_for
+from petm.progress import track
+
+LEAST_SHARE = 0.1
+"""Features that spare less than this share of A's operations are not worth their memory."""
+
+_PROBE = 4
+
+
+class _PrefixDone(Exception):  # noqa: N818 - it is no error: it ends a pass whose purpose is fulfilled
+    """Ends a pass at the parting."""
+
+
+class _Prefix(Pass):
+    """Runs up to the parting and keeps what crosses it: features, and what the base weights there make of them."""
+
+    def __init__(self, parting: Parting) -> None:
+        super().__init__()
+        self.parting = parting
+        self.crossing: list[Tensor] = []
+
+    def module_input(self, module: str, arguments: Arguments) -> Arguments:
+        if self.parting.kind == BEFORE and module == self.parting.module:
+            map_tensors(arguments, self._keep)
+            raise _PrefixDone
+        return arguments
+
+    def _keep(self, _: Place, tensor: Tensor) -> Tensor:
+        self.crossing.append(tensor)
+        return tensor
+
+    def base_input(self, layer: str, x: Tensor) -> Tensor:
+        self.crossing.append(x)
+        return x
+
+    def base_output(self, layer: str, output: Tensor) -> Tensor:
+        self.crossing.append(output)
+        raise _PrefixDone
+
+
+class _FromFeatures(Pass):
+    """Puts what crosses the parting in its place, whatever the prefix may have computed."""
+
+    def __init__(self, parting: Parting, crossing: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.parting, self.crossing = parting, crossing
+
+    def module_input(self, module: str, arguments: Arguments) -> Arguments:
+        if self.parting.kind != BEFORE or module != self.parting.module:
+            return arguments
+        ready = iter(self.crossing)
+        replaced: Arguments = map_tensors(arguments, lambda _, __: next(ready))
+        return replaced
+
+    def layer_input(self, layer: str, x: Tensor) -> Tensor:
+        return self.crossing[0] if self._parts_in(layer) else x
+
+    def base_input(self, layer: str, x: Tensor) -> Tensor:
+        return x[:0] if self._parts_in(layer) else x
+
+    def base_output(self, layer: str, output: Tensor) -> Tensor:
+        return self.crossing[1] if self._parts_in(layer) else output
+
+    def _parts_in(self, layer: str) -> bool:
+        return self.parting.kind == INSIDE and layer == self.parting.module
+
+
+class FeatureStudent(nn.Module):
+    """The second opinion as a function of features: float32 rows ``(n, F)`` to logits ``(n, K)``.
+
+    A row holds, flattened, all that crosses the parting of one sample.
+
+    Args:
+        adapted: A with its adapter.
+        x: At least one sample, of which only the form matters.
+        idle: What the prefix runs on, to no purpose: best an empty batch.
+
+    Attributes:
+        width: ``F``, floats in a row.
+    """
+
+    def __init__(self, adapted: AdaptedModel, x: Tensor, idle: Tensor) -> None:
+        super().__init__()
+        self.adapted, self.parting = adapted, parting_of(adapted, x)
+        self.register_buffer("_idle", idle.clone(), persistent=False)
+        self._forms = [tensor.shape[1:] for tensor in self._crossing(x[:1])]
+        self.width = sum(map(prod, self._forms))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Returns the second opinion's logits ``(n, K)``."""
+        parts = rows.split([prod(form) for form in self._forms], dim=1)
+        crossing = [part.unflatten(1, form) for part, form in zip(parts, self._forms, strict=True)]
+        with _FromFeatures(self.parting, crossing).under_way():
+            return call_model(self.adapted.network, self.get_buffer("_idle"), rows=len(rows))
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Returns the rows ``(n, F)`` of samples."""
+        return torch.cat([tensor.flatten(1) for tensor in self._crossing(x)], dim=1)
+
+    def _crossing(self, x: Tensor) -> list[Tensor]:
+        prefix = _Prefix(self.parting)
+        with suppress(_PrefixDone), prefix.under_way():
+            self.adapted.network(x)
+        return prefix.crossing
+
+
+class _Rows(Data):
+    """Samples by their features.
+
+    Args:
+        data: The samples.
+        rows: float32 ``(N, F + O)``.
+        layer: The layer that the features enter.
+    """
+
+    def __init__(self, data: Data, rows: Tensor, layer: str) -> None:
+        self.data, self.rows, self.layer = data, rows, layer
+        self.labels, self.classes, self.source = data.labels, data.classes, data.source
+        self.value_range = (-float("inf"), float("inf"))
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Returns float32 ``(n, F + O)``: the rows at ``indices``, in that order."""
+        return self.rows[torch.as_tensor(indices, dtype=torch.int64)]
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return Batch(self.inputs(indices), self.labels[torch.as_tensor(indices, dtype=torch.int64)])
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over the samples' content and the layer."""
+        return fingerprint((self.data.content, self.layer))
+
+
+@contextmanager
+def cached_features(
+    adapted: AdaptedModel, data: Data, *, budget: int, folder: str | Path | None = None
+) -> Iterator[tuple[nn.Module, Data]]:
+    """Yields what to train, and on what: the adapter on cached features where that is possible and pays.
+
+    The features are what crosses the parting of both opinions (`petm.parting`). Where they spare little (the adapter
+    starts at the input) or are not all that the rest of the model needs (an attention mask goes round them), the model
+    and the data are yielded as they are. That the features suffice is proven by comparison on a few samples.
+
+    Args:
+        adapted: A with its adapter.
+        data: ``N`` samples.
+        budget: Bytes of memory for the features; larger ones go into a memory-mapped file, removed at the end. 0
+            caches nothing.
+        folder: Where that file goes; absent takes the system's folder for temporary files.
+
+    Raises:
+        RunError: The folder has no space for the file.
+    """
+    x = data.inputs(range(min(_PROBE, len(data)))).to(device_of(adapted))
+    parting = parting_of(adapted, x)
+    if budget <= 0 or parting.kind == APART or parting.doubled or parting.share_before < LEAST_SHARE:
+        yield adapted, data
+        return
+    with ExitStack() as stack:
+        if parting.kind == INSIDE:
+            stack.enter_context(inputs_asked_for(adapted.network, parting.module))
+        student = _student(adapted, x)
+        if student is None:
+            yield adapted, data
+            return
+        rows = stack.enter_context(_storage(len(data), student.width, budget, folder))
+        start = 0
+        with torch.no_grad(), track("features", len(data)) as progress:
+            for inputs, _ in batches(data, device_of(adapted), BATCH_SIZE):
+                rows[start : start + len(inputs)] = student.rows(inputs)
+                start += len(inputs)
+                progress.advance(len(inputs))
+        yield student, _Rows(data, rows, parting.module)
+
+
+def _student(adapted: AdaptedModel, x: Tensor) -> FeatureStudent | None:
+    """The student on features, or None where these do not suffice."""
+    for idle in (x[:0], x[:1]):  # some networks cannot take an empty batch
+        try:
+            with torch.no_grad():
+                student = FeatureStudent(adapted, x, idle)
+                if torch.allclose(student(student.rows(x)), adapted(x), rtol=1e-4, atol=1e-5):
+                    return student
+        except Exception:  # whatever a model that needs more than the features raises
+            continue
+    return None
+
+
+@contextmanager
+def _storage(samples: int, width: int, budget: int, folder: str | Path | None) -> Iterator[Tensor]:
+    """Room for float32 ``(N, width)``: in memory within the budget, else in a file that is removed afterwards."""
+    size = 4 * samples * width
+    if size <= budget:
+        yield torch.empty(samples, width)
+        return
+    place = Path(folder or tempfile.gettempdir())
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(dir=place, prefix="petm-features-"))
+            # Reserved at once: a mapped file that runs out of space later would end the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise RunError(
+                f"{place}: expected room for {size:,} bytes of features, got {error.strerror}. Free space, name "
+                f"another cache_folder, or raise cache_budget to keep them in memory."
+            ) from error
+        yield torch.from_numpy(np.memmap(file, np.float32, "r+", shape=(samples, width)))
