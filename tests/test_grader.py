@@ -60,6 +60,11 @@ def test_data_and_batches_are_graded_alike(adapted: AdaptedModel, digits: tuple[
     np.testing.assert_array_equal(found.suspicion, expected.suspicion)
 
 
+def test_numpy_is_graded_as_tensors_are(adapted: AdaptedModel) -> None:
+    grader = Grader(adapted, DISAGREEMENT)
+    np.testing.assert_array_equal(grader.grade(images(10).numpy()).suspicion, grader.grade(images(10)).suspicion)
+
+
 def test_bytes_are_divided_by_255(adapted: AdaptedModel) -> None:
     pixels = (images(10) * 255).to(torch.uint8)
     grader = Grader(adapted, DISAGREEMENT)
@@ -267,7 +272,9 @@ def test_a_bundle_that_does_not_say_how_its_model_is_built(adapted: AdaptedModel
 def test_the_manifest_tells_what_a_reader_wants_to_know(grader: Grader, model: nn.Module, tmp_path: Path) -> None:
     grader.save(tmp_path / "g.petm")
     manifest: dict[str, Any] = read_manifest(tmp_path / "g.petm")
-    assert manifest["adapter"] == {"layers": {"fc1": 4, "fc2": 5}, "parameters": 4 * (72 + 16) + 5 * (16 + 10)}
+    assert manifest["adapter"]["layers"] == {"fc1": 4, "fc2": 5}
+    assert manifest["adapter"]["parameters"] == 4 * (72 + 16) + 5 * (16 + 10)
+    assert (manifest["adapter"]["parting"]["kind"], manifest["adapter"]["parting"]["module"]) == ("inside", "fc1")
     assert manifest["model"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert manifest["model"]["classes"] == ["zero", "one"]
     assert manifest["threshold"]["rule"] == "disagreement, as in the paper"

@@ -1,5 +1,6 @@
 """The README's commands and its Python are run, in a folder as a reader would have it."""
 
+import csv
 import os
 import re
 import shlex
@@ -39,7 +40,7 @@ def test_make_targets_are_there():
 
 
 def test_own_model(tmp_path, monkeypatch, model, digits, capfd):
-    """fit, grade and inspect as they stand there, on a package of the reader's own."""
+    """fit, grade, inspect and export as they stand there, on a package of the reader's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "mypkg").mkdir()
@@ -48,12 +49,17 @@ def test_own_model(tmp_path, monkeypatch, model, digits, capfd):
     save_weights(model, tmp_path / "w.safetensors")
     write_images(digits[0], range(300), tmp_path / "images")
     write_images(digits[2], range(10), tmp_path / "more_images", flat=True)
-    ran = [line for line in commands("petm") if line[0] in ("fit", "grade", "inspect")]
-    assert [line[0] for line in ran] == ["fit", "grade", "inspect"]
+    ran = [line for line in commands("petm") if line[0] in ("fit", "grade", "inspect", "export")]
+    assert [line[0] for line in ran] == ["fit", "grade", "inspect", "export", "grade"]
     for line in ran:
         run(monkeypatch, [*line, "--max-extra-parameters", "0.2"] if line[0] == "fit" else line)
     assert len((tmp_path / "grades.csv").read_text().splitlines()) == 11
     assert "mypkg.nets:build" in capfd.readouterr().out
+    (example,) = blocks("py")
+    names = {"x": digits[2].inputs(range(10)).numpy()}
+    exec(compile(example, "README.md", "exec"), names)
+    rows = list(csv.DictReader((tmp_path / "grades.csv").read_text().splitlines()))
+    assert ["trusted" if trusted else "suspect" for trusted in names["trusted"]] == [row["grade"] for row in rows]
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@
     ├── NothingToLearnError    A makes no training errors, so there is no error set
     ├── TrainingError          a training that went astray: its loss is no longer finite
     ├── RunError               a run folder, a checkpoint or an output file that cannot be used
-    └── BundleError            a saved grader that is damaged, too new, or made for another model
+    ├── BundleError            a saved grader that is damaged, too new, or made for another model
+    ├── ExportError            a grader that cannot become a graph which answers as it does
+    └── ExtraError             a package of an optional extra that is not installed
 
 `PetmWarning` is for what was done, but is less than was asked for.
 
@@ -45,6 +47,14 @@ class RunError(PetmError):
 
 class BundleError(PetmError):
     """A saved grader that is damaged, too new, or made for another model."""
+
+
+class ExportError(PetmError):
+    """A grader that cannot become a graph which answers as it does."""
+
+
+class ExtraError(PetmError):
+    """A package of an optional extra that is not installed."""
 
 
 class PetmWarning(UserWarning):

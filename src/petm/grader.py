@@ -1,4 +1,4 @@
-"""What a user holds in the end: a grader, and the grades that it gives."""
+"""What a user holds in the end: a grader."""
 
 import warnings
 from collections.abc import Mapping
@@ -6,46 +6,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petm.adapter import AdaptedModel
 from petm.bundle import finite_or_text, read_bundle, write_bundle
-from petm.data import Data, TensorData, as_data
+from petm.data import Data, as_data
 from petm.dual import predict_dual
 from petm.errors import ArgumentError, PetmWarning
 from petm.files import plain
+from petm.grades import Grades, as_inputs
 from petm.inference import BATCH_SIZE, check_labels
 from petm.metrics import auroc, detection
 from petm.models import count_parameters, weights_fingerprint
 from petm.provenance import Origin, library_versions
 from petm.risk import DISAGREEMENT, Threshold, risk_threshold
 from petm.scores import maximum_softmax, opposition
-
-
-@dataclass(frozen=True, eq=False)
-class Grades:
-    """What a grader says of ``N`` samples.
-
-    Attributes:
-        labels: int64 ``(N,)``, A's predictions.
-        second: int64 ``(N,)``, the second opinion's predictions.
-        suspicion: float64 ``(N,)``, higher is more likely wrong; above 0 the second opinion disagrees
-            (`petm.scores.opposition`).
-        trusted: bool ``(N,)``, the grade: trusted, or else suspect.
-    """
-
-    labels: NDArray[np.int64]
-    second: NDArray[np.int64]
-    suspicion: NDArray[np.float64]
-    trusted: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"Grades({len(self)} samples, {int(self.trusted.sum())} trusted)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +40,18 @@ class Grader:
     origin: Origin = field(default_factory=Origin)
     measured: Mapping[str, Any] = field(default_factory=dict)
 
-    def grade(self, x: Tensor | Data, *, batch_size: int = BATCH_SIZE) -> Grades:
+    def grade(self, x: Tensor | NDArray[Any] | Data, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion and grades.
 
         Args:
-            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255), or a data set.
+            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array, or a data set.
             batch_size: Samples in one pass.
 
         Raises:
             DataError: There is no sample, or one holds NaN or infinity.
             ModelError: The model cannot take the inputs.
         """
-        data = TensorData(x, source="inputs", value_range=(0, 1)) if isinstance(x, Tensor) else as_data(x)
-        both = predict_dual(self.adapted, data, batch_size=batch_size, title="grade")
+        both = predict_dual(self.adapted, as_inputs(x), batch_size=batch_size, title="grade")
         suspicion = opposition(both.base, both.second).numpy()
         return Grades(
             labels=both.base.argmax(1).numpy(),
@@ -103,7 +78,11 @@ class Grader:
                 "fingerprint": weights_fingerprint(base),
                 "parameters": count_parameters(base),
             },
-            "adapter": {"layers": self.adapted.ranks, "parameters": self.adapted.adapter_parameters()},
+            "adapter": {
+                "layers": self.adapted.ranks,
+                "parameters": self.adapted.adapter_parameters(),
+                "parting": self.adapted.parting,
+            },
             "inputs": asdict(self.origin.inputs),
             "threshold": threshold | {"value": finite_or_text(self.threshold.value)},
             "data": self.origin.data,

@@ -1,7 +1,7 @@
 """Where a grader comes from: what a bundle and a result say of the model, the data, the settings and the versions."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -39,6 +39,13 @@ class InputOrigin:
 
     size: tuple[int, int] | None = None
     channels: int | None = None
+
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> "InputOrigin":
+        """Returns how images are read so that a batch of them has ``shape``; nothing is said of other inputs."""
+        if len(shape) != 4 or shape[1] not in (1, 3):
+            return cls()
+        return cls((shape[2], shape[3]), shape[1])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from petm.cli import options
 
 if TYPE_CHECKING:
     from petm.data import Data
-    from petm.grader import Grades
+    from petm.grader import Grader
+    from petm.grades import Grades
+    from petm.onnx_grader import OnnxGrader
 
 
 @click.command(
@@ -41,18 +43,22 @@ def grade(
     device: str,
     as_json: bool,
 ) -> None:
-    """Grade folders, images, Parquet or .npz files: the input, A's label, the second opinion's, suspicion, grade."""
+    """Grade folders, images, Parquet or .npz files: the input, A's label, the second opinion's, suspicion, grade.
+
+    The grader is a bundle, or the .onnx file that petm export makes of one.
+    """
     from petm.cli.inputs import open_inputs
     from petm.files import write_text
-    from petm.grader import load
-    from petm.inference import choose_device
-    from petm.models import load_model
 
     if output is not None and output.suffix not in (".csv", ".jsonl"):
         raise click.UsageError(f"-o: expected a name that ends in .csv or .jsonl, got {output}.")
-    model = load_model(reference, weights) if reference else None
-    grader = load(bundle, model, weights=weights)
-    grader.adapted.to(choose_device(device))
+    grader: Grader | OnnxGrader
+    if bundle.suffix == ".onnx":
+        if reference or weights:
+            raise click.UsageError(f"--model, --weights: expected neither beside {bundle}, which holds A.")
+        grader = _open_graph(bundle, device)
+    else:
+        grader = _open_bundle(bundle, device, reference, weights)
     rows: list[dict[str, Any]] = []
     for path in inputs:
         data = open_inputs(path, grader.origin.inputs, skip_bad=skip_bad)
@@ -66,6 +72,26 @@ def grade(
     if as_json:
         options.print_json(summary | ({"output": output} if output else {"grades": rows}))
     click.echo(f"{len(rows)} inputs: {trusted} trusted, {len(rows) - trusted} suspect.", err=True)
+
+
+def _open_bundle(bundle: Path, device: str, reference: str | None, weights: Path | None) -> "Grader":
+    from petm.grader import load
+    from petm.inference import choose_device
+    from petm.models import load_model
+
+    model = load_model(reference, weights) if reference else None
+    grader = load(bundle, model, weights=weights)
+    grader.adapted.to(choose_device(device))
+    return grader
+
+
+def _open_graph(graph: Path, device: str) -> "OnnxGrader":
+    from petm.onnx_grader import OnnxGrader
+
+    accelerators = {"auto": (), "cpu": (), "cuda": ("CUDAExecutionProvider",)}
+    if device not in accelerators:
+        raise click.UsageError(f"--device: expected {', '.join(accelerators)} for an .onnx file, got {device}.")
+    return OnnxGrader(graph, providers=(*accelerators[device], "CPUExecutionProvider"))
 
 
 def _rows(data: "Data", grades: "Grades", classes: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -1,0 +1,54 @@
+"""``petm export``: a bundle as one ONNX graph."""
+
+from pathlib import Path
+
+import click
+
+from petm.cli import options
+
+
+@click.command(
+    epilog="Example: petm export runs/demo/grader.petm -o model.onnx", short_help="Write a bundle as one ONNX graph."
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@options.output(text="The .onnx file to write.")
+@click.option("--model", "reference", help="module:factory of A, if it is no longer where the bundle says.")
+@click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
+@click.option(
+    "--example",
+    type=click.Path(path_type=Path),
+    help="Data with some inputs, where the bundle does not say their form.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@options.as_json
+@options.config
+def export(
+    bundle: Path,
+    output: Path,
+    reference: str | None,
+    weights: Path | None,
+    example: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write a bundle as one ONNX graph, which takes inputs and gives label, suspicion, grade and both logits.
+
+    onnxruntime runs it before the file is there, and answers as the bundle does. petm grade takes it like a bundle.
+    """
+    from petm.cli.inputs import open_inputs
+    from petm.export import export_onnx
+    from petm.grader import load
+    from petm.models import load_model
+
+    model = load_model(reference, weights) if reference else None
+    grader = load(bundle, model, weights=weights)
+    inputs = None
+    if example is not None:
+        data = open_inputs(example, grader.origin.inputs, skip_bad=False)
+        inputs = data.inputs(range(min(8, len(data))))
+    made = export_onnx(grader, output, inputs, overwrite=overwrite)
+    if as_json:
+        options.print_json({"files": made.files, "bytes": made.size, "difference": made.difference})
+        return
+    files = " and ".join(map(str, made.files)) + (", which must stay together" if len(made.files) > 1 else "")
+    click.echo(f"{files}: {made.size:,} bytes, logits within {made.difference:.1e} of the bundle's in onnxruntime.")

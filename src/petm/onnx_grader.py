@@ -1,0 +1,180 @@
+"""A grader in one ONNX graph, run by onnxruntime: no network code, no PEFT."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from petm.data import Data
+from petm.errors import ArgumentError, BundleError, DataError, ExtraError, ModelError
+from petm.grades import Grades, as_inputs
+from petm.inference import BATCH_SIZE, batches
+from petm.progress import track
+from petm.provenance import InputOrigin, ModelOrigin, Origin
+from petm.risk import Threshold
+
+FORMAT_VERSION = 1
+PREFIX = "petm."
+"""Of the keys in a graph's metadata; their values are JSON."""
+
+Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
+
+
+class Answer(NamedTuple):
+    """The outputs of the graph, in its order and under its names, for ``N`` samples."""
+
+    label: NDArray[np.int64]
+    """A's predictions, ``(N,)``."""
+    suspicion: NDArray[np.float64]
+    """As in `petm.grades.Grades`, ``(N,)``."""
+    trusted: NDArray[np.bool_]
+    """The grade, ``(N,)``."""
+    base: NDArray[np.float32]
+    """A's logits, ``(N, K)``."""
+    second: NDArray[np.float32]
+    """The second opinion's logits, ``(N, K)``."""
+
+
+class OnnxGrader:
+    """Grades predictions of A as `petm.grader.Grader` does, from what `petm.export.export_onnx` wrote.
+
+    Threads may use one grader at once.
+
+    Args:
+        path: The ``.onnx`` file.
+        providers: Where onnxruntime computes, the first choice first: names, or pairs of a name and its options.
+        threads: CPU threads of one pass; absent means as many as PyTorch uses, which are all cores unless it was told
+            otherwise.
+
+    Attributes:
+        path: The file.
+        threshold: Where suspicion turns from trusted to suspect, and what that promises.
+        origin: Class names, and how images are read.
+        fingerprint: SHA-256 of A's weights.
+        shape: Of one input, ``(C, H, W)`` for images.
+
+    Raises:
+        ArgumentError: A provider is not in this onnxruntime.
+        BundleError: The file is absent or damaged, too new, or not from `petm.export.export_onnx`.
+        ExtraError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        providers: Sequence[Provider] = ("CPUExecutionProvider",),
+        threads: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._session = _open_session(self.path, providers, threads)
+        metadata = _read_metadata(self.path, self._session)
+        threshold, inputs = metadata["threshold"], metadata["inputs"]
+        self.threshold = Threshold(**threshold | {"value": float(threshold["value"])})
+        self.origin = Origin(
+            ModelOrigin(classes=tuple(metadata["classes"])),
+            InputOrigin(inputs["size"] and tuple(inputs["size"]), inputs["channels"]),
+        )
+        self.fingerprint: str = metadata["fingerprint"]
+        self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
+
+    def __repr__(self) -> str:
+        return f"OnnxGrader({str(self.path)!r})"
+
+    def grade(self, x: Tensor | NDArray[Any] | Data, *, batch_size: int = BATCH_SIZE) -> Grades:
+        """Returns labels, suspicion and grades.
+
+        Args:
+            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array, or a data set.
+            batch_size: Samples in one pass.
+
+        Raises:
+            DataError: There is no sample, or one holds NaN or infinity.
+            ModelError: The graph cannot take the inputs.
+        """
+        data = as_inputs(x)
+        if not len(data):
+            raise DataError(f"{data.source}: expected at least one sample, got none.")
+        parts = []
+        with track("grade", len(data)) as progress:
+            for inputs, _ in batches(data, torch.device("cpu"), batch_size):
+                parts.append(self.run(inputs.numpy()))
+                progress.advance(len(inputs))
+        whole = Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return Grades(whole.label, whole.second.argmax(1), whole.suspicion, whole.trusted)
+
+    def run(self, x: NDArray[np.float32]) -> Answer:
+        """Returns what the graph answers to one batch, as it is: the shortest way for one sample after the other.
+
+        Args:
+            x: float32 ``(N, C, H, W)``; values are not checked.
+
+        Raises:
+            ModelError: The graph cannot take the inputs.
+        """
+        if x.dtype != np.float32 or x.shape[1:] != self.shape:
+            wanted = ", ".join(("N", *map(str, self.shape)))
+            raise ModelError(
+                f"model: cannot take inputs of shape {x.shape} and dtype {x.dtype}, {self.path} was exported for "
+                f"float32 of shape ({wanted}). Check size and channels of the data against it."
+            )
+        return Answer(*self._session.run(Answer._fields, {"x": x}))
+
+
+def import_extra(*names: str) -> list[Any]:
+    """Returns the modules of the extra ``petm[onnx]``.
+
+    Raises:
+        ExtraError: One cannot be imported.
+    """
+    try:
+        return [import_module(name) for name in names]
+    except ImportError as error:
+        raise ExtraError(
+            f"onnx: expected the packages onnx, onnxruntime and onnxscript, got {error}. "
+            f"Install them: pip install 'petm[onnx]'."
+        ) from error
+
+
+def _open_session(path: Path, providers: Sequence[Provider], threads: int | None) -> Any:
+    (onnxruntime,) = import_extra("onnxruntime")
+    available = onnxruntime.get_available_providers()
+    # onnxruntime itself would go on without what it does not have.
+    absent = [name for name in (p if isinstance(p, str) else p[0] for p in providers) if name not in available]
+    if absent or not providers:
+        raise ArgumentError(
+            f"providers: expected some of {', '.join(available)}, got {', '.join(absent) or 'none'}. "
+            f"Install the onnxruntime that has it, or leave it out."
+        )
+    if not path.is_file():
+        raise BundleError(f"{path}: expected an ONNX file, got none.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 3  # errors; its warnings are about graphs that it makes itself
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=list(providers))
+    except Exception as error:  # onnxruntime has a class of its own for each fault of a file
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{path}: expected an ONNX graph, got {reason}. Export it again.") from error
+
+
+def _read_metadata(path: Path, session: Any) -> dict[str, Any]:
+    properties: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    try:
+        entries = {
+            key.removeprefix(PREFIX): json.loads(value) for key, value in properties.items() if key.startswith(PREFIX)
+        }
+        version = entries["format_version"]
+    except (KeyError, ValueError) as error:
+        raise BundleError(f"{path}: expected a graph from petm export, got another one. Export a bundle.") from error
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: expected graph version {FORMAT_VERSION} or older, got {version}. Upgrade petm to read it."
+        )
+    return entries
