@@ -64,6 +64,8 @@ def test_fit_grade_inspect(place, petm):
     assert manifest["model"]["reference"] == NETWORK
     assert manifest["inputs"] == {"size": [28, 28], "channels": 1}
     assert manifest["adapter"]["parameters"] <= 0.2 * manifest["model"]["parameters"]
+    parting = manifest["adapter"]["parting"]
+    assert 0 < parting["share_before"] <= 1 < parting["counted_ratio"]
     assert sorted(entry.name for entry in place.glob("my.petm*")) == ["my.petm"], "no run folder is left"
 
     code, out, err = petm("grade", "my.petm", "more", "-o", "grades.csv")
@@ -83,6 +85,7 @@ def test_fit_grade_inspect(place, petm):
     code, out, err = petm("inspect", "my.petm")
     assert code == 0
     assert "disagreement, as in the paper" in out
+    assert f"the opinions part {parting['kind']} {parting['module']}" in " ".join(out.replace("│", "").split())
 
     code, out, err = petm(*fit_arguments())
     assert code == 1
@@ -242,7 +245,7 @@ def test_missing_mnist_says_what_to_do(tmp_path, petm):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("verb", [(), ("demo",), ("reproduce",), ("fit",), ("grade",), ("inspect",)])
+@pytest.mark.parametrize("verb", [(), ("demo",), ("reproduce",), ("fit",), ("grade",), ("inspect",), ("export",)])
 def test_help(petm, verb):
     code, out, _ = petm(*verb, "--help")
     assert code == 0

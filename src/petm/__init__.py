@@ -23,14 +23,16 @@ if TYPE_CHECKING:
     from petm.error_set import find_errors as find_errors
     from petm.error_set import replace_errors as replace_errors
     from petm.errors import PetmError as PetmError
+    from petm.export import export_onnx as export_onnx
     from petm.fitting import fit as fit
     from petm.grader import Grader as Grader
-    from petm.grader import Grades as Grades
     from petm.grader import fit_grader as fit_grader
     from petm.grader import load as load
+    from petm.grades import Grades as Grades
     from petm.models import PaperCNN as PaperCNN
     from petm.models import load_model as load_model
     from petm.models import paper_cnn as paper_cnn
+    from petm.onnx_grader import OnnxGrader as OnnxGrader
     from petm.reproduction import PROTOCOLS as PROTOCOLS
     from petm.reproduction import reproduce as reproduce
     from petm.training import Storage as Storage
@@ -44,9 +46,12 @@ _HOME = {
     "dual": ("DualLogits", "dual_logits"),
     "error_set": ("ErrorSet", "fgsm", "find_errors", "replace_errors"),
     "errors": ("PetmError",),
+    "export": ("export_onnx",),
     "fitting": ("fit",),
-    "grader": ("Grader", "Grades", "fit_grader", "load"),
+    "grader": ("Grader", "fit_grader", "load"),
+    "grades": ("Grades",),
     "models": ("PaperCNN", "load_model", "paper_cnn"),
+    "onnx_grader": ("OnnxGrader",),
     "reproduction": ("PROTOCOLS", "reproduce"),
     "training": ("Storage",),
     "twin": ("train_twin",),

@@ -127,6 +127,13 @@ def terminal_table(table: Table) -> RichTable:
     return drawn
 
 
+def markdown_table(table: Table) -> str:
+    """Returns a table in Markdown, without its title and caption."""
+    rules = ("---" if column in table.words else "--:" for column in range(len(table.header)))
+    lines = (table.header, tuple(rules), *table.rows)
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
 def fidelity_table(result: Mapping[str, Any]) -> Table:
     """Returns the paper's Table 1: how often the adapter answers as A at alpha 0, and as A' at alpha 1."""
     test, errors, paper = result["fidelity"], result["fidelity"]["error_set"], result["paper"]["fidelity"]

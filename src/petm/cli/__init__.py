@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from petm.cli.benchmark import benchmark
 from petm.cli.demo import demo
+from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
 from petm.cli.inspect import inspect
@@ -22,7 +24,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, reproduce, fit, grade, inspect):
+for verb in (demo, reproduce, fit, grade, inspect, export, benchmark):
     petm.add_command(verb)
 
 

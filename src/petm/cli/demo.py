@@ -11,6 +11,7 @@ from petm.cli import options
 @click.command(epilog="Example: petm demo -o runs/demo", short_help="The paper's experiment on embedded digits.")
 @options.output("runs/demo")
 @options.seed
+@options.precision
 @options.device
 @options.resume
 @options.overwrite

@@ -39,9 +39,16 @@ from petm.cli import options
 @click.option("--twin-epochs", default=2, show_default=True, help="Epochs of A'.")
 @click.option("--epochs", default=20, show_default=True, help="Epochs of the distillation, at most.")
 @click.option("--batch-size", default=128, show_default=True, help="Samples in one step.")
+@click.option(
+    "--cache-budget",
+    default=4 << 30,
+    show_default="4 GiB",
+    help="Bytes of memory for features computed once; more goes into a temporary file. 0: none.",
+)
 @click.option("--include-base", is_flag=True, help="Put A's weights into the bundle.")
 @options.output(text="The bundle to write.")
 @options.seed
+@options.precision
 @options.device
 @options.resume
 @options.overwrite

@@ -46,6 +46,7 @@ def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("classes", ", ".join(model["classes"]) or "not named"),
         ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in adapter["layers"].items())),
         ("", f"{adapter['parameters']:,} parameters, {adapter['parameters'] / model['parameters']:.2%} of the model"),
+        ("one pass", _parting(adapter["parting"])),
         ("threshold", f"suspect from {float(threshold['value']):.4f} on ({threshold['rule']})"),
     ]
     if threshold["max_risk"] is not None and threshold["samples_needed"] is None:
@@ -65,3 +66,14 @@ def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in manifest["versions"].items())))
     rows.append(("on disk", f"{size:,} bytes in {len(manifest['files'])} files, all as they were written"))
     return rows
+
+
+def _parting(parting: dict[str, Any] | None) -> str:
+    """Where both opinions part, in words."""
+    if parting is None:
+        return "not tried yet; found at the first use"
+    if parting["kind"] == "apart":
+        return "no: this model mixes the samples of a batch, so each opinion takes a pass of its own"
+    where = f"{parting['kind']} {parting['module']}" if parting["module"] else "at the input"
+    shared, ratio = parting["share_before"], parting["counted_ratio"]
+    return f"the opinions part {where}; {shared:.1%} of the operations are shared, {ratio:.2f} times those of the model"

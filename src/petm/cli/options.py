@@ -29,6 +29,13 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 
 
 seed = click.option("--seed", default=0, show_default=True, help="One seed gives one result on one machine.")
+precision = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the matrix products in training; bfloat16 takes about half the time where the processor has it.",
+)
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, ...")
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and only that."

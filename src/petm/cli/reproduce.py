@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--temperature", type=float, help="Of the distillation.  [default: 1]")
 @options.seed
+@options.precision
 @options.device
 @options.resume
 @options.overwrite
