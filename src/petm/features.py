@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from petm.files import fingerprint
 from petm.inference import BATCH_SIZE, batches, device_of
 from petm.models import call_model
 from petm.parting import APART, BEFORE, INSIDE, Parting, Place, map_tensors, parting_of
-from petm.passes import Arguments, Pass, inputs_asked_for
+from petm.passes import Arguments, Pass
 from petm.progress import track
 
 LEAST_SHARE = 0.1
@@ -55,12 +56,8 @@ class _Prefix(Pass):
         self.crossing.append(tensor)
         return tensor
 
-    def base_input(self, layer: str, x: Tensor) -> Tensor:
-        self.crossing.append(x)
-        return x
-
-    def base_output(self, layer: str, output: Tensor) -> Tensor:
-        self.crossing.append(output)
+    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
+        self.crossing += (x, layer.base_layer(x))
         raise _PrefixDone
 
 
@@ -78,17 +75,11 @@ class _FromFeatures(Pass):
         replaced: Arguments = map_tensors(arguments, lambda _, __: next(ready))
         return replaced
 
-    def layer_input(self, layer: str, x: Tensor) -> Tensor:
-        return self.crossing[0] if self._parts_in(layer) else x
-
-    def base_input(self, layer: str, x: Tensor) -> Tensor:
-        return x[:0] if self._parts_in(layer) else x
-
-    def base_output(self, layer: str, output: Tensor) -> Tensor:
-        return self.crossing[1] if self._parts_in(layer) else output
-
-    def _parts_in(self, layer: str) -> bool:
-        return self.parting.kind == INSIDE and layer == self.parting.module
+    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
+        if self.parting.kind != INSIDE or name != self.parting.module:
+            return super().adapted_layer(name, layer, x)
+        features, shared = self.crossing
+        return shared + self.delta(layer, features)
 
 
 class FeatureStudent(nn.Module):
@@ -182,14 +173,11 @@ def cached_features(
     if budget <= 0 or parting.kind == APART or parting.doubled or parting.share_before < LEAST_SHARE:
         yield adapted, data
         return
-    with ExitStack() as stack:
-        if parting.kind == INSIDE:
-            stack.enter_context(inputs_asked_for(adapted.network, parting.module))
-        student = _student(adapted, x)
-        if student is None:
-            yield adapted, data
-            return
-        rows = stack.enter_context(_storage(len(data), student.width, budget, folder))
+    student = _student(adapted, x)
+    if student is None:
+        yield adapted, data
+        return
+    with _storage(len(data), student.width, budget, folder) as rows:
         start = 0
         with torch.no_grad(), track("features", len(data)) as progress:
             for inputs, _ in batches(data, device_of(adapted), BATCH_SIZE):

@@ -60,37 +60,20 @@ class OnePass(Pass):
         super().__init__()
         self.n, self.parting = n, parting
         self.parted = False
-        self._base: Tensor
-        self._delta: Tensor
 
-    # What base_layer and lora_B give is kept, and PEFT gets empty batches to scale and to add. That leaves the sum to
-    # layer_output, which writes it once, into the half where it belongs: on large feature maps these passes over
-    # memory would cost as much as a convolution.
+    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
+        """Adds the adapter's part to the second half, in place; where the streams part, the halves come to be here.
 
-    def base_output(self, layer: str, output: Tensor) -> Tensor:
-        """Keeps the output of the base weights."""
-        self._base = output
-        return output[:0]
-
-    def adapter_input(self, layer: str, x: Tensor) -> Tensor:
-        """Shows the adapter the second opinion's samples only."""
-        return x[self.n :] if self.parted else x
-
-    def adapter_output(self, layer: str, delta: Tensor) -> Tensor:
-        """Keeps the adapter's part."""
-        self._delta = delta
-        return delta[:0]
-
-    def layer_output(self, layer: str, output: Tensor) -> Tensor:
-        """Adds the adapter's part to the second half; where the streams part, the halves come to be here."""
-        base, delta = self._base, self._delta
-        del self._base, self._delta
+        Each sum is written once, where it belongs: on large feature maps a pass over memory costs as much as a
+        convolution.
+        """
+        base: Tensor = layer.base_layer(x)
         if self.parted:
-            base[self.n :] += delta
+            base[self.n :].add_(self.delta(layer, x[self.n :]))
             return base
         both = _room_for_two(base)
         both[: self.n] = base
-        torch.add(base, delta, out=both[self.n :])
+        torch.add(base, self.delta(layer, x), out=both[self.n :])
         self.parted = True
         return both
 
@@ -125,8 +108,9 @@ class _Trial(OnePass):
         self.note = note
         self.found: set[tuple[str, Place]] = set()
 
-    def adapter_output(self, layer: str, delta: Tensor) -> Tensor:
-        return super().adapter_output(layer, delta + _pattern(delta))
+    def delta(self, layer: Any, x: Tensor) -> Tensor:
+        part = super().delta(layer, x)
+        return part + _pattern(part)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         if not (self.parted and self.note):
@@ -143,8 +127,9 @@ class _Trial(OnePass):
 class _Marked(Pass):
     """The second opinion alone, with the same mark on the adapter as in a trial."""
 
-    def adapter_output(self, layer: str, delta: Tensor) -> Tensor:
-        return delta + _pattern(delta)
+    def delta(self, layer: Any, x: Tensor) -> Tensor:
+        part = super().delta(layer, x)
+        return part + _pattern(part)
 
 
 class _Calls(Pass):
@@ -155,9 +140,9 @@ class _Calls(Pass):
         self.modules: list[str] = []
         self.first: str | None = None
 
-    def base_output(self, layer: str, output: Tensor) -> Tensor:
-        self.first = self.first or layer
-        return output
+    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
+        self.first = self.first or name
+        return super().adapted_layer(name, layer, x)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         if self.first is None and module not in self.modules:

@@ -1,13 +1,14 @@
 """What one forward pass does inside the adapted layers, decided by the pass that is under way.
 
-PEFT computes ``base_layer(x) + lora_B(lora_A(x))`` in each adapted layer. Hooks on its modules ask the pass under way
-what to hand on. A context variable holds that pass, and nothing is kept on the model, so threads may run different
-passes through one model at once, and an exception leaves nothing behind.
+Where no pass is under way an adapted layer is PEFT's, untouched. Otherwise the pass says how that layer's own parts,
+``base_layer``, ``lora_A`` and ``lora_B``, come together. A context variable holds the pass and nothing is kept on the
+model, so threads may run different passes through one model at once, and an exception leaves nothing behind.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,10 +21,7 @@ _under_way: ContextVar["Pass | None"] = ContextVar("pass", default=None)
 
 
 class Pass:
-    """One stream at one alpha.
-
-    Each method below stands for a moment: it gets what would be handed on, and returns what is handed on instead. A
-    subclass changes the moments that it needs.
+    """One stream at one alpha: ``base_layer(x) + alpha * lora_B(lora_A(x))`` in each adapted layer.
 
     Args:
         alpha: Strength of the adapter.
@@ -32,33 +30,21 @@ class Pass:
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
-    def module_input(self, module: str, arguments: "Arguments") -> "Arguments":
-        """The arguments of a module of A that has been told to ask (`ask_passes`)."""
+    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
+        """Returns what PEFT's layer ``name`` answers to ``x``."""
+        base: Tensor = layer.base_layer(x)
+        return (base + self.alpha * self.delta(layer, x)).to(base.dtype)
+
+    def delta(self, layer: Any, x: Tensor) -> Tensor:
+        """Returns the adapter's part of a layer at alpha 1, through PEFT's own matrices and scale."""
+        first, second = layer.lora_A["default"], layer.lora_B["default"]
+        part: Tensor = second(first(layer._cast_input_dtype(x, first.weight.dtype)))
+        scale: float = layer.scaling["default"]
+        return part if scale == 1 else part * scale
+
+    def module_input(self, module: str, arguments: Arguments) -> Arguments:
+        """Returns the arguments of a module of A that has been told to ask (`ask_passes`)."""
         return arguments
-
-    def layer_input(self, layer: str, x: Tensor) -> Tensor:
-        """The input of an adapted layer, ``(n, ...)``; asked for only in `inputs_asked_for`."""
-        return x
-
-    def base_input(self, layer: str, x: Tensor) -> Tensor:
-        """The input of its base layer; asked for only in `inputs_asked_for`."""
-        return x
-
-    def base_output(self, layer: str, output: Tensor) -> Tensor:
-        """The output of its base layer."""
-        return output
-
-    def adapter_input(self, layer: str, x: Tensor) -> Tensor:
-        """The input of ``lora_A``."""
-        return x
-
-    def adapter_output(self, layer: str, delta: Tensor) -> Tensor:
-        """The output of ``lora_B``, which PEFT adds to that of the base layer."""
-        return delta if self.alpha == 1 else delta * self.alpha
-
-    def layer_output(self, layer: str, output: Tensor) -> Tensor:
-        """The output of an adapted layer."""
-        return output
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -71,7 +57,10 @@ class Pass:
 
 
 def follow_passes(network: nn.Module, layers: Iterable[str]) -> None:
-    """Makes the adapted layers of a network, as PEFT has made them, ask the pass under way.
+    """Makes the adapted layers of a network, as PEFT has made them, follow the pass under way.
+
+    The layer's ``forward`` is replaced rather than hooked: hooks on its parts would cost a small network on one sample
+    as much time as the adapter.
 
     Args:
         network: The network with PEFT's layers in it.
@@ -79,25 +68,23 @@ def follow_passes(network: nn.Module, layers: Iterable[str]) -> None:
     """
     for name in layers:
         layer: Any = network.get_submodule(name)
-        _after(layer.base_layer, name, Pass.base_output.__name__)
-        _before(layer.lora_A["default"], name, Pass.adapter_input.__name__)
-        _after(layer.lora_B["default"], name, Pass.adapter_output.__name__)
-        _after(layer, name, Pass.layer_output.__name__)
+        layer.forward = partial(_forward, layer, name)
+        if any(isinstance(network.get_submodule(parent), nn.TransformerEncoderLayer) for parent in _parents(name)):
+            # Its fused kernel would read the base weights and pass the adapter by; a hook within it switches that off.
+            layer.register_forward_pre_hook(lambda *_: None)
 
 
-@contextmanager
-def inputs_asked_for(network: nn.Module, layer: str) -> Iterator[None]:
-    """Lets an adapted layer ask for its inputs too while the block runs: each hook costs every pass a little time."""
-    module: Any = network.get_submodule(layer)
-    handles = [
-        _before(module, layer, Pass.layer_input.__name__),
-        _before(module.base_layer, layer, Pass.base_input.__name__),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _parents(name: str) -> Iterator[str]:
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
+def _forward(layer: Any, name: str, x: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    running = _under_way.get()
+    if running is not None:
+        return running.adapted_layer(name, layer, x)
+    answer: Tensor = type(layer).forward(layer, x, *arguments, **named)
+    return answer
 
 
 def ask_passes(module: nn.Module, name: str) -> RemovableHandle:
@@ -108,21 +95,3 @@ def ask_passes(module: nn.Module, name: str) -> RemovableHandle:
         return None if running is None else running.module_input(name, (arguments, named))
 
     return module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _before(module: nn.Module, layer: str, moment: str) -> RemovableHandle:
-    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        running = _under_way.get()
-        if running is None:
-            return None
-        return (getattr(running, moment)(layer, arguments[0]), *arguments[1:])
-
-    return module.register_forward_pre_hook(hook)
-
-
-def _after(module: nn.Module, layer: str, moment: str) -> None:
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        running = _under_way.get()
-        return None if running is None else getattr(running, moment)(layer, output)
-
-    module.register_forward_hook(hook)
