@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from petm.drift import FeatureMap, FilterPCA, LayerDrift
@@ -158,7 +158,9 @@ def ratio_figure(panels: Mapping[str, Sequence[RatioBar]], label: str) -> Figure
     thickness = 0.8 / len(groups)
     with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 1.2 + sum(0.9 + 0.17 * len(groups) * height for height in heights)))
-        drawn = figure.subplots(len(panels), squeeze=False, height_ratios=[1 + height for height in heights])[:, 0]
+        drawn = figure.subplots(
+            len(panels), squeeze=False, sharex=True, height_ratios=[1 + height for height in heights]
+        )[:, 0]
         for axes, (title, bars) in zip(drawn, panels.items(), strict=True):
             names = list(dict.fromkeys(bar.name for bar in bars))
             for bar in bars:
@@ -170,6 +172,7 @@ def ratio_figure(panels: Mapping[str, Sequence[RatioBar]], label: str) -> Figure
                 if bar.expected is not None:
                     axes.plot(bar.expected, y, marker="d", color=TWIN_COLOUR, markersize=4, linestyle="none")
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.axvline(1, color="#888888", linewidth=1)

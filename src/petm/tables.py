@@ -336,7 +336,7 @@ def size(count: int) -> str:
         if value < 999.5:
             break
         value, unit = value / 1000, larger
-    return f"{count} bytes" if unit == "bytes" else f"{value:#.3g} {unit}"
+    return f"{count} bytes" if unit == "bytes" else f"{f'{value:#.3g}'.rstrip('.')} {unit}"
 
 
 def _by_method(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -37,8 +37,8 @@ _CACHE = 4 << 30
 FITS = {
     NAIVE: (
         "Naive, PEFT",
-        "get_peft_model, torch.optim.Adam, a forward of the whole model in each step; the teacher's logits are computed once, "
-        "and the images lie in one tensor.",
+        "get_peft_model, torch.optim.Adam, a forward of the whole model in each step; the teacher's logits are "
+        "computed once, and the images lie in one tensor.",
     ),
     UNCACHED: ("petm, no cache", "petm.distill with cache_budget=0."),
     CACHED: ("petm, cache", "petm.distill: what lies before the first adapted layer is computed once."),

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -85,6 +86,7 @@ def _measure(
 ) -> None:
     """Runs in the child: sends what was measured, or the reason why not."""
     try:
+        warnings.simplefilter("ignore")  # the parent has shown them
         torch.set_num_threads(threads)
         keep_large_blocks()
         _load_libraries()
