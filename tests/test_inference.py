@@ -15,6 +15,7 @@ from petm.inference import (
     device_of,
     evaluating,
     in_eval_mode,
+    in_fast_layout,
     predict_logits,
 )
 
@@ -128,3 +129,37 @@ def test_labels_outside_their_rule(labels: list[int], message: str) -> None:
 
 def test_labels_within_their_rule() -> None:
     check_labels(torch.tensor([2, 0, 2]), 3, "mine")
+
+
+class ByView(nn.Module):
+    """Flattens by ``view``, which no image that lies channels last allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).view(len(x), -1))
+
+
+def test_the_fast_layout_copies_frozen_convolutions_alone() -> None:
+    model = seeded(ResidualNet).eval().requires_grad_(False)
+    model.block[0].weight.requires_grad_()
+    before, fast = snapshot(model), in_fast_layout(model, images(2))
+    assert snapshot(model) == before
+    assert fast is not model
+    assert fast.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    same = {
+        name
+        for name, tensor in fast.state_dict(keep_vars=True).items()
+        if tensor is model.state_dict(keep_vars=True)[name]
+    }
+    assert set(model.state_dict()) - same == {"conv1.weight"}
+    assert torch.allclose(fast(images(7)), model(images(7)), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [ByView(), nn.Sequential(nn.Flatten(), nn.Linear(48, 3))], ids=["view", "linear"])
+def test_a_model_that_gains_nothing_keeps_its_layout(model: nn.Module) -> None:
+    model = model.eval().requires_grad_(False)
+    x = images(2, 3, 6, 6) if isinstance(model, ByView) else images(2, 3, 4, 4)
+    assert in_fast_layout(model, x) is model

@@ -9,9 +9,9 @@ from petm.adapter import AdaptedModel
 from petm.data import Data, WithTargets, as_data
 from petm.errors import ArgumentError
 from petm.features import cached_features
-from petm.inference import choose_device, device_of, evaluating, predict_logits
-from petm.models import weights_fingerprint
-from petm.training import History, Objective, Precision, Settings, Storage, train
+from petm.inference import Precision, choose_device, device_of, evaluating, in_fast_layout, predict_logits
+from petm.models import share_weights, weights_fingerprint
+from petm.training import History, Objective, Settings, Storage, train
 
 
 def distill(
@@ -68,7 +68,8 @@ def distill(
     if not 0 < held_out < 1:
         raise ArgumentError(f"held_out: expected a share between 0 and 1, got {held_out}.")
     objective = kl_objective(temperature)
-    logits = predict_logits(teacher, data, title="teacher's answers")
+    fast = in_fast_layout(share_weights(teacher), data.inputs([0]).to(device_of(teacher)))
+    logits = predict_logits(fast, data, title="teacher's answers")
     with evaluating(adapted):
         classes = adapted(data.inputs([0]).to(device_of(adapted))).shape[1]
     if logits.shape[1] != classes:
@@ -82,7 +83,10 @@ def distill(
         precision=precision,
     )
     adapted.to(choose_device(device))
-    with cached_features(adapted, data, budget=cache_budget, folder=cache_folder) as (student, seen):
+    with cached_features(adapted, data, budget=cache_budget, folder=cache_folder, precision=precision) as (
+        student,
+        seen,
+    ):
         answered: Data = WithTargets(seen, logits, origin=weights_fingerprint(teacher))
         validation = None
         if patience is not None:

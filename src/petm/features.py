@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from petm.adapter import AdaptedModel
 from petm.data import Batch, Data
 from petm.errors import RunError
 from petm.files import fingerprint
-from petm.inference import BATCH_SIZE, batches, device_of
+from petm.inference import BATCH_SIZE, Precision, batches, device_of, in_fast_layout
 from petm.models import call_model
 from petm.parting import APART, BEFORE, INSIDE, Parting, Place, map_tensors, parting_of
 from petm.passes import Arguments, Pass
@@ -32,6 +32,7 @@ LEAST_SHARE = 0.1
 """Features that spare less than this share of A's operations are not worth their memory."""
 
 _PROBE = 4
+_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class _PrefixDone(Exception):  # noqa: N818 - it is no error: it ends a pass whose purpose is fulfilled
@@ -64,8 +65,8 @@ class _Prefix(Pass):
 class _FromFeatures(Pass):
     """Puts what crosses the parting in its place, whatever the prefix may have computed."""
 
-    def __init__(self, parting: Parting, crossing: Sequence[Tensor]) -> None:
-        super().__init__()
+    def __init__(self, parting: Parting, crossing: Sequence[Tensor], adapter: str) -> None:
+        super().__init__(adapter=adapter)
         self.parting, self.crossing = parting, crossing
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
@@ -79,7 +80,7 @@ class _FromFeatures(Pass):
         if self.parting.kind != INSIDE or name != self.parting.module:
             return super().adapted_layer(name, layer, x)
         features, shared = self.crossing
-        return shared + self.delta(layer, features)
+        return shared + self.delta(layer, features, self.adapter)
 
 
 class FeatureStudent(nn.Module):
@@ -88,7 +89,7 @@ class FeatureStudent(nn.Module):
     A row holds, flattened, all that crosses the parting of one sample.
 
     Args:
-        adapted: A with its adapter.
+        adapted: A with one adapter that looks at the input itself.
         x: At least one sample, of which only the form matters.
         idle: What the prefix runs on, to no purpose: best an empty batch.
 
@@ -107,7 +108,8 @@ class FeatureStudent(nn.Module):
         """Returns the second opinion's logits ``(n, K)``."""
         parts = rows.split([prod(form) for form in self._forms], dim=1)
         crossing = [part.unflatten(1, form) for part, form in zip(parts, self._forms, strict=True)]
-        with _FromFeatures(self.parting, crossing).under_way():
+        (member,) = self.adapted.members
+        with _FromFeatures(self.parting, crossing, member.adapter).under_way():
             return call_model(self.adapted.network, self.get_buffer("_idle"), rows=len(rows))
 
     def rows(self, x: Tensor) -> Tensor:
@@ -126,7 +128,7 @@ class _Rows(Data):
 
     Args:
         data: The samples.
-        rows: float32 ``(N, F + O)``.
+        rows: float32 or bfloat16 ``(N, F + O)``.
         layer: The layer that the features enter.
     """
 
@@ -136,7 +138,7 @@ class _Rows(Data):
         self.value_range = (-float("inf"), float("inf"))
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, F + O)``: the rows at ``indices``, in that order."""
+        """Returns ``(n, F + O)``: the rows at ``indices``, in that order."""
         return self.rows[torch.as_tensor(indices, dtype=torch.int64)]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
@@ -150,34 +152,42 @@ class _Rows(Data):
 
 @contextmanager
 def cached_features(
-    adapted: AdaptedModel, data: Data, *, budget: int, folder: str | Path | None = None
+    adapted: AdaptedModel,
+    data: Data,
+    *,
+    budget: int,
+    folder: str | Path | None = None,
+    precision: Precision = "float32",
 ) -> Iterator[tuple[nn.Module, Data]]:
     """Yields what to train, and on what: the adapter on cached features where that is possible and pays.
 
     The features are what crosses the parting of both opinions (`petm.parting`). Where they spare little (the adapter
-    starts at the input) or are not all that the rest of the model needs (an attention mask goes round them), the model
-    and the data are yielded as they are. That the features suffice is proven by comparison on a few samples.
+    starts at the input) or are not all that the rest of the model needs (an attention mask goes round them), the
+    adapted model and the data themselves are yielded. That the features suffice is proven by comparison on a few
+    samples. Either way convolutions run in the layout that is fast for them.
 
     Args:
-        adapted: A with its adapter.
+        adapted: A with one adapter that looks at the input itself.
         data: ``N`` samples.
         budget: Bytes of memory for the features; larger ones go into a memory-mapped file, removed at the end. 0
             caches nothing.
         folder: Where that file goes; absent takes the system's folder for temporary files.
+        precision: In which the features are held; bfloat16 takes half the memory, for a training in bfloat16.
 
     Raises:
         RunError: The folder has no space for the file.
     """
     x = data.inputs(range(min(_PROBE, len(data)))).to(device_of(adapted))
     parting = parting_of(adapted, x)
-    if budget <= 0 or parting.kind == APART or parting.doubled or parting.share_before < LEAST_SHARE:
-        yield adapted, data
+    fast = cast(AdaptedModel, in_fast_layout(adapted, x))
+    if budget <= 0 or parting.kind == APART or parting.repeated or parting.share_before < LEAST_SHARE:
+        yield fast, data
         return
-    student = _student(adapted, x)
+    student = _student(fast, x)
     if student is None:
-        yield adapted, data
+        yield fast, data
         return
-    with _storage(len(data), student.width, budget, folder) as rows:
+    with _storage(len(data), student.width, budget, folder, _DTYPES[precision]) as rows:
         start = 0
         with torch.no_grad(), track("features", len(data)) as progress:
             for inputs, _ in batches(data, device_of(adapted), BATCH_SIZE):
@@ -201,11 +211,11 @@ def _student(adapted: AdaptedModel, x: Tensor) -> FeatureStudent | None:
 
 
 @contextmanager
-def _storage(samples: int, width: int, budget: int, folder: str | Path | None) -> Iterator[Tensor]:
-    """Room for float32 ``(N, width)``: in memory within the budget, else in a file that is removed afterwards."""
-    size = 4 * samples * width
+def _storage(samples: int, width: int, budget: int, folder: str | Path | None, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Room for ``(N, width)``: in memory within the budget, else in a file that is removed afterwards."""
+    size = dtype.itemsize * samples * width
     if size <= budget:
-        yield torch.empty(samples, width)
+        yield torch.empty(samples, width, dtype=dtype)
         return
     place = Path(folder or tempfile.gettempdir())
     with ExitStack() as stack:
@@ -218,4 +228,4 @@ def _storage(samples: int, width: int, budget: int, folder: str | Path | None) -
                 f"{place}: expected room for {size:,} bytes of features, got {error.strerror}. Free space, name "
                 f"another cache_folder, or raise cache_budget to keep them in memory."
             ) from error
-        yield torch.from_numpy(np.memmap(file, np.float32, "r+", shape=(samples, width)))
+        yield torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,))).view(dtype).view(samples, width)

@@ -11,10 +11,9 @@ from petm.distillation import distill
 from petm.error_set import find_errors, replace_errors
 from petm.errors import ArgumentError
 from petm.grader import Grader, fit_grader
-from petm.inference import choose_device
+from petm.inference import Precision, choose_device
 from petm.provenance import Origin, describe_data
 from petm.run_folder import RunFolder
-from petm.training import Precision
 from petm.twin import require_errors, train_twin
 
 

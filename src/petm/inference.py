@@ -1,8 +1,9 @@
 """A data set through a model, batch by batch."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from petm.data import UNLABELLED, Batch, Data, check_finite
 from petm.errors import DataError
 from petm.models import call_model
 from petm.progress import track
+
+Precision = Literal["float32", "bfloat16"]
+"""Of the matrix products in training; weights and losses are float32 in any case."""
 
 BATCH_SIZE = 256
 """Samples in one forward pass where nothing is said: large enough to fill a CPU, small enough for its caches."""
@@ -63,6 +67,33 @@ def predict_logits(
             parts.append(call_model(model, inputs, **arguments).float().cpu())
             progress.advance(len(inputs))
     return torch.cat(parts)
+
+
+def in_fast_layout(model: nn.Module, x: Tensor) -> nn.Module:
+    """Returns the same network with its frozen 4-D weights channels last, which convolutions read up to twice as fast.
+
+    Only those weights are copied; every other tensor, one that is trained above all, is shared, and the model itself
+    stays as it is. A network that asks for another layout (``view`` on what a convolution returns), or that answers
+    otherwise to ``x``, is returned as it is.
+
+    Args:
+        model: Any network, in eval mode.
+        x: At least one sample.
+    """
+    frozen = [weight for weight in model.parameters() if weight.ndim == 4 and not weight.requires_grad]
+    if not frozen:
+        return model
+    same: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    for weight in frozen:
+        laid = weight.detach().clone(memory_format=torch.channels_last)
+        same[id(weight)] = nn.Parameter(laid, requires_grad=False)
+    try:
+        laid_out = copy.deepcopy(model, same)
+        with evaluating(model):
+            alike = torch.allclose(call_model(laid_out, x), call_model(model, x), rtol=1e-4, atol=1e-5)
+    except Exception:  # whatever a model raises that cannot be copied, or that asks for another layout
+        return model
+    return laid_out if alike else model
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from petm.error_set import ErrorSet, find_errors, replace_errors
 from petm.figures import alpha_figure, drift_figure, paper_figure, save_figure
 from petm.files import plain, write_json
 from petm.grader import Grader
-from petm.inference import choose_device, predict_logits
+from petm.inference import Precision, choose_device, predict_logits
 from petm.metrics import fidelity
 from petm.models import count_parameters, load_weights, paper_cnn, save_weights, weights_fingerprint
 from petm.parting import parting_of
@@ -26,7 +26,7 @@ from petm.provenance import InputOrigin, ModelOrigin, Origin, describe_data, lib
 from petm.risk import DISAGREEMENT
 from petm.run_folder import RunFolder, open_run
 from petm.scores import opposition
-from petm.training import CROSS_ENTROPY, History, Precision, Settings, train
+from petm.training import CROSS_ENTROPY, History, Settings, train
 from petm.twin import require_errors, train_twin
 
 PAPER_RANKS = {"conv1": 4, "fc1": 64, "fc2": 5}
@@ -224,7 +224,8 @@ def reproduce(
         save_weights(base, run.path / "base.safetensors")
         save_weights(twin, run.path / "twin.safetensors")
         parting_of(adapted, test_data.inputs([0]).to(choose_device(device)))
-        grader = Grader(adapted, DISAGREEMENT, _origin(protocol, train_data), result["detection"]["lora_petm"])
+        found = result["detection"]["lora_petm"]
+        grader = Grader(adapted, DISAGREEMENT, origin=_origin(protocol, train_data), measured=found)
         grader.save(run.path / "grader.petm", include_base=True, overwrite=True)
         write_json(run.path / "result.json", result)
     suspects = _most_suspect(base_logits, logits["lora_petm"], test_data)

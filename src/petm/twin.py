@@ -9,7 +9,8 @@ from torch import nn
 from petm.data import Data, as_data
 from petm.error_set import ErrorSet, replace_errors
 from petm.errors import ArgumentError, ModelError, NothingToLearnError
-from petm.training import CROSS_ENTROPY, Precision, Settings, Storage, train
+from petm.inference import Precision
+from petm.training import CROSS_ENTROPY, Settings, Storage, train
 
 
 def train_twin(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm.adapter import attach_adapter
@@ -24,11 +24,11 @@ from petm.data import Data, TensorData, load_mnist
 from petm.data.mnist import DATA_DIR_VARIABLE
 from petm.distillation import distill, kl_objective
 from petm.errors import ArgumentError
-from petm.inference import device_of, predict_logits
+from petm.inference import Precision, device_of, predict_logits
 from petm.models import share_weights
 from petm.progress import track
 
-NAIVE, UNCACHED, CACHED = "naive", "uncached", "cached"
+NAIVE, ANSWERED, UNCACHED, CACHED, HALF = "naive", "answered", "uncached", "cached", "cached-bfloat16"
 LEARNING_RATE = 1e-3
 
 _CACHE = 4 << 30
@@ -37,11 +37,13 @@ _CACHE = 4 << 30
 FITS = {
     NAIVE: (
         "Naive, PEFT",
-        "get_peft_model, torch.optim.Adam, a forward of the whole model in each step; the teacher's logits are "
-        "computed once, and the images lie in one tensor.",
+        "The usual loop of knowledge distillation (as in PyTorch's tutorial): get_peft_model, torch.optim.Adam, in "
+        "each step a forward of the teacher and one of the whole student; the images lie in one tensor.",
     ),
+    ANSWERED: ("Naive, teacher once", "The same, but the teacher's logits are computed once."),
     UNCACHED: ("petm, no cache", "petm.distill with cache_budget=0."),
     CACHED: ("petm, cache", "petm.distill: what lies before the first adapted layer is computed once."),
+    HALF: ("petm, cache, bfloat16", "The same with precision='bfloat16'."),
 }
 """Title and definition of each way to fit, in the order of the rows."""
 
@@ -164,9 +166,11 @@ class _Bench:
 
     def _fit(self, way: str, data: Data, epochs: int) -> tuple[nn.Module, float]:
         """Returns what was fitted, and when the first epoch began as far as that is known."""
-        return self._naive(data, epochs) if way == NAIVE else self._ours(data, epochs, cached=way == CACHED)
+        if way in (NAIVE, ANSWERED):
+            return self._naive(data, epochs, once=way == ANSWERED)
+        return self._ours(data, epochs, 0 if way == UNCACHED else _CACHE, "bfloat16" if way == HALF else "float32")
 
-    def _ours(self, data: Data, epochs: int, *, cached: bool) -> tuple[nn.Module, float]:
+    def _ours(self, data: Data, epochs: int, budget: int, precision: Precision) -> tuple[nn.Module, float]:
         began = time.perf_counter()
         adapted = attach_adapter(self.model, self.ranks, seed=self.seed)
         distill(
@@ -179,26 +183,32 @@ class _Bench:
             patience=None,
             seed=self.seed,
             device=str(self.device),
-            cache_budget=_CACHE if cached else 0,
+            precision=precision,
+            cache_budget=budget,
         )
         return adapted, began
 
-    def _naive(self, data: Data, epochs: int) -> tuple[nn.Module, float]:
+    def _naive(self, data: Data, epochs: int, *, once: bool) -> tuple[nn.Module, float]:
         """As one would write it: no part of petm is timed, and each step is a forward of the whole model."""
         torch.manual_seed(self.seed)
         ranks = {f"^{re.escape(name)}$": rank for name, rank in self.ranks.items()}
         config = LoraConfig(r=1, lora_alpha=1, target_modules=list(self.ranks), rank_pattern=ranks, alpha_pattern=ranks)
         student = get_peft_model(share_weights(self.model), config)
         images = data.inputs(range(len(data))).to(self.device)
-        with torch.no_grad():
-            targets = torch.cat([F.log_softmax(self.teacher(part), 1) for part in images.split(256)])
+
+        @torch.no_grad()
+        def taught(part: Tensor) -> Tensor:
+            return F.log_softmax(self.teacher(part), 1)
+
+        targets = torch.cat([taught(part) for part in images.split(256)]) if once else None
         optimizer = torch.optim.Adam((p for p in student.parameters() if p.requires_grad), lr=LEARNING_RATE)
         began = time.perf_counter()
         for _ in range(epochs):
             for rows in torch.randperm(len(images), device=self.device).split(self.settings.batch_size):
                 optimizer.zero_grad()
                 answer = F.log_softmax(student(images[rows]), 1)
-                F.kl_div(answer, targets[rows], log_target=True, reduction="batchmean").backward()
+                target = taught(images[rows]) if targets is None else targets[rows]
+                F.kl_div(answer, target, log_target=True, reduction="batchmean").backward()
                 optimizer.step()
         return student, began
 
