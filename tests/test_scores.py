@@ -1,10 +1,28 @@
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from petm.scores import disagreement, maximum_softmax, opposition, second_opinion
+import petm.scores
+from petm.errors import ArgumentError
+from petm.scores import (
+    SCORES,
+    disagreement,
+    energy,
+    entropy,
+    jensen_shannon,
+    least_alpha,
+    margin,
+    maximum_softmax,
+    mean_of_both,
+    opposition,
+    readiness,
+    second_opinion,
+    stack_scores,
+)
 
 
 def pair(samples: int = 500, classes: int = 7, *, scale: float = 3.0) -> tuple[Tensor, Tensor]:
@@ -81,3 +99,206 @@ def test_ranges_and_dtype(scale: float) -> None:
 def test_no_logits_no_scores() -> None:
     empty = torch.empty(0, 3)
     assert len(maximum_softmax(empty)) == len(opposition(empty, empty)) == len(second_opinion(empty, empty)) == 0
+
+
+# The further scores against 150 decimal digits
+
+
+def exact(logits: Tensor) -> list[Decimal]:
+    """The softmax of one sample, of its logits as they are stored."""
+    with localcontext(prec=150):
+        powers = [Decimal(value).exp() for value in logits.tolist()]
+        return [power / sum(powers) for power in powers]
+
+
+def exact_entropy(base: Tensor, second: Tensor) -> Decimal:
+    del second
+    return -sum((p * p.ln() for p in exact(base)), Decimal(0))
+
+
+def exact_energy(base: Tensor, second: Tensor) -> Decimal:
+    del second
+    return -sum((Decimal(value).exp() for value in base.tolist()), Decimal(0)).ln()
+
+
+def exact_margin(base: Tensor, second: Tensor) -> Decimal:
+    del second
+    first, runner_up = sorted((Decimal(value) for value in base.tolist()), reverse=True)[:2]
+    return runner_up - first
+
+
+def exact_maximum_softmax(base: Tensor, second: Tensor) -> Decimal:
+    del second
+    return 1 - max(exact(base))
+
+
+def exact_second_opinion(base: Tensor, second: Tensor) -> Decimal:
+    return 1 - exact(second)[int(base.argmax())]
+
+
+def exact_mean_of_both(base: Tensor, second: Tensor) -> Decimal:
+    chosen = int(base.argmax())
+    return 1 - (exact(base)[chosen] + exact(second)[chosen]) / 2
+
+
+def exact_jensen_shannon(base: Tensor, second: Tensor) -> Decimal:
+    total = Decimal(0)
+    for p, q in zip(exact(base), exact(second), strict=True):
+        middle = (p + q) / 2
+        total += (p * (p / middle).ln() + q * (q / middle).ln()) / 2
+    return total
+
+
+EXACT = {
+    "maximum_softmax": exact_maximum_softmax,
+    "entropy": exact_entropy,
+    "margin": exact_margin,
+    "energy": exact_energy,
+    "second_opinion": exact_second_opinion,
+    "mean_of_both": exact_mean_of_both,
+    "jensen_shannon": exact_jensen_shannon,
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+@pytest.mark.parametrize("apart", [1.0, 1e-3])
+def test_score_to_its_last_digits(name: str, scale: float, apart: float) -> None:
+    base, second = pair(40, 5, scale=scale)
+    second = base + apart * (second - base)
+    with localcontext(prec=150):
+        expected = [float(EXACT[name](*rows)) for rows in zip(base, second, strict=True)]
+    np.testing.assert_allclose(SCORES[name](base, second), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in SCORES if name != "disagreement"])
+def test_the_surest_predictions_keep_apart_and_in_order(name: str) -> None:
+    # A leads by 20 to 100 logits: in float32 the softmax of all of these is exactly 1, in float64 that of nearly all.
+    lead = torch.linspace(20, 100, 300)
+    base = torch.stack((lead, torch.zeros(300), -torch.ones(300)), dim=1)
+    second = torch.stack((lead - 1, torch.zeros(300), torch.ones(300)), dim=1)
+    score = SCORES[name](base, second)
+    assert bool((score.diff() < 0).all())
+
+
+def test_equal_opinions_do_not_diverge() -> None:
+    base, _ = pair()
+    assert bool((jensen_shannon(base, base) == 0).all())
+    assert torch.equal(mean_of_both(base, base), maximum_softmax(base))
+    assert torch.equal(opposition(base, base), margin(base))
+
+
+def test_jensen_shannon_is_symmetric_and_ends_at_ln_2() -> None:
+    base, second = pair(scale=30)
+    np.testing.assert_allclose(jensen_shannon(base, second), jensen_shannon(second, base), rtol=1e-9)
+    opposed = jensen_shannon(torch.tensor([[2000.0, 0.0, 0.0]]), torch.tensor([[0.0, 2000.0, 0.0]]))
+    assert opposed.item() == pytest.approx(np.log(2), rel=1e-15)
+
+
+def test_no_preference_at_all() -> None:
+    flat = torch.zeros(1, 4)
+    assert maximum_softmax(flat).item() == mean_of_both(flat, flat).item() == 3 / 4
+    assert entropy(flat).item() == pytest.approx(np.log(4), rel=1e-15)
+    assert energy(flat).item() == pytest.approx(-np.log(4), rel=1e-15)
+    assert margin(flat).item() == disagreement(flat, flat).item() == 0
+
+
+def test_only_energy_sees_a_constant_added_to_all_logits() -> None:
+    base, second = pair(50)
+    base, second = base.double(), second.double()
+    for name, score in SCORES.items():
+        shift = -8 if name == "energy" else 0
+        np.testing.assert_allclose(
+            score(base + 8, second + 8), score(base, second) + shift, rtol=1e-9, atol=1e-12, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_registry(name: str) -> None:
+    base, second = pair(30)
+    score = SCORES[name](base, second)
+    assert score.dtype == torch.float64
+    assert score.shape == (30,)
+    assert len(SCORES[name](torch.empty(0, 3), torch.empty(0, 3))) == 0
+    alone = {"maximum_softmax": maximum_softmax, "entropy": entropy, "margin": margin, "energy": energy}
+    function = alone[name](base) if name in alone else getattr(petm.scores, name)(base, second)
+    assert torch.equal(score, function)
+
+
+# The dial
+
+
+def test_least_alpha_by_hand() -> None:
+    # Opposition at alpha 0, 0.5 and 1: crossing in the first half, in the second, at an end, never, and back again.
+    opposed = torch.tensor(
+        [[-1.0, 1.0, 2.0], [-3.0, -2.0, 6.0], [-2.0, 0.0, 1.0], [-5.0, -4.0, -0.5], [-1.0, 3.0, -2.0]]
+    )
+    dial = torch.stack((torch.zeros(3, 5), opposed.T, torch.full((3, 5), -9.0)), dim=2)
+    expected = [0.25, 0.5 + 0.5 * 2 / 8, 0.5, 1 + 0.5, 0.125]
+    assert least_alpha(dial, [0, 0.5, 1]).tolist() == pytest.approx(expected, abs=1e-15)
+    assert readiness(dial, torch.tensor([0, 0.5, 1])).tolist() == pytest.approx([-alpha for alpha in expected])
+
+
+def test_the_class_that_takes_over_may_change_on_the_way() -> None:
+    dial = torch.tensor([[[2.0, 0.0, 1.0]], [[0.0, 3.0, 1.0]]])
+    # The opposition goes from -1 (class 2 is next) to 3 (class 1 leads): linear between the two.
+    assert least_alpha(dial, [0, 2]).item() == pytest.approx(2 * 1 / 4)
+
+
+def test_least_alpha_of_linear_logits_against_a_fine_search() -> None:
+    base, second = pair(200, 2)
+    base, second = base.double(), second.double()
+    alphas = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    dial = base + alphas[:, None, None] * (second - base)
+    found = least_alpha(dial[[0, -1]], [0, 1])
+    differ = dial.argmax(2) != dial[0].argmax(1)
+    for sample in range(200):
+        if differ[:, sample].any():
+            first = alphas[differ[:, sample].int().argmax()].item()
+            assert first - 1 / 2000 - 1e-12 <= found[sample] <= first
+        else:
+            assert found[sample] >= 1
+
+
+def test_unchanged_answers_keep_the_order_of_the_opposition() -> None:
+    base, second = pair(500)
+    dial = torch.stack((base, (base + second) / 2, second))
+    alpha, opposed = least_alpha(dial, [0, 0.5, 1]), opposition(base, second)
+    never = alpha > 1
+    assert 0 < never.sum() < 500
+    assert bool((alpha[~never] >= 0).all())
+    assert len(alpha[never].unique()) == len(opposed[never].unique())
+    np.testing.assert_allclose(alpha[never], 1 - opposed[never])
+
+
+@pytest.mark.parametrize("alphas", [[0], [0, 0.5], [0.1, 0.5, 1], [0, 1, 0.5], [0, 0.5, 0.5], [0, 0.5, 1, 2]])
+def test_alphas_must_fit(alphas: list[float]) -> None:
+    with pytest.raises(
+        ArgumentError, match=r"alphas: expected at least two ascending numbers from 0, one for each pass"
+    ):
+        least_alpha(torch.zeros(3, 4, 2), alphas)
+    with pytest.raises(ArgumentError, match="for 1 passes"):
+        readiness(torch.zeros(1, 4, 2), [0])
+
+
+# Several scores at once
+
+
+def test_scores_as_columns() -> None:
+    base, second = pair(20)
+    columns = stack_scores(base, second, ["opposition", "entropy"])
+    assert torch.equal(columns, torch.stack((opposition(base, second), entropy(base)), dim=1))
+
+
+@pytest.mark.parametrize(("names", "got"), [(["margin", "magic"], r"\['magic'\]"), ([], "none")])
+def test_unknown_scores(names: list[str], got: str) -> None:
+    with pytest.raises(
+        ArgumentError, match=rf"names: expected names of scores, got {got}\. Available: maximum_softmax,"
+    ):
+        stack_scores(*pair(5), names)
+
+
+@pytest.mark.parametrize("second", [torch.zeros(5, 3), torch.zeros(6, 7), torch.zeros(5)])
+def test_logits_must_have_one_shape(second: Tensor) -> None:
+    with pytest.raises(ArgumentError, match=r"second: expected logits \(N, K\) as base, got \(.*\) beside \(5, 7\)"):
+        stack_scores(torch.zeros(5, 7), second, ["margin"])

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petm.metrics import aupr_error, auroc, detection, most_suspect, paired_bootstrap
+from petm.metrics import aupr_error, auroc, detection, most_suspect
+from petm.resampling import paired_bootstrap
 from petm.scores import disagreement, maximum_softmax, opposition
 
 

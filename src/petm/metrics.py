@@ -1,15 +1,24 @@
-"""How well suspicion finds A's errors: pure functions of arrays."""
+"""How well a flag or a suspicion finds A's errors: pure functions of arrays.
 
-from collections.abc import Callable
+The metrics of a suspicion are called with ``(suspicion, wrong)``: float ``(N,)``, higher is more likely wrong, and bool
+``(N,)``, where A is wrong. They are written on the `Ranking` of these two, in which equal suspicion is one level:
+its samples are accepted together or not at all, and the order of rows has no effect. Without any sample all are NaN.
+
+Accepting the samples up to a level gives a *coverage*, the share of all samples that is accepted, and a *risk*, the
+share of errors among the accepted; the *generalised risk* is the share of accepted errors among all samples.
+"""
+
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, rankdata
-from sklearn.metrics import average_precision_score
+from scipy.optimize import isotonic_regression
+from scipy.special import xlogy
+from scipy.stats import norm
 
 from petm.errors import ArgumentError
+from petm.ranking import Metric, Ranking, aligned, metric
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ def detection(flagged: ArrayLike, wrong: ArrayLike) -> Detection:
         >>> found.recall.value, found.precision.value
         (0.5, 0.5)
     """
-    flags, errors = _aligned(np.asarray(flagged, bool), wrong)
+    flags, errors = aligned(np.asarray(flagged, bool), wrong)
     caught = int((flags & errors).sum())
     return Detection(
         recall=share(caught, int(errors.sum())),
@@ -125,97 +134,258 @@ def most_suspect(suspicion: ArrayLike, count: int) -> NDArray[np.bool_]:
     return flags
 
 
-def auroc(suspicion: ArrayLike, wrong: ArrayLike) -> float:
+@metric("AUROC", higher_is_better=True)
+def auroc(ranking: Ranking) -> float:
     """Returns the probability that an error is more suspect than a right prediction, ties counted half, in [0, 1].
 
-    The Mann–Whitney statistic from mid-ranks: a plateau of equal scores does not depend on row order. NaN where A is
-    always right or always wrong.
-
-    Args:
-        suspicion: float ``(N,)``.
-        wrong: bool ``(N,)``, where A is wrong.
-
-    Raises:
-        ArgumentError: The shapes differ.
+    NaN where A is always right or always wrong.
 
     Reference:
         Hanley and McNeil (1982), The Meaning and Use of the Area under a ROC Curve.
     """
-    scores, errors = _aligned(np.asarray(suspicion, float), wrong)
-    bad, good = int(errors.sum()), int((~errors).sum())
-    if not bad or not good:
-        return float("nan")
-    return float((rankdata(scores)[errors].sum() - bad * (bad + 1) / 2) / (bad * good))
+    less_suspect = ranking.right.cumsum() - ranking.right / 2
+    return _ratio(ranking.wrong @ less_suspect, float(ranking.right.sum()) * float(ranking.wrong.sum()))
 
 
-def aupr_error(suspicion: ArrayLike, wrong: ArrayLike) -> float:
-    """Returns the average precision with A's errors as the positive class, in [0, 1]; NaN where there is no error.
+@metric("AUPR-Error", higher_is_better=True)
+def aupr_error(ranking: Ranking) -> float:
+    """Returns the average precision with A's errors as the positive class, in [0, 1]; NaN where there is no error."""
+    return _average_precision(ranking.wrong[::-1], ranking.right[::-1])
 
-    Args:
-        suspicion: float ``(N,)``.
-        wrong: bool ``(N,)``, where A is wrong.
 
-    Raises:
-        ArgumentError: The shapes differ.
+@metric("AUPR-Success", higher_is_better=True)
+def aupr_success(ranking: Ranking) -> float:
+    """Returns the average precision with right predictions as the positive class, in [0, 1]; NaN where there is none.
+
+    The samples are taken from the least suspect up.
     """
-    scores, errors = _aligned(np.asarray(suspicion, float), wrong)
-    return float(average_precision_score(errors, scores)) if errors.any() else float("nan")
+    return _average_precision(ranking.right, ranking.wrong)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A difference between two methods on the same samples, with its 95 % interval."""
+@metric("FPR95", higher_is_better=False)
+def fpr95(ranking: Ranking) -> float:
+    """Returns the share of errors that are accepted where at least 95 % of the right predictions are, in [0, 1].
 
-    value: float
-    low: float
-    high: float
-
-
-def paired_bootstrap(
-    metric: Callable[[NDArray[np.float64], NDArray[np.bool_]], float],
-    first: ArrayLike,
-    second: ArrayLike,
-    wrong: ArrayLike,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Difference:
-    """Returns ``metric(first) - metric(second)`` with a percentile interval from samples drawn for both at once.
-
-    Resampling the same rows for both methods keeps what they have in common out of the interval, which two separate
-    intervals would not. Resamples on which the metric is undefined (no error drawn) are left out.
-
-    Args:
-        metric: A function of ``(suspicion, wrong)``, such as `auroc`.
-        first: float ``(N,)``, one method's suspicion (or its flags).
-        second: float ``(N,)``, the other's.
-        wrong: bool ``(N,)``, where A is wrong.
-        resamples: Number of bootstrap samples.
-        confidence: Level of the interval.
-        seed: Seed of the resampling.
-
-    Raises:
-        ArgumentError: The shapes differ.
+    The convention of the papers on error detection: right predictions are the positive class, and the threshold is
+    the strictest that accepts 95 % of them. NaN where A is always right or always wrong.
 
     Reference:
-        Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
+        Corbière et al. (2019), Addressing Failure Prediction by Learning Model Confidence.
     """
-    a, errors = _aligned(np.asarray(first, float), wrong)
-    b, _ = _aligned(np.asarray(second, float), wrong)
-    generator = np.random.default_rng(seed)
-    draws = (generator.integers(0, len(errors), len(errors)) for _ in range(resamples))
-    differences = np.array([metric(a[rows], errors[rows]) - metric(b[rows], errors[rows]) for rows in draws])
-    differences = differences[np.isfinite(differences)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail]) if len(differences) else (float("nan"), float("nan"))
-    return Difference(metric(a, errors) - metric(b, errors), float(low), float(high))
+    return _others_at_95(ranking.right, ranking.wrong)
 
 
-def _aligned(values: NDArray[Any], wrong: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    errors = np.asarray(wrong, bool)
-    if values.ndim != 1 or values.shape != errors.shape:
+@metric("FPR95, errors positive", higher_is_better=False)
+def fpr95_error_positive(ranking: Ranking) -> float:
+    """Returns the share of right predictions that are flagged where at least 95 % of the errors are, in [0, 1].
+
+    The other convention: A's errors are the positive class. NaN where A is always right or always wrong.
+
+    Reference:
+        Hendrycks et al. (2019), Deep Anomaly Detection with Outlier Exposure.
+    """
+    return _others_at_95(ranking.wrong[::-1], ranking.right[::-1])
+
+
+@metric("AURC", higher_is_better=False)
+def aurc(ranking: Ranking) -> float:
+    """Returns the area under the risk over coverage, by the trapezoid rule between levels, in [0, 1].
+
+    Before the first level the risk is taken as there, so that without any order the area is A's error rate.
+
+    Reference:
+        Geifman et al. (2019), Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers; with ties as
+        Traub et al. (2024), Overcoming Common Flaws in the Evaluation of Selective Classification Systems.
+    """
+    covered, failed = _accepted(ranking)
+    risk = failed / covered
+    inner = np.diff(covered) @ (risk[1:] + risk[:-1]) / 2
+    return _ratio(failed[:1].sum() + inner, covered[-1:].sum())
+
+
+@metric("E-AURC", higher_is_better=False)
+def eaurc(ranking: Ranking) -> float:
+    """Returns the AURC in excess of ``e + (1 - e) ln(1 - e)``, the least there is at A's error rate ``e``.
+
+    That least is the area for infinitely many samples, all errors above all right predictions. Between few levels the
+    trapezoid rule can lie below it, so that a perfect score of two levels has an E-AURC below 0.
+
+    Reference:
+        Geifman et al. (2019), Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers.
+    """
+    error_rate = _ratio(ranking.wrong.sum(), ranking.wrong.sum() + ranking.right.sum())
+    return aurc.of_ranking(ranking) - error_rate - float(xlogy(1 - error_rate, 1 - error_rate))
+
+
+@metric("AUGRC", higher_is_better=False)
+def augrc(ranking: Ranking) -> float:
+    """Returns the area under the generalised risk over coverage, in [0, 1/2]: the mean risk of undetected errors.
+
+    Unlike the AURC it weighs every error alike. ``AUGRC = (1 - AUROC) a (1 - a) + (1 - a)² / 2`` at accuracy ``a``.
+
+    Reference:
+        Traub et al. (2024), Overcoming Common Flaws in the Evaluation of Selective Classification Systems.
+    """
+    samples = ranking.right + ranking.wrong
+    failed = ranking.wrong.cumsum() - ranking.wrong / 2
+    return _ratio(samples @ failed, float(samples.sum()) ** 2)
+
+
+@metric("AURC, achievable", higher_is_better=False)
+def aurc_achievable(ranking: Ranking) -> float:
+    """Returns the area under the least risk at each coverage that thresholds drawn at random can reach, in [0, 1].
+
+    Mixing two thresholds reaches any point between them in generalised risk and coverage, so the lower convex hull
+    there is reached. Its slopes are the isotonic regression of the error rate on suspicion, and over a piece of the
+    hull the risk ``s + b / coverage`` is integrated exactly.
+
+    Reference:
+        Traub et al. (2024), Overcoming Common Flaws in the Evaluation of Selective Classification Systems.
+    """
+    samples = ranking.right + ranking.wrong
+    held = samples > 0
+    if not held.any():
+        return float("nan")
+    width = samples[held] / samples.sum()
+    slope = isotonic_regression(ranking.wrong[held] / samples[held], weights=width).x
+    covered, failed = width.cumsum(), (slope * width).cumsum()
+    offset = failed[:-1] - slope[1:] * covered[:-1]
+    return float(slope @ width + offset @ np.log(covered[1:] / covered[:-1]))
+
+
+@metric("Coverage at risk", higher_is_better=True)
+def coverage_at_risk(ranking: Ranking, risk: float) -> float:
+    """Returns the greatest coverage of a threshold with at most this ``risk``, in [0, 1]; 0 where none has.
+
+    It is found on these very samples and promises nothing for others: for that there is `petm.risk.risk_threshold`.
+    ``risk`` is a number from 0 to 1, or an `ArgumentError` is raised.
+    """
+    if not 0 <= risk <= 1:
+        raise ArgumentError(f"risk: expected a number from 0 to 1, got {risk}.")
+    covered, failed = _accepted(ranking)
+    return _ratio(covered[failed / covered <= risk].max(initial=0), covered[-1:].sum())
+
+
+@metric("Risk at coverage", higher_is_better=False)
+def risk_at_coverage(ranking: Ranking, coverage: float) -> float:
+    """Returns the risk of the strictest threshold that accepts at least the share ``coverage``, in [0, 1].
+
+    ``coverage`` is a number above 0 and at most 1, or an `ArgumentError` is raised.
+    """
+    if not 0 < coverage <= 1:
+        raise ArgumentError(f"coverage: expected a number above 0 and at most 1, got {coverage}.")
+    covered, failed = _accepted(ranking)
+    if not len(covered):
+        return float("nan")
+    level = np.searchsorted(covered / covered[-1], coverage)
+    return float(failed[level] / covered[level])
+
+
+@metric("Recall", higher_is_better=True)
+def recall_at(ranking: Ranking, threshold: float) -> float:
+    """Returns the share of A's errors with a suspicion of at least ``threshold``, in [0, 1]; NaN without errors."""
+    flagged = np.searchsorted(ranking.levels, threshold)
+    return _ratio(ranking.wrong[flagged:].sum(), ranking.wrong.sum())
+
+
+@metric("Precision", higher_is_better=True)
+def precision_at(ranking: Ranking, threshold: float) -> float:
+    """Returns the share of errors among suspicion of at least ``threshold``, in [0, 1]; NaN where nothing is."""
+    flagged = np.searchsorted(ranking.levels, threshold)
+    caught = ranking.wrong[flagged:].sum()
+    return _ratio(caught, caught + ranking.right[flagged:].sum())
+
+
+@metric("Calibration error", higher_is_better=False)
+def expected_calibration_error(ranking: Ranking, bins: int = 15) -> float:
+    """Returns the mean distance between the promised and the observed share of errors over ``bins`` bins, in [0, 1].
+
+    The suspicion is read as the probability of error. Bins hold equally many samples as far as ties allow: of equal
+    width, nearly all samples of a good classifier would share the lowest bin. A level goes whole into the bin of its
+    middle rank. The estimate is biased upwards, the more so the fewer samples a bin holds. Raises `ArgumentError` for
+    ``bins`` below 1 and for values outside [0, 1].
+
+    Reference:
+        Naeini et al. (2015), Obtaining Well Calibrated Probabilities Using Bayesian Binning; Nguyen and O'Connor
+        (2015), Posterior Calibration and Exploratory Analysis, for bins of equal mass.
+    """
+    if bins < 1:
+        raise ArgumentError(f"bins: expected at least 1, got {bins}.")
+    _check_probability(ranking)
+    samples = ranking.right + ranking.wrong
+    total = samples.sum()
+    if not total:
+        return float("nan")
+    chosen = (bins * (samples.cumsum() - samples / 2) / total).astype(np.int64)
+    gaps = np.bincount(chosen, weights=ranking.wrong - ranking.levels * samples)
+    return float(np.abs(gaps).sum() / total)
+
+
+@metric("Brier score", higher_is_better=False)
+def brier(ranking: Ranking) -> float:
+    """Returns the mean squared distance of the promised probability of error from what happened, 0 or 1; in [0, 1].
+
+    The suspicion is read as that probability. Raises `ArgumentError` for values outside [0, 1].
+
+    Reference:
+        Brier (1950), Verification of Forecasts Expressed in Terms of Probability.
+    """
+    _check_probability(ranking)
+    missed = ranking.wrong @ (1 - ranking.levels) ** 2 + ranking.right @ ranking.levels**2
+    return _ratio(missed, ranking.wrong.sum() + ranking.right.sum())
+
+
+METRICS: dict[str, Metric[[]]] = {
+    chosen.name: chosen
+    for chosen in (
+        auroc,
+        aupr_error,
+        aupr_success,
+        fpr95,
+        fpr95_error_positive,
+        aurc,
+        eaurc,
+        augrc,
+        aurc_achievable,
+    )
+}
+"""The metrics that need no more than suspicion and wrong, by name, in the order of a table's columns."""
+
+PROBABILITY_METRICS: dict[str, Metric[...]] = {chosen.name: chosen for chosen in (expected_calibration_error, brier)}
+"""The metrics that read suspicion as a probability of error, by name."""
+
+
+def _ratio(count: Any, of: Any) -> float:
+    return float(count / of) if of else float("nan")
+
+
+def _accepted(ranking: Ranking) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many samples, and how many errors, are accepted up to each level, from the first that holds a sample."""
+    covered, failed = (ranking.right + ranking.wrong).cumsum(), ranking.wrong.cumsum()
+    first = np.searchsorted(covered, 1)
+    return covered[first:], failed[first:]
+
+
+def _average_precision(positives: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+    """Precision at each level, taken in the given order, weighted by the positives of that level."""
+    held = np.flatnonzero(positives)
+    found, taken = positives.cumsum(), (positives + others).cumsum()
+    return _ratio(positives[held] @ (found[held] / taken[held]), positives.sum())
+
+
+def _others_at_95(positives: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+    """The share of the others up to the level at which 95 % of the positives are reached, in whole numbers."""
+    total = int(positives.sum())
+    if not total:
+        return float("nan")
+    level = np.searchsorted(positives.cumsum(), -(-95 * total // 100))
+    return _ratio(others[: level + 1].sum(), others.sum())
+
+
+def _check_probability(ranking: Ranking) -> None:
+    levels = ranking.levels
+    if len(levels) and not (levels[0] >= 0 and levels[-1] <= 1):
         raise ArgumentError(
-            f"wrong: expected the same shape (N,) as the scores or flags, got {errors.shape} and {values.shape}."
+            f"probability: expected numbers from 0 to 1, got {levels[0]:.3g} to {levels[-1]:.3g}. "
+            "Turn the suspicion into a probability of error first."
         )
-    return values, errors

@@ -1,10 +1,20 @@
 """Suspicion scores: logits in, one float for each prediction of A out; higher is more likely wrong.
 
-``p`` is the softmax of A's logits, ``p'`` that of the second opinion, ``c = argmax p`` the class that A predicts.
-All are computed in float64: a float32 softmax of a confident network is exactly 1 for most samples.
+``z`` are A's logits and ``p`` their softmax, ``z'`` and ``p'`` those of the second opinion, ``c = argmax p`` the class
+that A predicts. Scores of A alone take ``base``, the others ``base`` and ``second``, both ``(N, K)`` with ``K >= 2``;
+`SCORES` has them all as functions of the two. All are computed in float64 and without differences of nearly equal
+numbers: a float32 softmax of a confident network is exactly 1 for most samples, which would then all be alike.
 """
 
+from collections.abc import Callable, Sequence
+
+import torch
 from torch import Tensor
+
+from petm.errors import ArgumentError
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""``(base, second)``, logits ``(N, K)`` each, to suspicion, float64 ``(N,)``."""
 
 
 def maximum_softmax(base: Tensor) -> Tensor:
@@ -19,6 +29,47 @@ def maximum_softmax(base: Tensor) -> Tensor:
     return _probability_of_others(base, base.argmax(1))
 
 
+def entropy(base: Tensor) -> Tensor:
+    """Returns ``-sum_k p(k) ln p(k)`` in nats, float64 ``(N,)`` in [0, ln K]: how spread A's opinion is.
+
+    Args:
+        base: A's logits ``(N, K)``.
+
+    Reference:
+        Shannon (1948), A Mathematical Theory of Communication.
+    """
+    chosen = base.argmax(1, keepdim=True)
+    p = base.double().softmax(1)
+    others = p.scatter(1, chosen, 0.0)
+    of_others: Tensor = torch.special.entr(others).sum(1)
+    return of_others - p.gather(1, chosen).squeeze(1) * torch.log1p(-others.sum(1))
+
+
+def margin(base: Tensor) -> Tensor:
+    """Returns ``max_{k != c} z(k) - z(c)``, float64 ``(N,)``, at most 0: minus A's lead over its runner-up, in logits.
+
+    It is `opposition` with A as its own second opinion. In logits even the surest predictions keep apart.
+
+    Args:
+        base: A's logits ``(N, K)``.
+    """
+    return opposition(base, base)
+
+
+def energy(base: Tensor) -> Tensor:
+    """Returns ``-ln sum_k exp z(k)``, float64 ``(N,)``, any real number: low where A sees much of any class.
+
+    Unlike the scores of the softmax it changes when a constant is added to all logits of a sample.
+
+    Args:
+        base: A's logits ``(N, K)``.
+
+    Reference:
+        Liu et al. (2020), Energy-based Out-of-distribution Detection, at temperature 1.
+    """
+    return -base.double().logsumexp(1)
+
+
 def second_opinion(base: Tensor, second: Tensor) -> Tensor:
     """Returns ``1 - p'(c)``, float64 ``(N,)`` in [0, 1]: how little the second opinion thinks of A's answer.
 
@@ -27,6 +78,20 @@ def second_opinion(base: Tensor, second: Tensor) -> Tensor:
         second: The second opinion's logits ``(N, K)``.
     """
     return _probability_of_others(second, base.argmax(1))
+
+
+def mean_of_both(base: Tensor, second: Tensor) -> Tensor:
+    """Returns ``1 - (p(c) + p'(c)) / 2``, float64 ``(N,)`` in [0, 1): how little both together think of A's answer.
+
+    Args:
+        base: A's logits ``(N, K)``.
+        second: The second opinion's logits ``(N, K)``.
+
+    Reference:
+        Lakshminarayanan et al. (2017), Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles:
+        the mean of two members, judged at A's class.
+    """
+    return (maximum_softmax(base) + second_opinion(base, second)) / 2
 
 
 def disagreement(base: Tensor, second: Tensor) -> Tensor:
@@ -57,6 +122,116 @@ def opposition(base: Tensor, second: Tensor) -> Tensor:
     logits = second.double()
     others = logits.scatter(1, chosen, -float("inf")).amax(1)
     return others - logits.gather(1, chosen).squeeze(1)
+
+
+def jensen_shannon(base: Tensor, second: Tensor) -> Tensor:
+    """Returns ``(KL(p, m) + KL(p', m)) / 2`` with ``m = (p + p') / 2``, float64 ``(N,)`` in [0, ln 2], in nats.
+
+    How far the two opinions lie apart as distributions, whatever A's answer is. With ``t = (p - p') / (p + p')`` it is
+    the sum of ``m (ln(1 - t²) + 2 t artanh t) / 2`` over the classes, of which each is at least 0, so nothing cancels.
+
+    Args:
+        base: A's logits ``(N, K)``.
+        second: The second opinion's logits ``(N, K)``.
+
+    Reference:
+        Lin (1991), Divergence Measures Based on the Shannon Entropy.
+    """
+    chosen = base.argmax(1, keepdim=True)
+    p, q = base.double().softmax(1), second.double().softmax(1)
+    # For A's class, whose two probabilities are often both nearly 1, from those of the other classes.
+    of_chosen = q.scatter(1, chosen, 0.0).sum(1, keepdim=True) - p.scatter(1, chosen, 0.0).sum(1, keepdim=True)
+    total = p + q
+    t = (p - q).scatter(1, chosen, of_chosen) / total.clamp_min(torch.finfo(torch.float64).tiny)
+    t = t.clamp(-1, 1)
+    near = t.clamp(-0.5, 0.5)
+    small = torch.log1p(-near.square()) + 2 * near * near.atanh()
+    large = torch.special.xlogy(1 + t, 1 + t) + torch.special.xlogy(1 - t, 1 - t)
+    return (total * torch.where(t.abs() < 0.5, small, large)).sum(1) / 4
+
+
+def least_alpha(dial: Tensor, alphas: Sequence[float] | Tensor) -> Tensor:
+    """Returns the least alpha at which the adapter changes A's answer, float64 ``(N,)``, at least 0: low is suspect.
+
+    Between two alphas tried, the opposition is taken as linear, and its zero is the answer. Where no alpha changes A's
+    answer, the number lies above the last alpha by as many logits as A's class still leads there: this keeps such
+    samples in order, and joins the others without a step.
+
+    Args:
+        dial: Logits ``(M, N, K)``, one pass an alpha, ``M >= 2``; the first is A.
+        alphas: ``(M,)``, ascending from 0.
+
+    Raises:
+        ArgumentError: The alphas do not ascend from 0, or are not as many as the passes.
+    """
+    strengths = torch.as_tensor(alphas, dtype=torch.float64, device=dial.device)
+    passes = len(dial)
+    if passes < 2 or strengths.shape != (passes,) or strengths[0] != 0 or not bool((strengths.diff() > 0).all()):
+        raise ArgumentError(
+            f"alphas: expected at least two ascending numbers from 0, one for each pass, got {strengths.tolist()} "
+            f"for {passes} passes."
+        )
+    opposed = torch.stack([opposition(dial[0], logits) for logits in dial])
+    changed = opposed > 0
+    after = changed.int().argmax(0).clamp_min(1)
+    low, high = (opposed.gather(0, step.unsqueeze(0)).squeeze(0) for step in (after - 1, after))
+    crossing = torch.lerp(strengths[after - 1], strengths[after], low / (low - high))
+    return torch.where(changed.any(0), crossing, strengths[-1] - opposed[-1])
+
+
+def readiness(dial: Tensor, alphas: Sequence[float] | Tensor) -> Tensor:
+    """Returns minus `least_alpha`, float64 ``(N,)``, at most 0: how readily the dial changes A's answer.
+
+    Args:
+        dial: Logits ``(M, N, K)``, one pass an alpha, ``M >= 2``; the first is A.
+        alphas: ``(M,)``, ascending from 0.
+
+    Raises:
+        ArgumentError: The alphas do not ascend from 0, or are not as many as the passes.
+    """
+    return -least_alpha(dial, alphas)
+
+
+def _of_base(score: Callable[[Tensor], Tensor]) -> Score:
+    """A score of A alone, as one that is given both."""
+    return lambda base, second: score(base)
+
+
+SCORES: dict[str, Score] = {
+    "maximum_softmax": _of_base(maximum_softmax),
+    "entropy": _of_base(entropy),
+    "margin": _of_base(margin),
+    "energy": _of_base(energy),
+    "second_opinion": second_opinion,
+    "mean_of_both": mean_of_both,
+    "disagreement": disagreement,
+    "opposition": opposition,
+    "jensen_shannon": jensen_shannon,
+}
+"""Every score of the two opinions by name. The dial's `readiness` needs more passes than these two."""
+
+
+def stack_scores(base: Tensor, second: Tensor, names: Sequence[str]) -> Tensor:
+    """Returns several scores as columns, float64 ``(N, S)``, such as a fitted combination takes.
+
+    Args:
+        base: A's logits ``(N, K)``.
+        second: The second opinion's logits ``(N, K)``.
+        names: ``S`` names of `SCORES`.
+
+    Raises:
+        ArgumentError: A name is unknown or none is given, or the shapes differ.
+    """
+    unknown = [name for name in names if name not in SCORES]
+    if unknown or not names:
+        raise ArgumentError(
+            f"names: expected names of scores, got {unknown or 'none'}. Available: {', '.join(SCORES)}."
+        )
+    if base.shape != second.shape or base.dim() != 2:
+        raise ArgumentError(
+            f"second: expected logits (N, K) as base, got {tuple(second.shape)} beside {tuple(base.shape)}."
+        )
+    return torch.stack([SCORES[name](base, second) for name in names], dim=1)
 
 
 def _probability_of_others(logits: Tensor, chosen: Tensor) -> Tensor:
