@@ -76,7 +76,7 @@ def randomise(adapted: AdaptedModel, *, scale: float = 0.2, seed: int = 0) -> Ad
     """Gives the adapter random weights, so that it changes what the model says."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in adapted.adapter_state().values():
+        for tensor in (one for name in adapted.adapters for one in adapted.adapter_state(name).values()):
             tensor.copy_(scale * torch.randn(tensor.shape, generator=generator))
     return adapted
 

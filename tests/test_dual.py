@@ -3,10 +3,11 @@ import torch
 from torch import nn
 
 from networks import ResidualNet, TinyCNN, images, randomise, seeded
-from petm.adapter import AdaptedModel, attach_adapter
+from petm.adapter import AdaptedModel, Member, attach_adapter
 from petm.data import TensorData
 from petm.dual import DualLogits, dual_logits, predict_dual
 from petm.errors import DataError, ModelError
+from petm.views import view
 
 
 @pytest.fixture(params=[(TinyCNN, {"fc1": 3}), (ResidualNet, {"conv1": 2, "fc": 4})], ids=["plain", "BatchNorm"])
@@ -34,6 +35,50 @@ def test_both_opinions_of_a_data_set(both: tuple[nn.Module, AdaptedModel]) -> No
     assert torch.equal(found.base, torch.cat([part.base for part in parts]))
     assert torch.equal(found.second, torch.cat([part.second for part in parts]))
     assert found.base.dtype == found.second.dtype == torch.float32
+
+
+COMMITTEES = {
+    "two adapters": (Member(), Member("second")),
+    "a mirror": (Member(view="mirror"),),
+    "A at a mirror": (Member(""), Member("", "mirror")),
+    "all of it": (Member(), Member("second", "shift 1 -2"), Member("", "mirror")),
+}
+
+
+@pytest.mark.parametrize("members", COMMITTEES.values(), ids=COMMITTEES)
+@pytest.mark.parametrize(("network", "layers"), [(TinyCNN, {"fc1": 3}), (ResidualNet, {"block.conv1": 2, "fc": 4})])
+def test_a_committee_answers_with_the_mean_of_its_probabilities(
+    network: type[nn.Module], layers: dict[str, int], members: tuple[Member, ...]
+) -> None:
+    model, x = seeded(network).eval(), images(5)
+    adapted = randomise(attach_adapter(model, layers, members=members), scale=0.5)
+    looks = {"same": x, "mirror": x.flip(3), "shift 1 -2": view("shift 1 -2")(x)}
+    alone = {"": model, **{name: adapted.alone(name) for name in adapted.adapters}}
+    with torch.no_grad():
+        probabilities = torch.stack([alone[m.adapter](looks[m.view]).double().softmax(1) for m in members]).mean(0)
+    found = dual_logits(adapted, x)
+    assert torch.allclose(found.base, model(x), atol=1e-5)
+    assert torch.allclose(found.second.double().softmax(1), probabilities, atol=1e-6)
+    assert torch.allclose(adapted(x), found.second, atol=1e-5)
+    assert (adapted.parting.module == "") == any(member.view != "same" for member in members)
+
+
+def test_what_a_committee_shares_is_computed_once() -> None:
+    model = seeded(TinyCNN).eval()
+    counted = []
+    for members in [(Member(),), (Member(), Member("second"), Member("third"))]:
+        adapted = attach_adapter(model, {"fc2": 1}, members=members)
+        dual_logits(adapted, images(4))
+        counted.append(adapted.parting.counted_ratio - 1)
+    assert counted[1] == pytest.approx(3 * counted[0])
+    assert counted[1] < 0.2
+
+
+def test_an_adapter_alone_is_all_that_is_trained() -> None:
+    adapted = attach_adapter(seeded(TinyCNN), {"fc1": 2}, members=(Member(), Member("second")))
+    trained = [name for name, weight in adapted.alone("second").named_parameters() if weight.requires_grad]
+    assert len(trained) == 2
+    assert all(".second." in name for name in trained)
 
 
 def test_faults(both: tuple[nn.Module, AdaptedModel]) -> None:

@@ -111,7 +111,7 @@ def test_the_streams_part_as_late_as_is_safe(
 
 def test_what_follows_the_batch_is_doubled_and_nothing_else() -> None:
     adapted = adapt(Masked, {"blocks.1.down": 2})
-    doubled = parting_of(adapted, images(3)).doubled
+    doubled = parting_of(adapted, images(3)).repeated
     assert doubled == {"blocks.2": ((1, "extra", "masks", 0),)}
 
 

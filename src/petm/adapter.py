@@ -1,8 +1,10 @@
 """The adapter: LoRA matrices on chosen layers of A, through PEFT, with their strength as a dial."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,32 +19,59 @@ from petm.drift import allocate_ranks, rank_cost, weight_drift
 from petm.errors import ArgumentError, BundleError, RunError
 from petm.files import write_atomically
 from petm.models import call_model, count_parameters, share_weights
-from petm.passes import Pass, follow_passes
+from petm.passes import ADAPTER, Pass, follow_passes
+from petm.views import SAME, view
 
+_WEIGHTS = "adapter_model.safetensors"
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One who gives a second opinion.
+
+    Attributes:
+        adapter: PEFT's name of the adapter; empty for A itself, which has something to add where it looks at a view.
+        view: What it looks at, as in `petm.views.view`: ``same`` is the input itself.
+    """
+
+    adapter: str = ADAPTER
+    view: str = SAME
+
+    def look(self, x: Tensor) -> Tensor:
+        """Returns what the member sees of inputs ``(N, ...)``."""
+        return view(self.view)(x)
+
+
+ONE = (Member(),)
+"""The second opinion of the paper: one adapter, which looks at the input itself."""
 
 
 class AdaptedModel(nn.Module):
     """A with an adapter: ``W(alpha) = W0 + alpha * B A`` in the adapted layers.
 
     ``alpha = 0`` is A to the bit, ``alpha = 1`` the second opinion; any other real number is allowed, given per call,
-    so that threads may use one model at different alpha. The weights ``W0`` are those of the caller's model, shared
-    and frozen, and always in eval mode: neither training the adapter nor using it moves a bit of A, its BatchNorm
-    statistics included.
+    so that threads may use one model at different alpha. Where several members give the second opinion (a committee of
+    adapters, or one that looks at another view of the input), it is the mean of their probabilities. The weights ``W0``
+    are those of the caller's model, shared and frozen, and always in eval mode: neither training the adapter nor using
+    it moves a bit of A, its BatchNorm statistics included.
 
     Attributes:
         base: A.
         tuned: A with the adapter, as PEFT has it.
-        ranks: The rank of each adapted layer, by its name in A.
+        ranks: The rank of each adapted layer, by its name in A; the same for every adapter.
+        members: Who gives the second opinion, one at least.
         parting: Where both opinions part in one pass (`petm.parting.Parting`), once that has been found.
 
     Reference:
         Hu et al. (2022), LoRA; LoRA-PETM (ACK 2025), section 3.2.
     """
 
-    def __init__(self, base: nn.Module, tuned: PeftModel, ranks: Mapping[str, int]) -> None:
+    def __init__(
+        self, base: nn.Module, tuned: PeftModel, ranks: Mapping[str, int], members: Sequence[Member] = ONE
+    ) -> None:
         super().__init__()
-        self.base, self.tuned, self.ranks = base, tuned, dict(ranks)
+        self.base, self.tuned, self.ranks, self.members = base, tuned, dict(ranks), tuple(members)
         self.parting: Any = None
         follow_passes(self.network, self.ranks)
         self.eval()
@@ -52,14 +81,26 @@ class AdaptedModel(nn.Module):
         """A's own structure with PEFT's layers in it, without PEFT's wrapper around."""
         return self.tuned.get_base_model()
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """PEFT's names of the adapters in use, each once."""
+        return tuple(dict.fromkeys(member.adapter for member in self.members if member.adapter))
+
     def forward(self, x: Tensor, alpha: float = 1.0) -> Tensor:
         """Returns logits ``(N, K)`` at ``alpha``."""
         if alpha == 0:
             return call_model(self.base, x)
-        if alpha == 1:
-            return call_model(self.network, x)
-        with Pass(float(alpha)).under_way():
-            return call_model(self.network, x)
+        return pool([self._member(member, x, alpha) for member in self.members])
+
+    def _member(self, member: Member, x: Tensor, alpha: float) -> Tensor:
+        with Pass(float(alpha), member.adapter).under_way():
+            return call_model(self.network, member.look(x))
+
+    def alone(self, adapter: str) -> "AdaptedModel":
+        """Returns the same model with one adapter as its only member, looking at the input itself: what is trained."""
+        for name, parameter in self.tuned.named_parameters():
+            parameter.requires_grad_(f".lora_A.{adapter}." in name or f".lora_B.{adapter}." in name)
+        return AdaptedModel(self.base, self.tuned, self.ranks, (Member(adapter),))
 
     def train(self, mode: bool = True) -> "AdaptedModel":
         """Keeps eval mode: A's dropout and BatchNorm are part of A, and the adapter has neither."""
@@ -67,28 +108,47 @@ class AdaptedModel(nn.Module):
         return super().train(False)
 
     def adapter_parameters(self) -> int:
-        """Returns the number of parameters of the adapter."""
-        return sum(tensor.numel() for tensor in self.adapter_state().values())
+        """Returns the number of parameters of all adapters."""
+        return sum(tensor.numel() for adapter in self.adapters for tensor in self.adapter_state(adapter).values())
 
-    def adapter_state(self) -> dict[str, Tensor]:
-        """Returns the adapter's tensors under PEFT's names."""
-        state: dict[str, Tensor] = get_peft_model_state_dict(self.tuned)
+    def adapter_state(self, adapter: str = ADAPTER) -> dict[str, Tensor]:
+        """Returns an adapter's tensors under PEFT's names."""
+        state: dict[str, Tensor] = get_peft_model_state_dict(self.tuned, adapter_name=adapter)
         return state
 
     def save_adapter(self, folder: Path) -> None:
         """Writes ``adapter_config.json`` and ``adapter_model.safetensors``, which PEFT alone can load.
 
+        Further adapters go into folders of their names, as PEFT does it.
+
         Raises:
             RunError: A file could not be written.
         """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.adapter_state().items()}
-        write_atomically(folder / "adapter_model.safetensors", lambda path: save_file(tensors, path))
-        config = deepcopy(self.tuned.peft_config["default"])
-        config.inference_mode = True
-        try:
-            config.save_pretrained(str(folder))
-        except OSError as error:
-            raise RunError(f"{folder}: could not be written ({error.strerror}). Free space.") from error
+        for adapter in self.adapters:
+            place = _folder_of(folder, adapter)
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.adapter_state(adapter).items()}
+            config = deepcopy(self.tuned.peft_config[adapter])
+            config.inference_mode = True
+            try:
+                place.mkdir(exist_ok=True)
+                config.save_pretrained(str(place))
+            except OSError as error:
+                raise RunError(f"{place}: could not be written ({error.strerror}). Free space.") from error
+            write_atomically(place / _WEIGHTS, lambda path, held=tensors: save_file(held, path))  # type: ignore[misc]
+
+
+def pool(logits: Sequence[Tensor]) -> Tensor:
+    """Returns the opinion of several as logits ``(N, K)``: the logarithm of the mean of their probabilities.
+
+    One opinion alone keeps its own logits, which say the same.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([each.log_softmax(1) for each in logits]).logsumexp(0) - math.log(len(logits))
+
+
+def _folder_of(folder: Path, adapter: str) -> Path:
+    return folder if adapter == ADAPTER else folder / adapter
 
 
 def attach_adapter(
@@ -97,6 +157,7 @@ def attach_adapter(
     *,
     twin: nn.Module | None = None,
     max_extra_parameters: float = 0.02,
+    members: Sequence[Member] = ONE,
     seed: int = 0,
 ) -> AdaptedModel:
     """Returns A with an untrained adapter, which still answers as A does at every alpha.
@@ -110,6 +171,7 @@ def attach_adapter(
         twin: A', from which to choose where no layers are named.
         max_extra_parameters: Then, the budget as a share of A's parameters. 2 % carries the method about as well as
             the paper's 50 % (see docs/reproduction.md).
+        members: Who is to give the second opinion; each adapter named gets initial values of its own.
         seed: Of the initial values.
 
     Raises:
@@ -143,32 +205,44 @@ def attach_adapter(
         torch.manual_seed(seed)
         base = share_weights(model)
         tuned = get_peft_model(_second_structure(base), config)
-    return AdaptedModel(base, tuned, layers)
+        for name in dict.fromkeys(member.adapter for member in members):
+            if name not in ("", ADAPTER):
+                tuned.add_adapter(name, deepcopy(config))
+    return AdaptedModel(base, tuned, layers, members)
 
 
-def load_adapter(model: nn.Module, folder: Path) -> AdaptedModel:
-    """Returns A with the adapter of a PEFT folder.
+def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE) -> AdaptedModel:
+    """Returns A with the adapters of a PEFT folder.
 
     Raises:
-        BundleError: The folder holds no LoRA adapter that fits the model.
+        BundleError: The folder holds no LoRA adapters that fit the model.
     """
     base = share_weights(model)
+    others = [name for name in dict.fromkeys(member.adapter for member in members) if name not in ("", ADAPTER)]
     try:
-        # Read by name before PEFT does, which would take a pickle where there are no safetensors.
-        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-            held = set(file.keys())
+        held = _tensors_in(folder)  # by name, before PEFT reads, which takes a pickle where there are no safetensors
         tuned = PeftModel.from_pretrained(_second_structure(base), str(folder))
+        for name in others:
+            held |= {f"{name}.{key}" for key in _tensors_in(folder / name)}
+            tuned.load_adapter(str(folder / name), adapter_name=name)
     except Exception as error:  # PEFT and safetensors fail in many ways on a foreign or damaged folder
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got {reason}.") from error
-    if held != set(get_peft_model_state_dict(tuned)):
+    wanted = set(get_peft_model_state_dict(tuned))
+    wanted |= {f"{name}.{key}" for name in others for key in get_peft_model_state_dict(tuned, adapter_name=name)}
+    if held != wanted:
         raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got one of other layers.")
     ranks = {
-        name.removeprefix("base_model.model."): int(module.r["default"])
+        name.removeprefix("base_model.model."): int(module.r[ADAPTER])
         for name, module in tuned.named_modules()
-        if isinstance(getattr(module, "r", None), dict) and "default" in module.r
+        if isinstance(getattr(module, "r", None), dict) and ADAPTER in module.r
     }
-    return AdaptedModel(base, tuned, ranks)
+    return AdaptedModel(base, tuned, ranks, members)
+
+
+def _tensors_in(folder: Path) -> set[str]:
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:
+        return set(file.keys())
 
 
 def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:

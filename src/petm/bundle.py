@@ -3,27 +3,28 @@
 my.petm/
 ├── adapter_config.json          PEFT's, loadable by PEFT alone
 ├── adapter_model.safetensors    PEFT's
+├── second/                      a further adapter, where there are several, in a folder of its name
 ├── base.safetensors             A's weights, only if asked for
 └── petm.json                    the manifest: what A is, the threshold, where it comes from, a hash of each file
 """
 
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from petm.adapter import AdaptedModel, load_adapter
+from petm.adapter import AdaptedModel, Member, load_adapter
 from petm.errors import BundleError, RunError
 from petm.files import fingerprint, plain, sha256_of_file, write_json
 from petm.models import load_model, load_weights, save_weights, weights_fingerprint
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST, BASE = "petm.json", "base.safetensors"
 
 
@@ -53,8 +54,12 @@ def write_bundle(
         adapted.save_adapter(folder)
         if include_base:
             save_weights(adapted.base, folder / BASE)
-        files = {file.name: sha256_of_file(file) for file in sorted(folder.iterdir())}
-        content = plain({"format": "petm bundle", "format_version": FORMAT_VERSION, **manifest, "files": files})
+        held = (file for file in sorted(folder.rglob("*")) if file.is_file())
+        files = {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in held}
+        members = [asdict(member) for member in adapted.members]
+        content = plain(
+            {"format": "petm bundle", "format_version": FORMAT_VERSION, **manifest, "members": members, "files": files}
+        )
         write_json(folder / MANIFEST, content | {"checksum": _checksum(content)})
         folder.chmod(0o755)
         _swap(folder, path)
@@ -94,10 +99,9 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if not isinstance(version, int) or manifest.get("format") != "petm bundle":
         raise BundleError(f"{path}: expected a petm bundle, got a {MANIFEST} of another kind.")
-    if version > FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: expected bundle version {FORMAT_VERSION} or older, got {version}. Upgrade petm to read it."
-        )
+    if version != FORMAT_VERSION:
+        step = "Upgrade petm to read it" if version > FORMAT_VERSION else "Fit again"
+        raise BundleError(f"{path}: expected bundle version {FORMAT_VERSION}, got {version}. {step}.")
     checksum = manifest.pop("checksum", None)
     if checksum != _checksum(manifest):
         raise BundleError(f"{path}: {MANIFEST} has changed since it was written. Restore it or fit again.")
@@ -140,12 +144,8 @@ def read_bundle(
             f"{path}: was made for another model (weights {described['fingerprint'][:12]}, got {found[:12]}). "
             f"Pass the model and the weights that it was fitted to."
         )
-    return load_adapter(model, path), manifest
-
-
-def finite_or_text(value: float | None) -> float | str | None:
-    """Returns a number as JSON can hold it: infinity, which JSON lacks, as text that ``float`` reads back."""
-    return value if value is None or math.isfinite(value) else str(value)
+    members = [Member(**member) for member in manifest["members"]]
+    return load_adapter(model, path, members), manifest
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from petm.adapter import AdaptedModel
+from petm.adapter import AdaptedModel, pool
 from petm.data import Data
 from petm.errors import DataError
 from petm.inference import BATCH_SIZE, batches, device_of
@@ -40,8 +40,10 @@ def dual_logits(adapted: AdaptedModel, x: Tensor) -> DualLogits:
     with torch.no_grad():
         if n == 0 or (parting := parting_of(adapted, x)).kind == APART:
             return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
-        logits = run_one_pass(adapted.network, x, OnePass(n, parting))
-        return DualLogits(logits[:n], logits[n:])
+        logits = run_one_pass(adapted.network, x, OnePass(n, parting, adapted.members))
+        # Sliced by numbers that are known beforehand: a graph that is traced keeps a batch of any size.
+        opinions = [logits[place * n : (place + 1) * n] for place in range(1 + len(adapted.members))]
+        return DualLogits(opinions[0], pool(opinions[1:]))
 
 
 def predict_dual(

@@ -1,10 +1,11 @@
 """Where the two opinions part: as late as is safe, which is found by trying and proven by comparing.
 
-Up to the parting both opinions are one computation on ``N`` samples. From there on they run as one batch of ``2N``
-through the base weights, A first, and the adapter is added to the second half only.
+Up to the parting all opinions are one computation on ``N`` samples. From there on they run as one batch through the
+base weights, A's first, then those of the members of the second opinion, and each member's adapter is added to its own
+part only. Members that look at a view of the input part at the input, where the view is made.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from petm.adapter import AdaptedModel
+from petm.adapter import AdaptedModel, Member
 from petm.models import call_model
 from petm.passes import Arguments, Pass, ask_passes
+from petm.views import SAME
 
 Place = tuple[int | str, ...]
 """How a tensor is reached among the arguments of a module."""
@@ -36,100 +38,110 @@ class Parting:
         kind: ``inside`` the first adapted layer, behind its base weights; ``before`` a module; or ``apart``: two
             separate passes, for a model that mixes the samples of a batch.
         module: The name of that layer or module in A; empty for A itself, which is its input.
-        doubled: Other arguments that follow the batch into later modules, by module: an attention mask, say.
+        repeated: Other arguments that follow the batch into later modules, by module: an attention mask, say.
         share_before: Share of A's operations that are computed once for both opinions, in [0, 1].
         counted_ratio: Operations of the one pass over those of A alone, at least 1.
     """
 
     kind: str
     module: str = ""
-    doubled: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
+    repeated: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
     share_before: float = 0.0
     counted_ratio: float = 2.0
 
 
 class OnePass(Pass):
-    """Both opinions in one pass over ``n`` samples.
+    """All opinions in one pass over ``n`` samples.
 
     Args:
         n: Samples.
         parting: Where the streams part.
+        members: Who gives the second opinion.
     """
 
-    def __init__(self, n: int, parting: Parting) -> None:
+    def __init__(self, n: int, parting: Parting, members: Sequence[Member]) -> None:
         super().__init__()
-        self.n, self.parting = n, parting
+        self.n, self.parting, self.members = n, parting, members
         self.parted = False
 
     def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
-        """Adds the adapter's part to the second half, in place; where the streams part, the halves come to be here.
+        """Adds each adapter's part to its member's rows, in place; where the streams part, the rows come to be here.
 
         Each sum is written once, where it belongs: on large feature maps a pass over memory costs as much as a
         convolution.
         """
         base: Tensor = layer.base_layer(x)
         if self.parted:
-            base[self.n :].add_(self.delta(layer, x[self.n :]))
+            for rows, adapter in self._adapted_rows():
+                base[rows].add_(self.delta(layer, x[rows], adapter))
             return base
-        both = _room_for_two(base)
-        both[: self.n] = base
-        torch.add(base, self.delta(layer, x), out=both[self.n :])
+        every = _room(base, 1 + len(self.members))
+        every[: self.n] = base
+        for rows, adapter in self._adapted_rows():
+            torch.add(base, self.delta(layer, x, adapter), out=every[rows])
         self.parted = True
-        return both
+        return every
+
+    def _adapted_rows(self) -> Iterator[tuple[slice, str]]:
+        for place, member in enumerate(self.members, 1):
+            if member.adapter:
+                yield slice(place * self.n, (place + 1) * self.n), member.adapter
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        """Doubles what follows the batch: everything where the streams part, later what has not passed there."""
+        """Repeats what follows the batch: everything where the streams part, later what has not passed there."""
         if not self.parted:
             if self.parting.kind != BEFORE or module != self.parting.module:
                 return arguments
             self.parted = True
-            return map_tensors(arguments, lambda _, tensor: self._double(tensor))
-        paths = self.parting.doubled.get(module, ())
-        return map_tensors(arguments, lambda path, tensor: self._double(tensor) if path in paths else tensor)
+            return map_tensors(arguments, lambda _, tensor: self._repeat(tensor))
+        paths = self.parting.repeated.get(module, ())
+        return map_tensors(arguments, lambda path, tensor: self._repeat(tensor) if path in paths else tensor)
 
-    def _double(self, tensor: Tensor) -> Tensor:
-        return torch.cat((tensor, tensor)) if tensor.ndim and tensor.shape[0] == self.n else tensor
+    def _repeat(self, tensor: Tensor) -> Tensor:
+        if not tensor.ndim or tensor.shape[0] != self.n:
+            return tensor
+        return torch.cat((tensor, *(member.look(tensor) for member in self.members)))
 
 
-def _room_for_two(base: Tensor) -> Tensor:
-    """An uninitialised batch of twice the size, in the same layout of memory."""
+def _room(base: Tensor, times: int) -> Tensor:
+    """An uninitialised batch of so many times the size, in the same layout of memory."""
     layout = torch.contiguous_format
     if base.ndim == 4 and not base.is_contiguous() and base.is_contiguous(memory_format=torch.channels_last):
         layout = torch.channels_last
-    shape = (2 * base.shape[0], *base.shape[1:])
+    shape = (times * base.shape[0], *base.shape[1:])
     return torch.empty(shape, dtype=base.dtype, device=base.device, memory_format=layout)
 
 
 class _Trial(OnePass):
     """A one pass on a probe: makes the untrained adapter count, and notes what still follows the single batch."""
 
-    def __init__(self, n: int, parting: Parting, *, note: bool = True) -> None:
-        super().__init__(n, parting)
+    def __init__(self, n: int, parting: Parting, members: Sequence[Member], *, note: bool = True) -> None:
+        super().__init__(n, parting, members)
         self.note = note
         self.found: set[tuple[str, Place]] = set()
 
-    def delta(self, layer: Any, x: Tensor) -> Tensor:
-        part = super().delta(layer, x)
-        return part + _pattern(part)
+    def delta(self, layer: Any, x: Tensor, adapter: str) -> Tensor:
+        part = super().delta(layer, x, adapter)
+        return part + _pattern(part, adapter)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         if not (self.parted and self.note):
             return super().module_input(module, arguments)
 
-        def double(path: Place, tensor: Tensor) -> Tensor:
+        def repeat(path: Place, tensor: Tensor) -> Tensor:
             if tensor.ndim and tensor.shape[0] == self.n:
                 self.found.add((module, path))
-            return self._double(tensor)
+            return self._repeat(tensor)
 
-        return map_tensors(arguments, double)
+        return map_tensors(arguments, repeat)
 
 
 class _Marked(Pass):
-    """The second opinion alone, with the same mark on the adapter as in a trial."""
+    """One member alone, with the same mark on its adapter as in a trial."""
 
-    def delta(self, layer: Any, x: Tensor) -> Tensor:
-        part = super().delta(layer, x)
-        return part + _pattern(part)
+    def delta(self, layer: Any, x: Tensor, adapter: str) -> Tensor:
+        part = super().delta(layer, x, adapter)
+        return part + _pattern(part, adapter)
 
 
 class _Calls(Pass):
@@ -165,7 +177,7 @@ def parting_of(adapted: AdaptedModel, x: Tensor) -> Parting:
             if adapted.parting is None:
                 with torch.no_grad():
                     parting = find_parting(adapted, x)
-                asked = {*parting.doubled, *([parting.module] if parting.kind == BEFORE else [])}
+                asked = {*parting.repeated, *([parting.module] if parting.kind == BEFORE else [])}
                 for name in asked:
                     ask_passes(adapted.network.get_submodule(name), name)
                 adapted.parting = parting
@@ -177,7 +189,7 @@ def find_parting(adapted: AdaptedModel, x: Tensor) -> Parting:
     """Returns the latest safe parting for a model, proven on probes made of the samples ``x``.
 
     Tried in turn: inside the first adapted layer, behind its base weights; before that layer; before each module
-    entered earlier, the latest first; at the input. A parting is safe where the one pass gives the logits of two
+    entered earlier, the latest first; at the input. A parting is safe where the one pass gives the logits of
     separate passes, at two batch sizes, with an adapter that is made to matter. A skip connection across the parting,
     a reshape to a fixed batch size or another surprise fails that test, and an earlier point is tried. A model that
     mixes the samples of a batch fails it everywhere, and its opinions are computed apart.
@@ -195,11 +207,13 @@ def find_parting(adapted: AdaptedModel, x: Tensor) -> Parting:
         call_model(network, x)
     candidates = [Parting(INSIDE, calls.first)] if calls.first is not None else []
     candidates += [Parting(BEFORE, module) for module in reversed(calls.modules)]
+    if any(member.view != SAME for member in adapted.members):
+        candidates = [Parting(BEFORE)]
     for candidate in candidates:
         proven = _prove(adapted, candidate, x)
         if proven is not None:
             return _count(adapted, proven, x)
-    return Parting(APART)
+    return Parting(APART, counted_ratio=1.0 + len(adapted.members))
 
 
 @contextmanager
@@ -217,38 +231,43 @@ def _asking_modules(adapted: AdaptedModel) -> Iterator[None]:
 
 
 def run_one_pass(network: nn.Module, x: Tensor, running: OnePass) -> Tensor:
-    """Returns logits ``(2N, K)``: A's, then the second opinion's.
+    """Returns logits ``((1 + M) N, K)``: A's, then those of each of the ``M`` members.
 
     Raises:
-        ModelError: The model cannot take ``x``, or does not return ``(2N, K)``.
+        ModelError: The model cannot take ``x``, or does not return so many rows.
     """
     with running.under_way():
-        return call_model(network, x, rows=2 * x.shape[0])
+        return call_model(network, x, rows=(1 + len(running.members)) * x.shape[0])
 
 
 def _prove(adapted: AdaptedModel, candidate: Parting, x: Tensor) -> Parting | None:
-    """The candidate with what else must be doubled, or None where it is not safe."""
+    """The candidate with what else must be repeated, or None where it is not safe."""
     followers: set[tuple[str, Place]] | None = None
     try:
         with _asking_modules(adapted):
             for size in _PROBES:
-                trial = _Trial(size, candidate)
+                trial = _Trial(size, candidate, adapted.members)
                 run_one_pass(adapted.network, _probe(x, size), trial)
                 followers = trial.found if followers is None else followers & trial.found
-            doubled: dict[str, tuple[Place, ...]] = {}
+            repeated: dict[str, tuple[Place, ...]] = {}
             for module, path in sorted(followers or (), key=repr):
-                doubled[module] = (*doubled.get(module, ()), path)
-            proven = Parting(candidate.kind, candidate.module, doubled)
+                repeated[module] = (*repeated.get(module, ()), path)
+            proven = Parting(candidate.kind, candidate.module, repeated)
             for size in _PROBES:
                 probe = _probe(x, size)
-                found = run_one_pass(adapted.network, probe, _Trial(size, proven, note=False))
-                with _Marked().under_way():
-                    apart = torch.cat((call_model(adapted.base, probe), call_model(adapted.network, probe)))
-                if not _equal(found, apart):
+                found = run_one_pass(adapted.network, probe, _Trial(size, proven, adapted.members, note=False))
+                if not _equal(found, torch.cat((call_model(adapted.base, probe), *_apart(adapted, probe)))):
                     return None
     except Exception:  # whatever a model that cannot be parted here raises
         return None
     return proven
+
+
+def _apart(adapted: AdaptedModel, x: Tensor) -> Iterator[Tensor]:
+    """Each member's logits from a pass of its own, with the mark of a trial on its adapter."""
+    for member in adapted.members:
+        with _Marked(adapter=member.adapter).under_way():
+            yield call_model(adapted.network, member.look(x))
 
 
 def _equal(found: Tensor, expected: Tensor) -> bool:
@@ -261,23 +280,25 @@ def _count(adapted: AdaptedModel, parting: Parting, x: Tensor) -> Parting:
     """The parting with its counted operations."""
     probe = _probe(x, 2)
 
-    def operations(run: Callable[[], Tensor]) -> int:
+    def operations(run: Callable[[], object]) -> int:
         with FlopCounterMode(display=False) as counter:
             run()
         return int(counter.get_total_flops())
 
+    members = len(adapted.members)
     plain = operations(lambda: call_model(adapted.base, probe))
-    adapter = operations(lambda: call_model(adapted.network, probe)) - plain
+    adapters = operations(lambda: list(_apart(adapted, probe))) - members * plain
     with _asking_modules(adapted):
-        both = operations(lambda: run_one_pass(adapted.network, probe, OnePass(2, parting)))
+        all_opinions = operations(lambda: run_one_pass(adapted.network, probe, OnePass(2, parting, adapted.members)))
     if not plain:
         return parting
+    behind = ((all_opinions - adapters) / plain - 1) / members
     return Parting(
         parting.kind,
         parting.module,
-        parting.doubled,
-        share_before=min(1.0, max(0.0, 2 - (both - adapter) / plain)),
-        counted_ratio=both / plain,
+        parting.repeated,
+        share_before=min(1.0, max(0.0, 1 - behind)),
+        counted_ratio=all_opinions / plain,
     )
 
 
@@ -290,10 +311,11 @@ def _probe(x: Tensor, size: int) -> Tensor:
     return torch.stack([row.roll(index, -1) for index, row in enumerate(rows)])
 
 
-def _pattern(delta: Tensor) -> Tensor:
-    """What a trial adds to an adapter's output: the same for every sample, and different for every channel."""
+def _pattern(delta: Tensor, adapter: str) -> Tensor:
+    """What a trial adds to an adapter's output: equal for every sample, different for every channel and adapter."""
     channels = delta.shape[1] if delta.ndim == 4 else delta.shape[-1]
-    wave = 0.1 * torch.cos(torch.arange(channels, device=delta.device, dtype=delta.dtype))
+    phase = sum(adapter.encode())
+    wave = 0.1 * torch.cos(phase + torch.arange(channels, device=delta.device, dtype=delta.dtype))
     return wave.view(-1, 1, 1) if delta.ndim == 4 else wave
 
 

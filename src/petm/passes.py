@@ -17,6 +17,9 @@ from torch.utils.hooks import RemovableHandle
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a module is called with: by position, and by name."""
 
+ADAPTER = "default"
+"""PEFT's name for an adapter where there is one only."""
+
 _under_way: ContextVar["Pass | None"] = ContextVar("pass", default=None)
 
 
@@ -25,21 +28,25 @@ class Pass:
 
     Args:
         alpha: Strength of the adapter.
+        adapter: Its name in PEFT; empty for none, which is A.
     """
 
-    def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = alpha
+    def __init__(self, alpha: float = 1.0, adapter: str = ADAPTER) -> None:
+        self.alpha, self.adapter = alpha, adapter
 
     def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
         """Returns what PEFT's layer ``name`` answers to ``x``."""
         base: Tensor = layer.base_layer(x)
-        return (base + self.alpha * self.delta(layer, x)).to(base.dtype)
+        if not self.adapter:
+            return base
+        delta = self.delta(layer, x, self.adapter)
+        return (base + (delta if self.alpha == 1 else self.alpha * delta)).to(base.dtype)
 
-    def delta(self, layer: Any, x: Tensor) -> Tensor:
-        """Returns the adapter's part of a layer at alpha 1, through PEFT's own matrices and scale."""
-        first, second = layer.lora_A["default"], layer.lora_B["default"]
+    def delta(self, layer: Any, x: Tensor, adapter: str) -> Tensor:
+        """Returns an adapter's part of a layer at alpha 1, through PEFT's own matrices and scale."""
+        first, second = layer.lora_A[adapter], layer.lora_B[adapter]
         part: Tensor = second(first(layer._cast_input_dtype(x, first.weight.dtype)))
-        scale: float = layer.scaling["default"]
+        scale: float = layer.scaling[adapter]
         return part if scale == 1 else part * scale
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
