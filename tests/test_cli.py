@@ -71,7 +71,7 @@ def test_fit_grade_inspect(place, petm):
     code, out, err = petm("grade", "my.petm", "more", "-o", "grades.csv")
     assert (code, out) == (0, "")
     rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["input", "label", "second", "suspicion", "grade"]
+    assert list(rows[0]) == ["input", "label", "second", "probability", "suspicion", "grade"]
     assert [row["input"] for row in rows] == [str(path.relative_to(place)) for path in sorted(place.glob("more/*"))]
     for row in rows:
         disagrees = row["label"] != row["second"]
@@ -84,7 +84,7 @@ def test_fit_grade_inspect(place, petm):
 
     code, out, err = petm("inspect", "my.petm")
     assert code == 0
-    assert "disagreement, as in the paper" in out
+    assert "disagreement, as in the paper" in " ".join(out.replace("│", "").split())
     assert f"the opinions part {parting['kind']} {parting['module']}" in " ".join(out.replace("│", "").split())
 
     code, out, err = petm(*fit_arguments())
@@ -176,7 +176,7 @@ def test_bad_options(place, petm, options, code, message):
 def test_promise_that_cannot_be_made_warns_in_one_line(place, petm):
     code, out, err = petm(*fit_arguments("--max-risk", "0.001", "--json"))
     assert code == 0
-    assert "Warning: max_risk: no threshold can promise 0.001 at 0.95 confidence" in err
+    assert "Warning: max_risk: no threshold can promise 0.001 among the trusted at 0.95 confidence" in err
     threshold = json.loads(out)["threshold"]
     assert threshold["value"] == "-inf"
     assert threshold["samples_needed"] > 1000

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from petm.bundle import finite_or_text
 from petm.dual import dual_logits
 from petm.errors import ArgumentError, ExportError, PetmError, RunError
 from petm.files import write_atomically
@@ -25,7 +24,7 @@ from petm.inference import device_of
 from petm.models import weights_fingerprint
 from petm.onnx_grader import FORMAT_VERSION, PREFIX, Answer, OnnxGrader, import_extra
 from petm.provenance import InputOrigin, library_versions
-from petm.scores import opposition
+from petm.scores import SCORES
 
 TOLERANCE = 1e-5
 """Largest difference between a logit of the graph and of the grader, beside a largest logit of 1 or below."""
@@ -56,10 +55,11 @@ def export_onnx(
 ) -> Exported:
     """Writes a grader as one ONNX graph, from the input to the grade, with a batch of any size.
 
-    Input ``x`` float32 ``(N, C, H, W)``; outputs ``label`` int64 ``(N,)``, ``suspicion`` float64 ``(N,)``, ``trusted``
-    bool ``(N,)``, and the logits ``base`` and ``second``, float32 ``(N, K)``. Threshold, class names and the form of
-    the inputs stand in the metadata, under keys that begin with ``petm.``. Before the file is there, onnxruntime has
-    run it on batches of 1, 3 and 8 random inputs, and on the example, and has answered as the grader does.
+    Input ``x`` float32 ``(N, C, H, W)``; outputs ``label`` int64 ``(N,)``, ``suspicion`` and ``probability`` float64
+    ``(N,)``, ``trusted`` bool ``(N,)``, and the logits ``base`` and ``second``, float32 ``(N, K)``. Score, threshold,
+    class names and the form of the inputs stand in the metadata, under keys that begin with ``petm.``. Before the file
+    is there, onnxruntime has run it on batches of 1, 3 and 8 random inputs, and on the example, and has answered as the
+    grader does.
 
     Args:
         grader: Fitted; its model on the CPU.
@@ -102,19 +102,21 @@ def export_onnx(
 class _Graph(nn.Module):
     """What the graph computes."""
 
-    threshold: Tensor
+    thresholds: Tensor
 
     def __init__(self, grader: Grader) -> None:
         super().__init__()
-        self.adapted = grader.adapted
+        self.adapted, self.score, self.probability = grader.adapted, SCORES[grader.score], grader.probability
         # A plain number would become a float32, in which the paper's threshold, the least float64 above 0, is 0.
-        self.register_buffer("threshold", torch.tensor(grader.threshold.value, dtype=torch.float64))
+        self.register_buffer("thresholds", torch.tensor(grader.threshold.values, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         both = dual_logits(self.adapted, x)
         base, second = both.base.float(), both.second.float()
-        suspicion = opposition(base, second)
-        return base.argmax(1), suspicion, suspicion < self.threshold, base, second
+        label, suspicion = base.argmax(1), self.score(base, second)
+        probability = self.probability.as_tensor(suspicion) if self.probability else suspicion * float("nan")
+        threshold = self.thresholds[label] if len(self.thresholds) > 1 else self.thresholds
+        return label, suspicion, probability, suspicion < threshold, base, second
 
 
 def _check_target(path: Path, *, overwrite: bool) -> None:
@@ -197,7 +199,8 @@ def _metadata(grader: Grader, inputs: InputOrigin) -> dict[str, str]:
     entries: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "version": library_versions()["petm"],
-        "threshold": asdict(grader.threshold) | {"value": finite_or_text(grader.threshold.value)},
+        "score": grader.score,
+        "threshold": grader.threshold.as_json(),
         "classes": grader.origin.model.classes,
         "inputs": asdict(inputs),
         "value_range": (0, 1),
@@ -230,8 +233,8 @@ def _difference(grader: Grader, x: Tensor, answer: Answer) -> float:
     allowed = TOLERANCE * max(1.0, float(base.abs().max()), float(second.abs().max()))
     # A label may differ only where two classes are as good as equal.
     chosen = base.gather(1, torch.from_numpy(answer.label)[:, None])[:, 0]
-    grades = answer.trusted == (answer.suspicion < grader.threshold.value)
-    suspicion = opposition(*found).numpy()
+    grades = answer.trusted == grader.threshold.trusts(answer.suspicion, answer.label)
+    suspicion = SCORES[grader.score](*found).numpy()
     if not (
         max(differences) <= allowed
         and bool((chosen >= base.amax(1) - 2 * allowed).all())

@@ -6,22 +6,27 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petm.adapter import AdaptedModel
-from petm.bundle import finite_or_text, read_bundle, write_bundle
+from petm.bundle import read_bundle, write_bundle
 from petm.data import Data, as_data
 from petm.dual import predict_dual
 from petm.errors import ArgumentError, PetmWarning
 from petm.files import plain
 from petm.grades import Grades, as_inputs
 from petm.inference import BATCH_SIZE, check_labels
-from petm.metrics import auroc, detection
+from petm.metrics import aurc, auroc, detection
 from petm.models import count_parameters, weights_fingerprint
+from petm.probability import ErrorProbability, fit_probability
 from petm.provenance import Origin, library_versions
-from petm.risk import DISAGREEMENT, Threshold, risk_threshold
-from petm.scores import maximum_softmax, opposition
+from petm.risk import DISAGREEMENT, Threshold, class_thresholds, coverage_threshold, recall_threshold, risk_threshold
+from petm.scores import SCORES, maximum_softmax
+
+PAPER_SCORE = "opposition"
+"""The score whose zero is the paper's flag."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,17 +36,21 @@ class Grader:
     Attributes:
         adapted: A with its fitted adapter.
         threshold: Where suspicion turns from trusted to suspect, and what that promises.
+        score: What suspicion is, a name of `petm.scores.SCORES`.
+        probability: The probability of error as a function of suspicion; absent where none was calibrated.
         origin: Where A, the adapter and the data come from, for whoever opens the bundle.
         measured: Figures of the fit, by name.
     """
 
     adapted: AdaptedModel
     threshold: Threshold
+    score: str = PAPER_SCORE
+    probability: ErrorProbability | None = None
     origin: Origin = field(default_factory=Origin)
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     def grade(self, x: Tensor | NDArray[Any] | Data, *, batch_size: int = BATCH_SIZE) -> Grades:
-        """Returns labels, suspicion and grades.
+        """Returns labels, suspicion, probability of error and grades.
 
         Args:
             x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array, or a data set.
@@ -52,12 +61,14 @@ class Grader:
             ModelError: The model cannot take the inputs.
         """
         both = predict_dual(self.adapted, as_inputs(x), batch_size=batch_size, title="grade")
-        suspicion = opposition(both.base, both.second).numpy()
+        labels = both.base.argmax(1).numpy()
+        suspicion = SCORES[self.score](both.base, both.second).numpy()
         return Grades(
-            labels=both.base.argmax(1).numpy(),
+            labels=labels,
             second=both.second.argmax(1).numpy(),
             suspicion=suspicion,
-            trusted=suspicion < self.threshold.value,
+            probability=self.probability.probability(suspicion) if self.probability else np.full(len(labels), np.nan),
+            trusted=self.threshold.trusts(suspicion, labels),
         )
 
     def save(self, path: str | Path, *, include_base: bool = False, overwrite: bool = False) -> None:
@@ -71,7 +82,7 @@ class Grader:
         Raises:
             RunError: Something is there already, or the disk is full.
         """
-        base, threshold = self.adapted.base, asdict(self.threshold)
+        base = self.adapted.base
         manifest = {
             "model": {
                 **asdict(self.origin.model),
@@ -84,7 +95,9 @@ class Grader:
                 "parting": self.adapted.parting,
             },
             "inputs": asdict(self.origin.inputs),
-            "threshold": threshold | {"value": finite_or_text(self.threshold.value)},
+            "score": self.score,
+            "threshold": self.threshold.as_json(),
+            "probability": asdict(self.probability) if self.probability else None,
             "data": self.origin.data,
             "settings": self.origin.settings,
             "measured": self.measured,
@@ -98,47 +111,71 @@ def fit_grader(
     calibration: Data,
     *,
     max_risk: float | None = None,
+    coverage: float | None = None,
+    recall: float | None = None,
     confidence: float = 0.95,
+    per_class: bool = False,
+    score: str = "mean_of_both",
     origin: Origin | None = None,
 ) -> Grader:
-    """Returns a grader whose threshold is set on calibration samples.
+    """Returns a grader whose threshold and probability of error are set on calibration samples.
 
-    Without ``max_risk`` the threshold is the paper's: suspect is what the second opinion answers otherwise. With it,
-    it is the one of greatest coverage that `petm.risk.risk_threshold` guarantees; where none can be, the grader
-    trusts nothing and a warning says how many calibration samples it would take.
+    One of these says where trust ends (`petm.risk`): ``max_risk``, a guaranteed largest share of errors among the
+    trusted; ``coverage``, the share to trust; ``recall``, the share of the errors to flag. With none of them it is the
+    paper's: suspect is what the second opinion answers otherwise, and suspicion is the opposition, whose zero that is.
+    Where the asked cannot be guaranteed, the grader trusts nothing and a warning says what it would take.
 
     Args:
         adapted: A with its fitted adapter.
         calibration: Labelled samples that neither A nor the adapter has seen.
-        max_risk: Largest share of errors among the trusted, between 0 and 1.
-        confidence: With which that is to hold.
+        max_risk: Between 0 and 1.
+        coverage: Above 0, at most 1.
+        recall: Above 0, at most 1.
+        confidence: With which ``max_risk`` is to hold.
+        per_class: Whether it is to hold in each class that A predicts, rather than over all.
+        score: What suspicion is, a name of `petm.scores.SCORES`.
         origin: Where things come from, for the bundle.
 
     Raises:
-        ArgumentError: ``max_risk`` or ``confidence`` breaks its rule.
+        ArgumentError: An argument breaks its rule, or more than one says where trust ends.
         DataError: The calibration samples have missing, outlying or only one kind of labels.
     """
     calibration = as_data(calibration)
-    for name, value in (("max_risk", max_risk), ("confidence", confidence)):
-        if value is not None and not 0 < value < 1:
+    asked = {"max_risk": max_risk, "coverage": coverage, "recall": recall}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if len(given) > 1:
+        raise ArgumentError(f"{', '.join(given)}: expected one of these, got {len(given)}. Choose.")
+    if score not in SCORES:
+        raise ArgumentError(f"score: expected the name of a score, got {score!r}. Available: {', '.join(SCORES)}.")
+    for name, value in (*given.items(), ("confidence", confidence)):
+        if not 0 < value < 1 and not (name in ("coverage", "recall") and value == 1):
             raise ArgumentError(f"{name}: expected a number between 0 and 1, got {value}.")
     both = predict_dual(adapted, calibration, title="calibrate")
     check_labels(calibration.labels, both.base.shape[1], calibration.source)
-    suspicion = opposition(both.base, both.second).numpy()
-    wrong = (both.base.argmax(1) != calibration.labels).numpy()
-    if max_risk is None:
-        threshold = replace(DISAGREEMENT, coverage=float((suspicion < DISAGREEMENT.value).mean()))
-    else:
+    predicted, score = both.base.argmax(1), score if given else PAPER_SCORE
+    suspicion, wrong = SCORES[score](both.base, both.second).numpy(), (predicted != calibration.labels).numpy()
+    if max_risk is not None and per_class:
+        threshold = class_thresholds(
+            suspicion, wrong, predicted, classes=both.base.shape[1], max_risk=max_risk, confidence=confidence
+        )
+    elif max_risk is not None:
         threshold = risk_threshold(suspicion, wrong, max_risk=max_risk, confidence=confidence)
+    elif coverage is not None:
+        threshold = coverage_threshold(suspicion, coverage)
+    elif recall is not None:
+        threshold = recall_threshold(suspicion, wrong, recall=recall)
+    else:
+        threshold = replace(DISAGREEMENT, coverage=float(DISAGREEMENT.trusts(suspicion).mean()))
     if not threshold.holds:
+        where = "in each class" if per_class else "among the trusted"
         warnings.warn(
-            f"max_risk: no threshold can promise {max_risk:.3g} at {confidence:.3g} confidence from {len(wrong)} "
-            f"calibration samples with {int(wrong.sum())} errors, so nothing is trusted. It takes at least "
-            f"{threshold.samples_needed} trusted samples without an error: add calibration samples or allow more risk.",
+            f"max_risk: no threshold can promise {max_risk:.3g} {where} at {confidence:.3g} confidence from "
+            f"{len(wrong)} calibration samples with {int(wrong.sum())} errors, so nothing is trusted"
+            f"{' where it cannot' if per_class else ''}. {threshold.remedy}",
             PetmWarning,
             stacklevel=2,
         )
-    flags = detection(suspicion >= threshold.value, wrong)
+    flags = detection(~threshold.trusts(suspicion, predicted), wrong)
     softmax = maximum_softmax(both.base).numpy()
     measured = {
         "calibration_samples": len(wrong),
@@ -147,8 +184,17 @@ def fit_grader(
         "precision": flags.precision,
         "auroc": auroc(suspicion, wrong),
         "auroc_of_softmax": auroc(softmax, wrong),
+        "aurc": aurc(suspicion, wrong),
+        "aurc_of_softmax": aurc(softmax, wrong),
     }
-    return Grader(adapted, threshold, origin or Origin(), plain(measured))
+    return Grader(
+        adapted,
+        threshold,
+        score,
+        fit_probability(suspicion, wrong),
+        origin=origin or Origin(),
+        measured=plain(measured),
+    )
 
 
 def load(path: str | Path, model: nn.Module | None = None, *, weights: str | Path | None = None) -> Grader:
@@ -165,5 +211,12 @@ def load(path: str | Path, model: nn.Module | None = None, *, weights: str | Pat
         ModelError: A cannot be built.
     """
     adapted, manifest = read_bundle(path, model, weights=weights)
-    threshold = Threshold(**manifest["threshold"] | {"value": float(manifest["threshold"]["value"])})
-    return Grader(adapted, threshold, Origin.from_manifest(manifest), manifest["measured"])
+    probability = manifest["probability"]
+    return Grader(
+        adapted,
+        Threshold.from_json(manifest["threshold"]),
+        manifest["score"],
+        ErrorProbability(**probability) if probability else None,
+        Origin.from_manifest(manifest),
+        manifest["measured"],
+    )

@@ -18,14 +18,15 @@ class Grades:
     Attributes:
         labels: int64 ``(N,)``, A's predictions.
         second: int64 ``(N,)``, the second opinion's predictions.
-        suspicion: float64 ``(N,)``, higher is more likely wrong; above 0 the second opinion disagrees
-            (`petm.scores.opposition`).
+        suspicion: float64 ``(N,)``, higher is more likely wrong; which of `petm.scores.SCORES`, the grader says.
+        probability: float64 ``(N,)``, the calibrated probability that A is wrong; NaN where none was calibrated.
         trusted: bool ``(N,)``, the grade: trusted, or else suspect.
     """
 
     labels: NDArray[np.int64]
     second: NDArray[np.int64]
     suspicion: NDArray[np.float64]
+    probability: NDArray[np.float64]
     trusted: NDArray[np.bool_]
 
     def __len__(self) -> int:

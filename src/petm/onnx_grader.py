@@ -19,7 +19,7 @@ from petm.progress import track
 from petm.provenance import InputOrigin, ModelOrigin, Origin
 from petm.risk import Threshold
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PREFIX = "petm."
 """Of the keys in a graph's metadata; their values are JSON."""
 
@@ -33,6 +33,8 @@ class Answer(NamedTuple):
     """A's predictions, ``(N,)``."""
     suspicion: NDArray[np.float64]
     """As in `petm.grades.Grades`, ``(N,)``."""
+    probability: NDArray[np.float64]
+    """Of an error, ``(N,)``."""
     trusted: NDArray[np.bool_]
     """The grade, ``(N,)``."""
     base: NDArray[np.float32]
@@ -55,6 +57,7 @@ class OnnxGrader:
     Attributes:
         path: The file.
         threshold: Where suspicion turns from trusted to suspect, and what that promises.
+        score: What suspicion is, a name of `petm.scores.SCORES`.
         origin: Class names, and how images are read.
         fingerprint: SHA-256 of A's weights.
         shape: Of one input, ``(C, H, W)`` for images.
@@ -76,7 +79,7 @@ class OnnxGrader:
         self._session = _open_session(self.path, providers, threads)
         metadata = _read_metadata(self.path, self._session)
         threshold, inputs = metadata["threshold"], metadata["inputs"]
-        self.threshold = Threshold(**threshold | {"value": float(threshold["value"])})
+        self.threshold, self.score = Threshold.from_json(threshold), str(metadata["score"])
         self.origin = Origin(
             ModelOrigin(classes=tuple(metadata["classes"])),
             InputOrigin(inputs["size"] and tuple(inputs["size"]), inputs["channels"]),
@@ -107,7 +110,7 @@ class OnnxGrader:
                 parts.append(self.run(inputs.numpy()))
                 progress.advance(len(inputs))
         whole = Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-        return Grades(whole.label, whole.second.argmax(1), whole.suspicion, whole.trusted)
+        return Grades(whole.label, whole.second.argmax(1), whole.suspicion, whole.probability, whole.trusted)
 
     def run(self, x: NDArray[np.float32]) -> Answer:
         """Returns what the graph answers to one batch, as it is: the shortest way for one sample after the other.
@@ -173,8 +176,7 @@ def _read_metadata(path: Path, session: Any) -> dict[str, Any]:
         version = entries["format_version"]
     except (KeyError, ValueError) as error:
         raise BundleError(f"{path}: expected a graph from petm export, got another one. Export a bundle.") from error
-    if version > FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: expected graph version {FORMAT_VERSION} or older, got {version}. Upgrade petm to read it."
-        )
+    if version != FORMAT_VERSION:
+        step = "Upgrade petm to read it" if version > FORMAT_VERSION else "Export it again"
+        raise BundleError(f"{path}: expected graph version {FORMAT_VERSION}, got {version}. {step}.")
     return entries

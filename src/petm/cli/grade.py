@@ -43,7 +43,9 @@ def grade(
     device: str,
     as_json: bool,
 ) -> None:
-    """Grade folders, images, Parquet or .npz files: the input, A's label, the second opinion's, suspicion, grade.
+    """Grade folders, images, Parquet or .npz files: label, probability of error, suspicion and grade of each.
+
+    The label is A's, beside it stands the second opinion's.
 
     The grader is a bundle, or the .onnx file that petm export makes of one.
     """
@@ -103,6 +105,7 @@ def _rows(data: "Data", grades: "Grades", classes: tuple[str, ...]) -> list[dict
             "input": data.name(index),
             "label": named(int(grades.labels[index])),
             "second": named(int(grades.second[index])),
+            "probability": float(grades.probability[index]),
             "suspicion": float(grades.suspicion[index]),
             "grade": "trusted" if grades.trusted[index] else "suspect",
         }

@@ -1,13 +1,16 @@
 """``petm inspect``: what is in a bundle."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from petm.cli import options
+
+if TYPE_CHECKING:
+    from petm.risk import Threshold
 
 
 @click.command(epilog="Example: petm inspect runs/demo/grader.petm", short_help="Show what is in a bundle.")
@@ -38,7 +41,9 @@ def print_manifest(bundle: Path, *, as_json: bool) -> None:
 
 
 def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    model, adapter, threshold = manifest["model"], manifest["adapter"], manifest["threshold"]
+    from petm.risk import Threshold
+
+    model, adapter, threshold = manifest["model"], manifest["adapter"], Threshold.from_json(manifest["threshold"])
     measured, size = manifest["measured"], sum((bundle / name).stat().st_size for name in manifest["files"])
     rows = [
         ("model", f"{model['reference'] or 'passed in Python'}, weights {model['weights'] or 'not named'}"),
@@ -47,13 +52,14 @@ def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in adapter["layers"].items())),
         ("", f"{adapter['parameters']:,} parameters, {adapter['parameters'] / model['parameters']:.2%} of the model"),
         ("one pass", _parting(adapter["parting"])),
-        ("threshold", f"suspect from {float(threshold['value']):.4f} on ({threshold['rule']})"),
+        ("suspicion", manifest["score"].replace("_", " ")),
+        ("threshold", _threshold(threshold)),
     ]
-    if threshold["max_risk"] is not None and threshold["samples_needed"] is None:
-        promise = f"at most {threshold['max_risk']:.3g} of the trusted are wrong, with {threshold['confidence']:.3g}"
-        rows.append(("promise", f"{promise} confidence; trusts {threshold['coverage']:.1%} of the calibration data"))
-    elif threshold["max_risk"] is not None:
-        rows.append(("promise", f"none: it takes {threshold['samples_needed']} trusted samples without an error"))
+    if threshold.max_risk is not None and threshold.holds:
+        promise = f"at most {threshold.max_risk:.3g} of the trusted are wrong, with {threshold.confidence:.3g}"
+        rows.append(("promise", f"{promise} confidence; trusts {threshold.coverage:.1%} of the calibration data"))
+    elif threshold.max_risk is not None:
+        rows.append(("promise", f"none. {threshold.remedy}"))
     for name, value in measured.items():
         if isinstance(value, dict) and value["value"] is not None:
             spread = f"{value['low']:.1%} to {value['high']:.1%}"
@@ -66,6 +72,13 @@ def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in manifest["versions"].items())))
     rows.append(("on disk", f"{size:,} bytes in {len(manifest['files'])} files, all as they were written"))
     return rows
+
+
+def _threshold(threshold: "Threshold") -> str:
+    """Where trust ends, in words."""
+    values = threshold.values
+    where = f"{values[0]:.4g}" if len(values) == 1 else f"{min(values):.4g} to {max(values):.4g}, by class,"
+    return f"suspect from {where} on ({threshold.rule})"
 
 
 def _parting(parting: dict[str, Any] | None) -> str:
