@@ -1,0 +1,167 @@
+"""What A says of a data set, computed once for every baseline that asks: its logits, and the features behind them."""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from petm.data import Data, as_data
+from petm.error_set import ErrorSet
+from petm.errors import DataError, ModelError
+from petm.inference import BATCH_SIZE, batches, check_labels, device_of
+from petm.models import call_model, share_weights
+from petm.progress import track
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    logits: Tensor
+    features: Tensor | None
+    fault: str
+    seconds: float
+
+
+class Seen:
+    """A data set as A sees it. The one pass over the data is run when its first result is asked for, and kept.
+
+    The features are the input of the linear layer that A calls last, which for most classifiers is what the head sees.
+    A is run as a second structure over its own weights (`petm.models.share_weights`), so nothing is ever hooked into
+    A itself. Memory: ``4 N (K + D)`` bytes.
+
+    Args:
+        model: A.
+        data: ``N`` samples, labelled where a baseline is fitted on them; or whatever `petm.data.as_data` takes.
+        batch_size: Samples in one forward pass.
+
+    Raises:
+        DataError: There is no sample.
+    """
+
+    def __init__(self, model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -> None:
+        self.model, self.data, self.batch_size = model, as_data(data), batch_size
+        if not len(self):
+            raise DataError(f"{self.data.source}: expected at least one sample, got none.")
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"Seen({len(self)} samples of {self.data.source})"
+
+    @property
+    def logits(self) -> Tensor:
+        """A's logits, float32 ``(N, K)`` on the CPU."""
+        return self._answers.logits
+
+    @property
+    def features(self) -> Tensor:
+        """What enters A's last linear layer, float32 ``(N, D)`` on the CPU.
+
+        Raises:
+            ModelError: A has no linear layer, or the last one does not take one row of features a sample.
+        """
+        if self._answers.features is None:
+            raise ModelError(self._answers.fault)
+        return self._answers.features
+
+    @property
+    def seconds(self) -> float:
+        """How long the pass over the data took."""
+        return self._answers.seconds
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The class ``c`` that A predicts, int64 ``(N,)``."""
+        return self.logits.argmax(1)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The true classes, int64 ``(N,)``.
+
+        Raises:
+            DataError: A label is missing or outside 0..K-1, or only one class is present.
+        """
+        check_labels(self.data.labels, self.logits.shape[1], self.data.source)
+        return self.data.labels
+
+    @cached_property
+    def wrong(self) -> Tensor:
+        """Where A is wrong, bool ``(N,)``."""
+        return self.predicted != self.labels
+
+    @property
+    def errors(self) -> ErrorSet:
+        """The samples that A gets wrong, as `petm.error_set.find_errors` gives them."""
+        indices = self.wrong.nonzero().flatten()
+        return ErrorSet(indices, self.predicted[indices], len(self))
+
+    @cached_property
+    def _answers(self) -> _Answers:
+        start = time.perf_counter()
+        network = share_weights(self.model)
+        last = _LastLinear(network)
+        logits, features, fault = [], [], ""
+        with torch.no_grad(), track("answers", len(self)) as progress:
+            for inputs, _ in batches(self.data, device_of(network), self.batch_size):
+                logits.append(call_model(network, inputs).float().cpu())
+                if not (fault := fault or last.fault(len(inputs))):
+                    # A copy: the features may be a view of something much larger, which would stay with them.
+                    features.append(last.input.detach().float().cpu().clone())
+                progress.advance(len(inputs))
+        found = None if fault else torch.cat(features)
+        return _Answers(torch.cat(logits), found, fault, time.perf_counter() - start)
+
+
+def last_linear(network: nn.Module, x: Tensor) -> str:
+    """Returns the name of the linear layer that a forward pass calls last.
+
+    Args:
+        network: A structure of one's own, in eval mode, as `petm.models.share_weights` gives it; hooks stay on it.
+        x: At least one sample, of which only the form matters.
+
+    Raises:
+        ModelError: There is no linear layer, or the last one does not take one row of features a sample.
+    """
+    last = _LastLinear(network)
+    with torch.no_grad():
+        call_model(network, x)
+    if fault := last.fault(len(x)):
+        raise ModelError(fault)
+    return last.name
+
+
+def linear_input(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    """Returns the input with which a linear layer is called, given by position or by name."""
+    x: Tensor = arguments[0] if arguments else keywords["input"]
+    return x
+
+
+class _LastLinear:
+    """Remembers which linear layer was called last, and with what."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.name = ""
+        self.input = torch.empty(0)
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_pre_hook(partial(self._note, name), with_kwargs=True)
+
+    def _note(self, name: str, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self.name, self.input = name, linear_input(arguments, keywords)
+
+    def fault(self, n: int) -> str:
+        """What keeps the last input from being the features of ``n`` samples, in words; empty where nothing does."""
+        if self.input.ndim == 2 and len(self.input) == n:
+            return ""
+        if not self.input.numel():
+            return (
+                "model: expected a linear layer, whose input are the features, got a model that calls none. "
+                "Use baselines that need no features."
+            )
+        return (
+            f"model: expected the linear layer called last, {self.name!r}, to take one row of features a sample, "
+            f"got {tuple(self.input.shape)} for {n} samples. Use baselines that need no features."
+        )

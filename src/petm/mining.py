@@ -1,0 +1,1 @@
+"""Where errors come from when A makes none."""
