@@ -68,8 +68,8 @@ def judge(population: Population, draws: int, max_risk: float, confidence: float
         shuffled = random.permutation(len(population))
         half, other = shuffled[:size], shuffled[size:]
         first, second = (
-            risk_threshold(population.suspicion[rows], population.wrong[rows], max_risk=max_risk, confidence=confidence)
-            for rows in (independent, half)
+            risk_threshold(population.suspicion[some], population.wrong[some], max_risk=max_risk, confidence=confidence)
+            for some in (independent, half)
         )
         rest = Population(population.suspicion[other], population.wrong[other])
         rows.append((*_judged(population, first.value, max_risk), *_judged(population, second.value, max_risk),
@@ -152,21 +152,25 @@ def populations(arguments: argparse.Namespace) -> dict[str, Population]:
 
 def table(results: dict[str, Any]) -> str:
     lines = [
-        "| suspicion | risk | confidence | broken | 95 % interval | coverage | best possible "
+        "| suspicion | risk | confidence | broken (95 % interval) | coverage | best possible "
         "| halves: broken on the whole | above on the other half | beyond chance | coverage | best possible |",
-        "|" + "---|" * 12,
+        "|" + "---|" * 11,
     ]
     for name, result in results.items():
         for row in result["guarantee"]:
             one, two = row["independent"], row["halves"]
-            spread = f"{one['broken'].low:.1%} to {one['broken'].high:.1%}"
             shares = (two["broken_on_the_whole"], two["above_on_the_other_half"], two["above_beyond_chance"])
-            cells = [
-                f"{name} ({result['samples']:,} samples, {result['errors']:,} errors)",
-                f"{row['max_risk']:.0%}", f"{row['confidence']:.0%}", f"{one['broken'].value:.1%}", spread,
-                f"{one['coverage']:.1%}", f"{one['best_coverage']:.1%}", *(f"{part.value:.1%}" for part in shares),
-                f"{two['coverage']:.1%}", f"{two['best_coverage']:.1%}",
-            ]  # fmt: skip
+            coverages = (two["coverage"], two["best_coverage"])
+            cells = (
+                name,
+                f"{row['max_risk']:.0%}",
+                f"{row['confidence']:.0%}",
+                f"{one['broken'].value:.1%} ({one['broken'].low:.1%}–{one['broken'].high:.1%})",
+                f"{one['coverage']:.1%}",
+                f"{one['best_coverage']:.1%}",
+                *(f"{part.value:.1%}" for part in shares),
+                *(f"{coverage:.1%}" for coverage in coverages),
+            )
             lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "| suspicion | calibration error | of a perfect probability | difference of the means | chosen |"]
     lines.append("|" + "---|" * 5)
@@ -174,8 +178,7 @@ def table(results: dict[str, Any]) -> str:
         row = result["probability"]
         figures = (row["calibration_error"], row["of_a_perfect_probability"], row["mean_difference"])
         chosen = ", ".join(f"{method} {part:.0%}" for method, part in row["chosen"].items())
-        cells = [name, *(f"{figure:.4f}" for figure in figures), chosen]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join((name, *(f"{figure:.4f}" for figure in figures), chosen)) + " |")
     return "\n".join(lines) + "\n"
 
 
