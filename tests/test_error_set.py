@@ -233,3 +233,73 @@ def test_errors_of_another_data_set(replaced_parts: tuple) -> None:
         ArgumentError, match=r"errors: expected an error set of these 10 samples, got ErrorSet\(3 of 179 samples\)"
     ):
         replace_errors(model, data.subset(range(10)), errors, epsilon=0.1)
+
+
+# the source of an error set
+
+
+def test_an_error_set_says_how_it_was_found() -> None:
+    errors = ErrorSet(torch.tensor([3]), torch.tensor([0]), 10, "hardest")
+    assert errors.source == "hardest"
+    assert repr(errors) == "ErrorSet(1 of 10 samples, hardest)"
+    assert ErrorSet(torch.tensor([3]), torch.tensor([0]), 10).source == "plain"
+
+
+# the random direction
+
+
+def test_random_signs_go_as_far_as_fgsm_but_elsewhere(replaced_parts: tuple) -> None:
+    model, data, errors, _ = replaced_parts
+    wide = TensorData(data.inputs(range(len(data))), data.labels, value_range=(-9, 9))  # so that nothing is clipped
+    plain = wide.inputs(errors.indices)
+    steps = {}
+    for direction in ("gradient", "random"):
+        moved = replace_errors(model, wide, errors, epsilon=0.2, direction=direction)
+        steps[direction] = moved.inputs(errors.indices) - plain
+        others = torch.tensor([index for index in range(len(wide)) if index not in errors.indices])
+        assert torch.equal(moved.inputs(others), wide.inputs(others))
+    assert torch.allclose(steps["random"].abs(), torch.full_like(plain, 0.2), atol=1e-6)
+    assert steps["gradient"].abs().max() == pytest.approx(0.2, abs=1e-6)
+    count = plain.numel()
+    assert abs(float(steps["random"].sign().mean())) < 4 / math.sqrt(count)
+    assert abs(float((steps["random"] * steps["gradient"]).mean()) / 0.04) < 4 / math.sqrt(count)
+
+
+def test_random_signs_follow_the_seed_and_stay_in_the_range(replaced_parts: tuple) -> None:
+    model, data, errors, _ = replaced_parts
+
+    def moved(seed: int, **keywords: object) -> Data:
+        return replace_errors(model, data, errors, epsilon=0.2, direction="random", seed=seed, **keywords)  # type: ignore[arg-type]
+
+    one, again, other = moved(1), moved(1, batch_size=1), moved(2)
+    assert torch.equal(one.inputs(errors.indices), again.inputs(errors.indices))
+    assert not torch.equal(one.inputs(errors.indices), other.inputs(errors.indices))
+    assert (float(one.inputs(errors.indices).min()), float(one.inputs(errors.indices).max())) == (0, 1)
+    assert len({view.content for view in (one, again, other, replace_errors(model, data, errors, epsilon=0.2))}) == 3
+
+
+def test_directions_have_names(replaced_parts: tuple) -> None:
+    model, data, errors, _ = replaced_parts
+    with pytest.raises(ArgumentError, match="direction: expected 'gradient' or 'random', got 'up'"):
+        replace_errors(model, data, errors, epsilon=0.2, direction="up")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="epsilon: expected a finite number of at least 0, got -1"):
+        replace_errors(model, data, errors, epsilon=-1, direction="random")
+
+
+@pytest.mark.parametrize("direction", ["gradient", "random"])
+def test_what_is_no_float_cannot_be_moved(direction: str) -> None:
+    class Tokens(TensorData):
+        def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+            return torch.zeros(len(indices), 5, dtype=torch.int64)
+
+    data = Tokens(torch.zeros(4, 5), torch.tensor([0, 1, 2, 0]))
+    with pytest.raises(
+        ArgumentError, match=r"inputs: expected floats, which can be moved by a step, got torch.int64.*replace_features"
+    ):
+        replace_errors(
+            nn.Embedding(3, 3),
+            data,
+            ErrorSet(torch.tensor([1]), torch.tensor([0]), 4),
+            epsilon=0.1,
+            direction=direction,  # type: ignore[arg-type]
+        )

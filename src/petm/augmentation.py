@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petm.data import Data
+from petm.data import Data, Joined, as_data
 from petm.errors import ArgumentError
 from petm.files import fingerprint
-from petm.inference import predict_logits
+from petm.inference import check_labels, predict_logits
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,14 @@ class Augmentation:
     """How far each change may go, to either side; 0 leaves it out.
 
     Attributes:
-        rotation: Degrees.
-        shift: Share of width and of height.
-        scale: Share of the size.
-        shear: Pixels to the side for each pixel down.
+        rotation: Degrees, 0 to 180.
+        shift: Share of width and of height, 0 to 1.
+        scale: Share of the size, 0 to 0.9.
+        shear: Pixels to the side for each pixel down, 0 to 2.
         mirror: Whether half of the images have left and right exchanged.
+
+    Raises:
+        ArgumentError: An amount breaks its rule.
     """
 
     rotation: float = 0.0
@@ -34,12 +37,12 @@ class Augmentation:
     mirror: bool = False
 
     def __post_init__(self) -> None:
-        for name, most in (("rotation", 180.0), ("shift", 1.0), ("scale", 0.9), ("shear", 2.0)):
+        for name, most in (("rotation", 180), ("shift", 1), ("scale", 0.9), ("shear", 2)):
             if not 0 <= getattr(self, name) <= most:
                 raise ArgumentError(f"{name}: expected a number from 0 to {most}, got {getattr(self, name)}.")
 
     def times(self, strength: float) -> "Augmentation":
-        """Returns the same changes, each going ``strength`` times as far."""
+        """Returns the same changes, each going ``strength`` times as far; the mirror stays as it is."""
         amounts = {name: strength * getattr(self, name) for name in ("rotation", "shift", "scale", "shear")}
         return replace(self, **amounts)
 
@@ -50,7 +53,7 @@ STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 
 
 def choose_augmentation(
-    model: nn.Module, data: Data, *, most_errors: float = 0.1, samples: int = 2000, seed: int = 0
+    model: nn.Module, data: Data, *, most_errors: float = 0.05, samples: int = 2000, seed: int = 0
 ) -> Augmentation:
     """Returns the strongest augmentation under which A still recognises its own training samples.
 
@@ -62,14 +65,24 @@ def choose_augmentation(
         model: A.
         data: Labelled images ``(N, C, H, W)``, best those that A was trained on.
         most_errors: How much the error rate may rise, between 0 and 1.
-        samples: At most this many are looked at.
+        samples: At most this many are looked at, at least 1.
         seed: Of which, and of the changes.
+
+    Raises:
+        ArgumentError: An argument breaks its rule, or the samples are no images.
+        DataError: A label is missing or outside 0..K-1, only one class is present, or there is no sample.
     """
+    if not 0 < most_errors < 1:
+        raise ArgumentError(f"most_errors: expected a share between 0 and 1, got {most_errors}.")
+    if samples < 1:
+        raise ArgumentError(f"samples: expected at least 1, got {samples}.")
+    data = as_data(data)
     generator = torch.Generator().manual_seed(seed)
     seen = data.subset(torch.randperm(len(data), generator=generator)[:samples])
 
     def errors(augmentation: Augmentation) -> float:
         logits = predict_logits(model, Augmented(seen, augmentation, seed=seed), title="augmentation")
+        check_labels(data.labels, logits.shape[1], data.source)
         return float((logits.argmax(1) != seen.labels).double().mean())
 
     allowed = errors(Augmentation()) + most_errors
@@ -99,10 +112,17 @@ class Augmented(Data):
         self._draws = 2 * torch.rand(len(data), 6, generator=generator) - 1
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)``: the changed images at ``indices``, in that order."""
+        """Returns float32 ``(n, C, H, W)``: the changed images at ``indices``, in that order.
+
+        Raises:
+            ArgumentError: The samples are no images.
+        """
         images = self.data.inputs(indices)
-        if images.ndim != 4:
-            raise ArgumentError(f"data: expected images (N, C, H, W) to augment, got shape {tuple(images.shape)}.")
+        if images.ndim != 4 or not images.is_floating_point():
+            raise ArgumentError(
+                f"data: expected images (N, C, H, W) to augment, got {images.dtype} of shape {tuple(images.shape)}. "
+                f"For other samples mine the hardest instead: petm.mining.hardest_samples."
+            )
         return augment(images, self.augmentation, self._draws[torch.as_tensor(indices, dtype=torch.int64)])
 
     @cached_property
@@ -115,27 +135,61 @@ class Augmented(Data):
         return self.data.name(index)
 
 
+def with_copies(data: Data, augmentation: Augmentation, *, copies: int = 1, seed: int = 0) -> Joined:
+    """Returns the data, and behind them so many changed copies of all their images.
+
+    Args:
+        data: ``N`` images ``(N, C, H, W)``.
+        augmentation: How far.
+        copies: At least 1; sample ``i`` of copy ``k``, counted from 1, is sample ``k N + i`` of the result.
+        seed: Of the changes; every copy has others.
+
+    Raises:
+        ArgumentError: An argument breaks its rule, or the samples are no images.
+    """
+    if copies < 1:
+        raise ArgumentError(f"copies: expected at least 1, got {copies}.")
+    data = as_data(data)
+    return Joined(data, *(Augmented(data, augmentation, seed=seed * copies + copy) for copy in range(copies)))
+
+
 def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
     """Returns changed images, float32 ``(n, C, H, W)``; what comes in from outside continues the border.
 
-    A shift alone moves by whole pixels, so that no image is blurred by it.
+    In this order: the mirror; rotation, shear and scale about the middle; the shift. Where there is none of those three
+    the shift goes by whole pixels, so that no image is blurred by it.
 
     Args:
         images: float32 ``(n, C, H, W)``.
         augmentation: How far.
-        draws: float32 ``(n, 6)`` in [-1, 1]: rotation, shift to the right, shift down, scale, shear, mirror.
+        draws: float32 ``(n, 6)`` in [-1, 1]: the part of each amount, for rotation (positive is counter-clockwise),
+            shift to the right, shift down, scale (positive is larger) and shear (positive moves what is lower to the
+            left); and the mirror, which is done where positive.
     """
     turn, right, down, size, slant, flip = draws.to(images.device).unbind(1)
-    angle = turn * math.radians(augmentation.rotation)
-    factor, shear = 1 + size * augmentation.scale, slant * augmentation.shear
-    x, y = 2 * augmentation.shift * right, 2 * augmentation.shift * down
-    if not (augmentation.rotation or augmentation.scale or augmentation.shear):
-        height, width = images.shape[-2:]
-        x, y = (x * width / 2).round() * 2 / width, (y * height / 2).round() * 2 / height
+    if not len(images):
+        return images
+    height, width = images.shape[-2:]
     if augmentation.mirror:
         images = torch.where((flip > 0).view(-1, 1, 1, 1), images.flip(-1), images)
-    cos, sin = angle.cos(), angle.sin()
-    rows = [torch.stack((cos / factor, (shear * cos - sin) / factor, -x), 1)]
-    rows += [torch.stack((sin / factor, (shear * sin + cos) / factor, -y), 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    x, y = augmentation.shift * width * right, augmentation.shift * height * down  # in pixels
+    if not (augmentation.rotation or augmentation.scale or augmentation.shear):
+        return _shift(images, x.round().long(), y.round().long()) if augmentation.shift else images
+    angle, factor = turn * math.radians(augmentation.rotation), 1 + size * augmentation.scale
+    shear = slant * augmentation.shear
+    cos, sin = angle.cos() / factor, angle.sin() / factor
+    # Where each pixel comes from: of pixels from the middle, but a grid counts in halves of width and of height.
+    a, b, c, d = cos, shear * cos - sin, sin, shear * sin + cos
+    across = torch.stack((a, b * height / width, -(a * x + b * y) * 2 / width), 1)
+    along = torch.stack((c * width / height, d, -(c * x + d * y) * 2 / height), 1)
+    grid = F.affine_grid(torch.stack((across, along), 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _shift(images: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """Each image moved by whole pixels, int64 ``(n,)`` each, the border repeated in what becomes free."""
+    height, width = images.shape[-2:]
+    rows = (torch.arange(height, device=images.device) - down.unsqueeze(1)).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) - right.unsqueeze(1)).clamp(0, width - 1)
+    moved = images.gather(2, rows.view(-1, 1, height, 1).expand_as(images))
+    return moved.gather(3, columns.view(-1, 1, 1, width).expand_as(images))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +16,32 @@ from petm.inference import BATCH_SIZE, check_labels, device_of, in_eval_mode, pr
 from petm.models import call_model, weights_fingerprint
 from petm.progress import track
 
+Direction = Literal["gradient", "random"]
+"""Where a replaced error moves: against A, or anywhere, which is the control for that idea."""
+
 
 @dataclass(frozen=True, eq=False)
 class ErrorSet:
-    """The samples that A gets wrong.
+    """The samples that A gets wrong; or those that take their place where A makes too few errors (`petm.mining`).
 
     Attributes:
         indices: int64 ``(E,)``, ascending positions in the data set.
-        predictions: int64 ``(E,)``, what A says of them.
+        predictions: int64 ``(E,)``, what A says of them; or what another judge says that has found them.
         total: ``N``, how many samples were looked at.
+        source: How they were found: ``plain`` for A's own errors, else a name of `petm.mining.SOURCES`.
     """
 
     indices: Tensor
     predictions: Tensor
     total: int
+    source: str = "plain"
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __repr__(self) -> str:
-        return f"ErrorSet({len(self)} of {self.total} samples)"
+        found = "" if self.source == "plain" else f", {self.source}"
+        return f"ErrorSet({len(self)} of {self.total} samples{found})"
 
 
 def find_errors(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -> ErrorSet:
@@ -76,18 +83,50 @@ def fgsm(
         value_range: Least and greatest value that the result may take.
 
     Raises:
-        ArgumentError: ``epsilon`` is negative or not finite.
+        ArgumentError: ``epsilon`` is negative or not finite, or the inputs are no floats.
 
     Reference:
         Goodfellow, Shlens, Szegedy (2015), Explaining and Harnessing Adversarial Examples, section 4.
     """
-    if not 0 <= epsilon < float("inf"):
-        raise ArgumentError(f"epsilon: expected a finite number of at least 0, got {epsilon}.")
+    check_step(inputs, epsilon)
     with in_eval_mode(model), torch.enable_grad():
         inputs = inputs.detach().clone().requires_grad_()
         loss = F.cross_entropy(call_model(model, inputs), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, inputs)
     return (inputs.detach() + epsilon * gradient.sign()).clamp(*value_range)
+
+
+def check_step(inputs: Tensor, epsilon: float) -> None:
+    """Checks that inputs can be moved by epsilon.
+
+    Raises:
+        ArgumentError: ``epsilon`` is negative or not finite, or the inputs are no floats.
+    """
+    if not 0 <= epsilon < float("inf"):
+        raise ArgumentError(f"epsilon: expected a finite number of at least 0, got {epsilon}.")
+    if not inputs.is_floating_point():
+        raise ArgumentError(
+            f"inputs: expected floats, which can be moved by a step, got {inputs.dtype}. "
+            f"Move the features of such samples: petm.mining.replace_features."
+        )
+
+
+def random_signs(count: int, shape: Sequence[int], *, seed: int) -> Tensor:
+    """Returns int8 ``(count, *shape)``: +1 and -1, equally likely and independent, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 2, (count, *shape), generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+
+
+def check_error_set(errors: ErrorSet, data: Data, direction: str = "gradient") -> None:
+    """Checks that errors were found in ``data``, and that there is such a direction.
+
+    Raises:
+        ArgumentError: They were not, or there is none.
+    """
+    if errors.total != len(data):
+        raise ArgumentError(f"errors: expected an error set of these {len(data)} samples, got {errors}.")
+    if direction not in get_args(Direction):
+        raise ArgumentError(f"direction: expected 'gradient' or 'random', got {direction!r}.")
 
 
 class Replaced(Data):
@@ -124,7 +163,14 @@ class Replaced(Data):
 
 
 def replace_errors(
-    model: nn.Module, data: Data, errors: ErrorSet, *, epsilon: float, batch_size: int = BATCH_SIZE
+    model: nn.Module,
+    data: Data,
+    errors: ErrorSet,
+    *,
+    epsilon: float,
+    direction: Direction = "gradient",
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
 ) -> Replaced:
     """Returns a view of ``data`` in which each of A's errors is replaced by its FGSM example, label unchanged.
 
@@ -133,24 +179,34 @@ def replace_errors(
     Args:
         model: A.
         data: The samples in which ``errors`` were found.
-        errors: What `find_errors` returned.
+        errors: What `find_errors` or a source of `petm.mining` returned.
         epsilon: FGSM step in units of the inputs.
+        direction: ``gradient``, the sign of the gradient of A's loss, which is FGSM; or ``random``, a random sign for
+            every number of the input: the control, whose samples lie as far away, but in no direction that A minds.
+        seed: Of the random signs.
         batch_size: Samples in one backward pass.
 
     Raises:
-        ArgumentError: ``errors`` belongs to another data set, or ``epsilon`` breaks its rule.
+        ArgumentError: ``errors`` belongs to another data set, or another argument breaks its rule.
 
     Reference:
         LoRA-PETM (ACK 2025), section 2.1.
     """
     data = as_data(data)
-    if errors.total != len(data):
-        raise ArgumentError(f"errors: expected an error set of these {len(data)} samples, got {errors}.")
-    device, parts = device_of(model), []
+    check_error_set(errors, data, direction)
+    device, parts = device_of(model), [data.inputs([0])[:0]]
+    check_step(parts[0], epsilon)
+    signs = random_signs(len(errors), parts[0].shape[1:], seed=seed) if direction == "random" else None
     with track("adversarial examples", len(errors)) as progress:
-        for indices in errors.indices.split(batch_size):
-            inputs, labels = data.inputs(indices).to(device), data.labels[indices].to(device)
-            parts.append(fgsm(model, inputs, labels, epsilon=epsilon, value_range=data.value_range).cpu())
-            progress.advance(len(indices))
-    replacements = torch.cat(parts) if parts else data.inputs([0])[:0]
-    return Replaced(data, errors.indices, replacements, origin=f"FGSM {epsilon} on {weights_fingerprint(model)}")
+        for start in range(0, len(errors), batch_size):
+            rows = slice(start, start + batch_size)
+            inputs, labels = data.inputs(errors.indices[rows]), data.labels[errors.indices[rows]].to(device)
+            if signs is None:
+                parts.append(
+                    fgsm(model, inputs.to(device), labels, epsilon=epsilon, value_range=data.value_range).cpu()
+                )
+            else:
+                parts.append((inputs + epsilon * signs[rows]).clamp(*data.value_range))
+            progress.advance(len(inputs))
+    origin = f"FGSM {epsilon} on {weights_fingerprint(model)}" if signs is None else f"random {epsilon}, seed {seed}"
+    return Replaced(data, errors.indices, torch.cat(parts), origin=origin)

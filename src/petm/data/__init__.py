@@ -13,6 +13,7 @@ from petm.data.base import (
 )
 from petm.data.digits import load_digits
 from petm.data.image_folder import ImageFolder
+from petm.data.joined import Joined
 from petm.data.mnist import load_mnist
 from petm.data.npz import load_npz
 from petm.data.opening import open_data
@@ -23,6 +24,7 @@ __all__ = [
     "Batch",
     "Data",
     "ImageFolder",
+    "Joined",
     "ParquetImages",
     "Subset",
     "TensorData",
