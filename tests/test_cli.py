@@ -53,7 +53,7 @@ def write_images(data, indices, folder, *, flat=False):
 def fit_arguments(*more):
     return (
         "fit", "--model", NETWORK, "--weights", "w.safetensors", "--data", "images", "-o", "my.petm",
-        "--twin-epochs", 1, "--epochs", 1, "--max-extra-parameters", 0.2, *more,
+        "--recipe", "paper", "--max-extra-parameters", 0.2, *more,
     )  # fmt: skip
 
 
@@ -160,7 +160,9 @@ def test_layers_by_hand(place, petm):
         (("--layers", "fc1=two"), 2, "expected layer=rank,..., got 'fc1=two'"),
         (("--size", "0x4"), 2, "expected one or two positive numbers such as 64 or 64x48"),
         (("--max-risk", "2"), 1, "max_risk: expected a number between 0 and 1, got 2.0"),
-        (("--epochs", "0"), 1, "epochs: expected"),
+        (("--recipe", "slow"), 2, "'slow' is not one of 'fast', 'balanced', 'thorough', 'paper'"),
+        (("--coverage", "0"), 1, "coverage: expected a number between 0 and 1, got 0.0"),
+        (("--max-risk", "0.1", "--recall", "0.9"), 1, "max_risk, recall: expected one of these, got 2"),
         (("--nonsense",), 2, "No such option"),
         (("--config", "absent.toml"), 2, "does not exist"),
     ],
@@ -210,7 +212,7 @@ def test_damaged_bundle(place, petm):
 def test_interrupt_exits_130_and_resume_ends_as_if_nothing_had_been(place, petm, monkeypatch):
     import petm.training as training
 
-    assert petm(*fit_arguments("--epochs", 2, "--include-base"))[0] == 0
+    assert petm(*fit_arguments("--include-base"))[0] == 0
     expected = petm("grade", "my.petm", "more")[1]
     petm(*fit_arguments("--overwrite"))
 
@@ -227,13 +229,13 @@ def test_interrupt_exits_130_and_resume_ends_as_if_nothing_had_been(place, petm,
         return step(self, *arguments)
 
     monkeypatch.setattr(training._Run, "_step", interrupted_step)
-    code, out, err = petm(*fit_arguments("--epochs", 2, "--overwrite", "--include-base"))
+    code, out, err = petm(*fit_arguments("--overwrite", "--include-base"))
     assert (code, out) == (130, "")
     assert "--resume" in err
     assert (place / "my.petm.run" / "checkpoints").is_dir()
     monkeypatch.setattr(training._Run, "_step", step)
 
-    code, _, err = petm(*fit_arguments("--epochs", 2, "--include-base", "--overwrite", "--resume"))
+    code, _, err = petm(*fit_arguments("--include-base", "--overwrite", "--resume"))
     assert code == 0, err
     assert petm("grade", "my.petm", "more")[1] == expected
 

@@ -5,8 +5,8 @@ from torch import nn
 from networks import ResidualNet, TinyCNN, images, randomise, seeded
 from petm.adapter import AdaptedModel, Member, attach_adapter
 from petm.data import TensorData
-from petm.dual import DualLogits, dual_logits, predict_dual
-from petm.errors import DataError, ModelError
+from petm.dual import DualLogits, dual_logits, look_at_most, predict_dual
+from petm.errors import ArgumentError, DataError, ModelError
 from petm.views import view
 
 
@@ -72,6 +72,27 @@ def test_what_a_committee_shares_is_computed_once() -> None:
         counted.append(adapted.parting.counted_ratio - 1)
     assert counted[1] == pytest.approx(3 * counted[0])
     assert counted[1] < 0.2
+
+
+@pytest.mark.parametrize("members", [(Member(),), (Member("", "mirror"), Member("second"))])
+def test_a_second_look_at_the_least_sure(members: tuple[Member, ...]) -> None:
+    model, x = seeded(ResidualNet).eval(), images(40)
+    adapted = randomise(attach_adapter(model, {"fc": 3}, members=members), scale=0.5)
+    everything = dual_logits(adapted, x)
+    look_at_most(adapted, TensorData(x), 0.25)
+    found = dual_logits(adapted, x)
+    suspicion = 1 - everything.base.double().softmax(1).amax(1)
+    looked = suspicion >= suspicion.sort().values[30]
+    assert looked.sum() == 10
+    assert torch.allclose(found.second[looked], everything.second[looked], atol=1e-5)
+    assert torch.equal(found.second[~looked], found.base[~looked])
+    assert torch.allclose(found.base, everything.base, atol=1e-5)
+    alone = [dual_logits(adapted, x[index : index + 1]).second for index in range(40)]
+    assert torch.allclose(torch.cat(alone), found.second, atol=1e-5)
+    look_at_most(adapted, TensorData(x), 1.0)
+    assert torch.allclose(dual_logits(adapted, x).second, everything.second, atol=1e-5)
+    with pytest.raises(ArgumentError, match=r"share: expected a number above 0 and at most 1, got 0"):
+        look_at_most(adapted, TensorData(x), 0)
 
 
 def test_an_adapter_alone_is_all_that_is_trained() -> None:

@@ -34,7 +34,14 @@ def test_a_shift_moves_the_image_and_repeats_its_border(
     assert moved[0, 0, :, 0].tolist() == first_column
 
 
-@pytest.mark.parametrize("name", ["", "flip", "shift", "shift 1", "shift 1.5 0", "mirror "])
+def test_views_one_after_the_other() -> None:
+    assert view("mirror, shift 1 0")(IMAGE)[0, 0, 0].tolist() == [3, 3, 2, 1]
+    assert view("shift 1 0, mirror")(IMAGE)[0, 0, 0].tolist() == [2, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "flip", "mirror,mirror", "mirror, flip", "shift", "shift 1", "shift 1.5 0", "mirror "]
+)
 def test_an_unknown_view_is_refused(name: str) -> None:
     with pytest.raises(ArgumentError, match="view: expected 'same', 'mirror' or 'shift X Y', got"):
         view(name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from petm.adapter import AdaptedModel as AdaptedModel
+    from petm.adapter import Member as Member
     from petm.adapter import attach_adapter as attach_adapter
     from petm.data import Data as Data
     from petm.data import TensorData as TensorData
@@ -33,13 +34,16 @@ if TYPE_CHECKING:
     from petm.models import load_model as load_model
     from petm.models import paper_cnn as paper_cnn
     from petm.onnx_grader import OnnxGrader as OnnxGrader
+    from petm.recipes import RECIPES as RECIPES
+    from petm.recipes import Recipe as Recipe
+    from petm.recipes import adapt as adapt
     from petm.reproduction import PROTOCOLS as PROTOCOLS
     from petm.reproduction import reproduce as reproduce
     from petm.training import Storage as Storage
     from petm.twin import train_twin as train_twin
 
 _HOME = {
-    "adapter": ("AdaptedModel", "attach_adapter"),
+    "adapter": ("AdaptedModel", "Member", "attach_adapter"),
     "data": ("Data", "TensorData", "load_digits", "load_mnist", "open_data"),
     "distillation": ("distill",),
     "drift": ("weight_drift",),
@@ -52,6 +56,7 @@ _HOME = {
     "grades": ("Grades",),
     "models": ("PaperCNN", "load_model", "paper_cnn"),
     "onnx_grader": ("OnnxGrader",),
+    "recipes": ("RECIPES", "Recipe", "adapt"),
     "reproduction": ("PROTOCOLS", "reproduce"),
     "training": ("Storage",),
     "twin": ("train_twin",),

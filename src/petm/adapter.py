@@ -61,6 +61,8 @@ class AdaptedModel(nn.Module):
         tuned: A with the adapter, as PEFT has it.
         ranks: The rank of each adapted layer, by its name in A; the same for every adapter.
         members: Who gives the second opinion, one at least.
+        look_from: A's own suspicion (`petm.scores.maximum_softmax`) from which on the second opinion is asked for at
+            all; what A is surer of keeps A's answer as both. 0 asks for it always. It holds in `petm.dual`.
         parting: Where both opinions part in one pass (`petm.parting.Parting`), once that has been found.
 
     Reference:
@@ -72,6 +74,7 @@ class AdaptedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.base, self.tuned, self.ranks, self.members = base, tuned, dict(ranks), tuple(members)
+        self.look_from = 0.0
         self.parting: Any = None
         follow_passes(self.network, self.ranks)
         self.eval()
@@ -96,10 +99,20 @@ class AdaptedModel(nn.Module):
         with Pass(float(alpha), member.adapter).under_way():
             return call_model(self.network, member.look(x))
 
-    def alone(self, adapter: str) -> "AdaptedModel":
-        """Returns the same model with one adapter as its only member, looking at the input itself: what is trained."""
+    def unfreeze(self) -> None:
+        """Lets the adapters learn, all of them, and nothing else."""
         for name, parameter in self.tuned.named_parameters():
-            parameter.requires_grad_(f".lora_A.{adapter}." in name or f".lora_B.{adapter}." in name)
+            parameter.requires_grad_(".lora_A." in name or ".lora_B." in name)
+
+    def alone(self, adapter: str) -> "AdaptedModel":
+        """Returns the same model with one adapter as its only member, looking at the input itself: what is trained.
+
+        From here on that adapter alone learns.
+        """
+        self.unfreeze()
+        for name, parameter in self.tuned.named_parameters():
+            if parameter.requires_grad:
+                parameter.requires_grad_(f".{adapter}." in name)
         return AdaptedModel(self.base, self.tuned, self.ranks, (Member(adapter),))
 
     def train(self, mode: bool = True) -> "AdaptedModel":

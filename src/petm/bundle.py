@@ -58,7 +58,14 @@ def write_bundle(
         files = {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in held}
         members = [asdict(member) for member in adapted.members]
         content = plain(
-            {"format": "petm bundle", "format_version": FORMAT_VERSION, **manifest, "members": members, "files": files}
+            {
+                "format": "petm bundle",
+                "format_version": FORMAT_VERSION,
+                **manifest,
+                "members": members,
+                "look_from": adapted.look_from,
+                "files": files,
+            }
         )
         write_json(folder / MANIFEST, content | {"checksum": _checksum(content)})
         folder.chmod(0o755)
@@ -145,7 +152,9 @@ def read_bundle(
             f"Pass the model and the weights that it was fitted to."
         )
     members = [Member(**member) for member in manifest["members"]]
-    return load_adapter(model, path, members), manifest
+    adapted = load_adapter(model, path, members)
+    adapted.look_from = manifest["look_from"]
+    return adapted, manifest
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

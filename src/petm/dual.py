@@ -7,10 +7,11 @@ from torch import Tensor
 
 from petm.adapter import AdaptedModel, pool
 from petm.data import Data
-from petm.errors import DataError
-from petm.inference import BATCH_SIZE, batches, device_of
+from petm.errors import ArgumentError, DataError
+from petm.inference import BATCH_SIZE, batches, device_of, predict_logits
 from petm.parting import APART, OnePass, parting_of, run_one_pass
 from petm.progress import track
+from petm.scores import maximum_softmax
 
 
 class DualLogits(NamedTuple):
@@ -38,12 +39,45 @@ def dual_logits(adapted: AdaptedModel, x: Tensor) -> DualLogits:
     """
     n = x.shape[0]
     with torch.no_grad():
+        if adapted.look_from > 0:
+            return _second_look(adapted, x)
         if n == 0 or (parting := parting_of(adapted, x)).kind == APART:
             return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
         logits = run_one_pass(adapted.network, x, OnePass(n, parting, adapted.members))
         # Sliced by numbers that are known beforehand: a graph that is traced keeps a batch of any size.
         opinions = [logits[place * n : (place + 1) * n] for place in range(1 + len(adapted.members))]
         return DualLogits(opinions[0], pool(opinions[1:]))
+
+
+def _second_look(adapted: AdaptedModel, x: Tensor) -> DualLogits:
+    """Both opinions, the second computed only where A's own suspicion asks for it."""
+    base = adapted(x, alpha=0.0)
+    doubtful = maximum_softmax(base) >= adapted.look_from
+    if torch.compiler.is_exporting():  # a graph has no steps that depend on values
+        return DualLogits(base, torch.where(doubtful[:, None], adapted(x), base))
+    second = base.clone()
+    if bool(doubtful.any()):
+        second[doubtful] = adapted(x[doubtful]).to(base.dtype)
+    return DualLogits(base, second)
+
+
+def look_at_most(adapted: AdaptedModel, data: Data, share: float) -> None:
+    """Sets ``adapted.look_from`` so that the second opinion is asked for on this share of the samples.
+
+    The least sure predictions are those where a second opinion changes the order most, and the rest costs nothing.
+
+    Args:
+        adapted: A with its adapters.
+        data: Samples that A has not seen, such as the calibration samples; labels are not used.
+        share: Above 0, at most 1, which asks always.
+
+    Raises:
+        ArgumentError: ``share`` breaks its rule.
+    """
+    if not 0 < share <= 1:
+        raise ArgumentError(f"share: expected a number above 0 and at most 1, got {share}.")
+    suspicion = maximum_softmax(predict_logits(adapted, data, title="first look", alpha=0.0))
+    adapted.look_from = float(suspicion.quantile(1 - share)) if share < 1 else 0.0
 
 
 def predict_dual(

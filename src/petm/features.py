@@ -5,6 +5,7 @@ pass over the data instead, and the adapter trains on them: the rest of the mode
 place of what its own prefix would compute, while that prefix runs on an empty batch.
 """
 
+import copy
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -112,6 +113,12 @@ class FeatureStudent(nn.Module):
         with _FromFeatures(self.parting, crossing, member.adapter).under_way():
             return call_model(self.adapted.network, self.get_buffer("_idle"), rows=len(rows))
 
+    def alone(self, adapter: str) -> "FeatureStudent":
+        """Returns the student with another adapter, on the same rows; from here on that adapter alone learns."""
+        other = copy.copy(self)
+        other._modules = {"adapted": self.adapted.alone(adapter)}
+        return other
+
     def rows(self, x: Tensor) -> Tensor:
         """Returns the rows ``(n, F)`` of samples."""
         return torch.cat([tensor.flatten(1) for tensor in self._crossing(x)], dim=1)
@@ -158,7 +165,7 @@ def cached_features(
     budget: int,
     folder: str | Path | None = None,
     precision: Precision = "float32",
-) -> Iterator[tuple[nn.Module, Data]]:
+) -> Iterator[tuple["AdaptedModel | FeatureStudent", Data]]:
     """Yields what to train, and on what: the adapter on cached features where that is possible and pays.
 
     The features are what crosses the parting of both opinions (`petm.parting`). Where they spare little (the adapter
@@ -167,7 +174,7 @@ def cached_features(
     samples. Either way convolutions run in the layout that is fast for them.
 
     Args:
-        adapted: A with one adapter that looks at the input itself.
+        adapted: A with its adapters, the first of which is set to learn; ``alone`` of what is yielded sets another.
         data: ``N`` samples.
         budget: Bytes of memory for the features; larger ones go into a memory-mapped file, removed at the end. 0
             caches nothing.
@@ -178,8 +185,9 @@ def cached_features(
         RunError: The folder has no space for the file.
     """
     x = data.inputs(range(min(_PROBE, len(data)))).to(device_of(adapted))
-    parting = parting_of(adapted, x)
-    fast = cast(AdaptedModel, in_fast_layout(adapted, x))
+    adapted.unfreeze()  # what is frozen in this moment may be copied
+    fast = cast(AdaptedModel, in_fast_layout(adapted, x)).alone(adapted.adapters[0])
+    parting = parting_of(fast, x)
     if budget <= 0 or parting.kind == APART or parting.repeated or parting.share_before < LEAST_SHARE:
         yield fast, data
         return

@@ -21,7 +21,7 @@ from petm.files import write_atomically
 BASE_COLOUR, TWIN_COLOUR = "#0072B2", "#D55E00"
 """Blue and red as in the paper, in the shades of Okabe and Ito (2008) that colour-blind readers tell apart."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#888888",
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -37,7 +37,9 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#E6E6E6",
     "legend.frameon": False,
 }
-_WIDTH = 6.4
+"""Of every figure."""
+
+WIDTH = 6.4
 """Inches. At the width of a phone, 11 pt text on this width is still 7 pt."""
 
 
@@ -52,8 +54,8 @@ def paper_figure(conv1: FilterPCA, conv2: FilterPCA, features: FeatureMap) -> Fi
     Reference:
         Ko et al. 2025 (LoRA-PETM), Figure 1.
     """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 8.4))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 8.4))
         panels = figure.subplot_mosaic([["conv1", "conv2"], ["map", "map"]], height_ratios=[1, 1.4])
         for name, filters in (("conv1", conv1), ("conv2", conv2)):
             axes = panels[name]
@@ -90,8 +92,8 @@ def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_twi
     Reference:
         Ko et al. 2025 (LoRA-PETM), section 3.2 and Table 1.
     """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 4))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4))
         axes = figure.subplots()
         axes.plot(alphas, fidelity_to_base, marker="o", color=BASE_COLOUR, label="to the base model A")
         axes.plot(alphas, fidelity_to_twin, marker="^", color=TWIN_COLOUR, label="to the twin A'", linestyle="--")
@@ -107,8 +109,8 @@ def drift_figure(drift: Sequence[LayerDrift]) -> Figure:
     Args:
         drift: From `petm.drift.weight_drift`, drawn from top to bottom.
     """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 1.4 + 0.42 * len(drift)))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.4 + 0.42 * len(drift)))
         axes = figure.subplots()
         # An infinite drift (a zero weight that moved) has no length: its label says it.
         lengths = [entry.relative_norm if math.isfinite(entry.relative_norm) else 0.0 for entry in drift]
@@ -156,8 +158,8 @@ def ratio_figure(panels: Mapping[str, Sequence[RatioBar]], label: str) -> Figure
     groups = list(dict.fromkeys(bar.group for bars in panels.values() for bar in bars))
     heights = [len(dict.fromkeys(bar.name for bar in bars)) for bars in panels.values()]
     thickness = 0.8 / len(groups)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 1.2 + sum(0.9 + 0.17 * len(groups) * height for height in heights)))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.2 + sum(0.9 + 0.17 * len(groups) * height for height in heights)))
         drawn = figure.subplots(
             len(panels), squeeze=False, sharex=True, height_ratios=[1 + height for height in heights]
         )[:, 0]

@@ -5,16 +5,18 @@ from dataclasses import replace
 
 from torch import nn
 
-from petm.adapter import attach_adapter
 from petm.data import Data, as_data
-from petm.distillation import distill
-from petm.error_set import find_errors, replace_errors
+from petm.error_set import find_errors
 from petm.errors import ArgumentError
 from petm.grader import Grader, fit_grader
 from petm.inference import Precision, choose_device
+from petm.mining import preflight
 from petm.provenance import Origin, describe_data
+from petm.recipes import RECIPES, Recipe, adapt, focus
 from petm.run_folder import RunFolder
-from petm.twin import require_errors, train_twin
+
+RECALL = 0.9
+"""Of A's errors on the calibration samples, the share that is flagged where nothing else is asked for."""
 
 
 def fit(
@@ -22,14 +24,14 @@ def fit(
     data: Data,
     *,
     calibration: Data | float = 0.2,
+    recipe: str | Recipe = "fast",
     layers: Mapping[str, int] | None = None,
-    max_extra_parameters: float = 0.02,
+    max_extra_parameters: float | None = None,
     max_risk: float | None = None,
+    coverage: float | None = None,
+    recall: float | None = None,
     confidence: float = 0.95,
-    epsilon: float = 0.1,
-    twin_epochs: int = 2,
-    epochs: int = 20,
-    batch_size: int = 128,
+    per_class: bool = False,
     seed: int = 0,
     precision: Precision = "float32",
     cache_budget: int = 4 << 30,
@@ -37,7 +39,11 @@ def fit(
     origin: Origin | None = None,
     run: RunFolder | None = None,
 ) -> Grader:
-    """Returns a grader for a trained model: error set, twin, adapter, distillation and threshold in one sequence.
+    """Returns a grader for a trained model: adapters by a recipe, probability of error and threshold by calibration.
+
+    Where trust ends follows from one of ``max_risk``, ``coverage`` and ``recall``, as in `petm.grader.fit_grader`. With
+    none of them, nine of ten errors of the calibration samples are flagged. Where there is none, and with the recipe
+    ``paper``, what the second opinion answers otherwise is flagged, as the paper does.
 
     Args:
         model: A; it stays as it is, but is moved to ``device``.
@@ -45,23 +51,23 @@ def fit(
         calibration: Labelled samples that A has *not* seen, on which the threshold is set; or the share of ``data`` to
             hold out for that. A looks better on its own training data than it is, so a threshold set on a share of
             them promises too much: pass fresh samples where there are any.
-        layers: The rank of each layer to adapt; absent chooses them by the drift between A and A'.
-        max_extra_parameters: Then, the adapter's budget as a share of A's parameters.
-        max_risk: As in `petm.grader.fit_grader`; absent flags disagreement, as the paper does.
-        confidence: As there.
-        epsilon: FGSM step in units of the inputs.
-        twin_epochs: Passes of A' over the data.
-        epochs: At most this many passes of the distillation, which stops early.
-        batch_size: Samples in one step.
+        recipe: A name of `petm.recipes.RECIPES`, or a recipe of your own.
+        layers: The rank of each layer to adapt; absent follows the recipe.
+        max_extra_parameters: The adapters' budget as a share of A's parameters; absent follows the recipe.
+        max_risk: Largest share of errors among the trusted, guaranteed.
+        coverage: Share of the predictions to trust.
+        recall: Share of the errors to flag.
+        confidence: With which ``max_risk`` is to hold.
+        per_class: Whether ``max_risk`` is to hold in each class that A predicts.
         seed: Of everything.
         precision: Of the matrix products in training.
-        cache_budget: Bytes of memory for features that are computed once, as in `petm.distillation.distill`.
+        cache_budget: Bytes of memory for features that are computed once, as in `petm.tuning.tune`.
         device: ``auto``, ``cpu``, ``cuda``, ...
         origin: How A is built again, for the bundle.
         run: Where the trainings leave their checkpoints.
 
     Raises:
-        NothingToLearnError: A makes no errors on ``data``.
+        NothingToLearnError: The recipe is the paper's, and A makes no errors on ``data``.
         ArgumentError: An argument breaks its rule.
         DataError: Labels are missing or outside 0..K-1, or only one class is present.
     """
@@ -70,42 +76,39 @@ def fit(
         if not 0 < calibration < 1:
             raise ArgumentError(f"calibration: expected data or a share between 0 and 1, got {calibration}.")
         data, calibration = data.split((1 - calibration, calibration), seed=seed)
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise ArgumentError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}.")
+        recipe = RECIPES[recipe]
+    if max_extra_parameters is not None:
+        recipe = replace(recipe, max_extra_parameters=max_extra_parameters)
     model.to(choose_device(device))
-    errors = find_errors(model, data)
-    require_errors(errors)
-    twin = train_twin(
+    seen = preflight(model, data)
+    adapted = adapt(
         model,
         data,
-        errors,
-        epsilon=epsilon,
-        epochs=twin_epochs,
-        batch_size=batch_size,
-        seed=seed,
-        precision=precision,
-        storage=run.storage("twin") if run else None,
-        device=device,
-    )
-    adapted = attach_adapter(model, layers, twin=twin, max_extra_parameters=max_extra_parameters, seed=seed)
-    distill(
-        adapted,
-        teacher=twin,
-        data=replace_errors(model, data, errors, epsilon=epsilon),
-        epochs=epochs,
-        batch_size=batch_size,
+        recipe=recipe,
+        layers=layers,
         seed=seed,
         precision=precision,
         cache_budget=cache_budget,
-        storage=run.storage("adapter") if run else None,
         device=device,
+        storage=run.storage if run else None,
     )
-    told = {
-        "epsilon": epsilon,
-        "twin_epochs": twin_epochs,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "training_errors": len(errors),
-    }
+    focus(adapted, recipe, calibration)
+    told = {"recipe": recipe.title, "seed": seed, "training_errors": seen.errors}
     used = {"train": describe_data(data), "calibration": describe_data(calibration)}
     origin = replace(origin or Origin(), data=used, settings=told)
-    return fit_grader(adapted, calibration, max_risk=max_risk, confidence=confidence, origin=origin)
+    if max_risk is None and coverage is None and recall is None and not recipe.teacher:
+        recall = RECALL if len(find_errors(model, calibration)) else None
+    return fit_grader(
+        adapted,
+        calibration,
+        max_risk=max_risk,
+        coverage=coverage,
+        recall=recall,
+        confidence=confidence,
+        per_class=per_class,
+        score=recipe.score,
+        origin=origin,
+    )

@@ -1,11 +1,12 @@
 """The one training loop: through Accelerate, with live progress, a checkpoint and an exact resume."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
@@ -54,12 +55,13 @@ class Settings:
 
     Attributes:
         epochs: At most this many passes over the data.
-        learning_rate: Of Adam, constant.
+        learning_rate: Of Adam.
         batch_size: Samples in one step, over all processes.
         weight_decay: Decoupled, as in AdamW.
         patience: Stop after this many epochs without a lower validation loss, and keep the best weights; absent runs
             all epochs and keeps the last.
         seed: Of the order of the samples and of dropout.
+        schedule: ``constant``, or ``cosine``: the learning rate falls to 0 along half a cosine, step by step.
         precision: ``float32``, or ``bfloat16``: matrix products in bfloat16 (autocast), weights and loss in float32. A
             step takes about half the time on a processor or GPU that has such products, and rounds more coarsely.
     """
@@ -70,6 +72,7 @@ class Settings:
     weight_decay: float = 0.0
     patience: int | None = None
     seed: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -79,6 +82,8 @@ class Settings:
                 raise ArgumentError(f"{name}: expected a whole number of at least 1, got {value}.")
         if self.precision not in get_args(Precision):
             raise ArgumentError(f"precision: expected 'float32' or 'bfloat16', got {self.precision!r}.")
+        if self.schedule not in ("constant", "cosine"):
+            raise ArgumentError(f"schedule: expected 'constant' or 'cosine', got {self.schedule!r}.")
         if not 0 < self.learning_rate < float("inf"):
             raise ArgumentError(f"learning_rate: expected a finite number above 0, got {self.learning_rate}.")
         if not 0 <= self.weight_decay < float("inf"):
@@ -217,7 +222,8 @@ class _Run:
                 while self.epoch < settings.epochs and not self._stalled():
                     order.epoch, order.first = self.epoch, self.step
                     for inputs, targets in loader:
-                        self._step(model, optimizer, inputs, targets)
+                        done = (self.epoch + self.step / per_epoch) / settings.epochs
+                        self._step(model, optimizer, inputs, targets, done)
                         self._report(progress)
                         if interrupted():
                             self.save()
@@ -231,7 +237,10 @@ class _Run:
             self.save()
         return History(tuple(self.figures), self.best_epoch, self._seconds())
 
-    def _step(self, model: nn.Module, optimizer: Any, inputs: Tensor, targets: Tensor) -> None:
+    def _step(self, model: nn.Module, optimizer: Any, inputs: Tensor, targets: Tensor, done: float) -> None:
+        if self.settings.schedule == "cosine":
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
         self._seed(seed_of(self.settings.seed, self.epoch, self.step))
         logits = _logits(model, inputs, self.settings.precision)
         loss = self.objective.loss(logits, targets)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import reduce
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,10 +17,11 @@ def view(name: str) -> Callable[[Tensor], Tensor]:
     """Returns the view of that name, a function of images ``(N, C, H, W)`` to images of the same shape.
 
     ``same`` is the image itself, ``mirror`` its left and right exchanged, ``shift X Y`` the image moved by X pixels to
-    the right and Y down, the pixels at the border repeated in what becomes free.
+    the right and Y down, the pixels at the border repeated in what becomes free. Several with commas between them are
+    applied one after the other.
 
     Args:
-        name: ``same``, ``mirror`` or ``shift X Y`` with whole numbers.
+        name: ``same``, ``mirror`` or ``shift X Y`` with whole numbers, or several of these: ``mirror, shift 2 0``.
 
     Raises:
         ArgumentError: There is no view of that name.
@@ -29,6 +31,9 @@ def view(name: str) -> Callable[[Tensor], Tensor]:
         >>> view("shift 1 0")(torch.arange(4.0).view(1, 1, 1, 4)).flatten().tolist()
         [0.0, 0.0, 1.0, 2.0]
     """
+    if ", " in name:
+        steps = [view(part) for part in name.split(", ")]
+        return lambda images: reduce(lambda seen, step: step(seen), steps, images)
     if name == SAME:
         return _same
     if name == MIRROR:

@@ -124,3 +124,134 @@ def speed(
     else:
         print_results(result)
         click.echo(f"Written: {output / 'speed.md'}", err=True)
+
+
+@benchmark.command(
+    epilog="Example: petm benchmark detection --model petm.models:paper_cnn --weights base.safetensors --data-dir data "
+    "--seeds 2 --method fast --method views_2 -o runs/detection",
+    short_help="Compare what finds A's errors.",
+)
+@click.option("--model", "reference", help="module:factory, or file.py:factory, that builds A.")
+@click.option("--weights", type=click.Path(path_type=Path), help="A's weights: .safetensors, or a state_dict file.")
+@click.option(
+    "--model-arg", "arguments", type=options.Pairs(options.literal, "name=value,..."), help="For the factory."
+)
+@click.option(
+    "--member",
+    "members",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Weights of another network for the ensemble, any number of times.",
+)
+@click.option("--train", type=click.Path(path_type=Path), help="Labelled data A was trained on.")
+@click.option("--test", type=click.Path(path_type=Path), help="Labelled data A has not seen.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Without --train and --test: MNIST from this folder [env: PETM_DATA_DIR].",
+)
+@click.option("--size", type=options.ImageSize(), help="Resize images.")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="Read images as grey or colour.")
+@click.option("--train-samples", type=int, help="So many random ones of the training data.")
+@click.option("--test-samples", type=int, help="So many random ones of the test data.")
+@click.option("--title", default="A", show_default=True, help="What this A on these data is called.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME[:SEEDS]",
+    help="A method to compare, with fewer seeds if they are named. Absent: all. The softmax is always there.",
+)
+@click.option(
+    "--views",
+    type=click.Choice(["mirror", "shift"]),
+    default="shift",
+    show_default=True,
+    help="Test-time views: mirror where an image's mirror image shows the same.",
+)
+@click.option("--seeds", default=5, show_default=True, help="Fits of each method that depends on the seed.")
+@click.option("--shift", is_flag=True, help="Judge under noise, blur, rotation and less contrast too.")
+@click.option("--attack", is_flag=True, help="Judge on FGSM and PGD inputs too.")
+@click.option("--resamples", default=1000, show_default=True, help="Of the bootstrap intervals.")
+@click.option(
+    "--merge",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="Nothing is measured: write one page of the results in these folders.",
+)
+@options.output("runs/detection", "Output folder, for the scores, result.json, detection.md and the figures.")
+@options.precision
+@options.device
+@options.resume
+@options.overwrite
+@options.as_json
+@options.config
+def detection(merge: tuple[Path, ...], output: Path, as_json: bool, reference: str | None, **told: Any) -> None:
+    """Compare second opinions, their controls and other detectors of errors on the same A.
+
+    With intervals, paired differences to the plain softmax, and costs. Every score is kept under what it depends on:
+    --resume computes only what is not there yet, also after another --method, more --seeds or --shift.
+    """
+    if bool(merge) == (reference is not None):
+        raise click.UsageError("--model or --merge: expected one of them.")
+    from petm.benchmark.detection_results import merge_folders, print_results, write_results
+
+    if merge:
+        results = merge_folders(merge, output)
+        if as_json:
+            options.print_json({"results": results})
+    else:
+        assert reference is not None
+        result = _measure_detection(reference, output, **told)
+        write_results(result, output)
+        if as_json:
+            options.print_json(result)
+        else:
+            print_results(result)
+    click.echo(f"Written: {output / 'detection.md'}", err=True)
+
+
+def _measure_detection(
+    reference: str,
+    output: Path,
+    weights: Path | None,
+    arguments: dict[str, Any] | None,
+    members: tuple[Path, ...],
+    train: Path | None,
+    test: Path | None,
+    data_dir: Path | None,
+    size: tuple[int, int] | None,
+    channels: str | None,
+    train_samples: int | None,
+    test_samples: int | None,
+    resume: bool,
+    overwrite: bool,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Opens what the options name, and measures."""
+    if (train is None) != (test is None):
+        raise click.UsageError("--train and --test: expected both or none.")
+    from petm.benchmark.detection import DetectionSettings, measure_detection, random_part
+    from petm.cli.inputs import form_of, open_inputs
+    from petm.data import Data, load_mnist
+    from petm.models import load_model
+    from petm.provenance import InputOrigin
+
+    model = load_model(reference, weights, arguments=arguments)
+    others = [load_model(reference, member, arguments=arguments) for member in members]
+    parts: tuple[Data, Data]
+    if train is None or test is None:
+        parts = load_mnist(data_dir)
+    else:
+        learned = open_inputs(train, InputOrigin(size, int(channels) if channels else None), skip_bad=False)
+        parts = learned, open_inputs(test, form_of(learned), skip_bad=False, classes=learned.classes or None)
+    return measure_detection(
+        model,
+        random_part(parts[0], train_samples).in_memory(),
+        random_part(parts[1], test_samples).in_memory(),
+        output,
+        DetectionSettings(members=others, **settings),
+        resume=resume,
+        overwrite=overwrite,
+    )

@@ -30,15 +30,21 @@ from petm.cli import options
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Read images as grey or colour.")
 @options.skip_bad
 @click.option(
-    "--layers", type=options.Pairs(int, "layer=rank,..."), help="Layers to adapt. Absent: chosen by weight drift."
+    "--recipe",
+    type=click.Choice(["fast", "balanced", "thorough", "paper"]),
+    default="fast",
+    show_default=True,
+    help="How the second opinion is made, by what it may cost: a pass of at most 1.25, 2.1 or 5 times A's; or as published.",
 )
-@click.option("--max-extra-parameters", default=0.02, show_default=True, help="Then, the adapter's size over A's.")
+@click.option(
+    "--layers", type=options.Pairs(int, "layer=rank,..."), help="Layers to adapt. Absent: chosen by the recipe."
+)
+@click.option("--max-extra-parameters", type=float, help="The adapters' size over A's. Absent: the recipe's.")
 @click.option("--max-risk", type=float, help="Promise: at most this share of errors among the trusted.")
-@click.option("--confidence", default=0.95, show_default=True, help="Of that promise.")
-@click.option("--epsilon", default=0.1, show_default=True, help="FGSM step in units of the inputs.")
-@click.option("--twin-epochs", default=2, show_default=True, help="Epochs of A'.")
-@click.option("--epochs", default=20, show_default=True, help="Epochs of the distillation, at most.")
-@click.option("--batch-size", default=128, show_default=True, help="Samples in one step.")
+@click.option("--coverage", type=float, help="Or trust this share of the predictions.")
+@click.option("--recall", type=float, help="Or flag this share of the errors. [default: 0.9]")
+@click.option("--confidence", default=0.95, show_default=True, help="Of the promise.")
+@click.option("--per-class", is_flag=True, help="Promise it in each class that A predicts.")
 @click.option(
     "--cache-budget",
     default=4 << 30,
@@ -71,7 +77,7 @@ def fit(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Fit a grader: find A's errors, train the twin, distil the adapter, set the threshold, write the bundle.
+    """Fit a grader: train the adapters, calibrate the probability of error, set the threshold, write the bundle.
 
     A is left as it is. Interrupted, the command goes on with --resume.
     """

@@ -51,7 +51,8 @@ def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("classes", ", ".join(model["classes"]) or "not named"),
         ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in adapter["layers"].items())),
         ("", f"{adapter['parameters']:,} parameters, {adapter['parameters'] / model['parameters']:.2%} of the model"),
-        ("one pass", _parting(adapter["parting"])),
+        ("", ", ".join(_member(member) for member in manifest["members"])),
+        ("one pass", _parting(adapter["parting"], manifest["look_from"])),
         ("suspicion", manifest["score"].replace("_", " ")),
         ("threshold", _threshold(threshold)),
     ]
@@ -81,8 +82,14 @@ def _threshold(threshold: "Threshold") -> str:
     return f"suspect from {where} on ({threshold.rule})"
 
 
-def _parting(parting: dict[str, Any] | None) -> str:
+def _member(member: dict[str, str]) -> str:
+    return f"{member['adapter'] or 'A itself'} looks at the {'input' if member['view'] == 'same' else member['view']}"
+
+
+def _parting(parting: dict[str, Any] | None, look_from: float) -> str:
     """Where both opinions part, in words."""
+    if look_from > 0:
+        return f"A first; the second opinion only where 1 minus A's greatest probability is {look_from:.3g} or more"
     if parting is None:
         return "not tried yet; found at the first use"
     if parting["kind"] == "apart":

@@ -1,1 +1,0 @@
-"""Where errors come from when A makes none."""
