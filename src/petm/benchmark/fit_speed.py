@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ def measure_fit(settings: FitSettings, device: torch.device, seed: int) -> dict[
         for name, fits in runs.items()
     ]
     return {
-        "data": data.source,
+        "data": PurePath(data.source).name,
         "samples": len(data),
         "ranks": bench.ranks,
         "settings": asdict(settings) | {"data_dir": None},

@@ -34,7 +34,7 @@ from petm.cli import options
     type=click.Choice(["fast", "balanced", "thorough", "paper"]),
     default="fast",
     show_default=True,
-    help="How the second opinion is made, by what it may cost: a pass of at most 1.25, 2.1 or 5 times A's; or as published.",
+    help="How the second opinion is made: within 1.25, 2.1 or 5 times A's time, or as published.",
 )
 @click.option(
     "--layers", type=options.Pairs(int, "layer=rank,..."), help="Layers to adapt. Absent: chosen by the recipe."
