@@ -17,8 +17,9 @@ from torch import nn
 import petm.adapter
 import petm.bundle
 from networks import ResidualNet, images, randomise, seeded
-from petm.adapter import AdaptedModel, attach_adapter
+from petm.adapter import AdaptedModel, Member, attach_adapter
 from petm.bundle import FORMAT_VERSION, read_bundle, read_manifest, write_bundle
+from petm.dual import dual_logits
 from petm.errors import BundleError, RunError
 from petm.models import weights_fingerprint
 from test_files import files_of_at_most
@@ -247,3 +248,35 @@ def test_a_bundle_may_be_moved(bundle: Path, model: nn.Module, adapted: AdaptedM
     shutil.copytree(bundle, tmp_path / "elsewhere" / "c")
     found, _ = read_bundle(tmp_path / "elsewhere" / "c", model)
     assert torch.equal(found(images(4)), adapted(images(4)))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        (Member(), Member("second"), Member("second", "mirror")),
+        (Member("second", "shift 1 0"), Member()),
+        (Member("", "mirror"),),
+    ],
+    ids=["two adapters", "another order", "no adapter"],
+)
+def test_a_committee_survives(tmp_path: Path, model: nn.Module, members: tuple[Member, ...]) -> None:
+    adapted = randomise(attach_adapter(model, {"conv1": 2, "fc": 4}, members=members))
+    adapted.look_from = 0.25
+    write(tmp_path / "c.petm", adapted)
+    files = set(content(tmp_path / "c.petm"))
+    second = {"second/adapter_config.json", "second/adapter_model.safetensors"}
+    assert files == {"petm.json"} | (set(FILES) | second if adapted.adapters else set())
+    again, _ = read_bundle(tmp_path / "c.petm", model)
+    assert again.members == members
+    assert again.look_from == 0.25
+    adapted.look_from = again.look_from = 0.0
+    for one, other in zip(dual_logits(adapted, images(5)), dual_logits(again, images(5)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_bundle_that_lacks_an_adapter(tmp_path: Path, model: nn.Module) -> None:
+    adapted = attach_adapter(model, {"fc": 4}, members=(Member(), Member("second")))
+    write(tmp_path / "c.petm", adapted)
+    (tmp_path / "c.petm" / "second" / "adapter_model.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"expected the file second/adapter_model.safetensors, got none"):
+        read_manifest(tmp_path / "c.petm")

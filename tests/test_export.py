@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from networks import ResidualNet, images, randomise, seeded, snapshot
-from petm.adapter import attach_adapter
+from petm.adapter import Member, attach_adapter
 from petm.cli import main
 from petm.data import Data
 from petm.distillation import distill
@@ -98,6 +99,25 @@ def test_onnxruntime_alone_answers_as_the_grader(
     np.testing.assert_allclose(probability, grades.probability, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(trusted, grades.trusted)
     assert (label.dtype, suspicion.dtype, trusted.dtype, base.dtype) == (np.int64, np.float64, np.bool_, np.float32)
+
+
+BY_CLASS = Threshold(0.9, "by hand", classes=tuple(Threshold(label / 10, "by hand") for label in range(10)))
+
+
+@pytest.mark.parametrize("look_from", [0.0, 0.3])
+def test_a_committee_with_a_view_and_a_second_look(
+    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, look_from: float
+) -> None:
+    members = (Member(), Member("second", "mirror"), Member("", "shift 1 0"))
+    adapted = randomise(attach_adapter(model, {"fc1": 2, "fc2": 2}, members=members), scale=0.3)
+    adapted.look_from = look_from
+    grader = replace(fit_grader(adapted, digits[1], recall=0.8), threshold=BY_CLASS)
+    export_onnx(grader, tmp_path / "committee.onnx", digits[0].inputs(range(3)))
+    expected, found = grader.grade(digits[2]), OnnxGrader(tmp_path / "committee.onnx").grade(digits[2])
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.trusted, expected.trusted)
+    np.testing.assert_allclose(found.suspicion, expected.suspicion, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.probability, expected.probability, rtol=0, atol=1e-3)
 
 
 def test_form_of_the_graph(graph: Path) -> None:

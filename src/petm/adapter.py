@@ -224,12 +224,24 @@ def attach_adapter(
     return AdaptedModel(base, tuned, layers, members)
 
 
+def views_alone(model: nn.Module, members: Sequence[Member]) -> AdaptedModel:
+    """Returns A with members that need no adapter: A itself at views of the input.
+
+    Raises:
+        ArgumentError: A has no linear or convolution layer.
+    """
+    *_, last = adaptable_layers(model) or [""]
+    return attach_adapter(model, {last: 1}, members=members)  # an adapter that nobody asks, for the one way to run A
+
+
 def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE) -> AdaptedModel:
     """Returns A with the adapters of a PEFT folder.
 
     Raises:
         BundleError: The folder holds no LoRA adapters that fit the model.
     """
+    if not any(member.adapter for member in members):
+        return views_alone(model, members)
     base = share_weights(model)
     others = [name for name in dict.fromkeys(member.adapter for member in members) if name not in ("", ADAPTER)]
     try:

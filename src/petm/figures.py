@@ -1,5 +1,6 @@
-"""The pictures: the paper's Figure 1, the turn from A to A' with alpha, the weight drift by layer, ratios of time."""
+"""The pictures: the paper's Figure 1, the dial alpha, the weight drift, ratios of time, reliability, risk and coverage."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from petm.curves import Bin, Judgement, RiskCurve
 from petm.drift import FeatureMap, FilterPCA, LayerDrift
-from petm.files import write_atomically
+from petm.files import write_atomically, write_text
 
 BASE_COLOUR, TWIN_COLOUR = "#0072B2", "#D55E00"
 """Blue and red as in the paper, in the shades of Okabe and Ito (2008) that colour-blind readers tell apart."""
@@ -41,6 +43,9 @@ STYLE: dict[Any, Any] = {
 
 WIDTH = 6.4
 """Inches. At the width of a phone, 11 pt text on this width is still 7 pt."""
+
+_ROOT_TICKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Labels of a square-root axis."""
 
 
 def paper_figure(conv1: FilterPCA, conv2: FilterPCA, features: FeatureMap) -> Figure:
@@ -189,6 +194,87 @@ def ratio_figure(panels: Mapping[str, Sequence[RatioBar]], label: str) -> Figure
     return figure
 
 
+def reliability_figure(bins: Sequence[Bin]) -> Figure:
+    """Returns the share of errors that was observed over the one that was promised, with 95 % intervals.
+
+    Both axes are square roots, so that the small probabilities of a good classifier have room; the diagonal, on which
+    promised and observed are equal, stays a straight line.
+
+    Args:
+        bins: From `petm.curves.reliability`, at least one.
+
+    Reference:
+        Niculescu-Mizil and Caruana (2005), Predicting Good Probabilities with Supervised Learning.
+    """
+    promised, observed = [part.promised for part in bins], [part.observed for part in bins]
+    ends = [part.low for part in observed], [part.high for part in observed]
+    top = min(1.0, 1.08 * max(*promised, *ends[1]))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 5))
+        axes = figure.subplots()
+        axes.set_xscale("function", functions=(_root, np.square))
+        axes.set_yscale("function", functions=(_root, np.square))
+        axes.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1, label="as promised")
+        axes.vlines(promised, *ends, color=TWIN_COLOUR, alpha=0.45, linewidth=3, label="95% interval")
+        axes.plot(
+            promised,
+            [part.value for part in observed],
+            color=TWIN_COLOUR,
+            marker="o",
+            linestyle="none",
+            label="observed",
+            clip_on=False,
+            zorder=3,
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(FixedLocator([place for place in _ROOT_TICKS if place <= top]))
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set(xlim=(0, top), ylim=(0, top))
+        axes.set(xlabel="promised probability of error", ylabel="observed share of errors", title="Reliability")
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def risk_coverage_figure(lines: Mapping[str, RiskCurve], judgement: Judgement, chosen: str) -> Figure:
+    """Returns the risk over coverage of a suspicion and of what it is held against, with the chosen point marked.
+
+    At a coverage of less than a tenth the risk hangs on a few samples; what leaves the picture there is cut off.
+
+    Args:
+        lines: One or two curves by name, the suspicion's first.
+        judgement: Where the chosen threshold lies; without a trusted sample nothing is marked.
+        chosen: What the chosen point is called.
+
+    Reference:
+        El-Yaniv and Wiener (2010), On the Foundations of Noise-free Selective Classification.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.4))
+        axes = figure.subplots()
+        for (name, line), colour, style in zip(lines.items(), (TWIN_COLOUR, BASE_COLOUR), ("-", "--"), strict=False):
+            axes.plot(line.coverage, line.risk, color=colour, linestyle=style, linewidth=1.6, label=name)
+        tops = [line.risk[line.coverage >= 0.1].max() for line in lines.values()]
+        if judgement.risk.of:
+            tops.append(judgement.risk.value)
+            axes.plot(
+                judgement.coverage,
+                judgement.risk.value,
+                color="#1C2127",
+                marker="D",
+                markersize=7,
+                linestyle="none",
+                label=chosen,
+                clip_on=False,
+                zorder=3,
+            )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set(xlim=(0, 1), ylim=(0, 1.1 * max(tops) or 1))
+        axes.set(xlabel="coverage: share that is trusted", ylabel="risk: errors among the trusted", title="Risk")
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
 def save_figure(figure: Figure, folder: Path, stem: str) -> tuple[Path, Path]:
     """Writes a figure as PNG (150 dpi) and as SVG, each whole or not at all, and returns both paths.
 
@@ -203,11 +289,27 @@ def save_figure(figure: Figure, folder: Path, stem: str) -> tuple[Path, Path]:
         RunError: A file could not be written.
     """
     png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
-    with rc_context({"svg.hashsalt": stem}):
-        write_atomically(png, lambda path: figure.savefig(path, format="png", dpi=150))
-        write_atomically(svg, lambda path: figure.savefig(path, format="svg", metadata={"Date": None}))
+    write_atomically(png, lambda path: figure.savefig(path, format="png", dpi=150))
+    write_text(svg, svg_of(figure, stem))
     figure.clear()
     return png, svg
+
+
+def svg_of(figure: Figure, salt: str) -> str:
+    """Returns a figure as the text of an SVG file, without a date and without random identifiers.
+
+    Args:
+        figure: The figure.
+        salt: Of the identifiers, which are the same for the same figure and salt.
+    """
+    held = io.StringIO()
+    with rc_context({"svg.hashsalt": salt}):
+        figure.savefig(held, format="svg", metadata={"Date": None})
+    return held.getvalue()
+
+
+def _root(values: ArrayLike) -> NDArray[np.float64]:
+    return np.sqrt(np.maximum(values, 0.0))
 
 
 def _clouds(axes: Axes, base: NDArray[np.float64], twin: NDArray[np.float64], *, size: float) -> None:

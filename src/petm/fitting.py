@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from petm.data import Data, as_data
@@ -76,12 +77,14 @@ def fit(
         if not 0 < calibration < 1:
             raise ArgumentError(f"calibration: expected data or a share between 0 and 1, got {calibration}.")
         data, calibration = data.split((1 - calibration, calibration), seed=seed)
+    calibration = as_data(calibration)
     if isinstance(recipe, str):
         if recipe not in RECIPES:
             raise ArgumentError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}.")
         recipe = RECIPES[recipe]
     if max_extra_parameters is not None:
-        recipe = replace(recipe, max_extra_parameters=max_extra_parameters)
+        mirrored = recipe.mirrored and replace(recipe.mirrored, max_extra_parameters=max_extra_parameters)
+        recipe = replace(recipe, max_extra_parameters=max_extra_parameters, mirrored=mirrored)
     model.to(choose_device(device))
     seen = preflight(model, data)
     adapted = adapt(
@@ -95,7 +98,10 @@ def fit(
         device=device,
         storage=run.storage if run else None,
     )
-    focus(adapted, recipe, calibration)
+    order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(seed))
+    tenth = -(-len(order) // 10)
+    if focus(adapted, recipe, calibration.subset(order[:tenth])):
+        calibration = calibration.subset(order[tenth:])
     told = {"recipe": recipe.title, "seed": seed, "training_errors": seen.errors}
     used = {"train": describe_data(data), "calibration": describe_data(calibration)}
     origin = replace(origin or Origin(), data=used, settings=told)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petm.adapter import ONE, AdaptedModel, Member, adaptable_layers, attach_adapter
+from petm.adapter import ONE, AdaptedModel, Member, adaptable_layers, attach_adapter, views_alone
 from petm.augmentation import Augmentation, Augmented, choose_augmentation
 from petm.data import Data, Joined, as_data
 from petm.distillation import distill
@@ -112,17 +112,19 @@ CONTROLS: dict[str, Recipe] = {
 """The recipe ``fast`` without its idea, and with ideas that did not help."""
 
 
-def focus(adapted: AdaptedModel, recipe: Recipe, calibration: Data) -> None:
-    """Lets the members look at A's least sure predictions only, where the recipe says so.
+def focus(adapted: AdaptedModel, recipe: Recipe, samples: Data) -> bool:
+    """Lets the members look at A's least sure predictions only, and returns whether the recipe says so.
 
     Args:
         adapted: What `adapt` has returned.
         recipe: By which it was made.
-        calibration: Samples that A has not seen; labels are not used.
+        samples: What A has not seen, labels unused. Not those on which a risk is to be guaranteed: there, suspicion
+            must be fixed beforehand.
     """
     made = recipe.mirrored if recipe.mirrored and adapted.members == recipe.mirrored.members else recipe
     if made.look < 1:
-        look_at_most(adapted, calibration, made.look)
+        look_at_most(adapted, samples, made.look)
+    return made.look < 1
 
 
 def adapt(
@@ -217,13 +219,13 @@ class _Making:
             augmentation = choose_augmentation(model, self.data, seed=self.seed)
         if recipe.mirrored and augmentation.mirror:
             recipe = recipe.mirrored
+        if not any(member.adapter for member in recipe.members):
+            return views_alone(model, recipe.members)
         copies = recipe.copies if x.ndim == 4 else 0
         layers = self.layers or choose_layers(
             model, x, recipe.members, max_ratio=recipe.max_ratio, max_extra_parameters=recipe.max_extra_parameters
         )
         adapted = attach_adapter(model, layers, members=recipe.members, seed=self.seed)
-        if not adapted.adapters:
-            return adapted
         parts: list[Data] = [self.data]
         parts += [Augmented(self.data, augmentation, seed=self.seed * copies + copy) for copy in range(copies)]
         if recipe.epsilon and copies:

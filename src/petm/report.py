@@ -1,25 +1,15 @@
 """A reproduction as one HTML file that reads anywhere: no script, no network, figures and images inside."""
 
-import base64
-import io
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
-from torch import Tensor
-
 from petm.errors import RunError
-from petm.files import write_text
-from petm.reproduction import Reproduction, Suspect
+from petm.gallery import shown
+from petm.pages import curve_captions, curve_tables, inline_svg, write_page
+from petm.reproduction import Reproduction
 from petm.tables import BETTER, LEAD, MEASURES, METHODS, MISSING, UNCLEAR, WORSE, judged, percent, result_tables
-
-MOST_BARS = 10
-"""Classes whose probabilities are drawn for one image; more would be too thin to read."""
 
 _SEPARATE = 0.25
 """A mean silhouette below this is no substantial structure (Kaufman and Rousseeuw 1990, chapter 2)."""
@@ -36,30 +26,25 @@ def write_report(reproduction: Reproduction, path: Path) -> None:
         RunError: A figure of the run is missing or damaged, or the file could not be written.
     """
     result, suspects = reproduction.result, reproduction.suspects
-    environment = Environment(
-        loader=PackageLoader("petm"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    shown = [_shown(suspect, reproduction.grader.origin.model.classes) for suspect in suspects]
-    page = environment.get_template("report.html.jinja").render(
+    classes, judgement = reproduction.grader.origin.model.classes, result["judgement"]
+    gallery = [shown(suspect, classes, f"Suspicion {suspect.suspicion:.2f}") for suspect in suspects]
+    captions = _captions(result) | curve_captions(judgement, METHODS[LEAD], "the paper's flag")
+    write_page(
+        path,
+        "report.html.jinja",
         result=result,
+        version=result["versions"]["petm"],
         summary=summary(result),
-        tables=result_tables(result),
+        tables=result_tables(result) | curve_tables(judgement, METHODS[LEAD]),
         lead=METHODS[LEAD],
         found=_found(result),
         figures={
             name: (_figure(reproduction.folder / "figures" / f"{name}.svg", name, label), caption)
-            for name, (label, caption) in _captions(result).items()
+            for name, (label, caption) in captions.items()
         },
-        suspects=shown,
-        wrong=sum(suspect.wrong for suspect in shown),
-        tones={BETTER: "better", WORSE: "worse"},
+        suspects=gallery,
+        wrong=sum(suspect.wrong for suspect in gallery),
     )
-    write_text(path, page)
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -128,76 +113,6 @@ def _listed(names: Sequence[str], conjunction: str = "and") -> str:
     return f" {conjunction} ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What one opinion says of an image."""
-
-    name: str
-    probability: str
-
-
-@dataclass(frozen=True)
-class _Bar:
-    """Both opinions' probabilities of one class, in percent."""
-
-    name: str
-    base: float
-    second: float
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A suspect as the gallery shows it."""
-
-    name: str
-    image: str
-    truth: str
-    base: _Answer
-    second: _Answer
-    wrong: bool
-    suspicion: str
-    bars: tuple[_Bar, ...]
-
-
-def _shown(suspect: Suspect, classes: Sequence[str]) -> _Shown:
-    def name(index: int) -> str:
-        return classes[index] if index < len(classes) else str(index)
-
-    def answer(probabilities: Tensor) -> _Answer:
-        top = int(probabilities.argmax())
-        return _Answer(name(top), percent(float(probabilities[top])))
-
-    likely = suspect.base.maximum(suspect.second).topk(min(MOST_BARS, len(suspect.base))).indices.sort().values
-    return _Shown(
-        name=suspect.name,
-        image=_png(suspect.image),
-        truth=name(suspect.label),
-        base=answer(suspect.base),
-        second=answer(suspect.second),
-        wrong=int(suspect.base.argmax()) != suspect.label,
-        suspicion=f"{suspect.suspicion:.2f}",
-        bars=tuple(
-            _Bar(name(index), round(100 * float(suspect.base[index]), 1), round(100 * float(suspect.second[index]), 1))
-            for index in likely.tolist()
-        ),
-    )
-
-
-def _png(image: Tensor) -> str:
-    """An image ``(C, H, W)`` as a data URI: three channels in colour, any other number as the grey mean.
-
-    Values outside [0, 1], as of normalised data, are stretched to it.
-    """
-    values = image.detach().cpu().double()
-    if values.min() < 0 or values.max() > 1:
-        values = (values - values.min()) / (values.max() - values.min()).clamp_min(1e-12)
-    values = values if len(values) == 3 else values.mean(0, keepdim=True)
-    pixels = (255 * values).round().byte().permute(1, 2, 0).squeeze(2).numpy()
-    held = io.BytesIO()
-    Image.fromarray(pixels).save(held, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
-
-
 def _found(result: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float | None, float, float]]]]:
     """Recall and precision of each method with their intervals, in percent, for the drawing above Table 2."""
     return [
@@ -256,44 +171,3 @@ def _figure(path: Path, name: str, label: str) -> str:
         return inline_svg(path.read_text(encoding="utf-8"), f"svg-{name}", label)
     except (OSError, ElementTree.ParseError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: expected a figure of the run, got {error}. Run the reproduction again.") from error
-
-
-def inline_svg(text: str, prefix: str, label: str) -> str:
-    """Returns an SVG file as an element that can stand beside others in one page.
-
-    Prolog, metadata and namespaces go. Identifiers that nothing refers to go too, the others get the prefix. The size
-    follows the page. Matplotlib's style sheet, which would hold for the whole page, becomes an attribute.
-
-    Args:
-        text: The SVG file.
-        prefix: Unique in the page.
-        label: What is seen, for those who do not see it.
-    """
-    root = ElementTree.fromstring(text)
-    referred = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    for element in root.iter():
-        element.tag = _local(element.tag)
-        attributes = {_local(name): value for name, value in element.attrib.items()}
-        if attributes.get("id") not in referred:
-            attributes.pop("id", None)
-        for name, value in attributes.items():
-            if name == "id":
-                attributes[name] = f"{prefix}-{value}"
-            elif name == "href":
-                attributes[name] = value.replace("#", f"#{prefix}-", 1)
-            else:
-                attributes[name] = value.replace("url(#", f"url(#{prefix}-")
-        element.attrib.clear()
-        element.attrib.update(attributes)
-    for parent in list(root.iter()):
-        for child in [child for child in parent if child.tag in {"metadata", "style", "script"}]:
-            parent.remove(child)
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
-    root.attrib.update({"role": "img", "aria-label": label, "style": "stroke-linejoin: round; stroke-linecap: butt"})
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _local(name: str) -> str:
-    """A name without its namespace."""
-    return name.rpartition("}")[2]

@@ -11,11 +11,19 @@ from torch import Tensor, nn
 from petm.adapter import AdaptedModel, attach_adapter
 from petm.analysis import feature_tsne, filter_pca
 from petm.comparison import compare_detectors
+from petm.curves import Judgement, judge, risk_coverage
 from petm.data import Data
 from petm.distillation import distill
 from petm.drift import weight_drift
 from petm.error_set import ErrorSet, find_errors, replace_errors
-from petm.figures import alpha_figure, drift_figure, paper_figure, save_figure
+from petm.figures import (
+    alpha_figure,
+    drift_figure,
+    paper_figure,
+    reliability_figure,
+    risk_coverage_figure,
+    save_figure,
+)
 from petm.files import plain, write_json
 from petm.grader import Grader
 from petm.inference import Precision, choose_device, predict_logits
@@ -25,7 +33,8 @@ from petm.parting import parting_of
 from petm.provenance import InputOrigin, ModelOrigin, Origin, describe_data, library_versions
 from petm.risk import DISAGREEMENT
 from petm.run_folder import RunFolder, open_run
-from petm.scores import opposition
+from petm.scores import maximum_softmax, opposition
+from petm.suspects import Suspect, gather_suspects
 from petm.training import CROSS_ENTROPY, History, Settings, train
 from petm.twin import require_errors, train_twin
 
@@ -48,7 +57,7 @@ PAPER_VALUES: dict[str, Any] = {
     "cost": {"adapter_over_twin": 0.5, "system_over_petm": 0.75},
 }
 
-MAP_IMAGES, DIAL_IMAGES, SUSPECTS = 300, 2000, 12
+MAP_IMAGES, DIAL_IMAGES = 300, 2000
 
 
 @dataclass(frozen=True)
@@ -87,27 +96,6 @@ PROTOCOLS = {
     "digits": Protocol(base_epochs=4, twin_epochs=6, epochs=60, patience=5, batch_size=32),
     "mnist": Protocol(base_epochs=3, twin_epochs=2, epochs=5, patience=2, batch_size=128),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Suspect:
-    """One of the most suspect test samples, with both opinions.
-
-    Attributes:
-        name: How a person finds it again.
-        image: float32 ``(C, H, W)``.
-        label: Its true class.
-        base: float64 ``(K,)``, A's probabilities.
-        second: float64 ``(K,)``, those of the second opinion.
-        suspicion: As `petm.scores.opposition`.
-    """
-
-    name: str
-    image: Tensor
-    label: int
-    base: Tensor
-    second: Tensor
-    suspicion: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +188,7 @@ def reproduce(
             agreement = _fidelity(base, twin, adapted, small, test_data, train_data.subset(errors.indices))
         with run.timed("analysis"):
             analysis = _analyse(base, twin, adapted, test_data, run.path / "figures")
+            judgement = _judge(base_logits, logits["lora_petm"], test_data.labels, run.path / "figures")
         wrong = int((base_logits.argmax(1) != test_data.labels).sum())
         result = {
             "protocol": asdict(protocol) | {"base_weights": base_weights},
@@ -212,6 +201,7 @@ def reproduce(
             },
             "fidelity": agreement,
             **compared,
+            "judgement": judgement,
             "cost": _cost(base, adapted, small),
             **analysis,
             "training": steps.figures,
@@ -228,7 +218,8 @@ def reproduce(
         grader = Grader(adapted, DISAGREEMENT, origin=_origin(protocol, train_data), measured=found)
         grader.save(run.path / "grader.petm", include_base=True, overwrite=True)
         write_json(run.path / "result.json", result)
-    suspects = _most_suspect(base_logits, logits["lora_petm"], test_data)
+    suspicion = opposition(base_logits, logits["lora_petm"])
+    suspects = gather_suspects(base_logits, logits["lora_petm"], suspicion, test_data)
     return Reproduction(result, suspects, grader, Path(folder))
 
 
@@ -359,6 +350,17 @@ def _analyse(base: nn.Module, twin: nn.Module, adapted: AdaptedModel, test: Data
     }
 
 
+def _judge(base: Tensor, second: Tensor, labels: Tensor, folder: Path) -> Judgement:
+    """The probability of error and the order by suspicion, on the test data, with the paper's flag, and as pictures."""
+    wrong, suspicion, softmax = (base.argmax(1) != labels).numpy(), opposition(base, second), maximum_softmax(base)
+    found = judge(suspicion, softmax, wrong, DISAGREEMENT.trusts(suspicion))
+    lines = {"LoRA-PETM": risk_coverage(suspicion, wrong), "A's softmax": risk_coverage(softmax, wrong)}
+    save_figure(risk_coverage_figure(lines, found, "the paper's flag"), folder, "risk_coverage")
+    if found.bins:
+        save_figure(reliability_figure(found.bins), folder, "reliability")
+    return found
+
+
 def _cost(base: nn.Module, adapted: AdaptedModel, small: AdaptedModel) -> dict[str, Any]:
     """Parameters and float32 bytes of A, A' and the adapters; PETM holds A and A', LoRA-PETM A and an adapter."""
     whole = count_parameters(base)
@@ -371,21 +373,6 @@ def _cost(base: nn.Module, adapted: AdaptedModel, small: AdaptedModel) -> dict[s
         "system_over_petm": (whole + sizes["adapter"]) / (2 * whole),
         "small_system_over_petm": (whole + sizes["small"]) / (2 * whole),
     }
-
-
-def _most_suspect(base: Tensor, second: Tensor, data: Data) -> tuple[Suspect, ...]:
-    suspicion = opposition(base, second)
-    return tuple(
-        Suspect(
-            name=data.name(index),
-            image=data.inputs([index])[0],
-            label=int(data.labels[index]),
-            base=base[index].double().softmax(0),
-            second=second[index].double().softmax(0),
-            suspicion=float(suspicion[index]),
-        )
-        for index in suspicion.argsort(descending=True, stable=True)[:SUSPECTS].tolist()
-    )
 
 
 def _origin(protocol: Protocol, data: Data) -> Origin:
