@@ -8,9 +8,21 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from petm.curves import Bin, Judgement, RiskCurve
 from petm.drift import FeatureMap, FilterPCA, LayerDrift
 from petm.errors import RunError
-from petm.figures import BASE_COLOUR, TWIN_COLOUR, alpha_figure, drift_figure, paper_figure, save_figure
+from petm.figures import (
+    BASE_COLOUR,
+    TWIN_COLOUR,
+    alpha_figure,
+    drift_figure,
+    paper_figure,
+    reliability_figure,
+    risk_coverage_figure,
+    save_figure,
+    svg_of,
+)
+from petm.metrics import share
 
 
 def filters(count: int, dimensions: int) -> FilterPCA:
@@ -83,6 +95,69 @@ def test_the_drift_figure_draws_a_bar_a_layer_from_the_top() -> None:
 @pytest.mark.parametrize("drift", [[], [LayerDrift("a", (2, 2), 0.0, 0, 2, (0.0, 0.0))]], ids=["no layers", "no drift"])
 def test_the_drift_figure_without_drift(drift: list[LayerDrift], tmp_path: Path) -> None:
     save_figure(drift_figure(drift), tmp_path, "drift")
+
+
+def test_the_reliability_figure_draws_each_bin_with_its_interval() -> None:
+    bins = [Bin(0.004, share(0, 90)), Bin(0.09, share(10, 90)), Bin(0.25, share(30, 90))]
+    figure = reliability_figure(bins)
+    (axes,) = figure.axes
+    diagonal, observed = axes.lines
+    np.testing.assert_allclose(observed.get_xydata(), [(0.004, 0), (0.09, 1 / 9), (0.25, 1 / 3)])
+    (intervals,) = axes.collections
+    for segment, part in zip(intervals.get_segments(), bins, strict=True):
+        np.testing.assert_allclose(
+            segment, [(part.promised, part.observed.low), (part.promised, part.observed.high)], atol=1e-12
+        )
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    assert axes.get_xlim() == axes.get_ylim()
+    assert axes.get_xlim()[1] > share(30, 90).high
+    shown = texts(figure)
+    for part in ("as promised", "95% interval", "observed", "promised probability of error", "5%"):
+        assert part in shown
+    quarter, whole = (axes.transData.transform((x, 0))[0] - axes.transData.transform((0, 0))[0] for x in (0.0625, 0.25))
+    assert whole == pytest.approx(2 * quarter), "a square-root scale"
+
+
+def lines() -> dict[str, RiskCurve]:
+    coverage = np.array([0.05, 0.5, 1.0])
+    return {
+        "Grader": RiskCurve(coverage, np.array([1.0, 0.02, 0.1])),
+        "A's softmax": RiskCurve(coverage, np.array([0.0, 0.05, 0.1])),
+    }
+
+
+def test_the_risk_figure_draws_both_curves_and_marks_the_chosen_point() -> None:
+    figure = risk_coverage_figure(lines(), Judgement((), math.nan, 0.75, share(3, 60), ()), "the flag")
+    (axes,) = figure.axes
+    grader, softmax, chosen = axes.lines
+    for drawn, line in zip((grader, softmax), lines().values(), strict=True):
+        np.testing.assert_array_equal(drawn.get_xydata(), np.column_stack(line))
+    assert (grader.get_color(), softmax.get_color()) == (TWIN_COLOUR, BASE_COLOUR)
+    assert grader.get_linestyle() != softmax.get_linestyle()
+    np.testing.assert_allclose(chosen.get_xydata(), [(0.75, 0.05)])
+    assert axes.get_ylim() == pytest.approx((0, 0.11)), "one error among the first few does not flatten the rest"
+    shown = texts(figure)
+    for part in ("Grader", "A's softmax", "the flag", "coverage", "risk"):
+        assert part in shown
+
+
+def test_the_risk_figure_marks_nothing_where_nothing_is_trusted() -> None:
+    figure = risk_coverage_figure(lines(), Judgement((), math.nan, 0.0, share(0, 0), ()), "the flag")
+    assert len(figure.axes[0].lines) == 2
+    assert "the flag" not in texts(figure)
+
+
+def test_the_risk_figure_without_an_error(tmp_path: Path) -> None:
+    flat = {"Grader": RiskCurve(np.array([1.0]), np.array([0.0]))}
+    figure = risk_coverage_figure(flat, Judgement((), math.nan, 1.0, share(0, 9), ()), "the flag")
+    assert figure.axes[0].get_ylim() == (0, 1)
+    save_figure(figure, tmp_path, "risk_coverage")
+
+
+def test_an_svg_in_memory_is_that_of_the_file(tmp_path: Path) -> None:
+    text = svg_of(alpha_figure([0, 1], [1, 0.9], [0.9, 1]), "alpha")
+    _, svg = save_figure(alpha_figure([0, 1], [1, 0.9], [0.9, 1]), tmp_path, "alpha")
+    assert svg.read_text(encoding="utf-8") == text
 
 
 def settings() -> dict[str, object]:

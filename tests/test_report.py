@@ -11,16 +11,27 @@ import pytest
 import torch
 from PIL import Image
 
+from petm.curves import Judgement, judge, risk_coverage
 from petm.drift import FeatureMap, FilterPCA, LayerDrift
 from petm.errors import RunError
-from petm.figures import alpha_figure, drift_figure, paper_figure, save_figure
+from petm.figures import (
+    alpha_figure,
+    drift_figure,
+    paper_figure,
+    reliability_figure,
+    risk_coverage_figure,
+    save_figure,
+)
+from petm.files import plain
 from petm.grader import Grader
+from petm.pages import inline_svg
 from petm.provenance import ModelOrigin, Origin
-from petm.report import inline_svg, summary, write_report
-from petm.reproduction import Reproduction, Suspect
+from petm.report import summary, write_report
+from petm.reproduction import Reproduction
+from petm.suspects import Suspect
 from test_tables import differences, example
 
-VOID = {"meta", "br", "img"}
+VOID = {"meta", "br", "img", "wbr"}
 
 
 class Page(HTMLParser):
@@ -55,6 +66,13 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def judged() -> Judgement:
+    """1,000 predictions of which a tenth are wrong, half of the errors above all else."""
+    wrong = np.arange(1000) % 10 == 0
+    suspicion = np.arange(1000) / 1000 + (np.arange(1000) % 20 == 0)
+    return judge(suspicion, -suspicion, wrong, suspicion < 1)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with figures of the real kind."""
@@ -67,6 +85,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "figure1": paper_figure(filters, filters, features),
         "drift": drift_figure([LayerDrift("fc1", (4, 4), 0.5, 2, 4, (1.0, 0.5, 0.1, 0.0))]),
         "alpha": alpha_figure([0, 1], [1, 0.9], [0.9, 1]),
+        "reliability": reliability_figure(judged().bins),
+        "risk_coverage": risk_coverage_figure({"one": risk_coverage([0, 1], [False, True])}, judged(), "chosen"),
     }
     for name, figure in figures.items():
         save_figure(figure, folder / "figures", name)
@@ -78,9 +98,12 @@ def suspect(name: str, channels: int, label: int, base: list[float], second: lis
     return Suspect(name, image, label, torch.tensor(base).double(), torch.tensor(second).double(), 0.625)
 
 
-def reproduction(folder: Path, *, suspects: Sequence[Suspect] = (), classes: Sequence[str] = ()) -> Reproduction:
+def reproduction(
+    folder: Path, *, suspects: Sequence[Suspect] = (), classes: Sequence[str] = (), judgement: Judgement | None = None
+) -> Reproduction:
     grader: Grader = SimpleNamespace(origin=Origin(ModelOrigin(classes=tuple(classes))))  # type: ignore[assignment]
-    return Reproduction(example(), tuple(suspects), grader, folder)
+    result = example() | {"judgement": plain(judgement or judged())}
+    return Reproduction(result, tuple(suspects), grader, folder)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +151,7 @@ def test_every_identifier_is_used_once_and_every_reference_arrives(html: str, pa
 
 def test_every_figure_is_in_the_page_and_is_named(page: Page) -> None:
     drawings = page.all("svg")
-    assert len(drawings) == 3
+    assert len(drawings) == 5
     for attributes in drawings:
         assert attributes["role"] == "img"
         assert len(attributes["aria-label"]) > 40
@@ -140,11 +163,39 @@ def test_every_figure_is_in_the_page_and_is_named(page: Page) -> None:
 
 
 def test_every_table_names_its_rows_and_columns(page: Page) -> None:
-    assert len(page.all("table")) == 9
+    assert len(page.all("table")) == 11
     assert all(cell["scope"] in {"row", "col"} for cell in page.all("th"))
     for text in ("LoRA-PETM in the paper", "88.4%", "50.0% (12.3–98.8)", "75.0% of PETM", "20 of 40"):
         assert text in page.text
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", page.text)
+
+
+def test_the_curves_are_told_in_words_and_tables(page: Page) -> None:
+    # Trusted are 950, of which 50 are wrong: 5.26 %, whose Wilson interval is (0.04014, 0.06871).
+    assert "The diamond is the paper's flag: it trusts 95.0%, and of these 5.3% (4.0–6.9) are wrong." in page.text
+    assert "each probability is that of a curve fitted on the other folds of a cross-validation" in page.text
+    # Half are 500: of the least suspect 26 are wrong, of the most suspect the 50 on top and 24 of the other 450.
+    assert "Coverage LoRA-PETM A's softmax 50% 5.20% 14.80% 60%" in page.text
+    labels = [attributes["aria-label"] for attributes in page.all("svg")]
+    assert any(label.startswith("Scatter plot of the observed share of errors") for label in labels)
+    assert any(label.startswith("Line chart of risk over coverage") for label in labels)
+
+
+def test_without_enough_errors_there_is_no_reliability_diagram(folder: Path, tmp_path: Path) -> None:
+    wrong = np.arange(100) == 0
+    one = judge(np.arange(100), np.arange(100), wrong, np.zeros(100, bool))
+    write_report(reproduction(folder, judgement=one), tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "the probability of error cannot be cross-validated, and there is no reliability diagram" in page.text
+    assert "There is no diamond, because the paper's flag trusts nothing." in page.text
+    assert len(page.all("svg")) == 4
+
+
+def test_large_images_are_made_smaller(folder: Path, tmp_path: Path) -> None:
+    large = Suspect("0", torch.zeros(3, 400, 800), 0, torch.ones(2) / 2, torch.ones(2) / 2, 0.0)
+    write_report(reproduction(folder, suspects=[large]), tmp_path / "report.html")
+    (image,) = Page((tmp_path / "report.html").read_text(encoding="utf-8")).all("img")
+    assert Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))).size == (168, 84)
 
 
 def test_names_from_the_data_are_text_and_never_markup(html: str, page: Page) -> None:

@@ -32,6 +32,9 @@ from petm.progress import track
 LEAST_SHARE = 0.1
 """Features that spare less than this share of A's operations are not worth their memory."""
 
+MOST_WIDTH = 32
+"""Features that hold more than so many times the numbers of an input take longer to read than to compute."""
+
 _PROBE = 4
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -168,10 +171,10 @@ def cached_features(
 ) -> Iterator[tuple["AdaptedModel | FeatureStudent", Data]]:
     """Yields what to train, and on what: the adapter on cached features where that is possible and pays.
 
-    The features are what crosses the parting of both opinions (`petm.parting`). Where they spare little (the adapter
-    starts at the input) or are not all that the rest of the model needs (an attention mask goes round them), the
-    adapted model and the data themselves are yielded. That the features suffice is proven by comparison on a few
-    samples. Either way convolutions run in the layout that is fast for them.
+    The features are what crosses the parting of both opinions (`petm.parting`). The adapted model and the data
+    themselves are yielded where features spare little (the adapter starts at the input), are much larger than the
+    inputs, or are not all that the rest of the model needs (an attention mask goes round them). That they suffice is
+    proven by comparison on a few samples. Either way convolutions run in the layout that is fast for them.
 
     Args:
         adapted: A with its adapters, the first of which is set to learn; ``alone`` of what is yielded sets another.
@@ -192,7 +195,7 @@ def cached_features(
         yield fast, data
         return
     student = _student(fast, x)
-    if student is None:
+    if student is None or student.width > MOST_WIDTH * x[0].numel():
         yield fast, data
         return
     with _storage(len(data), student.width, budget, folder, _DTYPES[precision]) as rows:

@@ -1,4 +1,4 @@
-"""The pictures: the paper's Figure 1, the dial alpha, the weight drift, ratios of time, reliability, risk and coverage."""
+"""The pictures: the paper's Figure 1, the dial alpha, the weight drift, ratios of time, reliability, risk curves."""
 
 import io
 import math
@@ -44,7 +44,7 @@ STYLE: dict[Any, Any] = {
 WIDTH = 6.4
 """Inches. At the width of a phone, 11 pt text on this width is still 7 pt."""
 
-_ROOT_TICKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_ROOT_TICKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Labels of a square-root axis."""
 
 
@@ -197,8 +197,8 @@ def ratio_figure(panels: Mapping[str, Sequence[RatioBar]], label: str) -> Figure
 def reliability_figure(bins: Sequence[Bin]) -> Figure:
     """Returns the share of errors that was observed over the one that was promised, with 95 % intervals.
 
-    Both axes are square roots, so that the small probabilities of a good classifier have room; the diagonal, on which
-    promised and observed are equal, stays a straight line.
+    Both axes have a square-root scale, so that the small probabilities of a good classifier have room; the diagonal,
+    on which promised and observed are equal, stays a straight line.
 
     Args:
         bins: From `petm.curves.reliability`, at least one.

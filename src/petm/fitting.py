@@ -26,6 +26,7 @@ def fit(
     *,
     calibration: Data | float = 0.2,
     recipe: str | Recipe = "fast",
+    errors: str | None = None,
     layers: Mapping[str, int] | None = None,
     max_extra_parameters: float | None = None,
     max_risk: float | None = None,
@@ -53,6 +54,7 @@ def fit(
             hold out for that. A looks better on its own training data than it is, so a threshold set on a share of
             them promises too much: pass fresh samples where there are any.
         recipe: A name of `petm.recipes.RECIPES`, or a recipe of your own.
+        errors: Where the recipe ``paper`` takes errors from, a name of `petm.mining.SOURCES`; absent takes A's own.
         layers: The rank of each layer to adapt; absent follows the recipe.
         max_extra_parameters: The adapters' budget as a share of A's parameters; absent follows the recipe.
         max_risk: Largest share of errors among the trusted, guaranteed.
@@ -86,6 +88,8 @@ def fit(
         mirrored = recipe.mirrored and replace(recipe.mirrored, max_extra_parameters=max_extra_parameters)
         recipe = replace(recipe, max_extra_parameters=max_extra_parameters, mirrored=mirrored)
     model.to(choose_device(device))
+    if errors is not None:
+        recipe = replace(recipe, errors=errors)
     seen = preflight(model, data)
     adapted = adapt(
         model,
@@ -102,7 +106,7 @@ def fit(
     tenth = -(-len(order) // 10)
     if focus(adapted, recipe, calibration.subset(order[:tenth])):
         calibration = calibration.subset(order[tenth:])
-    told = {"recipe": recipe.title, "seed": seed, "training_errors": seen.errors}
+    told = {"recipe": recipe.title, "seed": seed, "training_errors": seen.errors, "preflight": str(seen)}
     used = {"train": describe_data(data), "calibration": describe_data(calibration)}
     origin = replace(origin or Origin(), data=used, settings=told)
     if max_risk is None and coverage is None and recall is None and not recipe.teacher:

@@ -90,7 +90,7 @@ class Grader:
                 "parameters": count_parameters(base),
             },
             "adapter": {
-                "layers": self.adapted.ranks,
+                "layers": self.adapted.ranks if self.adapted.adapters else {},
                 "parameters": self.adapted.adapter_parameters(),
                 "parting": self.adapted.parting,
             },

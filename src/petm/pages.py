@@ -1,4 +1,4 @@
-"""What every page is made of: one HTML file that reads anywhere, drawings inside, and the curves in words and tables."""
+"""What every page is made of: one HTML file with its drawings inside, and the curves as words and tables."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from petm.files import write_text
-from petm.tables import BETTER, WORSE, Table, percent
+from petm.tables import BETTER, MISSING, WORSE, Table, percent
 
 _TONES = {BETTER: "better", WORSE: "worse"}
 
@@ -41,12 +41,12 @@ def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
 
     Args:
         judgement: `petm.curves.Judgement` in JSON's types.
-        name: Whose suspicion it is.
+        name: Whose suspicion it is, as a heading.
     """
     told = {
         "risk_coverage": Table(
             "Risk at coverage",
-            f"Share of errors among the least suspect answers, by the suspicion of {name} and by A's plain softmax.",
+            "Share of errors among the least suspect answers, in the order of each suspicion.",
             ("Coverage", name, "A's softmax"),
             tuple(
                 (percent(step["coverage"], 0), percent(step["risk"], 2), percent(step["softmax"], 2))
@@ -59,16 +59,15 @@ def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
             "Reliability",
             "Samples in the order of their promised probability of error, in bins of about equally many. In brackets "
             "95% Wilson intervals.",
-            ("Bin", "Promised", "Observed", "Errors", "Samples"),
+            ("Promised", "Observed", "Errors", "Samples"),
             tuple(
                 (
-                    f"{place}",
                     percent(part["promised"], 2),
                     share_with_interval(part["observed"]),
                     f"{part['observed']['count']:,}",
                     f"{part['observed']['of']:,}",
                 )
-                for place, part in enumerate(judgement["bins"], 1)
+                for part in judgement["bins"]
             ),
         )
     return told
@@ -100,13 +99,14 @@ def curve_captions(judgement: Mapping[str, Any], name: str, chosen: str) -> dict
         first, last = judgement["bins"][0], judgement["bins"][-1]
         told["reliability"] = (
             f"Scatter plot of the observed share of errors over the promised probability of error in "
-            f"{len(judgement['bins'])} bins, beside the diagonal: promised {percent(first['promised'], 2)} and observed "
-            f"{percent(first['observed']['value'], 2)} in the lowest bin, {percent(last['promised'])} and "
+            f"{len(judgement['bins'])} bins, beside the diagonal: promised {percent(first['promised'], 2)} and "
+            f"observed {percent(first['observed']['value'], 2)} in the lowest bin, {percent(last['promised'])} and "
             f"{percent(last['observed']['value'])} in the highest.",
             f"What the probability of error promises and what was observed, with 95% Wilson intervals; on the diagonal "
             f"both are equal. Calibration error {percent(judgement['calibration_error'], 2)}: the mean distance over "
-            f"the bins, which chance alone keeps above 0. Both axes are square roots. No sample is judged by a curve "
-            f"that has seen it: each probability comes from a curve fitted on the other folds of a cross-validation.",
+            f"the bins, which chance alone keeps above 0. Both axes have a square-root scale. No sample is judged by a "
+            f"curve that has seen it: each probability is that of a curve fitted on the other folds of a "
+            f"cross-validation.",
         )
     return told
 
@@ -117,9 +117,8 @@ def share_with_interval(share: Mapping[str, Any]) -> str:
     Args:
         share: `petm.metrics.Share` in JSON's types.
     """
-    if share["value"] is None:
-        return percent(None)
-    return f"{percent(share['value'])} ({percent(share['low']).rstrip('%')}–{percent(share['high']).rstrip('%')})"
+    low, high = (percent(share[end]).rstrip("%") for end in ("low", "high"))
+    return MISSING if share["value"] is None else f"{percent(share['value'])} ({low}–{high})"
 
 
 def inline_svg(text: str, prefix: str, label: str) -> str:

@@ -13,9 +13,10 @@ from petm.data import Data, Joined, as_data
 from petm.distillation import distill
 from petm.drift import rank_cost
 from petm.dual import look_at_most
-from petm.error_set import Direction, ErrorSet, find_errors, replace_errors
+from petm.error_set import Direction, ErrorSet, replace_errors
 from petm.errors import ArgumentError
 from petm.inference import Precision, choose_device, device_of
+from petm.mining import mine_errors
 from petm.models import count_parameters
 from petm.parting import find_parting
 from petm.training import Storage
@@ -34,6 +35,7 @@ class Recipe:
         title: In words.
         members: Who gives it.
         mirrored: Who gives it where the mirror image keeps its class; empty for the same members.
+        errors: Where errors come from where there is a teacher, a name of `petm.mining.SOURCES`.
         teacher: Whether a twin is trained and distilled, as in the papers; otherwise the adapters learn from labels.
         look: Share of the predictions, A's least sure, for which ``mirrored`` members are asked at all.
         epsilon: FGSM step, as a share of the inputs' range: by which A's errors are moved where there is a teacher,
@@ -53,6 +55,7 @@ class Recipe:
     mirrored: "Recipe | None" = None
     look: float = 1.0
     teacher: bool = False
+    errors: str = "plain"
     epsilon: float = 0.0
     direction: Direction = "gradient"
     copies: int = 1
@@ -85,14 +88,14 @@ RECIPES: dict[str, Recipe] = {
     "balanced": Recipe(
         "Three larger adapters",
         COMMITTEE,
-        max_ratio=2.1,
+        max_ratio=1.25,
         max_extra_parameters=0.2,
         mirrored=Recipe("An adapter that looks at the mirror image", (Member(view=MIRROR),), max_ratio=2.1, epochs=2),
     ),
     "thorough": Recipe(
         "Five larger adapters",
         (*COMMITTEE, Member("fourth"), Member("fifth")),
-        max_ratio=5.0,
+        max_ratio=1.25,
         max_extra_parameters=0.4,
         mirrored=Recipe(
             "An adapter that looks at four views", tuple(Member(view=name) for name in _VIEWS), max_ratio=5.2, epochs=2
@@ -180,8 +183,8 @@ class _Making:
 
     def by_distillation(self) -> AdaptedModel:
         """As published: the twin learns from the replaced data, the adapter from the twin."""
-        model, data, recipe = self.model, self.data, self.recipe
-        errors = find_errors(model, data)
+        model, recipe = self.model, self.recipe
+        data, errors = mine_errors(model, self.data, recipe.errors, seed=self.seed)
         require_errors(errors)
         twin = train_twin(
             model,

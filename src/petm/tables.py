@@ -160,8 +160,8 @@ def detection_table(result: Mapping[str, Any]) -> Table:
         rows.append(
             (
                 METHODS.get(key, key),
-                _with_interval(found["recall"], found["recall_interval"]),
-                _with_interval(found["precision"], found["precision_interval"]),
+                with_interval(found["recall"], found["recall_interval"]),
+                with_interval(found["precision"], found["precision_interval"]),
                 f"{found['flagged']:,}",
                 f"{found['caught']:,} of {found['errors']:,}",
             )
@@ -206,7 +206,7 @@ def differences_table(result: Mapping[str, Any]) -> Table:
                 METHODS.get(key, key),
                 measure[:1].upper() + measure[1:],
                 points(found[name]["value"]),
-                _between(points(found[name]["low"]), points(found[name]["high"])),
+                between(points(found[name]["low"]), points(found[name]["high"])),
                 judged(found[name]),
             )
             for key, found in _by_method(result["differences"])
@@ -329,6 +329,17 @@ def points(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None else f"{100 * value:+z.{digits}f}".replace("-", "−")
 
 
+def with_interval(value: float | None, interval: Sequence[float | None]) -> str:
+    """Returns a share as percent with its interval in brackets, or a dash where it is not defined."""
+    low, high = (percent(end).rstrip("%") for end in interval)
+    return MISSING if value is None else f"{percent(value)} ({low}–{high})"
+
+
+def between(low: str, high: str) -> str:
+    """Returns an interval from the texts of its ends, or a dash where one is missing."""
+    return MISSING if MISSING in (low, high) else f"{low} to {high}"
+
+
 def size(count: int) -> str:
     """Returns a number of bytes in decimal units, with three digits."""
     value, unit = float(count), "bytes"
@@ -343,15 +354,6 @@ def _by_method(entries: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The entries in the order of `METHODS`, unknown ones last."""
     order = list(METHODS)
     return sorted(entries.items(), key=lambda entry: order.index(entry[0]) if entry[0] in order else len(order))
-
-
-def _with_interval(value: float | None, interval: Sequence[float | None]) -> str:
-    low, high = (percent(end).rstrip("%") for end in interval)
-    return MISSING if value is None else f"{percent(value)} ({low}–{high})"
-
-
-def _between(low: str, high: str) -> str:
-    return MISSING if MISSING in (low, high) else f"{low} to {high}"
 
 
 def _in_words(key: str, value: Any) -> str:

@@ -8,6 +8,9 @@ import click
 
 from petm.cli import options
 
+HELD_OUT = 0.2
+"""The share of the data on which the threshold is set where no others are given."""
+
 
 @click.command(
     epilog="Example: petm fit --model petm.models:PaperCNN --weights runs/demo/base.safetensors "
@@ -37,6 +40,11 @@ from petm.cli import options
     help="How the second opinion is made: within 1.25, 2.1 or 5 times A's time, or as published.",
 )
 @click.option(
+    "--errors",
+    type=click.Choice(["plain", "hardest", "augmented", "out-of-fold"]),
+    help="Where the recipe paper takes errors from, if A makes too few.",
+)
+@click.option(
     "--layers", type=options.Pairs(int, "layer=rank,..."), help="Layers to adapt. Absent: chosen by the recipe."
 )
 @click.option("--max-extra-parameters", type=float, help="The adapters' size over A's. Absent: the recipe's.")
@@ -52,6 +60,11 @@ from petm.cli import options
     help="Bytes of memory for features computed once; more goes into a temporary file. 0: none.",
 )
 @click.option("--include-base", is_flag=True, help="Put A's weights into the bundle.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page about the grader: figures with intervals, curves, the most suspect samples.",
+)
 @options.output(text="The bundle to write.")
 @options.seed
 @options.precision
@@ -71,6 +84,7 @@ def fit(
     channels: str | None,
     skip_bad: bool,
     include_base: bool,
+    report: Path | None,
     output: Path,
     resume: bool,
     overwrite: bool,
@@ -94,7 +108,7 @@ def fit(
     wanted, names = InputOrigin(size, int(channels) if channels else None), classes.split(",") if classes else []
     data = open_inputs(source, wanted, classes=tuple(names) or None, skip_bad=skip_bad)
     form = form_of(data)
-    settings["calibration"] = 0.2
+    settings["calibration"] = HELD_OUT
     if calibration is not None:
         settings["calibration"] = open_inputs(calibration, form, classes=data.classes or None, skip_bad=skip_bad)
     origin = Origin(ModelOrigin(reference, arguments or {}, str(weights) if weights else None, data.classes), form)
@@ -104,8 +118,16 @@ def fit(
         **{name: getattr(value, "content", value) for name, value in settings.items() if name != "device"},
     }
     folder = output.with_name(f"{output.name}.run")
+    data = data.in_memory()
+    if calibration is None:
+        data, settings["calibration"] = data.split((1 - HELD_OUT, HELD_OUT), seed=settings["seed"])
     with open_run(folder, told, resume=resume, overwrite=overwrite) as run:
-        grader = fit_model(model, data.in_memory(), origin=origin, run=run, **settings)
+        grader = fit_model(model, data, origin=origin, run=run, **settings)
         grader.save(output, include_base=include_base, overwrite=overwrite)
     shutil.rmtree(folder, ignore_errors=True)
+    if report is not None:
+        from petm.fit_report import write_fit_report
+
+        write_fit_report(grader, settings["calibration"], report)
+        click.echo(f"Report: {report}", err=True)
     print_manifest(output, as_json=as_json)

@@ -49,7 +49,7 @@ def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("model", f"{model['reference'] or 'passed in Python'}, weights {model['weights'] or 'not named'}"),
         ("", f"{model['parameters']:,} parameters, fingerprint {model['fingerprint'][:12]}"),
         ("classes", ", ".join(model["classes"]) or "not named"),
-        ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in adapter["layers"].items())),
+        ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in adapter["layers"].items()) or "none"),
         ("", f"{adapter['parameters']:,} parameters, {adapter['parameters'] / model['parameters']:.2%} of the model"),
         ("", ", ".join(_member(member) for member in manifest["members"])),
         ("one pass", _parting(adapter["parting"], manifest["look_from"])),
