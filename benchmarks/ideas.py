@@ -1,0 +1,205 @@
+"""Which ideas help a second opinion on a converged A? Judged on training images that A has not seen.
+
+A network of the paper's kind is trained on 50,000 of MNIST's training images, as a converged A is; the other 10,000 are
+for choosing. Adapters on fc1 and fc2 learn from each idea's data or objective, and the mean of p and p' is judged by
+AURC, AUROC and AUPR-Error beside A's softmax. No test image is touched: `petm.recipes` follows from this table, and
+`petm benchmark detection` judges it.
+
+    python benchmarks/ideas.py --data-dir DIR -o docs/measured
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petm.adapter import AdaptedModel, attach_adapter, pool
+from petm.augmentation import MILD, Augmented
+from petm.data import Data, Joined, load_mnist
+from petm.dual import predict_dual
+from petm.error_set import Direction, ErrorSet, replace_errors
+from petm.features import FeatureStudent, cached_features
+from petm.files import plain, write_json, write_text
+from petm.inference import predict_logits
+from petm.metrics import aupr_error, aurc, auroc
+from petm.models import paper_cnn
+from petm.scores import maximum_softmax, mean_of_both
+from petm.training import CROSS_ENTROPY, Settings, train
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def cross_entropy(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(rows), labels)
+
+
+def label_smoothing(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(rows), labels, label_smoothing=0.05)
+
+
+def focal(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
+    log_p = model(rows).log_softmax(1).gather(1, labels[:, None])
+    loss: Tensor = -((1 - log_p.exp()) ** 2 * log_p).mean()
+    return loss
+
+
+def mixup(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
+    """At the parting, which is manifold mixup."""
+    share = float(torch.distributions.Beta(0.3, 0.3).sample())
+    other = torch.randperm(len(rows))
+    logits = model(share * rows + (1 - share) * rows[other])
+    return share * F.cross_entropy(logits, labels) + (1 - share) * F.cross_entropy(logits, labels[other])
+
+
+def correctness_ranking(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, and a rank loss that wants the right ones of a batch surer than the wrong ones (Moon et al.)."""
+    logits = model(rows)
+    sure, right = logits.softmax(1).amax(1), (logits.argmax(1) == labels).double()
+    other = torch.roll(torch.arange(len(rows)), 1)
+    wanted = (right - right[other]).sign().float()
+    rank = F.relu(wanted.abs() * 0.1 - wanted * (sure - sure[other])).mean()
+    return F.cross_entropy(logits, labels) + rank
+
+
+def sharpness_aware(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy at the worst point within 0.05 of the weights, to first order (Foret et al.; FMFP)."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    gradients = torch.autograd.grad(cross_entropy(model, rows, labels), weights)
+    length = torch.sqrt(sum(((g**2).sum() for g in gradients), torch.zeros(()))) + 1e-12
+    steps = [0.05 * gradient / length for gradient in gradients]
+    with torch.no_grad():
+        for weight, step in zip(weights, steps, strict=True):
+            weight.add_(step)
+    loss = cross_entropy(model, rows, labels)
+    loss.backward()
+    with torch.no_grad():
+        for weight, step in zip(weights, steps, strict=True):
+            weight.sub_(step)
+    return loss.detach().requires_grad_()  # its gradients are in place already
+
+
+def learn(student: FeatureStudent, rows: Tensor, labels: Tensor, loss: Loss, arguments: argparse.Namespace, seed: int,
+          epochs: int, rate: float) -> None:  # fmt: skip
+    torch.manual_seed(seed)
+    weights = [weight for weight in student.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
+    steps = epochs * -(-len(rows) // arguments.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(rows)).split(arguments.batch_size):
+            optimizer.zero_grad()
+            loss(student, rows[chosen], labels[chosen]).backward()
+            optimizer.step()
+            schedule.step()
+
+
+def main() -> None:
+    arguments = parse()
+    torch.manual_seed(arguments.seed)
+    everything = load_mnist(arguments.data_dir)[0].in_memory()
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(arguments.seed))
+    data = everything.subset(order[: arguments.samples]).in_memory()
+    held_out = everything.subset(order[arguments.samples : arguments.samples + 10_000]).in_memory()
+    model = paper_cnn(seed=arguments.seed)
+    settings = Settings(epochs=8, learning_rate=2e-3, weight_decay=0.01, schedule="cosine", seed=arguments.seed)
+    train(model, data, CROSS_ENTROPY, settings, title="A")
+    judge = Judge(model, data, held_out, arguments)
+    print(f"A: {judge.training_errors} training errors, {int(judge.wrong.sum())} errors in {len(held_out)}")
+    judge.softmax()
+    every = ErrorSet(torch.arange(len(data)), data.labels, len(data), "every sample")
+
+    def augmented(strength: float) -> Data:
+        return Augmented(data, MILD.times(strength), seed=arguments.seed)
+
+    def moved(direction: Direction) -> Data:
+        return replace_errors(model, data, every, epsilon=0.1, direction=direction)
+
+    judge.idea("unchanged data", [data])
+    for strength in (0.25, 0.5, 1.0):
+        judge.idea(f"and augmented, strength {strength}", [data, augmented(strength)])
+    mild = [data, augmented(0.5)]
+    judge.idea("and augmented 0.5, FGSM of all", [*mild, moved("gradient")])
+    judge.idea("and augmented 0.5, random signs on all", [*mild, moved("random")])
+    judge.idea("and FGSM of all", [data, moved("gradient")])
+    for loss in (label_smoothing, focal, mixup, correctness_ranking, sharpness_aware):
+        judge.idea(f"and augmented 0.5, {loss.__name__.replace('_', ' ')}", mild, loss)
+    for rank in (1, 2, 8, 16, 64, 128):
+        judge.idea(f"and augmented 0.5, rank {rank}", mild, rank=rank)
+    judge.idea("and augmented 0.5, learning rate 1e-3", mild, rate=1e-3)
+    judge.idea("and augmented 0.5, 6 epochs", mild, epochs=6)
+    judge.write()
+
+
+class Judge:
+    """A, its features, and the table so far."""
+
+    def __init__(self, model: nn.Module, data: Data, held_out: Data, arguments: argparse.Namespace) -> None:
+        self.model, self.held_out, self.arguments = model, held_out, arguments
+        self.base = predict_logits(model, held_out)
+        self.wrong = (self.base.argmax(1) != held_out.labels).numpy()
+        self.training_errors = int((predict_logits(model, data).argmax(1) != data.labels).sum())
+        self.rows: list[dict[str, Any]] = []
+
+    def softmax(self) -> None:
+        """Notes what A itself offers."""
+        self._note("softmax of A", 0, maximum_softmax(self.base))
+
+    def idea(self, name: str, parts: Sequence[Data], loss: Loss = cross_entropy, *, rank: int = 4, epochs: int = 3,
+             rate: float = 3e-3) -> None:  # fmt: skip
+        """Trains adapters on these data with this objective, and notes what one finds and what all do."""
+        adapters, ranks = [], {"fc1": rank, "fc2": min(rank, 10)}
+        adapted = attach_adapter(self.model, ranks)
+        data = Joined(*parts)
+        with cached_features(adapted, data, budget=12 << 30) as (_, seen):
+            rows = seen.inputs(range(len(seen)))
+        for seed in range(self.arguments.adapters):
+            adapted = attach_adapter(self.model, ranks, seed=seed)
+            adapters.append(self._fit(adapted, rows, data.labels, loss, seed, epochs, rate))
+        self._note(name, 1, mean_of_both(self.base, adapters[0]))
+        self._note(name, len(adapters), mean_of_both(self.base, pool(adapters)))
+
+    def _fit(self, adapted: AdaptedModel, rows: Tensor, labels: Tensor, loss: Loss, seed: int, epochs: int,
+             rate: float) -> Tensor:  # fmt: skip
+        x = self.held_out.inputs(range(4))
+        adapted.unfreeze()
+        student = FeatureStudent(adapted.alone("default"), x, x[:0])
+        learn(student, rows, labels, loss, self.arguments, seed, epochs, rate)
+        return predict_dual(adapted, self.held_out).second
+
+    def _note(self, name: str, adapters: int, suspicion: Tensor) -> None:
+        figures = {metric.name: metric(suspicion.numpy(), self.wrong) for metric in (aurc, auroc, aupr_error)}
+        self.rows.append({"idea": name, "adapters": adapters, **figures})
+        print(f"{name:45} {adapters}  AURC {1e3 * figures['aurc']:.3f}  AUROC {100 * figures['auroc']:.2f}  "
+              f"AUPR-Error {100 * figures['aupr_error']:.1f}", flush=True)  # fmt: skip
+
+    def write(self) -> None:
+        """Writes the table as JSON and as Markdown."""
+        folder: Path = self.arguments.output
+        told = {"samples": self.arguments.samples, "seed": self.arguments.seed, "errors": int(self.wrong.sum())}
+        write_json(folder / "ideas.json", plain({"settings": told, "rows": self.rows}))
+        lines = ["| learns from, objective | adapters | AURC ×10³ | AUROC | AUPR-Error |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {row['idea']} | {row['adapters'] or '–'} | {1e3 * row['aurc']:.3f} | {100 * row['auroc']:.2f} | "
+            f"{100 * row['aupr_error']:.1f} |"
+            for row in self.rows
+        ]
+        write_text(folder / "ideas.md", "\n".join(lines) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="Holds MNIST; absent: PETM_DATA_DIR.")
+    parser.add_argument("--samples", type=int, default=50_000, help="That A and the adapters learn from.")
+    parser.add_argument("--adapters", type=int, default=3, help="In the committee.")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/ideas"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
