@@ -151,6 +151,8 @@ class Judge:
     def idea(self, name: str, parts: Sequence[Data], loss: Loss = cross_entropy, *, rank: int = 4, epochs: int = 3,
              rate: float = 3e-3) -> None:  # fmt: skip
         """Trains adapters on these data with this objective, and notes what one finds and what all do."""
+        if self.arguments.only and not any(part in name for part in self.arguments.only):
+            return
         adapters, ranks = [], {"fc1": rank, "fc2": min(rank, 10)}
         adapted = attach_adapter(self.model, ranks)
         data = Joined(*parts)
@@ -195,6 +197,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="Holds MNIST; absent: PETM_DATA_DIR.")
     parser.add_argument("--samples", type=int, default=50_000, help="That A and the adapters learn from.")
     parser.add_argument("--adapters", type=int, default=3, help="In the committee.")
+    parser.add_argument("--only", action="append", help="Ideas with this in their name, any number of times.")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/ideas"))

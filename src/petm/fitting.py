@@ -106,7 +106,8 @@ def fit(
     tenth = -(-len(order) // 10)
     if focus(adapted, recipe, calibration.subset(order[:tenth])):
         calibration = calibration.subset(order[tenth:])
-    told = {"recipe": recipe.title, "seed": seed, "training_errors": seen.errors, "preflight": str(seen)}
+    told = {"recipe": recipe.title, "seed": seed, "training_errors": seen.errors}
+    told |= {"preflight": str(seen)} if recipe.teacher else {}  # the others do not learn from A's errors
     used = {"train": describe_data(data), "calibration": describe_data(calibration)}
     origin = replace(origin or Origin(), data=used, settings=told)
     if max_risk is None and coverage is None and recall is None and not recipe.teacher:
