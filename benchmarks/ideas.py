@@ -131,7 +131,6 @@ def main() -> None:
         judge.idea(f"and augmented 0.5, rank {rank}", mild, rank=rank)
     judge.idea("and augmented 0.5, learning rate 1e-3", mild, rate=1e-3)
     judge.idea("and augmented 0.5, 6 epochs", mild, epochs=6)
-    judge.write()
 
 
 class Judge:
@@ -177,9 +176,10 @@ class Judge:
         self.rows.append({"idea": name, "adapters": adapters, **figures})
         print(f"{name:45} {adapters}  AURC {1e3 * figures['aurc']:.3f}  AUROC {100 * figures['auroc']:.2f}  "
               f"AUPR-Error {100 * figures['aupr_error']:.1f}", flush=True)  # fmt: skip
+        self.write()
 
     def write(self) -> None:
-        """Writes the table as JSON and as Markdown."""
+        """Writes the table so far as JSON and as Markdown."""
         folder: Path = self.arguments.output
         told = {"samples": self.arguments.samples, "seed": self.arguments.seed, "errors": int(self.wrong.sum())}
         write_json(folder / "ideas.json", plain({"settings": told, "rows": self.rows}))
