@@ -49,7 +49,7 @@ from petm.error_set import fgsm
 from petm.errors import ArgumentError, DataError, RunError
 from petm.metrics import METRICS
 from petm.models import save_weights
-from petm.recipes import CONTROLS, RECIPES, Recipe
+from petm.recipes import CONTROLS, RECIPES, VARIANTS, Recipe
 from petm.resampling import bootstrap, paired_bootstrap
 from petm.scores import maximum_softmax, mean_of_both
 from petm.tables import markdown_table
@@ -314,14 +314,14 @@ def test_the_softmax_is_first_and_always_there() -> None:
     names = [method.name for method in everything]
     assert "ensemble_2" in names
     assert [name for name in names if name.startswith("second_opinion_")] == [
-        f"second_opinion_{name}" for name in (*RECIPES, *CONTROLS)
+        f"second_opinion_{name}" for name in (*RECIPES, *CONTROLS, *VARIANTS)
     ]
     assert {method.seeds for method in everything} == {(0,), (0, 1)}
     (ours,) = plan(("fast",), seeds=(0,))[1:]
     assert ours.name == "second_opinion_fast"
     assert ours.is_ours
-    controls = plan(tuple(CONTROLS))[1:]
-    assert [method.is_ours for method in controls] == [False] * len(CONTROLS)
+    others = plan((*CONTROLS, *VARIANTS))[1:]
+    assert [method.is_ours for method in others] == [False] * len(CONTROLS | VARIANTS)
 
 
 @pytest.mark.parametrize(

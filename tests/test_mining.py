@@ -282,7 +282,7 @@ def test_what_out_of_fold_errors_need() -> None:
     with pytest.raises(DataError, match="expected at least two classes of two samples or more"):
         out_of_fold_errors(Headed(), TensorData(data.images, torch.tensor([0, 0, 0, 0, 0, 1])))
     with pytest.raises(
-        ModelError, match=r"expected a linear layer, called last, .* got none. Mine the hardest samples"
+        ModelError, match=r"expected a linear layer, .* got a model that calls none. Mine the hardest samples"
     ):
         out_of_fold_errors(Given(), answers([0, 1, 2, 3], 0), folds=2)
 
@@ -290,7 +290,7 @@ def test_what_out_of_fold_errors_need() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).mean(1)
 
-    with pytest.raises(ModelError, match=r"got one that takes \(8, 5, 2\) for 8"):
+    with pytest.raises(ModelError, match=r"one row of features a sample, got \(8, 5, 2\) for 8 samples"):
         model = nn.Sequential(nn.Linear(3, 2), Pixelwise(2, 2))
         out_of_fold_errors(model, TensorData(images(8, 5, 3), torch.arange(8) % 2), folds=2)
 

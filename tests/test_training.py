@@ -308,8 +308,12 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, case: 
 def test_without_a_checkpoint_a_signal_keeps_its_usual_effect() -> None:
     model = seeded(TinyCNN)
     interrupting = Interrupting(2)
-    with pytest.raises(KeyboardInterrupt):
-        train(model, data(), replace(CROSS_ENTROPY, loss=interrupting), SETTINGS, device="cpu")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(model, data(), replace(CROSS_ENTROPY, loss=interrupting), SETTINGS, device="cpu")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert interrupting.steps == 2
 
 

@@ -58,7 +58,7 @@ def distill(
         title: What the progress bar says.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or the teacher has other classes than A.
+        ArgumentError: An argument breaks its rule, the teacher has other classes than A, or no member has an adapter.
         RunError: There is no room for the temporary file.
 
     Reference:

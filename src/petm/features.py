@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from petm.adapter import AdaptedModel
 from petm.data import Batch, Data
-from petm.errors import RunError
+from petm.errors import ArgumentError, RunError
 from petm.files import fingerprint
 from petm.inference import BATCH_SIZE, Precision, batches, device_of, in_fast_layout
 from petm.models import call_model
@@ -185,8 +185,13 @@ def cached_features(
         precision: In which the features are held; bfloat16 takes half the memory, for a training in bfloat16.
 
     Raises:
+        ArgumentError: No member of the adapted model has an adapter.
         RunError: The folder has no space for the file.
     """
+    if not adapted.adapters:
+        raise ArgumentError(
+            "adapted: expected a member with an adapter to train, got views of A alone. They need no training."
+        )
     x = data.inputs(range(min(_PROBE, len(data)))).to(device_of(adapted))
     adapted.unfreeze()  # what is frozen in this moment may be copied
     fast = cast(AdaptedModel, in_fast_layout(adapted, x)).alone(adapted.adapters[0])

@@ -16,6 +16,8 @@ from petm.provenance import Origin, describe_data
 from petm.recipes import RECIPES, Recipe, adapt, focus
 from petm.run_folder import RunFolder
 
+CALIBRATION_SHARE = 0.2
+"""Of the data, the share on which the threshold is set where no others are given."""
 RECALL = 0.9
 """Of A's errors on the calibration samples, the share that is flagged where nothing else is asked for."""
 
@@ -24,7 +26,7 @@ def fit(
     model: nn.Module,
     data: Data,
     *,
-    calibration: Data | float = 0.2,
+    calibration: Data | float = CALIBRATION_SHARE,
     recipe: str | Recipe = "fast",
     errors: str | None = None,
     layers: Mapping[str, int] | None = None,

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
-from petm.errors import ArgumentError
+from petm.ranking import calibration_arrays
 
 FOLDS = 5
 """Of the cross-validation; fewer where there are fewer errors, or fewer right predictions."""
@@ -126,7 +126,7 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
         Platt (1999), Probabilistic Outputs for Support Vector Machines, section 2.2; Krichevsky and Trofimov (1981),
         The Performance of Universal Encoding, for the half.
     """
-    scores, errors = _calibration(suspicion, wrong)
+    scores, errors = calibration_arrays(suspicion, wrong)
     rarer = int(min(errors.sum(), (~errors).sum()))
     if rarer == 0:
         return _isotonic(scores, errors)
@@ -185,15 +185,3 @@ def _isotonic(scores: NDArray[np.float64], errors: NDArray[np.bool_]) -> ErrorPr
 def _log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     inside = np.clip(scores, *_INSIDE)
     return np.asarray(np.log(inside) - np.log(1 - inside))
-
-
-def _calibration(suspicion: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    scores, errors = np.asarray(suspicion, np.float64), np.asarray(wrong, bool)
-    if scores.ndim != 1 or scores.shape != errors.shape or not scores.size:
-        raise ArgumentError(f"suspicion: expected shape (N,) as wrong, got {scores.shape} and {errors.shape}.")
-    if not np.isfinite(scores).all():
-        first = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ArgumentError(
-            f"suspicion: expected finite numbers, got {scores[first]} for sample {first}. Check the model's logits."
-        )
-    return scores, errors

@@ -127,3 +127,24 @@ def aligned(values: NDArray[Any], wrong: ArrayLike) -> tuple[NDArray[Any], NDArr
             f"wrong: expected the same shape (N,) as the scores or flags, got {errors.shape} and {values.shape}."
         )
     return values, errors
+
+
+def calibration_arrays(suspicion: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Returns suspicion, float64 ``(N,)``, and where A is wrong, bool ``(N,)``, of a calibration set that was checked.
+
+    Args:
+        suspicion: float ``(N,)``, higher is more likely wrong.
+        wrong: bool ``(N,)``.
+
+    Raises:
+        ArgumentError: The shapes differ, there is no sample, or suspicion holds NaN or an infinity.
+    """
+    scores, errors = np.asarray(suspicion, np.float64), np.asarray(wrong, bool)
+    if scores.ndim != 1 or scores.shape != errors.shape or not scores.size:
+        raise ArgumentError(f"suspicion: expected shape (N,) as wrong, got {scores.shape} and {errors.shape}.")
+    if not np.isfinite(scores).all():
+        first = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise ArgumentError(
+            f"suspicion: expected finite numbers, got {scores[first]} for sample {first}. Check the model's logits."
+        )
+    return scores, errors

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from petm.adapter import ONE, AdaptedModel, Member, adaptable_layers, attach_adapter, views_alone
-from petm.augmentation import Augmentation, Augmented, choose_augmentation
+from petm.augmentation import Augmentation, choose_augmentation, with_copies
 from petm.data import Data, Joined, as_data
 from petm.distillation import distill
 from petm.drift import rank_cost
@@ -34,12 +34,12 @@ class Recipe:
     Attributes:
         title: In words.
         members: Who gives it.
-        mirrored: Who gives it where the mirror image keeps its class; empty for the same members.
+        mirrored: The recipe that takes the place of this one where an image's mirror image keeps its class.
         errors: Where errors come from where there is a teacher, a name of `petm.mining.SOURCES`.
         teacher: Whether a twin is trained and distilled, as in the papers; otherwise the adapters learn from labels.
-        look: Share of the predictions, A's least sure, for which ``mirrored`` members are asked at all.
-        epsilon: FGSM step, as a share of the inputs' range: by which A's errors are moved where there is a teacher,
-            and all samples of one more copy of the data where there is none; 0 leaves both out.
+        look: Share of the predictions, A's least sure, for which the members are asked at all.
+        epsilon: FGSM step; 0 takes none. Where there is a teacher, of A's errors and in the units of the inputs, as
+            published; where there is none, of all samples of one more copy of the data and as a share of their range.
         direction: Of that step, ``gradient``, or ``random`` for the control.
         copies: Augmented copies of the training data beside the data themselves.
         max_ratio: Time of one pass over a plain forward, in counted operations, within which layers are adapted;
@@ -103,20 +103,25 @@ RECIPES: dict[str, Recipe] = {
         mirrored=Recipe("A at four views", tuple(Member("", name) for name in _VIEWS)),
     ),
 }
-"""The recipes by name: as published, and the best measured within 1.25, 2.1 and 5 times a plain forward."""
+"""The recipes by name: as published, and those chosen for 1.25, 2.1 and 5 times a plain forward (docs/benchmark.md)."""
 
 
 CONTROLS: dict[str, Recipe] = {
     "unchanged_control": replace(RECIPES["fast"], title="The same adapters on unchanged data", copies=0, epsilon=0.0),
     "augmented_control": replace(RECIPES["fast"], title="The same, without adversarial examples", epsilon=0.0),
     "random_control": replace(RECIPES["fast"], title="The same, random signs for FGSM's", direction="random"),
-    "mirror_adapter_control": replace(
+}
+"""The recipe ``fast`` without its ideas: see docs/benchmark.md."""
+
+
+VARIANTS: dict[str, Recipe] = {
+    "mirror_adapter": replace(
         RECIPES["balanced"],
         title="An adapter that looks at the mirror image",
         mirrored=Recipe("An adapter that looks at the mirror image", (Member(view=MIRROR),), max_ratio=2.1, epochs=2),
     ),
 }
-"""The recipe ``fast`` without its ideas, and one that was not chosen: see docs/benchmark.md."""
+"""What was measured and not chosen: see docs/benchmark.md."""
 
 
 def focus(adapted: AdaptedModel, recipe: Recipe, samples: Data) -> bool:
@@ -152,7 +157,8 @@ def adapt(
         model: A; it stays as it is, but is moved to ``device``.
         data: Labelled samples, best those that A was trained on.
         recipe: A name of `RECIPES`, or a recipe of your own.
-        layers: The rank of each layer to adapt; absent follows the recipe.
+        layers: The rank of each layer to adapt; absent follows the recipe. Without effect where no member has an
+            adapter.
         seed: Of everything.
         precision: Of the matrix products in training.
         cache_budget: Bytes of memory for features that are computed once, as in `petm.tuning.tune`.
@@ -234,7 +240,8 @@ class _Making:
         )
         adapted = attach_adapter(model, layers, members=recipe.members, seed=self.seed)
         parts: list[Data] = [self.data]
-        parts += [Augmented(self.data, augmentation, seed=self.seed * copies + copy) for copy in range(copies)]
+        if copies:
+            parts = [with_copies(self.data, augmentation, copies=copies, seed=self.seed)]
         if recipe.epsilon and copies:
             low, high = self.data.value_range
             every = ErrorSet(torch.arange(len(self.data)), self.data.labels, len(self.data), "every sample")

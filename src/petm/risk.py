@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, nbinom
 
 from petm.errors import ArgumentError
+from petm.ranking import calibration_arrays
 
 BEARABLE_ERRORS, FIRST_COVERAGE = 12, 0.3
 """`risk_threshold` begins where its test bears so many errors, or at this coverage if that comes first.
@@ -147,7 +148,7 @@ def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, c
         Pearson (1934) for the test.
     """
     _check_open(max_risk=max_risk, confidence=confidence)
-    return _guarantee(*_calibration(suspicion, wrong), max_risk, confidence, 1 - confidence)
+    return _guarantee(*calibration_arrays(suspicion, wrong), max_risk, confidence, 1 - confidence)
 
 
 def class_thresholds(
@@ -181,7 +182,7 @@ def class_thresholds(
         ArgumentError: An argument breaks its rule.
     """
     _check_open(max_risk=max_risk, confidence=confidence)
-    scores, errors = _calibration(suspicion, wrong)
+    scores, errors = calibration_arrays(suspicion, wrong)
     labels = _labels(predicted, scores, classes)
     parts = []
     for label in range(classes):
@@ -218,7 +219,7 @@ def coverage_threshold(suspicion: ArrayLike, coverage: float) -> Threshold:
     """
     if not 0 < coverage <= 1:
         raise ArgumentError(f"coverage: expected a number above 0 and at most 1, got {coverage}.")
-    scores, _ = _calibration(suspicion, np.zeros(np.shape(suspicion), bool))
+    scores, _ = calibration_arrays(suspicion, np.zeros(np.shape(suspicion), bool))
     last = np.sort(scores)[math.ceil(round(coverage * len(scores), 9)) - 1]
     value = float(min(scores[scores > last], default=math.inf))
     return Threshold(value, "coverage", float((scores < value).mean()))
@@ -255,7 +256,7 @@ def recall_threshold(
         _check_open(recall=recall, confidence=confidence)
     elif not 0 < recall <= 1:
         raise ArgumentError(f"recall: expected a number above 0 and at most 1, got {recall}.")
-    scores, errors = _calibration(suspicion, wrong)
+    scores, errors = calibration_arrays(suspicion, wrong)
     missed, bad = np.sort(scores[errors]), int(errors.sum())
     if not bad:
         raise ArgumentError(f"wrong: expected at least one error, got none in {len(scores)}. Add calibration samples.")
@@ -328,18 +329,6 @@ def _samples_needed(failures: NDArray[np.int64], max_risk: float, level: float) 
     expected = np.ceil(failures[np.minimum(alike, seen) - 1] * firsts / alike)
     enough = (binom.cdf(expected, firsts, max_risk) <= level) & (seen * firsts >= totals * fewest)
     return int(totals[enough][0]) if enough.any() else None
-
-
-def _calibration(suspicion: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    scores, errors = np.asarray(suspicion, np.float64), np.asarray(wrong, bool)
-    if scores.ndim != 1 or scores.shape != errors.shape or not scores.size:
-        raise ArgumentError(f"suspicion: expected shape (N,) as wrong, got {scores.shape} and {errors.shape}.")
-    if not np.isfinite(scores).all():
-        first = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ArgumentError(
-            f"suspicion: expected finite numbers, got {scores[first]} for sample {first}. Check the model's logits."
-        )
-    return scores, errors
 
 
 def _labels(predicted: ArrayLike, scores: NDArray[np.float64], classes: int) -> NDArray[np.int64]:

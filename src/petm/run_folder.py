@@ -19,7 +19,8 @@ from petm.errors import RunError
 from petm.files import plain, write_json
 from petm.training import Storage
 
-_RECORD, _LOCK, _CHECKPOINTS = "run.json", ".lock", "checkpoints"
+LOCK = ".lock"
+_RECORD, _CHECKPOINTS = "run.json", "checkpoints"
 
 
 class RunFolder:
@@ -62,18 +63,7 @@ def open_run(
         RunError: The folder is in use, holds something else, a finished run, or a run with other settings.
     """
     path, wanted = Path(path), plain(settings)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / _LOCK).open("w")
-    except OSError as error:
-        raise RunError(f"{path}: cannot be used as an output folder ({error.strerror}). Choose another.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(
-                f"{path}: another process is at work there. Wait for it, or choose another folder."
-            ) from error
+    with locked(path):
         _claim(path, wanted, resume=resume, overwrite=overwrite)
         write_json(path / _RECORD, {"settings": wanted, "finished": False})
         try:
@@ -83,33 +73,67 @@ def open_run(
             raise
         write_json(path / _RECORD, {"settings": wanted, "finished": True})
         shutil.rmtree(path / _CHECKPOINTS, ignore_errors=True)
-    (path / _LOCK).unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Makes a folder where there is none, and keeps a second process out of it as long as the block runs.
+
+    Args:
+        path: The folder; the lock is a file in it, which is gone where the block ends well.
+
+    Raises:
+        RunError: The folder is in use, or cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK).open("w")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be used as an output folder ({error.strerror}). Choose another.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(
+                f"{path}: another process is at work there. Wait for it, or choose another folder."
+            ) from error
+        yield
+    (path / LOCK).unlink(missing_ok=True)
+
+
+def contents(path: Path) -> list[Path]:
+    """Returns what is in a locked folder besides its lock."""
+    return [entry for entry in path.iterdir() if entry.name != LOCK]
+
+
+def empty(path: Path) -> None:
+    """Removes everything from a locked folder but its lock."""
+    for entry in contents(path):
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _leave_no_empty_run(path: Path) -> None:
     """Takes back the claim on a folder in which nothing has been made yet, and the folder too."""
-    if {entry.name for entry in path.iterdir()} <= {_RECORD, _LOCK}:
+    if {entry.name for entry in path.iterdir()} <= {_RECORD, LOCK}:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _claim(path: Path, wanted: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Checks that the folder may be used, and empties it where that was asked for."""
-    others = [entry for entry in path.iterdir() if entry.name != _LOCK]
-    if not others:
+    if not contents(path):
         return
     try:
         record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
         before, finished = record["settings"], record["finished"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        (path / _LOCK).unlink(missing_ok=True)
+        (path / LOCK).unlink(missing_ok=True)
         raise RunError(
             f"{path}: expected an empty folder or one of petm's runs, got other files. Choose another."
         ) from error
     if resume and not finished and before == wanted:
         return
     if overwrite:
-        for entry in others:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        empty(path)
     elif finished:
         raise RunError(f"{path}: holds a finished run. Choose another folder, or pass --overwrite to replace it.")
     elif before != wanted:

@@ -46,7 +46,7 @@ def tune(
         device: ``auto``, ``cpu``, ``cuda``, ...
 
     Raises:
-        ArgumentError: An argument breaks its rule.
+        ArgumentError: An argument breaks its rule, or no member has an adapter.
         RunError: There is no room for the temporary file.
         TrainingError: The loss is no longer finite.
     """

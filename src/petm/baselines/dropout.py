@@ -10,10 +10,11 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from petm.baselines.averages import mean_suspicion
 from petm.baselines.protocol import Baseline, Learned
-from petm.baselines.seen import Seen, last_linear, linear_input
-from petm.errors import ArgumentError
+from petm.baselines.seen import REMEDY, Seen
+from petm.errors import ArgumentError, ModelError
 from petm.inference import batches, device_of
 from petm.models import call_model, share_weights
+from petm.penultimate import LastLinear, linear_input
 from petm.progress import track
 from petm.shuffling import seed_of
 
@@ -58,7 +59,7 @@ class McDropout(Baseline):
         network = share_weights(train.model)
         if _own_dropout(network):
             return Learned(lambda seen: self._whole_passes(seen, seed))
-        layer = last_linear(network, train.data.inputs([0]).to(device_of(network)))
+        layer = _last_linear(network, train.data.inputs([0]).to(device_of(network)))
         return Learned(lambda seen: self._one_pass(seen, layer, seed))
 
     def _whole_passes(self, seen: Seen, seed: int) -> Tensor:
@@ -107,3 +108,13 @@ def _numbered(seen: Seen, network: nn.Module) -> Iterator[tuple[int, Tensor]]:
     for inputs, _ in batches(seen.data, device_of(network), seen.batch_size):
         yield start, inputs
         start += len(inputs)
+
+
+def _last_linear(network: nn.Module, x: Tensor) -> str:
+    """The name of the linear layer that a forward pass calls last."""
+    last = LastLinear(network)
+    with torch.no_grad():
+        call_model(network, x)
+    if fault := last.fault(len(x)):
+        raise ModelError(f"{fault} {REMEDY}")
+    return last.name

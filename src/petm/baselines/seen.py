@@ -2,8 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,10 @@ from petm.error_set import ErrorSet
 from petm.errors import DataError, ModelError
 from petm.inference import BATCH_SIZE, batches, check_labels, device_of
 from petm.models import call_model, share_weights
+from petm.penultimate import LastLinear
 from petm.progress import track
+
+REMEDY = "Use baselines that need no features."
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,66 +104,16 @@ class Seen:
     def _answers(self) -> _Answers:
         start = time.perf_counter()
         network = share_weights(self.model)
-        last = _LastLinear(network)
+        last = LastLinear(network)
         logits, features, fault = [], [], ""
         with torch.no_grad(), track("answers", len(self)) as progress:
             for inputs, _ in batches(self.data, device_of(network), self.batch_size):
                 logits.append(call_model(network, inputs).float().cpu())
-                if not (fault := fault or last.fault(len(inputs))):
+                if not fault and (found := last.fault(len(inputs))):
+                    fault = f"{found} {REMEDY}"
+                if not fault:
                     # A copy: the features may be a view of something much larger, which would stay with them.
                     features.append(last.input.detach().float().cpu().clone())
                 progress.advance(len(inputs))
-        found = None if fault else torch.cat(features)
-        return _Answers(torch.cat(logits), found, fault, time.perf_counter() - start)
-
-
-def last_linear(network: nn.Module, x: Tensor) -> str:
-    """Returns the name of the linear layer that a forward pass calls last.
-
-    Args:
-        network: A structure of one's own, in eval mode, as `petm.models.share_weights` gives it; hooks stay on it.
-        x: At least one sample, of which only the form matters.
-
-    Raises:
-        ModelError: There is no linear layer, or the last one does not take one row of features a sample.
-    """
-    last = _LastLinear(network)
-    with torch.no_grad():
-        call_model(network, x)
-    if fault := last.fault(len(x)):
-        raise ModelError(fault)
-    return last.name
-
-
-def linear_input(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-    """Returns the input with which a linear layer is called, given by position or by name."""
-    x: Tensor = arguments[0] if arguments else keywords["input"]
-    return x
-
-
-class _LastLinear:
-    """Remembers which linear layer was called last, and with what."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.name = ""
-        self.input = torch.empty(0)
-        for name, module in network.named_modules():
-            if isinstance(module, nn.Linear):
-                module.register_forward_pre_hook(partial(self._note, name), with_kwargs=True)
-
-    def _note(self, name: str, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        self.name, self.input = name, linear_input(arguments, keywords)
-
-    def fault(self, n: int) -> str:
-        """What keeps the last input from being the features of ``n`` samples, in words; empty where nothing does."""
-        if self.input.ndim == 2 and len(self.input) == n:
-            return ""
-        if not self.input.numel():
-            return (
-                "model: expected a linear layer, whose input are the features, got a model that calls none. "
-                "Use baselines that need no features."
-            )
-        return (
-            f"model: expected the linear layer called last, {self.name!r}, to take one row of features a sample, "
-            f"got {tuple(self.input.shape)} for {n} samples. Use baselines that need no features."
-        )
+        kept = None if fault else torch.cat(features)
+        return _Answers(torch.cat(logits), kept, fault, time.perf_counter() - start)

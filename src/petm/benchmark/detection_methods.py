@@ -32,7 +32,7 @@ from petm.errors import ArgumentError
 from petm.files import fingerprint, plain
 from petm.inference import Precision
 from petm.models import weights_fingerprint
-from petm.recipes import CONTROLS, RECIPES, Recipe, adapt, focus
+from petm.recipes import CONTROLS, RECIPES, VARIANTS, Recipe, adapt, focus
 from petm.run_folder import RunFolder
 from petm.scores import SCORES
 
@@ -48,7 +48,7 @@ class SecondOpinion(Baseline):
     """Suspicion by a recipe of `petm.recipes`: adapters on A, and both opinions in one pass.
 
     Args:
-        recipe_name: One of `RECIPES` or `CONTROLS`.
+        recipe_name: One of `RECIPES`, `CONTROLS` or `VARIANTS`.
         recipe: What that name stands for.
         precision: Of the matrix products in training.
         folder: Where the trainings leave their last checkpoints, from which a second fit has its weights.
@@ -112,8 +112,8 @@ class Method:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is a second opinion and no control."""
-        return isinstance(self.baseline, SecondOpinion) and not self.name.endswith(CONTROL)
+        """Whether it is a second opinion that a user can ask for."""
+        return isinstance(self.baseline, SecondOpinion) and self.baseline.recipe_name in RECIPES
 
 
 def plan(
@@ -145,7 +145,8 @@ def plan(
     if not seeds:
         raise ArgumentError("seeds: expected at least one, got none.")
     baselines = all_baselines(views=VIEWS[views], members=members)
-    recipes = tuple(SecondOpinion(name, recipe, precision) for name, recipe in {**RECIPES, **CONTROLS}.items())
+    every = {**RECIPES, **CONTROLS, **VARIANTS}
+    recipes = tuple(SecondOpinion(name, recipe, precision) for name, recipe in every.items())
     known = {baseline.name: baseline for baseline in (*baselines, *recipes)}
     short = {recipe.recipe_name: recipe.name for recipe in recipes}
     asked = (_with_seeds(name, len(seeds)) for name in names or known)

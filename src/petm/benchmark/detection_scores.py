@@ -1,9 +1,7 @@
 """Suspicion by method, seed and condition: computed once, kept in the run folder under what it depends on."""
 
-import fcntl
 import io
 import json
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +21,10 @@ from petm.errors import PetmError, RunError
 from petm.files import fingerprint, write_atomically, write_json
 from petm.models import weights_fingerprint
 from petm.progress import console
+from petm.run_folder import LOCK, contents, empty, locked
 
 TEST = "test"
-_LOCK, _FITS, _MARK = ".lock", "fits", "detection.json"
+_FITS, _MARK = "fits", "detection.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,34 +73,21 @@ def open_folder(path: Path, *, resume: bool = False, overwrite: bool = False) ->
     Raises:
         RunError: The folder is in use or holds something else, or an earlier run that is not to be gone on with.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / _LOCK).open("w")
-    except OSError as error:
-        raise RunError(f"{path}: cannot be used as an output folder ({error.strerror}). Choose another.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(
-                f"{path}: another process is at work there. Wait for it, or choose another folder."
-            ) from error
-        others = [entry for entry in path.iterdir() if entry.name != _LOCK]
+    with locked(path):
+        others = bool(contents(path))
         if others and not (path / _MARK).is_file():
-            (path / _LOCK).unlink()
+            (path / LOCK).unlink()
             raise RunError(
                 f"{path}: expected an empty folder or a detection benchmark, got other files. Choose another."
             )
         if others and overwrite:
-            for entry in others:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            empty(path)
         elif others and not resume:
             raise RunError(
                 f"{path}: holds a detection benchmark. Pass --resume to go on with it, or --overwrite to replace it."
             )
         write_json(path / _MARK, {"format": "petm detection benchmark"})
         yield path
-    (path / _LOCK).unlink(missing_ok=True)
 
 
 def score_all(

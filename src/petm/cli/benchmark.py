@@ -99,7 +99,7 @@ def speed(
 ) -> None:
     """Time a plain forward, two models, one pass, PEFT's mixed batch, onnxruntime, an ensemble and MC dropout.
 
-    In one process and in turn, with peak memory and counted operations beside; then three ways to distill. As it
+    In one process and in turn, with peak memory and counted operations beside; then the ways to distill. As it
     stands it takes about five minutes on two idle cores; --case vit-base and bert-base take half an hour each.
     """
     if (reference is None) != (layers is None) or (reference is None) != (shape is None):

@@ -8,9 +8,6 @@ import click
 
 from petm.cli import options
 
-HELD_OUT = 0.2
-"""The share of the data on which the threshold is set where no others are given."""
-
 
 @click.command(
     epilog="Example: petm fit --model petm.models:PaperCNN --weights runs/demo/base.safetensors "
@@ -98,6 +95,7 @@ def fit(
     from petm.bundle import check_target
     from petm.cli.inputs import form_of, open_inputs
     from petm.cli.inspect import print_manifest
+    from petm.fitting import CALIBRATION_SHARE
     from petm.fitting import fit as fit_model
     from petm.models import load_model, weights_fingerprint
     from petm.provenance import InputOrigin, ModelOrigin, Origin
@@ -108,7 +106,7 @@ def fit(
     wanted, names = InputOrigin(size, int(channels) if channels else None), classes.split(",") if classes else []
     data = open_inputs(source, wanted, classes=tuple(names) or None, skip_bad=skip_bad)
     form = form_of(data)
-    settings["calibration"] = HELD_OUT
+    settings["calibration"] = CALIBRATION_SHARE
     if calibration is not None:
         settings["calibration"] = open_inputs(calibration, form, classes=data.classes or None, skip_bad=skip_bad)
     origin = Origin(ModelOrigin(reference, arguments or {}, str(weights) if weights else None, data.classes), form)
@@ -120,7 +118,7 @@ def fit(
     folder = output.with_name(f"{output.name}.run")
     data = data.in_memory()
     if calibration is None:
-        data, settings["calibration"] = data.split((1 - HELD_OUT, HELD_OUT), seed=settings["seed"])
+        data, settings["calibration"] = data.split((1 - CALIBRATION_SHARE, CALIBRATION_SHARE), seed=settings["seed"])
     with open_run(folder, told, resume=resume, overwrite=overwrite) as run:
         grader = fit_model(model, data, origin=origin, run=run, **settings)
         grader.save(output, include_base=include_base, overwrite=overwrite)

@@ -1,6 +1,6 @@
 """Errors by cross-fitting: what heads get wrong that were fitted without the sample."""
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from petm.errors import ArgumentError, DataError, ModelError
 from petm.inference import batches, check_labels, device_of
 from petm.mining.mined import Mined
 from petm.models import call_model, share_weights
+from petm.penultimate import LastLinear
 from petm.progress import track
 
 
@@ -69,26 +70,15 @@ def out_of_fold_errors(model: nn.Module, data: Data, *, folds: int = 5, seed: in
 
 def _features(model: nn.Module, data: Data) -> tuple[NDArray[np.float32], int]:
     """The inputs of the linear layer that A calls last, float32 ``(N, D)``, and ``K``."""
-    network, last = share_weights(model), torch.empty(0)
-
-    def note(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        nonlocal last
-        last = arguments[0] if arguments else named["input"]
-
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_pre_hook(note, with_kwargs=True)
+    network = share_weights(model)
+    last = LastLinear(network)
     parts, classes = [], 0
     with torch.no_grad(), track("features", len(data)) as progress:
         for inputs, _ in batches(data, device_of(network)):
             classes = call_model(network, inputs).shape[1]
-            if last.ndim != 2 or len(last) != len(inputs):
-                got = f"one that takes {tuple(last.shape)} for {len(inputs)}" if last.numel() else "none"
-                raise ModelError(
-                    f"model: expected a linear layer, called last, that takes one row of features a sample, got {got}. "
-                    f"Mine the hardest samples instead, which need no features."
-                )
-            parts.append(last.float().cpu().clone())  # a copy: it may be a view of something much larger
+            if fault := last.fault(len(inputs)):
+                raise ModelError(f"{fault} Mine the hardest samples instead, which need no features.")
+            parts.append(last.input.float().cpu().clone())  # a copy: it may be a view of something much larger
             progress.advance(len(inputs))
     return cast(NDArray[np.float32], torch.cat(parts).numpy()), classes
 
