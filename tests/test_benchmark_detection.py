@@ -73,7 +73,7 @@ def scores(count: int = 120, seed: int = 0, *, strength: float = 1.5) -> tuple[n
 
 def test_one_seed_has_the_intervals_of_the_library() -> None:
     (suspicion, wrong), (softmax, _) = scores(), scores(seed=1)
-    found = judge([suspicion], softmax, wrong, resamples=50, seed=3)
+    found = judge([suspicion], [softmax], wrong, resamples=50, seed=3)
     for name in SHOWN:
         expected = bootstrap(METRICS[name], suspicion, wrong, resamples=50, seed=3)
         got = found["metrics"][name]
@@ -81,7 +81,7 @@ def test_one_seed_has_the_intervals_of_the_library() -> None:
             (expected.value, expected.low, expected.high), abs=1e-12
         )
         assert got["spread"] is None
-    assert set(found["difference"]) == {"aurc", "auroc"}
+    assert set(found["difference"]) == {"aurc", "auroc", "aupr_error"}
     for name, got in found["difference"].items():
         difference = paired_bootstrap(METRICS[name], suspicion, softmax, wrong, resamples=50, seed=3)
         assert (got["value"], got["low"], got["high"]) == pytest.approx(
@@ -92,7 +92,7 @@ def test_one_seed_has_the_intervals_of_the_library() -> None:
 def test_several_seeds_are_averaged_within_each_resample() -> None:
     runs = [scores(seed=seed)[0] for seed in range(3)]
     softmax, wrong = scores(seed=7)
-    found = judge(runs, softmax, wrong, names=("auroc",), resamples=40, seed=5)
+    found = judge(runs, [softmax], wrong, names=("auroc",), resamples=40, seed=5)
     auroc, drawn = METRICS["auroc"], np.random.default_rng(5)
     draws = [drawn.integers(0, len(wrong), len(wrong)) for _ in range(40)]
     means = [np.mean([auroc(run[rows], wrong[rows]) for run in runs]) for rows in draws]
@@ -105,9 +105,21 @@ def test_several_seeds_are_averaged_within_each_resample() -> None:
     assert (difference["low"], difference["high"]) == pytest.approx(tuple(np.quantile(less, (0.025, 0.975))))
 
 
+def test_against_a_method_with_seeds_the_means_are_compared() -> None:
+    runs, others = [scores(seed=seed)[0] for seed in range(2)], [scores(seed=seed)[0] for seed in range(5, 8)]
+    wrong = scores()[1]
+    found = judge(runs, others, wrong, names=("aupr_error",), resamples=30, seed=5)["difference"]["aupr_error"]
+    metric, drawn = METRICS["aupr_error"], np.random.default_rng(5)
+    draws = [np.arange(len(wrong)), *(drawn.integers(0, len(wrong), len(wrong)) for _ in range(30))]
+    means = [[np.mean([metric(run[rows], wrong[rows]) for run in each]) for rows in draws] for each in (runs, others)]
+    value, *less = np.subtract(*means)
+    assert found["value"] == pytest.approx(value)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.quantile(less, (0.025, 0.975))))
+
+
 def test_the_softmax_does_not_differ_from_itself() -> None:
     suspicion, wrong = scores()
-    for found in judge([suspicion], suspicion, wrong, resamples=20)["difference"].values():
+    for found in judge([suspicion], [suspicion], wrong, resamples=20)["difference"].values():
         assert (found["value"], found["low"], found["high"]) == (0, 0, 0)
 
 
@@ -317,6 +329,9 @@ def test_the_softmax_is_first_and_always_there() -> None:
         f"second_opinion_{name}" for name in (*RECIPES, *CONTROLS, *VARIANTS)
     ]
     assert {method.seeds for method in everything} == {(0,), (0, 1)}
+    rivals = {method.name for method in everything if method.is_rival}
+    assert rivals >= {"petm", "trained_further", "views_2", "ensemble_2", "second_opinion_random_control"}
+    assert not rivals & {"softmax", "knn", "second_opinion_fast", "second_opinion_mirror_adapter"}
     (ours,) = plan(("fast",), seeds=(0,))[1:]
     assert ours.name == "second_opinion_fast"
     assert ours.is_ours
@@ -666,6 +681,7 @@ def by_hand() -> dict[str, Any]:
         differences = {
             "aurc": {"value": less, "low": less - 0.00005, "high": less + 0.00005},
             "auroc": {"value": -less, "low": -0.01, "high": 0.01},
+            "aupr_error": {"value": 0.02, "low": 0.01, "high": 0.03},
         }
         curve = {"coverage": [0.5, 1], "risk": [0, 0.1], "recall": [0, 1], "precision": [1, 0.1]}
         return {
@@ -674,6 +690,7 @@ def by_hand() -> dict[str, Any]:
             "calibration_error": {"value": 0.0123, "spread": 0.001}, "recall_at_precision": None, "chosen": [],
             "cost": {"extra_parameters": 1500, "passes": 1.25, "seconds": None},
             "conditions": {"noise 0.1": {"metrics": metrics, "difference": differences}},
+            "against": {"bad": differences} if ours else {},
         }  # fmt: skip
 
     return {
@@ -707,6 +724,7 @@ def test_the_page_has_the_numbers() -> None:
     assert lines["Same"].endswith("| no clear difference |")
     assert "It is wrong on 132 of 10,000 test samples (1.32%) and on 507 of 60,000 training samples." in page
     assert "| Good | Someone (2020) | 1,500 | 1.5% | 1.25 | – |" in page
+    assert "| Good | Bad | −0.100 (−0.150 to −0.050) | +0.01 (−1.00 to +1.00) | +2.0 (+1.0 to +3.0) | better |" in page
     assert "| A's errors | 5.0% |" in page
     assert "| Good | −0.100* |" in page
     assert "at most 4/255 of the range" in page

@@ -13,6 +13,7 @@ from torch import nn
 from petm.baselines import Seen
 from petm.benchmark.attacks import ATTACKS, attacked, choose_epsilon
 from petm.benchmark.detection_judge import (
+    DIFFERENCES,
     PAPER_PRECISION,
     SPLITS,
     at_precision,
@@ -205,21 +206,29 @@ def _judged(scored: Sequence[Scored], wrong: dict[str, Any], resamples: int) -> 
     by_method: dict[str, list[Scored]] = {}
     for each in scored:
         by_method.setdefault(each.method.name, []).append(each)
-    softmax = by_method["softmax"][0].suspicion[TEST]
     elsewhere = under_conditions(
         {name: runs[0].suspicion for name, runs in by_method.items()},
         {name: errors for name, errors in wrong.items() if name != TEST},
         resamples=resamples,
     )
     rows = []
+    scores = {name: [each.suspicion[TEST] for each in runs] for name, runs in by_method.items()}
+    rivals = {name: scores[name] for name, runs in by_method.items() if runs[0].method.is_rival}
     with track("judge", len(by_method)) as progress:
         for name, runs in by_method.items():
-            suspicion = [each.suspicion[TEST] for each in runs]
+            suspicion = scores[name]
+            against = rivals if runs[0].method.is_ours else {}
             rows.append(
                 {
                     **_about(runs[0].method),
                     "seeds": [each.seed for each in runs],
-                    **judge(suspicion, softmax, wrong[TEST], resamples=resamples),
+                    **judge(suspicion, scores["softmax"], wrong[TEST], resamples=resamples),
+                    "against": {
+                        rival: judge(suspicion, theirs, wrong[TEST], names=DIFFERENCES, resamples=resamples)[
+                            "difference"
+                        ]
+                        for rival, theirs in against.items()
+                    },
                     "calibration_error": calibration(suspicion, wrong[TEST]),
                     "recall_at_precision": at_precision(suspicion, wrong[TEST]),
                     "cost": {

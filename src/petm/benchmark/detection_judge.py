@@ -13,8 +13,8 @@ from petm.ranking import RankedRows, Ranking, metric
 
 SHOWN = ("aurc", "auroc", "aupr_error", "fpr95", "eaurc", "augrc")
 """The metrics of the table, by their names in `petm.metrics.METRICS`."""
-DIFFERENCES = ("aurc", "auroc")
-"""The metrics in which a method is held against the softmax."""
+DIFFERENCES = ("aurc", "auroc", "aupr_error")
+"""The metrics in which a method is held against another."""
 
 PAPER_PRECISION = 0.5904
 """That of PETM in the paper."""
@@ -37,22 +37,22 @@ def recall_at_precision(ranking: Ranking, precision: float) -> float:
 
 def judge(
     suspicion: Sequence[Scores],
-    softmax: Scores,
+    reference: Sequence[Scores],
     wrong: NDArray[np.bool_],
     *,
     names: Sequence[str] = SHOWN,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Returns metrics with 95 % intervals, and the difference to the softmax with paired intervals.
+    """Returns metrics with 95 % intervals, and the difference to another method with paired intervals.
 
     With several seeds a value is the mean over them. Its interval is that of the mean when test samples are drawn with
-    replacement, the same ones for every seed and for the softmax; what varies with the seed is told apart from it, as
+    replacement, the same ones for every seed and for both methods; what varies with the seed is told apart from it, as
     the standard deviation over the seeds. Resamples on which a metric is undefined are left out.
 
     Args:
         suspicion: float64 ``(N,)`` for each seed.
-        softmax: float64 ``(N,)``, that of the plain softmax.
+        reference: float64 ``(N,)`` for each seed of the other method, usually the plain softmax.
         wrong: bool ``(N,)``, where A is wrong.
         names: Metrics of `petm.metrics.METRICS`.
         resamples: Number of resamples.
@@ -62,23 +62,22 @@ def judge(
         ``metrics``: value, low, high and spread by name; ``difference``: value, low and high by name.
     """
     chosen = [METRICS[name] for name in names]
-    rows = [RankedRows(each, wrong) for each in suspicion]
-    plain = RankedRows(softmax, wrong)
+    compared = [each for each in chosen if each.name in DIFFERENCES]
+    own, others = ([RankedRows(each, wrong) for each in scores] for scores in (suspicion, reference))
 
     def figures(drawn: NDArray[np.int64] | None) -> tuple[Scores, Scores]:
-        """Metrics of each seed ``(seeds, metrics)``, and those of the softmax ``(metrics,)``."""
-        values = [[each.of_ranking(ranking) for each in chosen] for ranking in (one.ranking(drawn) for one in rows)]
-        ranking = plain.ranking(drawn)
-        reference = [each.of_ranking(ranking) if each.name in DIFFERENCES else np.nan for each in chosen]
-        return np.array(values), np.array(reference)
+        """Metrics of each seed ``(seeds, metrics)``, and the mean of the other method's ``(metrics,)``."""
+        values = [[each.of_ranking(ranking) for each in chosen] for ranking in (one.ranking(drawn) for one in own)]
+        theirs = {each.name: np.mean([each.of_ranking(one.ranking(drawn)) for one in others]) for each in compared}
+        return np.array(values), np.array([theirs.get(each.name, np.nan) for each in chosen])
 
-    values, reference = figures(None)
+    values, other = figures(None)
     generator = np.random.default_rng(seed)
     found = np.empty((resamples, 2, len(chosen)))
     for draw in range(resamples):
-        of_seeds, of_softmax = figures(generator.integers(0, len(wrong), len(wrong)))
+        of_seeds, of_other = figures(generator.integers(0, len(wrong), len(wrong)))
         mean = of_seeds.mean(0)
-        found[draw] = mean, mean - of_softmax
+        found[draw] = mean, mean - of_other
     metrics, difference = {}, {}
     for place, each in enumerate(chosen):
         mean = float(values[:, place].mean())
@@ -88,7 +87,7 @@ def judge(
             "spread": float(values[:, place].std(ddof=1)) if len(values) > 1 else None,
         }
         if each.name in DIFFERENCES:
-            difference[each.name] = {"value": mean - float(reference[place]), **_interval(found[:, 1, place])}
+            difference[each.name] = {"value": mean - float(other[place]), **_interval(found[:, 1, place])}
     return {"metrics": metrics, "difference": difference}
 
 
@@ -176,7 +175,7 @@ def under_conditions(
         for condition, errors in wrong.items():
             for name, scores in suspicion.items():
                 plain = suspicion["softmax"][condition]
-                judged = judge([scores[condition]], plain, errors, names=DIFFERENCES, resamples=resamples)
+                judged = judge([scores[condition]], [plain], errors, names=DIFFERENCES, resamples=resamples)
                 found[name][condition] = judged
                 progress.advance()
     return found

@@ -17,12 +17,14 @@ from petm.baselines import (
     SHIFTED,
     Baseline,
     ConfidNet,
+    Ensemble,
     Fitted,
     Learned,
     McDropout,
     Seen,
     TemperatureScaling,
     TwoModels,
+    Views,
     all_baselines,
 )
 from petm.baselines.protocol import Part
@@ -114,6 +116,11 @@ class Method:
     def is_ours(self) -> bool:
         """Whether it is a second opinion that a user can ask for."""
         return isinstance(self.baseline, SecondOpinion) and self.baseline.recipe_name in RECIPES
+
+    @property
+    def is_rival(self) -> bool:
+        """Whether it is a control, or more networks or views of A: what a second opinion must be held against."""
+        return self.name.endswith(CONTROL) or isinstance(self.baseline, TwoModels | Ensemble | Views)
 
 
 def plan(

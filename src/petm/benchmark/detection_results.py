@@ -128,7 +128,8 @@ def about(result: Mapping[str, Any]) -> str:
 
 def detection_tables(result: Mapping[str, Any]) -> list[Table]:
     """Returns the tables of one result: detection, further metrics, cost, and the conditions where there are any."""
-    tables = [detection_table(result), further_table(result), cost_table(result)]
+    tables = [detection_table(result), rivals_table(result), further_table(result), cost_table(result)]
+    tables = [table for table in tables if table.rows]
     if result["conditions"]:
         tables += [conditions_table(result, name) for name in ("auroc", "aurc")]
     return tables
@@ -143,7 +144,7 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> Table:
         if row is None:
             return MISSING
         value = _thousandths(row["metrics"]["aurc"]["value"])
-        return value if row["name"] == "softmax" else f"{value} ({_verdict(row)})"
+        return value if row["name"] == "softmax" else f"{value} ({_verdict(row['difference']['aurc'])})"
 
     return Table(
         "AURC ×10³ on every A",
@@ -164,7 +165,7 @@ def short_table(result: Mapping[str, Any]) -> Table:
                 row["title"],
                 _thousandths(row["metrics"]["aurc"]["value"]),
                 _hundredths(row["metrics"]["auroc"]["value"]),
-                MISSING if row["name"] == "softmax" else _verdict(row),
+                MISSING if row["name"] == "softmax" else _verdict(row["difference"]["aurc"]),
                 MISSING if row["cost"]["passes"] is None else f"{row['cost']['passes']:.2f}",
             )
             for row in result["methods"]
@@ -187,11 +188,35 @@ def detection_table(result: Mapping[str, Any]) -> Table:
                 MISSING if softmax else _estimate(row["difference"]["aurc"], _signed_thousandths),
                 _estimate(auroc, _hundredths),
                 MISSING if softmax else _estimate(row["difference"]["auroc"], lambda value: points(value, 2)),
-                MISSING if softmax else _verdict(row),
+                MISSING if softmax else _verdict(row["difference"]["aurc"]),
             )
         )
     header = ("Method", "Seeds", "AURC ×10³", "minus softmax", "AUROC %", "minus softmax", "In AURC")
     return Table("Detection", "", header, tuple(rows), words=frozenset({0, 6}))
+
+
+def rivals_table(result: Mapping[str, Any]) -> Table:
+    """Returns what each second opinion differs by from the controls, and from more networks or views; maybe no row."""
+    titles = {row["name"]: row["title"] for row in result["methods"]}
+    rows = [
+        (
+            row["title"],
+            titles[rival],
+            _estimate(found["aurc"], _signed_thousandths),
+            _estimate(found["auroc"], lambda value: points(value, 2)),
+            _estimate(found["aupr_error"], lambda value: points(value, 1)),
+            _verdict(found["aurc"]),
+        )
+        for row in result["methods"]
+        for rival, found in row["against"].items()
+    ]
+    return Table(
+        "Against controls, networks and views",
+        "Second opinion minus rival, both as means over their seeds, on the same resamples.",
+        ("Second opinion", "Rival", "AURC ×10³", "AUROC", "AUPR-Error", "In AURC"),
+        tuple(rows),
+        words=frozenset({0, 1, 5}),
+    )
 
 
 def further_table(result: Mapping[str, Any]) -> Table:
@@ -283,9 +308,8 @@ def _section(table: Table, level: int) -> str:
     return f"{'#' * level} {table.title}\n\n{markdown_table(table)}\n\n{table.caption}".rstrip()
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    """In AURC, of which less is better."""
-    found = row["difference"]["aurc"]
+def _verdict(found: Mapping[str, Any]) -> str:
+    """What a difference in AURC says, of which less is better."""
     if not _excludes_0(found):
         return UNCLEAR
     return BETTER if found["value"] < 0 else WORSE
