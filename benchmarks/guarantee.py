@@ -10,9 +10,10 @@ calibration samples from it, half as many as there are:
   its share of draws above `max_risk` is no measure of the promise; see docs/guarantee.md.
 
     python benchmarks/guarantee.py --data-dir DIR --models-dir DIR -o docs/measured
-    python benchmarks/guarantee.py --scores mine.npz -o runs/guarantee
+    python benchmarks/guarantee.py --scores mine.npz --scores runs/cifar/scores/second_opinion_fast-0 -o runs/guarantee
 
-A scores file holds `suspicion` (N,) and `wrong` (N,). Written are guarantee.json and guarantee.md.
+A scores file holds `suspicion` (N,) and `wrong` (N,); a folder is one of `petm benchmark detection`. Written are
+guarantee.json and guarantee.md.
 """
 
 import argparse
@@ -129,11 +130,24 @@ def calibration_error(probability: NDArray[Any], wrong: NDArray[Any]) -> float:
     return float(np.abs(np.bincount(bins, wrong - probability, BINS)).sum() / len(wrong))
 
 
+def of_file(path: Path) -> Population:
+    """From an archive of `suspicion` and `wrong`."""
+    with np.load(path) as scores:
+        return Population(scores["suspicion"], scores["wrong"])
+
+
+def of_benchmark(folder: Path) -> Population:
+    """From what `petm benchmark detection` writes of a method and a seed: its test samples, no shift and no attack."""
+    with np.load(folder / "raw_logits.npz") as raw, np.load(folder / "external_confids.npz") as confidence:
+        rows, trust = raw["arr_0"], confidence["arr_0"]
+    test = rows[:, -1] == 0
+    return Population(-trust[test], rows[test, :-2].argmax(1) != rows[test, -2])
+
+
 def populations(arguments: argparse.Namespace) -> dict[str, Population]:
     found = {}
     for path in arguments.scores:
-        with np.load(path) as scores:
-            found[path.stem] = Population(scores["suspicion"], scores["wrong"])
+        found[path.stem] = of_benchmark(path) if path.is_dir() else of_file(path)
     if arguments.models_dir is None:
         return found
     test: dict[str, Data] = {"mnist": load_mnist(arguments.data_dir)[1]}
@@ -187,7 +201,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with mnist/ and cifar10/")
     parser.add_argument("--models-dir", type=Path, help="folder with the weights and resnet9.py")
     parser.add_argument(
-        "--scores", type=Path, action="append", default=[], help=".npz file; may be given several times"
+        "--scores", type=Path, action="append", default=[], help=".npz file, or folder of a method; any number of times"
     )
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--splits", type=int, default=100, help="for the probability of error")

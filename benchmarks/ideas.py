@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,12 +22,14 @@ from petm.adapter import AdaptedModel, attach_adapter, pool
 from petm.augmentation import MILD, Augmented
 from petm.data import Data, Joined, load_mnist
 from petm.dual import predict_dual
-from petm.error_set import Direction, ErrorSet, replace_errors
+from petm.error_set import Direction, ErrorSet
 from petm.features import FeatureStudent, cached_features
+from petm.fields import one_tensor
 from petm.files import plain, write_json, write_text
 from petm.inference import predict_logits
 from petm.metrics import aupr_error, aurc, auroc
 from petm.models import paper_cnn
+from petm.replacement import replace_errors
 from petm.scores import maximum_softmax, mean_of_both
 from petm.training import CROSS_ENTROPY, Settings, train
 
@@ -125,11 +128,15 @@ def main() -> None:
     judge.idea("and augmented, strength 0.5", mild)
     for loss in (label_smoothing, focal, mixup, correctness_ranking, sharpness_aware):
         judge.idea(f"and augmented 0.5, {loss.__name__.replace('_', ' ')}", mild, loss)
-    for rank in (1, 2, 8, 16, 64, 128):
+    for rank in (1, 2, 8, 12, 16, 64, 128):
         judge.idea(f"and augmented 0.5, rank {rank}", mild, rank=rank)
     judge.idea("and augmented 0.5, learning rate 1e-3", mild, rate=1e-3)
     judge.idea("and augmented 0.5, 6 epochs", mild, epochs=6)
-    judge.idea("and augmented 0.5, FGSM of all", [*mild, moved("gradient")])
+    attacked = [*mild, moved("gradient")]
+    judge.idea("and augmented 0.5, FGSM of all", attacked)
+    judge.idea("and augmented 0.5, FGSM of all, 6 epochs", attacked, epochs=6)
+    judge.idea("and augmented 0.5, FGSM of all, rank 12", attacked, rank=12)
+    judge.idea("and augmented 0.5, FGSM of all, rank 12, 6 epochs", attacked, rank=12, epochs=6)
     judge.idea("and augmented 0.5, random signs on all", [*mild, moved("random")])
     judge.idea("and FGSM of all", [data, moved("gradient")])
 
@@ -157,34 +164,42 @@ class Judge:
             return
         adapters, ranks = [], {"fc1": rank, "fc2": min(rank, 10)}
         rows, labels = self._features(parts)
-        for seed in range(self.arguments.adapters):
+        for seed in range(self.arguments.adapters * self.arguments.repeats):
             adapted = attach_adapter(self.model, ranks, seed=seed)
             adapters.append(self._fit(adapted, rows, labels, loss, seed, epochs, rate))
-        self._note(name, 1, mean_of_both(self.base, adapters[0]))
-        self._note(name, len(adapters), mean_of_both(self.base, pool(adapters)))
+        for size in (1, self.arguments.adapters):
+            committees = [adapters[first : first + size] for first in range(0, len(adapters), size)]
+            self._note(name, size, *(mean_of_both(self.base, pool(committee)) for committee in committees))
 
     def _features(self, parts: Sequence[Data]) -> tuple[Tensor, Tensor]:
         """What enters fc1 for these data, and their labels; kept for the next idea that asks for the same data."""
         if parts is not self._parts:
             self._kept, data = None, Joined(*parts)
             with cached_features(attach_adapter(self.model, {"fc1": 1}), data, budget=12 << 30) as (_, seen):
-                self._parts, self._kept = parts, (seen.inputs(range(len(seen))), data.labels)
+                self._parts, self._kept = parts, (one_tensor(seen.inputs(range(len(seen))), "of features"), data.labels)
         assert self._kept is not None
         return self._kept
 
     def _fit(self, adapted: AdaptedModel, rows: Tensor, labels: Tensor, loss: Loss, seed: int, epochs: int,
              rate: float) -> Tensor:  # fmt: skip
-        x = self.held_out.inputs(range(4))
+        x = one_tensor(self.held_out.inputs(range(4)), "of pixels")
         adapted.unfreeze()
         student = FeatureStudent(adapted.alone("default"), x, x[:0])
         learn(student, rows, labels, loss, self.arguments, seed, epochs, rate)
         return predict_dual(adapted, self.held_out).second
 
-    def _note(self, name: str, adapters: int, suspicion: Tensor) -> None:
-        figures = {metric.name: metric(suspicion.numpy(), self.wrong) for metric in (aurc, auroc, aupr_error)}
-        self.rows.append({"idea": name, "adapters": adapters, **figures})
-        print(f"{name:45} {adapters}  AURC {1e3 * figures['aurc']:.3f}  AUROC {100 * figures['auroc']:.2f}  "
-              f"AUPR-Error {100 * figures['aupr_error']:.1f}", flush=True)  # fmt: skip
+    def _note(self, name: str, adapters: int, *suspicions: Tensor) -> None:
+        """Notes the mean over the committees, and the standard deviation where there are several."""
+        figures = {
+            metric.name: [metric(suspicion.numpy(), self.wrong) for suspicion in suspicions]
+            for metric in (aurc, auroc, aupr_error)
+        }
+        means = {key: float(np.mean(values)) for key, values in figures.items()}
+        spread = {f"{key}_spread": float(np.std(values, ddof=1)) for key, values in figures.items() if len(values) > 1}
+        self.rows.append({"idea": name, "adapters": adapters, "committees": len(suspicions), **means, **spread})
+        print(f"{name:45} {adapters} ({len(suspicions)} times)  AURC {1e3 * means['aurc']:.3f} "
+              f"±{1e3 * spread.get('aurc_spread', 0):.3f}  AUROC {100 * means['auroc']:.2f}  "
+              f"AUPR-Error {100 * means['aupr_error']:.1f}", flush=True)  # fmt: skip
         self.write()
 
     def write(self) -> None:
@@ -206,6 +221,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="Holds MNIST; absent: PETM_DATA_DIR.")
     parser.add_argument("--samples", type=int, default=50_000, help="That A and the adapters learn from.")
     parser.add_argument("--adapters", type=int, default=3, help="In the committee.")
+    parser.add_argument("--repeats", type=int, default=1, help="Committees of each idea, with seeds of their own.")
     parser.add_argument("--only", action="append", help="Ideas with this in their name, any number of times.")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
