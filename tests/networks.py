@@ -81,10 +81,15 @@ def randomise(adapted: AdaptedModel, *, scale: float = 0.2, seed: int = 0) -> Ad
     return adapted
 
 
+def bits_of(tensor: Tensor) -> bytes:
+    """The bits of a tensor of any type, bfloat16 too, which NumPy does not have."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def snapshot(model: nn.Module) -> dict[str, object]:
     """Everything about a model that using it must not change, as comparable values."""
     return {
-        "bits": {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()},
+        "bits": {name: bits_of(tensor) for name, tensor in model.state_dict().items()},
         "modes": {name: module.training for name, module in model.named_modules()},
         "modules": {name: id(module) for name, module in model.named_modules()},
         "parameters": {name: (id(value), value.requires_grad) for name, value in model.named_parameters()},

@@ -153,8 +153,7 @@ def test_every_kind_of_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
 
 def test_a_grouped_convolution() -> None:
     model = OneLayer(nn.Conv2d(4, 6, 3, groups=2))
-    with pytest.warns(UserWarning, match="Merging is not supported"):
-        adapted = randomise(attach_adapter(model, {"layer": 4}))
+    adapted = randomise(attach_adapter(model, {"layer": 4}))
     state, x = adapted.adapter_state(), images(3, 4, 6, 6)
     A, B = (state[f"base_model.model.layer.lora_{side}.weight"] for side in "AB")
     # The second factor has the layer's groups, the first has none.
@@ -324,7 +323,7 @@ class Custom(nn.Conv2d):
     """A convolution of somebody's own."""
 
 
-KINDS = "expected linear or convolution modules"
+KINDS = "expected linear, convolution or embedding modules"
 
 
 def faulty() -> nn.Module:

@@ -14,7 +14,6 @@ from petm.benchmark.contenders import CONTENDERS, LeftOutError, Setup, dropping,
 from petm.benchmark.fit_speed import FITS, FitSettings, measure_fit
 from petm.benchmark.memory import Memory, can_measure, measure_memory
 from petm.benchmark.networks import CASES, Case, bert_base, own_case, vit_base
-from petm.benchmark.operations import count_operations
 from petm.benchmark.results import duration, markdown, print_results, speed_tables, write_results
 from petm.benchmark.speed import SpeedSettings, measure_case
 from petm.benchmark.timing import LEAST_ROUNDS, Spread, interleave, order, ratio_spread, spread, warm_up
@@ -22,6 +21,7 @@ from petm.cli import main
 from petm.cli.benchmark import CASES as NAMES
 from petm.errors import ArgumentError, RunError
 from petm.figures import ratio_figure
+from petm.operations import count_operations
 from petm.tables import Table, markdown_table
 
 CPU = torch.device("cpu")

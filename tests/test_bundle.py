@@ -25,7 +25,7 @@ from petm.models import weights_fingerprint
 from test_files import files_of_at_most
 
 ANOTHER_KIND = r"expected a petm bundle, got a petm.json of another kind"
-FILES = ["adapter_config.json", "adapter_model.safetensors", "petm.json"]
+FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "petm.json"]
 
 
 @pytest.fixture
@@ -40,7 +40,8 @@ def adapted(model: nn.Module) -> AdaptedModel:
 
 def write(path: Path, adapted: AdaptedModel, *, include_base: bool = False, overwrite: bool = False) -> None:
     described = {"reference": None, "arguments": {}, "weights": None, "fingerprint": weights_fingerprint(adapted.base)}
-    write_bundle(path, adapted, {"model": described, "é": [1.5]}, include_base=include_base, overwrite=overwrite)
+    manifest = {"model": described, "é": [1.5]}
+    write_bundle(path, adapted, manifest, card="# Card\n", include_base=include_base, overwrite=overwrite)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -60,7 +61,7 @@ def test_a_bundle_holds_these_files_and_no_pickle(bundle: Path, adapted: Adapted
     for name, found in content(bundle).items():
         if name.endswith(".json"):
             json.loads(found)
-        else:
+        elif name.endswith(".safetensors"):
             load_file(bundle / name)
         assert not found.startswith((b"\x80", b"PK")), "neither a pickle nor torch's zip of pickles"
         with pytest.raises(ValueError, match=r"."):
@@ -265,7 +266,7 @@ def test_a_committee_survives(tmp_path: Path, model: nn.Module, members: tuple[M
     write(tmp_path / "c.petm", adapted)
     files = set(content(tmp_path / "c.petm"))
     second = {"second/adapter_config.json", "second/adapter_model.safetensors"}
-    assert files == {"petm.json"} | (set(FILES) | second if adapted.adapters else set())
+    assert files == {"README.md", "petm.json"} | (set(FILES) | second if adapted.adapters else set())
     again, _ = read_bundle(tmp_path / "c.petm", model)
     assert again.members == members
     assert again.look_from == 0.25

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from networks import ResidualNet, TinyCNN, images, seeded, snapshot
 from petm.data import Data, TensorData
-from petm.error_set import ErrorSet, fgsm, find_errors, replace_errors
+from petm.error_set import ErrorSet, fgsm, find_errors
 from petm.errors import ArgumentError, DataError, ModelError
+from petm.replacement import replace_errors
 
 
 class Failing(nn.Module):

@@ -51,7 +51,7 @@ def part(digits: tuple[Data, ...]) -> Data:
     return digits[0].subset(range(150)).in_memory()
 
 
-@pytest.mark.parametrize(("network", "layers", "width"), LATE)
+@pytest.mark.parametrize(("network", "layers", "width"), [*LATE, (Masked, {"blocks.1.down": 2}, 28 * 16 + 28)])
 def test_a_student_on_features_answers_as_the_second_opinion(
     network: type[nn.Module], layers: dict[str, int], width: int
 ) -> None:
@@ -64,11 +64,23 @@ def test_a_student_on_features_answers_as_the_second_opinion(
         assert rows.content != TensorData(x).content
 
 
+class MasksLate(Masked):
+    """The last block has a mask of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x[:, 0]
+        early, late = (rows.sum(2) < limit for limit in (13.5, 14.0))
+        x = self.embed(rows)
+        for block in self.blocks[:2]:
+            x = block(x, extra={"masks": [early]})
+        return self.head(self.blocks[2](x, extra={"masks": [late]})[:, 0])
+
+
 @pytest.mark.parametrize(
     ("network", "layers"),
     [
         (PaperCNN, {"conv1": 2, "fc1": 2}),  # the first layer is 2 % of the work
-        (Masked, {"blocks.1.down": 2}),  # the mask goes round the parting
+        (MasksLate, {"blocks.1.down": 2}),  # the mask of the last block goes round the parting
     ],
 )
 def test_where_features_spare_little_or_do_not_suffice_nothing_is_cached(

@@ -16,6 +16,7 @@ from petm.inference import (
     evaluating,
     in_eval_mode,
     in_fast_layout,
+    predict_classes,
     predict_logits,
 )
 
@@ -156,6 +157,15 @@ def test_the_fast_layout_copies_frozen_convolutions_alone() -> None:
     }
     assert set(model.state_dict()) - same == {"conv1.weight"}
     assert torch.allclose(fast(images(7)), model(images(7)), atol=1e-6)
+
+
+def test_predicted_classes_are_those_of_the_logits() -> None:
+    model, data = seeded(ResidualNet), TensorData(images(11))
+    expected = predict_logits(model, data).argmax(1)
+    assert model.training
+    assert torch.equal(predict_classes(model, data, batch_size=4), expected)
+    with pytest.raises(DataError, match="tensors: expected at least one sample, got none"):
+        predict_classes(model, TensorData(images(0)))
 
 
 @pytest.mark.parametrize("model", [ByView(), nn.Sequential(nn.Flatten(), nn.Linear(48, 3))], ids=["view", "linear"])

@@ -15,7 +15,7 @@ from networks import ResidualNet, TinyCNN, images, randomise, seeded, snapshot
 from petm.adapter import attach_adapter
 from petm.augmentation import MILD, Augmentation, Augmented, choose_augmentation
 from petm.data import Data, TensorData
-from petm.error_set import ErrorSet, find_errors, replace_errors
+from petm.error_set import ErrorSet, find_errors
 from petm.errors import ArgumentError, DataError, ModelError
 from petm.features import FeatureStudent, cached_features
 from petm.files import plain
@@ -31,6 +31,7 @@ from petm.mining import (
     preflight,
     replace_features,
 )
+from petm.replacement import replace_errors
 
 
 class Given(nn.Module):
@@ -386,11 +387,12 @@ CASES: list[Any] = [
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case[0].__name__)
-def case(request: pytest.FixtureRequest) -> Iterator[tuple[Any, ...]]:
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, ...]]:
     """A, its data, the student with an adapter that is trained, its rows, and A's two parts and the base layer."""
     network, layers, make, before, after, base = request.param
     model, data = seeded(network).eval(), make()
     adapted = randomise(attach_adapter(model, layers))
+    monkeypatch.setattr("petm.features.LEAST_OPERATIONS", 0)  # networks this small are quicker than their features
     with cached_features(adapted, data, budget=1 << 24) as (student, rows):
         assert isinstance(student, FeatureStudent)
         yield model, data, student, rows, before, after, base

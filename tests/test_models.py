@@ -120,7 +120,8 @@ def test_two_files_of_one_name(factories: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reference", ["my_factories", ":make", "my_factories:", ""])
 def test_references_outside_their_rule(reference: str) -> None:
-    with pytest.raises(ModelError, match=rf"model: expected 'module:factory' or 'file.py:factory', got '{reference}'"):
+    rule = "model: expected 'module:factory', 'file.py:factory' or 'hf:DIR'"
+    with pytest.raises(ModelError, match=rf"{rule}, got '{reference}'"):
         load_model(reference)
 
 

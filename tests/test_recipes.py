@@ -48,6 +48,17 @@ def test_adapters_learn_and_a_stays(model: nn.Module, digits: tuple[Data, ...]) 
     assert not torch.equal(both.second, predict_dual(adapt(model, digits[0], recipe=SHORT, seed=2), digits[2]).second)
 
 
+@pytest.mark.parametrize("recipe", [SHORT, replace(RECIPES["paper"], epochs=1, max_extra_parameters=0.2)])
+def test_the_cache_budget_changes_no_result(recipe: Recipe, model: nn.Module, digits: tuple[Data, ...]) -> None:
+    data = digits[0].subset(range(300))
+    found = []
+    for budget in (0, 1, 1 << 30):  # nothing is held, features in a file, everything in memory
+        made = adapt(model, data, recipe=recipe, cache_budget=budget, device="cpu")
+        found.append(predict_dual(made, digits[2]).second)
+    for each in found[:2]:
+        torch.testing.assert_close(each, found[2], rtol=1e-3, atol=1e-3)
+
+
 def test_members_differ_from_each_other(model: nn.Module, digits: tuple[Data, ...]) -> None:
     adapted = adapt(model, digits[0], recipe=SHORT)
     x = digits[2].inputs(range(20))

@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def suspect(name: str, channels: int, label: int, base: list[float], second: list[float]) -> Suspect:
     image = torch.arange(channels * 6).reshape(channels, 2, 3) / (channels * 6 - 1)
-    return Suspect(name, image, label, torch.tensor(base).double(), torch.tensor(second).double(), 0.625)
+    return Suspect(name, image, "", label, torch.tensor(base).double(), torch.tensor(second).double(), 0.625)
 
 
 def reproduction(
@@ -192,7 +192,7 @@ def test_without_enough_errors_there_is_no_reliability_diagram(folder: Path, tmp
 
 
 def test_large_images_are_made_smaller(folder: Path, tmp_path: Path) -> None:
-    large = Suspect("0", torch.zeros(3, 400, 800), 0, torch.ones(2) / 2, torch.ones(2) / 2, 0.0)
+    large = Suspect("0", torch.zeros(3, 400, 800), "", 0, torch.ones(2) / 2, torch.ones(2) / 2, 0.0)
     write_report(reproduction(folder, suspects=[large]), tmp_path / "report.html")
     (image,) = Page((tmp_path / "report.html").read_text(encoding="utf-8")).all("img")
     assert Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))).size == (168, 84)
@@ -227,8 +227,8 @@ def test_the_images_are_the_samples_pixel_by_pixel(page: Page) -> None:
 
 
 def test_normalised_images_are_stretched_and_a_flat_one_is_drawn(folder: Path, tmp_path: Path) -> None:
-    normalised = Suspect("0", torch.tensor([[[-2.0, 0.0, 3.0]]]), 0, torch.ones(2) / 2, torch.ones(2) / 2, 0.0)
-    flat = Suspect("1", torch.full((2, 1, 1), -1.0), 0, torch.ones(2) / 2, torch.ones(2) / 2, 0.0)
+    normalised = Suspect("0", torch.tensor([[[-2.0, 0.0, 3.0]]]), "", 0, torch.ones(2) / 2, torch.ones(2) / 2, 0.0)
+    flat = Suspect("1", torch.full((2, 1, 1), -1.0), "", 0, torch.ones(2) / 2, torch.ones(2) / 2, 0.0)
     write_report(reproduction(folder, suspects=(normalised, flat)), tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     first, second = (
@@ -243,7 +243,7 @@ def test_of_many_classes_the_likeliest_are_drawn_in_their_order(folder: Path, tm
     likely = [*range(0, 30, 3)]
     probabilities = torch.zeros(30).double()
     probabilities[likely] = 0.1
-    shown = Suspect("0", torch.zeros(1, 2, 2), 0, probabilities, probabilities, 0.0)
+    shown = Suspect("0", torch.zeros(1, 2, 2), "", 0, probabilities, probabilities, 0.0)
     write_report(reproduction(folder, suspects=[shown]), tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     (label,) = (attributes["aria-label"] for _, attributes in page.tags if attributes.get("class") == "bars")

@@ -2,11 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -15,15 +17,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from petm.drift import allocate_ranks, rank_cost, weight_drift
+from petm.drift import allocate_ranks, is_conv1d, rank_cost, weight_drift
 from petm.errors import ArgumentError, BundleError, RunError
+from petm.fields import Inputs, as_batch, one_tensor
 from petm.files import write_atomically
 from petm.models import call_model, count_parameters, share_weights
 from petm.passes import ADAPTER, Pass, follow_passes
 from petm.views import SAME, view
 
 _WEIGHTS = "adapter_model.safetensors"
-_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_Seen = TypeVar("_Seen", Tensor, Inputs)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_KINDS = (nn.Linear, *_CONVOLUTIONS, nn.Embedding)
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,15 @@ class Member:
     adapter: str = ADAPTER
     view: str = SAME
 
-    def look(self, x: Tensor) -> Tensor:
-        """Returns what the member sees of inputs ``(N, ...)``."""
-        return view(self.view)(x)
+    def look(self, x: _Seen) -> _Seen:
+        """Returns what the member sees of inputs ``(N, ...)``; of images only there is another view than the same.
+
+        Raises:
+            DataError: The inputs are several tensors, and the view is another.
+        """
+        if self.view == SAME:
+            return x
+        return view(self.view)(one_tensor(x, f"to look at its view {self.view!r}"))
 
 
 ONE = (Member(),)
@@ -69,6 +80,9 @@ class AdaptedModel(nn.Module):
         Hu et al. (2022), LoRA; LoRA-PETM (ACK 2025), section 3.2.
     """
 
+    takes_batches: ClassVar[bool] = True
+    """Several tensors by name are passed on to A with all their names (`petm.models.call_model`)."""
+
     def __init__(
         self, base: nn.Module, tuned: PeftModel, ranks: Mapping[str, int], members: Sequence[Member] = ONE
     ) -> None:
@@ -89,20 +103,27 @@ class AdaptedModel(nn.Module):
         """PEFT's names of the adapters in use, each once."""
         return tuple(dict.fromkeys(member.adapter for member in self.members if member.adapter))
 
-    def forward(self, x: Tensor, alpha: float = 1.0) -> Tensor:
-        """Returns logits ``(N, K)`` at ``alpha``."""
-        if alpha == 0:
-            return call_model(self.base, x)
-        return pool([self._member(member, x, alpha) for member in self.members])
+    def forward(self, x: Inputs | Mapping[str, Tensor] | None = None, alpha: float = 1.0, **tensors: Tensor) -> Tensor:
+        """Returns logits ``(N, K)`` at ``alpha``.
 
-    def _member(self, member: Member, x: Tensor, alpha: float) -> Tensor:
+        Args:
+            x: ``(N, ...)``, or tensors by name; absent where these are given as arguments of their own.
+            alpha: Strength of the adapter.
+            **tensors: As A takes them.
+        """
+        batch = as_batch(tensors if x is None else x)
+        if alpha == 0:
+            return call_model(self.base, batch)
+        return pool([self._member(member, batch, alpha) for member in self.members])
+
+    def _member(self, member: Member, x: Inputs, alpha: float) -> Tensor:
         with Pass(float(alpha), member.adapter).under_way():
             return call_model(self.network, member.look(x))
 
     def unfreeze(self) -> None:
         """Lets the adapters learn, all of them, and nothing else."""
         for name, parameter in self.tuned.named_parameters():
-            parameter.requires_grad_(".lora_A." in name or ".lora_B." in name)
+            parameter.requires_grad_(".lora_" in name)
 
     def alone(self, adapter: str) -> "AdaptedModel":
         """Returns the same model with one adapter as its only member, looking at the input itself: what is trained.
@@ -112,7 +133,7 @@ class AdaptedModel(nn.Module):
         self.unfreeze()
         for name, parameter in self.tuned.named_parameters():
             if parameter.requires_grad:
-                parameter.requires_grad_(f".{adapter}." in name)
+                parameter.requires_grad_(adapter in name.split("."))
         return AdaptedModel(self.base, self.tuned, self.ranks, (Member(adapter),))
 
     def train(self, mode: bool = True) -> "AdaptedModel":
@@ -126,8 +147,7 @@ class AdaptedModel(nn.Module):
 
     def adapter_state(self, adapter: str = ADAPTER) -> dict[str, Tensor]:
         """Returns an adapter's tensors under PEFT's names."""
-        state: dict[str, Tensor] = get_peft_model_state_dict(self.tuned, adapter_name=adapter)
-        return state
+        return _adapter_state(self.tuned, adapter)
 
     def save_adapter(self, folder: Path) -> None:
         """Writes ``adapter_config.json`` and ``adapter_model.safetensors``, which PEFT alone can load.
@@ -158,6 +178,12 @@ def pool(logits: Sequence[Tensor]) -> Tensor:
     if len(logits) == 1:
         return logits[0]
     return torch.stack([each.log_softmax(1) for each in logits]).logsumexp(0) - math.log(len(logits))
+
+
+def _adapter_state(tuned: PeftModel, adapter: str) -> dict[str, Tensor]:
+    """An adapter's tensors under PEFT's names; never a whole embedding, for which PEFT would ask the hub."""
+    state: dict[str, Tensor] = get_peft_model_state_dict(tuned, adapter_name=adapter, save_embedding_layers=False)
+    return state
 
 
 def _folder_of(folder: Path, adapter: str) -> Path:
@@ -217,11 +243,23 @@ def attach_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         base = share_weights(model)
-        tuned = get_peft_model(_second_structure(base), config)
+        with _quiet_peft():
+            tuned = get_peft_model(_second_structure(base), config)
         for name in dict.fromkeys(member.adapter for member in members):
             if name not in ("", ADAPTER):
-                tuned.add_adapter(name, deepcopy(config))
+                with _quiet_peft():
+                    tuned.add_adapter(name, deepcopy(config))
     return AdaptedModel(base, tuned, layers, members)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Keeps back what PEFT sees to by itself, and what nobody here asks for: merging, a name that goes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Merging is not supported")
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
 
 
 def views_alone(model: nn.Module, members: Sequence[Member]) -> AdaptedModel:
@@ -245,16 +283,19 @@ def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE
     base = share_weights(model)
     others = [name for name in dict.fromkeys(member.adapter for member in members) if name not in ("", ADAPTER)]
     try:
-        held = _tensors_in(folder)  # by name, before PEFT reads, which takes a pickle where there are no safetensors
-        tuned = PeftModel.from_pretrained(_second_structure(base), str(folder))
-        for name in others:
-            held |= {f"{name}.{key}" for key in _tensors_in(folder / name)}
-            tuned.load_adapter(str(folder / name), adapter_name=name)
+        with _quiet_peft():
+            held = _tensors_in(
+                folder
+            )  # by name, before PEFT reads, which takes a pickle where there are no safetensors
+            tuned = PeftModel.from_pretrained(_second_structure(base), str(folder))
+            for name in others:
+                held |= {f"{name}.{key}" for key in _tensors_in(folder / name)}
+                tuned.load_adapter(str(folder / name), adapter_name=name)
     except Exception as error:  # PEFT and safetensors fail in many ways on a foreign or damaged folder
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got {reason}.") from error
-    wanted = set(get_peft_model_state_dict(tuned))
-    wanted |= {f"{name}.{key}" for name in others for key in get_peft_model_state_dict(tuned, adapter_name=name)}
+    wanted = set(_adapter_state(tuned, ADAPTER))
+    wanted |= {f"{name}.{key}" for name in others for key in _adapter_state(tuned, name)}
     if held != wanted:
         raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got one of other layers.")
     ranks = {
@@ -271,21 +312,48 @@ def _tensors_in(folder: Path) -> set[str]:
 
 
 def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Returns the layers that can take an adapter, by name: linear ones and convolutions of 1 to 3 dimensions.
+    """Returns the layers that can take an adapter, by name: linear ones, convolutions of 1 to 3 dimensions, embeddings.
 
     Those on which PEFT's LoRA would be something else than ``W0 + alpha * B A`` are left out: convolutions with
-    dilation, with another padding than zeros or with a class of their own, and the output layer of PyTorch's attention.
+    dilation, with another padding than zeros or with a class of their own, the output layer of PyTorch's attention,
+    embeddings with a greatest norm, and a layer that stands in A under several names, of which PEFT would change one.
     """
-    layers = {name: module for name, module in model.named_modules() if name and isinstance(module, _KINDS)}
-    return {name: module for name, module in layers.items() if _obstacle(module) is None}
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    layers = {name: module for name, module in model.named_modules() if name and _is_kind(module)}
+    return {
+        name: module for name, module in layers.items() if _obstacle(module) is None and len(names[id(module)]) == 1
+    }
+
+
+def to_choose_from(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns the adaptable layers that are chosen where nobody names any.
+
+    A rank on a grouped convolution comes in multiples of its groups only and costs as much as on a dense layer; one on
+    an embedding costs a number for every token.
+    """
+    return {
+        name: layer
+        for name, layer in adaptable_layers(model).items()
+        if getattr(layer, "groups", 1) == 1 and not isinstance(layer, nn.Embedding)
+    }
+
+
+def _is_kind(module: nn.Module) -> bool:
+    return isinstance(module, _KINDS) or is_conv1d(module)
 
 
 def _obstacle(module: nn.Module) -> str | None:
-    """What keeps a linear or convolution layer from taking an adapter."""
+    """What keeps a layer from taking an adapter, besides a second name."""
     if isinstance(module, nn.Linear):
         # Attention reads the weight of this subclass without calling the module.
         return "the output layer of an attention" if isinstance(module, NonDynamicallyQuantizableLinear) else None
-    if type(module) not in _KINDS:
+    if isinstance(module, nn.Embedding):
+        return None if module.max_norm is None else "an embedding with a greatest norm"
+    if is_conv1d(module):
+        return None
+    if type(module) not in _CONVOLUTIONS:
         return f"a convolution of class {type(module).__name__}"
     if set(cast(tuple[int, ...], module.dilation)) != {1}:
         return "a dilated convolution"
@@ -293,8 +361,7 @@ def _obstacle(module: nn.Module) -> str | None:
 
 
 def _choose_layers(model: nn.Module, twin: nn.Module, max_extra_parameters: float) -> dict[str, int]:
-    # A rank on a grouped convolution comes in multiples of its groups only, and costs as much as a dense layer.
-    layers = {name: layer for name, layer in adaptable_layers(model).items() if getattr(layer, "groups", 1) == 1}
+    layers = to_choose_from(model)
     drift = [entry for entry in weight_drift(model, twin) if entry.layer in layers]
     budget = int(max_extra_parameters * count_parameters(model))
     try:
@@ -321,9 +388,10 @@ def _check_ranks(layers: Mapping[str, int], model: nn.Module) -> None:
         module = candidates.get(name)
         if module is None:
             found = modules.get(name)
-            reason = f", {_obstacle(found)}" if isinstance(found, _KINDS) else ""
+            reason = f", {_obstacle(found) or 'a layer under several names'}" if found and _is_kind(found) else ""
             raise ArgumentError(
-                f"layers: expected linear or convolution modules, got {name!r}{reason}. Available: {available}."
+                f"layers: expected linear, convolution or embedding modules, got {name!r}{reason}. "
+                f"Available: {available}."
             )
         weight: Any = module.weight
         most = min(weight.shape[0], weight[0].numel())

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from petm.data import Data, Joined, as_data
 from petm.errors import ArgumentError
+from petm.fields import one_tensor
 from petm.files import fingerprint
 from petm.inference import check_labels, predict_logits
 
@@ -117,7 +118,7 @@ class Augmented(Data):
         Raises:
             ArgumentError: The samples are no images.
         """
-        images = self.data.inputs(indices)
+        images = one_tensor(self.data.inputs(indices), "to augment")
         if images.ndim != 4 or not images.is_floating_point():
             raise ArgumentError(
                 f"data: expected images (N, C, H, W) to augment, got {images.dtype} of shape {tuple(images.shape)}. "

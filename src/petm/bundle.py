@@ -4,6 +4,7 @@ my.petm/
 ├── adapter_config.json          PEFT's, loadable by PEFT alone
 ├── adapter_model.safetensors    PEFT's
 ├── second/                      a further adapter, where there are several, in a folder of its name
+├── README.md                    the model card, as Hugging Face has it
 ├── base.safetensors             A's weights, only if asked for
 └── petm.json                    the manifest: what A is, the threshold, where it comes from, a hash of each file
 """
@@ -21,15 +22,21 @@ from torch import nn
 
 from petm.adapter import AdaptedModel, Member, load_adapter
 from petm.errors import BundleError, RunError
-from petm.files import fingerprint, plain, sha256_of_file, write_json
+from petm.files import fingerprint, plain, sha256_of_file, write_json, write_text
 from petm.models import load_model, load_weights, save_weights, weights_fingerprint
 
 FORMAT_VERSION = 2
-MANIFEST, BASE = "petm.json", "base.safetensors"
+MANIFEST, BASE, CARD = "petm.json", "base.safetensors", "README.md"
 
 
 def write_bundle(
-    path: str | Path, adapted: AdaptedModel, manifest: Mapping[str, Any], *, include_base: bool, overwrite: bool
+    path: str | Path,
+    adapted: AdaptedModel,
+    manifest: Mapping[str, Any],
+    *,
+    card: str,
+    include_base: bool,
+    overwrite: bool,
 ) -> None:
     """Writes a bundle: whole, or not at all.
 
@@ -37,6 +44,7 @@ def write_bundle(
         path: The folder to make.
         adapted: A with its adapter.
         manifest: What a reader needs besides, as JSON has it; the hashes are added here.
+        card: The text of ``README.md``.
         include_base: Put A's weights beside the adapter.
         overwrite: Replace a bundle that is there.
 
@@ -52,6 +60,7 @@ def write_bundle(
         raise RunError(f"{path}: could not be written ({error.strerror}). Choose another folder.") from error
     try:
         adapted.save_adapter(folder)
+        write_text(folder / CARD, card)
         if include_base:
             save_weights(adapted.base, folder / BASE)
         held = (file for file in sorted(folder.rglob("*")) if file.is_file())
@@ -121,7 +130,11 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def read_bundle(
-    path: str | Path, model: nn.Module | None = None, *, weights: str | Path | None = None
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    weights: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[AdaptedModel, dict[str, Any]]:
     """Returns A with its adapter, and the manifest.
 
@@ -130,6 +143,7 @@ def read_bundle(
         model: A. Absent, it is built by the factory that the manifest names, with the weights in the bundle, else
             those that ``weights`` or the manifest names.
         weights: Where A's weights are now, if not where they were.
+        trust_remote_code: As in `petm.models.load_model`; a bundle does not remember it.
 
     Raises:
         BundleError: As `read_manifest`; or A's weights are not those that the adapter was fitted to.
@@ -140,7 +154,9 @@ def read_bundle(
     if model is None:
         if described["reference"] is None:
             raise BundleError(f"{path}: does not say how its model is built. Pass the model.")
-        model = load_model(described["reference"], arguments=described["arguments"])
+        model = load_model(
+            described["reference"], arguments=described["arguments"], trust_remote_code=trust_remote_code
+        )
         inside = path / BASE if BASE in manifest["files"] else None
         source = weights or inside or described["weights"]
         if source is not None:

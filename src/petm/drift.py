@@ -4,6 +4,7 @@ import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,16 @@ from petm.errors import ArgumentError, ModelError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LAYERS = (nn.Linear, *_CONVOLUTIONS)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Returns whether a module is transformers' ``Conv1D``: a linear layer with its weight transposed, ``(in, out)``.
+
+    It is known by its name, so that transformers need not be loaded for it.
+    """
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
 _NOISE = 1e-6
 """Singular values below this share of a layer's largest are rounding of float32 weights, not drift."""
 
@@ -115,11 +126,11 @@ def weight_drift(base: nn.Module, twin: nn.Module) -> list[LayerDrift]:
 def rank_cost(layer: nn.Module) -> int:
     """Returns how many adapter parameters one rank costs in a layer.
 
-    A linear layer costs ``in + out``, a convolution ``in * kh * kw + out / groups``: LoRA's first factor is a full
-    convolution with the layer's kernel, its second a pointwise one with the layer's groups.
+    A linear layer costs ``in + out``, an embedding ``tokens + out``, a convolution ``in * kh * kw + out / groups``:
+    LoRA's first factor is a full convolution with the layer's kernel, its second a pointwise one with its groups.
 
     Args:
-        layer: A linear or convolution module.
+        layer: A linear, convolution or embedding module.
 
     Raises:
         ArgumentError: Another kind of module.
@@ -131,8 +142,9 @@ def rank_cost(layer: nn.Module) -> int:
         >>> rank_cost(nn.Linear(9216, 128)), rank_cost(nn.Conv2d(1, 32, 3))
         (9344, 41)
     """
-    if isinstance(layer, nn.Linear):
-        return layer.in_features + layer.out_features
+    if isinstance(layer, nn.Linear | nn.Embedding) or is_conv1d(layer):
+        weight: Any = layer.weight
+        return sum(weight.shape)
     if isinstance(layer, _CONVOLUTIONS):
         return layer.in_channels * math.prod(layer.kernel_size) + layer.out_channels // layer.groups
     raise ArgumentError(f"layer: expected a linear or convolution module, got {type(layer).__name__}.")
@@ -192,7 +204,10 @@ def allocate_ranks(drift: Sequence[LayerDrift], costs: Mapping[str, int], budget
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     """The weight of every linear and convolution layer by its name."""
-    return {name: module.weight.detach() for name, module in model.named_modules() if isinstance(module, _LAYERS)}
+    layers: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if isinstance(module, _LAYERS) or is_conv1d(module)
+    }
+    return {name: layer.weight.detach() for name, layer in layers.items()}
 
 
 def _layer_drift(layer: str, before: Tensor, after: Tensor) -> LayerDrift:

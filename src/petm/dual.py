@@ -1,5 +1,6 @@
 """Both opinions of a batch."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor
 from petm.adapter import AdaptedModel, pool
 from petm.data import Data
 from petm.errors import ArgumentError, DataError
-from petm.inference import BATCH_SIZE, batches, device_of, predict_logits
+from petm.fields import Inputs, as_batch
+from petm.inference import BATCH_SIZE, batches, device_of, own_share, predict_logits
 from petm.parting import APART, OnePass, parting_of, run_one_pass
+from petm.processes import gathered
 from petm.progress import track
 from petm.scores import maximum_softmax
 
@@ -23,7 +26,7 @@ class DualLogits(NamedTuple):
     """What the second opinion says, at alpha 1."""
 
 
-def dual_logits(adapted: AdaptedModel, x: Tensor) -> DualLogits:
+def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> DualLogits:
     """Returns both opinions of a batch in one pass, without gradients.
 
     What lies before the first adapted layer runs once on ``N`` samples; from the parting on, both streams run as one
@@ -32,11 +35,12 @@ def dual_logits(adapted: AdaptedModel, x: Tensor) -> DualLogits:
 
     Args:
         adapted: A with its adapter.
-        x: float32 ``(N, C, H, W)``, or whatever the model takes, on the model's device.
+        x: float32 ``(N, C, H, W)``, or whatever the model takes, tensors by name too, on the model's device.
 
     Raises:
         ModelError: The model cannot take the batch, or does not return ``(N, K)``.
     """
+    x = as_batch(x)
     n = x.shape[0]
     with torch.no_grad():
         if adapted.look_from > 0:
@@ -49,7 +53,7 @@ def dual_logits(adapted: AdaptedModel, x: Tensor) -> DualLogits:
         return DualLogits(opinions[0], pool(opinions[1:]))
 
 
-def _second_look(adapted: AdaptedModel, x: Tensor) -> DualLogits:
+def _second_look(adapted: AdaptedModel, x: Inputs) -> DualLogits:
     """Both opinions, the second computed only where A's own suspicion asks for it."""
     base = adapted(x, alpha=0.0)
     doubtful = maximum_softmax(base) >= adapted.look_from
@@ -97,11 +101,11 @@ def predict_dual(
     """
     if not len(data):
         raise DataError(f"{data.source}: expected at least one sample, got none.")
-    parts = []
-    with track(title, len(data)) as progress:
-        for inputs, _ in batches(data, device_of(adapted), batch_size):
+    own, parts = own_share(data), []
+    with track(title, len(own)) as progress:
+        for inputs, _ in batches(own, device_of(adapted), batch_size):
             both = dual_logits(adapted, inputs)
             parts.append((both.base.float().cpu(), both.second.float().cpu()))
             progress.advance(len(inputs))
     base, second = zip(*parts, strict=True)
-    return DualLogits(torch.cat(base), torch.cat(second))
+    return DualLogits(*(gathered(torch.cat(part), len(data)) for part in (base, second)))

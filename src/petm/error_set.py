@@ -1,8 +1,7 @@
-"""Where A is wrong, what FGSM makes of it, and the data set in which A's errors are replaced."""
+"""Where A is wrong, and what FGSM makes of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -11,10 +10,8 @@ from torch.nn import functional as F
 
 from petm.data import Data, as_data
 from petm.errors import ArgumentError
-from petm.files import fingerprint
-from petm.inference import BATCH_SIZE, check_labels, device_of, in_eval_mode, predict_logits
-from petm.models import call_model, weights_fingerprint
-from petm.progress import track
+from petm.inference import BATCH_SIZE, check_labels, in_eval_mode, predict_classes, predict_logits
+from petm.models import call_model
 
 Direction = Literal["gradient", "random"]
 """Where a replaced error moves: against A, or anywhere, which is the control for that idea."""
@@ -60,9 +57,9 @@ def find_errors(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -
         Lee et al. (2025), Knowledge-Based Systems 310; LoRA-PETM (ACK 2025), section 2.1.
     """
     data = as_data(data)
-    logits = predict_logits(model, data, batch_size=batch_size, title="find errors")
-    check_labels(data.labels, logits.shape[1], data.source)
-    predictions = logits.argmax(1)
+    classes = predict_logits(model, data.subset(range(min(1, len(data))))).shape[1]
+    check_labels(data.labels, classes, data.source)
+    predictions = predict_classes(model, data, batch_size=batch_size, title="find errors")
     indices = (predictions != data.labels).nonzero().flatten()
     return ErrorSet(indices, predictions[indices], len(data))
 
@@ -127,86 +124,3 @@ def check_error_set(errors: ErrorSet, data: Data, direction: str = "gradient") -
         raise ArgumentError(f"errors: expected an error set of these {len(data)} samples, got {errors}.")
     if direction not in get_args(Direction):
         raise ArgumentError(f"direction: expected 'gradient' or 'random', got {direction!r}.")
-
-
-class Replaced(Data):
-    """A view of a data set in which some inputs are replaced; only the replacements are held.
-
-    Args:
-        data: The samples.
-        indices: int64 ``(E,)``, which inputs are replaced.
-        replacements: float32 ``(E, C, H, W)``.
-        origin: What made the replacements, in words or as a hash; it enters `content`.
-    """
-
-    def __init__(self, data: Data, indices: Tensor, replacements: Tensor, *, origin: str) -> None:
-        self.data, self.indices, self.replacements, self.origin = data, indices, replacements, origin
-        self.labels, self.classes = data.labels, data.classes
-        self.value_range, self.source = data.value_range, data.source
-        self._place = torch.full((len(data),), -1)
-        self._place[indices] = torch.arange(len(indices))
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, replaced where they are to be."""
-        place = self._place[torch.as_tensor(indices, dtype=torch.int64)]
-        (replaced,) = (place >= 0).nonzero(as_tuple=True)
-        return self.data.inputs(indices).index_copy(0, replaced, self.replacements[place[replaced]])
-
-    @cached_property
-    def content(self) -> str:
-        """A SHA-256 over the data set's content, the replaced positions and what made the replacements."""
-        return fingerprint((self.data.content, self.indices, self.origin))
-
-    def name(self, index: int) -> str:
-        """Returns the sample's name in the data set that this is a view of."""
-        return self.data.name(index)
-
-
-def replace_errors(
-    model: nn.Module,
-    data: Data,
-    errors: ErrorSet,
-    *,
-    epsilon: float,
-    direction: Direction = "gradient",
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-) -> Replaced:
-    """Returns a view of ``data`` in which each of A's errors is replaced by its FGSM example, label unchanged.
-
-    The view with only the errors in it is ``replace_errors(...).subset(errors.indices)``.
-
-    Args:
-        model: A.
-        data: The samples in which ``errors`` were found.
-        errors: What `find_errors` or a source of `petm.mining` returned.
-        epsilon: FGSM step in units of the inputs.
-        direction: ``gradient``, the sign of the gradient of A's loss, which is FGSM; or ``random``, a random sign for
-            every number of the input: the control, whose samples lie as far away, but in no direction that A minds.
-        seed: Of the random signs.
-        batch_size: Samples in one backward pass.
-
-    Raises:
-        ArgumentError: ``errors`` belongs to another data set, or another argument breaks its rule.
-
-    Reference:
-        LoRA-PETM (ACK 2025), section 2.1.
-    """
-    data = as_data(data)
-    check_error_set(errors, data, direction)
-    device, parts = device_of(model), [data.inputs([0])[:0]]
-    check_step(parts[0], epsilon)
-    signs = random_signs(len(errors), parts[0].shape[1:], seed=seed) if direction == "random" else None
-    with track("adversarial examples", len(errors)) as progress:
-        for start in range(0, len(errors), batch_size):
-            rows = slice(start, start + batch_size)
-            inputs, labels = data.inputs(errors.indices[rows]), data.labels[errors.indices[rows]].to(device)
-            if signs is None:
-                parts.append(
-                    fgsm(model, inputs.to(device), labels, epsilon=epsilon, value_range=data.value_range).cpu()
-                )
-            else:
-                parts.append((inputs + epsilon * signs[rows]).clamp(*data.value_range))
-            progress.advance(len(inputs))
-    origin = f"FGSM {epsilon} on {weights_fingerprint(model)}" if signs is None else f"random {epsilon}, seed {seed}"
-    return Replaced(data, errors.indices, torch.cat(parts), origin=origin)

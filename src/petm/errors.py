@@ -9,6 +9,7 @@
     ├── RunError               a run folder, a checkpoint or an output file that cannot be used
     ├── BundleError            a saved grader that is damaged, too new, or made for another model
     ├── ExportError            a grader that cannot become a graph which answers as it does
+    ├── HubError               an upload that the Hugging Face Hub has not taken
     └── ExtraError             a package of an optional extra that is not installed
 
 `PetmWarning` is for what was done, but is less than was asked for.
@@ -51,6 +52,10 @@ class BundleError(PetmError):
 
 class ExportError(PetmError):
     """A grader that cannot become a graph which answers as it does."""
+
+
+class HubError(PetmError):
+    """An upload that the Hugging Face Hub has not taken."""
 
 
 class ExtraError(PetmError):

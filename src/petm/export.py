@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from petm.dual import dual_logits
 from petm.errors import ArgumentError, ExportError, PetmError, RunError
+from petm.fields import one_tensor
 from petm.files import write_atomically
 from petm.grader import Grader
 from petm.grades import as_inputs
@@ -85,7 +86,7 @@ def export_onnx(
         )
     x = _example(grader, example)
     program = _trace(grader, x)
-    program.model.metadata_props.update(_metadata(grader, InputOrigin.of(x.shape)))
+    program.model.metadata_props.update(_metadata(grader, _form_of(grader, x)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -119,6 +120,12 @@ class _Graph(nn.Module):
         return label, suspicion, probability, suspicion < threshold, base, second
 
 
+def _form_of(grader: Grader, x: Tensor) -> InputOrigin:
+    """How inputs are read for the graph: by A's processor, or else in the size that it was traced with."""
+    told = grader.origin.inputs
+    return told if told.processor else InputOrigin.of(x.shape)
+
+
 def _check_target(path: Path, *, overwrite: bool) -> None:
     if path.suffix != ".onnx":
         raise ArgumentError(f"path: expected a name that ends in .onnx, got {path}.")
@@ -134,7 +141,7 @@ def _example(grader: Grader, example: Tensor | NDArray[Any] | None) -> Tensor:
         data = as_inputs(example)
         if not len(data):
             raise ArgumentError(f"example: expected at least one input, got shape {tuple(example.shape)}.")
-        return data.inputs(torch.arange(max(3, min(len(data), 8))) % len(data))
+        return one_tensor(data.inputs(torch.arange(max(3, min(len(data), 8))) % len(data)), "to export")
     form = grader.origin.inputs
     if form.size is None or form.channels is None:
         raise ArgumentError(

@@ -6,34 +6,34 @@ place of what its own prefix would compute, while that prefix runs on an empty b
 """
 
 import copy
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from petm.adapter import AdaptedModel
 from petm.data import Batch, Data
-from petm.errors import ArgumentError, RunError
+from petm.errors import ArgumentError
+from petm.fields import Inputs
 from petm.files import fingerprint
-from petm.inference import BATCH_SIZE, Precision, batches, device_of, in_fast_layout
+from petm.inference import BATCH_SIZE, Precision, batches, device_of, in_fast_layout, own_share
 from petm.models import call_model
-from petm.parting import APART, BEFORE, INSIDE, Parting, Place, map_tensors, parting_of
+from petm.parting import APART, AROUND, BEFORE, INSIDE, Parting, Place, map_tensors, parting_of
 from petm.passes import Arguments, Pass
+from petm.processes import group
 from petm.progress import track
+from petm.row_store import RowStore, row_store
 
 LEAST_SHARE = 0.1
 """Features that spare less than this share of A's operations are not worth their memory."""
 
-MOST_WIDTH = 32
-"""Features that hold more than so many times the numbers of an input take longer to read than to compute."""
+LEAST_OPERATIONS = 50
+"""Features that spare fewer operations for each number that they hold take longer to read than to compute."""
 
 _PROBE = 4
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,10 +46,10 @@ class _PrefixDone(Exception):  # noqa: N818 - it is no error: it ends a pass who
 class _Prefix(Pass):
     """Runs up to the parting and keeps what crosses it: features, and what the base weights there make of them."""
 
-    def __init__(self, parting: Parting) -> None:
+    def __init__(self, parting: Parting, n: int) -> None:
         super().__init__()
-        self.parting = parting
-        self.crossing: list[Tensor] = []
+        self.parting, self.n = parting, n
+        self.crossing: list[tuple[Place, Tensor]] = []
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         if self.parting.kind == BEFORE and module == self.parting.module:
@@ -57,40 +57,53 @@ class _Prefix(Pass):
             raise _PrefixDone
         return arguments
 
-    def _keep(self, _: Place, tensor: Tensor) -> Tensor:
-        self.crossing.append(tensor)
+    def _keep(self, place: Place, tensor: Tensor) -> Tensor:
+        if tensor.ndim and tensor.shape[0] == self.n:  # what does not follow the batch, such as positions, stays
+            self.crossing.append((place, tensor))
         return tensor
 
     def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
-        self.crossing += (x, layer.base_layer(x))
+        self.crossing += ((("features",), x), (("base",), layer.base_layer(x)))
         raise _PrefixDone
 
 
 class _FromFeatures(Pass):
-    """Puts what crosses the parting in its place, whatever the prefix may have computed."""
+    """Puts what crosses the parting in its place, whatever the prefix may have computed.
 
-    def __init__(self, parting: Parting, crossing: Sequence[Tensor], adapter: str) -> None:
+    What goes round the parting into later modules is put in its place there too, if it is one of the very tensors that
+    cross the parting: every block of a transformer is given the same attention mask. Else features do not suffice,
+    which a KeyError says.
+    """
+
+    def __init__(self, parting: Parting, crossing: Mapping[Place, Tensor], adapter: str) -> None:
         super().__init__(adapter=adapter)
         self.parting, self.crossing = parting, crossing
+        self.replaced: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, which lasts as long as they are held
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        if self.parting.kind != BEFORE or module != self.parting.module:
-            return arguments
-        ready = iter(self.crossing)
-        replaced: Arguments = map_tensors(arguments, lambda _, __: next(ready))
-        return replaced
+        if self.parting.kind == BEFORE and module == self.parting.module:
+            return map_tensors(arguments, self._put)
+        paths = self.parting.repeated.get(module, ())
+        return map_tensors(arguments, lambda path, tensor: self.replaced[id(tensor)][1] if path in paths else tensor)
+
+    def _put(self, place: Place, tensor: Tensor) -> Tensor:
+        if place not in self.crossing:
+            return tensor
+        self.replaced[id(tensor)] = tensor, self.crossing[place]
+        return self.crossing[place]
 
     def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
         if self.parting.kind != INSIDE or name != self.parting.module:
             return super().adapted_layer(name, layer, x)
-        features, shared = self.crossing
+        features, shared = self.crossing.values()
+        self.replaced[id(x)] = x, features
         return shared + self.delta(layer, features, self.adapter)
 
 
 class FeatureStudent(nn.Module):
     """The second opinion as a function of features: float32 rows ``(n, F)`` to logits ``(n, K)``.
 
-    A row holds, flattened, all that crosses the parting of one sample.
+    A row holds, flattened, all that crosses the parting of one sample and follows the batch.
 
     Args:
         adapted: A with one adapter that looks at the input itself.
@@ -101,20 +114,26 @@ class FeatureStudent(nn.Module):
         width: ``F``, floats in a row.
     """
 
-    def __init__(self, adapted: AdaptedModel, x: Tensor, idle: Tensor) -> None:
+    takes_batches: ClassVar[bool] = True
+    """Rows are not cast to A's own precision on their way in (`petm.models.call_model`)."""
+
+    def __init__(self, adapted: AdaptedModel, x: Inputs, idle: Inputs) -> None:
         super().__init__()
-        self.adapted, self.parting = adapted, parting_of(adapted, x)
-        self.register_buffer("_idle", idle.clone(), persistent=False)
-        self._forms = [tensor.shape[1:] for tensor in self._crossing(x[:1])]
-        self.width = sum(map(prod, self._forms))
+        self.adapted, self.parting, self._idle = adapted, parting_of(adapted, x), idle
+        self._forms = {place: (tensor.shape[1:], tensor.dtype) for place, tensor in self._crossing(x).items()}
+        self.width = sum(prod(form) for form, _ in self._forms.values())
 
     def forward(self, rows: Tensor) -> Tensor:
         """Returns the second opinion's logits ``(n, K)``."""
-        parts = rows.split([prod(form) for form in self._forms], dim=1)
-        crossing = [part.unflatten(1, form) for part, form in zip(parts, self._forms, strict=True)]
+        parts = rows.split([prod(form) for form, _ in self._forms.values()], dim=1)
+        crossing = {
+            # Rows in bfloat16 stand for float32 where training runs in bfloat16; all else comes back as it was.
+            place: part.unflatten(1, form) if dtype == torch.float32 else part.unflatten(1, form).to(dtype)
+            for part, (place, (form, dtype)) in zip(parts, self._forms.items(), strict=True)
+        }
         (member,) = self.adapted.members
         with _FromFeatures(self.parting, crossing, member.adapter).under_way():
-            return call_model(self.adapted.network, self.get_buffer("_idle"), rows=len(rows))
+            return call_model(self.adapted.network, self._idle.to(rows.device), rows=len(rows))
 
     def alone(self, adapter: str) -> "FeatureStudent":
         """Returns the student with another adapter, on the same rows; from here on that adapter alone learns."""
@@ -122,15 +141,16 @@ class FeatureStudent(nn.Module):
         other._modules = {"adapted": self.adapted.alone(adapter)}
         return other
 
-    def rows(self, x: Tensor) -> Tensor:
+    def rows(self, x: Inputs) -> Tensor:
         """Returns the rows ``(n, F)`` of samples."""
-        return torch.cat([tensor.flatten(1) for tensor in self._crossing(x)], dim=1)
+        crossing = self._crossing(x)
+        return torch.cat([crossing[place].flatten(1) for place in self._forms], dim=1)
 
-    def _crossing(self, x: Tensor) -> list[Tensor]:
-        prefix = _Prefix(self.parting)
+    def _crossing(self, x: Inputs) -> dict[Place, Tensor]:
+        prefix = _Prefix(self.parting, len(x))
         with suppress(_PrefixDone), prefix.under_way():
-            self.adapted.network(x)
-        return prefix.crossing
+            call_model(self.adapted.network, x)
+        return dict(prefix.crossing)
 
 
 class _Rows(Data):
@@ -138,18 +158,20 @@ class _Rows(Data):
 
     Args:
         data: The samples.
-        rows: float32 or bfloat16 ``(N, F + O)``.
+        rows: float32 or bfloat16 ``(N, F + O)``, or of this process's share of the samples.
         layer: The layer that the features enter.
     """
 
-    def __init__(self, data: Data, rows: Tensor, layer: str) -> None:
+    def __init__(self, data: Data, rows: RowStore, layer: str) -> None:
         self.data, self.rows, self.layer = data, rows, layer
         self.labels, self.classes, self.source = data.labels, data.classes, data.source
         self.value_range = (-float("inf"), float("inf"))
+        self.count = group().count if group().shares(len(data)) else 1
+        self.home = torch.arange(len(data)) % self.count if self.count > 1 else None
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns ``(n, F + O)``: the rows at ``indices``, in that order."""
-        return self.rows[torch.as_tensor(indices, dtype=torch.int64)]
+        """Returns ``(n, F + O)``: the rows at ``indices``, in that order; of several processes each has its own."""
+        return self.rows.read(torch.as_tensor(indices, dtype=torch.int64) // self.count)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         return Batch(self.inputs(indices), self.labels[torch.as_tensor(indices, dtype=torch.int64)])
@@ -172,15 +194,15 @@ def cached_features(
     """Yields what to train, and on what: the adapter on cached features where that is possible and pays.
 
     The features are what crosses the parting of both opinions (`petm.parting`). The adapted model and the data
-    themselves are yielded where features spare little (the adapter starts at the input), are much larger than the
-    inputs, or are not all that the rest of the model needs (an attention mask goes round them). That they suffice is
-    proven by comparison on a few samples. Either way convolutions run in the layout that is fast for them.
+    themselves are yielded where features spare little (the adapter starts at the input), take longer to read than to
+    compute, or are not all that the rest of the model needs. That they suffice is proven by comparison on a few
+    samples. Either way convolutions run in the layout that is fast for them.
 
     Args:
         adapted: A with its adapters, the first of which is set to learn; ``alone`` of what is yielded sets another.
         data: ``N`` samples.
-        budget: Bytes of memory for the features; larger ones go into a memory-mapped file, removed at the end. 0
-            caches nothing.
+        budget: Bytes of memory for the features; larger ones go into a temporary file (`petm.row_store`), removed at
+            the end. 0 caches nothing.
         folder: Where that file goes; absent takes the system's folder for temporary files.
         precision: In which the features are held; bfloat16 takes half the memory, for a training in bfloat16.
 
@@ -195,25 +217,38 @@ def cached_features(
     x = data.inputs(range(min(_PROBE, len(data)))).to(device_of(adapted))
     adapted.unfreeze()  # what is frozen in this moment may be copied
     fast = cast(AdaptedModel, in_fast_layout(adapted, x)).alone(adapted.adapters[0])
-    parting = parting_of(fast, x)
-    if budget <= 0 or parting.kind == APART or parting.repeated or parting.share_before < LEAST_SHARE:
+    student = find_student(fast, x) if budget > 0 else None
+    if student is None:
         yield fast, data
         return
-    student = _student(fast, x)
-    if student is None or student.width > MOST_WIDTH * x[0].numel():
-        yield fast, data
-        return
-    with _storage(len(data), student.width, budget, folder, _DTYPES[precision]) as rows:
+    own = own_share(data)
+    with row_store(len(own), student.width, _DTYPES[precision], budget=budget, folder=folder) as rows:
         start = 0
-        with torch.no_grad(), track("features", len(data)) as progress:
-            for inputs, _ in batches(data, device_of(adapted), BATCH_SIZE):
-                rows[start : start + len(inputs)] = student.rows(inputs)
+        with torch.no_grad(), track("features", len(own)) as progress:
+            for inputs, _ in batches(own, device_of(adapted), BATCH_SIZE):
+                rows.write(start, student.rows(inputs))
                 start += len(inputs)
                 progress.advance(len(inputs))
-        yield student, _Rows(data, rows, parting.module)
+        yield student, _Rows(data, rows, student.parting.module)
 
 
-def _student(adapted: AdaptedModel, x: Tensor) -> FeatureStudent | None:
+def find_student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:
+    """Returns the second opinion as a function of features, or None where these do not suffice or do not pay.
+
+    Args:
+        adapted: A with one adapter that looks at the input itself.
+        x: Some samples, on the model's device.
+    """
+    parting = parting_of(adapted, x)
+    if parting.kind in (APART, AROUND) or parting.share_before < LEAST_SHARE:
+        return None
+    student = _student(adapted, x)
+    if student is None or parting.share_before * parting.operations < LEAST_OPERATIONS * student.width:
+        return None
+    return student
+
+
+def _student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:
     """The student on features, or None where these do not suffice."""
     for idle in (x[:0], x[:1]):  # some networks cannot take an empty batch
         try:
@@ -224,24 +259,3 @@ def _student(adapted: AdaptedModel, x: Tensor) -> FeatureStudent | None:
         except Exception:  # whatever a model that needs more than the features raises
             continue
     return None
-
-
-@contextmanager
-def _storage(samples: int, width: int, budget: int, folder: str | Path | None, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Room for ``(N, width)``: in memory within the budget, else in a file that is removed afterwards."""
-    size = dtype.itemsize * samples * width
-    if size <= budget:
-        yield torch.empty(samples, width, dtype=dtype)
-        return
-    place = Path(folder or tempfile.gettempdir())
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(tempfile.TemporaryFile(dir=place, prefix="petm-features-"))
-            # Reserved at once: a mapped file that runs out of space later would end the process.
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise RunError(
-                f"{place}: expected room for {size:,} bytes of features, got {error.strerror}. Free space, name "
-                f"another cache_folder, or raise cache_budget to keep them in memory."
-            ) from error
-        yield torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,))).view(dtype).view(samples, width)

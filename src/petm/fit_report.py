@@ -15,9 +15,10 @@ from petm.grader import Grader
 from petm.inference import check_labels
 from petm.metrics import Detection, Share, aurc, auroc, detection, share
 from petm.pages import curve_captions, curve_tables, inline_svg, write_page
+from petm.promises import promise
 from petm.provenance import library_versions
 from petm.resampling import paired_bootstrap
-from petm.risk import DISAGREEMENT, Threshold
+from petm.risk import DISAGREEMENT
 from petm.scores import SCORES, maximum_softmax
 from petm.suspects import Suspect, gather_suspects
 from petm.tables import MISSING, Table, judged, percent, points
@@ -82,42 +83,6 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
         suspects=gallery,
         wrong=sum(suspect.wrong for suspect in gallery),
     )
-
-
-def promise(threshold: Threshold) -> str:
-    """Returns what a threshold promises of later predictions, in words, or that it promises nothing.
-
-    Args:
-        threshold: From `petm.risk`.
-    """
-    each = " in each class that A predicts" if threshold.classes else ""
-    alike = "as long as they come from where these samples do, independently"
-    if threshold.max_risk is not None and threshold.confidence is not None:
-        asked = f"at most {_short(threshold.max_risk)} of the trusted are wrong{each}"
-        if threshold.holds:
-            return (
-                f"The promise: of later predictions {asked}, with {_short(threshold.confidence)} confidence, {alike}."
-            )
-        lost = sum(not part.holds for part in threshold.classes)
-        where = f"in {lost} of {len(threshold.classes)} classes nothing is" if lost else "nothing is"
-        return f"It cannot be promised that {asked}, and so {where} trusted. {threshold.remedy}"
-    if threshold.recall is not None and threshold.confidence is not None:
-        asked = f"at least {_short(threshold.recall)} of A's errors are flagged"
-        if threshold.holds:
-            return (
-                f"The promise: of later predictions {asked}, with {_short(threshold.confidence)} confidence, {alike}."
-            )
-        return f"It cannot be promised that {asked}, and so nothing is trusted. {threshold.remedy}"
-    if threshold.recall is not None:
-        return (
-            f"Nothing is promised: the threshold flags at least {_short(threshold.recall)} of the errors seen here; "
-            "of later errors it flags less than that about as often as not."
-        )
-    if threshold.rule == "coverage":
-        return (
-            "Nothing is promised of errors: the threshold was set by the share to trust, which varies among later ones."
-        )
-    return f"Nothing is promised. The threshold: {threshold.rule}."
 
 
 def _summary(flags: Detection, risk: Share, samples: int) -> str:
@@ -221,11 +186,6 @@ def _measure(grader: Grader, suspect: Suspect) -> str:
     if grader.probability is None:
         return f"Suspicion {suspect.suspicion:.2f}"
     return f"Probability of error {percent(float(grader.probability.probability(suspect.suspicion)))}"
-
-
-def _short(value: float) -> str:
-    """A share that was asked for, in percent, with the digits that it has."""
-    return f"{100 * value:.4g}%"
 
 
 def _known(value: float) -> float | None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from petm.adoption import adopt_adapter
 from petm.data import Data, as_data
 from petm.error_set import find_errors
 from petm.errors import ArgumentError
@@ -13,7 +15,7 @@ from petm.grader import Grader, fit_grader
 from petm.inference import Precision, choose_device
 from petm.mining import preflight
 from petm.provenance import Origin, describe_data
-from petm.recipes import RECIPES, Recipe, adapt, focus
+from petm.recipes import Recipe, adapt, focus, recipe_named, within
 from petm.run_folder import RunFolder
 
 CALIBRATION_SHARE = 0.2
@@ -31,6 +33,7 @@ def fit(
     errors: str | None = None,
     layers: Mapping[str, int] | None = None,
     max_extra_parameters: float | None = None,
+    max_extra_time: float | None = None,
     max_risk: float | None = None,
     coverage: float | None = None,
     recall: float | None = None,
@@ -59,6 +62,8 @@ def fit(
         errors: Where the recipe ``paper`` takes errors from, a name of `petm.mining.SOURCES`; absent takes A's own.
         layers: The rank of each layer to adapt; absent follows the recipe.
         max_extra_parameters: The adapters' budget as a share of A's parameters; absent follows the recipe.
+        max_extra_time: By which share one pass may exceed a plain forward, in counted operations; absent follows the
+            recipe. The recipe ``paper`` adapts every layer all the same.
         max_risk: Largest share of errors among the trusted, guaranteed.
         coverage: Share of the predictions to trust.
         recall: Share of the errors to flag.
@@ -66,7 +71,7 @@ def fit(
         per_class: Whether ``max_risk`` is to hold in each class that A predicts.
         seed: Of everything.
         precision: Of the matrix products in training.
-        cache_budget: Bytes of memory for features that are computed once, as in `petm.tuning.tune`.
+        cache_budget: Bytes of memory for what is computed once, as in `petm.recipes.adapt`.
         device: ``auto``, ``cpu``, ``cuda``, ...
         origin: How A is built again, for the bundle.
         run: Where the trainings leave their checkpoints.
@@ -82,13 +87,7 @@ def fit(
             raise ArgumentError(f"calibration: expected data or a share between 0 and 1, got {calibration}.")
         data, calibration = data.split((1 - calibration, calibration), seed=seed)
     calibration = as_data(calibration)
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise ArgumentError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}.")
-        recipe = RECIPES[recipe]
-    if max_extra_parameters is not None:
-        mirrored = recipe.mirrored and replace(recipe.mirrored, max_extra_parameters=max_extra_parameters)
-        recipe = replace(recipe, max_extra_parameters=max_extra_parameters, mirrored=mirrored)
+    recipe = within(recipe_named(recipe), max_extra_parameters=max_extra_parameters, max_extra_time=max_extra_time)
     model.to(choose_device(device))
     if errors is not None:
         recipe = replace(recipe, errors=errors)
@@ -113,7 +112,7 @@ def fit(
     used = {"train": describe_data(data), "calibration": describe_data(calibration)}
     origin = replace(origin or Origin(), data=used, settings=told)
     if max_risk is None and coverage is None and recall is None and not recipe.teacher:
-        recall = RECALL if len(find_errors(model, calibration)) else None
+        recall = _default_recall(model, calibration)
     return fit_grader(
         adapted,
         calibration,
@@ -125,3 +124,59 @@ def fit(
         score=recipe.score,
         origin=origin,
     )
+
+
+def fit_adopted(
+    model: nn.Module,
+    folder: str | Path,
+    calibration: Data,
+    *,
+    max_risk: float | None = None,
+    coverage: float | None = None,
+    recall: float | None = None,
+    confidence: float = 0.95,
+    per_class: bool = False,
+    device: str = "auto",
+    origin: Origin | None = None,
+) -> Grader:
+    """Returns a grader whose second opinion is an adapter that PEFT has trained; nothing is trained, only calibrated.
+
+    Args:
+        model: A; it stays as it is, but is moved to ``device``.
+        folder: The adapter, as in `petm.adoption.adopt_adapter`.
+        calibration: Labelled samples that neither A nor the adapter has seen; all of them set the threshold.
+        max_risk: As in `fit`, and so are the others.
+        coverage: Share of the predictions to trust.
+        recall: Share of the errors to flag.
+        confidence: With which ``max_risk`` is to hold.
+        per_class: Whether ``max_risk`` is to hold in each class that A predicts.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        origin: How A is built again, for the bundle.
+
+    Raises:
+        BundleError: The folder holds no LoRA adapter for A.
+        ArgumentError: An argument breaks its rule.
+        DataError: Labels are missing or outside 0..K-1, or only one class is present.
+    """
+    calibration = as_data(calibration)
+    model.to(choose_device(device))
+    adapted = adopt_adapter(model, folder)
+    used = {"calibration": describe_data(calibration)}
+    origin = replace(origin or Origin(), data=used, settings={"adapter": "trained elsewhere by PEFT"})
+    if max_risk is None and coverage is None and recall is None:
+        recall = _default_recall(model, calibration)
+    return fit_grader(
+        adapted,
+        calibration,
+        max_risk=max_risk,
+        coverage=coverage,
+        recall=recall,
+        confidence=confidence,
+        per_class=per_class,
+        origin=origin,
+    )
+
+
+def _default_recall(model: nn.Module, calibration: Data) -> float | None:
+    """Which recall is asked for where nothing is; none without errors, of which no share could be flagged."""
+    return RECALL if len(find_errors(model, calibration)) else None

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from petm.tables import percent
 
 MOST_BARS = 10
 """Classes whose probabilities are drawn for one sample; more would be too thin to read."""
+LONGEST = 300
+"""Characters of a text."""
 LARGEST = 168
 """Pixels of an image's longer side, twice what it takes on the page."""
 
@@ -36,10 +39,11 @@ class Bar:
 
 @dataclass(frozen=True)
 class Shown:
-    """A suspect as the gallery shows it; ``image`` is empty where the sample is none."""
+    """A suspect as the gallery shows it; ``image`` and ``text`` are empty where the sample is none."""
 
     name: str
     image: str
+    text: str
     truth: str
     base: Answer
     second: Answer
@@ -68,6 +72,7 @@ def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> Shown:
     return Shown(
         name=suspect.name,
         image=png(suspect.image) if suspect.image.ndim == 3 else "",
+        text=textwrap.shorten(suspect.text, LONGEST, placeholder=" …"),
         truth=name(suspect.label),
         base=answer(suspect.base),
         second=answer(suspect.second),

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from petm.adapter import AdaptedModel
 from petm.bundle import read_bundle, write_bundle
+from petm.card import model_card
 from petm.data import Data, as_data
 from petm.dual import predict_dual
 from petm.errors import ArgumentError, PetmWarning
@@ -49,11 +49,12 @@ class Grader:
     origin: Origin = field(default_factory=Origin)
     measured: Mapping[str, Any] = field(default_factory=dict)
 
-    def grade(self, x: Tensor | NDArray[Any] | Data, *, batch_size: int = BATCH_SIZE) -> Grades:
+    def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion, probability of error and grades.
 
         Args:
-            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array, or a data set.
+            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array; a mapping of such by name,
+                as a tokenizer gives it; or a data set.
             batch_size: Samples in one pass.
 
         Raises:
@@ -72,7 +73,7 @@ class Grader:
         )
 
     def save(self, path: str | Path, *, include_base: bool = False, overwrite: bool = False) -> None:
-        """Writes the grader as a bundle, whole or not at all.
+        """Writes the grader as a bundle with a model card, whole or not at all.
 
         Args:
             path: The folder to make.
@@ -103,7 +104,8 @@ class Grader:
             "measured": self.measured,
             "versions": library_versions(),
         }
-        write_bundle(path, self.adapted, manifest, include_base=include_base, overwrite=overwrite)
+        card = model_card(plain(manifest), self.adapted, include_base=include_base)
+        write_bundle(path, self.adapted, manifest, card=card, include_base=include_base, overwrite=overwrite)
 
 
 def fit_grader(
@@ -197,7 +199,13 @@ def fit_grader(
     )
 
 
-def load(path: str | Path, model: nn.Module | None = None, *, weights: str | Path | None = None) -> Grader:
+def load(
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    weights: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> Grader:
     """Returns a saved grader, after checking that nothing of it has changed and that it was made for this model.
 
     Args:
@@ -205,12 +213,13 @@ def load(path: str | Path, model: nn.Module | None = None, *, weights: str | Pat
         model: A. Absent, it is built as the bundle says, which runs the code that the bundle names: leave it out only
             for a bundle that you trust.
         weights: Where A's weights are now, if not where they were.
+        trust_remote_code: Run the code of A's Hugging Face folder, if A is made of such.
 
     Raises:
         BundleError: The bundle is damaged, too new, or made for another model.
         ModelError: A cannot be built.
     """
-    adapted, manifest = read_bundle(path, model, weights=weights)
+    adapted, manifest = read_bundle(path, model, weights=weights, trust_remote_code=trust_remote_code)
     probability = manifest["probability"]
     return Grader(
         adapted,

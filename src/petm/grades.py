@@ -1,5 +1,6 @@
 """The grades that a grader gives, and what it gives them to."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petm.data import Data, TensorData, as_data
+from petm.data import Data, FieldsData, TensorData, as_data, fields_of
+from petm.fields import Fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +38,19 @@ class Grades:
         return f"Grades({len(self)} samples, {int(self.trusted.sum())} trusted)"
 
 
-def as_inputs(x: Tensor | NDArray[Any] | Data) -> Data:
+def as_inputs(x: Any) -> Data:
     """Returns what is to be graded as `Data`: a batch, or a data set.
 
     Args:
-        x: float ``(N, ...)`` or uint8 ``(N, ...)``, which is divided by 255, as a tensor or NumPy array; or what
-            `petm.data.as_data` takes.
+        x: float ``(N, ...)`` or uint8 ``(N, ...)``, which is divided by 255, as a tensor or NumPy array; several of
+            these by name, as a mapping or `Fields`; or what `petm.data.as_data` takes.
 
     Raises:
         ArgumentError: ``x`` is none of these.
         DataError: A batch is neither float nor uint8, or holds NaN or infinity.
     """
+    if isinstance(x, Fields | Mapping):
+        return FieldsData(x if isinstance(x, Fields) else fields_of(x), source="inputs")
     if isinstance(x, np.ndarray):
         x = torch.as_tensor(x)
     return TensorData(x, source="inputs", value_range=(0, 1)) if isinstance(x, Tensor) else as_data(x)

@@ -1,7 +1,7 @@
 """A data set through a model, batch by batch."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from petm.allocator import keep_large_blocks
 from petm.data import UNLABELLED, Batch, Data, check_finite
 from petm.errors import DataError
+from petm.fields import Inputs
 from petm.models import call_model
+from petm.processes import gathered, group
 from petm.progress import track
 
 Precision = Literal["float32", "bfloat16"]
@@ -48,6 +50,8 @@ def predict_logits(
 ) -> Tensor:
     """Returns float32 logits ``(N, K)`` of a data set on the CPU, without gradients.
 
+    Processes that work together (`petm.processes`) run a share each.
+
     Args:
         model: Put into eval mode while it runs, and back into its own afterwards.
         data: ``N`` samples.
@@ -59,17 +63,43 @@ def predict_logits(
         DataError: There is no sample, or one holds NaN or infinity.
         ModelError: The model cannot take the inputs, or does not return ``(N, K)``.
     """
+    return _of_all(model, data, lambda x: call_model(model, x, **arguments).float(), batch_size, title)
+
+
+def predict_classes(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE, title: str = "predict") -> Tensor:
+    """Returns the predicted classes of a data set, int64 ``(N,)`` on the CPU: 8 bytes a sample, however many classes.
+
+    Args:
+        model: As in `predict_logits`, and so are the others.
+        data: ``N`` samples.
+        batch_size: Samples in one forward pass.
+        title: What the progress bar says.
+
+    Raises:
+        DataError: There is no sample, or one holds NaN or infinity.
+        ModelError: The model cannot take the inputs, or does not return ``(N, K)``.
+    """
+    return _of_all(model, data, lambda x: call_model(model, x).argmax(1), batch_size, title)
+
+
+def _of_all(model: nn.Module, data: Data, answer: Callable[[Inputs], Tensor], batch_size: int, title: str) -> Tensor:
+    """What is answered to each sample, this process's share of them first, then of all together."""
     if not len(data):
         raise DataError(f"{data.source}: expected at least one sample, got none.")
-    parts = []
-    with evaluating(model), track(title, len(data)) as progress:
-        for inputs, _ in batches(data, device_of(model), batch_size):
-            parts.append(call_model(model, inputs, **arguments).float().cpu())
+    own, parts = own_share(data), []
+    with evaluating(model), track(title, len(own)) as progress:
+        for inputs, _ in batches(own, device_of(model), batch_size):
+            parts.append(answer(inputs).cpu())
             progress.advance(len(inputs))
-    return torch.cat(parts)
+    return gathered(torch.cat(parts), len(data))
 
 
-def in_fast_layout(model: nn.Module, x: Tensor) -> nn.Module:
+def own_share(data: Data) -> Data:
+    """Returns the samples that are this process's where several work together, and all where one does."""
+    return data.subset(group().own(len(data))) if group().shares(len(data)) else data
+
+
+def in_fast_layout(model: nn.Module, x: Inputs) -> nn.Module:
     """Returns the same network with its frozen 4-D weights channels last, which convolutions read up to twice as fast.
 
     Only those weights are copied; every other tensor, one that is trained above all, is shared, and the model itself

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petm.errors import ModelError
+from petm.errors import ModelError, PetmError
+from petm.fields import Fields, Inputs, describe
 from petm.files import fingerprint, write_atomically
+from petm.huggingface import folder_of, load_classifier
 
 
 class PaperCNN(nn.Module):
@@ -54,37 +57,55 @@ def paper_cnn(classes: int = 10, *, seed: int = 0) -> PaperCNN:
 
 
 def load_model(
-    reference: str, weights: str | Path | None = None, *, arguments: Mapping[str, Any] | None = None
+    reference: str,
+    weights: str | Path | None = None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
 ) -> nn.Module:
-    """Returns the user's network, in eval mode, built by the factory that ``reference`` names.
+    """Returns the user's network, in eval mode, built by the factory or read from the folder that ``reference`` names.
 
     The factory is the user's own code and is run; the weights file is only read, never unpickled.
 
     Args:
-        reference: ``module:factory`` (importable from the current folder too), or ``path/to/file.py:factory``.
+        reference: ``module:factory`` (importable from the current folder too), ``path/to/file.py:factory``, or
+            ``hf:DIR`` for a Hugging Face folder with an image or sequence classifier.
         weights: A ``.safetensors`` file, or a ``state_dict`` file that ``torch.load`` can read with
             ``weights_only=True``. Absent keeps what the factory returns.
         arguments: Keyword arguments for the factory.
+        trust_remote_code: Run the Hugging Face folder's own code, if its model is made of such.
 
     Raises:
-        ModelError: The factory cannot be found, fails, returns no module, or the weights do not fit.
+        ModelError: The factory cannot be found, fails, returns no module, or the weights do not fit; or the Hugging
+            Face folder cannot be used, as in `petm.huggingface.load_classifier`.
     """
-    factory = _find_factory(reference)
-    try:
-        model = factory(**(arguments or {}))
-    except Exception as error:
-        raise ModelError(f"model: {reference} failed with {type(error).__name__}: {error}.") from error
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"model: expected {reference} to return a torch.nn.Module, got {type(model).__name__}.")
+    folder = folder_of(reference)
+    if folder is None:
+        model = _build(reference, arguments or {})
+    elif arguments:
+        raise ModelError(f"arguments: expected none for {reference}, whose config.json has them, got {arguments}.")
+    else:
+        model = load_classifier(folder, trust_remote_code=trust_remote_code)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
 
 
+def _build(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
+    factory = _find_factory(reference)
+    try:
+        model = factory(**arguments)
+    except Exception as error:
+        raise ModelError(f"model: {reference} failed with {type(error).__name__}: {error}.") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: expected {reference} to return a torch.nn.Module, got {type(model).__name__}.")
+    return model
+
+
 def _find_factory(reference: str) -> Callable[..., Any]:
     place, separator, name = reference.rpartition(":")
     if not (place and separator and name):
-        raise ModelError(f"model: expected 'module:factory' or 'file.py:factory', got {reference!r}.")
+        raise ModelError(f"model: expected 'module:factory', 'file.py:factory' or 'hf:DIR', got {reference!r}.")
     try:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(f"_petm_file_{Path(place).stem}", place)
@@ -199,12 +220,13 @@ def share_weights(model: nn.Module) -> nn.Module:
         raise ModelError(f"model: cannot be copied ({type(error).__name__}: {error}). Remove what holds it.") from error
 
 
-def call_model(model: nn.Module, inputs: Tensor, *, rows: int | None = None, **arguments: Any) -> Tensor:
+def call_model(model: nn.Module, inputs: Inputs, *, rows: int | None = None, **arguments: Any) -> Tensor:
     """Returns the logits ``(N, K)`` of a model that answers with a tensor or with an object that has ``.logits``.
 
     Args:
         model: Inputs to logits.
-        inputs: ``(N, ...)``.
+        inputs: ``(N, ...)``; or tensors by name, which the model takes by these names. What is named ``+MODULE`` is no
+            input: it is added to what that module answers, as a perturbation of text is (`petm.replacement`).
         rows: How many rows of logits are expected, where these are not ``N``.
         **arguments: Further arguments of the model's forward.
 
@@ -212,13 +234,13 @@ def call_model(model: nn.Module, inputs: Tensor, *, rows: int | None = None, **a
         ModelError: The model fails on these inputs, or returns something else.
     """
     try:
-        output = model(inputs, **arguments)
-    except torch.OutOfMemoryError:
+        output = _call(model, inputs, arguments)
+    except (torch.OutOfMemoryError, PetmError):
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"model: cannot take inputs of shape {tuple(inputs.shape)}: {reason}. "
+            f"model: cannot take inputs of shape {describe(inputs)}: {reason}. "
             f"Check size and channels of the data against what the model was trained on."
         ) from error
     # Sizes are read from shapes, not by len(), which would fix them in an exported graph.
@@ -227,3 +249,31 @@ def call_model(model: nn.Module, inputs: Tensor, *, rows: int | None = None, **a
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(f"model: expected logits of shape ({expected}, K) with K of at least 2, got {got}.")
     return logits
+
+
+ADDED = "+"
+"""How the name of a field begins that is added to a module's output; what follows is the module's name."""
+
+
+def _call(model: nn.Module, inputs: Inputs, arguments: Mapping[str, Any]) -> Any:
+    if getattr(getattr(model, "module", model), "takes_batches", False):
+        return model(inputs, **arguments) if isinstance(inputs, Tensor) else model(**inputs, **arguments)
+    if not isinstance(inputs, Fields):
+        return model(_in_precision_of(model, inputs), **arguments)
+    added = {name: tensor for name, tensor in inputs.items() if name.startswith(ADDED)}
+    taken = {name: _in_precision_of(model, tensor) for name, tensor in inputs.items() if name not in added}
+    with ExitStack() as stack:
+        for name, step in added.items():
+            handle = model.get_submodule(name.removeprefix(ADDED)).register_forward_hook(
+                lambda _, __, output, step=step: output + step.to(output.dtype)
+            )
+            stack.callback(handle.remove)
+        return model(**taken, **arguments)
+
+
+def _in_precision_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Floats in the precision of a model that is held in half of it, as they come from data in float32."""
+    half = (torch.float16, torch.bfloat16)
+    if x.dtype != torch.float32 or (held := next(model.parameters(), x).dtype) not in half:
+        return x
+    return x.to(held)

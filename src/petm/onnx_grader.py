@@ -13,6 +13,7 @@ from torch import Tensor
 
 from petm.data import Data
 from petm.errors import ArgumentError, BundleError, DataError, ExtraError, ModelError
+from petm.fields import one_tensor
 from petm.grades import Grades, as_inputs
 from petm.inference import BATCH_SIZE, batches
 from petm.progress import track
@@ -82,7 +83,7 @@ class OnnxGrader:
         self.threshold, self.score = Threshold.from_json(threshold), str(metadata["score"])
         self.origin = Origin(
             ModelOrigin(classes=tuple(metadata["classes"])),
-            InputOrigin(inputs["size"] and tuple(inputs["size"]), inputs["channels"]),
+            InputOrigin.from_json(inputs),
         )
         self.fingerprint: str = metadata["fingerprint"]
         self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
@@ -107,7 +108,7 @@ class OnnxGrader:
         parts = []
         with track("grade", len(data)) as progress:
             for inputs, _ in batches(data, torch.device("cpu"), batch_size):
-                parts.append(self.run(inputs.numpy()))
+                parts.append(self.run(one_tensor(inputs, "for an exported graph").numpy()))
                 progress.advance(len(inputs))
         whole = Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
         return Grades(whole.label, whole.second.argmax(1), whole.suspicion, whole.probability, whole.trusted)

@@ -7,23 +7,24 @@ part only. Members that look at a view of the input part at the input, where the
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from petm.adapter import AdaptedModel, Member
+from petm.fields import Fields, Inputs, tensors_of
 from petm.models import call_model
+from petm.operations import count_operations
 from petm.passes import Arguments, Pass, ask_passes
 from petm.views import SAME
 
 Place = tuple[int | str, ...]
 """How a tensor is reached among the arguments of a module."""
 
-INSIDE, BEFORE, APART = "inside", "before", "apart"
+INSIDE, BEFORE, AROUND, APART = "inside", "before", "around", "apart"
 _T = TypeVar("_T")
 _finding = Lock()
 _PROBES = (3, 5)
@@ -35,19 +36,24 @@ class Parting:
     """Where the streams part.
 
     Attributes:
-        kind: ``inside`` the first adapted layer, behind its base weights; ``before`` a module; or ``apart``: two
-            separate passes, for a model that mixes the samples of a batch.
+        kind: ``inside`` the first adapted layer, behind its base weights; ``before`` a module; ``around`` blocks that
+            are run once, for a model that must see the whole batch from its input on; or ``apart``: two separate
+            passes, for a model that mixes the samples of a batch.
         module: The name of that layer or module in A; empty for A itself, which is its input.
+        shared: Where they part around blocks, the names of these, up to ``module``.
         repeated: Other arguments that follow the batch into later modules, by module: an attention mask, say.
         share_before: Share of A's operations that are computed once for both opinions, in [0, 1].
         counted_ratio: Operations of the one pass over those of A alone, at least 1.
+        operations: Of A alone, for one sample; 0 where none were counted.
     """
 
     kind: str
     module: str = ""
+    shared: tuple[str, ...] = ()
     repeated: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
     share_before: float = 0.0
     counted_ratio: float = 2.0
+    operations: float = 0.0
 
 
 class OnePass(Pass):
@@ -89,6 +95,8 @@ class OnePass(Pass):
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         """Repeats what follows the batch: everything where the streams part, later what has not passed there."""
+        if self.parting.kind == AROUND:
+            return self._around(module, arguments)
         if not self.parted:
             if self.parting.kind != BEFORE or module != self.parting.module:
                 return arguments
@@ -96,6 +104,21 @@ class OnePass(Pass):
             return map_tensors(arguments, lambda _, tensor: self._repeat(tensor))
         paths = self.parting.repeated.get(module, ())
         return map_tensors(arguments, lambda path, tensor: self._repeat(tensor) if path in paths else tensor)
+
+    def _around(self, module: str, arguments: Arguments) -> Arguments:
+        """Repeats the input, lets the shared blocks see the first ``n`` rows only, and repeats what comes out of them.
+
+        What the model does beside its blocks, such as finding the last token of each text, then fits its output.
+        """
+        if module in ("", self.parting.module):
+            self.parted = module != ""
+            return map_tensors(arguments, lambda _, tensor: self._repeat(tensor))
+        if module not in self.parting.shared:
+            return arguments
+        rows = (1 + len(self.members)) * self.n
+        return map_tensors(
+            arguments, lambda _, tensor: tensor[: self.n] if tensor.ndim and tensor.shape[0] == rows else tensor
+        )
 
     def _repeat(self, tensor: Tensor) -> Tensor:
         if not tensor.ndim or tensor.shape[0] != self.n:
@@ -125,7 +148,7 @@ class _Trial(OnePass):
         return part + _pattern(part, adapter)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        if not (self.parted and self.note):
+        if self.parting.kind == AROUND or not (self.parted and self.note):
             return super().module_input(module, arguments)
 
         def repeat(path: Place, tensor: Tensor) -> Tensor:
@@ -162,7 +185,7 @@ class _Calls(Pass):
         return arguments
 
 
-def parting_of(adapted: AdaptedModel, x: Tensor) -> Parting:
+def parting_of(adapted: AdaptedModel, x: Inputs) -> Parting:
     """Returns where the opinions of a model part, which is found with samples ``x`` when first asked for.
 
     Args:
@@ -177,7 +200,8 @@ def parting_of(adapted: AdaptedModel, x: Tensor) -> Parting:
             if adapted.parting is None:
                 with torch.no_grad():
                     parting = find_parting(adapted, x)
-                asked = {*parting.repeated, *([parting.module] if parting.kind == BEFORE else [])}
+                asked = {*parting.repeated, *parting.shared, *([parting.module] if parting.kind == BEFORE else [])}
+                asked |= {"", parting.module} if parting.kind == AROUND else set()
                 for name in asked:
                     ask_passes(adapted.network.get_submodule(name), name)
                 adapted.parting = parting
@@ -185,11 +209,12 @@ def parting_of(adapted: AdaptedModel, x: Tensor) -> Parting:
     return found
 
 
-def find_parting(adapted: AdaptedModel, x: Tensor) -> Parting:
+def find_parting(adapted: AdaptedModel, x: Inputs) -> Parting:
     """Returns the latest safe parting for a model, proven on probes made of the samples ``x``.
 
     Tried in turn: inside the first adapted layer, behind its base weights; before that layer; before each module
-    entered earlier, the latest first; at the input. A parting is safe where the one pass gives the logits of
+    entered earlier, the latest first; around the blocks of a list, up to that of the first adapted layer; at the input.
+    A parting is safe where the one pass gives the logits of
     separate passes, at two batch sizes, with an adapter that is made to matter. A skip connection across the parting,
     a reshape to a fixed batch size or another surprise fails that test, and an earlier point is tried. A model that
     mixes the samples of a batch fails it everywhere, and its opinions are computed apart.
@@ -206,7 +231,13 @@ def find_parting(adapted: AdaptedModel, x: Tensor) -> Parting:
     with _asking_modules(adapted), calls.under_way():
         call_model(network, x)
     candidates = [Parting(INSIDE, calls.first)] if calls.first is not None else []
-    candidates += [Parting(BEFORE, module) for module in reversed(calls.modules)]
+    candidates += [Parting(BEFORE, module) for module in reversed(calls.modules) if module]
+    candidates += [
+        Parting(AROUND, module, shared)
+        for module in reversed(calls.modules)
+        if (shared := _earlier_blocks(network, module, calls.modules))
+    ]
+    candidates.append(Parting(BEFORE))
     if any(member.view != SAME for member in adapted.members):
         candidates = [Parting(BEFORE)]
     for candidate in candidates:
@@ -214,6 +245,15 @@ def find_parting(adapted: AdaptedModel, x: Tensor) -> Parting:
         if proven is not None:
             return _count(adapted, proven, x)
     return Parting(APART, counted_ratio=1.0 + len(adapted.members))
+
+
+def _earlier_blocks(network: nn.Module, module: str, called: Sequence[str]) -> tuple[str, ...]:
+    """The blocks of one list that are entered before this one of them."""
+    parent = module.rpartition(".")[0]
+    if not isinstance(network.get_submodule(parent), nn.ModuleList | nn.Sequential):
+        return ()
+    before = called[: called.index(module)]
+    return tuple(name for name in before if name.rpartition(".")[0] == parent and name != parent)
 
 
 @contextmanager
@@ -230,7 +270,7 @@ def _asking_modules(adapted: AdaptedModel) -> Iterator[None]:
             handle.remove()
 
 
-def run_one_pass(network: nn.Module, x: Tensor, running: OnePass) -> Tensor:
+def run_one_pass(network: nn.Module, x: Inputs, running: OnePass) -> Tensor:
     """Returns logits ``((1 + M) N, K)``: A's, then those of each of the ``M`` members.
 
     Raises:
@@ -240,7 +280,7 @@ def run_one_pass(network: nn.Module, x: Tensor, running: OnePass) -> Tensor:
         return call_model(network, x, rows=(1 + len(running.members)) * x.shape[0])
 
 
-def _prove(adapted: AdaptedModel, candidate: Parting, x: Tensor) -> Parting | None:
+def _prove(adapted: AdaptedModel, candidate: Parting, x: Inputs) -> Parting | None:
     """The candidate with what else must be repeated, or None where it is not safe."""
     followers: set[tuple[str, Place]] | None = None
     try:
@@ -252,7 +292,7 @@ def _prove(adapted: AdaptedModel, candidate: Parting, x: Tensor) -> Parting | No
             repeated: dict[str, tuple[Place, ...]] = {}
             for module, path in sorted(followers or (), key=repr):
                 repeated[module] = (*repeated.get(module, ()), path)
-            proven = Parting(candidate.kind, candidate.module, repeated)
+            proven = replace(candidate, repeated=repeated)
             for size in _PROBES:
                 probe = _probe(x, size)
                 found = run_one_pass(adapted.network, probe, _Trial(size, proven, adapted.members, note=False))
@@ -263,7 +303,7 @@ def _prove(adapted: AdaptedModel, candidate: Parting, x: Tensor) -> Parting | No
     return proven
 
 
-def _apart(adapted: AdaptedModel, x: Tensor) -> Iterator[Tensor]:
+def _apart(adapted: AdaptedModel, x: Inputs) -> Iterator[Tensor]:
     """Each member's logits from a pass of its own, with the mark of a trial on its adapter."""
     for member in adapted.members:
         with _Marked(adapter=member.adapter).under_way():
@@ -276,39 +316,39 @@ def _equal(found: Tensor, expected: Tensor) -> bool:
     return bool(torch.allclose(found, expected, rtol=0, atol=tolerance))
 
 
-def _count(adapted: AdaptedModel, parting: Parting, x: Tensor) -> Parting:
+def _count(adapted: AdaptedModel, parting: Parting, x: Inputs) -> Parting:
     """The parting with its counted operations."""
     probe = _probe(x, 2)
 
-    def operations(run: Callable[[], object]) -> int:
-        with FlopCounterMode(display=False) as counter:
-            run()
-        return int(counter.get_total_flops())
-
     members = len(adapted.members)
-    plain = operations(lambda: call_model(adapted.base, probe))
-    adapters = operations(lambda: list(_apart(adapted, probe))) - members * plain
+    plain = count_operations(lambda: call_model(adapted.base, probe))
+    adapters = count_operations(lambda: list(_apart(adapted, probe))) - members * plain
     with _asking_modules(adapted):
-        all_opinions = operations(lambda: run_one_pass(adapted.network, probe, OnePass(2, parting, adapted.members)))
+        all_opinions = count_operations(
+            lambda: run_one_pass(adapted.network, probe, OnePass(2, parting, adapted.members))
+        )
     if not plain:
         return parting
     behind = ((all_opinions - adapters) / plain - 1) / members
-    return Parting(
-        parting.kind,
-        parting.module,
-        parting.repeated,
+    return replace(
+        parting,
         share_before=min(1.0, max(0.0, 1 - behind)),
         counted_ratio=all_opinions / plain,
+        operations=plain / len(probe),
     )
 
 
-def _probe(x: Tensor, size: int) -> Tensor:
+def _probe(x: Inputs, size: int) -> Inputs:
     """``size`` samples made of those in ``x``, no two of them equal: scaled, or for whole numbers rolled."""
-    rows = x[torch.arange(size, device=x.device) % len(x)]
+    rows = x[torch.arange(size, device=tensors_of(x)[0].device) % len(x)]
+    return rows.map(_varied) if isinstance(rows, Fields) else _varied(rows)
+
+
+def _varied(rows: Tensor) -> Tensor:
     if rows.is_floating_point():
-        factors = torch.linspace(1, 0.5, size, device=x.device, dtype=x.dtype)
-        return rows * factors.view(-1, *[1] * (x.ndim - 1))
-    return torch.stack([row.roll(index, -1) for index, row in enumerate(rows)])
+        factors = torch.linspace(1, 0.5, len(rows), device=rows.device, dtype=rows.dtype)
+        return rows * factors.view(-1, *[1] * (rows.ndim - 1))
+    return torch.stack([row.roll(index, -1) if row.ndim else row for index, row in enumerate(rows)])
 
 
 def _pattern(delta: Tensor, adapter: str) -> Tensor:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -44,6 +45,10 @@ class Pass:
 
     def delta(self, layer: Any, x: Tensor, adapter: str) -> Tensor:
         """Returns an adapter's part of a layer at alpha 1, through PEFT's own matrices and scale."""
+        if adapter in layer.lora_embedding_A:  # of an embedding PEFT holds the matrices themselves
+            rows = F.embedding(x, layer.lora_embedding_A[adapter].T)
+            embedded: Tensor = rows @ layer.lora_embedding_B[adapter].T * layer.scaling[adapter]
+            return embedded
         first, second = layer.lora_A[adapter], layer.lora_B[adapter]
         part: Tensor = second(first(layer._cast_input_dtype(x, first.weight.dtype)))
         scale: float = layer.scaling[adapter]

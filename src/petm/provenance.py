@@ -30,15 +30,21 @@ class ModelOrigin:
 
 @dataclass(frozen=True)
 class InputOrigin:
-    """How images are read, so that grading reads them as fitting did.
+    """How inputs are read, so that grading reads them as fitting did.
 
     Attributes:
         size: Height and width that images are resized to; absent takes them as they are.
         channels: 1 for grey, 3 for colour; absent takes them as they are.
+        processor: The Hugging Face folder whose tokenizer or image processor prepares them; absent where none does.
+        text_column: The column of texts; absent where the inputs are none.
+        length: How many tokens every text is padded or cut to; absent takes the longest of the data.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
+    processor: str | None = None
+    text_column: str | None = None
+    length: int | None = None
 
     @classmethod
     def of(cls, shape: Sequence[int]) -> "InputOrigin":
@@ -46,6 +52,11 @@ class InputOrigin:
         if len(shape) != 4 or shape[1] not in (1, 3):
             return cls()
         return cls((shape[2], shape[3]), shape[1])
+
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> "InputOrigin":
+        """Returns what was written with a grader."""
+        return cls(**{**entries, "size": entries["size"] and tuple(entries["size"])})
 
 
 @dataclass(frozen=True)
@@ -67,10 +78,10 @@ class Origin:
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> "Origin":
         """Returns the origin that a bundle's manifest tells of."""
-        model, size = manifest["model"], manifest["inputs"]["size"]
+        model = manifest["model"]
         return cls(
             ModelOrigin(model["reference"], model["arguments"], model["weights"], tuple(model["classes"])),
-            InputOrigin(size and tuple(size), manifest["inputs"]["channels"]),
+            InputOrigin.from_json(manifest["inputs"]),
             manifest["data"],
             manifest["settings"],
         )

@@ -1,28 +1,30 @@
 """How a second opinion is made: the paper's way, and the measured best within a budget of inference time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from petm.adapter import ONE, AdaptedModel, Member, adaptable_layers, attach_adapter, views_alone
+from petm.adapter import ONE, AdaptedModel, Member, attach_adapter, views_alone
 from petm.augmentation import Augmentation, choose_augmentation, with_copies
 from petm.data import Data, Joined, as_data
 from petm.distillation import distill
-from petm.drift import rank_cost
 from petm.dual import look_at_most
-from petm.error_set import Direction, ErrorSet, replace_errors
+from petm.error_set import Direction, ErrorSet
 from petm.errors import ArgumentError
 from petm.inference import Precision, choose_device, device_of
+from petm.layer_choice import choose_layers
 from petm.mining import mine_errors
-from petm.models import count_parameters
-from petm.parting import find_parting
+from petm.replacement import replace_errors
 from petm.training import Storage
 from petm.tuning import tune
 from petm.twin import require_errors, train_twin
 from petm.views import MIRROR
+
+FEATURES_SHARE, EXAMPLES_SHARE, DATA_SHARE = 2, 4, 4
+"""Cached features get one part in so many of the cache budget, so do FGSM examples, and data from files, decoded."""
 
 COMMITTEE = (Member(), Member("second"), Member("third"))
 
@@ -40,6 +42,7 @@ class Recipe:
         look: Share of the predictions, A's least sure, for which the members are asked at all.
         epsilon: FGSM step; 0 takes none. Where there is a teacher, of A's errors and in the units of the inputs, as
             published; where there is none, of all samples of one more copy of the data and as a share of their range.
+            Text moves at A's embedding, by so many standard deviations.
         direction: Of that step, ``gradient``, or ``random`` for the control.
         copies: Augmented copies of the training data beside the data themselves.
         max_ratio: Time of one pass over a plain forward, in counted operations, within which layers are adapted;
@@ -61,7 +64,7 @@ class Recipe:
     copies: int = 1
     max_ratio: float | None = None
     max_extra_parameters: float = 0.1
-    epochs: int = 3
+    epochs: int = 6
     learning_rate: float = 3e-3
     score: str = "mean_of_both"
 
@@ -80,26 +83,25 @@ RECIPES: dict[str, Recipe] = {
         score="opposition",
     ),
     "fast": Recipe(
-        "Three adapters on late layers",
-        COMMITTEE,
+        "An adapter on late layers",
         epsilon=0.1,
         max_ratio=1.25,
         mirrored=Recipe("A at the mirror image, for its least sure predictions", (Member("", MIRROR),), look=0.22),
     ),
     "balanced": Recipe(
-        "Three larger adapters",
+        "Three such adapters",
         COMMITTEE,
         epsilon=0.1,
         max_ratio=1.25,
-        max_extra_parameters=0.2,
+        max_extra_parameters=0.3,
         mirrored=Recipe("A at the mirror image", (Member("", MIRROR),)),
     ),
     "thorough": Recipe(
-        "Five larger adapters",
+        "Five such adapters",
         (*COMMITTEE, Member("fourth"), Member("fifth")),
         epsilon=0.1,
         max_ratio=1.25,
-        max_extra_parameters=0.4,
+        max_extra_parameters=0.5,
         mirrored=Recipe("A at four views", tuple(Member("", name) for name in _VIEWS)),
     ),
 }
@@ -107,7 +109,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 CONTROLS: dict[str, Recipe] = {
-    "unchanged_control": replace(RECIPES["fast"], title="The same adapters on unchanged data", copies=0, epsilon=0.0),
+    "unchanged_control": replace(RECIPES["fast"], title="The same adapter on unchanged data", copies=0, epsilon=0.0),
     "augmented_control": replace(RECIPES["fast"], title="The same, without adversarial examples", epsilon=0.0),
     "random_control": replace(RECIPES["fast"], title="The same, random signs for FGSM's", direction="random"),
 }
@@ -122,6 +124,45 @@ VARIANTS: dict[str, Recipe] = {
     ),
 }
 """What was measured and not chosen: see docs/benchmark.md."""
+
+
+def recipe_named(recipe: str | Recipe) -> Recipe:
+    """Returns the recipe of a name, or the one that is given.
+
+    Raises:
+        ArgumentError: There is none of that name.
+    """
+    found = recipe if isinstance(recipe, Recipe) else RECIPES.get(recipe)
+    if found is None:
+        raise ArgumentError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}.")
+    return found
+
+
+def within(recipe: Recipe, *, max_extra_parameters: float | None = None, max_extra_time: float | None = None) -> Recipe:
+    """Returns a recipe with other budgets, where these are given; what looks at the mirror image instead has them too.
+
+    Args:
+        recipe: With budgets of its own.
+        max_extra_parameters: All adapters together, as a share of A's parameters; above 0.
+        max_extra_time: By which share one pass may exceed a plain forward, in counted operations; above 0. Members
+            without an adapter, that look at views, are asked for fewer of A's predictions where these cost more.
+
+    Raises:
+        ArgumentError: A budget breaks its rule.
+    """
+    for name, value in (("max_extra_parameters", max_extra_parameters), ("max_extra_time", max_extra_time)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ArgumentError(f"{name}: expected a share above 0, got {value}. Try 0.1, or leave it out.")
+    if max_extra_parameters is not None:
+        recipe = replace(recipe, max_extra_parameters=max_extra_parameters)
+    if max_extra_time is not None:
+        views = not any(member.adapter for member in recipe.members)
+        look = min(recipe.look, max_extra_time / len(recipe.members)) if views else recipe.look
+        recipe = replace(recipe, max_ratio=1 + max_extra_time, look=look)
+    if recipe.mirrored is None:
+        return recipe
+    budgets = {"max_extra_parameters": max_extra_parameters, "max_extra_time": max_extra_time}
+    return replace(recipe, mirrored=within(recipe.mirrored, **budgets))
 
 
 def focus(adapted: AdaptedModel, recipe: Recipe, samples: Data) -> bool:
@@ -161,16 +202,15 @@ def adapt(
             adapter.
         seed: Of everything.
         precision: Of the matrix products in training.
-        cache_budget: Bytes of memory for features that are computed once, as in `petm.tuning.tune`.
+        cache_budget: Bytes of memory for what is computed once: half of it for features, as in `petm.tuning.tune`, and
+            a quarter for FGSM examples, which are made anew whenever they are read where they take more.
         device: ``auto``, ``cpu``, ``cuda``, ...
         storage: Where the trainings leave their checkpoints, by name.
 
     Raises:
         ArgumentError: There is no recipe of that name, or no layers fit its budget.
     """
-    chosen = recipe if isinstance(recipe, Recipe) else RECIPES.get(recipe)
-    if chosen is None:
-        raise ArgumentError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}.")
+    chosen = recipe_named(recipe)
     data = as_data(data)
     model.to(choose_device(device))
     making = _Making(model, data, chosen, layers, seed, precision, cache_budget, device, storage or (lambda _: None))
@@ -190,6 +230,14 @@ class _Making:
     cache_budget: int
     device: str
     storage: Callable[[str], Storage | None]
+
+    @property
+    def _for_features(self) -> int:
+        return -(-self.cache_budget // FEATURES_SHARE)  # 0 only where the budget is: that caches nothing
+
+    @property
+    def _for_examples(self) -> int:
+        return self.cache_budget // EXAMPLES_SHARE
 
     def by_distillation(self) -> AdaptedModel:
         """As published: the twin learns from the replaced data, the adapter from the twin."""
@@ -212,12 +260,12 @@ class _Making:
         distill(
             adapted,
             teacher=twin,
-            data=replace_errors(model, data, errors, epsilon=recipe.epsilon),
+            data=replace_errors(model, data, errors, epsilon=recipe.epsilon, budget=self._for_examples),
             epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
             seed=self.seed,
             precision=self.precision,
-            cache_budget=self.cache_budget,
+            cache_budget=self._for_features,
             storage=self.storage("adapter"),
             device=self.device,
         )
@@ -228,87 +276,52 @@ class _Making:
         model, recipe = self.model, self.recipe
         x = self.data.inputs(range(min(4, len(self.data)))).to(device_of(model))
         augmentation = Augmentation()
-        if x.ndim == 4 and (recipe.copies or recipe.mirrored):  # only images can be augmented
+        images = isinstance(x, Tensor) and x.ndim == 4
+        if images and (recipe.copies or recipe.mirrored):  # only images can be augmented
             augmentation = choose_augmentation(model, self.data, seed=self.seed)
         if recipe.mirrored and augmentation.mirror:
             recipe = recipe.mirrored
         if not any(member.adapter for member in recipe.members):
             return views_alone(model, recipe.members)
-        copies = recipe.copies if x.ndim == 4 else 0
         layers = self.layers or choose_layers(
             model, x, recipe.members, max_ratio=recipe.max_ratio, max_extra_parameters=recipe.max_extra_parameters
         )
         adapted = attach_adapter(model, layers, members=recipe.members, seed=self.seed)
-        parts: list[Data] = [self.data]
-        if copies:
-            parts = [with_copies(self.data, augmentation, copies=copies, seed=self.seed)]
-        if recipe.epsilon and copies:
-            low, high = self.data.value_range
-            every = ErrorSet(torch.arange(len(self.data)), self.data.labels, len(self.data), "every sample")
-            step = recipe.epsilon * (high - low)
-            parts.append(replace_errors(model, self.data, every, epsilon=step, direction=recipe.direction))
+        data: Data = self.data
+        if images and recipe.copies:
+            data = with_copies(data, augmentation, copies=recipe.copies, seed=self.seed)
+        if recipe.epsilon:
+            n, budget = len(self.data), self._for_examples
+            data = _with_adversarial_copy(model, data, n, recipe.epsilon, recipe.direction, budget)
         tune(
             adapted,
-            Joined(*parts),
+            data,
             epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
             seed=self.seed,
             precision=self.precision,
-            cache_budget=self.cache_budget,
+            cache_budget=self._for_features,
             storage=self.storage,
             device=self.device,
         )
         return adapted
 
 
-def choose_layers(
-    model: nn.Module, x: Tensor, members: Sequence[Member], *, max_ratio: float | None, max_extra_parameters: float
-) -> dict[str, int]:
-    """Returns the layers to adapt, as many of the last ones as the budget of time allows, and their common rank.
+def _with_adversarial_copy(
+    model: nn.Module, data: Data, n: int, epsilon: float, direction: Direction, budget: int
+) -> Data:
+    """Behind the data, once more the first ``n`` samples, moved against A, or in random directions.
 
-    Late layers are cheap in one pass, and the features that enter them need computing once in training. The rank is the
-    greatest that the budget of parameters allows, all adapters together.
-
-    Args:
-        model: A.
-        x: Some samples, on the model's device.
-        members: Who is to give the second opinion.
-        max_ratio: Of one pass over a plain forward, in counted operations; absent takes every layer.
-        max_extra_parameters: As a share of A's parameters.
-
-    Raises:
-        ArgumentError: Not even rank 1 on the last layer fits the budgets.
+    Beyond the budget they are moved when they are read, which costs nothing more where features are cached: all are
+    read just once.
     """
-    names = [name for name, layer in adaptable_layers(model).items() if getattr(layer, "groups", 1) == 1]
-    adapters = max(1, len({member.adapter for member in members if member.adapter}))
-
-    def ranks(first: int) -> dict[str, int]:
-        return _equal_ranks(model, names[first:], int(max_extra_parameters * count_parameters(model)) // adapters)
-
-    def fits(first: int) -> bool:
-        if not ranks(first):
-            return False
-        if max_ratio is None:
-            return True
-        adapted = attach_adapter(model, ranks(first), members=members)
-        with torch.no_grad():
-            return find_parting(adapted, x).counted_ratio <= max_ratio
-
-    first, last = 0, len(names)  # the first that fits lies between; all after it fit too
-    while first < last:
-        middle = (first + last) // 2
-        first, last = (first, middle) if fits(middle) else (middle + 1, last)
-    if first == len(names):
-        raise ArgumentError(
-            f"max_extra_parameters, max_ratio: expected larger budgets, got {max_extra_parameters} and {max_ratio}: "
-            f"not even rank 1 on {names[-1] if names else 'any layer'} fits. Name the layers."
-        )
-    return ranks(first)
-
-
-def _equal_ranks(model: nn.Module, names: Sequence[str], budget: int) -> dict[str, int]:
-    """The greatest equal rank on all layers within a budget of parameters; none where even rank 1 exceeds it."""
-    layers: dict[str, Any] = adaptable_layers(model)
-    rank = budget // max(1, sum(rank_cost(layers[name]) for name in names))
-    most = {name: min(layers[name].weight.shape[0], layers[name].weight[0].numel()) for name in names}
-    return {name: min(rank, most[name]) for name in names} if rank else {}
+    how: Any = {"direction": direction, "budget": budget}
+    first = data.subset(range(n))
+    every = ErrorSet(torch.arange(n), first.labels, n, "every sample")
+    if isinstance(data.inputs([0]), Tensor):
+        low, high = data.value_range
+        return Joined(data, replace_errors(model, first, every, epsilon=epsilon * (high - low), **how))
+    # What moves text is a further field, which then all samples have.
+    whole = Joined(data, first)
+    behind = ErrorSet(len(data) + every.indices, every.predictions, len(whole), every.source)
+    return replace_errors(model, whole, behind, epsilon=epsilon, **how)

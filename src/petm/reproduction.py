@@ -15,7 +15,8 @@ from petm.curves import Judgement, judge, risk_coverage
 from petm.data import Data
 from petm.distillation import distill
 from petm.drift import weight_drift
-from petm.error_set import ErrorSet, find_errors, replace_errors
+from petm.error_set import ErrorSet, find_errors
+from petm.fields import one_tensor
 from petm.figures import (
     alpha_figure,
     drift_figure,
@@ -31,6 +32,7 @@ from petm.metrics import fidelity
 from petm.models import count_parameters, load_weights, paper_cnn, save_weights, weights_fingerprint
 from petm.parting import parting_of
 from petm.provenance import InputOrigin, ModelOrigin, Origin, describe_data, library_versions
+from petm.replacement import replace_errors
 from petm.risk import DISAGREEMENT
 from petm.run_folder import RunFolder, open_run
 from petm.scores import maximum_softmax, opposition
@@ -315,7 +317,7 @@ def _analyse(base: nn.Module, twin: nn.Module, adapted: AdaptedModel, test: Data
         for layer in ("conv1", "conv2")
     )
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    features = feature_tsne(base, twin, "conv1", test.inputs(chosen[:MAP_IMAGES]))
+    features = feature_tsne(base, twin, "conv1", one_tensor(test.inputs(chosen[:MAP_IMAGES]), "to map"))
     seen = test.subset(chosen[:DIAL_IMAGES])
     of_base, of_twin = (predict_logits(model, seen).argmax(1) for model in (base, twin))
     turned = [predict_logits(adapted, seen, alpha=alpha, title="dial").argmax(1) for alpha in ALPHAS]

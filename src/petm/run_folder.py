@@ -17,6 +17,7 @@ from typing import Any
 
 from petm.errors import RunError
 from petm.files import plain, write_json
+from petm.processes import group, wait
 from petm.training import Storage
 
 LOCK = ".lock"
@@ -53,6 +54,8 @@ def open_run(
 ) -> Iterator[RunFolder]:
     """Opens a folder for a run; when the block ends well, the run is finished and its checkpoints are removed.
 
+    Of processes that work together (`petm.processes`) the main one claims it, and the others come in behind.
+
     Args:
         path: The folder, made when absent.
         settings: All that the result depends on, as JSON has it.
@@ -63,9 +66,14 @@ def open_run(
         RunError: The folder is in use, holds something else, a finished run, or a run with other settings.
     """
     path, wanted = Path(path), plain(settings)
+    if not group().is_main:
+        wait()
+        yield RunFolder(path)
+        return
     with locked(path):
         _claim(path, wanted, resume=resume, overwrite=overwrite)
         write_json(path / _RECORD, {"settings": wanted, "finished": False})
+        wait()
         try:
             yield RunFolder(path)
         except BaseException:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from petm.data import Data
+from petm.fields import Inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,7 +15,9 @@ class Suspect:
 
     Attributes:
         name: How a person finds it again.
-        image: float32 ``(C, H, W)``, or an input of another shape where the samples are no images.
+        image: float32 ``(C, H, W)``, or an input of another shape where the samples are no images; empty where an
+            input is several tensors.
+        text: What a person would read of it; empty where the samples are no texts.
         label: Its true class.
         base: float64 ``(K,)``, A's probabilities.
         second: float64 ``(K,)``, those of the second opinion.
@@ -22,6 +26,7 @@ class Suspect:
 
     name: str
     image: Tensor
+    text: str
     label: int
     base: Tensor
     second: Tensor
@@ -43,7 +48,8 @@ def gather_suspects(
     return tuple(
         Suspect(
             name=data.name(index),
-            image=data.inputs([index])[0],
+            image=_image(data.inputs([index])),
+            text=data.text(index),
             label=int(data.labels[index]),
             base=base[index].double().softmax(0),
             second=second[index].double().softmax(0),
@@ -51,3 +57,7 @@ def gather_suspects(
         )
         for index in suspicion.argsort(descending=True, stable=True)[:count].tolist()
     )
+
+
+def _image(sample: Inputs) -> Tensor:
+    return sample[0] if isinstance(sample, Tensor) else torch.empty(0)

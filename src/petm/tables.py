@@ -343,7 +343,7 @@ def between(low: str, high: str) -> str:
 def size(count: int) -> str:
     """Returns a number of bytes in decimal units, with three digits."""
     value, unit = float(count), "bytes"
-    for larger in ("kB", "MB", "GB"):
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
         if value < 999.5:
             break
         value, unit = value / 1000, larger

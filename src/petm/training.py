@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,18 +11,19 @@ from typing import Any, Literal, get_args
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from petm.allocator import keep_large_blocks
 from petm.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from petm.data import Data, as_is
+from petm.data import Batch, Data, as_is
 from petm.errors import ArgumentError, RunError, TrainingError
+from petm.fields import Inputs, tensors_of
 from petm.inference import Precision, batches, choose_device, device_of, evaluating
 from petm.interrupts import deferred_interrupts
 from petm.models import call_model, weights_fingerprint
+from petm.processes import group, sum_gradients, totals
 from petm.progress import Bar, track
 from petm.shuffling import ShuffledBatches, seed_of
 
@@ -138,6 +139,10 @@ def train(
     interrupted, or killed, and is resumed from its checkpoint ends with the same weights, to the bit, as one that ran
     through. Ctrl-C and SIGTERM are taken between two steps, after a last checkpoint.
 
+    Processes that work together (`petm.processes`) take those samples of each batch that are theirs, and sum their
+    gradients: the losses are those of one process, to rounding, whatever their number, which may change when a
+    training is resumed. Dropout draws, and BatchNorm counts, in each process by itself.
+
     Args:
         model: Inputs to logits ``(N, K)``.
         data: Samples, with labels or other targets as the objective wants them.
@@ -199,6 +204,7 @@ class _Run:
         self.model, self.objective, self.settings = model, objective, settings
         self.identity, self.storage, self.accelerator = identity, storage, accelerator
         self.optimizer = optimizer
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.epoch = self.step = self.seen = self.best_epoch = 0
         self.loss_sum = self.agree_sum = 0.0
         self.best_loss = float("inf")
@@ -215,17 +221,19 @@ class _Run:
         settings = self.settings
         order = ShuffledBatches(len(data), settings.batch_size, settings.seed)
         per_epoch = len(order)
-        loader = DataLoader(data, batch_sampler=order, collate_fn=as_is)
+        loader = DataLoader(data, batch_sampler=_OwnPart(order, data), collate_fn=as_is)
         if not self.finished:
-            model, optimizer, loader = self.accelerator.prepare(self.model, self.optimizer, loader)
+            model = self.accelerator.prepare_model(self.model, evaluation_mode=True)  # gradients are summed here
+            optimizer = self.accelerator.prepare_optimizer(self.optimizer)
             with track(title, settings.epochs * per_epoch, self.epoch * per_epoch + self.step) as progress:
                 while self.epoch < settings.epochs and not self._stalled():
                     order.epoch, order.first = self.epoch, self.step
-                    for inputs, targets in loader:
+                    for batch in loader:
                         done = (self.epoch + self.step / per_epoch) / settings.epochs
-                        self._step(model, optimizer, inputs, targets, done)
+                        size = min(settings.batch_size, len(data) - self.step * settings.batch_size)
+                        stopped = self._step(model, optimizer, batch, size, done, interrupted())
                         self._report(progress)
-                        if interrupted():
+                        if stopped or (group().count == 1 and interrupted()):
                             self.save()
                             raise KeyboardInterrupt
                         if self.storage is not None and time.monotonic() - self.saved > self.storage.every:
@@ -237,25 +245,34 @@ class _Run:
             self.save()
         return History(tuple(self.figures), self.best_epoch, self._seconds())
 
-    def _step(self, model: nn.Module, optimizer: Any, inputs: Tensor, targets: Tensor, done: float) -> None:
+    def _step(self, model: nn.Module, optimizer: Any, batch: Batch, size: int, done: float, interrupted: bool) -> bool:
+        """One step with this process's part of a batch of ``size``; returns whether any process is to stop."""
         if self.settings.schedule == "cosine":
-            for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
-        self._seed(seed_of(self.settings.seed, self.epoch, self.step))
-        logits = _logits(model, inputs, self.settings.precision)
-        loss = self.objective.loss(logits, targets)
-        if not torch.isfinite(loss):
+            for group_ in optimizer.param_groups:
+                group_["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        device, inputs, own = self.accelerator.device, batch.inputs.to(self.accelerator.device), len(batch.targets)
+        targets = batch.targets.to(device)
+        self._seed(seed_of(self.settings.seed, self.epoch, self.step, *([group().rank] if group().rank else [])))
+        optimizer.zero_grad(set_to_none=True)
+        figures = [0.0, 0.0]
+        if own:
+            logits = _logits(model, inputs, self.settings.precision)
+            loss = self.objective.loss(logits, targets) * (own / size)
+            self.accelerator.backward(loss)
+            figures = [loss.item() * size, float(self.objective.agrees(logits.detach(), targets).sum())]
+        sum_gradients(self.trainable)
+        loss_sum, agreed, stopped = totals([*figures, float(interrupted)], device)
+        if not math.isfinite(loss_sum):
             raise TrainingError(
-                f"loss: expected finite values, got {loss.item()} in epoch {self.epoch + 1}, step {self.step + 1}. "
+                f"loss: expected finite values, got {loss_sum / size} in epoch {self.epoch + 1}, step {self.step + 1}. "
                 f"Use a lower learning rate, and check the data for NaN."
             )
-        optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
         optimizer.step()
         self.step += 1
-        self.seen += len(inputs)
-        self.loss_sum += loss.item() * len(inputs)
-        self.agree_sum += self.objective.agrees(logits.detach(), targets).sum().item()
+        self.seen += size
+        self.loss_sum += loss_sum
+        self.agree_sum += agreed
+        return stopped > 0
 
     def _seed(self, seed: int) -> None:
         # torch.manual_seed visits every kind of device, which takes half a millisecond where none is there.
@@ -291,7 +308,7 @@ class _Run:
 
     def save(self) -> None:
         """Writes the checkpoint, if there is a place for it, from the main process."""
-        if self.storage is None or not self.accelerator.is_main_process:
+        if self.storage is None or not group().is_main:
             return
         tensors = {f"model.{name}": tensor for name, tensor in _moving_state(self.model).items()}
         if not self.finished:
@@ -332,16 +349,40 @@ def evaluate(
     """Returns the mean loss and the mean agreement over a data set, in eval mode, and restores the modes."""
     loss = agreement = 0.0
     with evaluating(model):
-        for inputs, targets in batches(data, device_of(model)):
+        for inputs, targets in batches(_own_part(data), device_of(model)):
             logits = _logits(model, inputs, precision)
             loss += objective.loss(logits, targets).item() * len(inputs)
             agreement += objective.agrees(logits, targets).sum().item()
+    loss, agreement = totals([loss, agreement], device_of(model))
     return loss / len(data), agreement / len(data)
 
 
-def _logits(model: nn.Module, inputs: Tensor, precision: Precision) -> Tensor:
+class _OwnPart(Sampler[list[int]]):
+    """Of each batch, the samples that are this process's."""
+
+    def __init__(self, order: ShuffledBatches, data: Data) -> None:
+        self.order, self.home = order, _home(data)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.order:
+            yield batch if self.home is None else [index for index in batch if self.home[index] == group().rank]
+
+
+def _own_part(data: Data) -> Data:
+    home = _home(data)
+    return data if home is None else data.subset(home == group().rank)
+
+
+def _home(data: Data) -> Tensor | None:
+    """Which process has each sample, where there are several."""
+    if group().count == 1:
+        return None
+    return torch.arange(len(data)) % group().count if data.home is None else data.home
+
+
+def _logits(model: nn.Module, inputs: Inputs, precision: Precision) -> Tensor:
     """float32 logits, computed in the given precision."""
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    with torch.autocast(tensors_of(inputs)[0].device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return call_model(model, inputs).float()
 
 
@@ -364,4 +405,4 @@ def _accelerator(device: str) -> Accelerator:
     cpu = choose_device(device).type == "cpu"
     if AcceleratorState._shared_state and AcceleratorState().device.type != choose_device(device).type:
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=cpu, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    return Accelerator(cpu=cpu)

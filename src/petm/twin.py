@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from petm.data import Data, as_data
-from petm.error_set import ErrorSet, replace_errors
+from petm.error_set import ErrorSet
 from petm.errors import ArgumentError, ModelError, NothingToLearnError
 from petm.inference import Precision
+from petm.replacement import replace_errors
 from petm.training import CROSS_ENTROPY, Settings, Storage, train
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from petm.baselines.protocol import Baseline, Learned, Part
 from petm.baselines.seen import Seen
 from petm.errors import ArgumentError
+from petm.fields import one_tensor
 from petm.inference import batches, device_of, evaluating, predict_logits
 from petm.models import call_model, count_parameters
 from petm.progress import track
@@ -71,7 +72,8 @@ class Views(Baseline):
         parts: list[list[Tensor]] = [[] for _ in others]
         if others:  # each image is read once for all its views
             with evaluating(seen.model), track("views", len(seen)) as progress:
-                for inputs, _ in batches(seen.data, device_of(seen.model), seen.batch_size):
+                for batch, _ in batches(seen.data, device_of(seen.model), seen.batch_size):
+                    inputs = one_tensor(batch, "to look at views")
                     for part, transform in zip(parts, others, strict=True):
                         part.append(call_model(seen.model, transform(inputs)).float().cpu())
                     progress.advance(len(inputs))

@@ -12,6 +12,7 @@ from petm.baselines.averages import mean_suspicion
 from petm.baselines.protocol import Baseline, Learned
 from petm.baselines.seen import REMEDY, Seen
 from petm.errors import ArgumentError, ModelError
+from petm.fields import Inputs
 from petm.inference import batches, device_of
 from petm.models import call_model, share_weights
 from petm.penultimate import LastLinear, linear_input
@@ -102,7 +103,7 @@ def _own_dropout(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, _DropoutNd) and module.p > 0]
 
 
-def _numbered(seen: Seen, network: nn.Module) -> Iterator[tuple[int, Tensor]]:
+def _numbered(seen: Seen, network: nn.Module) -> Iterator[tuple[int, Inputs]]:
     """Batches of inputs, each with the position of its first sample."""
     start = 0
     for inputs, _ in batches(seen.data, device_of(network), seen.batch_size):
@@ -110,7 +111,7 @@ def _numbered(seen: Seen, network: nn.Module) -> Iterator[tuple[int, Tensor]]:
         start += len(inputs)
 
 
-def _last_linear(network: nn.Module, x: Tensor) -> str:
+def _last_linear(network: nn.Module, x: Inputs) -> str:
     """The name of the linear layer that a forward pass calls last."""
     last = LastLinear(network)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from petm.baselines.protocol import Baseline, Learned, Part
 from petm.baselines.seen import Seen
 from petm.errors import NothingToLearnError
+from petm.fields import one_tensor
 from petm.inference import batches, device_of
 from petm.metrics import auroc
 from petm.models import call_model, share_weights
@@ -84,7 +85,8 @@ def _moved(seen: Seen, temperature: float, sizes: list[float]) -> Iterator[Tenso
     """Suspicion at each size of step, ``(len(sizes), n)``, batch by batch."""
     network = share_weights(seen.model)
     with track("perturbed inputs", len(seen)) as progress:
-        for inputs, _ in batches(seen.data, device_of(network), seen.batch_size):
+        for batch, _ in batches(seen.data, device_of(network), seen.batch_size):
+            inputs = one_tensor(batch, "to perturb")
             base, direction = _towards_the_answer(network, inputs, temperature)
             with torch.no_grad():
                 second = [call_model(network, inputs + size * direction).cpu() for size in sizes]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from petm.benchmark.detection_scores import read_array, write_array
 from petm.data import Data, TensorData
 from petm.error_set import fgsm
+from petm.fields import one_tensor
 from petm.files import fingerprint
 from petm.inference import BATCH_SIZE, device_of
 from petm.models import call_model, weights_fingerprint
@@ -92,7 +93,7 @@ def _attacked(model: nn.Module, data: Data, name: str, epsilon: float, batch_siz
     low, high = data.value_range
     with track(name, len(data)) as progress:
         for rows in torch.arange(len(data)).split(batch_size):
-            inputs, labels = data.inputs(rows).to(device), data.labels[rows].to(device)
+            inputs, labels = one_tensor(data.inputs(rows), "to attack").to(device), data.labels[rows].to(device)
             moved = attack(model, inputs, labels, epsilon=epsilon * (high - low), value_range=data.value_range)
             parts.append(moved.cpu())
             progress.advance(len(rows))

@@ -31,6 +31,7 @@ from petm.baselines.protocol import Part
 from petm.data import UNLABELLED, Data
 from petm.dual import predict_dual
 from petm.errors import ArgumentError
+from petm.fields import Inputs
 from petm.files import fingerprint, plain
 from petm.inference import Precision
 from petm.models import weights_fingerprint
@@ -268,8 +269,8 @@ class Unlabelled(Data):
         self.data, self.labels = data, torch.full((len(data),), UNLABELLED)
         self.classes, self.value_range, self.source = data.classes, data.value_range, data.source
 
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, in that order."""
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns the inputs at ``indices``, in that order."""
         return self.data.inputs(indices)
 
     @cached_property

@@ -18,14 +18,15 @@ from torch.nn import functional as F
 from petm.adapter import attach_adapter
 from petm.benchmark.contenders import shaken
 from petm.benchmark.networks import CASES
-from petm.benchmark.operations import count_operations
 from petm.benchmark.timing import order, ratio_spread, spread
 from petm.data import Data, TensorData, load_mnist
 from petm.data.mnist import DATA_DIR_VARIABLE
 from petm.distillation import distill, kl_objective
 from petm.errors import ArgumentError
+from petm.fields import one_tensor
 from petm.inference import Precision, device_of, predict_logits
 from petm.models import share_weights
+from petm.operations import count_operations
 from petm.progress import track
 
 NAIVE, ANSWERED, UNCACHED, CACHED, HALF = "naive", "answered", "uncached", "cached", "cached-bfloat16"
@@ -194,7 +195,7 @@ class _Bench:
         ranks = {f"^{re.escape(name)}$": rank for name, rank in self.ranks.items()}
         config = LoraConfig(r=1, lora_alpha=1, target_modules=list(self.ranks), rank_pattern=ranks, alpha_pattern=ranks)
         student = get_peft_model(share_weights(self.model), config)
-        images = data.inputs(range(len(data))).to(self.device)
+        images = one_tensor(data.inputs(range(len(data))), "to time").to(self.device)
 
         @torch.no_grad()
         def taught(part: Tensor) -> Tensor:

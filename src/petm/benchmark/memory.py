@@ -90,7 +90,7 @@ def _measure(
         torch.set_num_threads(threads)
         keep_large_blocks()
         _load_libraries()
-        peak, reset = (_cuda_peak, _cuda_reset) if device.type == "cuda" else (_process_peak, _process_reset)
+        peak, reset = (_cuda_peak, _cuda_reset) if device.type == "cuda" else (process_peak, process_reset)
         with torch.no_grad():
             # Nothing here keeps the setup alive, which holds more than most contenders need.
             sender.send(_by_batch(Setup(case, device, seed, folder), contender, parts_by_batch, peak, reset))
@@ -135,7 +135,7 @@ def _load_libraries() -> None:
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def _process_peak() -> tuple[int, int]:
+def process_peak() -> tuple[int, int]:
     """The greatest resident set since the last reset, and the present one, in bytes."""
     # Not ru_maxrss: a child starts with its parent's, and it cannot be reset.
     fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
@@ -143,7 +143,7 @@ def _process_peak() -> tuple[int, int]:
     return peak, now
 
 
-def _process_reset() -> None:
+def process_reset() -> None:
     """Gives back what the C library keeps, and starts the greatest resident set anew from the present one."""
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from petm.data import Data, TensorData
 from petm.errors import DataError
+from petm.fields import one_tensor
 from petm.files import fingerprint
 
 Range = tuple[float, float]
@@ -121,7 +122,7 @@ def shifted(data: Data, name: str, strength: float, *, seed: int = 0) -> TensorD
     Raises:
         DataError: The samples are no images.
     """
-    images = data.inputs(range(len(data)))
+    images = one_tensor(data.inputs(range(len(data))), "to shift")
     if images.ndim != 4:
         raise DataError(
             f"{data.source}: expected images (N, C, H, W) to shift, got shape {tuple(images.shape)}. "

@@ -19,11 +19,11 @@ from petm.benchmark.fit_speed import FitSettings, measure_fit
 from petm.benchmark.machine import describe_machine
 from petm.benchmark.memory import can_measure, measure_memory
 from petm.benchmark.networks import Case
-from petm.benchmark.operations import count_operations
 from petm.benchmark.timing import LEAST_ROUNDS, Call, interleave, ratio_spread, spread, warm_up
 from petm.errors import ArgumentError, RunError
 from petm.inference import choose_device
 from petm.models import count_parameters
+from petm.operations import count_operations
 from petm.progress import track
 
 _FORWARDS = {TWO: 2, ONE: 2, "mixed_batch": 2}

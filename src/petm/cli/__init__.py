@@ -12,6 +12,8 @@ from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
 from petm.cli.inspect import inspect
+from petm.cli.plan import plan
+from petm.cli.push import push
 from petm.cli.reproduce import reproduce
 from petm.errors import PetmError, PetmWarning
 
@@ -24,7 +26,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, reproduce, fit, grade, inspect, export, benchmark):
+for verb in (demo, reproduce, plan, fit, grade, inspect, export, push, benchmark):
     petm.add_command(verb)
 
 

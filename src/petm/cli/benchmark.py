@@ -10,29 +10,6 @@ from petm.cli import options
 CASES = ("paper-fc", "paper-all", "vit-base", "bert-base")
 
 
-class Sizes(click.ParamType[tuple[int, ...]]):
-    """``1,32,256``: whole numbers of at least 1.
-
-    Args:
-        name: Of the type, in the help.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Returns the numbers."""
-        if isinstance(value, list | tuple):
-            value = ",".join(map(str, value))
-        try:
-            sizes = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            sizes = ()
-        if min(sizes, default=0) < 1:
-            self.fail(f"expected numbers of at least 1 such as 1,32,256, got {value!r}.", param, ctx)
-        return sizes
-
-
 @click.group(short_help="Measure, on this machine.")
 def benchmark() -> None:
     """Measure, on this machine."""
@@ -58,8 +35,10 @@ def benchmark() -> None:
     type=options.Pairs(int, "layer=rank,..."),
     help="Its layers to adapt, or modules whose layers are all adapted.",
 )
-@click.option("--input-shape", "shape", type=Sizes("C,H,W"), help="Of one of its inputs, without the batch.")
-@click.option("--batch", "batches", type=Sizes("SIZE,..."), default="1,32,256", show_default=True, help="Batch sizes.")
+@click.option("--input-shape", "shape", type=options.Sizes("C,H,W"), help="Of one of its inputs, without the batch.")
+@click.option(
+    "--batch", "batches", type=options.Sizes("SIZE,..."), default="1,32,256", show_default=True, help="Batch sizes."
+)
 @click.option("--seconds", default=20.0, show_default=True, help="For each network at each batch size.")
 @click.option(
     "--at-most", default=600.0, show_default=True, help="Leave out a batch size that would take more seconds than this."
@@ -233,10 +212,9 @@ def _measure_detection(
     if (train is None) != (test is None):
         raise click.UsageError("--train and --test: expected both or none.")
     from petm.benchmark.detection import DetectionSettings, measure_detection, random_part
-    from petm.cli.inputs import form_of, open_inputs
+    from petm.cli.inputs import form_of, inputs_of, open_inputs, open_labelled
     from petm.data import Data, load_mnist
     from petm.models import load_model
-    from petm.provenance import InputOrigin
 
     model = load_model(reference, weights, arguments=arguments)
     others = [load_model(reference, member, arguments=arguments) for member in members]
@@ -244,8 +222,10 @@ def _measure_detection(
     if train is None or test is None:
         parts = load_mnist(data_dir)
     else:
-        learned = open_inputs(train, InputOrigin(size, int(channels) if channels else None), skip_bad=False)
-        parts = learned, open_inputs(test, form_of(learned), skip_bad=False, classes=learned.classes or None)
+        wanted, label_column = inputs_of(reference, size=size, channels=channels)
+        how: dict[str, Any] = {"label_column": label_column, "skip_bad": False, "trust_remote_code": False}
+        learned = open_labelled(train, wanted, reference, None, **how)
+        parts = learned, open_inputs(test, form_of(learned, wanted), classes=learned.classes or None, **how)
     return measure_detection(
         model,
         random_part(parts[0], train_samples).in_memory(),

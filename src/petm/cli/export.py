@@ -12,13 +12,14 @@ from petm.cli import options
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @options.output(text="The .onnx file to write.")
-@click.option("--model", "reference", help="module:factory of A, if it is no longer where the bundle says.")
+@click.option("--model", "reference", help="module:factory or hf:DIR of A, if it is no longer where the bundle says.")
 @click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
 @click.option(
     "--example",
     type=click.Path(path_type=Path),
     help="Data with some inputs, where the bundle does not say their form.",
 )
+@options.trust_remote_code
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @options.as_json
 @options.config
@@ -28,6 +29,7 @@ def export(
     reference: str | None,
     weights: Path | None,
     example: Path | None,
+    trust_remote_code: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -35,17 +37,19 @@ def export(
 
     onnxruntime runs it before the file is there, and answers as the bundle does. petm grade takes it like a bundle.
     """
-    from petm.cli.inputs import open_inputs
+    from petm.cli.inputs import inputs_at, open_inputs
     from petm.export import export_onnx
+    from petm.fields import one_tensor
     from petm.grader import load
     from petm.models import load_model
 
-    model = load_model(reference, weights) if reference else None
-    grader = load(bundle, model, weights=weights)
+    model = load_model(reference, weights, trust_remote_code=trust_remote_code) if reference else None
+    grader = load(bundle, model, weights=weights, trust_remote_code=trust_remote_code)
     inputs = None
     if example is not None:
-        data = open_inputs(example, grader.origin.inputs, skip_bad=False)
-        inputs = data.inputs(range(min(8, len(data))))
+        read_as = inputs_at(grader.origin.inputs, reference)
+        data = open_inputs(example, read_as, skip_bad=False, trust_remote_code=trust_remote_code)
+        inputs = one_tensor(data.inputs(range(min(8, len(data)))), "to export")
     made = export_onnx(grader, output, inputs, overwrite=overwrite)
     if as_json:
         options.print_json({"files": made.files, "bytes": made.size, "difference": made.difference})

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from petm.cli import options
+
+_TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters", "max_extra_time")
+_ASKED = ("max_risk", "coverage", "recall", "confidence", "per_class", "device")
 
 
 @click.command(
@@ -14,7 +18,7 @@ from petm.cli import options
     "--data images/ --size 28 --channels 1 -o my.petm",
     short_help="Fit a grader to a trained model.",
 )
-@click.option("--model", "reference", required=True, help="module:factory, or file.py:factory, that builds A.")
+@click.option("--model", "reference", required=True, help="module:factory or file.py:factory that builds A, or hf:DIR.")
 @click.option("--weights", type=click.Path(path_type=Path), help="A's weights: .safetensors, or a state_dict file.")
 @click.option(
     "--model-arg", "arguments", type=options.Pairs(options.literal, "name=value,..."), help="For the factory."
@@ -28,6 +32,10 @@ from petm.cli import options
 @click.option("--classes", help="Class names in the order of A's outputs, separated by commas.")
 @click.option("--size", type=options.ImageSize(), help="Resize images.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Read images as grey or colour.")
+@click.option("--text-column", help="Of texts. [default: text]")
+@click.option("--label-column", help="Of the labels of texts. [default: label]")
+@click.option("--length", type=click.IntRange(1), help="Pad or cut texts to so many tokens. Absent: the longest's.")
+@options.trust_remote_code
 @options.skip_bad
 @click.option(
     "--recipe",
@@ -45,6 +53,12 @@ from petm.cli import options
     "--layers", type=options.Pairs(int, "layer=rank,..."), help="Layers to adapt. Absent: chosen by the recipe."
 )
 @click.option("--max-extra-parameters", type=float, help="The adapters' size over A's. Absent: the recipe's.")
+@click.option("--max-extra-time", type=float, help="One pass over a plain forward, less 1. Absent: the recipe's.")
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    help="A LoRA folder that PEFT has trained, as the second opinion: nothing is trained, all of --data calibrate.",
+)
 @click.option("--max-risk", type=float, help="Promise: at most this share of errors among the trusted.")
 @click.option("--coverage", type=float, help="Or trust this share of the predictions.")
 @click.option("--recall", type=float, help="Or flag this share of the errors. [default: 0.9]")
@@ -54,7 +68,8 @@ from petm.cli import options
     "--cache-budget",
     default=4 << 30,
     show_default="4 GiB",
-    help="Bytes of memory for features computed once; more goes into a temporary file. 0: none.",
+    help="Bytes of memory for decoded data, adversarial examples and features; what takes more is read from disk or "
+    "computed again.",
 )
 @click.option("--include-base", is_flag=True, help="Put A's weights into the bundle.")
 @click.option(
@@ -70,7 +85,10 @@ from petm.cli import options
 @options.overwrite
 @options.as_json
 @options.config
+@click.pass_context
 def fit(
+    context: click.Context,
+    /,
     reference: str,
     weights: Path | None,
     arguments: dict[str, Any] | None,
@@ -79,7 +97,12 @@ def fit(
     classes: str | None,
     size: tuple[int, int] | None,
     channels: str | None,
+    text_column: str | None,
+    label_column: str | None,
+    length: int | None,
+    trust_remote_code: bool,
     skip_bad: bool,
+    adapter: Path | None,
     include_base: bool,
     report: Path | None,
     output: Path,
@@ -90,42 +113,81 @@ def fit(
 ) -> None:
     """Fit a grader: train the adapters, calibrate the probability of error, set the threshold, write the bundle.
 
-    A is left as it is. Interrupted, the command goes on with --resume.
+    A is left as it is. Interrupted, the command goes on with --resume. Started by torchrun or accelerate launch, its
+    processes share the work: torchrun --nproc-per-node 2 -m petm fit ...
     """
     from petm.bundle import check_target
-    from petm.cli.inputs import form_of, open_inputs
+    from petm.cli.inputs import form_of, inputs_of, open_inputs, open_labelled
     from petm.cli.inspect import print_manifest
-    from petm.fitting import CALIBRATION_SHARE
+    from petm.fitting import CALIBRATION_SHARE, fit_adopted
     from petm.fitting import fit as fit_model
     from petm.models import load_model, weights_fingerprint
-    from petm.provenance import InputOrigin, ModelOrigin, Origin
+    from petm.processes import together
+    from petm.provenance import ModelOrigin, Origin
+    from petm.recipes import DATA_SHARE
     from petm.run_folder import open_run
 
+    if adapter is not None:
+        _expect_no_training(context)
     check_target(output, overwrite=overwrite)
-    model = load_model(reference, weights, arguments=arguments)
-    wanted, names = InputOrigin(size, int(channels) if channels else None), classes.split(",") if classes else []
-    data = open_inputs(source, wanted, classes=tuple(names) or None, skip_bad=skip_bad)
-    form = form_of(data)
-    settings["calibration"] = CALIBRATION_SHARE
-    if calibration is not None:
-        settings["calibration"] = open_inputs(calibration, form, classes=data.classes or None, skip_bad=skip_bad)
-    origin = Origin(ModelOrigin(reference, arguments or {}, str(weights) if weights else None, data.classes), form)
-    told = {
-        "model": weights_fingerprint(model),
-        "data": data.content,
-        **{name: getattr(value, "content", value) for name, value in settings.items() if name != "device"},
+    model = load_model(reference, weights, arguments=arguments, trust_remote_code=trust_remote_code)
+    wanted, label_column = inputs_of(
+        reference,
+        trust_remote_code=trust_remote_code,
+        size=size,
+        channels=channels,
+        text_column=text_column,
+        label_column=label_column,
+        length=length,
+    )
+    how: dict[str, Any] = {
+        "label_column": label_column,
+        "skip_bad": skip_bad,
+        "trust_remote_code": trust_remote_code,
     }
-    folder = output.with_name(f"{output.name}.run")
-    data = data.in_memory()
-    if calibration is None:
-        data, settings["calibration"] = data.split((1 - CALIBRATION_SHARE, CALIBRATION_SHARE), seed=settings["seed"])
-    with open_run(folder, told, resume=resume, overwrite=overwrite) as run:
-        grader = fit_model(model, data, origin=origin, run=run, **settings)
-        grader.save(output, include_base=include_base, overwrite=overwrite)
-    shutil.rmtree(folder, ignore_errors=True)
+    data = open_labelled(source, wanted, reference, classes, **how)
+    form = form_of(data, wanted)
+    settings["calibration"], decoded = CALIBRATION_SHARE, settings["cache_budget"] // DATA_SHARE
+    if calibration is not None:
+        settings["calibration"] = open_inputs(calibration, form, classes=data.classes or None, **how)
+    origin = Origin(ModelOrigin(reference, arguments or {}, str(weights) if weights else None, data.classes), form)
+    with together() as team:
+        if adapter is not None:
+            settings["calibration"] = data.in_memory(decoded)
+            asked = {name: settings[name] for name in _ASKED}
+            grader = fit_adopted(model, adapter, settings["calibration"], origin=origin, **asked)
+            if team.is_main:
+                grader.save(output, include_base=include_base, overwrite=overwrite)
+        else:
+            told = {
+                "model": weights_fingerprint(model),
+                "data": data.content,
+                **{name: getattr(value, "content", value) for name, value in settings.items() if name != "device"},
+            }
+            folder = output.with_name(f"{output.name}.run")
+            data = data.in_memory(decoded)
+            if calibration is None:
+                shares = (1 - CALIBRATION_SHARE, CALIBRATION_SHARE)
+                data, settings["calibration"] = data.split(shares, seed=settings["seed"])
+            with open_run(folder, told, resume=resume, overwrite=overwrite) as run:
+                grader = fit_model(model, data, origin=origin, run=run, **settings)
+                if team.is_main:
+                    grader.save(output, include_base=include_base, overwrite=overwrite)
+            if team.is_main:
+                shutil.rmtree(folder, ignore_errors=True)
+    if not team.is_main:
+        return
     if report is not None:
         from petm.fit_report import write_fit_report
 
         write_fit_report(grader, settings["calibration"], report)
         click.echo(f"Report: {report}", err=True)
     print_manifest(output, as_json=as_json)
+
+
+def _expect_no_training(context: click.Context) -> None:
+    """Refuses options that say how to train, beside an adapter that is trained."""
+    told = [name for name in _TRAINING if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if told:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in told)
+        raise click.UsageError(f"--adapter: nothing is trained and all of --data calibrate, so leave out {names}.")

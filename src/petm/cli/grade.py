@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="Example: petm grade my.petm more_images/ -o grades.csv", short_help="Grade images, one row an input."
+    epilog="Example: petm grade my.petm more_images/ -o grades.csv",
+    short_help="Grade images or texts, one row an input.",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File: .csv or .jsonl. Absent: CSV on standard output."
 )
-@click.option("--model", "reference", help="module:factory of A, if it is no longer where the bundle says.")
+@click.option("--model", "reference", help="module:factory or hf:DIR of A, if it is no longer where the bundle says.")
 @click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
 @click.option("--batch-size", default=256, show_default=True, help="Samples in one pass.")
+@options.trust_remote_code
 @options.skip_bad
 @options.device
 @options.as_json
@@ -39,17 +41,19 @@ def grade(
     reference: str | None,
     weights: Path | None,
     batch_size: int,
+    trust_remote_code: bool,
     skip_bad: bool,
     device: str,
     as_json: bool,
 ) -> None:
-    """Grade folders, images, Parquet or .npz files: label, probability of error, suspicion and grade of each.
+    """Grade images or texts: label, probability of error, suspicion and grade of each.
 
-    The label is A's, beside it stands the second opinion's.
+    Images come as folders, files, Parquet or .npz; texts as Parquet, CSV or JSON Lines. The label is A's, beside it
+    stands the second opinion's.
 
     The grader is a bundle, or the .onnx file that petm export makes of one.
     """
-    from petm.cli.inputs import open_inputs
+    from petm.cli.inputs import inputs_at, open_inputs
     from petm.files import write_text
 
     if output is not None and output.suffix not in (".csv", ".jsonl"):
@@ -60,10 +64,11 @@ def grade(
             raise click.UsageError(f"--model, --weights: expected neither beside {bundle}, which holds A.")
         grader = _open_graph(bundle, device)
     else:
-        grader = _open_bundle(bundle, device, reference, weights)
+        grader = _open_bundle(bundle, device, reference, weights, trust_remote_code)
+    read_as = inputs_at(grader.origin.inputs, reference)
     rows: list[dict[str, Any]] = []
     for path in inputs:
-        data = open_inputs(path, grader.origin.inputs, skip_bad=skip_bad)
+        data = open_inputs(path, read_as, skip_bad=skip_bad, trust_remote_code=trust_remote_code)
         rows += _rows(data, grader.grade(data, batch_size=batch_size), grader.origin.model.classes)
     if output is not None:
         write_text(output, _lines(rows) if output.suffix == ".jsonl" else _table(rows))
@@ -76,13 +81,13 @@ def grade(
     click.echo(f"{len(rows)} inputs: {trusted} trusted, {len(rows) - trusted} suspect.", err=True)
 
 
-def _open_bundle(bundle: Path, device: str, reference: str | None, weights: Path | None) -> "Grader":
+def _open_bundle(bundle: Path, device: str, reference: str | None, weights: Path | None, trust: bool) -> "Grader":
     from petm.grader import load
     from petm.inference import choose_device
     from petm.models import load_model
 
-    model = load_model(reference, weights) if reference else None
-    grader = load(bundle, model, weights=weights)
+    model = load_model(reference, weights, trust_remote_code=trust) if reference else None
+    grader = load(bundle, model, weights=weights, trust_remote_code=trust)
     grader.adapted.to(choose_device(device))
     return grader
 

@@ -1,26 +1,131 @@
 """Opening the data that a command names, and saying what was left out of it."""
 
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import click
 
-from petm.data import Data, open_data
+from petm.data import Data, Tokenized, open_data, read_texts
+from petm.errors import ArgumentError, DataError
+from petm.huggingface import ImageProcessor, Tokenizer, class_count, class_names, folder_of, load_processor
+from petm.inference import check_labels
 from petm.provenance import InputOrigin
 
 
-def open_inputs(path: Path, inputs: InputOrigin, *, skip_bad: bool, classes: tuple[str, ...] | None = None) -> Data:
-    """Returns the data at ``path``, read as ``inputs`` says; names and counts the images left out on standard error."""
-    channels: Any = inputs.channels
-    data = open_data(path, size=inputs.size, channels=channels, classes=classes, skip_bad=skip_bad)
+def open_inputs(
+    path: Path,
+    inputs: InputOrigin,
+    *,
+    skip_bad: bool,
+    label_column: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    trust_remote_code: bool = False,
+) -> Data:
+    """Returns the data at ``path``, read as ``inputs`` says; names and counts what is left out on standard error.
+
+    Images have the labels that they have; texts those of ``label_column``.
+    """
+    processor = _processor(inputs.processor, trust_remote_code) if inputs.processor else None
+    data: Data
+    if isinstance(processor, Tokenizer):
+        column = inputs.text_column or "text"
+        texts = read_texts(path, text_column=column, label_column=label_column, classes=classes, skip_bad=skip_bad)
+        data = Tokenized(texts, processor, length=inputs.length)
+    else:
+        channels: Any = inputs.channels
+        data = open_data(
+            path, size=inputs.size, channels=channels, classes=classes, skip_bad=skip_bad, processor=processor
+        )
     skipped: tuple[str, ...] = getattr(data, "skipped", ())
     for name in skipped:
         click.echo(f"skipped: {name}", err=True)
     if skipped:
-        click.echo(f"{path}: {len(skipped)} unreadable images left out, {len(data)} remain.", err=True)
+        kind = "blank texts" if isinstance(data, Tokenized) else "unreadable images"
+        click.echo(f"{path}: {len(skipped)} {kind} left out, {len(data)} remain.", err=True)
     return data
 
 
-def form_of(data: Data) -> InputOrigin:
-    """Returns how grading has to read images so that they have the form of these."""
-    return InputOrigin.of(data.inputs([0]).shape)
+def open_labelled(
+    path: Path, inputs: InputOrigin, reference: str, names: str | None, *, trust_remote_code: bool, **how: Any
+) -> Data:
+    """Returns labelled data whose classes are those of a model, as far as these are known.
+
+    Args:
+        path: Of the data.
+        inputs: How they are read.
+        reference: The model's. A Hugging Face folder says how many classes there are, and often their names.
+        names: Class names in the order of the model's outputs, with commas between, in place of the folder's.
+        trust_remote_code: As in `petm.models.load_model`.
+        **how: What else `open_inputs` is told.
+
+    Raises:
+        ArgumentError: There is not one name for each output of the model.
+        DataError: The data cannot be read; they name other classes, or more or fewer, than the model has; or a label is
+            missing or outside 0..K-1.
+    """
+    classes = tuple(names.split(",")) if names else None
+    folder = folder_of(reference)
+    if folder is None:
+        return open_inputs(path, inputs, classes=classes, trust_remote_code=trust_remote_code, **how)
+    count = class_count(folder, trust_remote_code=trust_remote_code)
+    if classes and len(classes) != count:
+        raise ArgumentError(f"classes: expected {count} names, one for each class of {folder}, got {len(classes)}.")
+    classes = classes or class_names(folder, trust_remote_code=trust_remote_code)
+    data = open_inputs(path, inputs, classes=classes, trust_remote_code=trust_remote_code, **how)
+    if len(data.classes) not in (0, count):
+        raise DataError(
+            f"{data.source}: expected the {count} classes of {folder}, got {len(data.classes)}: "
+            f"{', '.join(data.classes[:12])}. Name those of the model in their order with --classes."
+        )
+    check_labels(data.labels, count, data.source)
+    return data
+
+
+def form_of(data: Data, inputs: InputOrigin) -> InputOrigin:
+    """Returns how grading has to read inputs so that they have the form of these, read as ``inputs`` says."""
+    return inputs if inputs.processor else InputOrigin.of(data.inputs([0]).shape)
+
+
+def inputs_of(
+    reference: str,
+    *,
+    trust_remote_code: bool = False,
+    size: tuple[int, int] | None = None,
+    channels: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    length: int | None = None,
+) -> tuple[InputOrigin, str | None]:
+    """Returns how a model's inputs are read, and the column of labels if they are texts.
+
+    What stands in a Hugging Face folder is read by its tokenizer or image processor.
+
+    Raises:
+        UsageError: An option is for images and the model takes texts, or the other way round.
+    """
+    folder = folder_of(reference)
+    processor = _processor(str(folder), trust_remote_code) if folder else None
+    reads_texts = isinstance(processor, Tokenizer)
+    for_images = {"--size": size, "--channels": channels}
+    for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}
+    for option, value in {**(for_images if processor else {}), **({} if reads_texts else for_texts)}.items():
+        if value is not None:
+            rule = f"none beside {reference}" if processor else "none without a text classifier (--model hf:DIR)"
+            raise click.UsageError(f"{option}: expected {rule}, got {value}. Leave it out.")
+    if reads_texts:
+        return InputOrigin(None, None, str(folder), text_column or "text", length), label_column or "label"
+    return InputOrigin(size, int(channels) if channels else None, str(folder) if folder else None), None
+
+
+def inputs_at(inputs: InputOrigin, reference: str | None) -> InputOrigin:
+    """Returns how a bundle's inputs are read when A's Hugging Face folder is now the one of ``reference``, if any."""
+    folder = folder_of(reference)
+    return replace(inputs, processor=str(folder)) if folder and inputs.processor else inputs
+
+
+@lru_cache(maxsize=1)
+def _processor(folder: str, trust_remote_code: bool) -> Tokenizer | ImageProcessor:
+    """What prepares inputs, read once for all paths of a command."""
+    return load_processor(folder, trust_remote_code=trust_remote_code)

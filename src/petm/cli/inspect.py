@@ -95,5 +95,7 @@ def _parting(parting: dict[str, Any] | None, look_from: float) -> str:
     if parting["kind"] == "apart":
         return "no: this model mixes the samples of a batch, so each opinion takes a pass of its own"
     where = f"{parting['kind']} {parting['module']}" if parting["module"] else "at the input"
+    if parting["shared"]:
+        where = f"before {parting['module']}, behind blocks that run once"
     shared, ratio = parting["share_before"], parting["counted_ratio"]
     return f"the opinions part {where}; {shared:.1%} of the operations are shared, {ratio:.2f} times those of the model"

@@ -50,7 +50,12 @@ config = click.option(
     expose_value=False,
     help="TOML file with any of these options; the command line wins.",
 )
-skip_bad = click.option("--skip-bad", is_flag=True, help="Leave out unreadable images; they are named and counted.")
+skip_bad = click.option(
+    "--skip-bad", is_flag=True, help="Leave out unreadable images and blank texts; they are named and counted."
+)
+trust_remote_code = click.option(
+    "--trust-remote-code", is_flag=True, help="Run the code that a Hugging Face folder brings along."
+)
 
 
 def output(default: str | None = None, text: str = "Output folder.") -> Decorator:
@@ -113,6 +118,29 @@ class ImageSize(click.ParamType[tuple[int, int]]):
         if len(sides) not in (1, 2) or min(sides, default=0) < 1:
             self.fail(f"expected one or two positive numbers such as 64 or 64x48, got {value!r}.", param, ctx)
         return sides[0], sides[-1]
+
+
+class Sizes(click.ParamType[tuple[int, ...]]):
+    """``1,32,256`` or ``1x28x28``: whole numbers of at least 1.
+
+    Args:
+        name: Of the type, in the help.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Returns the numbers."""
+        if isinstance(value, list | tuple):
+            value = ",".join(map(str, value))
+        try:
+            sizes = tuple(int(part) for part in str(value).replace("x", ",").split(","))
+        except ValueError:
+            sizes = ()
+        if min(sizes, default=0) < 1:
+            self.fail(f"expected numbers of at least 1 such as 1,32,256, got {value!r}.", param, ctx)
+        return sizes
 
 
 def literal(text: str) -> Any:

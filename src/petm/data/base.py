@@ -1,9 +1,9 @@
 """What every data set in petm is: labelled samples, read by index, a batch at a time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from petm.errors import ArgumentError, DataError
+from petm.fields import Fields, Inputs, tensors_of
 from petm.files import fingerprint
 
 UNLABELLED = -1
@@ -19,8 +20,8 @@ UNLABELLED = -1
 class Batch(NamedTuple):
     """Some samples: what goes into the model, and what should come out."""
 
-    inputs: Tensor
-    """float32 ``(n, C, H, W)`` for images."""
+    inputs: Inputs
+    """float32 ``(n, C, H, W)`` for images; tensors by name for text."""
     targets: Tensor
     """int64 ``(n,)`` labels; for a teacher's answers float32 ``(n, K)`` logits."""
 
@@ -36,16 +37,19 @@ class Data(Dataset[Batch], ABC):
         classes: ``K`` class names, the label being the index; empty when they have no names.
         value_range: The least and the greatest value that an input may take; adversarial examples are clipped to it.
         source: Where the samples come from, in words that fit into a message.
+        home: int64 ``(N,)``, which of several processes holds a sample (`petm.processes`); absent where all can read
+            all.
     """
 
     labels: Tensor
     classes: tuple[str, ...]
     value_range: tuple[float, float]
     source: str
+    home: Tensor | None = None
 
     @abstractmethod
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, in that order."""
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns the inputs at ``indices``, in that order: float32 ``(n, C, H, W)`` for images."""
 
     @cached_property
     @abstractmethod
@@ -55,6 +59,11 @@ class Data(Dataset[Batch], ABC):
     def name(self, index: int) -> str:
         """Returns how a person would find sample ``index`` again: a path, or its number."""
         return str(index)
+
+    def text(self, index: int) -> str:
+        """Returns what a person would read of sample ``index``; empty where the samples are no texts."""
+        del index
+        return ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,15 +109,17 @@ class Data(Dataset[Batch], ABC):
         Args:
             budget: Bytes.
         """
-        if not len(self) or isinstance(self, TensorData):
+        if not len(self) or isinstance(self, TensorData | FieldsData):
             return self
         first = self.inputs([0])
+        if isinstance(first, Fields):  # tokens are held by whoever made them
+            return self
         if first.nbytes * len(self) > budget:
             return self
         images = first.new_empty((len(self), *first.shape[1:]))
         for start in range(0, len(self), 1024):
             stop = min(start + 1024, len(self))
-            images[start:stop] = self.inputs(range(start, stop))
+            images[start:stop] = cast(Tensor, self.inputs(range(start, stop)))
         held = TensorData(images, self.labels, classes=self.classes, source=self.source, value_range=self.value_range)
         held.names = tuple(self.name(index) for index in range(len(self)))
         held.content = self.content
@@ -145,11 +156,7 @@ class TensorData(Data):
         self.classes, self.source = tuple(classes), source
         if not (images.is_floating_point() or images.dtype == torch.uint8):
             raise DataError(f"{source}: expected images of dtype float or uint8, got {images.dtype}. Convert them.")
-        if self.labels.shape != (len(images),):
-            raise DataError(
-                f"{source}: expected one label for each of {len(images)} samples, "
-                f"got labels of shape {tuple(self.labels.shape)}."
-            )
+        _check_one_label_each(self.labels, len(images), source)
         if images.is_floating_point():
             check_finite(images, source)
         if value_range is None:
@@ -173,6 +180,51 @@ class TensorData(Data):
         return self.names[index] if self.names else str(index)
 
 
+class FieldsData(Data):
+    """Samples of several tensors by name, held in memory: tokens, say.
+
+    Args:
+        fields: ``(N, ...)`` each.
+        labels: int64 ``(N,)``; absent means unlabelled.
+        classes: Class names.
+        source: Where the samples come from.
+
+    Raises:
+        DataError: There is not one label for each sample, or a value is NaN or infinite.
+    """
+
+    value_range = (-float("inf"), float("inf"))
+
+    def __init__(
+        self, fields: Fields, labels: Tensor | None = None, *, classes: Sequence[str] = (), source: str = "tensors"
+    ) -> None:
+        self.fields = fields
+        self.labels = torch.full((len(fields),), UNLABELLED) if labels is None else labels.to(torch.int64)
+        self.classes, self.source = tuple(classes), source
+        _check_one_label_each(self.labels, len(fields), source)
+        check_finite(fields, source)
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Fields:
+        """Returns the fields at ``indices``, in that order."""
+        return self.fields[torch.as_tensor(indices, dtype=torch.int64)]
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over names, tensors and labels."""
+        parts = (part for name, tensor in sorted(self.fields.items()) for part in (name, tensor))
+        return fingerprint((*parts, self.labels))
+
+
+def _check_one_label_each(labels: Tensor, n: int, source: str) -> None:
+    if labels.shape != (n,):
+        raise DataError(
+            f"{source}: expected one label for each of {n} samples, got labels of shape {tuple(labels.shape)}."
+        )
+
+
 class Subset(Data):
     """A view of some samples of another data set."""
 
@@ -180,9 +232,10 @@ class Subset(Data):
         self.data, self.indices = data, indices
         self.labels = data.labels[indices]
         self.classes, self.value_range, self.source = data.classes, data.value_range, data.source
+        self.home = None if data.home is None else data.home[indices]
 
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices`` of this view, in that order."""
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns the inputs at ``indices`` of this view, in that order."""
         return self.data.inputs(self.indices[torch.as_tensor(indices, dtype=torch.int64)])
 
     @cached_property
@@ -193,6 +246,10 @@ class Subset(Data):
     def name(self, index: int) -> str:
         """Returns the sample's name in the data set that this is a view of."""
         return self.data.name(int(self.indices[index]))
+
+    def text(self, index: int) -> str:
+        """Returns the sample's text in the data set that this is a view of."""
+        return self.data.text(int(self.indices[index]))
 
 
 class WithTargets(Data):
@@ -207,10 +264,10 @@ class WithTargets(Data):
     def __init__(self, data: Data, targets: Tensor, *, origin: str) -> None:
         self.data, self.targets, self.origin = data, targets, origin
         self.labels, self.classes = data.labels, data.classes
-        self.value_range, self.source = data.value_range, data.source
+        self.value_range, self.source, self.home = data.value_range, data.source, data.home
 
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, in that order."""
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns the inputs at ``indices``, in that order."""
         return self.data.inputs(indices)
 
     def name(self, index: int) -> str:
@@ -239,7 +296,8 @@ def as_data(samples: Any, *, source: str = "data") -> Data:
     """Returns ``samples`` as `Data`: itself, a pair of tensors, or any map-style dataset of ``(input, label)`` pairs.
 
     Args:
-        samples: `Data`; or ``(inputs, labels)`` tensors or NumPy arrays; or a ``torch.utils.data.Dataset`` with a
+        samples: `Data`; or ``(inputs, labels)`` tensors or NumPy arrays, the inputs also as a mapping of these by name;
+            or a ``torch.utils.data.Dataset`` with a
             length, read lazily after one pass over its labels (its ``targets`` attribute, where it has one, spares
             that pass).
         source: Where the samples come from, for messages.
@@ -255,6 +313,9 @@ def as_data(samples: Any, *, source: str = "data") -> Data:
         and all(isinstance(part, Tensor | np.ndarray) for part in samples)
     ):
         return TensorData(*(torch.as_tensor(part) for part in samples), source=source)
+    if isinstance(samples, tuple) and len(samples) == 2 and isinstance(samples[0], Fields | Mapping):
+        fields = samples[0] if isinstance(samples[0], Fields) else fields_of(samples[0])
+        return FieldsData(fields, torch.as_tensor(samples[1]), source=source)
     if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, Tensor):
         return _MapStyle(samples, source)
     raise ArgumentError(
@@ -291,6 +352,11 @@ class _MapStyle(Data):
         return fingerprint((self.source, self.labels, ends))
 
 
+def fields_of(tensors: Mapping[str, Any]) -> Fields:
+    """Returns tensors or arrays ``(N, ...)`` by name as one batch."""
+    return Fields({name: torch.as_tensor(value) for name, value in tensors.items()})
+
+
 def _as_indices(chosen: Sequence[int] | Tensor) -> Tensor:
     """Returns int64 indices; those where it is true for a bool mask."""
     chosen = torch.as_tensor(chosen)
@@ -302,11 +368,13 @@ def as_is(batch: Any) -> Any:
     return batch
 
 
-def check_finite(inputs: Tensor, source: str) -> None:
-    """Raises DataError when a sample of ``inputs``, float ``(N, ...)``, holds NaN or an infinite value."""
-    if bool(torch.isfinite(inputs).all()):
+def check_finite(inputs: Inputs, source: str) -> None:
+    """Raises DataError when a sample of ``inputs``, ``(N, ...)``, holds NaN or an infinite value."""
+    floats = [tensor for tensor in tensors_of(inputs) if tensor.is_floating_point()]
+    finite = [torch.isfinite(tensor) for tensor in floats]
+    if all(bool(each.all()) for each in finite):
         return
-    bad = (~torch.isfinite(inputs)).flatten(1).any(1).nonzero().flatten()
+    bad = torch.stack([(~each).flatten(1).any(1) for each in finite]).any(0).nonzero().flatten()
     raise DataError(
         f"{source}: expected finite values, got NaN or infinity in {len(bad)} of {len(inputs)} samples "
         f"(the first is sample {int(bad[0])}). Remove or repair them."

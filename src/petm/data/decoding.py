@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,25 @@ Encoded = Path | bytes
 Channels = Literal[1, 3]
 
 
+class Processor(Protocol):
+    """What prepares images for a model, such as `petm.huggingface.ImageProcessor`."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of what it makes of an image."""
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The least and the greatest value that it makes of pixels."""
+
+    @property
+    def settings(self) -> str:
+        """What identifies it."""
+
+    def __call__(self, image: Image) -> NDArray[np.float32]:
+        """Returns float32 ``(C, H, W)`` for an image as `read_image` gives it."""
+
+
 @dataclass(frozen=True)
 class ImageForm:
     """The shape that every image of a data set is given.
@@ -30,18 +49,28 @@ class ImageForm:
         channels: 1 for grey, 3 for red, green and blue.
         resizes: Whether an image of another size is resized; otherwise it is refused.
         converts: Whether a colour image is turned grey where ``channels`` is 1; otherwise it is refused.
+        processor: What prepares the images in place of all this; absent means values in [0, 1].
     """
 
     size: tuple[int, int]
     channels: int
     resizes: bool
     converts: bool
+    processor: Processor | None = None
 
     def __str__(self) -> str:
-        return f"{self.channels}×{self.size[0]}×{self.size[1]}"
+        shape = f"{self.channels}×{self.size[0]}×{self.size[1]}"
+        return f"{shape} by {self.processor.settings}" if self.processor else shape
 
 
-def form_of(encoded: Encoded, name: str, *, size: tuple[int, int] | None, channels: Channels | None) -> ImageForm:
+def form_of(
+    encoded: Encoded,
+    name: str,
+    *,
+    size: tuple[int, int] | None,
+    channels: Channels | None,
+    processor: Processor | None = None,
+) -> ImageForm:
     """Returns the form that a data set gets from the user's wishes, or else from its first image.
 
     Args:
@@ -49,11 +78,17 @@ def form_of(encoded: Encoded, name: str, *, size: tuple[int, int] | None, channe
         name: What to call it in messages.
         size: Height and width in pixels; absent means those of the first image.
         channels: 1 or 3; absent means 1 when the first image is grey, else 3.
+        processor: What prepares the images, in a size of its own.
 
     Raises:
-        ArgumentError: ``size`` or ``channels`` breaks its rule.
+        ArgumentError: ``size`` or ``channels`` breaks its rule, or is given beside ``processor``.
         DataError: The first image is needed and cannot be read.
     """
+    if processor is not None:
+        if size is not None or channels is not None:
+            given = "size" if size is not None else "channels"
+            raise ArgumentError(f"{given}: expected none, got {size or channels}. The model's processor decides on it.")
+        return ImageForm((processor.shape[1], processor.shape[2]), processor.shape[0], True, True, processor)
     if channels not in (None, 1, 3):
         raise ArgumentError(f"channels: expected 1, 3 or None, got {channels}.")
     if size is not None and (len(size) != 2 or min(size) < 1):
@@ -67,7 +102,7 @@ def form_of(encoded: Encoded, name: str, *, size: tuple[int, int] | None, channe
 
 
 def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
-    """Returns float32 ``(C, H, W)`` in [0, 1]: one image in the data set's form.
+    """Returns float32 ``(C, H, W)``, in [0, 1] unless a processor has its own range: one image in the data set's form.
 
     Resizing is bilinear with antialiasing, colour becomes grey by ITU-R 601 luma, and grey is repeated over three
     channels.
@@ -83,6 +118,8 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
     from PIL.Image import Resampling
 
     image = read_image(encoded, name)
+    if form.processor is not None:
+        return form.processor(image)
     height, width = form.size
     if (image.height, image.width) != form.size:
         if not form.resizes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from petm.data.base import Data
-from petm.data.decoding import Channels, Encoded, ImageForm, decode, form_of, read_image
+from petm.data.decoding import Channels, Encoded, ImageForm, Processor, decode, form_of, read_image
 from petm.errors import DataError
 
 WORKERS = min(8, os.cpu_count() or 1)
@@ -42,7 +42,7 @@ class EncodedImages(Data):
         """Forgets every image but those at ``rows``, int64 and ascending."""
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)`` in [0, 1]: the images at ``indices``, in that order.
+        """Returns float32 ``(n, C, H, W)`` in ``value_range``: the images at ``indices``, in that order.
 
         Raises:
             DataError: An image cannot be read, or has another size than the first one and no size was asked for.
@@ -63,7 +63,14 @@ class EncodedImages(Data):
                 list(pool.map(fill, range(WORKERS)))
         return images
 
-    def _settle(self, *, size: tuple[int, int] | None, channels: Channels | None, skip_bad: bool) -> None:
+    def _settle(
+        self,
+        *,
+        size: tuple[int, int] | None,
+        channels: Channels | None,
+        skip_bad: bool,
+        processor: Processor | None = None,
+    ) -> None:
         """Drops unreadable images where asked to, and fixes the form of the rest."""
         if skip_bad:
             bad = self._unreadable()
@@ -74,7 +81,9 @@ class EncodedImages(Data):
         if not len(self):
             lost = f" ({len(self.skipped)} unreadable ones were skipped)" if self.skipped else ""
             raise DataError(f"{self.source}: expected at least one image, got none{lost}. Name other data.")
-        self.form = form_of(self.encoded(0), self.name(0), size=size, channels=channels)
+        self.form = form_of(self.encoded(0), self.name(0), size=size, channels=channels, processor=processor)
+        if processor is not None:
+            self.value_range = processor.value_range
 
     def _unreadable(self) -> list[int]:
         """Decodes every image once and returns the indices of those that fail; a bar shows what takes over 2 s."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petm.data.base import UNLABELLED
 from petm.data.classes import SPLIT_NAMES, match_classes
-from petm.data.decoding import Channels
+from petm.data.decoding import Channels, Processor
 from petm.data.encoded import EncodedImages
 from petm.errors import DataError
 from petm.files import fingerprint
@@ -34,6 +34,8 @@ class ImageFolder(EncodedImages):
         channels: 1 or 3; absent means as the first image.
         classes: The expected class names in order, such as a model's; absent means the sorted names of the folders.
         skip_bad: Decode every image once now, and leave the unreadable ones out; their names are in ``skipped``.
+        processor: What prepares the images for a model, in place of ``size`` and ``channels``; its values may lie
+            outside [0, 1].
 
     Attributes:
         skipped: Paths of the images that were left out.
@@ -52,6 +54,7 @@ class ImageFolder(EncodedImages):
         channels: Channels | None = None,
         classes: Sequence[str] | None = None,
         skip_bad: bool = False,
+        processor: Processor | None = None,
     ) -> None:
         path = Path(path)
         self.source = str(path)
@@ -63,7 +66,7 @@ class ImageFolder(EncodedImages):
             self.root = path
             self.paths, labels, names = _list_folder(path)
         self.labels, self.classes = match_classes(torch.tensor(labels, dtype=torch.int64), names, classes, self.source)
-        self._settle(size=size, channels=channels, skip_bad=skip_bad)
+        self._settle(size=size, channels=channels, skip_bad=skip_bad, processor=processor)
 
     def encoded(self, index: int) -> Path:
         """Returns the file of image ``index``."""

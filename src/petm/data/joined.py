@@ -8,6 +8,7 @@ from torch import Tensor
 
 from petm.data.base import Data, WithTargets
 from petm.errors import ArgumentError, DataError
+from petm.fields import Inputs, concatenate
 from petm.files import fingerprint
 
 
@@ -49,19 +50,18 @@ class Joined(Data):
         lows, highs = zip(*(part.value_range for part in self.parts if len(part)), strict=True)
         return min(lows), max(highs)
 
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, in that order, whichever part they lie in."""
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns the inputs at ``indices``, in that order, whichever part they lie in."""
         positions = self._positions[torch.as_tensor(indices, dtype=torch.int64)]
         places = torch.searchsorted(self._ends, positions, right=True)
-        found: Tensor | None = None
+        order, read = [], []
         for place in places.unique().tolist():
             (rows,) = (places == place).nonzero(as_tuple=True)
-            read: Tensor = self.parts[place].inputs(positions[rows] - self._start(place))
-            if len(rows) == len(positions):
-                return read
-            found = read.new_empty((len(positions), *read.shape[1:])) if found is None else found
-            found[rows] = read
-        return self.parts[0].inputs([]) if found is None else found
+            order.append(rows)
+            read.append(self.parts[place].inputs(positions[rows] - self._start(place)))
+        if len(read) <= 1:
+            return read[0] if read else self.parts[0].inputs([])
+        return concatenate(read)[torch.cat(order).argsort()]
 
     @cached_property
     def content(self) -> str:
@@ -92,14 +92,21 @@ def _same_classes(parts: Sequence[Data]) -> tuple[str, ...]:
 
 def _check_form(parts: Sequence[Data]) -> None:
     """Checks one sample of each part."""
-    first: Tensor | None = None
+    first: str | None = None
     for part in parts:
         if not len(part):
             continue
-        sample = part.inputs([0])[0]
-        first = sample if first is None else first
-        if (sample.shape, sample.dtype) != (first.shape, first.dtype):
+        form = _form(part.inputs([0]))
+        first = form if first is None else first
+        if form != first:
             raise DataError(
-                f"parts: expected samples of one shape and type, got {tuple(first.shape)} {first.dtype} and "
-                f"{tuple(sample.shape)} {sample.dtype} in {part.source}. Read all at one size, with the same channels."
+                f"parts: expected samples of one shape and type, got {first} and {form} in {part.source}. "
+                f"Read all at one size, with the same channels."
             )
+
+
+def _form(sample: Inputs) -> str:
+    """Shape and type of a sample, in words."""
+    if isinstance(sample, Tensor):
+        return f"{tuple(sample.shape[1:])} {sample.dtype}"
+    return ", ".join(f"{name} {_form(tensor)}" for name, tensor in sorted(sample.items()))

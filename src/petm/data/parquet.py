@@ -12,15 +12,19 @@ import torch
 from torch import Tensor
 
 from petm.data.base import UNLABELLED
+from petm.data.blobs import Blobs
 from petm.data.classes import SPLIT_NAMES, match_classes
-from petm.data.decoding import Channels
+from petm.data.decoding import Channels, Processor
 from petm.data.encoded import EncodedImages
 from petm.errors import DataError
 from petm.files import fingerprint, sha256_of_file
 
+_BUFFER, _ROWS = 1 << 20, 32
+"""Bytes of a file, and rows of it, that are read at a time."""
+
 
 class ParquetImages(EncodedImages):
-    """Images of one or more Parquet files: encoded bytes held in Arrow memory, pixels decoded when read.
+    """Images of one or more Parquet files: encoded bytes in memory or a temporary file, pixels decoded when read.
 
     The image column is a struct with a field ``bytes``, or plain binary. Class names are taken from the Hugging Face
     metadata of the schema when it has them.
@@ -37,12 +41,15 @@ class ParquetImages(EncodedImages):
             names, and by number when it has none.
         skip_bad: Decode every image once now, and leave the unreadable and the missing ones out; their names are in
             ``skipped``.
+        processor: What prepares the images for a model, in place of ``size`` and ``channels``; its values may lie
+            outside [0, 1].
 
     Attributes:
         skipped: File and row of the images that were left out.
 
     Raises:
         ArgumentError: ``size`` or ``channels`` breaks its rule.
+        RunError: There is no room for the temporary file.
         DataError: There is no such file, or it is not a whole Parquet file; a column is missing or has an unsuitable
             type; an image or a label is missing; the shards are of several parts such as train and test, or do not
             agree on the classes; a class is not among ``classes``; there are no rows.
@@ -58,31 +65,30 @@ class ParquetImages(EncodedImages):
         channels: Channels | None = None,
         classes: Sequence[str] | None = None,
         skip_bad: bool = False,
+        processor: Processor | None = None,
     ) -> None:
-        import pyarrow as pa
-
         self.source = str(path)
         self.files = find_shards(path)
         if not self.files:
             raise DataError(f"{path}: expected Parquet files, got nothing there. Check the path.")
-        _refuse_several_splits(path, self.files)
-        shards = [_read_shard(file, image_column, label_column, skip_bad) for file in self.files]
+        refuse_several_splits(path, self.files)
+        self._images = Blobs()
+        shards = [_read_shard(file, image_column, label_column, skip_bad, self._images) for file in self.files]
         for file, shard in zip(self.files, shards, strict=True):
             if shard.names != shards[0].names:
                 raise DataError(
                     f"{file}: expected the same class names as in {self.files[0].name}, got others. "
                     f"Open files of one data set."
                 )
-        self.images = pa.chunked_array([chunk for shard in shards for chunk in shard.images.chunks], pa.large_binary())
         self.ends = torch.tensor([len(shard.labels) for shard in shards]).cumsum(0).tolist()
         self.rows = torch.arange(self.ends[-1])
         labels = torch.cat([shard.labels for shard in shards])
         self.labels, self.classes = match_classes(labels, shards[0].names, classes, self.source)
-        self._settle(size=size, channels=channels, skip_bad=skip_bad)
+        self._settle(size=size, channels=channels, skip_bad=skip_bad, processor=processor)
 
     def encoded(self, index: int) -> bytes:
         """Returns the encoded bytes of image ``index``; empty when it is missing."""
-        return self.images[int(self.rows[index])].as_py() or b""
+        return self._images[int(self.rows[index])]
 
     def name(self, index: int) -> str:
         """Returns the file and the row, counted from 0, of image ``index``."""
@@ -108,41 +114,37 @@ def find_shards(path: str | Path) -> list[Path]:
 
 
 class _Shard(NamedTuple):
-    images: Any  # pyarrow.ChunkedArray of large_binary, (n,)
     labels: Tensor  # int64 (n,)
     names: tuple[str, ...]
 
 
-def _read_shard(file: Path, image_column: str, label_column: str | None, skip_bad: bool) -> _Shard:
-    """Reads the two columns of one file and checks their types and that nothing is missing."""
+def _read_shard(file: Path, image_column: str, label_column: str | None, skip_bad: bool, images: Blobs) -> _Shard:
+    """Reads the two columns of one file, appends the images, and checks types and that nothing is missing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file, memory_map=True) as opened:
+        # Buffered, a column is read page by page; otherwise a group of rows is, which may be the whole file.
+        with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as opened:
             schema = opened.schema_arrow
             label_name = label_column or ("label" if "label" in schema.names else None)
-            wanted = [image_column, label_name] if label_name else [image_column]
-            for column in wanted:
+            for column in (image_column, label_name) if label_name else (image_column,):
                 if column not in schema.names:
                     raise DataError(
                         f"{file}: expected a column '{column}', got the columns {', '.join(schema.names)}. "
                         f"Name the columns of images and labels."
                     )
-            table = opened.read(columns=wanted)
+            read = 0
+            for batch in opened.iter_batches(_ROWS, columns=[image_column]):
+                images.append(_encoded(batch.column(image_column), file, image_column, read, skip_bad))
+                read += len(batch)
+            labels = opened.read(columns=[label_name]).column(label_name) if label_name else None
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{file}: expected a whole Parquet file, got: {str(error).splitlines()[0].rstrip('.')}. Fetch it again."
         ) from error
-    images = _encoded_column(table.column(image_column), file, image_column)
-    if images.null_count and not skip_bad:
-        raise DataError(
-            f"{file} row {_first_null(images)}: expected an image in column '{image_column}', got null. "
-            f"Remove the row, or leave such images out with skip_bad=True (--skip-bad)."
-        )
-    if label_name is None:
-        return _Shard(images, torch.full((len(images),), UNLABELLED), ())
-    labels = table.column(label_name)
+    if label_name is None or labels is None:
+        return _Shard(torch.full((read,), UNLABELLED), ())
     if not pa.types.is_integer(labels.type):
         raise DataError(f"{file}: expected integers in column '{label_name}', got {labels.type}. Store class numbers.")
     if labels.null_count:
@@ -151,11 +153,11 @@ def _read_shard(file: Path, image_column: str, label_column: str | None, skip_ba
             f"Remove the row, or store {UNLABELLED} for no label."
         )
     numbers = torch.tensor(labels.cast(pa.int64()).to_numpy(), dtype=torch.int64)
-    return _Shard(images, numbers, _class_names(schema.metadata, label_name))
+    return _Shard(numbers, class_names(schema.metadata, label_name))
 
 
-def _encoded_column(column: Any, file: Path, name: str) -> Any:
-    """Returns the encoded images of a column as a chunked array of large_binary."""
+def _encoded(column: Any, file: Path, name: str, start: int, skip_bad: bool) -> Any:
+    """Returns the encoded images of some rows from ``start`` on as large_binary, a missing one empty."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -167,14 +169,19 @@ def _encoded_column(column: Any, file: Path, name: str) -> Any:
             f"{file}: expected encoded images in column '{name}' (binary, or a struct with a field bytes), got {kind}. "
             f"Store the bytes of PNG or JPEG files."
         )
-    return column.cast(pa.large_binary())
+    if column.null_count and not skip_bad:
+        raise DataError(
+            f"{file} row {start + _first_null(column)}: expected an image in column '{name}', got null. "
+            f"Remove the row, or leave such images out with skip_bad=True (--skip-bad)."
+        )
+    return column.fill_null(b"").cast(pa.large_binary())
 
 
 def _first_null(column: Any) -> int:
     return int(column.is_null().index(True).as_py())
 
 
-def _class_names(metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...]:
+def class_names(metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...]:
     """Returns the class names in a schema's Hugging Face metadata, or none."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
@@ -183,7 +190,7 @@ def _class_names(metadata: dict[bytes, bytes] | None, label_column: str) -> tupl
         return ()
 
 
-def _refuse_several_splits(path: str | Path, files: Sequence[Path]) -> None:
+def refuse_several_splits(path: str | Path, files: Sequence[Path]) -> None:
     """Raises DataError when file names such as ``train-00000-of-00002.parquet`` tell of several splits."""
     splits = sorted({file.name.lower().replace("_", "-").replace(".", "-").split("-")[0] for file in files})
     splits = [split for split in splits if split in SPLIT_NAMES]

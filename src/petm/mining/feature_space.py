@@ -8,18 +8,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm.data import Data
-from petm.error_set import Direction, ErrorSet, Replaced, check_error_set, check_step, random_signs
+from petm.error_set import Direction, ErrorSet, check_error_set, check_step, random_signs
 from petm.errors import ArgumentError
 from petm.features import FeatureStudent
+from petm.fields import Inputs, one_tensor
 from petm.inference import BATCH_SIZE, device_of, in_eval_mode
 from petm.models import call_model, weights_fingerprint
 from petm.parting import BEFORE, INSIDE, Parting, map_tensors
 from petm.passes import Arguments, Pass
 from petm.progress import track
+from petm.replacement import Replaced
 
 
 def fgsm_features(
-    student: FeatureStudent, inputs: Tensor, labels: Tensor, *, epsilon: float, spread: Tensor | float = 1.0
+    student: FeatureStudent, inputs: Inputs, labels: Tensor, *, epsilon: float, spread: Tensor | float = 1.0
 ) -> Tensor:
     """Returns adversarial examples in the feature space at the parting, as rows ``(n, R)`` that the student takes.
 
@@ -59,7 +61,7 @@ def replace_features(
 ) -> Replaced:
     """Returns a view of ``rows`` in which those of the errors are replaced by their FGSM examples, label unchanged.
 
-    What `petm.error_set.replace_errors` does to inputs, done to features: ``with cached_features(adapted, data,
+    What `petm.replacement.replace_errors` does to inputs, done to features: ``with cached_features(adapted, data,
     budget=...) as (student, rows)``, train the student on this view.
 
     Args:
@@ -68,7 +70,7 @@ def replace_features(
         rows: Their features, as they came with the student.
         errors: What a source returned.
         epsilon: Step in standard deviations of each feature over ``rows``.
-        direction: As in `petm.error_set.replace_errors`; ``random`` is the control.
+        direction: As in `petm.replacement.replace_errors`; ``random`` is the control.
         seed: Of the random signs.
         batch_size: Samples in one backward pass.
 
@@ -78,11 +80,11 @@ def replace_features(
     if not isinstance(student, FeatureStudent):
         raise ArgumentError(
             f"student: expected a FeatureStudent, got {type(student).__name__}, whose adapter starts too early for "
-            f"features. Adapt later layers, or replace the inputs: petm.error_set.replace_errors."
+            f"features. Adapt later layers, or replace the inputs: petm.replacement.replace_errors."
         )
     check_error_set(errors, data, direction)
     check_step(torch.empty(0), epsilon)
-    device, spread, held = device_of(student), feature_spread(rows), rows.inputs([0])
+    device, spread, held = device_of(student), feature_spread(rows), one_tensor(rows.inputs([0]), "of features")
     signs = random_signs(len(errors), held.shape[1:], seed=seed) if direction == "random" else None
     parts = [held[:0]]
     with track("adversarial features", len(errors)) as progress:
@@ -109,19 +111,21 @@ def feature_spread(rows: Data, *, batch_size: int = 1024) -> Tensor:
         batch_size: Rows read at once.
     """
     sums = squares = torch.zeros(())
-    middle = rows.inputs([0]).double()  # near it, squares lose no digits
+    middle = one_tensor(rows.inputs([0]), "of features").double()  # near it, squares lose no digits
     for start in range(0, len(rows), batch_size):
-        part = rows.inputs(range(start, min(start + batch_size, len(rows)))).double() - middle
+        read = one_tensor(rows.inputs(range(start, min(start + batch_size, len(rows)))), "of features")
+        part = read.double() - middle
         sums, squares = sums + part.sum(0), squares + part.square().sum(0)
-    return (squares / len(rows) - (sums / len(rows)).square()).clamp(min=0).sqrt().float()
+    spread = (squares / len(rows) - (sums / len(rows)).square()).clamp(min=0).sqrt().float()
+    return spread.nan_to_num(0, 0, 0)  # a mask of infinities is nothing to be moved
 
 
 class _AtParting(Pass):
     """A's own pass, in which the features that cross the parting are noted, and can be differentiated by."""
 
-    def __init__(self, parting: Parting) -> None:
+    def __init__(self, parting: Parting, n: int) -> None:
         super().__init__(adapter="")
-        self.parting = parting
+        self.parting, self.n = parting, n
         self.features: list[Tensor] = []
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
@@ -135,6 +139,11 @@ class _AtParting(Pass):
         return super().adapted_layer(name, layer, x)
 
     def _note(self, tensor: Tensor) -> Tensor:
+        if not tensor.ndim or tensor.shape[0] != self.n:
+            return tensor
+        if not tensor.is_floating_point():
+            self.features.append(tensor)
+            return tensor
         self.features.append(tensor.detach().requires_grad_())
         return self.features[-1]
 
@@ -148,8 +157,9 @@ def _against(labels: Tensor) -> _Signs:
 
     def signs(features: list[Tensor], logits: Tensor) -> list[Tensor]:
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        found = torch.autograd.grad(loss, features, allow_unused=True, materialize_grads=True)
-        return [gradient.sign() for gradient in found]
+        moving = [feature for feature in features if feature.requires_grad]
+        found = iter(torch.autograd.grad(loss, moving, allow_unused=True, materialize_grads=True))
+        return [next(found).sign() if feature.requires_grad else torch.zeros_like(feature) for feature in features]
 
     return signs
 
@@ -160,11 +170,11 @@ def _along(signs: Tensor) -> _Signs:
 
 
 def _moved_rows(
-    student: FeatureStudent, inputs: Tensor, epsilon: float, spread: Tensor | float, direction: _Signs
+    student: FeatureStudent, inputs: Inputs, epsilon: float, spread: Tensor | float, direction: _Signs
 ) -> Tensor:
     """The rows of samples whose features went a step in a direction, which is found from them and from A's logits."""
     network: Any = student.adapted.network
-    at_parting = _AtParting(student.parting)
+    at_parting = _AtParting(student.parting, len(inputs))
     with in_eval_mode(network), torch.enable_grad():
         with at_parting.under_way():
             logits = call_model(network, inputs)

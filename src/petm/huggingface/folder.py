@@ -1,0 +1,114 @@
+"""What a Hugging Face folder says of its model, and the library that reads it: quiet, and with errors of one line."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from petm.errors import ModelError, PetmError
+
+PREFIX = "hf:"
+"""What a reference to such a folder begins with, where others read ``module:factory``."""
+
+Task = Literal["ImageClassification", "SequenceClassification"]
+
+
+def folder_of(reference: str | None) -> Path | None:
+    """Returns the folder that ``hf:DIR`` names; None for another kind of reference."""
+    return Path(reference.removeprefix(PREFIX)) if reference and reference.startswith(PREFIX) else None
+
+
+def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task]:
+    """Returns the configuration of a folder's model, and what kind of classifier it is.
+
+    Raises:
+        ModelError: There is no such folder or config, or it is not a classifier with one of at least two classes as
+            its answer, or it has code of its own that is not trusted.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, which is none.")
+    content = read_json(folder / "config.json")
+    refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
+    architectures = [str(name) for name in content.get("architectures") or ()]
+    tasks: tuple[Task, Task] = ("ImageClassification", "SequenceClassification")
+    task = next((task for task in tasks if any(f"For{task}" in name for name in architectures)), None)
+    if task is None:
+        raise ModelError(
+            f"model: expected an image or sequence classifier in {folder}, "
+            f"got {', '.join(architectures) or 'no architecture'} in its config.json. Name a trained classifier."
+        )
+    with transformers_reading(folder) as transformers:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
+        raise ModelError(
+            f"model: expected a classifier that answers with one of at least two classes in {folder}, "
+            f"got {config.problem_type or 'a single output'}. petm grades classes only."
+        )
+    return config, task
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file of the folder.
+
+    Raises:
+        ModelError: There is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"model: expected {path.name} in {path.parent}, got none. Name a folder that save_pretrained wrote."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model: expected a JSON object in {path}, got: {error}. Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"model: expected a JSON object in {path}, got {type(content).__name__}. Fetch it again.")
+    return content
+
+
+def refuse_custom_code(folder: Path, content: Mapping[str, Any], *, trust_remote_code: bool) -> None:
+    """Raises ModelError where one of the folder's JSON files names code of its own, unless that is trusted."""
+    if content.get("auto_map") and not trust_remote_code:
+        raise ModelError(
+            f"model: expected a model of transformers' own in {folder}, got one with code of its own. "
+            f"Read that code, then allow it with trust_remote_code=True (--trust-remote-code)."
+        )
+
+
+@contextmanager
+def transformers_reading(folder: Path) -> Iterator[Any]:
+    """Gives the library for the block, quiet; what fails in it becomes a ModelError of one line."""
+    import transformers
+
+    try:
+        with quiet():
+            yield transformers
+    except PetmError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise what they like
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+        raise ModelError(
+            f"model: expected a model that transformers can read in {folder}, got: {reason}. "
+            f"Fetch it again, or see whether it needs another version of transformers."
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Turns off the library's progress bars and its log for the block."""
+    from transformers.utils import logging
+
+    library: Any = logging  # half of it has no annotations
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity(library.CRITICAL)
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
