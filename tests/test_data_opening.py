@@ -81,3 +81,10 @@ def test_nothing_in_it_is_an_error(root: Path) -> None:
 def test_arrays_are_not_resized(root: Path, options: dict[str, object], rule: str) -> None:
     with pytest.raises(DataError, match=rf"some\.npz: expected images of {rule}.* got 1×4×6. Arrays are not resized"):
         open_data(root / "some.npz", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_texts_are_told_to_go_another_way(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("text,label\nWho?,1\n" if name.endswith("csv") else '{"text": "Who?", "label": 1}\n')
+    with pytest.raises(DataError, match=r"got texts\. Name a text classifier \(--model hf:DIR\)"):
+        open_data(tmp_path / name)

@@ -459,3 +459,12 @@ def test_grade_refuses_what_a_graph_has_already(petm: Any) -> None:
         assert message in err
     code, _, err = petm("grade", "model.onnx", "more")
     assert (code, err) == (1, "Error: model.onnx: expected an ONNX file, got none.\n")
+
+
+def test_a_graph_says_how_a_processor_reads_its_inputs(
+    grader: Grader, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    """Else its images would be read without A's normalisation."""
+    read = replace(grader, origin=replace(grader.origin, inputs=InputOrigin(processor="a/folder")))
+    export_onnx(read, tmp_path / "g.onnx", digits[0].inputs(range(4)))
+    assert OnnxGrader(tmp_path / "g.onnx").origin.inputs.processor == "a/folder"
