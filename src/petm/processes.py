@@ -4,6 +4,7 @@ Nothing is shared out unless a caller says so with `together`, in every process 
 of its processes must not wait for the others.
 """
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,8 +73,11 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
         return
     from accelerate import PartialState
 
+    begun = torch.distributed.is_initialized()
     with _reaching_others():
         state = PartialState(cpu=cpu or not torch.accelerator.is_available())
+    if not begun:  # left open, its threads may abort the process while the interpreter ends
+        atexit.register(_part)
     token, quiet = _group.set(Group(state.process_index, state.num_processes)), console.quiet
     console.quiet = quiet or not group().is_main
     try:
@@ -81,6 +85,11 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
     finally:
         console.quiet = quiet
         _group.reset(token)
+
+
+def _part() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def wait() -> None:
