@@ -23,3 +23,12 @@ def keep_large_blocks() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _ONE_GIB)
     mallopt(_M_TRIM_THRESHOLD, _ONE_GIB)
+
+
+def give_back_blocks() -> None:
+    """Gives freed memory back to the system between two computations of different kinds, where the C library is glibc.
+
+    What one of them has used and freed, in blocks of its own sizes, the next can rarely use: their peaks would add up.
+    """
+    if sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -6,6 +6,8 @@ BATCH = 256
 """Samples in one pass over the data, and in one training step of a recipe."""
 TRIALS, MOST_TRIED = 3, 2000
 """Passes of A over at most so many images in which `petm.augmentation` chooses its strength, if the first will do."""
+HEAP = 1.2
+"""What a stage takes of the C library over what its tensors hold: blocks leave gaps between them (docs/scale.md)."""
 INDEX, DRAWS = 32, 24
 """Bytes beside each sample: label, position, places in the order and among the replaced; beside each augmented copy."""
 
@@ -129,14 +131,15 @@ class FittingCost:
             cache      = P N bytes of a sample's features
             examples   = N bytes of an FGSM example
             memory     = A + layout + data + index + examples + cache + (2 + 1 / M) adapters
-                         + the greatest of held(forward), held(gradient), held(features), held(step)
+                         + 1.2 max(held(forward) + held(gradient), held(features), held(step))
 
         ``held`` is for a full batch. ``data`` (decoded samples), ``cache`` and ``examples`` each count within their
         budgets only. Beyond these, data are read and features lie on disk, and examples are made whenever they are
         read: ``R`` is N where they are held or features are cached, else ``E M N``. Each adapter has weights and a
-        gradient, the one that learns two moments besides (its gradient is in ``held``). What lasts and the greatest of
-        what passes are added, though not all of them meet: memory that was used is kept for the next step
-        (`petm.allocator`), and what lasts goes beside it. So everything is linear in N but for the trials, the first
+        gradient, the one that learns two moments besides (its gradient is in ``held``). Of the stages,
+        forward and gradient are added though they follow each other: memory that was used is kept, and what one leaves
+        free is cut in pieces that the other cannot use. Before and after the features it is given back
+        (`petm.allocator`); without these the step is added too. Everything is linear in N but for the trials, the first
         batch, and where data, features or examples no longer lie in memory.
 
         Args:
@@ -154,13 +157,16 @@ class FittingCost:
         lasting = self.model_bytes + self.laid_out_bytes + INDEX * rows + DRAWS * self.copies * n
         held = ((data, self.data_budget), (examples, self.example_budget), (cache, self.cache_budget))
         lasting += sum(size for size, budget in held if size <= budget)
-        stages = [stage for stage in (self.forward, self.gradient, self.features, self.step) if stage]
-        passing = max(stage.held.at(min(stage.batch, n)) for stage in stages)
+        forward, gradient, features, step = (
+            stage.held.at(min(stage.batch, n)) if stage else 0.0
+            for stage in (self.forward, self.gradient, self.features, self.step)
+        )
+        passing = max(forward + gradient, features, step) if self.features else forward + gradient + step
         return Expected(
             samples=n,
             operations=passes + steps,
             seconds=passes / self.rates.passes + steps / self.rates.steps,
             cache_bytes=cache,
             cache_in_memory=cache <= self.cache_budget,
-            memory_bytes=lasting + (2 + 1 / self.adapters) * self.adapter_bytes + passing,
+            memory_bytes=lasting + (2 + 1 / self.adapters) * self.adapter_bytes + HEAP * passing,
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from petm.adapter import AdaptedModel
+from petm.allocator import give_back_blocks
 from petm.data import Batch, Data
 from petm.errors import ArgumentError
 from petm.fields import Inputs
@@ -224,11 +225,13 @@ def cached_features(
     own = own_share(data)
     with row_store(len(own), student.width, _DTYPES[precision], budget=budget, folder=folder) as rows:
         start = 0
+        give_back_blocks()
         with torch.no_grad(), track("features", len(own)) as progress:
             for inputs, _ in batches(own, device_of(adapted), BATCH_SIZE):
                 rows.write(start, student.rows(inputs))
                 start += len(inputs)
                 progress.advance(len(inputs))
+        give_back_blocks()
         yield student, _Rows(data, rows, student.parting.module)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
-from petm.allocator import keep_large_blocks
+from petm.allocator import give_back_blocks, keep_large_blocks
 from petm.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from petm.data import Batch, Data, as_is
 from petm.errors import ArgumentError, RunError, TrainingError
@@ -185,6 +185,7 @@ def train(
         if interrupted():
             raise KeyboardInterrupt
     model.eval()
+    give_back_blocks()
     return history
 
 
