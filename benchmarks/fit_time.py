@@ -1,7 +1,8 @@
 """How many epochs of A's own training does a second opinion take to fit? Both run here, one after the other, in turn.
 
 A is trained further by `petm.training.train` for one epoch, on the same data, in the same precision and batch size as
-the recipe's steps. Fitting is `petm.recipes.adapt` after its preflight, from A's predictions to the trained adapters.
+the recipe's steps. Fitting is `petm.recipes.adapt` after
+the count of A's errors on a sample, as `petm.fit` does both.
 
     python benchmarks/fit_time.py --weights mnist_converged.safetensors --data-dir DIR -o docs/measured
 """
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from petm.benchmark.machine import describe_machine
+from petm.costs import CHECKED
 from petm.data import load_mnist
 from petm.files import write_json
 from petm.mining import preflight
@@ -44,7 +46,7 @@ def main() -> None:
 
     def fitting() -> None:
         model = _model(arguments.weights)
-        preflight(model, data)
+        preflight(model, data.subset(range(min(CHECKED, len(data)))))
         adapt(model, data, recipe=arguments.recipe, precision=arguments.precision, device="cpu")
 
     times: dict[str, list[float]] = {"epoch of A": [], "fitting": []}

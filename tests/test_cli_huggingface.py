@@ -20,6 +20,7 @@ from petm.cli import main
 from petm.cli.inputs import _processor
 from petm.data import Tokenized, read_texts
 from petm.huggingface import ImageProcessor, Tokenizer, load_classifier, load_processor
+from petm.models import load_model
 
 Petm = Callable[..., tuple[int, str, str]]
 
@@ -97,6 +98,7 @@ def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
     manifest = json.loads(out)
     assert manifest["inputs"] == {
         "size": None, "channels": None, "processor": "bert", "text_column": "text", "length": None,
+        "fingerprint": load_processor("bert").fingerprint,
     }  # fmt: skip
     assert (manifest["model"]["reference"], manifest["model"]["classes"]) == ("hf:bert", list(hf_folders.KINDS))
 
@@ -163,6 +165,67 @@ def test_images_from_fit_to_grade(place: Path, petm: Petm) -> None:
     assert [row["label"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]
 
 
+NETWORK = """
+import torch
+from torch import nn
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.hidden, self.head = nn.Embedding(64, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, input_ids, attention_mask, **_):
+        kept = attention_mask.unsqueeze(-1).float()
+        mean = (self.embedding(input_ids) * kept).sum(1) / kept.sum(1)
+        return self.head(torch.relu(self.hidden(mean)))
+"""
+"""A text classifier of one's own."""
+
+
+def test_a_network_of_ones_own_with_a_tokenizer_folder(place: Path, petm: Petm) -> None:
+    (place / "words.py").write_text(NETWORK)
+    hf_folders.save(place / "tokens", hf_folders.word_tokenizer())
+    names = ",".join(hf_folders.KINDS)
+    told = ("--model", "words.py:Words", "--classes", names)
+    code, out, err = petm(*fit(*told, "--processor", "tokens", "--length", 12, "--json"))
+    assert code == 0, err
+    assert json.loads(out)["inputs"]["processor"] == "tokens"
+    code, out, err = petm("grade", "my.petm", "train.csv")
+    assert code == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
+    encoded = hf_folders.word_tokenizer()(
+        [text for text, _ in hf_folders.QUESTIONS],
+        padding="max_length",
+        truncation=True,
+        max_length=12,
+        return_tensors="pt",
+    )
+    model = load_model("words.py:Words")
+    answers = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
+    assert [row["label"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]
+
+    (place / "tokens").rename(place / "moved")
+    code, _, err = petm("grade", "my.petm", "train.csv")
+    assert (code, err) == (
+        1,
+        "Error: processor: expected a folder with a tokenizer or an image processor, got tokens, which is none.\n",
+    )
+    assert petm("grade", "my.petm", "train.csv", "--processor", "moved")[:2] == (0, out)
+    hf_folders.save(place / "tokens", hf_folders.word_tokenizer([text for text, _ in hf_folders.QUESTIONS[:30]]))
+    code, _, err = petm("grade", "my.petm", "train.csv")
+    assert code == 1
+    assert "processor: expected the one that the grader was fitted with, got another one in tokens." in err
+    code, _, err = petm(*fit(*told, "--processor", "moved", "--size", 8, "--overwrite"))
+    assert code == 2
+    assert "--size: expected none beside --processor moved, got (8, 8)." in err
+    code, _, err = petm("export", "my.petm", "-o", "my.onnx", "--processor", "moved")
+    assert (code, err) == (
+        1,
+        "Error: grader: expected one whose inputs are one tensor, got one of texts. Keep to the bundle.\n",
+    )
+
+
 FAULTS: list[tuple[tuple[str, ...], int, str]] = [
     (("--model", "hf:absent"), 1, "model: expected the folder of a Hugging Face model, got absent, which is none."),
     (
@@ -191,13 +254,13 @@ FAULTS: list[tuple[tuple[str, ...], int, str]] = [
         1,
         "length: expected a number of tokens from 1 to 40, the most .* got 41",
     ),
-    (("--model", "hf:bert", "--size", "8"), 2, r"--size: expected none beside hf:bert, got \(8, 8\). Leave it out"),
+    (("--model", "hf:bert", "--size", "8"), 2, r"--size: expected none beside hf:bert, got \(8, 8\)."),
     (("--model", "hf:vit", "--channels", "1"), 2, "--channels: expected none beside hf:vit, got 1"),
-    (("--model", "hf:vit", "--length", "4"), 2, r"--length: expected none beside hf:vit, got 4. Leave it"),
+    (("--model", "hf:vit", "--length", "4"), 2, r"--length: expected none beside hf:vit, got 4."),
     (
         ("--model", "networks:TinyCNN", "--text-column", "t"),
         2,
-        "--text-column: expected none without a text classifier",
+        "--text-column: expected none without a tokenizer",
     ),
 ]
 

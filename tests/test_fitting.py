@@ -30,6 +30,17 @@ def test_by_default_nine_of_ten_errors_are_flagged(model: nn.Module, digits: tup
     assert settings["training_errors"] == (grader.grade(digits[0]).labels != digits[0].labels.numpy()).sum()
 
 
+def test_errors_that_nothing_is_learnt_from_are_counted_on_some_samples(
+    model: nn.Module, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petm.fitting.CHECKED", 40)
+    settings = fit(model, digits[0], calibration=digits[2], recipe=SHORT, seed=3).origin.settings
+    chosen = torch.randperm(len(digits[0]), generator=torch.Generator().manual_seed(3))[:40]
+    with torch.no_grad():
+        wrong = model(digits[0].inputs(chosen)).argmax(1) != digits[0].labels[chosen]
+    assert (settings["training_samples"], settings["training_errors"]) == (40, int(wrong.sum()))
+
+
 def test_the_papers_recipe_grades_as_the_paper_does(model: nn.Module, digits: tuple[Data, ...]) -> None:
     recipe = replace(RECIPES["paper"], epochs=1, max_extra_parameters=0.2)
     grader = fit(model, digits[0], calibration=digits[1], recipe=recipe)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from petm.errors import RunError
 from petm.processes import FEWEST, Group, gathered, group, sum_gradients, together, totals, wait
 
 SCRIPT = Path(__file__).with_name("together_trainings.py")
@@ -98,6 +99,21 @@ def test_every_sample_is_somebodys(count: int, n: int) -> None:
     else:
         assert sorted(index for share in shares for index in share) == list(range(n))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSp")]
+)
+def test_a_launch_that_cuts_the_model_in_parts(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
+    monkeypatch.setenv(variable, "true")
+    with (
+        pytest.raises(RunError, match=f"processes: expected each to hold A whole, got a launch with {name}"),
+        together(),
+    ):
+        pass
+    monkeypatch.setenv(variable, "false")
+    with together() as team:
+        assert team.count == 1
 
 
 def test_a_launcher_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ BATCH = 256
 """Samples in one pass over the data, and in one training step of a recipe."""
 TRIALS, MOST_TRIED = 3, 2000
 """Passes of A over at most so many images in which `petm.augmentation` chooses its strength, if the first will do."""
+CHECKED = 10_000
+"""Samples at most on which A's errors are counted beforehand, where nothing is learnt from these."""
 HEAP = 1.2
 """What a stage takes of the C library over what its tensors hold: blocks leave gaps between them (docs/scale.md)."""
 INDEX, DRAWS = 32, 24
@@ -124,7 +126,7 @@ class FittingCost:
 
         ::
 
-            passes     = (N + trials min(N, 2000)) forward + R gradient + P N features
+            passes     = (min(N, 10000) + trials min(N, 2000)) forward + R gradient + P N features
             steps      = E M P N step
             operations = passes + steps
             seconds    = passes / rate of passes + steps / rate of steps
@@ -146,7 +148,7 @@ class FittingCost:
             samples: ``N``, at least 1.
         """
         n, rows = samples, self.parts * samples
-        passes = (n + self.trials * min(n, MOST_TRIED)) * self.forward.operations
+        passes = (min(n, CHECKED) + self.trials * min(n, MOST_TRIED)) * self.forward.operations
         examples = n * self.example_bytes
         made = n if self.features or examples <= self.example_budget else self.epochs * self.adapters * n
         passes += made * self.gradient.operations if self.gradient else 0

@@ -143,6 +143,8 @@ def _example(grader: Grader, example: Tensor | NDArray[Any] | None) -> Tensor:
             raise ArgumentError(f"example: expected at least one input, got shape {tuple(example.shape)}.")
         return one_tensor(data.inputs(torch.arange(max(3, min(len(data), 8))) % len(data)), "to export")
     form = grader.origin.inputs
+    if form.text_column is not None:
+        raise ArgumentError("grader: expected one whose inputs are one tensor, got one of texts. Keep to the bundle.")
     if form.size is None or form.channels is None:
         raise ArgumentError(
             "example: expected some inputs, float32 (n, C, H, W), for a grader that does not say their size and "

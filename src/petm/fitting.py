@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from petm.adoption import adopt_adapter
+from petm.costs import CHECKED
 from petm.data import Data, as_data
 from petm.error_set import find_errors
 from petm.errors import ArgumentError
@@ -91,7 +92,7 @@ def fit(
     model.to(choose_device(device))
     if errors is not None:
         recipe = replace(recipe, errors=errors)
-    seen = preflight(model, data)
+    seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
     adapted = adapt(
         model,
         data,
@@ -107,7 +108,7 @@ def fit(
     tenth = -(-len(order) // 10)
     if focus(adapted, recipe, calibration.subset(order[:tenth])):
         calibration = calibration.subset(order[tenth:])
-    told = {"recipe": recipe.title, "seed": seed, "training_errors": seen.errors}
+    told = {"recipe": recipe.title, "seed": seed, "training_errors": seen.errors, "training_samples": seen.samples}
     told |= {"preflight": str(seen)} if recipe.teacher else {}  # the others do not learn from A's errors
     used = {"train": describe_data(data), "calibration": describe_data(calibration)}
     origin = replace(origin or Origin(), data=used, settings=told)
@@ -175,6 +176,14 @@ def fit_adopted(
         per_class=per_class,
         origin=origin,
     )
+
+
+def _some(data: Data, most: int, seed: int) -> Data:
+    """The data, or so many of them at random where there are more."""
+    if len(data) <= most:
+        return data
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    return data.subset(order[:most])
 
 
 def _default_recall(model: nn.Module, calibration: Data) -> float | None:

@@ -47,6 +47,9 @@ class Group:
         return self.count > 1 and n >= FEWEST * self.count
 
 
+_SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+"""What ``accelerate launch`` sets where it is told to cut a model in parts, one for each process."""
+
 ALONE = Group()
 _group: ContextVar[Group] = ContextVar("group", default=ALONE)
 
@@ -66,8 +69,15 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
         cpu: Work on the CPU, even where there is an accelerator.
 
     Raises:
-        RunError: The processes cannot find each other, or one of them ends before the block does.
+        RunError: The processes cannot find each other, or one of them ends before the block does; or they were
+            started to hold A in parts, where petm holds it whole in each (docs/scale.md).
     """
+    for variable, name in _SHARDED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise RunError(
+                f"processes: expected each to hold A whole, got a launch with {name}, which cuts it in parts. Launch "
+                f"without it: A takes no gradients, and only the adapters are trained."
+            )
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield group()
         return

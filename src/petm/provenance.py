@@ -36,6 +36,7 @@ class InputOrigin:
         size: Height and width that images are resized to; absent takes them as they are.
         channels: 1 for grey, 3 for colour; absent takes them as they are.
         processor: The Hugging Face folder whose tokenizer or image processor prepares them; absent where none does.
+        fingerprint: SHA-256 of that tokenizer or image processor; absent where there is none.
         text_column: The column of texts; absent where the inputs are none.
         length: How many tokens every text is padded or cut to; absent takes the longest of the data.
     """
@@ -45,6 +46,7 @@ class InputOrigin:
     processor: str | None = None
     text_column: str | None = None
     length: int | None = None
+    fingerprint: str | None = None
 
     @classmethod
     def of(cls, shape: Sequence[int]) -> "InputOrigin":

@@ -14,9 +14,10 @@ from petm.distillation import distill
 from petm.dual import look_at_most
 from petm.error_set import Direction, ErrorSet
 from petm.errors import ArgumentError
-from petm.inference import Precision, choose_device, device_of
+from petm.inference import Precision, choose_device, device_of, in_fast_layout
 from petm.layer_choice import choose_layers
 from petm.mining import mine_errors
+from petm.models import share_weights
 from petm.replacement import replace_errors
 from petm.training import Storage
 from petm.tuning import tune
@@ -275,10 +276,11 @@ class _Making:
         """The adapters learn from the labels of the data and of changed copies of them."""
         model, recipe = self.model, self.recipe
         x = self.data.inputs(range(min(4, len(self.data)))).to(device_of(model))
+        quick = in_fast_layout(share_weights(model), x)
         augmentation = Augmentation()
         images = isinstance(x, Tensor) and x.ndim == 4
         if images and (recipe.copies or recipe.mirrored):  # only images can be augmented
-            augmentation = choose_augmentation(model, self.data, seed=self.seed)
+            augmentation = choose_augmentation(quick, self.data, seed=self.seed)
         if recipe.mirrored and augmentation.mirror:
             recipe = recipe.mirrored
         if not any(member.adapter for member in recipe.members):
@@ -292,7 +294,7 @@ class _Making:
             data = with_copies(data, augmentation, copies=recipe.copies, seed=self.seed)
         if recipe.epsilon:
             n, budget = len(self.data), self._for_examples
-            data = _with_adversarial_copy(model, data, n, recipe.epsilon, recipe.direction, budget)
+            data = _with_adversarial_copy(quick, data, n, recipe.epsilon, recipe.direction, budget)
         tune(
             adapted,
             data,

@@ -19,6 +19,7 @@ from petm.cli import options
     type=click.Path(path_type=Path),
     help="Data with some inputs, where the bundle does not say their form.",
 )
+@options.processor
 @options.trust_remote_code
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @options.as_json
@@ -29,6 +30,7 @@ def export(
     reference: str | None,
     weights: Path | None,
     example: Path | None,
+    processor: Path | None,
     trust_remote_code: bool,
     overwrite: bool,
     as_json: bool,
@@ -47,7 +49,7 @@ def export(
     grader = load(bundle, model, weights=weights, trust_remote_code=trust_remote_code)
     inputs = None
     if example is not None:
-        read_as = inputs_at(grader.origin.inputs, reference)
+        read_as = inputs_at(grader.origin.inputs, reference, processor)
         data = open_inputs(example, read_as, skip_bad=False, trust_remote_code=trust_remote_code)
         inputs = one_tensor(data.inputs(range(min(8, len(data)))), "to export")
     made = export_onnx(grader, output, inputs, overwrite=overwrite)

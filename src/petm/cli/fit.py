@@ -35,6 +35,7 @@ _ASKED = ("max_risk", "coverage", "recall", "confidence", "per_class", "device")
 @click.option("--text-column", help="Of texts. [default: text]")
 @click.option("--label-column", help="Of the labels of texts. [default: label]")
 @click.option("--length", type=click.IntRange(1), help="Pad or cut texts to so many tokens. Absent: the longest's.")
+@options.processor
 @options.trust_remote_code
 @options.skip_bad
 @click.option(
@@ -100,6 +101,7 @@ def fit(
     text_column: str | None,
     label_column: str | None,
     length: int | None,
+    processor: Path | None,
     trust_remote_code: bool,
     skip_bad: bool,
     adapter: Path | None,
@@ -133,6 +135,7 @@ def fit(
     model = load_model(reference, weights, arguments=arguments, trust_remote_code=trust_remote_code)
     wanted, label_column = inputs_of(
         reference,
+        processor=processor,
         trust_remote_code=trust_remote_code,
         size=size,
         channels=channels,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--model", "reference", help="module:factory or hf:DIR of A, if it is no longer where the bundle says.")
 @click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
 @click.option("--batch-size", default=256, show_default=True, help="Samples in one pass.")
+@options.processor
 @options.trust_remote_code
 @options.skip_bad
 @options.device
@@ -41,6 +42,7 @@ def grade(
     reference: str | None,
     weights: Path | None,
     batch_size: int,
+    processor: Path | None,
     trust_remote_code: bool,
     skip_bad: bool,
     device: str,
@@ -65,7 +67,7 @@ def grade(
         grader = _open_graph(bundle, device)
     else:
         grader = _open_bundle(bundle, device, reference, weights, trust_remote_code)
-    read_as = inputs_at(grader.origin.inputs, reference)
+    read_as = inputs_at(grader.origin.inputs, reference, processor)
     rows: list[dict[str, Any]] = []
     for path in inputs:
         data = open_inputs(path, read_as, skip_bad=skip_bad, trust_remote_code=trust_remote_code)

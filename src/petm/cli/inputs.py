@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from petm.data import Data, Tokenized, open_data, read_texts
-from petm.errors import ArgumentError, DataError
+from petm.errors import ArgumentError, DataError, ModelError
 from petm.huggingface import ImageProcessor, Tokenizer, class_count, class_names, folder_of, load_processor
 from petm.inference import check_labels
 from petm.provenance import InputOrigin
@@ -28,6 +28,11 @@ def open_inputs(
     Images have the labels that they have; texts those of ``label_column``.
     """
     processor = _processor(inputs.processor, trust_remote_code) if inputs.processor else None
+    if processor is not None and processor.fingerprint != inputs.fingerprint:
+        raise ModelError(
+            f"processor: expected the one that the grader was fitted with, got another one in {inputs.processor}. "
+            f"Name the folder of the former (--processor), or fit anew."
+        )
     data: Data
     if isinstance(processor, Tokenizer):
         column = inputs.text_column or "text"
@@ -91,6 +96,7 @@ def form_of(data: Data, inputs: InputOrigin) -> InputOrigin:
 def inputs_of(
     reference: str,
     *,
+    processor: Path | None = None,
     trust_remote_code: bool = False,
     size: tuple[int, int] | None = None,
     channels: str | None = None,
@@ -100,28 +106,32 @@ def inputs_of(
 ) -> tuple[InputOrigin, str | None]:
     """Returns how a model's inputs are read, and the column of labels if they are texts.
 
-    What stands in a Hugging Face folder is read by its tokenizer or image processor.
+    A Hugging Face folder, the model's own or the one of ``processor``, reads them by its tokenizer or image processor.
 
     Raises:
         UsageError: An option is for images and the model takes texts, or the other way round.
     """
-    folder = folder_of(reference)
-    processor = _processor(str(folder), trust_remote_code) if folder else None
-    reads_texts = isinstance(processor, Tokenizer)
+    folder = processor or folder_of(reference)
+    reader = _processor(str(folder), trust_remote_code) if folder else None
+    reads_texts = isinstance(reader, Tokenizer)
     for_images = {"--size": size, "--channels": channels}
     for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}
-    for option, value in {**(for_images if processor else {}), **({} if reads_texts else for_texts)}.items():
+    for option, value in {**(for_images if reader else {}), **({} if reads_texts else for_texts)}.items():
         if value is not None:
-            rule = f"none beside {reference}" if processor else "none without a text classifier (--model hf:DIR)"
-            raise click.UsageError(f"{option}: expected {rule}, got {value}. Leave it out.")
+            beside = f"--processor {processor}" if processor else reference
+            none = "none without a tokenizer (--model hf:DIR, or --processor DIR)"
+            raise click.UsageError(f"{option}: expected {f'none beside {beside}' if reader else none}, got {value}.")
+    if reader is None:
+        return InputOrigin(size, int(channels) if channels else None), None
+    read = InputOrigin(processor=str(folder), fingerprint=reader.fingerprint)
     if reads_texts:
-        return InputOrigin(None, None, str(folder), text_column or "text", length), label_column or "label"
-    return InputOrigin(size, int(channels) if channels else None, str(folder) if folder else None), None
+        return replace(read, text_column=text_column or "text", length=length), label_column or "label"
+    return read, None
 
 
-def inputs_at(inputs: InputOrigin, reference: str | None) -> InputOrigin:
-    """Returns how a bundle's inputs are read when A's Hugging Face folder is now the one of ``reference``, if any."""
-    folder = folder_of(reference)
+def inputs_at(inputs: InputOrigin, reference: str | None, processor: Path | None = None) -> InputOrigin:
+    """Returns how a bundle's inputs are read when their processor is now in ``processor``, or in A's folder, if any."""
+    folder = processor or folder_of(reference)
     return replace(inputs, processor=str(folder)) if folder and inputs.processor else inputs
 
 

@@ -53,6 +53,11 @@ config = click.option(
 skip_bad = click.option(
     "--skip-bad", is_flag=True, help="Leave out unreadable images and blank texts; they are named and counted."
 )
+processor = click.option(
+    "--processor",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Hugging Face folder whose tokenizer or image processor prepares the inputs. Absent: that of --model hf:DIR.",
+)
 trust_remote_code = click.option(
     "--trust-remote-code", is_flag=True, help="Run the code that a Hugging Face folder brings along."
 )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--length", type=click.IntRange(1), help="Pad or cut their texts to so many tokens. Absent: the longest's."
 )
+@options.processor
 @options.trust_remote_code
 @click.option(
     "--recipe",
@@ -67,6 +68,7 @@ def plan(
     channels: str | None,
     text_column: str | None,
     length: int | None,
+    processor: Path | None,
     trust_remote_code: bool,
     as_json: bool,
     **settings: Any,
@@ -89,7 +91,7 @@ def plan(
     model = load_model(reference, weights, arguments=arguments, trust_remote_code=trust_remote_code)
     if source is not None:
         told: dict[str, Any] = {"size": size, "channels": channels, "text_column": text_column, "length": length}
-        wanted, _ = inputs_of(reference, trust_remote_code=trust_remote_code, **told)
+        wanted, _ = inputs_of(reference, processor=processor, trust_remote_code=trust_remote_code, **told)
         data = open_inputs(source, wanted, skip_bad=True, trust_remote_code=trust_remote_code)
         x, known = data.inputs(range(min(4, len(data)))), len(data)
     else:

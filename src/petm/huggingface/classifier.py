@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from petm.errors import ModelError
-from petm.huggingface.folder import read_config, transformers_reading
+from petm.huggingface.folder import read_classifier_config, transformers_reading
 from petm.huggingface.tokenizer import has_vocabulary, padding_id, read_tokenizer
 
 
@@ -25,7 +25,7 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
             as its answer; weights are missing or do not fit; or it has code of its own that is not trusted.
     """
     folder = Path(folder)
-    config, task = read_config(folder, trust_remote_code=trust_remote_code)
+    config, task = read_classifier_config(folder, trust_remote_code=trust_remote_code)
     if not list(folder.glob("*.safetensors")):
         others = ", ".join(sorted(file.name for pattern in ("*.bin", "*.h5", "*.pt") for file in folder.glob(pattern)))
         raise ModelError(
@@ -69,7 +69,7 @@ def class_names(folder: str | Path, *, trust_remote_code: bool = False) -> tuple
     Raises:
         ModelError: As `load_classifier`, as far as ``config.json`` tells.
     """
-    config, _ = read_config(Path(folder), trust_remote_code=trust_remote_code)
+    config, _ = read_classifier_config(Path(folder), trust_remote_code=trust_remote_code)
     names = [str(config.id2label[number]) for number in sorted(config.id2label)]
     return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else tuple(names)
 
@@ -80,5 +80,5 @@ def class_count(folder: str | Path, *, trust_remote_code: bool = False) -> int:
     Raises:
         ModelError: As `load_classifier`, as far as ``config.json`` tells.
     """
-    config, _ = read_config(Path(folder), trust_remote_code=trust_remote_code)
+    config, _ = read_classifier_config(Path(folder), trust_remote_code=trust_remote_code)
     return int(config.num_labels)

@@ -19,28 +19,19 @@ def folder_of(reference: str | None) -> Path | None:
     return Path(reference.removeprefix(PREFIX)) if reference and reference.startswith(PREFIX) else None
 
 
-def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task]:
+def read_classifier_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task]:
     """Returns the configuration of a folder's model, and what kind of classifier it is.
 
     Raises:
         ModelError: There is no such folder or config, or it is not a classifier with one of at least two classes as
             its answer, or it has code of its own that is not trusted.
     """
-    if not folder.is_dir():
-        raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, which is none.")
-    content = read_json(folder / "config.json")
-    refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
-    architectures = [str(name) for name in content.get("architectures") or ()]
-    tasks: tuple[Task, Task] = ("ImageClassification", "SequenceClassification")
-    task = next((task for task in tasks if any(f"For{task}" in name for name in architectures)), None)
+    config, task = read_config(folder, trust_remote_code=trust_remote_code)
     if task is None:
         raise ModelError(
             f"model: expected an image or sequence classifier in {folder}, "
-            f"got {', '.join(architectures) or 'no architecture'} in its config.json. Name a trained classifier."
-        )
-    with transformers_reading(folder) as transformers:
-        config = transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
+            f"got {', '.join(config.architectures or ()) or 'no architecture'} in its config.json. "
+            f"Name a trained classifier."
         )
     if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
         raise ModelError(
@@ -48,6 +39,25 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task]:
             f"got {config.problem_type or 'a single output'}. petm grades classes only."
         )
     return config, task
+
+
+def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | None]:
+    """Returns the configuration of a folder's model, and which of the known kinds of classifiers it is, if any.
+
+    Raises:
+        ModelError: There is no such folder or config, or it has code of its own that is not trusted.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, which is none.")
+    content = read_json(folder / "config.json")
+    refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
+    architectures = [str(name) for name in content.get("architectures") or ()]
+    tasks: tuple[Task, Task] = ("ImageClassification", "SequenceClassification")
+    with transformers_reading(folder) as transformers:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    return config, next((task for task in tasks if any(f"For{task}" in name for name in architectures)), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:

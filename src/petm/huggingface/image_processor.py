@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petm.errors import ModelError
+from petm.files import fingerprint
 from petm.huggingface.folder import read_json, refuse_custom_code, transformers_reading
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class ImageProcessor:
     value_range: tuple[float, float]
     settings: str
     _processor: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its settings."""
+        return fingerprint((self.settings,))
 
     def __call__(self, image: Image) -> NDArray[np.float32]:
         """Returns float32 ``(C, H, W)`` for an image of mode L, RGB or, with values in [0, 1], F."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from petm.errors import ModelError
+from petm.files import fingerprint
 from petm.huggingface.folder import quiet, read_json, refuse_custom_code, transformers_reading
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
@@ -23,11 +24,13 @@ class Tokenizer:
         maximum: The most tokens that the model takes; absent where there is no limit.
         padding: What the fields are filled up with, by name; those that are not named, with 0.
         pads_left: Whether they are filled up on the left.
+        fingerprint: SHA-256 of its vocabulary and its rules.
     """
 
     maximum: int | None
     padding: Mapping[str, int]
     pads_left: bool
+    fingerprint: str
     _tokenizer: Any
 
     def encode(self, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
@@ -58,7 +61,8 @@ def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tok
             f"Give the tokenizer a pad_token, and the config its pad_token_id."
         )
     fills = {"input_ids": padding, "token_type_ids": tokenizer.pad_token_type_id}
-    return Tokenizer(_longest(config, tokenizer), fills, tokenizer.padding_side == "left", tokenizer)
+    left, rules = tokenizer.padding_side == "left", fingerprint((_rules(tokenizer),))
+    return Tokenizer(_longest(config, tokenizer), fills, left, rules, tokenizer)
 
 
 def has_vocabulary(folder: Path) -> bool:
@@ -94,6 +98,12 @@ def padding_id(config: Any, tokenizer: Any | None) -> int | None:
         config.eos_token_id,
     )
     return next((number for number in known if isinstance(number, int)), None)
+
+
+def _rules(tokenizer: Any) -> str:
+    """All that makes tokens of a text; of a tokenizer in Python, its kind and its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
 
 
 def _longest(config: Any, tokenizer: Any) -> int | None:
