@@ -83,8 +83,8 @@ class Transformer:
     def fitting_operations(self, samples: int, *, parts: int, epochs: int) -> float:
         """Returns the operations of fitting on cached features, for ``N`` samples that occur in ``P`` parts.
 
-        ``N (1 forward + 2 for FGSM, where P > 1) + P N prefix + E M P N step``; a step is a forward and a backward
-        through the last ``k`` blocks, and three times the adapter's operations.
+        ``N 2 forward for FGSM, where P > 1, + P N prefix + E M P N step``; a step is a forward and a backward through
+        the last ``k`` blocks, and three times the adapter's operations.
 
         Args:
             samples: ``N``.
@@ -93,7 +93,7 @@ class Transformer:
         """
         behind = self.adapted * self.block_operations + 2 * self.width * self.classes
         step = 2 * behind + 3 * 2 * self.tokens * self.adapter_parameters // self.adapters
-        passes = self.operations * (3 if parts > 1 else 1) + parts * (self.operations - behind)
+        passes = self.operations * (2 if parts > 1 else 0) + parts * (self.operations - behind)
         return samples * (passes + epochs * self.adapters * parts * step)
 
 
