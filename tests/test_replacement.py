@@ -197,6 +197,29 @@ def test_examples_made_when_read_are_those_that_would_be_held(replaced_parts: tu
         torch.testing.assert_close(found, held.inputs(indices), atol=1e-6, rtol=0)
 
 
+class Sized(TinyCNN):
+    """Remembers the sizes of the batches that it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[int] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.add(len(x))
+        return super().forward(x)
+
+
+def test_examples_made_when_read_are_made_in_batches_of_few_sizes() -> None:
+    model, data = Sized(), TensorData(images(150), torch.arange(150) % 4)
+    every = ErrorSet(torch.arange(150), data.labels, 150)
+    held = replace_errors(model, data, every, epsilon=0.2).inputs(range(150))
+    model.sizes.clear()
+    made = replace_errors(model, data, every, epsilon=0.2, budget=0)
+    for count in range(17, 130):
+        torch.testing.assert_close(made.inputs(range(count)), held[:count], atol=1e-6, rtol=0)
+    assert {size for size in model.sizes if size >= 16} <= {16, 32, 48, 64}
+
+
 def test_only_errors_are_made_when_read(replaced_parts: tuple) -> None:
     model, data, errors, held = replaced_parts
     made = replace_errors(model, data, errors, epsilon=0.2, budget=0)

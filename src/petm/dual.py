@@ -9,7 +9,7 @@ from torch import Tensor
 from petm.adapter import AdaptedModel, pool
 from petm.data import Data
 from petm.errors import ArgumentError, DataError
-from petm.fields import Inputs, as_batch
+from petm.fields import Inputs, as_batch, filled_up
 from petm.inference import BATCH_SIZE, batches, device_of, own_share, predict_logits
 from petm.parting import APART, OnePass, parting_of, run_one_pass
 from petm.processes import gathered
@@ -61,7 +61,8 @@ def _second_look(adapted: AdaptedModel, x: Inputs) -> DualLogits:
         return DualLogits(base, torch.where(doubtful[:, None], adapted(x), base))
     second = base.clone()
     if bool(doubtful.any()):
-        second[doubtful] = adapted(x[doubtful]).to(base.dtype)
+        seen = x[doubtful]
+        second[doubtful] = adapted(filled_up(seen))[: len(seen)].to(base.dtype)
     return DualLogits(base, second)
 
 

@@ -12,7 +12,7 @@ from petm.data import Data, as_data
 from petm.embeddings import answer_spread, embedding_of, fgsm_step
 from petm.error_set import Direction, ErrorSet, check_error_set, check_step, fgsm, random_signs
 from petm.errors import ArgumentError
-from petm.fields import Fields, Inputs, one_tensor
+from petm.fields import Fields, Inputs, filled_up, one_tensor
 from petm.files import fingerprint
 from petm.inference import BATCH_SIZE, device_of
 from petm.models import ADDED, weights_fingerprint
@@ -221,9 +221,14 @@ def _by_parts(
     none: Tensor,
 ) -> Tensor:
     """What is made of samples, ``size`` of them at a time; nothing where there are none, which no model need take."""
-    starts = range(0, len(labels), size)
-    parts = [(inputs[start : start + size].to(device), labels[start : start + size].to(device)) for start in starts]
-    return torch.cat([move(*part).cpu() for part in parts]) if parts else none
+
+    def made(part: slice) -> Tensor:
+        x, y = inputs[part].to(device), labels[part].to(device)
+        filled = filled_up(x)
+        return move(filled, y[torch.arange(len(filled)).clamp(max=len(y) - 1)])[: len(y)].cpu()
+
+    parts = [made(slice(start, start + size)) for start in range(0, len(labels), size)]
+    return torch.cat(parts) if parts else none
 
 
 def _fields(inputs: Inputs) -> Fields:
