@@ -10,7 +10,7 @@ from petm.adapter import AdaptedModel, pool
 from petm.data import Data
 from petm.errors import ArgumentError, DataError
 from petm.fields import Inputs, as_batch, filled_up
-from petm.inference import BATCH_SIZE, batches, device_of, own_share, predict_logits
+from petm.inference import BATCH_SIZE, Collected, batches, device_of, own_share, predict_logits
 from petm.parting import APART, OnePass, parting_of, run_one_pass
 from petm.processes import gathered
 from petm.progress import track
@@ -102,11 +102,10 @@ def predict_dual(
     """
     if not len(data):
         raise DataError(f"{data.source}: expected at least one sample, got none.")
-    own, parts = own_share(data), []
+    own = own_share(data)
+    opinions = Collected(len(own))
     with track(title, len(own)) as progress:
         for inputs, _ in batches(own, device_of(adapted), batch_size):
-            both = dual_logits(adapted, inputs)
-            parts.append((both.base.float().cpu(), both.second.float().cpu()))
+            opinions.add(torch.stack(dual_logits(adapted, inputs), dim=1).float())
             progress.advance(len(inputs))
-    base, second = zip(*parts, strict=True)
-    return DualLogits(*(gathered(torch.cat(part), len(data)) for part in (base, second)))
+    return DualLogits(*gathered(opinions.whole, len(data)).unbind(1))
