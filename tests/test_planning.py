@@ -86,7 +86,7 @@ def test_an_mlp_by_hand() -> None:
 
 def test_what_is_planned_is_what_is_fitted() -> None:
     recipe = replace(RECIPES["balanced"], mirrored=None, epochs=2, max_extra_parameters=0.3)
-    model, few, more = seeded(TinyCNN).eval(), 40, 100
+    model, few, more = seeded(TinyCNN).eval(), 48, 96
     made = plan(model, images(2), recipe=recipe, rate=1e9)
     adapted = {}
 
