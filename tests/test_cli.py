@@ -1,6 +1,7 @@
 """The command line, run in this process: what it prints, what it returns, what it leaves behind."""
 
 import csv
+import io
 import json
 import sys
 
@@ -71,7 +72,10 @@ def test_fit_grade_inspect(place, petm):
     code, out, err = petm("grade", "my.petm", "more", "-o", "grades.csv")
     assert (code, out) == (0, "")
     rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["input", "label", "second", "probability", "suspicion", "grade"]
+    assert list(rows[0]) == [
+        "input", "row", "label", "label_name", "second", "second_name", "probability", "suspicion", "grade", "reason",
+        "true_label",
+    ]  # fmt: skip
     assert [row["input"] for row in rows] == [str(path.relative_to(place)) for path in sorted(place.glob("more/*"))]
     for row in rows:
         disagrees = row["label"] != row["second"]
@@ -79,8 +83,13 @@ def test_fit_grade_inspect(place, petm):
         assert (float(row["suspicion"]) > 0) == disagrees
     assert f"{len(rows)} inputs" in err
 
+    code, out, err = petm("grade", "my.petm", "more")
+    assert (code, out) == (0, (place / "grades.csv").read_text())
     code, out, err = petm("grade", "my.petm", "more", "--json")
-    assert [row["label"] for row in json.loads(out)["grades"]] == [row["label"] for row in rows]
+    trusted = sum(row["grade"] == "trusted" for row in rows)
+    assert json.loads(out) == {
+        "inputs": len(rows), "trusted": trusted, "suspect": len(rows) - trusted, "unreadable": 0,
+    }  # fmt: skip
 
     code, out, err = petm("inspect", "my.petm")
     assert code == 0
@@ -98,6 +107,61 @@ def test_the_cache_budget_bounds_what_is_decoded_beforehand(place, petm, monkeyp
     code, _, err = petm(*fit_arguments("--cache-budget", 1000))
     assert code == 0, err
     assert asked == [250], "a quarter, as of the 4 GiB that are the default"
+
+
+def test_grade_reads_lists_names_what_it_cannot_read_and_judges(place, petm, monkeypatch):
+    assert petm(*fit_arguments("--include-base", "--coverage", "0.7"))[0] == 0
+    broken = place / "images" / "0" / "zz_broken.png"
+    broken.write_bytes(b"no picture")
+    code, out, err = petm("grade", "my.petm", "images", "--labels")
+    assert code == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
+    (bad,) = (row for row in rows if row["grade"] == "unreadable")
+    assert (bad["input"], bad["label"], bad["reason"]) == (str(broken.relative_to(place)), "", bad["reason"])
+    assert "cannot identify image file" in bad["reason"]
+    known = [row for row in rows if row is not bad]
+    names = [row["input"].split("/")[1] for row in known]
+    wrong = [row["label_name"] != name for row, name in zip(known, names, strict=True)]
+    assert [row["true_label"] != row["label"] for row in known] == wrong
+    caught = sum(row["grade"] == "suspect" for row, error in zip(known, wrong, strict=True) if error)
+    assert f"{len(known)} with true labels, {sum(wrong)} of them wrong: recall {100 * caught / sum(wrong):.1f} %" in err
+    assert f"{len(rows)} inputs: " in err
+    assert ", 1 unreadable." in err
+
+    listed = [row["input"] for row in rows[:5]]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(listed) + "\n"))
+    code, out, err = petm("grade", "my.petm", "-")
+    assert code == 0, err
+    assert [row["input"] for row in csv.DictReader(out.splitlines())] == listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("absent",), 1, "absent: expected a file, a folder or a glob, got nothing there. Check the path."),
+        (("more", "-o", "g.txt"), 1, "g.txt: expected a name that ends in .parquet, .csv, .jsonl. Choose one."),
+        (
+            ("more", "-o", "g.csv", "--engine", "ray"),
+            2,
+            "-o: expected a name that ends in .parquet beside --engine ray",
+        ),
+        (("more", "--labels"), 1, "labels: expected true labels in the inputs, got none that the classifier knows."),
+        (
+            ("notes.txt",),
+            1,
+            "notes.txt: expected images (files, folders, *.parquet, *.npz), got a file of the kind '.t",
+        ),
+        (("empty",), 1, "inputs: expected at least one, got none."),
+    ],
+)
+def test_grade_says_what_is_wrong_in_one_line(place, petm, arguments, code, message):
+    assert petm(*fit_arguments("--include-base"))[0] == 0
+    (place / "notes.txt").write_text("x")
+    (place / "empty").mkdir()
+    got, _, err = petm("grade", "my.petm", *arguments)
+    assert got == code
+    assert message in " ".join(err.split())
+    assert not list(place.glob("g.*"))
 
 
 def test_grade_resizes_as_fit_did(place, petm):

@@ -108,15 +108,15 @@ def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
     code, out, err = petm("grade", "my.petm", "more.csv", "more.jsonl")
     assert code == 0, err
     rows = list(csv.DictReader(out.splitlines()))
-    assert [row["input"] for row in rows] == [f"more.csv:{n}" for n in (2, 3, 4)] + [
-        f"more.jsonl:{n}" for n in (1, 2, 3)
+    assert [(row["input"], int(row["row"])) for row in rows] == [("more.csv", n) for n in (2, 3, 4)] + [
+        ("more.jsonl", n) for n in (1, 2, 3)
     ]
     encoded = hf_folders.word_tokenizer()([text for (text,) in more], padding=True, return_tensors="pt")
     answers = load_classifier("bert")(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
-    assert [row["label"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)] * 2
+    assert [row["label_name"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)] * 2
     assert {row["grade"] for row in rows} <= {"trusted", "suspect"}
     for one, other in zip(rows[:3], rows[3:], strict=True):
-        assert {**one, "input": ""} == {**other, "input": ""}
+        assert {**one, "input": "", "row": ""} == {**other, "input": "", "row": ""}
 
     (place / "bert").rename(place / "moved")
     code, _, err = petm("grade", "my.petm", "more.csv")
@@ -145,8 +145,7 @@ def test_other_columns_a_fixed_length_and_blank_texts(place: Path, petm: Petm) -
     code, _, err = petm("grade", "my.petm", "more.csv")
     assert (code, err) == (
         1,
-        "Error: more.csv: expected a column 'question', got the columns text. Name it with text_column "
-        "(--text-column).\n",
+        "Error: more.csv: expected a column 'question', got the columns text. Name it with --text-column.\n",
     )
 
 
@@ -162,7 +161,7 @@ def test_images_from_fit_to_grade(place: Path, petm: Petm) -> None:
     pixels = np.stack([processor(Image.open(row["input"])) for row in rows])
     assert pixels.min() < -0.5, "normalised by the processor, not from 0 to 1"
     answers = load_classifier("vit")(pixel_values=torch.from_numpy(pixels)).logits
-    assert [row["label"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]
+    assert [row["label_name"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]
 
 
 NETWORK = """
@@ -203,7 +202,7 @@ def test_a_network_of_ones_own_with_a_tokenizer_folder(place: Path, petm: Petm) 
     )
     model = load_model("words.py:Words")
     answers = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
-    assert [row["label"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]
+    assert [row["label_name"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]
 
     (place / "tokens").rename(place / "moved")
     code, _, err = petm("grade", "my.petm", "train.csv")

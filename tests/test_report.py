@@ -31,7 +31,7 @@ from petm.reproduction import Reproduction
 from petm.suspects import Suspect
 from test_tables import differences, example
 
-VOID = {"meta", "br", "img", "wbr"}
+VOID = {"meta", "br", "img", "wbr", "link", "input"}
 
 
 class Page(HTMLParser):

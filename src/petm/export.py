@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from petm.dual import dual_logits
 from petm.errors import ArgumentError, ExportError, PetmError, RunError
 from petm.fields import one_tensor
-from petm.files import write_atomically
+from petm.files import plain, write_atomically
 from petm.grader import Grader
 from petm.grades import as_inputs
+from petm.huggingface import ImageProcessor, PlainForm, plain_form
 from petm.inference import device_of
 from petm.models import weights_fingerprint
 from petm.onnx_grader import FORMAT_VERSION, PREFIX, Answer, OnnxGrader, import_extra
@@ -52,22 +53,29 @@ class Exported:
 
 
 def export_onnx(
-    grader: Grader, path: str | Path, example: Tensor | NDArray[Any] | None = None, *, overwrite: bool = False
+    grader: Grader,
+    path: str | Path,
+    example: Tensor | NDArray[Any] | None = None,
+    *,
+    processor: ImageProcessor | None = None,
+    overwrite: bool = False,
 ) -> Exported:
     """Writes a grader as one ONNX graph, from the input to the grade, with a batch of any size.
 
     Input ``x`` float32 ``(N, C, H, W)``; outputs ``label`` int64 ``(N,)``, ``suspicion`` and ``probability`` float64
     ``(N,)``, ``trusted`` bool ``(N,)``, and the logits ``base`` and ``second``, float32 ``(N, K)``. Score, threshold,
-    class names and the form of the inputs stand in the metadata, under keys that begin with ``petm.``. Before the file
-    is there, onnxruntime has run it on batches of 1, 3 and 8 random inputs, and on the example, and has answered as the
-    grader does.
+    class names, figures of the fit, and how images become inputs stand in the metadata, under keys that begin with
+    ``petm.``. Before the file is there, onnxruntime has run it on batches of 1, 3 and 8 random inputs, and on the
+    example, and has answered as the grader does.
 
     Args:
         grader: Fitted; its model on the CPU.
         path: The ``.onnx`` file to write, whole or not at all. Weights above 1.4 GB go into a second file beside it,
             ``<path>.data``, and the two must stay together.
-        example: Some inputs, float32 or uint8 ``(n, C, H, W)``. Needed where the grader's origin does not say their
-            size and channels.
+        example: Some inputs, float32 or uint8 ``(n, C, H, W)``. Needed where neither the grader's origin nor a
+            processor says their size and channels.
+        processor: What prepares the images, where the grader's origin names one. Its plain form goes into the metadata,
+            if it has one (`petm.huggingface.plain_form`); otherwise they say that it is needed.
         overwrite: Replace a file that is there.
 
     Raises:
@@ -84,9 +92,9 @@ def export_onnx(
         raise ArgumentError(
             f"grader: expected its model on the CPU, got {device_of(grader.adapted)}. Call grader.adapted.to('cpu')."
         )
-    x = _example(grader, example)
+    x = _example(grader, example, processor)
     program = _trace(grader, x)
-    program.model.metadata_props.update(_metadata(grader, _form_of(grader, x)))
+    program.model.metadata_props.update(_metadata(grader, _form_of(grader, x), processor))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -135,7 +143,7 @@ def _check_target(path: Path, *, overwrite: bool) -> None:
         raise RunError(f"{path}: expected no such path yet, got a file. Choose another name, or overwrite it.")
 
 
-def _example(grader: Grader, example: Tensor | NDArray[Any] | None) -> Tensor:
+def _example(grader: Grader, example: Tensor | NDArray[Any] | None, processor: ImageProcessor | None) -> Tensor:
     """At least three inputs, so that no size is taken for the one that every batch has."""
     if example is not None:
         data = as_inputs(example)
@@ -145,6 +153,8 @@ def _example(grader: Grader, example: Tensor | NDArray[Any] | None) -> Tensor:
     form = grader.origin.inputs
     if form.text_column is not None:
         raise ArgumentError("grader: expected one whose inputs are one tensor, got one of texts. Keep to the bundle.")
+    if processor is not None:
+        return _random(3, processor.shape)
     if form.size is None or form.channels is None:
         raise ArgumentError(
             "example: expected some inputs, float32 (n, C, H, W), for a grader that does not say their size and "
@@ -204,7 +214,20 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__} ({lines[0].rstrip('.:')})" if lines else type(error).__name__
 
 
-def _metadata(grader: Grader, inputs: InputOrigin) -> dict[str, str]:
+def _preprocessing(inputs: InputOrigin, processor: ImageProcessor | None) -> dict[str, Any] | None:
+    """How an image becomes an input; none where inputs are no images."""
+    if inputs.processor is not None:
+        form = plain_form(processor) if processor else None
+        return {"convert_first": True, **asdict(form)} if form else {"needs_processor": inputs.processor}
+    if inputs.size is None or inputs.channels is None:
+        return None
+    nothing = PlainForm(
+        inputs.size, inputs.channels, "bilinear", 1 / 255, (0.0,) * inputs.channels, (1.0,) * inputs.channels
+    )
+    return {"convert_first": False, **asdict(nothing)}
+
+
+def _metadata(grader: Grader, inputs: InputOrigin, processor: ImageProcessor | None) -> dict[str, str]:
     entries: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "version": library_versions()["petm"],
@@ -212,8 +235,10 @@ def _metadata(grader: Grader, inputs: InputOrigin) -> dict[str, str]:
         "threshold": grader.threshold.as_json(),
         "classes": grader.origin.model.classes,
         "inputs": asdict(inputs),
-        "value_range": (0, 1),
+        "preprocessing": _preprocessing(inputs, processor),
+        "value_range": processor.value_range if processor else (0, 1),
         "fingerprint": weights_fingerprint(grader.adapted.base),
+        "measured": plain(grader.measured),
     }
     return {PREFIX + name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in entries.items()}
 

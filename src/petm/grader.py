@@ -13,17 +13,19 @@ from petm.adapter import AdaptedModel
 from petm.bundle import read_bundle, write_bundle
 from petm.card import model_card
 from petm.data import Data, as_data
-from petm.dual import predict_dual
+from petm.dual import DualLogits, dual_logits, predict_dual
 from petm.errors import ArgumentError, PetmWarning
+from petm.fields import Inputs
 from petm.files import plain
 from petm.grades import Grades, as_inputs
-from petm.inference import BATCH_SIZE, check_labels
+from petm.inference import BATCH_SIZE, check_labels, device_of
 from petm.metrics import aurc, auroc, detection
 from petm.models import count_parameters, weights_fingerprint
 from petm.probability import ErrorProbability, fit_probability
 from petm.provenance import Origin, library_versions
 from petm.risk import DISAGREEMENT, Threshold, class_thresholds, coverage_threshold, recall_threshold, risk_threshold
 from petm.scores import SCORES, maximum_softmax
+from petm.suspicion_drift import suspicion_profile
 
 PAPER_SCORE = "opposition"
 """The score whose zero is the paper's flag."""
@@ -61,7 +63,26 @@ class Grader:
             DataError: There is no sample, or one holds NaN or infinity.
             ModelError: The model cannot take the inputs.
         """
-        both = predict_dual(self.adapted, as_inputs(x), batch_size=batch_size, title="grade")
+        return self.judge(predict_dual(self.adapted, as_inputs(x), batch_size=batch_size, title="grade"))
+
+    def grade_batch(self, x: Inputs) -> Grades:
+        """Returns the grades of one batch, in one pass and without a look at its values.
+
+        Args:
+            x: float32 ``(N, C, H, W)``, or what the model takes, on any device.
+
+        Raises:
+            ModelError: The model cannot take the inputs.
+        """
+        both = dual_logits(self.adapted, x.to(device_of(self.adapted)))
+        return self.judge(DualLogits(both.base.float().cpu(), both.second.float().cpu()))
+
+    def judge(self, both: DualLogits) -> Grades:
+        """Returns the grades of samples whose two opinions are known.
+
+        Args:
+            both: Logits ``(N, K)`` each, on the CPU.
+        """
         labels = both.base.argmax(1).numpy()
         suspicion = SCORES[self.score](both.base, both.second).numpy()
         return Grades(
@@ -188,6 +209,7 @@ def fit_grader(
         "auroc_of_softmax": auroc(softmax, wrong),
         "aurc": aurc(suspicion, wrong),
         "aurc_of_softmax": aurc(softmax, wrong),
+        **suspicion_profile(suspicion),
     }
     return Grader(
         adapted,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from petm.data import Data
 from petm.errors import ArgumentError, BundleError, DataError, ExtraError, ModelError
-from petm.fields import one_tensor
+from petm.fields import Inputs, one_tensor
 from petm.grades import Grades, as_inputs
 from petm.inference import BATCH_SIZE, batches
 from petm.progress import track
@@ -60,6 +60,7 @@ class OnnxGrader:
         threshold: Where suspicion turns from trusted to suspect, and what that promises.
         score: What suspicion is, a name of `petm.scores.SCORES`.
         origin: Class names, and how images are read.
+        measured: Figures of the fit, by name; empty in graphs from before they were kept.
         fingerprint: SHA-256 of A's weights.
         shape: Of one input, ``(C, H, W)`` for images.
 
@@ -85,6 +86,7 @@ class OnnxGrader:
             ModelOrigin(classes=tuple(metadata["classes"])),
             InputOrigin.from_json(inputs),
         )
+        self.measured: Mapping[str, Any] = metadata.get("measured", {})
         self.fingerprint: str = metadata["fingerprint"]
         self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
 
@@ -111,7 +113,19 @@ class OnnxGrader:
                 parts.append(self.run(one_tensor(inputs, "for an exported graph").numpy()))
                 progress.advance(len(inputs))
         whole = Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-        return Grades(whole.label, whole.second.argmax(1), whole.suspicion, whole.probability, whole.trusted)
+        return _grades(whole)
+
+    def grade_batch(self, x: Inputs) -> Grades:
+        """Returns the grades of one batch, without a look at its values.
+
+        Args:
+            x: float32 ``(N, C, H, W)``.
+
+        Raises:
+            DataError: The inputs are not one tensor.
+            ModelError: The graph cannot take the inputs.
+        """
+        return _grades(self.run(one_tensor(x, "for an exported graph").numpy()))
 
     def run(self, x: NDArray[np.float32]) -> Answer:
         """Returns what the graph answers to one batch, as it is: the shortest way for one sample after the other.
@@ -129,6 +143,10 @@ class OnnxGrader:
                 f"float32 of shape ({wanted}). Check size and channels of the data against it."
             )
         return Answer(*self._session.run(Answer._fields, {"x": x}))
+
+
+def _grades(answer: Answer) -> Grades:
+    return Grades(answer.label, answer.second.argmax(1), answer.suspicion, answer.probability, answer.trusted)
 
 
 def import_extra(*names: str) -> list[Any]:

@@ -83,6 +83,16 @@ def open_run(
         shutil.rmtree(path / _CHECKPOINTS, ignore_errors=True)
 
 
+def forget_finished(path: Path) -> None:
+    """Removes the folder of a run that came to its end, and could not be removed by it."""
+    try:
+        finished = json.loads((path / _RECORD).read_text(encoding="utf-8"))["finished"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if finished is True:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Makes a folder where there is none, and keeps a second process out of it as long as the block runs.

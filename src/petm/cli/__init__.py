@@ -12,6 +12,7 @@ from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
 from petm.cli.inspect import inspect
+from petm.cli.monitor import monitor
 from petm.cli.plan import plan
 from petm.cli.push import push
 from petm.cli.reproduce import reproduce
@@ -26,7 +27,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, reproduce, plan, fit, grade, inspect, export, push, benchmark):
+for verb in (demo, reproduce, plan, fit, grade, inspect, monitor, export, push, benchmark):
     petm.add_command(verb)
 
 

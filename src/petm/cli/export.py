@@ -39,7 +39,7 @@ def export(
 
     onnxruntime runs it before the file is there, and answers as the bundle does. petm grade takes it like a bundle.
     """
-    from petm.cli.inputs import inputs_at, open_inputs
+    from petm.cli.inputs import image_processor_of, inputs_at, open_inputs
     from petm.export import export_onnx
     from petm.fields import one_tensor
     from petm.grader import load
@@ -47,12 +47,12 @@ def export(
 
     model = load_model(reference, weights, trust_remote_code=trust_remote_code) if reference else None
     grader = load(bundle, model, weights=weights, trust_remote_code=trust_remote_code)
-    inputs = None
+    inputs, read_as = None, inputs_at(grader.origin.inputs, reference, processor)
+    prepares = image_processor_of(read_as, trust_remote_code=trust_remote_code)
     if example is not None:
-        read_as = inputs_at(grader.origin.inputs, reference, processor)
         data = open_inputs(example, read_as, skip_bad=False, trust_remote_code=trust_remote_code)
         inputs = one_tensor(data.inputs(range(min(8, len(data)))), "to export")
-    made = export_onnx(grader, output, inputs, overwrite=overwrite)
+    made = export_onnx(grader, output, inputs, processor=prepares, overwrite=overwrite)
     if as_json:
         options.print_json({"files": made.files, "bytes": made.size, "difference": made.difference})
         return

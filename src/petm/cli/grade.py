@@ -1,8 +1,7 @@
 """``petm grade``: label, suspicion and grade for each input."""
 
-import csv
-import io
-import json
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,12 @@ import click
 from petm.cli import options
 
 if TYPE_CHECKING:
-    from petm.data import Data
+    from petm.cluster import Open
     from petm.grader import Grader
-    from petm.grades import Grades
     from petm.onnx_grader import OnnxGrader
+    from petm.risk import Threshold
+    from petm.sources import Reader, Source
+    from petm.tally import Tally
 
 
 @click.command(
@@ -22,111 +23,179 @@ if TYPE_CHECKING:
     short_help="Grade images or texts, one row an input.",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="File: .csv or .jsonl. Absent: CSV on standard output."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File: .parquet, .csv or .jsonl. Absent: CSV on standard output.",
 )
+@click.option("--labels", "labelled", is_flag=True, help="Read true labels too, and say how good the grades are.")
+@click.option("--label-column", default="label", show_default=True, help="Of these, in tables.")
 @click.option("--model", "reference", help="module:factory or hf:DIR of A, if it is no longer where the bundle says.")
 @click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
-@click.option("--batch-size", default=256, show_default=True, help="Samples in one pass.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Inputs in one pass.")
 @options.processor
 @options.trust_remote_code
-@options.skip_bad
+@click.option("--overwrite", is_flag=True, help="Replace the file that is there, or what another run has left of it.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where it is computed."
+)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Of --engine ray.")
+@click.option("--address", help="Of a running Ray cluster, or auto. Absent: one is started here.")
 @options.device
 @options.as_json
 @options.config
 def grade(
     bundle: Path,
-    inputs: tuple[Path, ...],
+    inputs: tuple[str, ...],
     output: Path | None,
+    labelled: bool,
+    label_column: str,
     reference: str | None,
     weights: Path | None,
     batch_size: int,
     processor: Path | None,
     trust_remote_code: bool,
-    skip_bad: bool,
+    overwrite: bool,
+    engine: str,
+    workers: int,
+    address: str | None,
     device: str,
     as_json: bool,
 ) -> None:
     """Grade images or texts: label, probability of error, suspicion and grade of each.
 
-    Images come as folders, files, Parquet or .npz; texts as Parquet, CSV or JSON Lines. The label is A's, beside it
-    stands the second opinion's.
+    Images come as files, folders, globs, Parquet or .npz; texts as Parquet, CSV or JSON Lines. With - the paths of
+    files are read from standard input, one a line. The label is A's, beside it stands the second opinion's. An input
+    that cannot be read is a row with the reason.
+
+    With -o the run may end at any moment, and the same command goes on where it was. With --engine ray many machines
+    share the work (extra petm[ray]), and -o names a folder of Parquet files.
 
     The grader is a bundle, or the .onnx file that petm export makes of one.
     """
-    from petm.cli.inputs import inputs_at, open_inputs
-    from petm.files import write_text
+    from petm.cli.graders import open_both, open_grader
+    from petm.cli.inputs import inputs_at, reader_of
+    from petm.sources import open_sources
 
-    if output is not None and output.suffix not in (".csv", ".jsonl"):
-        raise click.UsageError(f"-o: expected a name that ends in .csv or .jsonl, got {output}.")
-    grader: Grader | OnnxGrader
-    if bundle.suffix == ".onnx":
-        if reference or weights:
-            raise click.UsageError(f"--model, --weights: expected neither beside {bundle}, which holds A.")
-        grader = _open_graph(bundle, device)
-    else:
-        grader = _open_bundle(bundle, device, reference, weights, trust_remote_code)
+    if output is not None and engine == "local":
+        from petm.grade_files import check_output
+
+        check_output(output, overwrite=overwrite)
+    grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
     read_as = inputs_at(grader.origin.inputs, reference, processor)
-    rows: list[dict[str, Any]] = []
-    for path in inputs:
-        data = open_inputs(path, read_as, skip_bad=skip_bad, trust_remote_code=trust_remote_code)
-        rows += _rows(data, grader.grade(data, batch_size=batch_size), grader.origin.model.classes)
-    if output is not None:
-        write_text(output, _lines(rows) if output.suffix == ".jsonl" else _table(rows))
-    elif not as_json:
-        click.echo(_table(rows), nl=False)
-    trusted = sum(row["grade"] == "trusted" for row in rows)
-    summary = {"inputs": len(rows), "trusted": trusted, "suspect": len(rows) - trusted}
+    reader = reader_of(read_as, trust_remote_code=trust_remote_code)
+    paths = [line for path in inputs for line in (_listed() if path == "-" else [path])]
+    sources = open_sources(paths, text_column=read_as.text_column, label_column=label_column if labelled else None)
+    if engine == "ray":
+        if output is None or output.suffix.lower() != ".parquet":
+            raise click.UsageError(f"-o: expected a name that ends in .parquet beside --engine ray, got {output}.")
+        opened = partial(
+            open_both, bundle.absolute(), device, reference, weights, processor, trust_remote_code=trust_remote_code
+        )
+        tally = _on_ray(opened, sources, output, workers, address, batch_size, labelled, overwrite)
+    elif output is None:
+        tally = _print(grader, sources, reader, batch_size, labelled, as_json)
+    else:
+        from petm.grade_files import grade_files
+
+        told = {"grader": _identity(grader, bundle), "form": str(read_as), "batch_size": batch_size}
+        how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
+        tally = grade_files(grader, sources, reader, output, told=told, **how)
+    _report(tally, grader.threshold, output, as_json=as_json)
+
+
+def _listed() -> list[str]:
+    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+
+
+def _identity(grader: "Grader | OnnxGrader", bundle: Path) -> str:
+    """What changes when the grader does."""
+    from petm.files import fingerprint, sha256_of_file
+
+    files = [bundle] if bundle.is_file() else sorted(path for path in bundle.rglob("*") if path.is_file())
+    return fingerprint([*map(sha256_of_file, files), str(grader.threshold)])
+
+
+def _on_ray(
+    opened: "Open",
+    sources: "list[Source]",
+    output: Path,
+    workers: int,
+    address: str | None,
+    batch_size: int,
+    labelled: bool,
+    overwrite: bool,
+) -> "Tally":
+    import pyarrow as pa
+
+    from petm.cluster import grade_on_ray
+    from petm.grade_table import read_grades
+    from petm.tally import Tally
+
+    how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
+    grade_on_ray(opened, sources, output, workers=workers, address=address, **how)
+    tally = Tally(labelled=labelled)
+    for batch in read_grades(output):
+        tally.add(pa.Table.from_batches([batch]))
+    return tally
+
+
+def _print(
+    grader: "Grader | OnnxGrader",
+    sources: "list[Source]",
+    reader: "Reader",
+    batch_size: int,
+    labelled: bool,
+    as_json: bool,
+) -> "Tally":
+    """Writes the rows to standard output as they come; nothing where there is to be one JSON object only."""
+    from petm.errors import DataError
+    from petm.grade_files import write_csv
+    from petm.stream import grade_stream
+    from petm.tally import Tally
+
+    tally = Tally(labelled=labelled)
+
+    def tables() -> Any:
+        for graded in grade_stream(grader, sources, reader, batch_size=batch_size, labelled=labelled):
+            tally.add(graded.table)
+            yield graded.table
+
     if as_json:
-        options.print_json(summary | ({"output": output} if output else {"grades": rows}))
-    click.echo(f"{len(rows)} inputs: {trusted} trusted, {len(rows) - trusted} suspect.", err=True)
+        for _ in tables():
+            pass
+    else:
+        write_csv(sys.stdout, tables())
+    if not sum(tally.counts.values()):
+        raise DataError("inputs: expected at least one, got none. Name files, folders or globs that hold some.")
+    return tally
 
 
-def _open_bundle(bundle: Path, device: str, reference: str | None, weights: Path | None, trust: bool) -> "Grader":
-    from petm.grader import load
-    from petm.inference import choose_device
-    from petm.models import load_model
+def _report(tally: "Tally", threshold: "Threshold", output: Path | None, *, as_json: bool) -> None:
+    """Says what the grades come to."""
+    from petm.promises import promise
 
-    model = load_model(reference, weights, trust_remote_code=trust) if reference else None
-    grader = load(bundle, model, weights=weights, trust_remote_code=trust)
-    grader.adapted.to(choose_device(device))
-    return grader
-
-
-def _open_graph(graph: Path, device: str) -> "OnnxGrader":
-    from petm.onnx_grader import OnnxGrader
-
-    accelerators = {"auto": (), "cpu": (), "cuda": ("CUDAExecutionProvider",)}
-    if device not in accelerators:
-        raise click.UsageError(f"--device: expected {', '.join(accelerators)} for an .onnx file, got {device}.")
-    return OnnxGrader(graph, providers=(*accelerators[device], "CPUExecutionProvider"))
-
-
-def _rows(data: "Data", grades: "Grades", classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    def named(label: int) -> str:
-        return classes[label] if label < len(classes) else str(label)
-
-    return [
-        {
-            "input": data.name(index),
-            "label": named(int(grades.labels[index])),
-            "second": named(int(grades.second[index])),
-            "probability": float(grades.probability[index]),
-            "suspicion": float(grades.suspicion[index]),
-            "grade": "trusted" if grades.trusted[index] else "suspect",
-        }
-        for index in range(len(grades))
-    ]
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _lines(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    total = sum(tally.counts.values())
+    judged = tally.judged(threshold) if tally.labelled else None
+    if as_json:
+        summary = {"inputs": total, **tally.counts} | ({"output": output} if output else {})
+        options.print_json(summary | ({"judged": judged} if judged else {}))
+    unreadable = f", {tally.counts['unreadable']} unreadable" if tally.counts["unreadable"] else ""
+    click.echo(
+        f"{total} inputs: {tally.counts['trusted']} trusted, {tally.counts['suspect']} suspect{unreadable}.", err=True
+    )
+    if judged:
+        recall, precision = judged.flags.recall.value, judged.flags.precision.value
+        ranked = f", AUROC {100 * judged.auroc:.1f} %" if judged.auroc is not None else ""
+        click.echo(
+            f"{judged.known} with true labels, {judged.flags.errors} of them wrong: recall {100 * recall:.1f} %, "
+            f"precision {100 * precision:.1f} %{ranked}.",
+            err=True,
+        )
+        if judged.promise.verdict != "nothing promised":
+            found, verdict = judged.promise.found, judged.promise.verdict
+            interval = f"{100 * found.value:.2f} % ({100 * found.low:.2f} to {100 * found.high:.2f} %)"
+            click.echo(promise(threshold), err=True)
+            click.echo(f"Here {interval} are {judged.promise.of}, of {found.of} labelled: {verdict}.", err=True)

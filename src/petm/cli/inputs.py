@@ -12,6 +12,7 @@ from petm.errors import ArgumentError, DataError, ModelError
 from petm.huggingface import ImageProcessor, Tokenizer, class_count, class_names, folder_of, load_processor
 from petm.inference import check_labels
 from petm.provenance import InputOrigin
+from petm.sources import Reader
 
 
 def open_inputs(
@@ -27,12 +28,7 @@ def open_inputs(
 
     Images have the labels that they have; texts those of ``label_column``.
     """
-    processor = _processor(inputs.processor, trust_remote_code) if inputs.processor else None
-    if processor is not None and processor.fingerprint != inputs.fingerprint:
-        raise ModelError(
-            f"processor: expected the one that the grader was fitted with, got another one in {inputs.processor}. "
-            f"Name the folder of the former (--processor), or fit anew."
-        )
+    processor = processor_of(inputs, trust_remote_code)
     data: Data
     if isinstance(processor, Tokenizer):
         column = inputs.text_column or "text"
@@ -133,6 +129,44 @@ def inputs_at(inputs: InputOrigin, reference: str | None, processor: Path | None
     """Returns how a bundle's inputs are read when their processor is now in ``processor``, or in A's folder, if any."""
     folder = processor or folder_of(reference)
     return replace(inputs, processor=str(folder)) if folder and inputs.processor else inputs
+
+
+def image_processor_of(inputs: InputOrigin, *, trust_remote_code: bool = False) -> ImageProcessor | None:
+    """Returns the image processor that prepares a bundle's inputs, or none where it has none or they are texts.
+
+    Raises:
+        ModelError: It cannot be read, or is not the one that the grader was fitted with.
+    """
+    processor = None if inputs.text_column is not None else processor_of(inputs, trust_remote_code)
+    return processor if isinstance(processor, ImageProcessor) else None
+
+
+def processor_of(inputs: InputOrigin, trust_remote_code: bool) -> Tokenizer | ImageProcessor | None:
+    """Returns what prepares inputs, or none where nothing does.
+
+    Raises:
+        ModelError: It cannot be read, or is not the one that the grader was fitted with.
+    """
+    processor = _processor(inputs.processor, trust_remote_code) if inputs.processor else None
+    if processor is not None and processor.fingerprint != inputs.fingerprint:
+        raise ModelError(
+            f"processor: expected the one that the grader was fitted with, got another one in {inputs.processor}. "
+            f"Name the folder of the former (--processor), or fit anew."
+        )
+    return processor
+
+
+def reader_of(inputs: InputOrigin, *, trust_remote_code: bool = False) -> Reader:
+    """Returns what reads a bundle's inputs one by one.
+
+    Raises:
+        ModelError: Their tokenizer or image processor cannot be read, or is not the one of the fit.
+    """
+    processor = processor_of(inputs, trust_remote_code)
+    if isinstance(processor, Tokenizer):
+        return Reader(encoder=processor, length=inputs.length)
+    channels: Any = inputs.channels
+    return Reader(size=inputs.size, channels=channels, processor=processor)
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from petm.data.npz import load_npz
 from petm.data.opening import open_data
 from petm.data.parquet import ParquetImages
 from petm.data.text import Texts, read_texts
-from petm.data.tokenized import Tokenized
+from petm.data.tokenized import Tokenized, pad_batch
 
 __all__ = [
     "UNLABELLED",
@@ -44,5 +44,6 @@ __all__ = [
     "load_mnist",
     "load_npz",
     "open_data",
+    "pad_batch",
     "read_texts",
 ]

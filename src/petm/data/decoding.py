@@ -41,6 +41,23 @@ class Processor(Protocol):
 
 
 @dataclass(frozen=True)
+class ImageLimits:
+    """What is refused by its first bytes, before a pixel is decoded: for images that strangers send.
+
+    Attributes:
+        formats: Names of Pillow's formats that are read, such as ``PNG``.
+        pixels: The most pixels of an image.
+    """
+
+    formats: tuple[str, ...]
+    pixels: int
+
+
+class TooManyPixelsError(ValueError):
+    """An image beyond `ImageLimits.pixels`."""
+
+
+@dataclass(frozen=True)
 class ImageForm:
     """The shape that every image of a data set is given.
 
@@ -50,6 +67,7 @@ class ImageForm:
         resizes: Whether an image of another size is resized; otherwise it is refused.
         converts: Whether a colour image is turned grey where ``channels`` is 1; otherwise it is refused.
         processor: What prepares the images in place of all this; absent means values in [0, 1].
+        limits: What is refused; absent reads what Pillow reads.
     """
 
     size: tuple[int, int]
@@ -57,6 +75,7 @@ class ImageForm:
     resizes: bool
     converts: bool
     processor: Processor | None = None
+    limits: ImageLimits | None = None
 
     def __str__(self) -> str:
         shape = f"{self.channels}×{self.size[0]}×{self.size[1]}"
@@ -117,7 +136,7 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
     """
     from PIL.Image import Resampling
 
-    image = read_image(encoded, name)
+    image = read_image(encoded, name, form.limits)
     if form.processor is not None:
         return form.processor(image)
     height, width = form.size
@@ -142,20 +161,22 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
     return np.broadcast_to(planes, (form.channels, height, width))
 
 
-def read_image(encoded: Encoded, name: str) -> Image:
+def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -> Image:
     """Returns one upright image without alpha: mode L or RGB with 8 bits, or F in [0, 1] for 16-bit grey.
 
     Args:
         encoded: The image.
         name: What to call it in messages.
+        limits: What is refused.
 
     Raises:
-        DataError: The image cannot be read: damaged, truncated, of an unknown format or absurdly large.
+        DataError: The image cannot be read: damaged, truncated, of an unknown format, absurdly large or beyond the
+            limits.
     """
     from PIL import UnidentifiedImageError
 
     try:
-        return _read(encoded.read_bytes() if isinstance(encoded, Path) else encoded)
+        return _read(encoded.read_bytes() if isinstance(encoded, Path) else encoded, limits)
     except Exception as error:  # each of Pillow's parsers raises what it likes
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "an empty or unknown format" if unknown else str(error).rstrip(".") or type(error).__name__
@@ -165,10 +186,12 @@ def read_image(encoded: Encoded, name: str) -> Image:
         ) from error
 
 
-def _read(encoded: bytes) -> Image:
+def _read(encoded: bytes, limits: ImageLimits | None) -> Image:
     from PIL import Image, ImageOps
 
-    image: Image.Image = Image.open(BytesIO(encoded))
+    image: Image.Image = Image.open(BytesIO(encoded), formats=limits.formats if limits else None)
+    if limits and image.width * image.height > limits.pixels:
+        raise TooManyPixelsError(f"more than {limits.pixels} pixels: {image.height}×{image.width}")
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":

@@ -52,7 +52,7 @@ def load_npz(path: str | Path, *, classes: Sequence[str] | None = None) -> Tenso
         ) from error
     if images is None:
         raise DataError(f"{source}: expected an array 'images' or 'x', got {found}. Rename the array of images.")
-    if not len(images := _with_channels(images, source)):
+    if not len(images := with_channels(images, source)):
         raise DataError(f"{source}: expected at least one image, got none. Name other data.")
     if labels is not None and not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{source}: expected integer labels, got {labels.dtype}. Save the class numbers.")
@@ -63,7 +63,7 @@ def load_npz(path: str | Path, *, classes: Sequence[str] | None = None) -> Tenso
     return data
 
 
-def _with_channels(images: NDArray[np.generic], source: str) -> NDArray[np.generic]:
+def with_channels(images: NDArray[np.generic], source: str) -> NDArray[np.generic]:
     """Returns uint8 or float32 ``(N, C, H, W)`` or ``(N, D)``, contiguous."""
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise DataError(f"{source}: expected images of dtype uint8 or float, got {images.dtype}. Convert them.")

@@ -108,6 +108,26 @@ class Tokenized(Data):
         return self
 
 
+def pad_batch(encoder: Encoder, encoded: Mapping[str, Sequence[Sequence[int]]], length: int | None = None) -> Fields:
+    """Returns encoded texts as int64 ``(n, L)`` fields by name, padded to one length.
+
+    Args:
+        encoder: What has encoded them.
+        encoded: One row of numbers a text, of at least one token, for each field.
+        length: ``L``; absent takes the longest's.
+    """
+    counts = torch.tensor([len(tokens) for tokens in encoded["input_ids"]])
+    most = length or int(counts.max())
+    places = torch.arange(most) - ((most - counts[:, None]) if encoder.pads_left else 0)
+    real = (places >= 0) & (places < counts[:, None])
+    fields = {}
+    for name, rows in encoded.items():
+        if name != "attention_mask":
+            filled = torch.full((len(rows), most), encoder.padding.get(name, 0))
+            fields[name] = filled.masked_scatter(real, torch.tensor([token for row in rows for token in row]))
+    return Fields({**fields, "attention_mask": real.long()})
+
+
 def _encode(texts: Texts, encoder: Encoder, limit: int | None) -> tuple[dict[str, Tensor], Tensor]:
     """The tokens of all texts in a row for each field, in as few bytes as they need, and their counts ``(N,)``."""
     from petm.progress import track  # brings rich, which no other data need

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,12 @@ class ImageProcessor:
     def fingerprint(self) -> str:
         """SHA-256 of its settings."""
         return fingerprint((self.settings,))
+
+    @property
+    def settings_by_name(self) -> dict[str, Any]:
+        """All of its settings."""
+        settings: dict[str, Any] = json.loads(self.settings)
+        return settings
 
     def __call__(self, image: Image) -> NDArray[np.float32]:
         """Returns float32 ``(C, H, W)`` for an image of mode L, RGB or, with values in [0, 1], F."""

@@ -1,0 +1,133 @@
+"""``petm monitor``: whether the promised risk still holds in production."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from petm.cli import options
+
+if TYPE_CHECKING:
+    from petm.monitor_report import Monitoring
+    from petm.risk import Threshold
+
+BROKEN = 3
+"""The exit code where the promise is broken; where drift is seen too, with --fail-on-drift."""
+
+
+@click.command(
+    epilog="Example: petm monitor my.petm monday.parquet tuesday.parquet --labels checked.csv -o watch",
+    short_help="Tell whether the promised risk still holds on graded data.",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("grades", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    "label_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="CSV, JSON Lines or Parquet with input[,row],label, or what petm serve --labels-file writes; repeatable.",
+)
+@click.option("--window", type=int, help="Rows of one point in the picture. Absent: each file is one.")
+@click.option("--confidence", type=float, help="Of the intervals. Absent: that of the promise, or 0.95.")
+@click.option("--alpha", default=0.01, show_default=True, help="How often drift may be seen where there is none.")
+@click.option("--fail-on-drift", is_flag=True, help="Exit 3 where suspicion has drifted, too.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for monitor.json, monitor.md, monitor.png and monitor.svg.",
+)
+@options.as_json
+@options.config
+def monitor(
+    bundle: Path,
+    grades: tuple[Path, ...],
+    label_files: tuple[Path, ...],
+    window: int | None,
+    confidence: float | None,
+    alpha: float,
+    fail_on_drift: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Tell whether the promised risk still holds, from what petm grade wrote in production.
+
+    Where true labels are known, in the column true_label or from --labels, the error rate among the trusted is held
+    against the promise by its exact interval; the labelled must be a random part of the trusted. Without labels, the
+    suspicion of production is tested against that of the calibration samples.
+
+    Exit codes: 3 where the promise is broken (with --fail-on-drift also where suspicion has drifted), 0 where it is
+    not or cannot be told, 1 where something could not be read, 2 for a wrong option.
+    """
+    from petm.monitor_report import monitor as look
+    from petm.true_labels import read_true_labels
+
+    threshold, measured, classes = _graded_by(bundle)
+    labels = read_true_labels(label_files, classes)
+    found = look(
+        threshold,
+        measured,
+        grades,
+        labels=labels,
+        classes=classes,
+        window=window,
+        confidence=confidence,
+        alpha=alpha,
+    )
+    code = BROKEN if found.promise.verdict == "broken" or (found.drifted and fail_on_drift) else 0
+    result = {**found.as_json(), "exit_code": code}
+    if output is not None:
+        _write(found, result, output)
+    for warning in found.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    if as_json:
+        options.print_json(result)
+    else:
+        _print(found, output)
+    if code:
+        sys.exit(code)
+
+
+def _graded_by(bundle: Path) -> tuple["Threshold", Mapping[str, Any], tuple[str, ...]]:
+    """The threshold, the figures of the fit and the class names of a bundle or of an exported graph."""
+    from petm.risk import Threshold
+
+    if bundle.suffix == ".onnx":
+        from petm.onnx_grader import OnnxGrader
+
+        graph = OnnxGrader(bundle)
+        return graph.threshold, graph.measured, graph.origin.model.classes
+    from petm.bundle import read_manifest
+
+    manifest = read_manifest(bundle)
+    return Threshold.from_json(manifest["threshold"]), manifest["measured"], tuple(manifest["model"]["classes"])
+
+
+def _print(found: "Monitoring", output: Path | None) -> None:
+    from rich.console import Console
+
+    from petm.monitor_report import windows_table
+    from petm.tables import terminal_table
+
+    for sentence in found.findings:
+        click.echo(sentence)
+    click.echo()
+    Console().print(terminal_table(windows_table(found)))
+    if output is not None:
+        click.echo(f"Written: {output / 'monitor.png'} and, beside it, .svg, .md and .json", err=True)
+
+
+def _write(found: "Monitoring", result: dict[str, Any], output: Path) -> None:
+    from petm.figures import save_figure
+    from petm.files import write_json, write_text
+    from petm.monitor_report import monitor_figure, windows_table
+    from petm.tables import markdown_table
+
+    table = windows_table(found)
+    words = [f"# {found.promise.verdict}", *found.findings, *(f"Warning: {text}" for text in found.warnings)]
+    write_text(output / "monitor.md", "\n\n".join([*words, markdown_table(table), table.caption]) + "\n")
+    save_figure(monitor_figure(found), output, "monitor")
+    write_json(output / "monitor.json", result)

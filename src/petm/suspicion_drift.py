@@ -1,0 +1,185 @@
+"""Whether suspicion has drifted: production against calibration, at the quantiles that a bundle remembers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import chi2_contingency
+
+from petm.errors import ArgumentError
+
+QUANTILES = 21
+"""At 0, 5, ..., 100 % of the calibration samples."""
+RESOLUTION = 1e-5
+"""Relative difference up to which two suspicions count as equal: batch sizes and onnxruntime change the last digits."""
+DRAWS = 9_999
+"""Of the statistic where nothing has drifted; a p-value is a multiple of 1 / (DRAWS + 1)."""
+FEWEST_IN_BIN = 5
+"""Expected in each bin of the chi-square test, at least."""
+
+
+@dataclass(frozen=True)
+class SuspicionProfile:
+    """What a bundle remembers of the suspicion of its calibration samples.
+
+    Attributes:
+        edges: float64 ``(J,)``, ascending: the distinct quantiles.
+        ranks: int64 ``(J,)``, ascending: how many calibration samples lie up to each; ties make it more than the
+            quantile says.
+    """
+
+    edges: NDArray[np.float64]
+    ranks: NDArray[np.int64]
+
+    @property
+    def samples(self) -> int:
+        """Calibration samples."""
+        return int(self.ranks[-1])
+
+    @classmethod
+    def from_measured(cls, measured: Mapping[str, Any]) -> "SuspicionProfile | None":
+        """Returns the profile among a grader's figures, or none where the bundle is too old to have one."""
+        quantiles, ranks = measured.get("suspicion_quantiles"), measured.get("suspicion_ranks")
+        if not quantiles or not ranks:
+            return None
+        # Of quantiles up to which equally many samples lie, one is enough.
+        edges = dict(zip(ranks, _upper(quantiles), strict=True))
+        return cls(np.array(list(edges.values()), np.float64), np.array(list(edges), np.int64))
+
+    def counts(self, suspicion: ArrayLike) -> NDArray[np.int64]:
+        """Returns how many lie up to the first edge, between each two, and beyond the last: int64 ``(J + 1,)``."""
+        bins = np.searchsorted(self.edges, np.asarray(suspicion, np.float64), side="left")
+        return np.bincount(bins, minlength=len(self.edges) + 1)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the suspicion of production lies from that of calibration.
+
+    Attributes:
+        samples: In production.
+        calibration_samples: In calibration.
+        distance: The Kolmogorov-Smirnov statistic at the quantiles, in [0, 1]: the largest difference of the shares of
+            both that lie up to one of them.
+        p_value: How often chance alone gives this distance or more.
+        at: The suspicion where the distance is largest.
+        more_suspect: Whether production lies above calibration there.
+    """
+
+    samples: int
+    calibration_samples: int
+    distance: float
+    p_value: float
+    at: float
+    more_suspect: bool
+
+
+def suspicion_profile(suspicion: ArrayLike) -> dict[str, list[Any]]:
+    """Returns what a bundle remembers of calibration suspicion: 21 quantiles, and how many samples lie up to each.
+
+    Each quantile is the suspicion of a sample: the least with at least that share of the samples up to it.
+
+    Args:
+        suspicion: float ``(N,)``, at least one, finite.
+    """
+    values = np.sort(np.asarray(suspicion, np.float64))
+    quantiles = np.quantile(values, np.linspace(0, 1, QUANTILES), method="inverted_cdf")
+    ranks = np.searchsorted(values, _upper(quantiles), side="right")
+    return {"suspicion_quantiles": quantiles.tolist(), "suspicion_ranks": ranks.tolist()}
+
+
+def drift_of(profile: SuspicionProfile, counts: ArrayLike) -> Drift:
+    """Returns the two-sample Kolmogorov-Smirnov test of production against calibration, at the remembered quantiles.
+
+    ``D = max_j |C_j / n - R_j / N|``, where ``C_j`` of ``n`` production and ``R_j`` of ``N`` calibration samples lie
+    up to the ``j``-th quantile. Without drift, and for a continuous suspicion of whatever distribution, the
+    probabilities between the quantiles are Dirichlet (spacings of order statistics) and the counts multinomial given
+    these, so the distribution of ``D`` follows from ``n`` and the ranks alone. It is drawn 9,999 times, from a fixed
+    seed: the p-value ``(1 + #{D' >= D}) / (1 + 9999)`` is exact, not asymptotic. Ties fall into one bin on both sides.
+    What happens between two quantiles is not seen: a difference of less than 5 % of the mass may stay hidden.
+
+    Args:
+        profile: Of the calibration samples.
+        counts: int ``(J + 1,)``, from `SuspicionProfile.counts`; sums of such for several batches.
+
+    Raises:
+        ArgumentError: The counts are not those of this profile, or nothing was counted.
+
+    Reference:
+        Smirnov (1939) for the statistic; Wilks (1962), Mathematical Statistics, section 8.7, for the spacings;
+        Phipson and Smyth (2010), Permutation P-values Should Never Be Zero, for the p-value.
+    """
+    differences, total = differences_of(profile, counts), int(np.sum(counts))
+    ranks, expected = profile.ranks, profile.ranks / profile.samples
+    largest = int(abs(differences).argmax())
+    distance = float(abs(differences[largest]))
+    generator = np.random.default_rng(0)
+    spacings = np.diff(ranks, prepend=0, append=profile.samples + 1)
+    drawn = generator.multinomial(total, generator.dirichlet(spacings, DRAWS))[:, :-1].cumsum(1) / total
+    as_far = int((abs(drawn - expected).max(1) >= distance - 1e-12).sum())
+    return Drift(
+        total,
+        profile.samples,
+        distance,
+        (1 + as_far) / (1 + DRAWS),
+        float(profile.edges[largest]),
+        bool(differences[largest] < 0),
+    )
+
+
+def differences_of(profile: SuspicionProfile, counts: ArrayLike) -> NDArray[np.float64]:
+    """Returns by how much a larger share of production than of calibration lies up to each edge, float64 ``(J,)``.
+
+    The largest of them, without its sign, is the distance of `drift_of`.
+
+    Args:
+        profile: Of the calibration samples.
+        counts: As in `drift_of`.
+
+    Raises:
+        ArgumentError: The counts are not those of this profile, or nothing was counted.
+    """
+    held, edges = np.asarray(counts, np.int64), len(profile.edges)
+    total = int(held.sum())
+    if held.shape != (edges + 1,) or not total:
+        raise ArgumentError(
+            f"counts: expected {edges + 1} counts of at least one sample, got shape {held.shape} of {total}."
+        )
+    return np.asarray(held[:-1].cumsum() / total - profile.ranks / profile.samples)
+
+
+def alike(first: ArrayLike, second: ArrayLike) -> float | None:
+    """Returns the p-value of Pearson's chi-square test that two histograms are drawn from one distribution.
+
+    Bins with fewer than five expected are merged with the next; absent where that leaves fewer than two.
+
+    Args:
+        first: int ``(B,)``.
+        second: int ``(B,)``, over the same bins.
+    """
+    table = np.array([first, second], np.int64)
+    total = table.sum()
+    if not table.sum(1).all():
+        return None
+    least = table.sum(1).min() / total
+    groups, held = [np.zeros(2, np.int64)], 0.0
+    for column in table.T:
+        if held >= FEWEST_IN_BIN:
+            groups.append(np.zeros(2, np.int64))
+            held = 0.0
+        groups[-1] = groups[-1] + column
+        held += column.sum() * least
+    if held < FEWEST_IN_BIN and len(groups) > 1:
+        rest = groups.pop()
+        groups[-1] = groups[-1] + rest
+    if len(groups) < 2:
+        return None
+    return float(chi2_contingency(np.array(groups).T, correction=False).pvalue)
+
+
+def _upper(quantiles: ArrayLike) -> NDArray[np.float64]:
+    """The largest suspicion that counts as equal to each quantile."""
+    values = np.asarray(quantiles, np.float64)
+    return values + RESOLUTION * abs(values)

@@ -1,0 +1,160 @@
+"""The examples, run as a reader runs them: where neither petm nor torch can be imported."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hf_folders
+from networks import TinyCNN, randomise, seeded
+from petm.adapter import attach_adapter
+from petm.cli import main
+from petm.data import open_data
+from petm.export import export_onnx
+from petm.grader import Grader
+from petm.huggingface import load_processor
+from petm.models import load_model
+from petm.onnx_grader import OnnxGrader
+from petm.probability import fit_probability
+from petm.provenance import InputOrigin, ModelOrigin, Origin
+from petm.risk import Threshold
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "onnx_grade.py"
+WITHOUT = """
+import runpy, sys
+for name in ("petm", "torch", "transformers", "scipy"):
+    sys.modules[name] = None  # importing it is an ImportError
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def pictures(folder):
+    """Noise and shapes in grey, colour, with alpha, of a palette, turned by EXIF, of several sizes."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index, (mode, size) in enumerate(
+        (("L", (28, 28)), ("L", (60, 45)), ("RGB", (28, 28)), ("RGB", (33, 90)), ("RGBA", (40, 40)), ("LA", (31, 29)))
+    ):
+        smooth = Image.fromarray(generator.integers(0, 256, (5, 4, 4), np.uint8), "RGBA").resize(size)
+        smooth.convert(mode).save(folder / f"{index}.png")
+    Image.fromarray(generator.integers(0, 256, (30, 50, 3), np.uint8)).quantize(16).save(folder / "palette.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(generator.integers(0, 256, (50, 20, 3), np.uint8)).save(folder / "turned.png", exif=turned)
+    return sorted(folder.iterdir())
+
+
+def graded_by_the_example(graph, paths):
+    command = [sys.executable, "-c", WITHOUT, EXAMPLE, graph, *paths]
+    answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=120)
+    return list(csv.DictReader(answer.stdout.splitlines())), answer.stderr
+
+
+def check(rows, paths, grades, classes):
+    """Against what petm says of the same files."""
+    assert [row["input"] for row in rows] == [str(path) for path in paths]
+    assert [int(row["label"]) for row in rows] == grades.labels.tolist()
+    assert [row["label_name"] for row in rows] == [classes[label] for label in grades.labels]
+    assert [row["grade"] for row in rows] == ["trusted" if trusted else "suspect" for trusted in grades.trusted]
+    np.testing.assert_allclose([float(row["suspicion"]) for row in rows], grades.suspicion, rtol=0, atol=1e-5)
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], grades.probability, rtol=0, atol=1e-4)
+    assert len(set(grades.suspicion.round(4))) > len(rows) // 2, "the images are told apart"
+    assert 0 < grades.trusted.sum() < len(rows)
+
+
+def fitted(adapted, data, origin):
+    """A grader that trusts about half of the data."""
+    suspicion = Grader(adapted, Threshold(0.5, "by hand"), "mean_of_both").grade(data).suspicion
+    value = float(np.sort(suspicion)[len(suspicion) // 2 - 1 : len(suspicion) // 2 + 1].mean())
+    probability = fit_probability(suspicion, np.arange(len(suspicion)) % 3 == 0)
+    return Grader(adapted, Threshold(value, "by hand"), "mean_of_both", probability, origin)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_onnx_grade_alone_answers_as_petm_does(tmp_path, channels):
+    paths, classes = pictures(tmp_path / "more"), tuple("abcdefghij")
+    data = open_data(tmp_path / "more", size=(28, 28), channels=channels)
+    network = seeded(TinyCNN)
+    if channels == 3:
+        network.conv1 = torch.nn.Conv2d(3, 6, 5, stride=3, bias=False)
+    origin = Origin(ModelOrigin("networks:TinyCNN", classes=classes), InputOrigin((28, 28), channels))
+    grader = fitted(randomise(attach_adapter(network, {"fc1": 4}), scale=2), data, origin)
+    export_onnx(grader, tmp_path / "model.onnx")
+    rows, said = graded_by_the_example(tmp_path / "model.onnx", paths)
+    check(rows, paths, grader.grade(data), classes)
+    assert said == f"by hand: suspect from a suspicion of {grader.threshold.value} on\n"
+
+
+def test_the_rows_are_those_of_petm_grade(tmp_path, monkeypatch, capfd):
+    """Bundle, export, and both ways to grade the same files, each by its command."""
+    paths = pictures(tmp_path / "more")
+    origin = Origin(ModelOrigin("networks:TinyCNN", classes=tuple("abcdefghij")), InputOrigin((28, 28), 1))
+    data = open_data(tmp_path / "more", size=(28, 28), channels=1)
+    grader = fitted(randomise(attach_adapter(seeded(TinyCNN), {"fc1": 4}), scale=2), data, origin)
+    grader.save(tmp_path / "my.petm", include_base=True)
+    for arguments in (
+        ("export", tmp_path / "my.petm", "-o", tmp_path / "my.onnx"),
+        ("grade", tmp_path / "my.petm", tmp_path / "more", "-o", tmp_path / "grades.csv"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["petm", *map(str, arguments)])
+        main()
+    expected = list(csv.DictReader((tmp_path / "grades.csv").read_text().splitlines()))
+    rows, _ = graded_by_the_example(tmp_path / "my.onnx", paths)
+    assert len(rows) == len(expected) == len(paths)
+    for row, told in zip(rows, expected, strict=True):
+        for name in ("input", "label", "label_name", "grade"):
+            assert row[name] == told[name]
+        assert float(row["suspicion"]) == pytest.approx(float(told["suspicion"]), abs=1e-5)
+
+
+def test_what_a_processor_does_is_done_without_it(tmp_path):
+    paths = pictures(tmp_path / "more")
+    made = hf_folders.image_processor(resample=3, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
+    hf_folders.save(tmp_path / "vit", hf_folders.vit(), made)
+    processor = load_processor(tmp_path / "vit")
+    data = open_data(tmp_path / "more", processor=processor)
+    model = load_model(f"hf:{tmp_path / 'vit'}")
+    inputs = InputOrigin(processor=str(tmp_path / "vit"), fingerprint=processor.fingerprint)
+    origin = Origin(ModelOrigin(classes=hf_folders.KINDS), inputs)
+    grader = fitted(randomise(attach_adapter(model, {"classifier": 2}), scale=2), data, origin)
+    export_onnx(grader, tmp_path / "model.onnx", processor=processor)
+    rows, _ = graded_by_the_example(tmp_path / "model.onnx", paths)
+    check(rows, paths, grader.grade(data), hf_folders.KINDS)
+    graph = OnnxGrader(tmp_path / "model.onnx")
+    np.testing.assert_allclose(graph.grade(data).suspicion, grader.grade(data).suspicion, rtol=0, atol=1e-5)
+
+
+def test_an_image_that_cannot_be_read_does_not_spoil_the_others(tmp_path):
+    paths = pictures(tmp_path / "more")[:2]
+    (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:60])
+    Image.fromarray(np.full((28, 28), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    origin = Origin(ModelOrigin("networks:TinyCNN"), InputOrigin((28, 28), 1))
+    grader = Grader(randomise(attach_adapter(seeded(TinyCNN), {"fc1": 4})), Threshold(0.5, "by hand"), origin=origin)
+    export_onnx(grader, tmp_path / "model.onnx")
+    given = [paths[0], tmp_path / "none.png", tmp_path / "broken.png", tmp_path / "deep.png", paths[1]]
+    rows, _ = graded_by_the_example(tmp_path / "model.onnx", given)
+    assert [row["grade"] == "unreadable" for row in rows] == [False, True, True, True, False]
+    assert rows[3]["reason"] == "more than 8 bits in a pixel"
+    assert all(row["reason"] for row in rows[1:4])
+
+
+def test_a_graph_that_needs_its_processor_says_so(tmp_path):
+    hf_folders.save(tmp_path / "vit", hf_folders.vit(), hf_folders.image_processor())
+    origin = Origin(inputs=InputOrigin(processor="a/folder"))
+    adapted = randomise(attach_adapter(load_model(f"hf:{tmp_path / 'vit'}"), {"classifier": 2}))
+    export_onnx(
+        Grader(adapted, Threshold(0.5, "by hand"), origin=origin), tmp_path / "g.onnx", torch.rand(3, 3, 16, 16)
+    )
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        graded_by_the_example(tmp_path / "g.onnx", [])
+    assert "not prepared by Pillow alone: {'needs_processor': 'a/folder'}" in raised.value.stderr
+
+
+def test_it_is_as_short_as_it_says():
+    assert len(EXAMPLE.read_text().splitlines()) <= 40
