@@ -16,6 +16,7 @@ from petm.cli.monitor import monitor
 from petm.cli.plan import plan
 from petm.cli.push import push
 from petm.cli.reproduce import reproduce
+from petm.cli.serve import serve
 from petm.errors import PetmError, PetmWarning
 
 INTERRUPTED = 130
@@ -27,7 +28,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, reproduce, plan, fit, grade, inspect, monitor, export, push, benchmark):
+for verb in (demo, reproduce, plan, fit, grade, inspect, monitor, serve, export, push, benchmark):
     petm.add_command(verb)
 
 

@@ -1,0 +1,146 @@
+"""``petm serve``: a grader behind HTTP."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from petm.cli import options
+from petm.errors import ArgumentError, ExtraError
+
+if TYPE_CHECKING:
+    from petm.service.engine import Engine
+    from petm.service.limits import Limits
+
+MEBI = 2**20
+
+
+@click.command(
+    epilog="Example: petm serve runs/demo/grader.petm --port 8000",
+    short_help="Grade over HTTP, with a page to look at.",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for all of a network.")
+@click.option("--port", default=8000, show_default=True, help="There; 0 takes a free one.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File with the key that requests must bear as X-API-Key. Or set PETM_API_KEY.",
+)
+@click.option(
+    "--allowed-host", "hosts", multiple=True, help="A name by which the service may be called; may be repeated."
+)
+@click.option("--labels-file", type=click.Path(path_type=Path), help="JSON Lines file for what people say of inputs.")
+@click.option("--max-batch", default=64, show_default=True, help="Inputs in one pass; 1 batches nothing.")
+@click.option(
+    "--max-wait-ms", default=2.0, show_default=True, help="How long an input waits for others that are on their way."
+)
+@click.option("--max-body-mib", default=32.0, show_default=True, help="Of a request.")
+@click.option("--max-pixels", default=24_000_000, show_default=True, help="Of an image.")
+@click.option("--max-characters", default=200_000, show_default=True, help="Of a text.")
+@click.option("--max-inputs", default=256, show_default=True, help="In one request.")
+@click.option("--queue", default=1024, show_default=True, help="Inputs accepted and not yet answered; beyond, 429.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds for a body to come, and for its answer.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of a pass. Absent: one fewer than there are cores."
+)
+@click.option("--model", "reference", help="module:factory or hf:DIR of A, if it is no longer where the bundle says.")
+@click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
+@options.processor
+@options.trust_remote_code
+@options.device
+@options.config
+def serve(
+    bundle: Path,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    hosts: tuple[str, ...],
+    labels_file: Path | None,
+    max_batch: int,
+    max_wait_ms: float,
+    max_body_mib: float,
+    max_pixels: int,
+    max_characters: int,
+    max_inputs: int,
+    queue: int,
+    timeout: float,
+    threads: int | None,
+    reference: str | None,
+    weights: Path | None,
+    processor: Path | None,
+    trust_remote_code: bool,
+    device: str,
+) -> None:
+    """Grade over HTTP: POST /grade takes images or texts, one or many; / is a page for people.
+
+    The grader is a bundle, or the .onnx file that petm export makes of one. SIGTERM ends it when all that was accepted
+    is answered.
+    """
+    key = _read_key(api_key_file)
+    try:
+        from petm.service.limits import Limits
+        from petm.service.server import is_loopback
+        from petm.service.server import serve as serve_grader
+    except ImportError as error:
+        raise ExtraError(
+            f"serve: expected the packages fastapi, uvicorn, python-multipart and prometheus-client, got {error}. "
+            f"Install them: pip install 'petm[serve]'."
+        ) from error
+    limits = Limits(
+        batch=max_batch,
+        wait=max_wait_ms / 1000,
+        body=int(max_body_mib * MEBI),
+        pixels=max_pixels,
+        characters=max_characters,
+        inputs=min(max_inputs, queue),
+        queue=queue,
+        timeout=timeout,
+    )
+
+    def load(limits: "Limits") -> "Engine":
+        from petm.cli.graders import open_grader
+        from petm.cli.inputs import inputs_at, processor_of
+        from petm.service.engine import Engine
+        from petm.service.reading import reader_for
+
+        _set_threads(threads)
+        grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
+        inputs = inputs_at(grader.origin.inputs, reference, processor)
+        prepares = processor_of(inputs, trust_remote_code)
+        return Engine(grader, reader_for(inputs, limits, prepares, getattr(grader, "shape", None)))
+
+    if key is None and not is_loopback(host):
+        click.echo("Warning: listening beyond this machine without a key. See --api-key-file.", err=True)
+    serve_grader(
+        load,
+        limits,
+        host=host,
+        port=port,
+        labels=labels_file,
+        key=key,
+        hosts=hosts,
+        started=lambda address: click.echo(f"{address} serves {bundle}; Ctrl-C or SIGTERM ends it.", err=True),
+    )
+
+
+def _read_key(path: Path | None) -> str | None:
+    """The key that requests must bear."""
+    import os
+
+    key = path.read_text(errors="replace").strip() if path else os.environ.get("PETM_API_KEY")
+    if key is not None and (len(key) < 16 or not key.isascii() or not key.isprintable()):
+        raise ArgumentError(
+            "key: expected at least 16 printable ASCII characters in --api-key-file or PETM_API_KEY, got others. "
+            "Make one: openssl rand -hex 32."
+        )
+    return key
+
+
+def _set_threads(threads: int | None) -> None:
+    """One core is left for reading requests and images, where there are several."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))

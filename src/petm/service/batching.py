@@ -1,0 +1,118 @@
+"""Batches that form by themselves, so that one pass serves all who wait."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Generic, NamedTuple, TypeVar
+
+S = TypeVar("S")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class _Waiting(NamedTuple, Generic[S, R]):
+    sample: S
+    answer: "asyncio.Future[R]"
+    since: float
+
+
+class Batcher(Generic[S, R]):
+    """Runs samples in batches, one batch at a time, in one thread.
+
+    A batch is whatever has come while the one before it ran, so under load batches grow by themselves, and a sample
+    that comes alone is run at once. Only where other samples are known to be on their way (`coming`) does a batch wait
+    for them, until the oldest of its samples has waited ``wait``.
+
+    Args:
+        run: Returns the answers to at least one sample, in their order.
+        size: The most samples of a batch.
+        wait: Seconds; 0 waits for nothing.
+        seen: Told the size of each batch.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[S]], Sequence[R]], *, size: int, wait: float, seen: Callable[[int], None]
+    ) -> None:
+        self._run, self._size, self._wait, self._seen = run, size, wait, seen
+        self._queue: deque[_Waiting[S, R]] = deque()
+        self._coming = 0
+        self._changed = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._worker = asyncio.create_task(self._work())
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Says that a sample is on its way as long as the block runs."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+            self._changed.set()
+
+    async def answer(self, sample: S) -> R:
+        """Returns the answer to a sample.
+
+        Raises:
+            Exception: What ``run`` raised for it.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._queue.append(_Waiting(sample, future, loop.time()))
+        self._changed.set()
+        return await future
+
+    async def alone(self, work: Callable[[], T]) -> T:
+        """Returns what ``work`` returns, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def close(self) -> None:
+        """Ends the work; what still waits is not answered."""
+        self._worker.cancel()
+        await asyncio.gather(self._worker, return_exceptions=True)
+        self._thread.shutdown()
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._queue:
+                self._changed.clear()
+                await self._changed.wait()
+            await self._gather(loop)
+            batch: list[_Waiting[S, R]] = []
+            while self._queue and len(batch) < self._size:
+                waiting = self._queue.popleft()
+                if not waiting.answer.done():  # nobody waits for it any more
+                    batch.append(waiting)
+            if batch:
+                self._seen(len(batch))
+                await self._answer(loop, batch)
+
+    async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Waits for what is on its way, as long as the oldest sample may wait."""
+        if not self._wait:
+            return
+        until = self._queue[0].since + self._wait
+        while self._coming > 0 and len(self._queue) < self._size and (left := until - loop.time()) > 0:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    async def _answer(self, loop: asyncio.AbstractEventLoop, batch: list[_Waiting[S, R]]) -> None:
+        try:
+            answers = await loop.run_in_executor(self._thread, self._run, [waiting.sample for waiting in batch])
+        except Exception as error:
+            if len(batch) > 1:  # one may have spoilt it for the others
+                for waiting in batch:
+                    await self._answer(loop, [waiting])
+            elif not batch[0].answer.done():
+                batch[0].answer.set_exception(error)
+            return
+        for waiting, answer in zip(batch, answers, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)

@@ -1,0 +1,195 @@
+/** What is known of one input, drawn: its picture, the grade, both opinions, and how one turns into the other. */
+
+import { bar, make, percent } from "./dom.js";
+import { dial } from "./service.js";
+
+const LARGEST = 640; // pixels of a picture's longer side
+const SMALL = 96; // below, pixels are shown as squares
+const STEPS = 20;
+const DIALS = new WeakMap(); // what the service said on the way, by input
+const ALPHAS = Array.from({ length: STEPS + 1 }, (_, step) => step / STEPS);
+
+export const className = (about, label) => about.classes[label] ?? String(label);
+
+/** Returns the picture of an input, or the beginning of its text. */
+export function picture(input, longest = 300) {
+  if (input.kind === "texts") {
+    const text = input.content.length > longest ? `${input.content.slice(0, longest).trimEnd()} …` : input.content;
+    return make("blockquote", {}, text);
+  }
+  const canvas = make("canvas", { class: "picture blank", role: "img", "aria-label": input.name, width: 1, height: 1 });
+  // What the service could not read, or has not looked at, is not given to the browser's decoder either.
+  if (input.row && input.row.grade !== "unreadable") paint(canvas, input.content);
+  return canvas;
+}
+
+async function paint(canvas, content) {
+  try {
+    const image = await createImageBitmap(content);
+    const scale = Math.min(1, LARGEST / Math.max(image.width, image.height));
+    canvas.width = Math.max(1, Math.round(image.width * scale));
+    canvas.height = Math.max(1, Math.round(image.height * scale));
+    canvas.classList.remove("blank");
+    canvas.classList.toggle("pixels", Math.max(image.width, image.height) < SMALL);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    image.close();
+  } catch {
+    canvas.setAttribute("aria-label", `${canvas.getAttribute("aria-label")} (this browser cannot show it)`);
+  }
+}
+
+const MARKS = { trusted: "✓", suspect: "!", unreadable: "×" };
+
+export const badge = (grade) =>
+  make("span", { class: `badge ${grade}` }, make("span", { "aria-hidden": "true" }, MARKS[grade]), grade);
+
+/** The probability of error, with its bar. */
+export function errorProbability({ probability }) {
+  const known = probability !== null && probability !== undefined;
+  return make(
+    "p",
+    { class: "error-probability" },
+    "Probability of error ",
+    make("b", {}, percent(probability)),
+    known ? bar(probability, "error") : null,
+  );
+}
+
+/** The likeliest classes of both opinions side by side. */
+export function opinions(about, row, most) {
+  const named = (label) => className(about, label);
+  if (!row.base || !row.opinion) {
+    return make(
+      "p",
+      {},
+      "A says ",
+      make("b", {}, named(row.label)),
+      ", the second opinion ",
+      make("b", {}, named(row.second)),
+      ".",
+    );
+  }
+  const likely = likeliest([row.base, row.opinion], most);
+  const cell = (probabilities, label, top, kind) =>
+    make(
+      "td",
+      { class: label === top ? "top" : null },
+      make("span", { class: "figure" }, percent(probabilities[label])),
+      bar(probabilities[label], kind),
+    );
+  const head = (kind, text) =>
+    make("th", { scope: "col" }, make("span", { class: `key ${kind}`, "aria-hidden": "true" }), text);
+  const rows = likely.map((label) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, named(label)),
+      cell(row.base, label, row.label, "base"),
+      cell(row.opinion, label, row.second, "second"),
+    ),
+  );
+  return make(
+    "table",
+    { class: "opinions" },
+    make("caption", { class: "unseen" }, "Both opinions: the likeliest classes"),
+    make(
+      "thead",
+      {},
+      make("tr", {}, make("th", { scope: "col" }, "Class"), head("base", "A"), head("second", "Second opinion")),
+    ),
+    make("tbody", {}, ...rows),
+  );
+}
+
+/** The slider from A to the second opinion; `ask()` asks the service, once, what is said on the way. */
+export function turning(about, input) {
+  const range = make("input", {
+    type: "range",
+    min: 0,
+    max: STEPS,
+    step: 1,
+    value: 0,
+    "aria-label": "Alpha, from A at 0 to A' at 1",
+  });
+  const alpha = make("output", {}, "0");
+  const story = make("p", { class: "turn" });
+  const rows = make("div", { class: "shares" });
+  const element = make(
+    "div",
+    { class: "dial" },
+    make("p", { class: "dial-head" }, "alpha = ", alpha),
+    range,
+    make("p", { class: "ends", "aria-hidden": "true" }, make("span", {}, "0: A"), make("span", {}, "1: A'")),
+    story,
+    rows,
+  );
+  let probabilities = null;
+  let asked = false;
+
+  function show() {
+    alpha.textContent = ALPHAS[range.value].toFixed(2).replace(/\.?0+$/, "");
+    const now = probabilities?.[range.value];
+    const top = now && now.indexOf(Math.max(...now));
+    range.setAttribute(
+      "aria-valuetext",
+      alpha.textContent + (now ? `: ${className(about, top)} at ${percent(now[top])}` : ""),
+    );
+    for (const share of now ? rows.children : []) {
+      const label = Number(share.dataset.label);
+      share.classList.toggle("top", label === top);
+      share.querySelector(".figure").textContent = percent(now[label]);
+      share.querySelector("i").style.width = percent(now[label]);
+    }
+  }
+
+  async function ask() {
+    if (asked) return;
+    asked = true;
+    story.className = "turn";
+    story.textContent = "Asking the service …";
+    try {
+      if (!DIALS.has(input)) DIALS.set(input, await dial(input, ALPHAS));
+      probabilities = DIALS.get(input);
+      rows.replaceChildren(
+        ...likeliest(probabilities, 5).map((label) =>
+          make(
+            "p",
+            { class: "share", "data-label": label },
+            make("span", { class: "name" }, className(about, label)),
+            bar(0, "dialled"),
+            make("span", { class: "figure" }),
+          ),
+        ),
+      );
+      story.textContent = turnInWords(about, probabilities);
+      show();
+    } catch (error) {
+      asked = false;
+      story.className = "turn problem";
+      story.textContent = `${error.message} Move the slider to ask again.`;
+    }
+  }
+
+  range.addEventListener("input", () => {
+    ask();
+    show();
+  });
+  return { element, ask };
+}
+
+/** Where the likeliest class changes between A and the second opinion, in words. */
+function turnInWords(about, probabilities) {
+  const tops = probabilities.map((each) => each.indexOf(Math.max(...each)));
+  const turns = ALPHAS.flatMap((alpha, step) =>
+    step && tops[step] !== tops[step - 1] ? [`to ${className(about, tops[step])} at alpha ${alpha}`] : [],
+  );
+  const first = className(about, tops[0]);
+  return turns.length ? `It turns from ${first} ${turns.join(", ")}.` : `It stays ${first} all the way.`;
+}
+
+function likeliest(lists, most) {
+  const highest = lists[0].map((_, label) => Math.max(...lists.map((each) => each[label])));
+  return [...highest.keys()].sort((one, other) => highest[other] - highest[one] || one - other).slice(0, most);
+}

@@ -1,0 +1,117 @@
+/** The page: what stands in which file comes together here. */
+
+import { listen } from "./adding.js";
+import { announce, byId, plural } from "./dom.js";
+import { Gallery } from "./gallery.js";
+import { Review } from "./review.js";
+import { about, whenKeyIsWanted } from "./service.js";
+import { Session } from "./session.js";
+import { listenToKeys } from "./shortcuts.js";
+
+whenKeyIsWanted(async (sentence) => {
+  const dialog = byId("key");
+  byId("key-reason").textContent = sentence;
+  byId("key-field").value = "";
+  dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  return byId("key-field").value;
+});
+// Without a key there is nothing to go back to.
+byId("key").addEventListener("cancel", (event) => event.preventDefault());
+
+// Also while the service loads its grader, a file that is dropped does not take the place of the page.
+for (const event of ["dragover", "drop"]) document.addEventListener(event, (dropped) => dropped.preventDefault());
+
+byId("start-again").addEventListener("click", start);
+start();
+
+async function start() {
+  byId("no-service").hidden = true;
+  let answer;
+  try {
+    answer = await about();
+  } catch (error) {
+    byId("about").textContent = "";
+    byId("no-service-text").textContent = error.message;
+    byId("no-service").hidden = false;
+    return;
+  }
+  describe(answer);
+  const session = new Session(answer);
+  const review = new Review(session);
+  listenToKeys(review);
+  const gallery = new Gallery(session, (input) => review.open(input));
+  let drawing = null;
+  session.addEventListener("change", () => {
+    drawing ??= requestAnimationFrame(() => {
+      drawing = null;
+      review.draw();
+      gallery.draw();
+      summarise(session);
+    });
+  });
+  session.open();
+  listen(answer.inputs, async (candidates) => {
+    const { added, known, lost } = await session.add(candidates);
+    byId("add-note").textContent = known
+      ? `${plural(known, "input")} of ${added + known} ${known === 1 ? "was" : "were"} here already.`
+      : "";
+    byId("add-problem").textContent = lost.length ? `The browser could not read ${lost.join(", ")}.` : "";
+  });
+  byId("grade-again").addEventListener("click", () => session.gradeWaiting());
+  byId("start-review").addEventListener("click", () => review.show());
+  listenToClear(session);
+}
+
+function describe({ inputs, classes, threshold, version }) {
+  const promise = typeof threshold === "string" ? threshold : threshold?.promise;
+  byId("about").textContent =
+    `A sorts ${inputs} into ${classes.length.toLocaleString("en")} classes. ` +
+    "A second opinion looks again, and each answer is graded trusted or suspect.";
+  byId("promise").textContent = promise ?? "";
+  byId("promise").hidden = !promise;
+  byId("version").textContent = `petm ${version}`;
+  byId("main").hidden = false;
+}
+
+function summarise(session) {
+  const inputs = [...session.inputs.values()];
+  const count = (grade) => inputs.filter(({ row }) => row?.grade === grade).length;
+  const waiting = inputs.filter(({ row }) => !row).length;
+  const parts = [
+    `${count("trusted")} trusted`,
+    `${count("suspect")} suspect`,
+    count("unreadable") && `${count("unreadable")} unreadable`,
+    waiting && `${waiting} waiting`,
+  ].filter(Boolean);
+  const before = byId("summary").textContent;
+  const summary = inputs.length ? `${plural(inputs.length, "input")}: ${parts.join(", ")}.` : "";
+  byId("summary").textContent = summary;
+  if (!waiting && before.includes("waiting")) announce(summary);
+  const open = inputs.filter(({ row, decision }) => row?.grade === "suspect" && !decision).length;
+  byId("start-review").hidden = !open;
+  byId("start-review").textContent = `Review ${plural(open, "suspect")}`;
+  byId("clear-open").hidden = !inputs.length;
+  byId("grade-problem").hidden = !session.problem;
+  byId("grade-problem-text").textContent =
+    session.problem && `${plural(waiting, "input")} not graded: ${session.problem}`;
+  byId("labels-problem").textContent =
+    session.labelsProblem && `The labels file could not be read back: ${session.labelsProblem}`;
+  byId("told").textContent = session.file.size
+    ? `The labels file holds decisions on ${plural(session.file.size, "input")}.`
+    : "";
+  byId("not-lasting").hidden = session.store?.lasting !== false;
+}
+
+function listenToClear(session) {
+  const dialog = byId("clear");
+  byId("clear-open").addEventListener("click", () => {
+    const open = [...session.inputs.values()].filter(
+      ({ row, decision }) => row?.grade === "suspect" && !decision,
+    ).length;
+    byId("clear-reason").textContent = open ? `${plural(open, "suspect")} among them not reviewed.` : "";
+    dialog.returnValue = "";
+    dialog.showModal();
+  });
+  dialog.addEventListener("close", () => dialog.returnValue === "clear" && session.clear());
+}

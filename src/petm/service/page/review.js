@@ -1,0 +1,278 @@
+/** The review queue: one suspect after the other, most suspect first, by mouse or keyboard. */
+
+import { announce, byId, make, percent, plural, reducedMotion } from "./dom.js";
+import { badge, className, errorProbability, opinions, picture, turning } from "./opinions.js";
+
+const AHEAD = 5; // inputs of the queue that are shown before and after the one in review
+const MOST_KEYS = 9;
+const WAIT = 150; // milliseconds on one input before its dial is asked for
+
+export class Review {
+  /** Takes a `Session`. */
+  constructor(session) {
+    this.session = session;
+    this.keys = new Map(); // labels by the key that corrects to them
+    this.opened = new Set(); // inputs that a person wants to review although they are not suspect
+    this.decided = []; // in this order, for undo
+    this.current = null;
+    this.begun = false; // before a person turns to the review, the most suspect comes first as grades come in
+    for (const kind of ["focusin", "pointerdown"]) byId("review").addEventListener(kind, () => (this.begun = true));
+    byId("confirm").addEventListener("click", () => this.confirm());
+    byId("undo").addEventListener("click", () => this.undo());
+    byId("previous").addEventListener("click", () => this.move(-1));
+    byId("next").addEventListener("click", () => this.move(1));
+    byId("save-again").addEventListener("click", () => this.saveAgain());
+    byId("correct").addEventListener("click", () => byId("other").value && this.decide(Number(byId("other").value)));
+    byId("decide").hidden = !session.about.labels;
+    byId("not-kept").hidden = session.about.labels;
+    byId("kept").hidden = !session.about.labels;
+    const all = session.about.classes.map((name, label) => make("option", { value: label }, name));
+    byId("other").append(make("option", { value: "" }, "choose"), ...all);
+  }
+
+  /** The queue, most suspect first. */
+  get queue() {
+    return [...this.session.inputs.values()]
+      .filter(
+        ({ id, row, decision }) =>
+          row?.grade === "suspect" || (row?.grade === "trusted" && (decision || this.opened.has(id))),
+      )
+      .sort((one, other) => other.row.suspicion - one.row.suspicion || one.added - other.added);
+  }
+
+  /** Draws what has changed: `input`, or anything. */
+  draw(input) {
+    const queue = this.queue;
+    byId("review").hidden = !queue.length;
+    if (!queue.length) {
+      this.current = null;
+      return;
+    }
+    const before = this.current;
+    if (!this.begun || !queue.includes(this.current)) this.current = queue.find(open) ?? queue[0];
+    if (this.current !== before || this.drawnRow !== this.current.row) this.drawCase();
+    this.drawQueue(queue);
+    this.drawDecision(queue);
+  }
+
+  drawCase() {
+    const { current, session } = this;
+    const { about } = session;
+    this.drawnRow = current.row;
+    const held = ["case", "candidates"].some((id) => byId(id).contains(document.activeElement));
+    const parts = [
+      make(
+        "h3",
+        { id: "case-title" },
+        "A says ",
+        make("b", {}, className(about, current.row.label)),
+        " ",
+        badge(current.row.grade),
+      ),
+      current.kind === "images" ? make("p", { class: "soft name" }, current.name) : "",
+      errorProbability(current.row),
+      make("p", { class: "soft suspicion" }, `Suspicion ${current.row.suspicion.toPrecision(3)}`),
+      opinions(about, current.row, 5),
+    ];
+    const facts = make("div", { class: "facts" }, ...parts);
+    byId("case").replaceChildren(picture(current, 4000), facts);
+    clearTimeout(this.asking);
+    if (about.dial) {
+      const { element, ask } = turning(about, current);
+      facts.append(element);
+      this.asking = setTimeout(ask, WAIT);
+    }
+    this.drawCandidates();
+    if (held) byId("case").focus({ preventScroll: true });
+  }
+
+  /** The classes to correct to, each with its key: digits stand for themselves where they are the class names. */
+  drawCandidates() {
+    const { classes } = this.session.about;
+    const { row } = this.current;
+    const digits = classes.every((name) => /^[0-9]$/.test(name));
+    let labels = [...classes.keys()];
+    if (!digits && classes.length > MOST_KEYS) {
+      const high = (label) => Math.max(row.base?.[label] ?? 0, row.opinion?.[label] ?? 0, label === row.second ? 1 : 0);
+      labels = labels
+        .filter((label) => label !== row.label)
+        .sort((one, other) => high(other) - high(one) || one - other);
+      labels = labels.slice(0, MOST_KEYS);
+    }
+    this.keys = new Map(labels.map((label, place) => [digits ? classes[label] : String(place + 1), label]));
+    byId("other").value = String(this.current.decision?.label ?? "");
+    byId("other-class").hidden = new Set([row.label, ...labels]).size === classes.length;
+    byId("candidates").replaceChildren(
+      ...[...this.keys].map(([key, label]) => {
+        const second = label === row.second ? make("span", { class: "key second", title: "Second opinion" }) : null;
+        const base = label === row.label ? make("span", { class: "key base", title: "A" }) : null;
+        const shortcut = digits ? null : make("kbd", { "aria-hidden": "true" }, key);
+        const whose = [base && "A's", second && "the second opinion's"].filter(Boolean).join(" and ");
+        const spoken = `${className(this.session.about, label)}${whose && `, ${whose}`}`;
+        return make(
+          "button",
+          {
+            type: "button",
+            "data-label": label,
+            "aria-label": spoken,
+            "aria-keyshortcuts": key,
+            onclick: () => this.decide(label),
+          },
+          base,
+          second,
+          className(this.session.about, label),
+          shortcut,
+        );
+      }),
+    );
+  }
+
+  drawQueue(queue) {
+    const place = queue.indexOf(this.current);
+    const left = queue.filter(open).length;
+    const one = this.current.row.grade === "suspect" ? "Suspect" : "Input";
+    byId("progress").textContent =
+      `${one} ${place + 1} of ${queue.length}, ${left ? `${left} to review` : "all reviewed"}`;
+    const first = Math.max(0, Math.min(place - AHEAD, queue.length - 2 * AHEAD - 1));
+    const shown = queue.slice(first, first + 2 * AHEAD + 1);
+    const wanted = shown.map((input) => `${input.id} ${stateOf(input)} ${input === this.current}`).join();
+    if (wanted === this.drawnQueue) return;
+    this.drawnQueue = wanted;
+    const held = document.activeElement?.closest("#queue button")?.dataset.id;
+    byId("queue").replaceChildren(
+      ...shown.map((input, index) => {
+        const number = first + index + 1;
+        const state = stateOf(input);
+        const name = `${number}: ${input.name}, ${state}`;
+        const step = make(
+          "button",
+          {
+            type: "button",
+            class: state,
+            "data-id": input.id,
+            "aria-label": name,
+            title: name,
+            "aria-current": input === this.current && "step",
+            onclick: () => this.goTo(input),
+          },
+          input.kind === "images" ? picture(input) : make("span", { class: "number" }, number),
+          make("span", { class: "state", "aria-hidden": "true" }, { open: "", saved: "✓", unsaved: "…" }[state]),
+        );
+        return make("li", {}, step);
+      }),
+    );
+    if (held) byId("queue").querySelector(`[data-id="${held}"]`)?.focus();
+  }
+
+  drawDecision(queue) {
+    const { decision } = this.current;
+    const label = decision?.label;
+    byId("confirmed-class").textContent = className(this.session.about, this.current.row.label);
+    byId("confirm").setAttribute("aria-pressed", String(label === this.current.row.label));
+    for (const button of byId("candidates").children) {
+      button.setAttribute("aria-pressed", String(decision?.label === Number(button.dataset.label)));
+    }
+    byId("decided").replaceChildren(...decisionInWords(this.session.about, this.current));
+    // They keep the focus, which disabled ones would lose.
+    byId("undo").setAttribute("aria-disabled", String(!this.undoable()));
+    byId("previous").setAttribute("aria-disabled", String(queue[0] === this.current));
+    byId("next").setAttribute("aria-disabled", String(queue.at(-1) === this.current));
+    const unsaved = [...this.session.inputs.values()].filter(({ decision }) => decision?.problem);
+    byId("unsaved").hidden = !unsaved.length;
+    byId("unsaved-text").textContent = unsaved.length
+      ? `${plural(unsaved.length, "decision")} not saved: ${unsaved[0].decision.problem}`
+      : "";
+  }
+
+  decide(label) {
+    const { current } = this;
+    this.begun = true;
+    if (!current || !this.session.about.labels) return;
+    this.decided = [...this.decided.filter((input) => input !== current), current];
+    this.session.decide(current, label);
+    const queue = this.queue;
+    const after = queue.slice(queue.indexOf(current) + 1).find(open) ?? queue.find(open);
+    const done = decisionInWords(this.session.about, current)
+      .map((part) => part.textContent ?? part)
+      .join("");
+    if (after) this.current = after;
+    this.draw();
+    announce(`${done} ${after ? `Next: ${this.inWords()}` : "All are reviewed."}`);
+  }
+
+  confirm() {
+    this.decide(this.current.row.label);
+  }
+
+  undoable() {
+    if (!this.session.about.labels) return null;
+    return decisionStands(this.current)
+      ? this.current
+      : this.decided.findLast((input) => decisionStands(input) && this.session.inputs.has(input.id));
+  }
+
+  undo() {
+    const input = this.undoable();
+    if (!input) return;
+    this.decided = this.decided.filter((other) => other !== input);
+    this.opened.add(input.id);
+    this.session.decide(input, null);
+    this.current = input;
+    this.draw();
+    announce(`Taken back. ${this.inWords()}`);
+  }
+
+  saveAgain() {
+    for (const input of this.session.inputs.values()) if (input.decision?.problem) this.session.save(input);
+  }
+
+  move(by) {
+    const queue = this.queue;
+    this.goTo(queue[Math.min(Math.max(queue.indexOf(this.current) + by, 0), queue.length - 1)]);
+  }
+
+  goTo(input) {
+    this.begun = true;
+    this.current = input;
+    this.draw();
+    announce(this.inWords());
+  }
+
+  /** Shows an input in the review, suspect or not, and goes there. */
+  open(input) {
+    this.opened.add(input.id);
+    this.goTo(input);
+    this.show();
+  }
+
+  show() {
+    byId("review").scrollIntoView({ behavior: reducedMotion() ? "auto" : "smooth", block: "start" });
+    byId("case").focus({ preventScroll: true });
+  }
+
+  inWords() {
+    const { about } = this.session;
+    const { row, name } = this.current;
+    return (
+      `${byId("progress").textContent}: ${name}. A says ${className(about, row.label)}, ` +
+      `the second opinion ${className(about, row.second)}. Probability of error ${percent(row.probability)}.`
+    );
+  }
+}
+
+/** What was decided on an input, as parts of a line. */
+export function decisionInWords(about, { decision }) {
+  if (!decision) return [];
+  const { label, confirmed, saved, problem } = decision;
+  const what = label === null ? "Taken back" : `${confirmed ? "Confirmed" : "Corrected to"} ${className(about, label)}`;
+  const state = saved ? "saved" : problem ? "not saved" : "saving …";
+  return [`${what}, `, make("span", { class: saved ? "better" : problem ? "worse" : "soft" }, `${state}.`)];
+}
+
+const decisionStands = (input) => input.decision && input.decision.label !== null;
+const open = (input) => !decisionStands(input);
+
+function stateOf(input) {
+  if (open(input)) return "open";
+  return input.decision.saved ? "saved" : "unsaved";
+}

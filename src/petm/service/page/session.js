@@ -1,0 +1,189 @@
+/**
+ * The inputs on the page, their grades and the decisions on them.
+ *
+ * An input is `{id, name, kind, content, added, row, bundle, decision}`: `row` is what the service said of it, absent
+ * before it did, `bundle` says which bundle that was. `decision` is absent or
+ * `{label, confirmed, saved, line, problem}`, where a label of null takes an earlier decision back, and `line` is what
+ * the labels file is told.
+ */
+
+import { grade, keepDecision, decisions } from "./service.js";
+import { sha256 } from "./sha256.js";
+import { openStore } from "./store.js";
+
+/** Tells of each change by the event `change`, whose detail is the input that changed, or absent for all of them. */
+export class Session extends EventTarget {
+  /** Takes the answer of `about()`. */
+  constructor(about) {
+    super();
+    this.about = about;
+    this.bundle = JSON.stringify([about.classes, about.size, about.score, about.threshold]);
+    this.inputs = new Map(); // by id, in the order in which they came
+    this.problem = ""; // why inputs still wait to be graded
+    this.labelsProblem = ""; // why the labels file could not be read back
+    this.file = new Map(); // the last decision of the labels file on an input, by id
+    this.grading = Promise.resolve();
+    this.posting = Promise.resolve();
+  }
+
+  /** Brings back the inputs of this browser and the decisions of the labels file, and grades what waits. */
+  async open() {
+    this.restoring = this.restore();
+    await this.restoring;
+    for (const input of this.inputs.values()) if (input.decision?.saved === false) this.save(input);
+    return this.gradeWaiting();
+  }
+
+  async restore() {
+    this.store = await openStore();
+    const all = await this.store.all().catch(() => {
+      this.store.lasting = false;
+      return [];
+    });
+    const kept = all.filter((input) => input.kind === this.about.inputs);
+    kept.sort((one, other) => one.added - other.added);
+    for (const input of kept) {
+      if (input.bundle !== this.bundle) delete input.row;
+      this.inputs.set(input.id, input);
+    }
+    if (this.about.labels) await this.readDecisions().catch((error) => (this.labelsProblem = error.message));
+    this.tell();
+  }
+
+  async readDecisions() {
+    for (const decision of await decisions()) this.note(decision);
+    for (const input of this.inputs.values()) this.recall(input);
+  }
+
+  /** Takes up a line of the labels file. */
+  note(decision) {
+    if (decision.label === null) this.file.delete(decision.sha256);
+    else this.file.set(decision.sha256, decision);
+  }
+
+  /** Gives an input the decision that the labels file has, unless a newer one is on its way there. */
+  recall(input) {
+    const said = this.file.get(input.id);
+    if (input.decision?.saved === false && input.decision.label !== (said?.label ?? null)) return;
+    if (said) input.decision = { label: said.label, confirmed: said.confirmed, saved: true };
+    else delete input.decision;
+  }
+
+  /** Adds inputs `{name, kind, read}`, where `read` promises the content; returns `{added, known, lost}`. */
+  async add(candidates) {
+    const count = { added: 0, known: 0, lost: [] };
+    await this.restoring;
+    for (const { name, kind, read } of candidates) {
+      let content, bytes;
+      try {
+        content = await read();
+        bytes =
+          typeof content === "string" ? new TextEncoder().encode(content) : new Uint8Array(await content.arrayBuffer());
+        // A copy, for the file may change or go.
+        if (content instanceof Blob) content = new Blob([bytes], { type: content.type });
+      } catch {
+        count.lost.push(name);
+        continue;
+      }
+      const id = await sha256(bytes);
+      if (this.inputs.has(id)) {
+        count.known += 1;
+        continue;
+      }
+      const input = { id, name, kind, content, added: Date.now() + count.added / 1e6 };
+      this.inputs.set(id, input);
+      this.recall(input);
+      count.added += 1;
+      await this.keep(input);
+      this.tell(input);
+    }
+    this.gradeWaiting();
+    return count;
+  }
+
+  /** Grades what has no grade yet, after what is being graded. */
+  gradeWaiting() {
+    this.grading = this.grading.then(async () => {
+      const waiting = [...this.inputs.values()].filter((input) => !input.row);
+      if (!waiting.length) return;
+      this.problem = "";
+      try {
+        for await (const [inputs, rows] of grade(waiting, this.about.limits)) {
+          inputs.forEach((input, index) => Object.assign(input, { row: rows[index], bundle: this.bundle }));
+          for (const input of inputs) await this.keep(input);
+          inputs.forEach((input) => this.tell(input));
+        }
+      } catch (error) {
+        this.problem = error.message;
+      }
+      this.tell();
+    });
+    return this.grading;
+  }
+
+  /** Decides on an input; a label of null takes the decision back. */
+  decide(input, label) {
+    const decision = { label, confirmed: label === input.row.label, saved: false };
+    input.decision = { ...decision, line: lineOf(input, decision, this.about.classes) };
+    this.save(input);
+  }
+
+  /** Sends the decision on an input, after those before it. */
+  save(input) {
+    const decision = input.decision;
+    delete decision.problem;
+    this.tell(input);
+    this.posting = this.posting.then(async () => {
+      await this.keep(input);
+      if (input.decision !== decision) return; // a later one is on its way
+      try {
+        await keepDecision(decision.line, input);
+        decision.saved = true;
+        this.note(decision.line);
+        if (decision.label === null && input.decision === decision) delete input.decision;
+      } catch (error) {
+        decision.problem = error.message;
+      }
+      await this.keep(input);
+      this.tell(input);
+    });
+    return this.posting;
+  }
+
+  /** Empties the page; the labels file keeps what it has. */
+  async clear() {
+    this.inputs.clear();
+    this.problem = "";
+    await this.store.clear();
+    this.tell();
+  }
+
+  /** Keeps an input in the browser, as long as there is space. */
+  async keep(input) {
+    if (!this.inputs.has(input.id)) return;
+    try {
+      await this.store.put(input);
+    } catch {
+      this.store.lasting = false;
+    }
+  }
+
+  tell(input) {
+    this.dispatchEvent(new CustomEvent("change", { detail: input }));
+  }
+}
+
+function lineOf({ id, name, row }, { label, confirmed }, classes) {
+  return {
+    input: name,
+    sha256: id,
+    label,
+    label_name: label === null ? null : (classes[label] ?? String(label)),
+    confirmed,
+    predicted: row.label,
+    second: row.second,
+    probability: row.probability,
+    grade: row.grade,
+    suspicion: row.suspicion,
+  };
+}
