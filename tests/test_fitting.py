@@ -85,3 +85,18 @@ def test_faults(model: nn.Module, digits: tuple[Data, ...]) -> None:
         fit(model, TensorData(x, labels), calibration=digits[1], recipe="paper")
     with pytest.raises(ArgumentError, match=r"not even rank 1"):
         fit(model, digits[0], recipe="balanced", max_extra_parameters=1e-9)
+
+
+def test_budgets_bound_what_is_adapted(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    wide = fit(model, digits[0], calibration=digits[2], recipe=SHORT, max_extra_parameters=0.5)
+    small = fit(model, digits[0], calibration=digits[2], recipe=SHORT, max_extra_parameters=0.1)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    assert small.adapted.adapter_parameters() <= 0.1 * parameters < wide.adapted.adapter_parameters()
+    late = fit(model, digits[0], calibration=digits[2], recipe=SHORT, max_extra_parameters=0.5, max_extra_time=0.1)
+    late.grade(digits[2].inputs(range(4)))
+    wide.grade(digits[2].inputs(range(4)))
+    assert late.adapted.parting is not None
+    assert late.adapted.parting.counted_ratio <= 1.1 + 1e-9
+    assert set(late.adapted.ranks) < set(wide.adapted.ranks)
+    with pytest.raises(ArgumentError, match="max_extra_time: expected a share above 0, got -1"):
+        fit(model, digits[0], calibration=digits[2], recipe=SHORT, max_extra_time=-1.0)
