@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from h11 import LocalProtocolError
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -70,6 +71,8 @@ class Guard:
                 await self._app(scope, receive, answer)
         except ClientDisconnect:
             status = status or 499
+        except LocalProtocolError:  # the body was no HTTP, and uvicorn has said so
+            status = 400
         except Exception:
             LOG.exception("%s %s failed", scope["method"], scope["path"] if scope["path"] in COUNTED else "(a path)")
             if not status:

@@ -90,8 +90,9 @@ def serve(
     """
     allowed = (*_LOOPBACK, *hosts) if hosts or is_loopback(host) else ()
     app, service = make_app(load, limits, labels=labels, key=key, hosts=allowed, failed=lambda: stop())
-    # Warnings of the parsers repeat what strangers send, and as often as they like.
+    # Parsers warn of what strangers send, as often as they send it; what fails in the service, the guard logs.
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
         http="h11",  # of uvicorn's parsers the one that limits headers
