@@ -23,7 +23,7 @@ from petm.sources import Reader, Source
 from petm.stream import Graded, GradesBatches, Place, grade_stream
 from petm.tally import Tally
 
-PART_ROWS, PART_SECONDS = 1 << 14, 20.0
+PART_ROWS, PART_SECONDS = 1 << 11, 20.0
 """A part is written after so many rows, or so long after the one before."""
 _AFTER = b"petm.after"
 
