@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from networks import images
-from petm.cluster import grade_on_ray, pieces
+from petm.cluster import grade_on_ray
 from petm.errors import DataError, ExtraError, RunError
 from petm.grade_files import grade_files
 from petm.grade_table import read_grades
@@ -41,7 +41,7 @@ def graded(path: Path) -> list[tuple[Any, ...]]:
 
 def test_pieces_are_all_inputs_once(place: Tensor) -> None:
     sources = open_sources(["a.npz", "b.npz", "c.npz"])
-    found = list(pieces(sources, 150))
+    found = [part for source in sources for part in source.parts(150)]
     assert [piece.count() for piece in found] == [150, 150, 150, 50, 1, 150, 150, 100]
     rows = [row for piece in found for part in piece.rows(0, piece.count(), 64) for row in part.rows]
     assert rows == [*range(500), None, *range(400)]

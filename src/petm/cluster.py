@@ -11,10 +11,12 @@ from typing import Any
 from petm.errors import DataError, ExtraError, RunError
 from petm.inference import BATCH_SIZE
 from petm.sources import Reader, Source
+from petm.storage import Located, RemotePath, for_arrow
 from petm.stream import GradesBatches, grade_stream
 
-PIECE = 1 << 12
-"""Inputs that a worker is given at a time: a lost worker repeats no more than these."""
+PIECE, _SHARES = 1 << 12, 64
+"""Inputs that a worker is given at a time, at least, which is what a lost worker repeats; and how often it is given
+such, about, at most: Ray keeps account of them all."""
 
 _ALONE: dict[str, Any] = {"include_dashboard": False}
 """Of a cluster that is started for one call."""
@@ -26,7 +28,7 @@ Open = Callable[[], tuple[GradesBatches, Reader]]
 def grade_on_ray(
     open_grader: Open,
     sources: Sequence[Source],
-    output: Path,
+    output: Located,
     *,
     workers: int = 2,
     address: str | None = None,
@@ -37,11 +39,12 @@ def grade_on_ray(
     """Grades inputs by workers of a Ray cluster into a folder of Parquet files, of `petm.grade_table.SCHEMA`.
 
     Each worker opens the grader once and takes pieces of the inputs as it is ready. When one is lost, Ray starts
-    another and its piece is graded again; the folder appears when all pieces are there.
+    another and its piece is graded again. The folder appears when all pieces are there; in a store, where folders
+    cannot be renamed, it fills as they come, and is whole when it holds an empty ``_SUCCESS``.
 
     Args:
         open_grader: What each worker calls at its start.
-        sources: The inputs; their files must be readable on every machine.
+        sources: The inputs; their files must be readable on every machine, by path or in a store.
         output: The folder to make.
         workers: How many.
         address: Of a running cluster, or ``auto``; absent starts one on this machine for the time of the call.
@@ -57,11 +60,13 @@ def grade_on_ray(
     ray = _import_ray()
     if output.exists() and not overwrite:
         raise RunError(f"{output}: expected no such path yet. Choose another name, or pass --overwrite to replace it.")
-    items = [{"piece": piece} for piece in pieces(sources, PIECE)]
+    total = sum(source.count() for source in sources)
+    size = max(PIECE, total // (_SHARES * workers))
+    items = [{"piece": piece} for source in sources for piece in source.parts(size)]
     if not items:
         raise DataError("inputs: expected at least one, got none. Name files, folders or globs that hold some.")
-    draft = output.with_name(f".{output.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = _draft(output)
+    _remove(draft)
     started = not ray.is_initialized()
     try:
         if started:
@@ -75,23 +80,36 @@ def grade_on_ray(
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
             num_cpus=1,
         )
-        found.write_parquet(str(draft))
+        path, filesystem = for_arrow(draft)
+        found.write_parquet(path, filesystem=filesystem)
     except (ray.exceptions.RayError, ConnectionError, OSError, ValueError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove(draft)
         raise RunError(f"ray: expected the work to come to its end, got: {_reason(error)}.") from error
     finally:
         if started:
             ray.shutdown()
-    if output.exists():
-        shutil.rmtree(output) if output.is_dir() else output.unlink()
-    draft.rename(output)
+    if isinstance(draft, RemotePath):
+        draft.filesystem.open_output_stream((draft / "_SUCCESS").key).close()
+    else:
+        _remove(output)
+        draft.rename(str(output))
 
 
-def pieces(sources: Sequence[Source], size: int) -> Iterator[Source]:
-    """Yields all inputs in sources of up to ``size``."""
-    for source in sources:
-        for start in range(0, source.count(), size):
-            yield source.part(start, start + size)
+def _draft(output: Located) -> Located:
+    """Where the folder is written: beside its place, and in a store in its place."""
+    return output.with_name(f".{output.name}.draft") if isinstance(output, Path) else output
+
+
+def _remove(place: Located) -> None:
+    if isinstance(place, RemotePath):
+        if place.is_dir():
+            place.filesystem.delete_dir(place.key)
+        elif place.exists():
+            place.filesystem.delete_file(place.key)
+    elif place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 class Worker:

@@ -20,6 +20,7 @@ from petm.inference import BATCH_SIZE
 from petm.progress import track
 from petm.run_folder import forget_finished, open_run
 from petm.sources import Reader, Source
+from petm.storage import Located, RemotePath
 from petm.stream import Graded, GradesBatches, Place, grade_stream
 from petm.tally import Tally
 
@@ -28,17 +29,20 @@ PART_ROWS, PART_SECONDS = 1 << 11, 20.0
 _AFTER = b"petm.after"
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raises RunError unless grades may be written to a path.
+def check_output(path: Located, *, overwrite: bool) -> Path:
+    """Returns the path if grades may be written there, and raises RunError if not.
 
     What a run of the same name has left unfinished beside it may be there.
     """
+    if isinstance(path, RemotePath):
+        raise RunError(f"{path}: expected a file on this machine, got an address. Copy it there, or use --engine ray.")
     if path.suffix.lower() not in GRADE_SUFFIXES:
         raise RunError(f"{path}: expected a name that ends in {', '.join(GRADE_SUFFIXES)}. Choose one.")
     if path.is_dir():
         raise RunError(f"{path}: expected a file to write, got a folder. Choose another name.")
     if path.exists() and not overwrite and not parts_folder(path).exists():
         raise RunError(f"{path}: expected no such file yet. Choose another name, or pass --overwrite to replace it.")
+    return path
 
 
 def parts_folder(path: Path) -> Path:

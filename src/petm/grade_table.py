@@ -1,7 +1,6 @@
 """Grades as a table: one row an input, in Parquet, CSV or JSON Lines."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pyarrow as pa
 
 from petm.errors import DataError
 from petm.grades import Grades
+from petm.storage import Located, for_arrow, locate
 
 GRADE_NAMES = ("trusted", "suspect", "unreadable")
 """What stands in the column ``grade``: the last where an input could not be read."""
@@ -89,11 +89,11 @@ def grade_table(
     )
 
 
-def read_grades(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Yields the rows of a file of grades, or of a folder of such Parquet files, some thousands at a time.
 
     Args:
-        path: What ``petm grade`` has written.
+        path: What ``petm grade`` has written, or its address in a store.
         columns: Which; absent reads all.
 
     Raises:
@@ -102,7 +102,7 @@ def read_grades(path: str | Path, columns: Sequence[str] | None = None) -> Itera
     import pyarrow.dataset as ds
     from pyarrow import csv
 
-    path = Path(path)
+    path = locate(path) if isinstance(path, str) else path
     kind = ".parquet" if path.is_dir() else path.suffix.lower()
     if not path.exists() or kind not in GRADE_SUFFIXES:
         got = f"a file of the kind '{path.suffix}'" if path.exists() else "nothing there"
@@ -116,7 +116,8 @@ def read_grades(path: str | Path, columns: Sequence[str] | None = None) -> Itera
     }
     wanted = list(columns or SCHEMA.names)
     try:
-        found = ds.dataset(path, format=formats[kind])
+        source, filesystem = for_arrow(path)
+        found = ds.dataset(source, format=formats[kind], filesystem=filesystem)
         missing = [name for name in wanted if name not in found.schema.names]
         if missing:
             raise DataError(
@@ -125,9 +126,10 @@ def read_grades(path: str | Path, columns: Sequence[str] | None = None) -> Itera
             )
         # On threads of its own Arrow would read on, however far behind its reader is.
         if kind == ".csv":
-            yield from csv.open_csv(path, read_options=_read_options(), convert_options=_csv_options(wanted))
+            opened = filesystem.open_input_stream(source) if filesystem else source
+            yield from csv.open_csv(opened, read_options=_read_options(), convert_options=_csv_options(wanted))
             return
-        yield from ds.dataset(path, format=formats[kind], schema=SCHEMA).to_batches(
+        yield from ds.dataset(source, format=formats[kind], schema=SCHEMA, filesystem=filesystem).to_batches(
             columns=wanted, batch_size=1 << 14, batch_readahead=2, fragment_readahead=1, use_threads=False
         )
     except (OSError, pa.ArrowException) as error:

@@ -20,6 +20,7 @@ from petm.pages import share_with_interval
 from petm.production import Production, Window, read_production
 from petm.promises import promise
 from petm.risk import Threshold
+from petm.storage import Located
 from petm.suspicion_drift import DRAWS, Drift, SuspicionProfile, alike, differences_of, drift_of
 from petm.tables import MISSING, Table, percent
 from petm.true_labels import Place
@@ -96,7 +97,7 @@ class Monitoring:
 def monitor(
     threshold: Threshold,
     measured: Mapping[str, Any],
-    grades: Sequence[str | Path],
+    grades: Sequence[str | Located],
     *,
     labels: dict[Place, int] | None = None,
     classes: Sequence[str] = (),

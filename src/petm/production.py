@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from petm.errors import ArgumentError, DataError
 from petm.grade_table import GRADE_NAMES, read_grades
 from petm.monitoring import LabelledCounts
 from petm.risk import Threshold
+from petm.storage import Located
 from petm.suspicion_drift import SuspicionProfile
 from petm.true_labels import Place
 
@@ -72,7 +72,7 @@ class Production:
 
 
 def read_production(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Located],
     threshold: Threshold,
     profile: SuspicionProfile | None = None,
     *,
@@ -97,7 +97,7 @@ def read_production(
     bins = len(profile.edges) + 1 if profile else 0
     found = Production([], LabelledCounts(threshold), np.zeros((2, bins), np.int64))
     uses: dict[Place, int] = {}
-    for path in map(Path, paths):
+    for path in paths:
         if window is None:
             _open_window(found, str(path), bins)
         for batch in read_grades(path, _COLUMNS):
@@ -136,7 +136,7 @@ def _count(
     profile: SuspicionProfile | None,
     labels: dict[Place, int],
     uses: dict[Place, int],
-    path: Path,
+    path: str | Located,
 ) -> None:
     window, true_labels = found.windows[-1], rows["true_label"]
     if labels:
@@ -176,7 +176,7 @@ def _known(rows: pa.RecordBatch, labels: dict[Place, int], uses: dict[Place, int
     return pa.array(told, pa.int64())
 
 
-def _whole(table: pa.Table, name: str, path: Path, kind: type[np.generic]) -> NDArray[np.generic]:
+def _whole(table: pa.Table, name: str, path: str | Located, kind: type[np.generic]) -> NDArray[np.generic]:
     """A column that every graded row has."""
     if table[name].null_count:
         raise DataError(
@@ -191,7 +191,7 @@ def _trusted(
     predicted: NDArray[np.generic],
     suspicion: NDArray[np.generic],
     threshold: Threshold,
-    path: Path,
+    path: str | Located,
 ) -> NDArray[np.bool_]:
     """The grades, after checking that they are this threshold's."""
     told = np.asarray(pc.equal(table["grade"], GRADE_NAMES[0]).to_numpy(), bool)

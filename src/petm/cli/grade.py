@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from petm.onnx_grader import OnnxGrader
     from petm.risk import Threshold
     from petm.sources import Reader, Source
+    from petm.storage import Located
     from petm.tally import Tally
 
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    "where",
     help="File: .parquet, .csv or .jsonl. Absent: CSV on standard output.",
 )
 @click.option("--labels", "labelled", is_flag=True, help="Read true labels too, and say how good the grades are.")
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 def grade(
     bundle: Path,
     inputs: tuple[str, ...],
-    output: Path | None,
+    where: str | None,
     labelled: bool,
     label_column: str,
     reference: str | None,
@@ -73,16 +74,18 @@ def grade(
     With -o the run may end at any moment, and the same command goes on where it was. With --engine ray many machines
     share the work (extra petm[ray]), and -o names a folder of Parquet files.
 
+    Inputs, and -o with --engine ray, may also be addresses in a store: s3://bucket/folder, gs://bucket/*.parquet.
+
     The grader is a bundle, or the .onnx file that petm export makes of one.
     """
     from petm.cli.graders import open_both, open_grader
     from petm.cli.inputs import inputs_at, reader_of
+    from petm.grade_files import check_output, grade_files
     from petm.sources import open_sources
+    from petm.storage import locate
 
-    if output is not None and engine == "local":
-        from petm.grade_files import check_output
-
-        check_output(output, overwrite=overwrite)
+    output = locate(where) if where is not None else None
+    file = check_output(output, overwrite=overwrite) if output is not None and engine == "local" else None
     grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
     read_as = inputs_at(grader.origin.inputs, reference, processor)
     reader = reader_of(read_as, trust_remote_code=trust_remote_code)
@@ -95,14 +98,12 @@ def grade(
             open_both, bundle.absolute(), device, reference, weights, processor, trust_remote_code=trust_remote_code
         )
         tally = _on_ray(opened, sources, output, workers, address, batch_size, labelled, overwrite)
-    elif output is None:
+    elif file is None:
         tally = _print(grader, sources, reader, batch_size, labelled, as_json)
     else:
-        from petm.grade_files import grade_files
-
         told = {"grader": _identity(grader, bundle), "form": str(read_as), "batch_size": batch_size}
         how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
-        tally = grade_files(grader, sources, reader, output, told=told, **how)
+        tally = grade_files(grader, sources, reader, file, told=told, **how)
     _report(tally, grader.threshold, output, as_json=as_json)
 
 
@@ -121,7 +122,7 @@ def _identity(grader: "Grader | OnnxGrader", bundle: Path) -> str:
 def _on_ray(
     opened: "Open",
     sources: "list[Source]",
-    output: Path,
+    output: "Located",
     workers: int,
     address: str | None,
     batch_size: int,
@@ -173,14 +174,14 @@ def _print(
     return tally
 
 
-def _report(tally: "Tally", threshold: "Threshold", output: Path | None, *, as_json: bool) -> None:
+def _report(tally: "Tally", threshold: "Threshold", output: "Located | None", *, as_json: bool) -> None:
     """Says what the grades come to."""
     from petm.promises import promise
 
     total = sum(tally.counts.values())
     judged = tally.judged(threshold) if tally.labelled else None
     if as_json:
-        summary = {"inputs": total, **tally.counts} | ({"output": output} if output else {})
+        summary = {"inputs": total, **tally.counts} | ({"output": str(output)} if output else {})
         options.print_json(summary | ({"judged": judged} if judged else {}))
     unreadable = f", {tally.counts['unreadable']} unreadable" if tally.counts["unreadable"] else ""
     click.echo(

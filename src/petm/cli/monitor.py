@@ -22,7 +22,7 @@ BROKEN = 3
     short_help="Tell whether the promised risk still holds on graded data.",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("grades", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("grades", nargs=-1, required=True)
 @click.option(
     "--labels",
     "label_files",
@@ -44,7 +44,7 @@ BROKEN = 3
 @options.config
 def monitor(
     bundle: Path,
-    grades: tuple[Path, ...],
+    grades: tuple[str, ...],
     label_files: tuple[Path, ...],
     window: int | None,
     confidence: float | None,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from petm.data.npz import IMAGE_NAMES, LABEL_NAMES, with_channels
 from petm.errors import DataError
-from petm.sources.base import Rows, Source, identity_of
+from petm.sources.base import Rows, Source
+from petm.storage import Located, identity_of, open_binary
 
 
 class ArrayFile(Source):
@@ -26,10 +27,10 @@ class ArrayFile(Source):
         DataError: The file is no such archive, or has no such array.
     """
 
-    def __init__(self, path: Path, *, labelled: bool) -> None:
+    def __init__(self, path: Located, *, labelled: bool) -> None:
         self.name, self.path = str(path), path
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open_binary(path) as file, zipfile.ZipFile(file) as archive:
                 names = [Path(name).stem for name in archive.namelist()]
                 found = next((name for name in IMAGE_NAMES if name in names), None)
                 if found is None:
@@ -65,7 +66,7 @@ class ArrayFile(Source):
             DataError: The file is damaged.
         """
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
+            with open_binary(self.path) as file, zipfile.ZipFile(file) as archive, archive.open(self.member) as stream:
                 _header(stream)
                 whole = None if self.in_rows else _whole(archive, self.member)  # by columns: no row stands together
                 each = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))

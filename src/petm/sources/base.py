@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-Content = Path | bytes | str | NDArray[Any] | None
+from petm.storage import Located
+
+Content = Located | bytes | str | NDArray[Any] | None
 """An image file, an encoded image, a text, an array ``(C, H, W)``; or nothing, where a cell is empty."""
 
 
@@ -73,6 +74,11 @@ class Source(ABC):
         """Returns the inputs from ``start`` to before ``stop`` as a source that another process can read by itself."""
         return _Part(self, start, stop)
 
+    def parts(self, size: int) -> Iterator["Source"]:
+        """Yields all inputs in parts of up to ``size``."""
+        for start in range(0, self.count(), size):
+            yield self.part(start, start + size)
+
 
 class _Part(Source):
     """Some inputs of a source that follow each other."""
@@ -100,9 +106,3 @@ def chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[Rows]:
             held = Rows()
     if len(held):
         yield held
-
-
-def identity_of(path: Path) -> str:
-    """Returns a file's path, size and time of change."""
-    state = path.stat()
-    return f"{path} {state.st_size} {state.st_mtime_ns}"

@@ -10,8 +10,9 @@ from pathlib import Path
 from petm.data.image_folder import is_image
 from petm.errors import DataError
 from petm.sources.base import Rows, Source, chunks
+from petm.storage import Located, RemotePath
 
-Found = tuple[str, str | None]
+Found = tuple[str | RemotePath, str | None]
 """A path, and the name of its class folder, if any."""
 
 
@@ -37,18 +38,24 @@ class ImageFiles(Source):
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
         """Yields the files from ``start`` to before ``stop``, up to ``size`` at a time."""
         found = islice(self._find(), start, stop)
-        yield from chunks(((path, None, Path(path), label) for path, label in found), size)
+        yield from chunks(((str(path), None, _located(path), label) for path, label in found), size)
 
     def part(self, start: int, stop: int) -> "ImageFiles":
         """Returns some of the files as a list of their paths, which nobody has to look for again."""
         return listed(tuple(islice(self._find(), start, stop)), self.name)
+
+    def parts(self, size: int) -> Iterator[Source]:
+        """Yields all files in lists of up to ``size``, found in one go."""
+        found = self._find()
+        while some := tuple(islice(found, size)):
+            yield listed(some, self.name)
 
     @cached_property
     def _seen(self) -> tuple[int, str]:
         count, digest = 0, hashlib.sha256()
         for path, _ in self._find():
             count += 1
-            digest.update(os.fsencode(path) + b"\0")
+            digest.update(os.fsencode(str(path)) + b"\0")
         return count, digest.hexdigest()
 
 
@@ -57,7 +64,7 @@ def listed(paths: Sequence[Found], name: str = "images") -> ImageFiles:
     return ImageFiles(name, lambda: iter(paths))
 
 
-def in_folder(folder: Path) -> ImageFiles:
+def in_folder(folder: Located) -> ImageFiles:
     """Returns the images below a folder in the order of their paths; hidden ones are left out.
 
     An image in a sub-folder bears the name of the outermost one as its label. Links to folders are not followed.
@@ -67,17 +74,32 @@ def in_folder(folder: Path) -> ImageFiles:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of images, got none. Check the path.")
-    return ImageFiles(str(folder), lambda: _below(str(folder), None))
+    return ImageFiles(str(folder), lambda: _below(folder if isinstance(folder, RemotePath) else str(folder), None))
 
 
-def _below(folder: str, label: str | None) -> Iterator[Found]:
+def _below(folder: str | RemotePath, label: str | None) -> Iterator[Found]:
+    for name, path, is_folder in _entries(folder):
+        if is_folder:
+            yield from _below(path, label or name)
+        elif is_image(name):
+            yield path, label
+
+
+def _entries(folder: str | RemotePath) -> Iterator[tuple[str, str | RemotePath, bool]]:
+    """Name, path and whether it is a folder, of what is not hidden, in the order of the names."""
+    if isinstance(folder, RemotePath):
+        yield from ((path.name, path, is_folder) for path, is_folder in folder.entries() if path.name[0] != ".")
+        return
     try:
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{folder}: expected a folder of images, got: {error.strerror}. Check the path.") from error
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _below(entry.path, label or entry.name)
-        elif is_image(entry.name) and entry.is_file():
-            yield entry.path, label
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if is_folder or entry.is_file():
+            yield entry.name, entry.path, is_folder
+
+
+def _located(path: str | RemotePath) -> Located:
+    return Path(path) if isinstance(path, str) else path

@@ -1,7 +1,7 @@
 """Which source a path is."""
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from petm.data.image_folder import is_image
@@ -9,9 +9,10 @@ from petm.data.parquet import find_shards
 from petm.errors import DataError
 from petm.sources.arrays import ArrayFile
 from petm.sources.base import Rows, Source
-from petm.sources.images import in_folder, listed
+from petm.sources.images import Found, in_folder, listed
 from petm.sources.tables import ParquetFile
 from petm.sources.texts import TextLines
+from petm.storage import Located, RemotePath, locate
 
 _TEXTS = (".csv", ".jsonl", ".ndjson")
 _IMAGES = "images (files, folders, *.parquet, *.npz)"
@@ -20,7 +21,7 @@ _IMAGES = "images (files, folders, *.parquet, *.npz)"
 class Unreadable(Source):
     """A file that is there and cannot be read: one input with a fault."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Located, reason: str) -> None:
         self.name, self.path, self.reason = str(path), path, reason
 
     def count(self) -> int:
@@ -51,11 +52,11 @@ def open_sources(
         DataError: There is nothing at a path, or it is of a kind that the classifier does not read, or lacks a column.
     """
     sources: list[Source] = []
-    images: list[tuple[str, str | None]] = []
+    images: list[Found] = []
     for path in paths:
         for found in _matching(path):
-            if text_column is None and found.is_file() and is_image(found.name):
-                images.append((str(found), None))
+            if text_column is None and is_image(found.name) and (isinstance(found, RemotePath) or found.is_file()):
+                images.append((_plain(found), None))
                 continue
             if images:
                 sources.append(listed(tuple(images)))
@@ -64,14 +65,14 @@ def open_sources(
     return [*sources, listed(tuple(images))] if images else sources
 
 
-def open_source(path: Path, *, text_column: str | None, label_column: str | None) -> list[Source]:
+def open_source(path: Located, *, text_column: str | None, label_column: str | None) -> list[Source]:
     """Returns what one path stands for; the shards of a folder are several.
 
     Raises:
         DataError: It is of a kind that the classifier does not read, or lacks a column.
     """
     if path.is_dir():
-        shards = find_shards(path)
+        shards = _shards(path)
         if shards:
             return [
                 source
@@ -91,7 +92,7 @@ def open_source(path: Path, *, text_column: str | None, label_column: str | None
         if text_column is None and suffix == ".npz":
             return [ArrayFile(path, labelled=label_column is not None)]
         if text_column is None and is_image(path.name):
-            return [listed(((str(path), None),))]
+            return [listed(((_plain(path), None),))]
     except DataError as error:
         if error.__cause__ is None:  # it is whole, and does not suit
             raise
@@ -99,8 +100,26 @@ def open_source(path: Path, *, text_column: str | None, label_column: str | None
     raise DataError(f"{path}: expected {wanted}, got a file of the kind '{suffix or path.name}'. Name other inputs.")
 
 
-def _matching(path: str | Path) -> list[Path]:
-    found = [Path(path)] if Path(path).exists() else sorted(Path(name) for name in glob.glob(str(path)))
+def _matching(path: str | Path) -> list[Located]:
+    place = locate(path)
+    found: list[Located]
+    if isinstance(place, RemotePath) and is_image(place.name) and "*" not in place.name:
+        found = [place]  # whether it is there, is seen when it is fetched: a question each would take hours for a list
+    elif place.exists():
+        found = [place]
+    elif isinstance(place, RemotePath):
+        found = [*place.matching()] if "*" in place.key else []
+    else:
+        found = [*sorted(Path(name) for name in glob.glob(str(path)))]
     if not found:
-        raise DataError(f"{path}: expected a file, a folder or a glob, got nothing there. Check the path.")
+        raise DataError(f"{place}: expected a file, a folder or a glob, got nothing there. Check the path.")
     return found
+
+
+def _shards(folder: Located) -> Sequence[Located]:
+    return (folder / "*.parquet").matching() if isinstance(folder, RemotePath) else find_shards(folder)
+
+
+def _plain(place: Located) -> str | RemotePath:
+    """As `petm.sources.images` has it: a path on this machine as text, of which there may be millions."""
+    return place if isinstance(place, RemotePath) else str(place)

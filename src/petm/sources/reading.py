@@ -14,6 +14,10 @@ from petm.data.tokenized import Encoder, pad_batch
 from petm.errors import DataError
 from petm.fields import Inputs
 from petm.sources.base import Content, Rows
+from petm.storage import RemotePath
+
+_REQUESTS = 32
+"""Images that are fetched from a store at a time: most of that is waiting."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,16 @@ class Reader:
             self.form = form_of(b"", "", size=None, channels=None, processor=processor)
         elif size is not None and channels is not None:
             self.form = ImageForm((size[0], size[1]), channels, resizes=True, converts=True)
-        self._pool = ThreadPoolExecutor(WORKERS)
+        self._pool, self._requests = ThreadPoolExecutor(WORKERS), ThreadPoolExecutor(_REQUESTS)
 
     def read(self, rows: Rows) -> Readings:
         """Returns the inputs of those rows that can be read, and why the others cannot."""
         reasons = list(rows.faults)
         if self.encoder is not None:
             return self._texts(self.encoder, rows, reasons)
-        made: list[Any] = list(self._pool.map(self._image, rows.contents, rows.inputs, reasons))
+        remote = any(isinstance(content, RemotePath) for content in rows.contents)
+        pool = self._requests if remote else self._pool
+        made: list[Any] = list(pool.map(self._image, rows.contents, rows.inputs, reasons))
         reasons = [answer if isinstance(answer, str) else None for answer in made]
         arrays = [answer for answer in made if not isinstance(answer, str)]
         return Readings(torch.from_numpy(np.stack(arrays)) if arrays else None, reasons)
@@ -73,6 +79,11 @@ class Reader:
             return fault
         if isinstance(content, np.ndarray):
             return self._array(content)
+        if isinstance(content, RemotePath):
+            try:
+                content = content.read_bytes()
+            except OSError as error:
+                return f"expected an image, got: {str(error).splitlines()[0].rstrip('.')}"
         if not isinstance(content, Path | bytes) or content == b"":
             return "expected an image, got nothing"
         if self.form is None:

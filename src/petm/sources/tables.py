@@ -1,12 +1,12 @@
 """Rows of Parquet files: encoded images or texts."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from petm.data.parquet import class_names
 from petm.errors import DataError
-from petm.sources.base import Content, Rows, Source, chunks, identity_of
+from petm.sources.base import Content, Rows, Source, chunks
+from petm.storage import Located, for_arrow, identity_of
 
 _BUFFER = 1 << 20
 """Bytes of a file that are read at a time."""
@@ -25,7 +25,7 @@ class ParquetFile(Source):
         DataError: The file is not whole, or a column is missing or of an unsuitable type.
     """
 
-    def __init__(self, path: Path, column: str, label_column: str | None, *, texts: bool) -> None:
+    def __init__(self, path: Located, column: str, label_column: str | None, *, texts: bool) -> None:
         import pyarrow as pa
 
         self.name, self.path, self.column = str(path), path, column
@@ -111,11 +111,12 @@ class ParquetFile(Source):
 
         try:
             # Buffered, a column is read page by page; otherwise a group of rows is, which may be the whole file.
-            return pq.ParquetFile(self.path, buffer_size=_BUFFER, pre_buffer=False)
+            source, filesystem = for_arrow(self.path)
+            return pq.ParquetFile(source, filesystem=filesystem, buffer_size=_BUFFER, pre_buffer=False)
         except (OSError, pa.ArrowException) as error:
             raise _broken(self.path, error) from error
 
 
-def _broken(path: Path, error: Exception) -> DataError:
+def _broken(path: Located, error: Exception) -> DataError:
     reason = str(error).splitlines()[0].rstrip(".")
     return DataError(f"{path}: expected a whole Parquet file, got: {reason}. Fetch it again.")

@@ -1,15 +1,16 @@
 """Texts of CSV and JSON Lines files, row by row."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from petm.errors import DataError
-from petm.sources.base import Content, Rows, Source, chunks, identity_of
+from petm.sources.base import Content, Rows, Source, chunks
+from petm.storage import Located, identity_of, open_binary
 
 Line = tuple[str, int, Content, int | str | None, str | None]
 """Path, line, text, label, fault."""
@@ -32,7 +33,7 @@ class TextLines(Source):
         DataError: The file cannot be read, or its header lacks the column.
     """
 
-    def __init__(self, path: Path, column: str, label_column: str | None) -> None:
+    def __init__(self, path: Located, column: str, label_column: str | None) -> None:
         self.name, self.path, self.column, self.label_column = str(path), path, column, label_column
         next(self._lines(), None)
 
@@ -59,7 +60,7 @@ class TextLines(Source):
     def _lines(self) -> Iterator[Line]:
         limit = csv.field_size_limit(_LONGEST)
         try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
+            with io.TextIOWrapper(open_binary(self.path), encoding="utf-8-sig", newline="") as file:
                 yield from self._csv(file) if self.path.suffix.lower() == ".csv" else self._json(file)
         except (OSError, UnicodeError, csv.Error) as error:
             raise DataError(

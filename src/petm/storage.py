@@ -1,0 +1,187 @@
+"""Files by path on this machine, or by address in a store that Arrow knows: ``s3://bucket/folder``, ``gs://…``.
+
+Keys, regions and endpoints come from where the store's own tools look for them, or from the address.
+"""
+
+import io
+import re
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from petm.errors import DataError
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_BUCKETS = ("s3", "gs", "gcs")
+_KEYS = re.compile(r"//[^/@]*@")
+_BUFFER = 1 << 20
+"""Bytes that are asked for at a time: each time costs the way to the store and back."""
+
+
+@dataclass(frozen=True)
+class RemotePath:
+    """A file or a folder in a store, with what is used here of `pathlib.Path`.
+
+    As a text it is its address without keys and settings.
+
+    Attributes:
+        filesystem: A ``pyarrow.fs.FileSystem``.
+        key: The path in it.
+        scheme: With which its addresses begin.
+    """
+
+    filesystem: Any
+    key: str
+    scheme: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.key}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.key).name
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name, with its dot."""
+        return PurePosixPath(self.key).suffix
+
+    def __truediv__(self, name: str) -> "RemotePath":
+        return replace(self, key=str(PurePosixPath(self.key) / name))
+
+    def exists(self) -> bool:
+        """Returns whether there is anything; raises DataError where the store cannot be reached."""
+        from pyarrow.fs import FileType
+
+        return bool(self._info().type != FileType.NotFound)
+
+    def is_dir(self) -> bool:
+        """Returns whether it is a folder; raises DataError where the store cannot be reached."""
+        from pyarrow.fs import FileType
+
+        return bool(self._info().type == FileType.Directory)
+
+    def is_file(self) -> bool:
+        """Returns whether it is a file; raises DataError where the store cannot be reached."""
+        return bool(self._info().is_file)
+
+    def read_bytes(self) -> bytes:
+        """Returns the content of a file.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        with self.filesystem.open_input_stream(self.key) as file:
+            content: bytes = file.read()
+        return content
+
+    def entries(self) -> list[tuple["RemotePath", bool]]:
+        """Returns what lies in a folder in the order of the names, each with whether it is a folder.
+
+        Raises:
+            DataError: It cannot be listed.
+        """
+        from pyarrow.fs import FileSelector
+
+        try:
+            found = self.filesystem.get_file_info(FileSelector(self.key))
+        except OSError as error:
+            raise _unreachable(self, error) from error
+        found.sort(key=lambda info: info.base_name)
+        return [(replace(self, key=info.path), not info.is_file) for info in found]
+
+    def matching(self) -> list["RemotePath"]:
+        """Returns what there is by this path, in which ``*`` stands for anything but ``/``, in the order of the paths.
+
+        Raises:
+            DataError: A folder cannot be listed.
+        """
+        parts = PurePosixPath(self.key).parts
+        fixed = next((place for place, part in enumerate(parts) if "*" in part), len(parts))
+        found = [(replace(self, key=str(PurePosixPath(*parts[:fixed]))), True)]
+        for pattern in parts[fixed:]:
+            found = [
+                (child, is_folder)
+                for folder, opens in found
+                if opens
+                for child, is_folder in folder.entries()
+                if fnmatchcase(child.name, pattern)
+            ]
+        return [place for place, _ in found]
+
+    def identity(self) -> str:
+        """Returns address, size and time of change."""
+        info = self._info()
+        return f"{self} {info.size} {info.mtime_ns}"
+
+    def _info(self) -> Any:
+        try:
+            return self.filesystem.get_file_info(self.key)
+        except OSError as error:
+            raise _unreachable(self, error) from error
+
+
+Located = Path | RemotePath
+"""A file or a folder, wherever it is."""
+
+
+def locate(where: str | Path) -> Located:
+    """Returns the path on this machine, or in the store of an address.
+
+    Args:
+        where: A path; or an address, ``scheme://…``, percent-encoded, with settings of the store behind a ``?``.
+
+    Raises:
+        DataError: No store is known by such an address, or it cannot be reached.
+    """
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem
+
+    if isinstance(where, Path) or not _ADDRESS.match(where):
+        return Path(where)
+    parts = urlsplit(where)
+    try:
+        if parts.scheme in _BUCKETS:  # one connection for all that lies in a bucket, however many are named
+            bucket = parts.netloc.rpartition("@")[2]
+            key = unquote(f"{bucket}{parts.path}").rstrip("/")
+            return RemotePath(_bucket(parts.scheme, parts.netloc, parts.query), key, parts.scheme)
+        filesystem, key = FileSystem.from_uri(where)
+        return RemotePath(filesystem, key, parts.scheme)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _unreachable(f"{parts.scheme}://…", error) from error
+
+
+@cache
+def _bucket(scheme: str, authority: str, settings: str) -> Any:
+    from pyarrow.fs import FileSystem
+
+    return FileSystem.from_uri(f"{scheme}://{authority}/?{settings}")[0]
+
+
+def open_binary(place: Located) -> Any:
+    """Returns a file opened for reading at any position; raises OSError where it cannot be opened."""
+    if isinstance(place, Path):
+        return place.open("rb")
+    return io.BufferedReader(place.filesystem.open_input_file(place.key), _BUFFER)
+
+
+def for_arrow(place: Located) -> tuple[str, Any]:
+    """Returns path and file system as functions of Arrow take them."""
+    return (str(place), None) if isinstance(place, Path) else (place.key, place.filesystem)
+
+
+def identity_of(place: Located) -> str:
+    """Returns path, size and time of change of a file; raises OSError or DataError where it is not there."""
+    if isinstance(place, RemotePath):
+        return place.identity()
+    state = place.stat()
+    return f"{place} {state.st_size} {state.st_mtime_ns}"
+
+
+def _unreachable(where: object, error: Exception) -> DataError:
+    reason = _KEYS.sub("//…@", str(error).splitlines()[0].rstrip("."))
+    return DataError(f"{where}: expected a store that can be reached, got: {reason}. Check address, keys and region.")
