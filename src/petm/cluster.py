@@ -14,7 +14,7 @@ from petm.sources import Reader, Source
 from petm.storage import Located, RemotePath, for_arrow
 from petm.stream import GradesBatches, grade_stream
 
-PIECE, _SHARES = 1 << 12, 64
+PIECE, _SHARES = 1 << 12, 16
 """Inputs that a worker is given at a time, at least, which is what a lost worker repeats; and how often it is given
 such, about, at most: Ray keeps account of them all."""
 
@@ -134,6 +134,8 @@ class Worker:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
+    # Its own processes call harmless what nobody could do anything about errors, such as how Ray Data starts its actors.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data
