@@ -34,7 +34,7 @@ from petm.provenance import InputOrigin, ModelOrigin, Origin
 from petm.risk import DISAGREEMENT
 from petm.service.app import make_app
 from petm.service.batching import Batcher
-from petm.service.engine import Engine
+from petm.service.engine import Engine, GraderEngine
 from petm.service.label_file import LabelFile, folder_name
 from petm.service.limits import Limits
 from petm.service.reading import ImageReader, TextReader, reader_for
@@ -68,7 +68,7 @@ def png(image: np.ndarray, kind: str = "PNG") -> bytes:
 
 
 def engine_of(grader: Grader | OnnxGrader) -> Callable[[Limits], Engine]:
-    return lambda limits: Engine(grader, reader_for(grader.origin.inputs, limits))
+    return lambda limits: GraderEngine(grader, reader_for(grader.origin.inputs, limits))
 
 
 def client_of(load: Callable[[Limits], Engine], limits: Limits = Limits(), **settings: Any) -> TestClient:  # noqa: B008
@@ -277,10 +277,10 @@ class Held:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def judge(self, samples: Sequence[Any]) -> Any:
+    def run(self, samples: Sequence[Any]) -> Any:
         self.sizes.append(len(samples))
         assert self.go.wait(30)
-        return self.engine.judge(samples)
+        return self.engine.run(samples)
 
 
 def held(grader: Grader) -> tuple[Held, Callable[[Limits], Any]]:
@@ -320,7 +320,7 @@ def test_a_fault_of_ours_is_logged_and_not_told(
     grader: Grader, images: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Held):
-        def judge(self, samples: Sequence[Any]) -> Any:
+        def run(self, samples: Sequence[Any]) -> Any:
             raise RuntimeError("secret")
 
     engine = Broken(engine_of(grader)(Limits()))
@@ -394,8 +394,8 @@ def test_about_tells_what_is_served(client: TestClient, grader: Grader) -> None:
 
 
 def test_classes_without_names_are_numbers(grader: Grader) -> None:
-    engine = Engine(Grader(grader.adapted, DISAGREEMENT), ImageReader((28, 28), 1, Limits()))
-    assert engine.classes == tuple("0123456789")
+    engine = GraderEngine(Grader(grader.adapted, DISAGREEMENT), ImageReader((28, 28), 1, Limits()))
+    assert engine.facts.classes == tuple("0123456789")
 
 
 def test_the_documentation_needs_nothing_from_elsewhere(client: TestClient) -> None:
@@ -639,7 +639,7 @@ def test_texts_are_graded_as_by_the_grader(folder: Path, tmp_path: Path) -> None
     expected = grader.grade(pad_batch(tokenizer, tokenizer.encode(texts, None)))  # type: ignore[arg-type]
 
     def load(limits: Limits) -> Engine:
-        return Engine(grader, reader_for(grader.origin.inputs, limits, tokenizer))
+        return GraderEngine(grader, reader_for(grader.origin.inputs, limits, tokenizer))
 
     with client_of(load, Limits(characters=500), labels=tmp_path / "labels.jsonl") as client:
         rows = ready(client).post("/grade", json={"texts": [*texts, " ", "a" * 501]}).json()["grades"]

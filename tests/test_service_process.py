@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from networks import randomise
 from petm.adapter import attach_adapter
 from petm.cli import main
 from petm.data import Data
-from petm.errors import RunError
+from petm.errors import BundleError, ModelError, RunError
 from petm.grader import Grader, fit_grader
 from petm.provenance import InputOrigin, ModelOrigin, Origin
+from petm.service.engine import EngineEndedError
+from petm.service.engine_process import EngineProcess
 from petm.service.server import is_loopback, listening
 
 CLIENTS = 16
@@ -70,7 +72,7 @@ def serve(bundle: Path) -> Iterator[Serve]:
     def start(*arguments: str) -> tuple["subprocess.Popen[str]", int]:
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "petm", "serve", str(bundle), "--port", "0", *arguments]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
         started.append(process)
         assert process.stderr is not None
         found = re.search(r"http://127\.0\.0\.1:(\d+) serves", process.stderr.readline())
@@ -134,7 +136,7 @@ def test_sigterm_under_load_answers_every_accepted_request(serve: Serve, request
         thread.start()
     while sum(right) < 300:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as systemd does: to inference too
     assert process.wait(30) == 0
     for thread in threads:
         thread.join(30)
@@ -155,9 +157,107 @@ def test_it_bears_what_is_no_http_and_ends_on_ctrl_c(serve: Serve, requests: lis
     half = socket.create_connection(("127.0.0.1", port), 10)  # a client that never ends its request
     half.sendall(b"POST /grade HTTP/1.1\r\nhost: localhost\r\n")
     assert ask(port, "POST", "/grade", requests[0][0])[0] == 200
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert process.wait(30) == 0
     half.close()
+
+
+def inference_of(service: int) -> int:
+    """The process in which a service infers: the child that is no tracker of resources."""
+    lists = [path.read_text() for path in Path(f"/proc/{service}/task").glob("*/children")]
+    children = " ".join(lists).split()
+    found = [pid for pid in children if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(found) == 1
+    return int(found[0])
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends within some seconds."""
+    for _ in range(200):
+        try:
+            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_service_whose_inference_is_killed_says_so_and_ends(
+    serve: Serve, requests: list[tuple[bytes, int]], busy: bool
+) -> None:
+    process, port = serve()
+    os.kill(inference_of(process.pid), signal.SIGKILL)
+    if busy:
+        status, body = ask(port, "POST", "/grade", requests[0][0])
+        assert (status, json.loads(body)) == (503, {"detail": "The service has failed, and ends."})
+    assert process.wait(30) == 1
+    assert process.stderr is not None
+    told = process.stderr.read()
+    assert "Error: inference: expected its process to run, got its end with exit code -9." in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_inference_ends_with_its_service_and_not_before(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
+    process, port = serve()
+    inference = inference_of(process.pid)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(inference, number)
+    assert ask(port, "POST", "/grade", requests[0][0])[0] == 200
+    process.kill()
+    assert ends(inference)
+
+
+class Stubborn(Exception):  # noqa: N818
+    """One that cannot be read again from its pickle."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Sums:
+    """An engine that adds what it is given, and can do no more."""
+
+    reader = facts = None
+
+    def run(self, samples: Sequence[Any]) -> int:
+        if not samples:
+            raise Stubborn(1, 2)
+        return sum(samples)
+
+    def turn(self, sample: int, alphas: Sequence[float]) -> list[list[float]]:
+        raise ModelError(f"no dial for {sample}")
+
+
+def fails() -> Any:
+    raise BundleError("damaged")
+
+
+def dies() -> Any:
+    os._exit(7)
+
+
+def test_an_engine_in_a_process_answers_as_here() -> None:
+    engine = EngineProcess(Sums)  # type: ignore[arg-type]
+    assert engine.run([3, 4]) == 7  # type: ignore[comparison-overlap]
+    with pytest.raises(ModelError, match="no dial for 5"):
+        engine.turn(5, [1.0])
+    with pytest.raises(ModelError, match=r"model: expected an answer, got Stubborn: 1 and 2\."):
+        engine.run([])
+    engine.check()
+    assert engine.run([1]) == 1  # type: ignore[comparison-overlap]
+    engine.close()
+    with pytest.raises(EngineEndedError, match="got its end with exit code 0"):
+        engine.run([1])
+    with pytest.raises(EngineEndedError):
+        engine.check()
+    with pytest.raises(BundleError, match=r"^damaged$"):
+        EngineProcess(fails)
+    with pytest.raises(EngineEndedError, match="got its end with exit code 7"):
+        EngineProcess(dies)
 
 
 Petm = Callable[..., tuple[int, str]]

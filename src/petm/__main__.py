@@ -2,4 +2,5 @@
 
 from petm.cli import main
 
-main()
+if __name__ == "__main__":  # a service starts a process that imports this file
+    main()

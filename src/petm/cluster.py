@@ -134,7 +134,7 @@ class Worker:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
-    # Its own processes call harmless what nobody could do anything about errors, such as how Ray Data starts its actors.
+    # Its processes call much an error that nobody can do anything about, such as how Ray Data starts its actors.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray

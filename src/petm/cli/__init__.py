@@ -1,11 +1,10 @@
 """The command line: one file a verb, each as thin as it can be."""
 
 import sys
-import warnings
-from typing import Any
 
 import click
 
+from petm.cli import options
 from petm.cli.benchmark import benchmark
 from petm.cli.demo import demo
 from petm.cli.export import export
@@ -17,7 +16,7 @@ from petm.cli.plan import plan
 from petm.cli.push import push
 from petm.cli.reproduce import reproduce
 from petm.cli.serve import serve
-from petm.errors import PetmError, PetmWarning
+from petm.errors import PetmError
 
 INTERRUPTED = 130
 
@@ -34,7 +33,7 @@ for verb in (demo, reproduce, plan, fit, grade, inspect, monitor, serve, export,
 
 def main() -> None:
     """Runs the command line; a `PetmError` is one line and exit 1, an interrupt exits 130."""
-    warnings.showwarning = _show_warning
+    options.show_own_warnings()
     try:
         petm(prog_name="petm", standalone_mode=False)
     except click.ClickException as error:
@@ -46,9 +45,3 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. Run the same command with --resume to go on, where it has that option.", err=True)
         sys.exit(INTERRUPTED)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """One line for petm's own warnings; those of libraries are for developers, who see them in the tests."""
-    if issubclass(category, PetmWarning):
-        click.echo(f"Warning: {message}", err=True)

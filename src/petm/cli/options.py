@@ -2,11 +2,14 @@
 
 import json
 import tomllib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from petm.errors import PetmWarning
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -74,6 +77,16 @@ def output(default: str | None = None, text: str = "Output folder.") -> Decorato
         show_default=default is not None,
         help=text,
     )
+
+
+def show_own_warnings() -> None:
+    """Shows petm's own warnings as one line; those of libraries are for developers, who see them in the tests."""
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, PetmWarning):
+            click.echo(f"Warning: {message}", err=True)
+
+    warnings.showwarning = show
 
 
 def print_json(content: Any) -> None:

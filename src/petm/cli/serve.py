@@ -1,5 +1,6 @@
 """``petm serve``: a grader behind HTTP."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,7 @@ def serve(
     """
     key = _read_key(api_key_file)
     try:
+        from petm.service.engine_process import EngineProcess
         from petm.service.limits import Limits
         from petm.service.server import is_loopback
         from petm.service.server import serve as serve_grader
@@ -98,22 +100,20 @@ def serve(
         timeout=timeout,
     )
 
-    def load(limits: "Limits") -> "Engine":
-        from petm.cli.graders import open_grader
-        from petm.cli.inputs import inputs_at, processor_of
-        from petm.service.engine import Engine
-        from petm.service.reading import reader_for
-
-        _set_threads(threads)
-        grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
-        inputs = inputs_at(grader.origin.inputs, reference, processor)
-        prepares = processor_of(inputs, trust_remote_code)
-        return Engine(grader, reader_for(inputs, limits, prepares, getattr(grader, "shape", None)))
-
+    make = partial(
+        _make_engine,
+        threads=threads,
+        bundle=bundle,
+        reference=reference,
+        weights=weights,
+        processor=processor,
+        trust_remote_code=trust_remote_code,
+        device=device,
+    )
     if key is None and not is_loopback(host):
         click.echo("Warning: listening beyond this machine without a key. See --api-key-file.", err=True)
     serve_grader(
-        load,
+        lambda limits: EngineProcess(partial(make, limits)),
         limits,
         host=host,
         port=port,
@@ -137,10 +137,32 @@ def _read_key(path: Path | None) -> str | None:
     return key
 
 
-def _set_threads(threads: int | None) -> None:
-    """One core is left for reading requests and images, where there are several."""
+def _make_engine(
+    limits: "Limits",
+    *,
+    threads: int | None,
+    bundle: Path,
+    reference: str | None,
+    weights: Path | None,
+    processor: Path | None,
+    trust_remote_code: bool,
+    device: str,
+) -> "Engine":
+    """The engine, in the process where it runs."""
     import os
 
     import torch
 
+    from petm.cli.graders import open_grader
+    from petm.cli.inputs import inputs_at, processor_of
+    from petm.service.engine import GraderEngine
+    from petm.service.reading import reader_for
+
+    options.show_own_warnings()
+
+    # One core is left for reading requests and images, where there are several.
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
+    grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
+    inputs = inputs_at(grader.origin.inputs, reference, processor)
+    prepares = processor_of(inputs, trust_remote_code)
+    return GraderEngine(grader, reader_for(inputs, limits, prepares, getattr(grader, "shape", None)))

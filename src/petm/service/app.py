@@ -67,7 +67,7 @@ def make_app(
         labels: The file for what people say of inputs; absent takes no labels.
         key: As in `Guard`.
         hosts: As in `Guard`.
-        failed: Called where the engine cannot be made.
+        failed: Called where the engine cannot be made, or ends.
     """
     service = Service(lambda: load(limits), limits, labels)
 
@@ -112,7 +112,7 @@ def _add_grading(app: FastAPI, service: Service) -> None:
             content_type = request.headers["content-type"]
             given = await _parsed(body, lambda: _inputs(body, kind, content_type, engine, limits))
         answered = await service.grade(given)
-        names = engine.classes
+        names = engine.facts.classes
         return _json(
             {"grades": [_row(each, said, names, opinions) for each, said in zip(given, answered, strict=True)]}
         )
@@ -134,16 +134,16 @@ def _add_grading(app: FastAPI, service: Service) -> None:
     @app.get("/about", response_model=About, responses=_FAULTS, summary="What is served.")
     async def about() -> Response:
         engine = service.engine
-        grader, shape = engine.grader, engine.reader.shape
+        facts, shape = engine.facts, engine.reader.shape
         return _json(
             {
                 "inputs": engine.reader.kind,
-                "classes": engine.classes,
+                "classes": facts.classes,
                 "size": shape and shape[1:],
                 "channels": shape and shape[0],
-                "threshold": grader.threshold.as_json() | {"promise": promise(grader.threshold)},
-                "score": grader.score,
-                "dial": engine.has_dial,
+                "threshold": facts.threshold.as_json() | {"promise": promise(facts.threshold)},
+                "score": facts.score,
+                "dial": facts.has_dial,
                 "labels": service.takes_labels,
                 "limits": {"body": limits.body, "pixels": limits.pixels, "inputs": limits.inputs},
                 "version": version("petm"),
@@ -168,8 +168,8 @@ def _add_labels(app: FastAPI, service: Service) -> None:
         record = said.model_dump(
             exclude={"image", "sha256", "label_name", *(() if said.text is not None else ("text",))}
         )
-        named = said.label is not None and said.label < len(engine.classes)
-        record["label_name"] = engine.classes[said.label or 0] if named else None
+        named = said.label is not None and said.label < len(engine.facts.classes)
+        record["label_name"] = engine.facts.classes[said.label or 0] if named else None
         return _json(await service.label(record, content, said.sha256), status=201)
 
     @app.get("/labels", response_model=Labels, responses=_FAULTS, summary="What was said of inputs so far.")

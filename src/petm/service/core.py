@@ -13,7 +13,7 @@ from petm.allocator import give_back_blocks
 from petm.data.encoded import WORKERS
 from petm.service.batching import Batcher
 from petm.service.bodies import Bodies, Given
-from petm.service.engine import Engine, Verdict
+from petm.service.engine import Engine, EngineEndedError, Verdict, verdicts
 from petm.service.label_file import LabelFile
 from petm.service.limits import Limits, Refusal, Unreadable, busy
 from petm.service.reading import Content
@@ -24,7 +24,7 @@ T = TypeVar("T")
 AT_ONCE = 8
 """Inputs of a request, at most, that are read without a thread where they are small."""
 TIDY = 2.0
-"""Seconds between two looks whether there is memory to give back."""
+"""Seconds between two looks whether there is memory to give back, and the engine lives."""
 Answered = Verdict | str
 """Of one input: what the grader says, or why it could not be read."""
 
@@ -39,7 +39,7 @@ class Service:
 
     Attributes:
         state: ``loading``, ``ready``, ``stopping`` or ``failed``.
-        failure: Why it could not load.
+        failure: Why it could not load, or go on.
     """
 
     def __init__(self, load: Callable[[], Engine], limits: Limits, labels: Path | None = None) -> None:
@@ -58,11 +58,12 @@ class Service:
         """Loads the grader while the block runs, and ends all work behind it.
 
         Args:
-            failed: Called where it cannot be loaded.
+            failed: Called where it cannot be loaded, or its engine ends.
         """
+        self._failed = failed
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="reading")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="labels")
-        loading, tidying = asyncio.create_task(self._start(failed)), asyncio.create_task(self._tidy())
+        loading, tidying = asyncio.create_task(self._start()), asyncio.create_task(self._tidy())
         try:
             yield
         finally:
@@ -71,6 +72,8 @@ class Service:
             tidying.cancel()
             if self._batcher is not None:
                 await self._batcher.close()
+            if self._engine is not None:
+                await asyncio.to_thread(self._engine.close)
             self._pool.shutdown()
             self._writer.shutdown()
             if self.labels is not None:
@@ -81,31 +84,41 @@ class Service:
         if self.state in ("loading", "ready"):
             self.state = "stopping"
 
-    async def _start(self, failed: Callable[[], None]) -> None:
+    async def _start(self) -> None:
         try:
             if self._labels_path is not None:
                 self.labels = await asyncio.to_thread(LabelFile, self._labels_path)
             self._engine = await asyncio.to_thread(self._load)
         except Exception as error:
-            self.state, self.failure = "failed", error
-            failed()
+            self._fail(error)
             return
         # What is there by now stays: the collector need not look through it again while requests wait.
         gc.collect()
         gc.freeze()
-        self.telemetry.profile = SuspicionProfile.from_measured(self._engine.grader.measured)
-        limits, seen = self.limits, self.telemetry.batch
-        self._batcher = Batcher(self._engine.judge, size=limits.batch, wait=limits.wait, seen=seen)
+        engine, limits, seen = self._engine, self.limits, self.telemetry.batch
+        self.telemetry.profile = SuspicionProfile.from_measured(engine.facts.measured)
+        run = lambda samples: verdicts(engine.run(samples))  # noqa: E731 - it has no better name
+        self._batcher = Batcher(run, size=limits.batch, wait=limits.wait, seen=seen)
         if self.state == "loading":
             self.state = "ready"
 
     async def _tidy(self) -> None:
-        """Gives memory back to the system after large bodies and images."""
+        """Gives memory back to the system after large bodies and images, and sees to it that the engine lives."""
         while True:
             await asyncio.sleep(TIDY)
+            if self._engine is not None and self.failure is None:
+                try:
+                    self._engine.check()
+                except EngineEndedError as error:
+                    self._fail(error)
             if self._grown or self.bodies.grown:
                 self._grown = self.bodies.grown = False
                 await asyncio.to_thread(give_back_blocks)
+
+    def _fail(self, error: Exception) -> None:
+        if self.failure is None:
+            self.state, self.failure = "failed", error
+            self._failed()
 
     @property
     def takes_labels(self) -> bool:
@@ -154,7 +167,7 @@ class Service:
             Refusal: The queue is full, the input cannot be read, or the grader has no dial.
         """
         engine, batcher = self._loaded()
-        if not engine.has_dial:
+        if not engine.facts.has_dial:
             raise Refusal(404, "An exported graph has no dial. Serve the bundle.")
         async with self._accept(len(alphas)):
             sample = await self.read(engine.reader.read, content)
@@ -173,14 +186,14 @@ class Service:
             RunError: The line could not be written.
         """
         labels, engine = self._labels(), self.engine
-        if record["label"] is not None and record["label"] >= len(engine.classes):
-            raise Refusal(400, f"label: expected a class from 0 to {len(engine.classes) - 1}, or null.")
+        if record["label"] is not None and record["label"] >= len(engine.facts.classes):
+            raise Refusal(400, f"label: expected a class from 0 to {len(engine.facts.classes) - 1}, or null.")
         await self.read(engine.reader.read, content)
         raw = await self.read(engine.reader.raw, content)
         if digest is not None and digest != sha256(raw).hexdigest():
             raise Refusal(400, "sha256: expected that of the input. Was it changed on the way?")
         return await asyncio.get_running_loop().run_in_executor(
-            self._writer, lambda: labels.append(record, raw, engine.classes)
+            self._writer, lambda: labels.append(record, raw, engine.facts.classes)
         )
 
     def said(self) -> list[dict[str, Any]]:
@@ -215,6 +228,9 @@ class Service:
         try:
             async with asyncio.timeout(self.limits.timeout):
                 yield
+        except EngineEndedError as error:
+            self._fail(error)
+            raise Refusal(503, "The service has failed, and ends.") from error
         except TimeoutError as error:
             raise Refusal(504, "It took too long. Try again with less.") from error
         finally:

@@ -1,8 +1,8 @@
 """A grader as the service uses it: one batch at a time, a PyTorch bundle or an ONNX graph."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from petm.adapter import AdaptedModel
 from petm.allocator import keep_large_blocks
 from petm.dual import dual_logits
-from petm.errors import ModelError
+from petm.errors import ModelError, RunError
 from petm.fields import Inputs, one_tensor
 from petm.grader import Grader
 from petm.grades import Grades
 from petm.inference import device_of
 from petm.onnx_grader import OnnxGrader
+from petm.risk import Threshold
 from petm.service.reading import Reader
 
 
@@ -39,47 +40,54 @@ class Verdict(NamedTuple):
     """The second opinion's logits, ``(K,)``."""
 
 
-class Engine:
+class EngineEndedError(RunError):
+    """An engine that has ended by itself and grades no more."""
+
+
+class Facts(NamedTuple):
+    """What is known of a grader before it grades."""
+
+    classes: tuple[str, ...]
+    """``K`` names; numbers where the grader has none."""
+    threshold: Threshold
+    """Where suspicion turns."""
+    score: str
+    """What suspicion is."""
+    measured: Mapping[str, Any]
+    """Figures of the fit."""
+    has_dial: bool
+    """Whether the strength of the adapter can be set: not in a graph."""
+
+
+class Opinions(NamedTuple):
+    """What one pass says of ``N`` inputs."""
+
+    grades: Grades
+    """Their grades."""
+    base: NDArray[np.float32]
+    """A's logits, ``(N, K)``."""
+    opinion: NDArray[np.float32]
+    """The second opinion's logits, ``(N, K)``."""
+
+
+class Engine(Protocol):
     """Grades batches, in one thread at a time.
 
-    Args:
-        grader: From `petm.grader.load`, or an ONNX graph.
-        reader: Makes its inputs.
-
     Attributes:
-        grader: The grader.
-        reader: The reader.
-        classes: ``K`` names; numbers where the grader has none.
-
-    Raises:
-        ModelError: The grader cannot take what the reader makes.
+        reader: Makes its inputs.
+        facts: Of the grader.
     """
 
-    def __init__(self, grader: Grader | OnnxGrader, reader: Reader) -> None:
-        self.grader, self.reader = grader, reader
-        keep_large_blocks()
-        if isinstance(grader, Grader):
-            _lay_out(grader.adapted, reader.collate([reader.blank()]))
-        # The first passes find where the opinions part and fill the allocator; nobody should have to wait for that.
-        count = len(self.judge([reader.blank()])[0].base)
-        names = grader.origin.model.classes
-        self.classes = names if len(names) == count else tuple(map(str, range(count)))
+    reader: Reader
+    facts: Facts
 
-    @property
-    def has_dial(self) -> bool:
-        """Whether the strength of the adapter can be set: not in a graph."""
-        return isinstance(self.grader, Grader)
-
-    def judge(self, samples: Sequence[Any]) -> list[Verdict]:
+    def run(self, samples: Sequence[Any]) -> Opinions:
         """Returns what the grader says of at least one sample, in their order.
 
         Raises:
+            EngineEndedError: It has ended by itself.
             ModelError: The model cannot take them.
         """
-        grades, base, opinion = self._pass(samples)
-        known = [None if math.isnan(value) else value for value in grades.probability.tolist()]
-        arrays = (grades.labels.tolist(), grades.second.tolist(), known, grades.suspicion.tolist())
-        return [Verdict(*row) for row in zip(*arrays, grades.trusted.tolist(), base, opinion, strict=True)]
 
     def turn(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
         """Returns the probabilities of the ``K`` classes at each strength of the adapter.
@@ -89,25 +97,77 @@ class Engine:
             alphas: 0 is A, 1 the second opinion.
 
         Raises:
+            EngineEndedError: It has ended by itself.
             ModelError: The grader has no such dial.
         """
-        if not isinstance(self.grader, Grader):
+
+    def check(self) -> None:
+        """Raises EngineEndedError where it has ended by itself."""
+
+    def close(self) -> None:
+        """Ends it."""
+
+
+class GraderEngine:
+    """An engine in this process.
+
+    Args:
+        grader: From `petm.grader.load`, or an ONNX graph.
+        reader: Makes its inputs.
+
+    Attributes:
+        reader: The reader.
+        facts: Of the grader.
+
+    Raises:
+        ModelError: The grader cannot take what the reader makes.
+    """
+
+    def __init__(self, grader: Grader | OnnxGrader, reader: Reader) -> None:
+        self._grader, self.reader = grader, reader
+        keep_large_blocks()
+        if isinstance(grader, Grader):
+            _lay_out(grader.adapted, reader.collate([reader.blank()]))
+        # The first passes find where the opinions part and fill the allocator; nobody should have to wait for that.
+        count = self.run([reader.blank()]).base.shape[1]
+        names = grader.origin.model.classes
+        classes = names if len(names) == count else tuple(map(str, range(count)))
+        self.facts = Facts(classes, grader.threshold, grader.score, grader.measured, isinstance(grader, Grader))
+
+    def run(self, samples: Sequence[Any]) -> Opinions:
+        """As in `Engine`."""
+        x = self.reader.collate(samples)
+        if isinstance(self._grader, OnnxGrader):
+            answer = self._grader.run(one_tensor(x, "for an exported graph").numpy())
+            label, suspicion, probability, trusted, base, second = answer
+            return Opinions(Grades(label, second.argmax(1), suspicion, probability, trusted), base, second)
+        adapted = self._grader.adapted
+        both = dual_logits(adapted, x.to(device_of(adapted)))
+        held = both._replace(base=both.base.float().cpu(), second=both.second.float().cpu())
+        return Opinions(self._grader.judge(held), held.base.numpy(), held.second.numpy())
+
+    def turn(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
+        """As in `Engine`."""
+        if not isinstance(self._grader, Grader):
             raise ModelError("dial: expected a PyTorch bundle, got a graph. Serve the bundle.")
-        adapted = self.grader.adapted
+        adapted = self._grader.adapted
         x = self.reader.collate([sample]).to(device_of(adapted))
         with torch.no_grad():
             return [adapted(x, alpha=alpha)[0].double().softmax(0).tolist() for alpha in alphas]
 
-    def _pass(self, samples: Sequence[Any]) -> tuple[Grades, NDArray[np.float32], NDArray[np.float32]]:
-        x = self.reader.collate(samples)
-        if isinstance(self.grader, OnnxGrader):
-            answer = self.grader.run(one_tensor(x, "for an exported graph").numpy())
-            label, suspicion, probability, trusted, base, second = answer
-            return Grades(label, second.argmax(1), suspicion, probability, trusted), base, second
-        adapted = self.grader.adapted
-        both = dual_logits(adapted, x.to(device_of(adapted)))
-        held = both._replace(base=both.base.float().cpu(), second=both.second.float().cpu())
-        return self.grader.judge(held), held.base.numpy(), held.second.numpy()
+    def check(self) -> None:
+        """As in `Engine`: it lives as long as this process."""
+
+    def close(self) -> None:
+        """As in `Engine`: there is nothing to end."""
+
+
+def verdicts(said: Opinions) -> list[Verdict]:
+    """Returns what one pass says, input by input."""
+    grades = said.grades
+    known = [None if math.isnan(value) else value for value in grades.probability.tolist()]
+    columns = (grades.labels.tolist(), grades.second.tolist(), known, grades.suspicion.tolist())
+    return [Verdict(*row) for row in zip(*columns, grades.trusted.tolist(), said.base, said.opinion, strict=True)]
 
 
 def _lay_out(adapted: AdaptedModel, x: Inputs) -> None:
