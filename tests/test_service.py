@@ -277,10 +277,10 @@ class Held:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def run(self, samples: Sequence[Any]) -> Any:
-        self.sizes.append(len(samples))
+    def run(self, inputs: Sequence[Any]) -> Any:
+        self.sizes.append(len(inputs))
         assert self.go.wait(30)
-        return self.engine.run(samples)
+        return self.engine.run(inputs)
 
 
 def held(grader: Grader) -> tuple[Held, Callable[[Limits], Any]]:
@@ -320,7 +320,7 @@ def test_a_fault_of_ours_is_logged_and_not_told(
     grader: Grader, images: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Held):
-        def run(self, samples: Sequence[Any]) -> Any:
+        def run(self, inputs: Sequence[Any]) -> Any:
             raise RuntimeError("secret")
 
     engine = Broken(engine_of(grader)(Limits()))
@@ -429,7 +429,7 @@ def test_metrics_count_grades_batches_and_drift(grader: Grader, digits: tuple[Da
         assert found['petm_grades_total{grade="trusted"}'] == 40 - suspect
         assert found['petm_grades_total{grade="unreadable"}'] == 1
         assert found["petm_suspect_share"] == pytest.approx(suspect / 40)
-        assert found["petm_batch_inputs_sum"] == 40
+        assert found["petm_batch_inputs_sum"] == 41
         assert found["petm_queue_inputs"] == 0
         assert found['petm_requests_total{path="/grade",status="200"}'] == 1
         assert found['petm_request_seconds_count{path="/grade"}'] == 1

@@ -223,10 +223,10 @@ class Sums:
 
     reader = facts = None
 
-    def run(self, samples: Sequence[Any]) -> int:
-        if not samples:
+    def run(self, inputs: Sequence[Any]) -> int:
+        if not inputs:
             raise Stubborn(1, 2)
-        return sum(samples)
+        return sum(inputs)
 
     def turn(self, sample: int, alphas: Sequence[float]) -> list[list[float]]:
         raise ModelError(f"no dial for {sample}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,11 +154,9 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
                 f"Pass channels=1 to turn all images grey, or channels=3 to keep colours."
             )
         image = image.convert("L")
-    values = np.array(image, dtype=np.float32)
-    if image.mode != "F":
-        values /= 255
+    values: Any = np.array(image) if image.mode == "F" else np.asarray(image) / np.float32(255)
     planes = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
-    return np.broadcast_to(planes, (form.channels, height, width))
+    return planes if len(planes) == form.channels else np.broadcast_to(planes, (form.channels, height, width))
 
 
 def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -> Image:
@@ -202,4 +200,5 @@ def _read(encoded: bytes, limits: ImageLimits | None) -> Image:
             raise ValueError(f"grey values from {values.min():.0f} to {values.max():.0f}, outside 0 to 65535")
         return Image.fromarray(values / 65535)
     image.info.pop("transparency", None)
-    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    return image if image.mode == mode else image.convert(mode)

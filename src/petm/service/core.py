@@ -21,8 +21,6 @@ from petm.service.telemetry import Telemetry
 from petm.suspicion_drift import SuspicionProfile
 
 T = TypeVar("T")
-AT_ONCE = 8
-"""Inputs of a request, at most, that are read without a thread where they are small."""
 TIDY = 2.0
 """Seconds between two looks whether there is memory to give back, and the engine lives."""
 Answered = Verdict | str
@@ -50,7 +48,7 @@ class Service:
         self.telemetry.queue(lambda: self._accepted)
         self.labels: LabelFile | None = None
         self._engine: Engine | None = None
-        self._batcher: Batcher[Any, Verdict] | None = None
+        self._batcher: Batcher[Any, Answered | None] | None = None
         self._accepted, self._grown = 0, False
 
     @asynccontextmanager
@@ -97,7 +95,7 @@ class Service:
         gc.freeze()
         engine, limits, seen = self._engine, self.limits, self.telemetry.batch
         self.telemetry.profile = SuspicionProfile.from_measured(engine.facts.measured)
-        run = lambda samples: verdicts(engine.run(samples))  # noqa: E731 - it has no better name
+        run = lambda inputs: verdicts(engine.run(inputs))  # noqa: E731 - it has no better name
         self._batcher = Batcher(run, size=limits.batch, wait=limits.wait, seen=seen)
         if self.state == "loading":
             self.state = "ready"
@@ -143,14 +141,16 @@ class Service:
         engine, batcher = self._loaded()
 
         async def one(content: Content) -> Answered:
-            try:
-                sample = engine.reader.read_small(content) if len(given) <= AT_ONCE else None
-                if sample is None:
+            said = await batcher.answer(content) if engine.reader.is_short(content) else None
+            if said is None:
+                try:
                     with batcher.coming():
                         sample = await self._in_pool(engine.reader.read, content)
-            except Unreadable as reason:
-                return str(reason)
-            return await batcher.answer(sample)
+                except Unreadable as reason:
+                    return str(reason)
+                said = await batcher.answer(sample)
+                assert said is not None
+            return said
 
         async with self._accept(len(given)):
             if len(given) == 1:
@@ -243,7 +243,7 @@ class Service:
         assert self.labels is not None
         return self.labels
 
-    def _loaded(self) -> tuple[Engine, Batcher[Any, Verdict]]:
+    def _loaded(self) -> tuple[Engine, Batcher[Any, Answered | None]]:
         if self._engine is None or self._batcher is None:
             raise Refusal(503, "The grader is being loaded. Try again.", {"Retry-After": "1"})
         return self._engine, self._batcher

@@ -18,6 +18,7 @@ from petm.grades import Grades
 from petm.inference import device_of
 from petm.onnx_grader import OnnxGrader
 from petm.risk import Threshold
+from petm.service.limits import Unreadable
 from petm.service.reading import Reader
 
 
@@ -60,14 +61,16 @@ class Facts(NamedTuple):
 
 
 class Opinions(NamedTuple):
-    """What one pass says of ``N`` inputs."""
+    """What one pass says of ``N`` inputs, ``M`` of which could be read."""
 
+    unread: dict[int, str | None]
+    """By place, why an input could not be read; None where it takes more than an input should that is read here."""
     grades: Grades
-    """Their grades."""
+    """Of the others in their order."""
     base: NDArray[np.float32]
-    """A's logits, ``(N, K)``."""
+    """A's logits of these, ``(M, K)``."""
     opinion: NDArray[np.float32]
-    """The second opinion's logits, ``(N, K)``."""
+    """The second opinion's, ``(M, K)``."""
 
 
 class Engine(Protocol):
@@ -81,8 +84,12 @@ class Engine(Protocol):
     reader: Reader
     facts: Facts
 
-    def run(self, samples: Sequence[Any]) -> Opinions:
-        """Returns what the grader says of at least one sample, in their order.
+    def run(self, inputs: Sequence[Any]) -> Opinions:
+        """Returns what the grader says of at least one input, in their order.
+
+        Args:
+            inputs: Samples that the reader has made; or short inputs as they came, which are read here, as one after
+                the other that takes less time than each by itself.
 
         Raises:
             EngineEndedError: It has ended by itself.
@@ -134,17 +141,32 @@ class GraderEngine:
         classes = names if len(names) == count else tuple(map(str, range(count)))
         self.facts = Facts(classes, grader.threshold, grader.score, grader.measured, isinstance(grader, Grader))
 
-    def run(self, samples: Sequence[Any]) -> Opinions:
+    def run(self, inputs: Sequence[Any]) -> Opinions:
         """As in `Engine`."""
+        unread: dict[int, str | None] = {}
+        samples: list[Any] = []
+        for place, given in enumerate(inputs):
+            try:
+                sample = self.reader.read_short(given) if isinstance(given, bytes | str) else given
+            except Unreadable as reason:
+                unread[place] = str(reason)
+            else:
+                if sample is None:
+                    unread[place] = None
+                else:
+                    samples.append(sample)
+        return Opinions(unread, *self._pass(samples)) if samples else Opinions(unread, *_NOTHING)
+
+    def _pass(self, samples: Sequence[Any]) -> tuple[Grades, NDArray[np.float32], NDArray[np.float32]]:
         x = self.reader.collate(samples)
         if isinstance(self._grader, OnnxGrader):
             answer = self._grader.run(one_tensor(x, "for an exported graph").numpy())
             label, suspicion, probability, trusted, base, second = answer
-            return Opinions(Grades(label, second.argmax(1), suspicion, probability, trusted), base, second)
+            return Grades(label, second.argmax(1), suspicion, probability, trusted), base, second
         adapted = self._grader.adapted
         both = dual_logits(adapted, x.to(device_of(adapted)))
         held = both._replace(base=both.base.float().cpu(), second=both.second.float().cpu())
-        return Opinions(self._grader.judge(held), held.base.numpy(), held.second.numpy())
+        return self._grader.judge(held), held.base.numpy(), held.second.numpy()
 
     def turn(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
         """As in `Engine`."""
@@ -162,12 +184,21 @@ class GraderEngine:
         """As in `Engine`: there is nothing to end."""
 
 
-def verdicts(said: Opinions) -> list[Verdict]:
-    """Returns what one pass says, input by input."""
+def verdicts(said: Opinions) -> list[Verdict | str | None]:
+    """Returns what one pass says, input by input; of one that was not read, what `Opinions.unread` says."""
     grades = said.grades
     known = [None if math.isnan(value) else value for value in grades.probability.tolist()]
     columns = (grades.labels.tolist(), grades.second.tolist(), known, grades.suspicion.tolist())
-    return [Verdict(*row) for row in zip(*columns, grades.trusted.tolist(), said.base, said.opinion, strict=True)]
+    rows = zip(*columns, grades.trusted.tolist(), said.base, said.opinion, strict=True)
+    return [
+        said.unread[place] if place in said.unread else Verdict(*next(rows))
+        for place in range(len(grades) + len(said.unread))
+    ]
+
+
+_NONE: Any = np.empty(0, np.int64)
+_NOTHING: Any = (Grades(_NONE, _NONE, _NONE, _NONE, _NONE), np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
+"""What a pass says where no input could be read."""
 
 
 def _lay_out(adapted: AdaptedModel, x: Inputs) -> None:

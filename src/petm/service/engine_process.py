@@ -50,9 +50,9 @@ class EngineProcess:
             self.close()
             raise
 
-    def run(self, samples: Sequence[Any]) -> Opinions:
+    def run(self, inputs: Sequence[Any]) -> Opinions:
         """As in `Engine`."""
-        said: Opinions = self._asked("run", samples)
+        said: Opinions = self._asked("run", inputs)
         return said
 
     def turn(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:

@@ -20,7 +20,7 @@ from petm.service.limits import FORMATS, Limits, Unreadable
 Content = bytes | str
 """An encoded image, the same in base64, or a text."""
 SMALL_FILE, SMALL_IMAGE, SMALL_TEXT = 1 << 14, 1 << 16, 1000
-"""Bytes, pixels and characters up to which an input is read in less time than it takes to hand it to a thread."""
+"""Bytes, pixels and characters of an input that is read in next to no time."""
 
 
 class Reader(Protocol):
@@ -41,8 +41,11 @@ class Reader(Protocol):
             Unreadable: There is none in it.
         """
 
-    def read_small(self, content: Content) -> Any | None:
-        """Returns a sample of an input that takes next to no time, or None where it may take more.
+    def is_short(self, content: Content) -> bool:
+        """Returns whether an input is so short that it should be read among others of its kind, by `read_short`."""
+
+    def read_short(self, content: Content) -> Any | None:
+        """Returns a sample of a short input that takes next to no time, or None where it takes more after all.
 
         Raises:
             Unreadable: There is none in it.
@@ -97,15 +100,17 @@ class ImageReader:
             raise Unreadable(f"The image has more than {self._pixels:,} pixels.")
         return sample
 
-    def read_small(self, content: Content) -> NDArray[np.float32] | None:
-        """Returns what `read` does of a small image, and None of another.
+    def is_short(self, content: Content) -> bool:
+        """Returns whether an image has few bytes; a processor takes its time however few there are."""
+        return len(content) <= SMALL_FILE and self.form.processor is None
+
+    def read_short(self, content: Content) -> NDArray[np.float32] | None:
+        """Returns what `read` does of an image with few pixels, and None of another.
 
         Raises:
             Unreadable: It is no image, or damaged.
         """
-        # A processor takes its time however small the image is.
-        small = len(content) <= SMALL_FILE and self.form.processor is None
-        return self._decode(content, self._small) if small else None
+        return self._decode(content, self._small)
 
     def _decode(self, content: Content, form: ImageForm) -> NDArray[np.float32] | None:
         """None where there are too many pixels."""
@@ -170,13 +175,17 @@ class TextReader:
             raise Unreadable("The text has no token.")
         return {name: rows[0] for name, rows in encoded.items()}
 
-    def read_small(self, content: Content) -> dict[str, Sequence[int]] | None:
-        """Returns what `read` does of a short text, and None of another.
+    def is_short(self, content: Content) -> bool:
+        """Returns whether a text has few characters."""
+        return len(content) <= SMALL_TEXT
+
+    def read_short(self, content: Content) -> dict[str, Sequence[int]]:
+        """Returns what `read` does.
 
         Raises:
-            Unreadable: It is blank, not UTF-8, or without a token.
+            Unreadable: As by `read`.
         """
-        return self.read(content) if len(content) <= SMALL_TEXT else None
+        return self.read(content)
 
     def raw(self, content: Content) -> bytes:
         """Returns the text in UTF-8.
