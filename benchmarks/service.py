@@ -90,15 +90,21 @@ class Served:
             time.sleep(0.1)
         raise SystemExit("The server does not become ready.")
 
-    def memory(self) -> int:
-        """Resident bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(status.split("VmRSS:")[1].split()[0])
+    def processes(self) -> list[Path]:
+        """Its process and those that it has started, in /proc."""
+        own = Path(f"/proc/{self.process.pid}")
+        started = " ".join(path.read_text() for path in own.glob("task/*/children")).split()
+        return [own, *(Path("/proc", pid) for pid in started)]
+
+    def memory(self, which: str = "VmRSS:") -> int:
+        """Resident bytes of all its processes, now; or with ``VmHWM:`` at most."""
+        states = [(path / "status").read_text() for path in self.processes()]
+        return sum(1024 * int(state.split(which)[1].split()[0]) for state in states)
 
     def cpu_seconds(self) -> float:
-        """Processor time so far, of all its threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time so far, of all its processes."""
+        fields = [(path / "stat").read_text().rpartition(")")[2].split() for path in self.processes()]
+        return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
     def figures(self) -> dict[str, float]:
         """What /metrics says."""
@@ -164,7 +170,7 @@ def fuzz(bundle: Path, images: list[bytes], expected: Expected, count: int) -> d
         told = asyncio.run(_send_malformed(server.port, count))
         took = time.monotonic() - began
         good = result()
-    peak = 1024 * int(Path(f"/proc/{server.process.pid}/status").read_text().split("VmHWM:")[1].split()[0])
+    peak = server.memory("VmHWM:")
     time.sleep(5)
     after = server.memory()
     return {

@@ -78,9 +78,8 @@ async def _good(
         times.append(time.perf_counter() - began)
         counts["answered"] += 1
         counts[f"status {status}"] += 1
-        if expected is not None and status == 200:
-            row = json.loads(body)["grades"][0]
-            counts["wrong"] += (row["label"], row["grade"]) != expected[place]
+        row = json.loads(body)["grades"][0] if status == 200 else {}
+        counts["wrong"] += bool(expected and row) and (row["label"], row["grade"]) != expected[place]
     client.close()
     return {"times": times, "counts": counts}
 

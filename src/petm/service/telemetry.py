@@ -37,7 +37,7 @@ class Telemetry:
         self._seconds = Histogram(
             "petm_request_seconds", "From a request's head to its answer.", ["path"], buckets=SECONDS, registry=registry
         )
-        self._sizes = Histogram("petm_batch_inputs", "Inputs that were read and graded together.", buckets=SIZES, registry=registry)
+        self._sizes = Histogram("petm_batch_inputs", "Inputs of one batch.", buckets=SIZES, registry=registry)
         self._queue = Gauge("petm_queue_inputs", "Inputs accepted and not yet answered.", registry=registry)
         about = f"the latest {WINDOW} grades"
         self._share = Gauge("petm_suspect_share", f"Share of suspects among {about}.", registry=registry)
