@@ -79,7 +79,8 @@ async def _good(
         counts["answered"] += 1
         counts[f"status {status}"] += 1
         row = json.loads(body)["grades"][0] if status == 200 else {}
-        counts["wrong"] += bool(expected and row) and (row["label"], row["grade"]) != expected[place]
+        if expected and row:
+            counts["wrong"] += (row["label"], row["grade"]) != expected[place]
     client.close()
     return {"times": times, "counts": counts}
 
