@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from networks import TinyCNN, images, randomise, seeded
@@ -119,14 +121,14 @@ def test_with_labels_the_grades_are_judged(grader: Grader, arrays: Tensor) -> No
     grades = grader.grade(arrays[:30])
     wrong = grades.labels != np.arange(30) % 4
     found = tally.judged(grader.threshold)
+    assert found is not None
     assert found.known == 30
     assert found.flags == detection(~grades.trusted, wrong)
     assert found.auroc == pytest.approx(auroc(grades.suspicion, wrong))
     assert found.promise.verdict == "nothing promised"
     assert [row["true_label"] for row in graded("g.csv")] == [n % 4 for n in range(30)] + [None] * 21
     tally = grade_files(grader, open_sources(["c.npz"]), READER, Path("h.csv"), told={}, labelled=True)
-    with pytest.raises(DataError, match=r"labels: expected true labels in the inputs, got none that the classifier"):
-        tally.judged(grader.threshold)
+    assert tally.judged(grader.threshold) is None
 
 
 class Failing:
@@ -248,3 +250,34 @@ def test_killed_at_twenty_moments_every_row_is_there_once(tmp_path: Path) -> Non
         ("y.npz", n) for n in range(2500)
     ]
     np.testing.assert_allclose([row["suspicion"] for row in rows], x.flatten(1).sum(1).numpy(), rtol=1e-5)
+
+
+def test_an_interrupt_between_two_rows_repeats_none(grader: Grader, arrays: Tensor, monkeypatch: Any) -> None:
+    """An interrupt where the rows of a batch are taken and nothing is written yet."""
+    advanced: list[int] = []
+
+    class Progress:
+        def advance(self, count: int) -> None:
+            advanced.append(count)
+            if len(advanced) == 3:
+                raise KeyboardInterrupt
+
+        def show(self, **_: Any) -> None:
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr("petm.grade_files.track", lambda *_: nullcontext(Progress()))
+        with pytest.raises(KeyboardInterrupt):
+            grade_files(grader, open_sources(["a.npz"]), READER, Path("g.csv"), told={}, batch_size=4)
+    grade_files(grader, open_sources(["a.npz"]), READER, Path("g.csv"), told={}, batch_size=4)
+    assert [row["row"] for row in graded("g.csv")] == list(range(len(graded("g.csv"))))
+    assert len(graded("g.csv")) == open_sources(["a.npz"])[0].count()
+
+
+def test_a_name_that_is_no_text_is_written_as_one(grader: Grader, arrays: Tensor, tmp_path: Path) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/\xff.png", "wb") as file:
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(file, "png")
+    grade_files(grader, open_sources([folder]), READER, Path("g.csv"), told={})
+    assert [Path(row["input"]).name for row in graded("g.csv")] == [r"\xff.png"]

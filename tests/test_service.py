@@ -7,6 +7,7 @@ import re
 import struct
 import threading
 import time
+import tracemalloc
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
@@ -316,6 +317,27 @@ def test_what_takes_too_long_is_given_up_and_leaves_the_queue(grader: Grader, im
         assert client.post("/grade", files=sent(*images[:2])).status_code == 200
 
 
+@pytest.mark.parametrize("suffix", ["%0A", "%0D", "/", "%00", "%0A%0A", ""])
+def test_no_path_goes_round_the_key(grader: Grader, images: list[bytes], suffix: str) -> None:
+    with client_of(engine_of(grader), key=KEY) as client:
+        ready(client)
+        for path in ("/about", "/labels", "/metrics", "/grade", "/dial"):
+            for ask in (client.get, client.post):
+                assert ask(f"{path}{suffix}", follow_redirects=False).status_code == 401, path
+        for path in ("/", "/page.js", "/sha256.js", "/page.css", "/icon.svg", "/docs", "/openapi.json", "/healthz"):
+            assert client.get(path).status_code == 200, path
+
+
+def test_a_body_full_of_faults_is_refused_by_its_first(client: TestClient) -> None:
+    for content in ({"images": [0] * 200_000}, {f"x{number}": 0 for number in range(200_000)}):
+        body = json.dumps(content).encode()
+        tracemalloc.start()
+        assert client.post("/grade", content=body, headers={"content-type": "application/json"}).status_code == 400
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 40 * len(body)
+
+
 def test_a_fault_of_ours_is_logged_and_not_told(
     grader: Grader, images: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -574,6 +596,9 @@ def test_labels_of_a_process_that_died_are_taken_up(images: list[bytes], tmp_pat
     file.append({"label": 2}, images[1], NAMES)
     assert [json.loads(each)["label"] for each in path.read_text().splitlines()] == [1, 2]
     file.close()
+    path.rename(tmp_path / "older.jsonl")
+    LabelFile(path).close()
+    assert len(list((tmp_path / "labels.jsonl.images").glob("*/*.png"))) == 3, "of the older file, and mine"
 
 
 def test_a_full_disk_leaves_no_half_a_line(

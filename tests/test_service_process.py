@@ -196,7 +196,7 @@ def test_a_service_whose_inference_is_killed_says_so_and_ends(
     assert process.wait(30) == 1
     assert process.stderr is not None
     told = process.stderr.read()
-    assert "Error: inference: expected its process to run, got its end with exit code -9." in told
+    assert "Error: inference: expected its process to run and to answer within 60 s, got its end with exit" in told
     assert "Traceback" not in told
 
 
@@ -240,8 +240,14 @@ def dies() -> Any:
     os._exit(7)
 
 
+def started(make: Callable[[], Any], patience: float = 60) -> EngineProcess:
+    engine = EngineProcess(make, lambda _: None, patience=patience)  # type: ignore[arg-type, return-value]
+    engine.wait()
+    return engine
+
+
 def test_an_engine_in_a_process_answers_as_here() -> None:
-    engine = EngineProcess(Sums)  # type: ignore[arg-type]
+    engine = started(Sums)
     assert engine.run([3, 4]) == 7  # type: ignore[comparison-overlap]
     with pytest.raises(ModelError, match="no dial for 5"):
         engine.turn(5, [1.0])
@@ -250,14 +256,34 @@ def test_an_engine_in_a_process_answers_as_here() -> None:
     engine.check()
     assert engine.run([1]) == 1  # type: ignore[comparison-overlap]
     engine.close()
-    with pytest.raises(EngineEndedError, match="got its end with exit code 0"):
+    with pytest.raises(EngineEndedError, match="got its end with exit code -9"):
         engine.run([1])
     with pytest.raises(EngineEndedError):
         engine.check()
     with pytest.raises(BundleError, match=r"^damaged$"):
-        EngineProcess(fails)
+        started(fails)
     with pytest.raises(EngineEndedError, match="got its end with exit code 7"):
-        EngineProcess(dies)
+        started(dies)
+
+
+def test_an_engine_that_does_not_answer_is_ended() -> None:
+    engine = started(Sums, patience=0.5)
+    process = engine._process.pid
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    with pytest.raises(EngineEndedError, match=r"to answer within 0\.5 s, got its end with exit code -9"):
+        engine.run([1])
+    assert ends(process)
+
+
+@pytest.mark.slow
+def test_what_hangs_does_not_hold_up_the_end(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
+    process, port = serve("--timeout", "2")
+    os.kill(inference_of(process.pid), signal.SIGSTOP)
+    status, body = ask(port, "POST", "/grade", requests[0][0])
+    assert (status, json.loads(body)["detail"]) == (504, "It took too long. Try again with less.")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
 
 
 Petm = Callable[..., tuple[int, str]]

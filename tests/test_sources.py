@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,21 @@ def test_identity_follows_names_and_changes(place: Path) -> None:
     after = [source.identity() for source in open_sources(["images", "x.npz"])]
     assert before[0] != after[0]
     assert before[1] != after[1]
+
+
+def test_what_cannot_be_listed_or_breaks_off_spoils_nothing_else(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refuse(folder: Any) -> Any:
+        if str(folder).endswith("cat"):
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr("petm.sources.images.os.scandir", refuse)
+    (images,) = open_sources([place / "images"])
+    assert [Path(row[0]).name for row in every([images])] == ["cat", "1.png", "3.png", "5.png", "7.png"]
+    readings = Reader(size=(6, 5), channels=1).read(next(images.rows(0, 9, 9)))
+    assert [reason is None for reason in readings.reasons] == [False, True, True, True, True]
+    (place / "t.csv").write_bytes(b"text\none\ntwo\n\xff\n")
+    (texts,) = open_sources([place / "t.csv"], text_column="text")
+    assert texts.count() == 1, "the row that says why"

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from petm.errors import DataError
 from petm.grade_table import grade_table
 from petm.grades import Grades
 from petm.metrics import auroc
@@ -37,6 +36,7 @@ def test_counts_and_judgement_over_several_tables() -> None:
     assert tally.counts["unreadable"] == 60
     assert sum(tally.counts.values()) == 600
     found = tally.judged(DISAGREEMENT)
+    assert found is not None
     assert found.known == len(wrong)
     assert found.flags.caught == (wrong & (suspicion >= 0.5)).sum()
     assert found.flags.errors == wrong.sum()
@@ -49,7 +49,9 @@ def test_a_broken_promise_is_found() -> None:
     tally.add(made)
     easy = risk_threshold(np.linspace(0, 1, 2000), np.zeros(2000, bool), max_risk=0.01)
     assert easy.holds
-    found = tally.judged(easy).promise
+    judged = tally.judged(easy)
+    assert judged is not None
+    found = judged.promise
     assert (found.found.count, found.found.of) == ((wrong & (suspicion < 0.5)).sum(), (suspicion < 0.5).sum())
     assert found.verdict == "broken"
 
@@ -58,12 +60,13 @@ def test_without_labels_nothing_is_judged() -> None:
     made, _, _ = table(50, known=0.0)
     tally = Tally(labelled=True)
     tally.add(made)
-    with pytest.raises(DataError, match=r"labels: expected true labels in the inputs, got none"):
-        tally.judged(DISAGREEMENT)
+    assert tally.judged(DISAGREEMENT) is None
 
 
 def test_one_kind_of_prediction_has_no_auroc() -> None:
     grades = Grades(*(np.zeros(4, int),) * 2, np.arange(4.0), np.zeros(4), np.ones(4, bool))
     tally = Tally(labelled=True)
     tally.add(grade_table(["x"] * 4, [0, 1, 2, 3], grades, (), true_labels=[0, 0, 0, 0]))
-    assert tally.judged(DISAGREEMENT).auroc is None
+    judged = tally.judged(DISAGREEMENT)
+    assert judged is not None
+    assert judged.auroc is None

@@ -31,6 +31,11 @@ def test_kinds_of_files(tmp_path):
     assert read_true_labels([]) == {}
 
 
+def test_a_number_may_be_a_name_and_an_empty_cell_is_no_label(tmp_path):
+    (tmp_path / "a.csv").write_text("input,label\n00123,dog\n00124,\n")
+    assert read_true_labels([tmp_path / "a.csv"], CLASSES) == {("00123", None): 1}
+
+
 def test_what_was_said_last_holds(tmp_path):
     """As in the file of `petm serve`: corrected, taken back, of no named input, and a line that was never finished."""
     said = [("a.png", 0), ("b.png", 1), ("a.png", 1), (None, 1), ("b.png", None), ("c.png", 0)]

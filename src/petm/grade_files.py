@@ -162,14 +162,14 @@ class _Parts:
             metadata = pq.read_metadata(path)
             self.rows += metadata.num_rows
             self.after = Place(*json.loads(metadata.metadata[_AFTER]))
-        self._waiting: list[Any] = []
+        self._waiting: list[Graded] = []
         self._count, self._written = len(self._paths()), time.monotonic()
 
     def add(self, graded: Graded) -> None:
         """Takes some rows, and writes a part where these are enough or have waited long."""
-        self._waiting.append(graded.table)
-        self.rows, self.after = self.rows + len(graded.table), graded.after
-        waiting = sum(map(len, self._waiting))
+        self._waiting.append(graded)
+        self.rows += len(graded.table)
+        waiting = sum(len(each.table) for each in self._waiting)
         if waiting >= PART_ROWS or time.monotonic() - self._written >= PART_SECONDS:
             self.close()
 
@@ -179,7 +179,9 @@ class _Parts:
         import pyarrow.parquet as pq
 
         if self._waiting:
-            table = pa.concat_tables(self._waiting).replace_schema_metadata({_AFTER: json.dumps(self.after)})
+            self.after = self._waiting[-1].after
+            table = pa.concat_tables([each.table for each in self._waiting])
+            table = table.replace_schema_metadata({_AFTER: json.dumps(self.after)})
             path = self.folder / f"part-{self._count:08}.parquet"
             write_atomically(path, lambda temporary: pq.write_table(table, temporary))
             self._waiting, self._count = [], self._count + 1

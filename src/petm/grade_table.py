@@ -73,7 +73,7 @@ def grade_table(
     verdict = np.where(grades.trusted, *GRADE_NAMES[:2]) if grades else np.empty(0, "<U7")
     return pa.table(
         [
-            pa.array(inputs, pa.string()),
+            pa.array(map(_printable, inputs), pa.string()),
             pa.array(rows, pa.int64()),
             spread(labels, pa.int64()),
             spread(named(labels), pa.string()),
@@ -87,6 +87,11 @@ def grade_table(
         ],
         schema=SCHEMA,
     )
+
+
+def _printable(name: str) -> str:
+    """A file's name as text in UTF-8, which on some systems it need not be."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

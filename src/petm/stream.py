@@ -1,5 +1,6 @@
 """Inputs graded as they come: the next ones are read while the classifier is at work."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -83,7 +84,7 @@ def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[
     for index in range(start.source, len(sources)):
         row = start.row if index == start.source else 0
         try:
-            for rows in sources[index].rows(row, sources[index].count(), size):
+            for rows in sources[index].rows(row, sys.maxsize, size):
                 row += len(rows)
                 yield rows, Place(index, row)
         except DataError as error:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petm.errors import DataError
 from petm.grade_table import GRADE_NAMES
 from petm.metrics import Detection, auroc, detection
 from petm.monitoring import PromiseCheck, check_promise
@@ -57,18 +56,11 @@ class Tally:
             trusted = grades == GRADE_NAMES[0]
             self._held.append(tuple(part[known] for part in (suspicion, trusted, label != true, label)))
 
-    def judged(self, threshold: Threshold) -> Judged:
-        """Returns how good the grades are where true labels are known.
-
-        Raises:
-            DataError: None is known.
-        """
+    def judged(self, threshold: Threshold) -> Judged | None:
+        """Returns how good the grades are where true labels are known; None where none is."""
         suspicion, trusted, wrong, labels = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
         if not len(wrong):
-            raise DataError(
-                "labels: expected true labels in the inputs, got none that the classifier knows. Put images into "
-                "class folders, name the column of labels, or leave out --labels."
-            )
+            return None
         return Judged(
             len(wrong),
             detection(~trusted, wrong),

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pyarrow import csv
 
 from petm.errors import DataError
 
@@ -87,7 +88,9 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _table(path: Path, kind: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    found = ds.dataset(path, format=kind)
+    # A name that reads as a number is a name still, and an empty cell no label, whatever the others are.
+    options = csv.ConvertOptions(column_types={"input": pa.string()}, null_values=[""], strings_can_be_null=True)
+    found = ds.dataset(path, format=ds.CsvFileFormat(convert_options=options) if kind == "csv" else kind)
     present = found.schema.names
     missing = [name for name in ("input", "label") if name not in present]
     if missing:

@@ -102,6 +102,7 @@ def grade(
         tally = _print(grader, sources, reader, batch_size, labelled, as_json)
     else:
         told = {"grader": _identity(grader, bundle), "form": str(read_as), "batch_size": batch_size}
+        told["label_column"] = label_column
         how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
         tally = grade_files(grader, sources, reader, file, told=told, **how)
     _report(tally, grader.threshold, output, as_json=as_json)
@@ -152,7 +153,7 @@ def _print(
     as_json: bool,
 ) -> "Tally":
     """Writes the rows to standard output as they come; nothing where there is to be one JSON object only."""
-    from petm.errors import DataError
+    from petm.errors import DataError, RunError
     from petm.grade_files import write_csv
     from petm.stream import grade_stream
     from petm.tally import Tally
@@ -168,7 +169,12 @@ def _print(
         for _ in tables():
             pass
     else:
-        write_csv(sys.stdout, tables())
+        try:
+            write_csv(sys.stdout, tables())
+        except BrokenPipeError:  # who reads has seen enough
+            raise
+        except OSError as error:
+            raise RunError(f"standard output: could not be written ({error.strerror}). Free space.") from error
     if not sum(tally.counts.values()):
         raise DataError("inputs: expected at least one, got none. Name files, folders or globs that hold some.")
     return tally
@@ -180,6 +186,12 @@ def _report(tally: "Tally", threshold: "Threshold", output: "Located | None", *,
 
     total = sum(tally.counts.values())
     judged = tally.judged(threshold) if tally.labelled else None
+    if tally.labelled and judged is None:
+        click.echo(
+            "Warning: labels: expected true labels in the inputs, got none that the classifier knows. Put images into "
+            "class folders, or name the column of labels.",
+            err=True,
+        )
     if as_json:
         summary = {"inputs": total, **tally.counts} | ({"output": str(output)} if output else {})
         options.print_json(summary | ({"judged": judged} if judged else {}))

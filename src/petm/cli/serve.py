@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,8 +10,10 @@ from petm.cli import options
 from petm.errors import ArgumentError, ExtraError
 
 if TYPE_CHECKING:
-    from petm.service.engine import Engine
+    from petm.provenance import InputOrigin
+    from petm.service.engine import Engine, Facts
     from petm.service.limits import Limits
+    from petm.service.reading import Reader
 
 MEBI = 2**20
 
@@ -100,20 +102,16 @@ def serve(
         timeout=timeout,
     )
 
-    make = partial(
-        _make_engine,
-        threads=threads,
-        bundle=bundle,
-        reference=reference,
-        weights=weights,
-        processor=processor,
-        trust_remote_code=trust_remote_code,
-        device=device,
-    )
+    how: Any = {"reference": reference, "processor": processor, "trust_remote_code": trust_remote_code}
+    make = partial(_make_engine, threads=threads, bundle=bundle, weights=weights, device=device, **how)
+
+    def make_reader(facts: "Facts") -> "Reader":
+        return _make_reader(limits, facts.inputs, facts.shape, **how)
+
     if key is None and not is_loopback(host):
         click.echo("Warning: listening beyond this machine without a key. See --api-key-file.", err=True)
     serve_grader(
-        lambda limits: EngineProcess(partial(make, limits)),
+        lambda limits: EngineProcess(partial(make, limits), make_reader, patience=2 * limits.timeout),
         limits,
         host=host,
         port=port,
@@ -154,15 +152,30 @@ def _make_engine(
     import torch
 
     from petm.cli.graders import open_grader
-    from petm.cli.inputs import inputs_at, processor_of
     from petm.service.engine import GraderEngine
-    from petm.service.reading import reader_for
 
     options.show_own_warnings()
 
     # One core is left for reading requests and images, where there are several.
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
     grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
-    inputs = inputs_at(grader.origin.inputs, reference, processor)
-    prepares = processor_of(inputs, trust_remote_code)
-    return GraderEngine(grader, reader_for(inputs, limits, prepares, getattr(grader, "shape", None)))
+    shape = getattr(grader, "shape", None)
+    how: Any = {"reference": reference, "processor": processor, "trust_remote_code": trust_remote_code}
+    return GraderEngine(grader, _make_reader(limits, grader.origin.inputs, shape, **how))
+
+
+def _make_reader(
+    limits: "Limits",
+    inputs: "InputOrigin",
+    shape: tuple[int, ...] | None,
+    *,
+    reference: str | None,
+    processor: Path | None,
+    trust_remote_code: bool,
+) -> "Reader":
+    """What reads inputs as the grader was fitted with them; each process makes its own."""
+    from petm.cli.inputs import inputs_at, processor_of
+    from petm.service.reading import reader_for
+
+    read_as = inputs_at(inputs, reference, processor)
+    return reader_for(read_as, limits, processor_of(read_as, trust_remote_code), shape)

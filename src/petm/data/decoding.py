@@ -53,6 +53,18 @@ class ImageLimits:
     pixels: int
 
 
+class ImageError(DataError):
+    """An image that cannot be read.
+
+    Attributes:
+        reason: Why, without its name.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class TooManyPixelsError(ValueError):
     """An image beyond `ImageLimits.pixels`."""
 
@@ -168,7 +180,7 @@ def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -
         limits: What is refused.
 
     Raises:
-        DataError: The image cannot be read: damaged, truncated, of an unknown format, absurdly large or beyond the
+        ImageError: The image cannot be read: damaged, truncated, of an unknown format, absurdly large or beyond the
             limits.
     """
     from PIL import UnidentifiedImageError
@@ -178,9 +190,10 @@ def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -
     except Exception as error:  # each of Pillow's parsers raises what it likes
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "an empty or unknown format" if unknown else str(error).rstrip(".") or type(error).__name__
-        raise DataError(
+        raise ImageError(
             f"{name}: expected a readable image, got: {reason}. "
-            f"Repair or remove it, or leave unreadable images out with skip_bad=True (--skip-bad)."
+            f"Repair or remove it, or leave unreadable images out with skip_bad=True (--skip-bad).",
+            reason,
         ) from error
 
 

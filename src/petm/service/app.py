@@ -111,7 +111,7 @@ def _add_grading(app: FastAPI, service: Service) -> None:
         async with service.bodies.read(request) as body:
             content_type = request.headers["content-type"]
             given = await _parsed(body, lambda: _inputs(body, kind, content_type, engine, limits))
-        answered = await service.grade(given)
+            answered = await service.grade(given)  # what they hold of the body counts as held until then
         names = engine.facts.classes
         return _json(
             {"grades": [_row(each, said, names, opinions) for each, said in zip(given, answered, strict=True)]}
@@ -175,7 +175,7 @@ def _add_labels(app: FastAPI, service: Service) -> None:
     @app.get("/labels", response_model=Labels, responses=_FAULTS, summary="What was said of inputs so far.")
     async def said() -> Response:
         lines = service.said()
-        return _json(await asyncio.to_thread(lambda: {"labels": lines}))
+        return await asyncio.to_thread(lambda: _json({"labels": lines}))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
@@ -208,6 +208,8 @@ def _inputs(body: bytes, kind: str, content_type: str, engine: Engine, limits: L
         contents = getattr(asked, engine.reader.kind)
         if contents is None or (asked.images is not None and asked.texts is not None):
             raise Refusal(400, f"The body: expected {engine.reader.kind} to grade, and nothing else.")
+        if len(contents) > limits.inputs:
+            raise too_many(limits)
         given = [Given(None, content) for content in contents]
     if not given:
         raise Refusal(400, "Send at least one input.")

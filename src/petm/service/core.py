@@ -47,6 +47,7 @@ class Service:
         self.bodies, self.telemetry = Bodies(limits), Telemetry()
         self.telemetry.queue(lambda: self._accepted)
         self.labels: LabelFile | None = None
+        self._starting: Engine | None = None
         self._engine: Engine | None = None
         self._batcher: Batcher[Any, Answered | None] | None = None
         self._accepted, self._grown = 0, False
@@ -66,12 +67,13 @@ class Service:
             yield
         finally:
             self.stop()
-            await loading
             tidying.cancel()
+            # Nothing waits for an answer any more, and what does not answer must not hold up the end.
+            if self._starting is not None:
+                await asyncio.to_thread(self._starting.close)
+            await loading
             if self._batcher is not None:
                 await self._batcher.close()
-            if self._engine is not None:
-                await asyncio.to_thread(self._engine.close)
             self._pool.shutdown()
             self._writer.shutdown()
             if self.labels is not None:
@@ -86,10 +88,14 @@ class Service:
         try:
             if self._labels_path is not None:
                 self.labels = await asyncio.to_thread(LabelFile, self._labels_path)
-            self._engine = await asyncio.to_thread(self._load)
+            self._starting = await asyncio.to_thread(self._load)
+            if self.state == "stopping":  # meanwhile
+                self._starting.close()
+            await asyncio.to_thread(self._starting.wait)
         except Exception as error:
             self._fail(error)
             return
+        self._engine = self._starting
         # What is there by now stays: the collector need not look through it again while requests wait.
         gc.collect()
         gc.freeze()
@@ -114,7 +120,7 @@ class Service:
                 await asyncio.to_thread(give_back_blocks)
 
     def _fail(self, error: Exception) -> None:
-        if self.failure is None:
+        if self.failure is None and self.state != "stopping":
             self.state, self.failure = "failed", error
             self._failed()
 

@@ -17,6 +17,7 @@ from petm.grader import Grader
 from petm.grades import Grades
 from petm.inference import device_of
 from petm.onnx_grader import OnnxGrader
+from petm.provenance import InputOrigin
 from petm.risk import Threshold
 from petm.service.limits import Unreadable
 from petm.service.reading import Reader
@@ -58,6 +59,10 @@ class Facts(NamedTuple):
     """Figures of the fit."""
     has_dial: bool
     """Whether the strength of the adapter can be set: not in a graph."""
+    inputs: InputOrigin
+    """How its inputs are read."""
+    shape: tuple[int, ...] | None
+    """Of one, where ``inputs`` does not say it."""
 
 
 class Opinions(NamedTuple):
@@ -83,6 +88,14 @@ class Engine(Protocol):
 
     reader: Reader
     facts: Facts
+
+    def wait(self) -> None:
+        """Returns when it is ready to grade.
+
+        Raises:
+            EngineEndedError: It has ended before.
+            PetmError: It cannot be made.
+        """
 
     def run(self, inputs: Sequence[Any]) -> Opinions:
         """Returns what the grader says of at least one input, in their order.
@@ -112,7 +125,7 @@ class Engine(Protocol):
         """Raises EngineEndedError where it has ended by itself."""
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends it, from any thread."""
 
 
 class GraderEngine:
@@ -139,7 +152,9 @@ class GraderEngine:
         count = self.run([reader.blank()]).base.shape[1]
         names = grader.origin.model.classes
         classes = names if len(names) == count else tuple(map(str, range(count)))
-        self.facts = Facts(classes, grader.threshold, grader.score, grader.measured, isinstance(grader, Grader))
+        shape = grader.shape if isinstance(grader, OnnxGrader) else None
+        known = (grader.threshold, grader.score, grader.measured, isinstance(grader, Grader))
+        self.facts = Facts(classes, *known, grader.origin.inputs, shape)
 
     def run(self, inputs: Sequence[Any]) -> Opinions:
         """As in `Engine`."""
@@ -176,6 +191,9 @@ class GraderEngine:
         x = self.reader.collate([sample]).to(device_of(adapted))
         with torch.no_grad():
             return [adapted(x, alpha=alpha)[0].double().softmax(0).tolist() for alpha in alphas]
+
+    def wait(self) -> None:
+        """As in `Engine`: it is."""
 
     def check(self) -> None:
         """As in `Engine`: it lives as long as this process."""

@@ -4,16 +4,16 @@ import atexit
 import multiprocessing
 import pickle
 import signal
+import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
 from petm.errors import ModelError
-from petm.service.engine import Engine, EngineEndedError, Opinions
+from petm.service.engine import Engine, EngineEndedError, Facts, Opinions
+from petm.service.reading import Reader
 
-_PATIENCE = 5.0
-"""Seconds in which the process may end by itself."""
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -22,17 +22,19 @@ class EngineProcess:
 
     Args:
         make: Makes the engine, there: a function that can be pickled.
+        make_reader: Makes its reader, here: one of foreign code may not be able to travel.
+        patience: Seconds, after which an engine that does not answer is ended.
 
     Attributes:
-        reader: The engine's.
+        reader: Makes its inputs; from `wait` on, as is the next.
         facts: The engine's.
-
-    Raises:
-        EngineEndedError: The process has ended before it was ready.
-        Exception: What ``make`` raised.
     """
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
+    reader: Reader
+    facts: Facts
+
+    def __init__(self, make: Callable[[], Engine], make_reader: Callable[[Facts], Reader], *, patience: float) -> None:
+        self._make_reader, self._patience = make_reader, patience
         self._pipe, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_work, args=(there, make), name="petm inference", daemon=True)
@@ -44,11 +46,11 @@ class EngineProcess:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
         atexit.register(self.close)
-        try:
-            self.reader, self.facts = self._received()
-        except BaseException:
-            self.close()
-            raise
+
+    def wait(self) -> None:
+        """As in `Engine`; raises what ``make`` raised."""
+        self.facts = self._received()
+        self.reader = self._make_reader(self.facts)
 
     def run(self, inputs: Sequence[Any]) -> Opinions:
         """As in `Engine`."""
@@ -66,16 +68,16 @@ class EngineProcess:
             raise self._gone()
 
     def close(self) -> None:
-        """As in `Engine`."""
+        """As in `Engine`: at once, whatever it does."""
         atexit.unregister(self.close)
-        self._pipe.close()  # by which it ends
-        self._process.join(_PATIENCE)
         self._process.kill()
         self._process.join()
 
     def _asked(self, name: str, *arguments: Any) -> Any:
         try:
             self._pipe.send((name, arguments))
+            if not self._pipe.poll(self._patience):
+                self._process.kill()
         except OSError as error:
             raise self._gone() from error
         return self._received()
@@ -90,10 +92,10 @@ class EngineProcess:
         return answer
 
     def _gone(self) -> EngineEndedError:
-        self._process.join(_PATIENCE)
+        self._process.join()
         return EngineEndedError(
-            f"inference: expected its process to run, got its end with exit code {self._process.exitcode}. "
-            f"Is there memory enough? Start the service again."
+            f"inference: expected its process to run and to answer within {self._patience:g} s, got its end with "
+            f"exit code {self._process.exitcode}. Is there memory enough? Start the service again."
         )
 
 
@@ -103,7 +105,7 @@ def _work(pipe: Connection, make: Callable[[], Engine]) -> None:
         engine = make()
     except Exception as error:
         failed = error
-    _send(pipe, None if engine is None else (engine.reader, engine.facts), failed)
+    _send(pipe, engine and engine.facts, failed)
     while engine is not None:
         try:
             name, arguments = pipe.recv()
@@ -112,6 +114,7 @@ def _work(pipe: Connection, make: Callable[[], Engine]) -> None:
         try:
             answer, failed = getattr(engine, name)(*arguments), None
         except Exception as error:
+            error.add_note(f"In the process of inference:\n{traceback.format_exc()}")
             answer, failed = None, error
         _send(pipe, answer, failed)
 

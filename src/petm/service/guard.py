@@ -3,6 +3,7 @@
 import hmac
 import json
 import logging
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from petm.service.core import Service
 
 LOG = logging.getLogger("petm.service")
-KEYED = frozenset({"/grade", "/dial", "/labels", "/about", "/metrics"})
-"""Paths that want the key; the others tell nothing of the grader."""
-COUNTED = KEYED | {"/healthz", "/readyz", "/", "/docs", "/openapi.json"}
+OPEN = frozenset({"/healthz", "/readyz", "/", "/docs", "/openapi.json"})
+"""Paths that tell nothing of the grader; they and the files of the page do without the key."""
+COUNTED = OPEN | {"/grade", "/dial", "/labels", "/about", "/metrics"}
+_PAGE = re.compile(r"/[a-z0-9]+\.(js|css|svg)")
 HEADERS = [
     (
         b"content-security-policy",
@@ -87,7 +89,8 @@ class Guard:
             name = headers.get(b"host", b"").decode("latin-1").lower()
             if (name if name.endswith("]") else name.rpartition(":")[0] or name) not in self._hosts:
                 return 421, "The service is not called by this name. Allow it with --allowed-host."
-        if self._key is not None and scope["path"] in KEYED:
+        # A router may take for a path what is not written like it: only what is known to be open needs no key.
+        if self._key is not None and scope["path"] not in OPEN and not _PAGE.fullmatch(scope["path"]):
             given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
             if not hmac.compare_digest(given, self._key):
                 return 401, "Send the key as X-API-Key."

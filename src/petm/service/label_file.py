@@ -120,8 +120,13 @@ class LabelFile:
         return lines
 
     def _tidy(self) -> None:
-        """Removes images that no line speaks of: those of a process that died between an image and its line."""
+        """Removes images that no line speaks of: those of a process that died between an image and its line.
+
+        Where no line speaks of any, the file is another one than they were kept for, and they stay.
+        """
         known = set(self._places.values())
+        if not known:
+            return
         for path in self.images.glob("*/*"):
             if _KEPT.fullmatch(path.name) and str(path.relative_to(self.path.parent)) not in known:
                 _remove(path)

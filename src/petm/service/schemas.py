@@ -14,8 +14,8 @@ class _Sent(BaseModel):
 class GradeRequest(_Sent):
     """Inputs to grade: images, or texts."""
 
-    images: list[str] | None = Field(None, description="Image files in base64.")
-    texts: list[str] | None = None
+    images: Annotated[list[str], Field(fail_fast=True)] | None = Field(None, description="Image files in base64.")
+    texts: Annotated[list[str], Field(fail_fast=True)] | None = None
 
 
 class DialRequest(_Sent):
@@ -23,7 +23,7 @@ class DialRequest(_Sent):
 
     image: str | None = Field(None, description="An image file in base64.")
     text: str | None = None
-    alphas: list[Annotated[FiniteFloat, Field(ge=-4, le=4)]] = Field(
+    alphas: Annotated[list[Annotated[FiniteFloat, Field(ge=-4, le=4)]], Field(fail_fast=True)] = Field(
         min_length=1, max_length=64, description="0 is A, 1 the second opinion."
     )
 

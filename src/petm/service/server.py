@@ -88,7 +88,7 @@ def serve(
         RunError: The address is taken, or not of this machine.
         Exception: What ``load`` raised.
     """
-    allowed = (*_LOOPBACK, *hosts) if hosts or is_loopback(host) else ()
+    allowed = (*_LOOPBACK, host, *hosts) if hosts or is_loopback(host) else ()
     app, service = make_app(load, limits, labels=labels, key=key, hosts=allowed, failed=lambda: stop())
     # Parsers warn of what strangers send, as often as they send it; what fails in the service, the guard logs.
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -32,7 +33,7 @@ class ImageFiles(Source):
         return self._seen[0]
 
     def identity(self) -> str:
-        """Returns a SHA-256 over all paths."""
+        """Returns a SHA-256 over all paths, and on this machine over sizes and times of change."""
         return self._seen[1]
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
@@ -56,6 +57,9 @@ class ImageFiles(Source):
         for path, _ in self._find():
             count += 1
             digest.update(os.fsencode(str(path)) + b"\0")
+            with suppress(OSError):
+                state = os.stat(path) if isinstance(path, str) else None
+                digest.update(f"{state and (state.st_size, state.st_mtime_ns)}\0".encode())
         return count, digest.hexdigest()
 
 
@@ -80,7 +84,10 @@ def in_folder(folder: Located) -> ImageFiles:
 def _below(folder: str | RemotePath, label: str | None) -> Iterator[Found]:
     for name, path, is_folder in _entries(folder):
         if is_folder:
-            yield from _below(path, label or name)
+            try:
+                yield from _below(path, label or name)
+            except DataError:  # a row with a reason, as of a file that cannot be read
+                yield path, label or name
         elif is_image(name):
             yield path, label
 

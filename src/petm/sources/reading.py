@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from petm.data.decoding import Channels, ImageForm, Processor, decode, form_of
+from petm.data.decoding import Channels, ImageError, ImageForm, Processor, decode, form_of
 from petm.data.encoded import WORKERS
 from petm.data.tokenized import Encoder, pad_batch
 from petm.errors import DataError
@@ -90,8 +90,10 @@ class Reader:
             return "expected arrays, as the grader was fitted with, got an image"
         try:
             return decode(content, name, self.form)
+        except ImageError as error:
+            return f"expected a readable image, got: {error.reason}"
         except DataError as error:
-            return str(error.__cause__ or error)
+            return str(error)
 
     def _array(self, content: Any) -> Any:
         values = content.astype(np.float32) / 255 if content.dtype == np.uint8 else content

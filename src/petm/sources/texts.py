@@ -55,7 +55,13 @@ class TextLines(Source):
 
     @cached_property
     def _count(self) -> int:
-        return sum(1 for _ in self._lines())
+        count = 0
+        try:
+            for _ in self._lines():
+                count += 1
+        except DataError:  # the rows before it are read, and one more says why there are no others
+            count += 1
+        return count
 
     def _lines(self) -> Iterator[Line]:
         limit = csv.field_size_limit(_LONGEST)
