@@ -33,7 +33,7 @@ table.writerow(["input", "label", "label_name", "probability", "suspicion", "gra
 for path in sys.argv[2:]:
     try:
         label, suspicion, probability, trusted, *_ = session.run(None, {"x": read(path, form)[None]})
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         table.writerow([path, "", "", "", "", "unreadable", error])
         continue
     name, grade = classes[label[0]] if classes else label[0], "trusted" if trusted[0] else "suspect"

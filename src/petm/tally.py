@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from petm.grade_table import GRADE_NAMES
@@ -45,15 +46,15 @@ class Tally:
         self._held: list[tuple[NDArray[Any], ...]] = []
 
     def add(self, table: Any) -> None:
-        """Counts some rows of `petm.grade_table.SCHEMA`."""
-        grades = np.asarray(table.column("grade").to_pylist())
-        for name in GRADE_NAMES:
-            self.counts[name] += int((grades == name).sum())
+        """Counts some rows of `petm.grade_table.SCHEMA`; of a table without labels only the grades are looked at."""
+        grades = table.column("grade")
+        for counted in grades.value_counts().to_pylist():
+            self.counts[counted["values"]] += counted["counts"]
         if self.labelled:
             label, true = (_numbers(table, name) for name in ("label", "true_label"))
             known = (label >= 0) & (true >= 0)
             suspicion = table.column("suspicion").to_numpy()
-            trusted = grades == GRADE_NAMES[0]
+            trusted = np.asarray(pc.equal(grades, GRADE_NAMES[0]))
             self._held.append(tuple(part[known] for part in (suspicion, trusted, label != true, label)))
 
     def judged(self, threshold: Threshold) -> Judged | None:

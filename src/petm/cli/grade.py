@@ -139,7 +139,7 @@ def _on_ray(
     how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
     grade_on_ray(opened, sources, output, workers=workers, address=address, **how)
     tally = Tally(labelled=labelled)
-    for batch in read_grades(output):
+    for batch in read_grades(output, None if labelled else ["grade"]):
         tally.add(pa.Table.from_batches([batch]))
     return tally
 

@@ -200,7 +200,10 @@ def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -
 def _read(encoded: bytes, limits: ImageLimits | None) -> Image:
     from PIL import Image, ImageOps
 
-    image: Image.Image = Image.open(BytesIO(encoded), formats=limits.formats if limits else None)
+    try:
+        image: Image.Image = Image.open(BytesIO(encoded), formats=limits.formats if limits else None)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixelsError(str(error)) from error
     if limits and image.width * image.height > limits.pixels:
         raise TooManyPixelsError(f"more than {limits.pixels} pixels: {image.height}×{image.width}")
     image.load()
