@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/petm demo -o runs/demo --overwrite
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint test
 
