@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from petm.grader import Grader, fit_grader
 from petm.grades import Grades
 from petm.metrics import auroc, detection
 from petm.sources import Reader, open_sources
-from petm.stream import Place, grade_stream
+from petm.stream import Graded, Place, grade_stream
 
 READER = Reader(size=(28, 28), channels=1)
 
@@ -252,26 +251,31 @@ def test_killed_at_twenty_moments_every_row_is_there_once(tmp_path: Path) -> Non
     np.testing.assert_allclose([row["suspicion"] for row in rows], x.flatten(1).sum(1).numpy(), rtol=1e-5)
 
 
-def test_an_interrupt_between_two_rows_repeats_none(grader: Grader, arrays: Tensor, monkeypatch: Any) -> None:
-    """An interrupt where the rows of a batch are taken and nothing is written yet."""
-    advanced: list[int] = []
+class Interrupting:
+    """Graded inputs at the second look at whose rows Ctrl-C is pressed."""
 
-    class Progress:
-        def advance(self, count: int) -> None:
-            advanced.append(count)
-            if len(advanced) == 3:
-                raise KeyboardInterrupt
+    def __init__(self, graded: Graded) -> None:
+        self.graded, self.after, self.looks = graded, graded.after, 0
 
-        def show(self, **_: Any) -> None:
-            pass
+    @property
+    def table(self) -> Any:
+        self.looks += 1
+        if self.looks == 2:
+            raise KeyboardInterrupt
+        return self.graded.table
+
+
+def test_an_interrupt_as_rows_are_taken_repeats_none(grader: Grader, arrays: Tensor, monkeypatch: Any) -> None:
+    def stream(*arguments: Any, **how: Any) -> Any:
+        for number, graded in enumerate(grade_stream(*arguments, **how)):
+            yield Interrupting(graded) if number == 2 else graded
 
     with monkeypatch.context() as patch:
-        patch.setattr("petm.grade_files.track", lambda *_: nullcontext(Progress()))
+        patch.setattr("petm.grade_files.grade_stream", stream)
         with pytest.raises(KeyboardInterrupt):
             grade_files(grader, open_sources(["a.npz"]), READER, Path("g.csv"), told={}, batch_size=4)
     grade_files(grader, open_sources(["a.npz"]), READER, Path("g.csv"), told={}, batch_size=4)
-    assert [row["row"] for row in graded("g.csv")] == list(range(len(graded("g.csv"))))
-    assert len(graded("g.csv")) == open_sources(["a.npz"])[0].count()
+    assert [row["row"] for row in graded("g.csv")] == list(range(open_sources(["a.npz"])[0].count()))
 
 
 def test_a_name_that_is_no_text_is_written_as_one(grader: Grader, arrays: Tensor, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def grade_stream(
     batch_size: int = BATCH_SIZE,
     labelled: bool = False,
 ) -> Iterator[Graded]:
-    """Yields the grades of all inputs in their order, a batch at a time.
+    """Yields the grades of all inputs in their order, a batch at a time, in memory that does not grow.
 
     An input that cannot be read is a row with the reason; a file that breaks off is one more, and the next file goes
     on.

@@ -43,5 +43,5 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. The same command goes on, with --resume where it has that option.", err=True)
+        click.echo("Interrupted. To go on, run the same command, with --resume where it has that option.", err=True)
         sys.exit(INTERRUPTED)

@@ -202,7 +202,7 @@ def _read(encoded: bytes, limits: ImageLimits | None) -> Image:
 
     try:
         image: Image.Image = Image.open(BytesIO(encoded), formats=limits.formats if limits else None)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # where warnings are errors
         raise TooManyPixelsError(str(error)) from error
     if limits and image.width * image.height > limits.pixels:
         raise TooManyPixelsError(f"more than {limits.pixels} pixels: {image.height}×{image.width}")

@@ -62,7 +62,7 @@ class Bodies:
                         self._held += len(part)
                         parts.append(part)
                         if self._held > self._limits.bodies:
-                            raise busy("Too many requests are being read. Try again.")
+                            raise busy("Too many requests are held. Try again.")
                     else:
                         self._release(parts)
                     if size > 2 * self._limits.body:

@@ -142,7 +142,7 @@ class Service:
         """Returns what is said of each input, in their order.
 
         Raises:
-            Refusal: The queue is full, or it took too long.
+            Refusal: The queue is full, it took too long, or the engine has ended.
         """
         engine, batcher = self._loaded()
 
@@ -170,7 +170,7 @@ class Service:
         """Returns the probabilities of the classes at each strength of the adapter.
 
         Raises:
-            Refusal: The queue is full, the input cannot be read, or the grader has no dial.
+            Refusal: The queue is full, the input cannot be read, the grader has no dial, or the engine has ended.
         """
         engine, batcher = self._loaded()
         if not engine.facts.has_dial:

@@ -14,6 +14,8 @@ from petm.errors import ModelError
 from petm.service.engine import Engine, EngineEndedError, Facts, Opinions
 from petm.service.reading import Reader
 
+_GRACE = 5.0
+"""Seconds in which a process that has hung up may come to its end."""
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -92,7 +94,8 @@ class EngineProcess:
         return answer
 
     def _gone(self) -> EngineEndedError:
-        self._process.join()
+        self._process.join(_GRACE)
+        self.close()
         return EngineEndedError(
             f"inference: expected its process to run and to answer within {self._patience:g} s, got its end with "
             f"exit code {self._process.exitcode}. Is there memory enough? Start the service again."

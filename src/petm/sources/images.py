@@ -78,7 +78,7 @@ def in_folder(folder: Located) -> ImageFiles:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of images, got none. Check the path.")
-    return ImageFiles(str(folder), lambda: _below(folder if isinstance(folder, RemotePath) else str(folder), None))
+    return ImageFiles(str(folder), lambda: _below(held(folder), None))
 
 
 def _below(folder: str | RemotePath, label: str | None) -> Iterator[Found]:
@@ -106,6 +106,11 @@ def _entries(folder: str | RemotePath) -> Iterator[tuple[str, str | RemotePath, 
         is_folder = entry.is_dir(follow_symlinks=False)
         if is_folder or entry.is_file():
             yield entry.name, entry.path, is_folder
+
+
+def held(place: Located) -> str | RemotePath:
+    """Returns a path as a list of `Found` holds it: on this machine as text, of which there may be millions."""
+    return place if isinstance(place, RemotePath) else str(place)
 
 
 def _located(path: str | RemotePath) -> Located:

@@ -9,7 +9,7 @@ from petm.data.parquet import find_shards
 from petm.errors import DataError
 from petm.sources.arrays import ArrayFile
 from petm.sources.base import Rows, Source
-from petm.sources.images import Found, in_folder, listed
+from petm.sources.images import Found, held, in_folder, listed
 from petm.sources.tables import ParquetFile
 from petm.sources.texts import TextLines
 from petm.storage import Located, RemotePath, locate
@@ -56,7 +56,7 @@ def open_sources(
     for path in paths:
         for found in _matching(path):
             if text_column is None and is_image(found.name) and (isinstance(found, RemotePath) or found.is_file()):
-                images.append((_plain(found), None))
+                images.append((held(found), None))
                 continue
             if images:
                 sources.append(listed(tuple(images)))
@@ -92,7 +92,7 @@ def open_source(path: Located, *, text_column: str | None, label_column: str | N
         if text_column is None and suffix == ".npz":
             return [ArrayFile(path, labelled=label_column is not None)]
         if text_column is None and is_image(path.name):
-            return [listed(((_plain(path), None),))]
+            return [listed(((held(path), None),))]
     except DataError as error:
         if error.__cause__ is None:  # it is whole, and does not suit
             raise
@@ -110,7 +110,7 @@ def _matching(path: str | Path) -> list[Located]:
     elif isinstance(place, RemotePath):
         found = [*place.matching()] if "*" in place.key else []
     else:
-        found = [*sorted(Path(name) for name in glob.glob(str(path)))]
+        found = [*sorted(map(Path, glob.glob(str(path))))]
     if not found:
         raise DataError(f"{place}: expected a file, a folder or a glob, got nothing there. Check the path.")
     return found
@@ -118,8 +118,3 @@ def _matching(path: str | Path) -> list[Located]:
 
 def _shards(folder: Located) -> Sequence[Located]:
     return (folder / "*.parquet").matching() if isinstance(folder, RemotePath) else find_shards(folder)
-
-
-def _plain(place: Located) -> str | RemotePath:
-    """As `petm.sources.images` has it: a path on this machine as text, of which there may be millions."""
-    return place if isinstance(place, RemotePath) else str(place)
