@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint experiments-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/petm demo -o runs/demo --overwrite
@@ -13,6 +13,9 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint test
+
+experiments-test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile experiments/tests
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import TinyCNN, seeded
-from petm.data import Data, load_digits
+from petm.data.base import Data
+from petm.data.digits import load_digits
 
 # Networks this small only wait for each other on several threads, and more so beside pytest-xdist.
 torch.set_num_threads(1)

@@ -15,16 +15,17 @@ from torch.nn import functional as F
 
 import petm
 from networks import randomise, snapshot
-from petm.adapter import attach_adapter
-from petm.data import Data, as_data
-from petm.dual import dual_logits
+from petm.adapter.lora import attach_adapter
+from petm.adapter.one_pass import dual_logits
+from petm.adapter.prefix_features import FeatureStudent, cached_features
+from petm.data.base import Data, as_data
+from petm.data.fields import Fields, concatenate, one_tensor
 from petm.errors import ArgumentError
-from petm.features import FeatureStudent, cached_features
-from petm.fields import Fields, concatenate, one_tensor
-from petm.inference import predict_logits
-from petm.models import PaperCNN, call_model
-from petm.recipes import Recipe
-from petm.scores import SCORES
+from petm.models.loading import call_model
+from petm.models.paper import PaperCNN
+from petm.models.prediction import predict_logits
+from petm.models.scores import SCORES
+from petm.training.recipes import Recipe
 
 CLASSES = 4
 
@@ -389,7 +390,7 @@ def test_late_layers_of_transformers_learn_on_features(
     name: str, layers: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Masks and skip connections that go round the parting are put in their place too."""
-    monkeypatch.setattr("petm.features.LEAST_OPERATIONS", 0)
+    monkeypatch.setattr("petm.adapter.prefix_features.LEAST_OPERATIONS", 0)
     make, inputs = NETWORKS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

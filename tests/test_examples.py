@@ -12,17 +12,17 @@ from PIL import Image
 
 import hf_folders
 from networks import TinyCNN, randomise, seeded
-from petm.adapter import attach_adapter
+from petm.adapter.lora import attach_adapter
 from petm.cli import main
-from petm.data import open_data
-from petm.export import export_onnx
-from petm.grader import Grader
-from petm.huggingface import load_processor
-from petm.models import load_model
-from petm.onnx_grader import OnnxGrader
-from petm.probability import fit_probability
-from petm.provenance import InputOrigin, ModelOrigin, Origin
-from petm.risk import Threshold
+from petm.data.opening import open_data
+from petm.grading.grader import Grader
+from petm.grading.onnx_export import export_onnx
+from petm.grading.onnx_grader import OnnxGrader
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
+from petm.models.hf_processors import load_processor
+from petm.models.loading import load_model
+from petm.selective.probability import fit_probability
+from petm.selective.thresholds import Threshold
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "onnx_grade.py"
 WITHOUT = """

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from networks import snapshot
-from petm.adapter import Member
-from petm.data import Data, TensorData
+from petm.adapter.lora import Member
+from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, NothingToLearnError
 from petm.fitting import RECALL, fit
-from petm.recipes import RECIPES, Recipe
-from test_recipes import SHORT
+from petm.training.recipes import RECIPES, Recipe
+from short_recipe import SHORT
 
 AT_MIRROR = Recipe("mirror", (Member("", "mirror"),), look=0.2, max_extra_parameters=3.0)
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import petm
+from image_files import write_images
 from petm.cli import main
-from petm.models import save_weights
-from test_cli import write_images
+from petm.models.loading import save_weights
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -7,67 +7,99 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from petm.adapter import AdaptedModel as AdaptedModel
-    from petm.adapter import Member as Member
-    from petm.adapter import attach_adapter as attach_adapter
-    from petm.adoption import adopt_adapter as adopt_adapter
-    from petm.data import Data as Data
-    from petm.data import TensorData as TensorData
-    from petm.data import load_digits as load_digits
-    from petm.data import load_mnist as load_mnist
-    from petm.data import open_data as open_data
-    from petm.distillation import distill as distill
-    from petm.drift import weight_drift as weight_drift
-    from petm.dual import DualLogits as DualLogits
-    from petm.dual import dual_logits as dual_logits
-    from petm.error_set import ErrorSet as ErrorSet
-    from petm.error_set import fgsm as fgsm
-    from petm.error_set import find_errors as find_errors
+    from petm.adapter.lora import AdaptedModel as AdaptedModel
+    from petm.adapter.lora import Member as Member
+    from petm.adapter.lora import attach_adapter as attach_adapter
+    from petm.adapter.one_pass import DualLogits as DualLogits
+    from petm.adapter.one_pass import dual_logits as dual_logits
+    from petm.adapter.peft_folder import adopt_adapter as adopt_adapter
+    from petm.adapter.weight_drift import weight_drift as weight_drift
+    from petm.data.base import Data as Data
+    from petm.data.base import TensorData as TensorData
+    from petm.data.digits import load_digits as load_digits
+    from petm.data.mnist import load_mnist as load_mnist
+    from petm.data.opening import open_data as open_data
     from petm.errors import PetmError as PetmError
-    from petm.estimator import GradedClassifier as GradedClassifier
-    from petm.estimator import negative_aurc as negative_aurc
-    from petm.export import export_onnx as export_onnx
     from petm.fitting import fit as fit
-    from petm.grader import Grader as Grader
-    from petm.grader import fit_grader as fit_grader
-    from petm.grader import load as load
-    from petm.grades import Grades as Grades
-    from petm.hub import push_to_hub as push_to_hub
-    from petm.models import PaperCNN as PaperCNN
-    from petm.models import load_model as load_model
-    from petm.models import paper_cnn as paper_cnn
-    from petm.onnx_grader import OnnxGrader as OnnxGrader
-    from petm.recipes import RECIPES as RECIPES
-    from petm.recipes import Recipe as Recipe
-    from petm.recipes import adapt as adapt
-    from petm.replacement import replace_errors as replace_errors
-    from petm.reproduction import PROTOCOLS as PROTOCOLS
-    from petm.reproduction import reproduce as reproduce
-    from petm.training import Storage as Storage
-    from petm.twin import train_twin as train_twin
+    from petm.grading.grader import Grader as Grader
+    from petm.grading.grader import fit_grader as fit_grader
+    from petm.grading.grader import load as load
+    from petm.grading.grades import Grades as Grades
+    from petm.grading.hub import push_to_hub as push_to_hub
+    from petm.grading.onnx_export import export_onnx as export_onnx
+    from petm.grading.onnx_grader import OnnxGrader as OnnxGrader
+    from petm.models.loading import load_model as load_model
+    from petm.models.paper import PaperCNN as PaperCNN
+    from petm.models.paper import paper_cnn as paper_cnn
+    from petm.paper.reproduction import PROTOCOLS as PROTOCOLS
+    from petm.paper.reproduction import reproduce as reproduce
+    from petm.sklearn import GradedClassifier as GradedClassifier
+    from petm.sklearn import negative_aurc as negative_aurc
+    from petm.training.distillation import distill as distill
+    from petm.training.error_set import ErrorSet as ErrorSet
+    from petm.training.error_set import fgsm as fgsm
+    from petm.training.error_set import find_errors as find_errors
+    from petm.training.loop import Storage as Storage
+    from petm.training.recipes import RECIPES as RECIPES
+    from petm.training.recipes import Recipe as Recipe
+    from petm.training.recipes import adapt as adapt
+    from petm.training.replacement import replace_errors as replace_errors
+    from petm.training.teacher import train_twin as train_twin
 
 _HOME = {
-    "adapter": ("AdaptedModel", "Member", "attach_adapter"),
-    "adoption": ("adopt_adapter",),
-    "data": ("Data", "TensorData", "load_digits", "load_mnist", "open_data"),
-    "distillation": ("distill",),
-    "drift": ("weight_drift",),
-    "dual": ("DualLogits", "dual_logits"),
-    "error_set": ("ErrorSet", "fgsm", "find_errors"),
+    "adapter.lora": (
+        "AdaptedModel",
+        "Member",
+        "attach_adapter",
+    ),
+    "adapter.one_pass": (
+        "DualLogits",
+        "dual_logits",
+    ),
+    "adapter.peft_folder": ("adopt_adapter",),
+    "adapter.weight_drift": ("weight_drift",),
+    "data.base": (
+        "Data",
+        "TensorData",
+    ),
+    "data.digits": ("load_digits",),
+    "data.mnist": ("load_mnist",),
+    "data.opening": ("open_data",),
     "errors": ("PetmError",),
-    "estimator": ("GradedClassifier", "negative_aurc"),
-    "export": ("export_onnx",),
     "fitting": ("fit",),
-    "grader": ("Grader", "fit_grader", "load"),
-    "grades": ("Grades",),
-    "hub": ("push_to_hub",),
-    "models": ("PaperCNN", "load_model", "paper_cnn"),
-    "onnx_grader": ("OnnxGrader",),
-    "recipes": ("RECIPES", "Recipe", "adapt"),
-    "replacement": ("replace_errors",),
-    "reproduction": ("PROTOCOLS", "reproduce"),
-    "training": ("Storage",),
-    "twin": ("train_twin",),
+    "grading.grader": (
+        "Grader",
+        "fit_grader",
+        "load",
+    ),
+    "grading.grades": ("Grades",),
+    "grading.hub": ("push_to_hub",),
+    "grading.onnx_export": ("export_onnx",),
+    "grading.onnx_grader": ("OnnxGrader",),
+    "models.loading": ("load_model",),
+    "models.paper": ("PaperCNN", "paper_cnn"),
+    "paper.reproduction": (
+        "PROTOCOLS",
+        "reproduce",
+    ),
+    "sklearn": (
+        "GradedClassifier",
+        "negative_aurc",
+    ),
+    "training.distillation": ("distill",),
+    "training.error_set": (
+        "ErrorSet",
+        "fgsm",
+        "find_errors",
+    ),
+    "training.loop": ("Storage",),
+    "training.recipes": (
+        "RECIPES",
+        "Recipe",
+        "adapt",
+    ),
+    "training.replacement": ("replace_errors",),
+    "training.teacher": ("train_twin",),
 }
 _FILE_OF = {name: file for file, names in _HOME.items() for name in names}
 

@@ -7,17 +7,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from petm.adoption import adopt_adapter
-from petm.costs import CHECKED
-from petm.data import Data, as_data
-from petm.error_set import find_errors
+from petm.adapter.peft_folder import adopt_adapter
+from petm.data.base import Data, as_data
 from petm.errors import ArgumentError
-from petm.grader import Grader, fit_grader
-from petm.inference import Precision, choose_device
-from petm.mining import preflight
-from petm.provenance import Origin, describe_data
-from petm.recipes import Recipe, adapt, focus, recipe_named, within
-from petm.run_folder import RunFolder
+from petm.grading.grader import Grader, fit_grader
+from petm.grading.provenance import Origin, describe_data
+from petm.models.prediction import Precision, choose_device
+from petm.training.error_set import find_errors
+from petm.training.preflight import CHECKED, preflight
+from petm.training.recipes import (
+    Recipe,
+    adapt,
+    focus,
+    recipe_named,
+    within,
+)
+from petm.training.run_folder import RunFolder
 
 CALIBRATION_SHARE = 0.2
 """Of the data, the share on which the threshold is set where no others are given."""
@@ -49,7 +54,7 @@ def fit(
 ) -> Grader:
     """Returns a grader for a trained model: adapters by a recipe, probability of error and threshold by calibration.
 
-    Where trust ends follows from one of ``max_risk``, ``coverage`` and ``recall``, as in `petm.grader.fit_grader`. With
+    Where trust ends follows from one of ``max_risk``, ``coverage`` and ``recall``, as in `fit_grader`. With
     none of them, nine of ten errors of the calibration samples are flagged. Where there is none, and with the recipe
     ``paper``, what the second opinion answers otherwise is flagged, as the paper does.
 
@@ -59,8 +64,8 @@ def fit(
         calibration: Labelled samples that A has *not* seen, on which the threshold is set; or the share of ``data`` to
             hold out for that. A looks better on its own training data than it is, so a threshold set on a share of
             them promises too much: pass fresh samples where there are any.
-        recipe: A name of `petm.recipes.RECIPES`, or a recipe of your own.
-        errors: Where the recipe ``paper`` takes errors from, a name of `petm.mining.SOURCES`; absent takes A's own.
+        recipe: A name of `petm.training.recipes.RECIPES`, or a recipe of your own.
+        errors: Where the recipe ``paper`` takes errors from, a name of `SOURCES`; absent takes A's own.
         layers: The rank of each layer to adapt; absent follows the recipe.
         max_extra_parameters: The adapters' budget as a share of A's parameters; absent follows the recipe.
         max_extra_time: By which share one pass may exceed a plain forward, in counted operations; absent follows the
@@ -72,7 +77,7 @@ def fit(
         per_class: Whether ``max_risk`` is to hold in each class that A predicts.
         seed: Of everything.
         precision: Of the matrix products in training.
-        cache_budget: Bytes of memory for what is computed once, as in `petm.recipes.adapt`.
+        cache_budget: Bytes of memory for what is computed once, as in `petm.training.recipes.adapt`.
         device: ``auto``, ``cpu``, ``cuda``, ...
         origin: How A is built again, for the bundle.
         run: Where the trainings leave their checkpoints.
@@ -144,7 +149,7 @@ def fit_adopted(
 
     Args:
         model: A; it stays as it is, but is moved to ``device``.
-        folder: The adapter, as in `petm.adoption.adopt_adapter`.
+        folder: The adapter, as in `petm.adapter.peft_folder.adopt_adapter`.
         calibration: Labelled samples that neither A nor the adapter has seen; all of them set the threshold.
         max_risk: As in `fit`, and so are the others.
         coverage: Share of the predictions to trust.

@@ -5,14 +5,12 @@ import sys
 import click
 
 from petm.cli import options
-from petm.cli.benchmark import benchmark
 from petm.cli.demo import demo
 from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
 from petm.cli.inspect import inspect
 from petm.cli.monitor import monitor
-from petm.cli.plan import plan
 from petm.cli.push import push
 from petm.cli.reproduce import reproduce
 from petm.cli.serve import serve
@@ -27,7 +25,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, reproduce, plan, fit, grade, inspect, monitor, serve, export, push, benchmark):
+for verb in (demo, reproduce, fit, grade, inspect, monitor, serve, export, push):
     petm.add_command(verb)
 
 

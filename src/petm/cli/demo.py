@@ -23,7 +23,7 @@ def demo(output: Path, **settings: Any) -> None:
     Writes result.json, report.html, figures/ and grader.petm into the output folder.
     """
     from petm.cli.reproduce import run
-    from petm.data import load_digits
+    from petm.data.digits import load_digits
 
     train, _, test = load_digits()
     run("digits", train, test, output, **settings)

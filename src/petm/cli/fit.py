@@ -118,16 +118,21 @@ def fit(
     A is left as it is. Interrupted, the command goes on with --resume. Started by torchrun or accelerate launch, its
     processes share the work: torchrun --nproc-per-node 2 -m petm fit ...
     """
-    from petm.bundle import check_target
-    from petm.cli.inputs import form_of, inputs_of, open_inputs, open_labelled
+    from petm._internal.distributed import together
+    from petm.cli.inputs import (
+        form_of,
+        inputs_of,
+        open_inputs,
+        open_labelled,
+    )
     from petm.cli.inspect import print_manifest
     from petm.fitting import CALIBRATION_SHARE, fit_adopted
     from petm.fitting import fit as fit_model
-    from petm.models import load_model, weights_fingerprint
-    from petm.processes import together
-    from petm.provenance import ModelOrigin, Origin
-    from petm.recipes import DATA_SHARE
-    from petm.run_folder import open_run
+    from petm.grading.bundle import check_target
+    from petm.grading.provenance import ModelOrigin, Origin
+    from petm.models.loading import load_model, weights_fingerprint
+    from petm.training.recipes import DATA_SHARE
+    from petm.training.run_folder import open_run
 
     if adapter is not None:
         _expect_no_training(context)
@@ -181,7 +186,7 @@ def fit(
     if not team.is_main:
         return
     if report is not None:
-        from petm.fit_report import write_fit_report
+        from petm.report.fit_report import write_fit_report
 
         write_fit_report(grader, settings["calibration"], report)
         click.echo(f"Report: {report}", err=True)

@@ -10,13 +10,14 @@ import click
 from petm.cli import options
 
 if TYPE_CHECKING:
-    from petm.cluster import Open
-    from petm.grader import Grader
-    from petm.onnx_grader import OnnxGrader
-    from petm.risk import Threshold
-    from petm.sources import Reader, Source
-    from petm.storage import Located
-    from petm.tally import Tally
+    from petm._internal.storage import Located
+    from petm.data.source import Source
+    from petm.data.source_reading import Reader
+    from petm.grading.grader import Grader
+    from petm.grading.onnx_grader import OnnxGrader
+    from petm.grading.ray_engine import Open
+    from petm.grading.summary import Tally
+    from petm.selective.thresholds import Threshold
 
 
 @click.command(
@@ -78,11 +79,11 @@ def grade(
 
     The grader is a bundle, or the .onnx file that petm export makes of one.
     """
+    from petm._internal.storage import locate
     from petm.cli.graders import open_both, open_grader
     from petm.cli.inputs import inputs_at, reader_of
-    from petm.grade_files import check_output, grade_files
-    from petm.sources import open_sources
-    from petm.storage import locate
+    from petm.data.source_opening import open_sources
+    from petm.grading.grade_files import check_output, grade_files
 
     output = locate(where) if where is not None else None
     file = check_output(output, overwrite=overwrite) if output is not None and engine == "local" else None
@@ -114,7 +115,7 @@ def _listed() -> list[str]:
 
 def _identity(grader: "Grader | OnnxGrader", bundle: Path) -> str:
     """What changes when the grader does."""
-    from petm.files import fingerprint, sha256_of_file
+    from petm._internal.files import fingerprint, sha256_of_file
 
     files = [bundle] if bundle.is_file() else sorted(path for path in bundle.rglob("*") if path.is_file())
     return fingerprint([*map(sha256_of_file, files), str(grader.threshold)])
@@ -132,9 +133,9 @@ def _on_ray(
 ) -> "Tally":
     import pyarrow as pa
 
-    from petm.cluster import grade_on_ray
-    from petm.grade_table import read_grades
-    from petm.tally import Tally
+    from petm.grading.grade_table import read_grades
+    from petm.grading.ray_engine import grade_on_ray
+    from petm.grading.summary import Tally
 
     how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
     grade_on_ray(opened, sources, output, workers=workers, address=address, **how)
@@ -154,9 +155,9 @@ def _print(
 ) -> "Tally":
     """Writes the rows to standard output as they come; nothing where there is to be one JSON object only."""
     from petm.errors import DataError, RunError
-    from petm.grade_files import write_csv
-    from petm.stream import grade_stream
-    from petm.tally import Tally
+    from petm.grading.grade_files import write_csv
+    from petm.grading.stream import grade_stream
+    from petm.grading.summary import Tally
 
     tally = Tally(labelled=labelled)
 
@@ -182,7 +183,7 @@ def _print(
 
 def _report(tally: "Tally", threshold: "Threshold", output: "Located | None", *, as_json: bool) -> None:
     """Says what the grades come to."""
-    from petm.promises import promise
+    from petm.selective.guarantee import promise
 
     total = sum(tally.counts.values())
     judged = tally.judged(threshold) if tally.labelled else None

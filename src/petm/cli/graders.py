@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from petm.cli.inputs import inputs_at, reader_of
-from petm.grader import Grader, load
-from petm.inference import choose_device
-from petm.models import load_model
-from petm.onnx_grader import OnnxGrader
-from petm.sources import Reader
+from petm.data.source_reading import Reader
+from petm.grading.grader import Grader, load
+from petm.grading.onnx_grader import OnnxGrader
+from petm.models.loading import load_model
+from petm.models.prediction import choose_device
 
 
 def open_grader(

@@ -7,12 +7,19 @@ from typing import Any
 
 import click
 
-from petm.data import Data, Tokenized, open_data, read_texts
+from petm.data.base import Data
+from petm.data.opening import open_data
+from petm.data.source_reading import Reader
+from petm.data.text import read_texts
+from petm.data.tokenized import Tokenized
 from petm.errors import ArgumentError, DataError, ModelError
-from petm.huggingface import ImageProcessor, Tokenizer, class_count, class_names, folder_of, load_processor
-from petm.inference import check_labels
-from petm.provenance import InputOrigin
-from petm.sources import Reader
+from petm.grading.provenance import InputOrigin
+from petm.models.hf_classifier import class_count, class_names
+from petm.models.hf_folder import folder_of
+from petm.models.hf_image_processor import ImageProcessor
+from petm.models.hf_processors import load_processor
+from petm.models.hf_tokenizer import Tokenizer
+from petm.models.prediction import check_labels
 
 
 def open_inputs(
@@ -58,7 +65,7 @@ def open_labelled(
         inputs: How they are read.
         reference: The model's. A Hugging Face folder says how many classes there are, and often their names.
         names: Class names in the order of the model's outputs, with commas between, in place of the folder's.
-        trust_remote_code: As in `petm.models.load_model`.
+        trust_remote_code: As in `petm.models.loading.load_model`.
         **how: What else `open_inputs` is told.
 
     Raises:

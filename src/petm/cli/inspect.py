@@ -10,7 +10,7 @@ from rich.table import Table
 from petm.cli import options
 
 if TYPE_CHECKING:
-    from petm.risk import Threshold
+    from petm.selective.thresholds import Threshold
 
 
 @click.command(epilog="Example: petm inspect runs/demo/grader.petm", short_help="Show what is in a bundle.")
@@ -26,7 +26,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 def print_manifest(bundle: Path, *, as_json: bool) -> None:
     """Prints a bundle's manifest, as a table or as JSON."""
-    from petm.bundle import read_manifest
+    from petm.grading.bundle import read_manifest
 
     manifest = read_manifest(bundle)
     if as_json:
@@ -41,7 +41,7 @@ def print_manifest(bundle: Path, *, as_json: bool) -> None:
 
 
 def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    from petm.risk import Threshold
+    from petm.selective.thresholds import Threshold
 
     model, adapter, threshold = manifest["model"], manifest["adapter"], Threshold.from_json(manifest["threshold"])
     measured, size = manifest["measured"], sum((bundle / name).stat().st_size for name in manifest["files"])

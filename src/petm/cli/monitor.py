@@ -10,8 +10,8 @@ import click
 from petm.cli import options
 
 if TYPE_CHECKING:
-    from petm.monitor_report import Monitoring
-    from petm.risk import Threshold
+    from petm.report.monitor_report import Monitoring
+    from petm.selective.thresholds import Threshold
 
 BROKEN = 3
 """The exit code where the promise is broken; where drift is seen too, with --fail-on-drift."""
@@ -62,8 +62,8 @@ def monitor(
     Exit codes: 3 where the promise is broken (with --fail-on-drift also where suspicion has drifted), 0 where it is
     not or cannot be told, 1 where something could not be read, 2 for a wrong option.
     """
-    from petm.monitor_report import monitor as look
-    from petm.true_labels import read_true_labels
+    from petm.data.true_labels import read_true_labels
+    from petm.report.monitor_report import monitor as look
 
     threshold, measured, classes = _graded_by(bundle)
     labels = read_true_labels(label_files, classes)
@@ -93,14 +93,14 @@ def monitor(
 
 def _graded_by(bundle: Path) -> tuple["Threshold", Mapping[str, Any], tuple[str, ...]]:
     """The threshold, the figures of the fit and the class names of a bundle or of an exported graph."""
-    from petm.risk import Threshold
+    from petm.selective.thresholds import Threshold
 
     if bundle.suffix == ".onnx":
-        from petm.onnx_grader import OnnxGrader
+        from petm.grading.onnx_grader import OnnxGrader
 
         graph = OnnxGrader(bundle)
         return graph.threshold, graph.measured, graph.origin.model.classes
-    from petm.bundle import read_manifest
+    from petm.grading.bundle import read_manifest
 
     manifest = read_manifest(bundle)
     return Threshold.from_json(manifest["threshold"]), manifest["measured"], tuple(manifest["model"]["classes"])
@@ -109,8 +109,8 @@ def _graded_by(bundle: Path) -> tuple["Threshold", Mapping[str, Any], tuple[str,
 def _print(found: "Monitoring", output: Path | None) -> None:
     from rich.console import Console
 
-    from petm.monitor_report import windows_table
-    from petm.tables import terminal_table
+    from petm.report.monitor_report import windows_table
+    from petm.report.tables import terminal_table
 
     for sentence in found.findings:
         click.echo(sentence)
@@ -121,10 +121,10 @@ def _print(found: "Monitoring", output: Path | None) -> None:
 
 
 def _write(found: "Monitoring", result: dict[str, Any], output: Path) -> None:
-    from petm.figures import save_figure
-    from petm.files import write_json, write_text
-    from petm.monitor_report import monitor_figure, windows_table
-    from petm.tables import markdown_table
+    from petm._internal.files import write_json, write_text
+    from petm.report.figures import save_figure
+    from petm.report.monitor_report import monitor_figure, windows_table
+    from petm.report.tables import markdown_table
 
     table = windows_table(found)
     words = [f"# {found.promise.verdict}", *found.findings, *(f"Warning: {text}" for text in found.warnings)]

@@ -91,7 +91,7 @@ def show_own_warnings() -> None:
 
 def print_json(content: Any) -> None:
     """Prints one JSON object on standard output."""
-    from petm.files import plain  # brings torch, which no --help needs
+    from petm._internal.files import plain
 
     click.echo(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False))
 

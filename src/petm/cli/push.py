@@ -21,7 +21,7 @@ def push(bundle: Path, repository: str, public: bool, as_json: bool) -> None:
     The bundle is checked first, and nothing else in its folder is uploaded. Its manifest names data and weights as fit
     was told of them: see petm inspect.
     """
-    from petm.hub import push_to_hub
+    from petm.grading.hub import push_to_hub
 
     address = push_to_hub(bundle, repository, public=public)
     if as_json:

@@ -10,7 +10,7 @@ import click
 from petm.cli import options
 
 if TYPE_CHECKING:
-    from petm.reproduction import Reproduction
+    from petm.paper.reproduction import Reproduction
 
 
 @click.command(
@@ -46,7 +46,8 @@ def reproduce(dataset: str, data_dir: Path | None, download: bool, output: Path,
     Writes result.json, report.html, figures/ and grader.petm into the output folder. What is not given takes the
     defaults of the data set, which docs/reproduction.md explains.
     """
-    from petm.data import load_digits, load_mnist
+    from petm.data.digits import load_digits
+    from petm.data.mnist import load_mnist
 
     if dataset == "digits":
         train, _, test = load_digits()
@@ -69,10 +70,10 @@ def run(
     **settings: Any,
 ) -> "Reproduction":
     """Runs the experiment on data at hand, writes the report and prints the tables."""
-    from petm.report import summary, write_report
-    from petm.reproduction import PROTOCOLS
-    from petm.reproduction import reproduce as run_protocol
-    from petm.tables import print_result
+    from petm.paper.report import summary, write_report
+    from petm.paper.reproduction import PROTOCOLS
+    from petm.paper.reproduction import reproduce as run_protocol
+    from petm.report.tables import print_result
 
     given = {name: value for name, value in settings.items() if value is not None}
     done = run_protocol(

@@ -10,10 +10,10 @@ from petm.cli import options
 from petm.errors import ArgumentError, ExtraError
 
 if TYPE_CHECKING:
-    from petm.provenance import InputOrigin
-    from petm.service.engine import Engine, Facts
-    from petm.service.limits import Limits
-    from petm.service.reading import Reader
+    from petm.grading.provenance import InputOrigin
+    from petm.serving.engine import Engine, Facts
+    from petm.serving.limits import Limits
+    from petm.serving.reading import Reader
 
 MEBI = 2**20
 
@@ -82,10 +82,10 @@ def serve(
     """
     key = _read_key(api_key_file)
     try:
-        from petm.service.engine_process import EngineProcess
-        from petm.service.limits import Limits
-        from petm.service.server import is_loopback
-        from petm.service.server import serve as serve_grader
+        from petm.serving.engine_process import EngineProcess
+        from petm.serving.limits import Limits
+        from petm.serving.server import is_loopback
+        from petm.serving.server import serve as serve_grader
     except ImportError as error:
         raise ExtraError(
             f"serve: expected the packages fastapi, uvicorn, python-multipart and prometheus-client, got {error}. "
@@ -152,7 +152,7 @@ def _make_engine(
     import torch
 
     from petm.cli.graders import open_grader
-    from petm.service.engine import GraderEngine
+    from petm.serving.engine import GraderEngine
 
     options.show_own_warnings()
 
@@ -175,7 +175,7 @@ def _make_reader(
 ) -> "Reader":
     """What reads inputs as the grader was fitted with them; each process makes its own."""
     from petm.cli.inputs import inputs_at, processor_of
-    from petm.service.reading import reader_for
+    from petm.serving.reading import reader_for
 
     read_as = inputs_at(inputs, reference, processor)
     return reader_for(read_as, limits, processor_of(read_as, trust_remote_code), shape)

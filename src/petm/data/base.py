@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from petm._internal.files import fingerprint
+from petm.data.fields import Fields, Inputs, tensors_of
 from petm.errors import ArgumentError, DataError
-from petm.fields import Fields, Inputs, tensors_of
-from petm.files import fingerprint
 
 UNLABELLED = -1
 
@@ -30,14 +30,14 @@ class Data(Dataset[Batch], ABC):
     """Samples with labels, read by index and decoded only when read.
 
     A subclass reads inputs; everything else follows. Batched reading uses PyTorch's ``__getitems__`` convention, so a
-    ``DataLoader`` needs ``collate_fn=petm.data.as_is`` and nothing more.
+    ``DataLoader`` needs ``collate_fn=petm.data.base.as_is`` and nothing more.
 
     Attributes:
         labels: int64 ``(N,)``; ``UNLABELLED`` (-1) where a sample has none.
         classes: ``K`` class names, the label being the index; empty when they have no names.
         value_range: The least and the greatest value that an input may take; adversarial examples are clipped to it.
         source: Where the samples come from, in words that fit into a message.
-        home: int64 ``(N,)``, which of several processes holds a sample (`petm.processes`); absent where all can read
+        home: int64 ``(N,)``, which of several processes holds a sample (`distributed`); absent where all can read
             all.
     """
 

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from petm.data.base import Data
-from petm.data.decoding import Channels, Encoded, ImageForm, Processor, decode, form_of, read_image
+from petm.data.decoding import (
+    Channels,
+    Encoded,
+    ImageForm,
+    Processor,
+    decode,
+    form_of,
+    read_image,
+)
 from petm.errors import DataError
 
 WORKERS = min(8, os.cpu_count() or 1)

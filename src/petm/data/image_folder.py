@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from petm._internal.files import fingerprint
 from petm.data.base import UNLABELLED
 from petm.data.classes import SPLIT_NAMES, match_classes
 from petm.data.decoding import Channels, Processor
 from petm.data.encoded import EncodedImages
 from petm.errors import DataError
-from petm.files import fingerprint
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}

@@ -6,10 +6,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from petm._internal.files import fingerprint
 from petm.data.base import Data, WithTargets
+from petm.data.fields import Inputs, concatenate
 from petm.errors import ArgumentError, DataError
-from petm.fields import Inputs, concatenate
-from petm.files import fingerprint
 
 
 class Joined(Data):

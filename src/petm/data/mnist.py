@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from petm._internal.files import write_atomically
 from petm.data.base import TensorData
 from petm.data.classes import match_classes
-from petm.data.idx import read_content, read_idx_images, read_idx_labels, sha256_of_content
+from petm.data.idx import (
+    read_content,
+    read_idx_images,
+    read_idx_labels,
+    sha256_of_content,
+)
 from petm.errors import DataError
-from petm.files import write_atomically
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",

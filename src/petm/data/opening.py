@@ -63,7 +63,7 @@ def open_data(
     if suffix in TEXT_SUFFIXES and path.exists():
         raise DataError(
             f"{path}: expected {UNDERSTOOD}, got texts. Name a text classifier (--model hf:DIR), whose tokenizer reads "
-            f"them; or read them with petm.data.read_texts and petm.data.Tokenized."
+            f"them; or read them with petm.data.text.read_texts and petm.data.tokenized.Tokenized."
         )
     got = f"a file of the kind '{suffix or path.name}'" if path.exists() else "nothing there"
     raise DataError(f"{path}: expected {UNDERSTOOD}, got {got}. Check the path.")

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from petm._internal.files import fingerprint, sha256_of_file
 from petm.data.base import UNLABELLED
 from petm.data.blobs import Blobs
 from petm.data.classes import SPLIT_NAMES, match_classes
 from petm.data.decoding import Channels, Processor
 from petm.data.encoded import EncodedImages
 from petm.errors import DataError
-from petm.files import fingerprint, sha256_of_file
 
 _BUFFER, _ROWS = 1 << 20, 32
 """Bytes of a file, and rows of it, that are read at a time."""

@@ -7,18 +7,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from petm._internal.files import fingerprint
 from petm.data.base import Data
+from petm.data.fields import Fields
 from petm.data.text import Texts
 from petm.errors import ArgumentError, DataError
-from petm.fields import Fields
-from petm.files import fingerprint
 
 _TEXTS = 1024
 """Texts that are encoded at a time."""
 
 
 class Encoder(Protocol):
-    """What turns texts into tokens, such as `petm.huggingface.Tokenizer`."""
+    """What turns texts into tokens, such as `petm.models.hf_tokenizer.Tokenizer`."""
 
     @property
     def maximum(self) -> int | None:
@@ -130,7 +130,7 @@ def pad_batch(encoder: Encoder, encoded: Mapping[str, Sequence[Sequence[int]]], 
 
 def _encode(texts: Texts, encoder: Encoder, limit: int | None) -> tuple[dict[str, Tensor], Tensor]:
     """The tokens of all texts in a row for each field, in as few bytes as they need, and their counts ``(N,)``."""
-    from petm.progress import track  # brings rich, which no other data need
+    from petm._internal.progress import track
 
     parts: dict[str, list[Tensor]] = {}
     counts: list[int] = []

@@ -1,0 +1,1 @@
+"""Experiments behind the documentation: benchmarks, rival detectors, ideas. Not part of the package."""

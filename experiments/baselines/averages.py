@@ -1,0 +1,201 @@
+"""Baselines whose suspicion is one minus a mean of probabilities: of views, of an ensemble, of A and its twin."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from petm._internal.progress import track
+from petm.data.fields import one_tensor
+from petm.data.views import MIRROR, SAME, view
+from petm.errors import ArgumentError
+from petm.evidence.protocol import Baseline, Learned, Part
+from petm.evidence.seen import Seen
+from petm.models.loading import call_model, count_parameters
+from petm.models.prediction import (
+    batches,
+    device_of,
+    evaluating,
+    predict_logits,
+)
+from petm.models.scores import mean_of_both, second_opinion
+from petm.training.teacher import require_errors, train_twin
+
+
+def mean_suspicion(base: Tensor, opinions: Iterable[Tensor]) -> Tensor:
+    """Returns ``1 - mean p_m(c)`` over opinions ``m``, float64 ``(N,)`` in [0, 1].
+
+    Args:
+        base: A's logits ``(N, K)``; ``c`` is the class that A predicts.
+        opinions: Logits ``(N, K)`` each.
+    """
+    return torch.stack([second_opinion(base, logits) for logits in opinions]).mean(0)
+
+
+@dataclass(frozen=True)
+class Views(Baseline):
+    """Suspicion is ``1 - mean p(c)`` over views of the image, ``c`` being A's answer on the image itself.
+
+    Args:
+        views: Names as `view` takes them. A view must keep the label, and a digit's mirror image does not.
+
+    Raises:
+        ArgumentError: There is no view of such a name, or none is named.
+
+    Reference:
+        Bahat and Shakhnarovich (2018), Confidence from Invariance to Image Transformations; Wang et al. (2019),
+        Aleatoric Uncertainty Estimation with Test-time Augmentation.
+    """
+
+    views: tuple[str, ...] = (SAME, MIRROR)
+
+    source = "Bahat and Shakhnarovich (2018)"
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ArgumentError("views: expected at least one name, got none. Name 'same' and one more.")
+        for name in self.views:
+            view(name)
+
+    @property
+    def name(self) -> str:
+        """Says how many views there are."""
+        return f"views_{len(self.views)}"
+
+    @property
+    def title(self) -> str:
+        """Names the views."""
+        return f"Mean over {len(self.views)} views: {', '.join(self.views)}"
+
+    def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
+        return Learned(self._score)
+
+    def _score(self, seen: Seen) -> Tensor:
+        others = [view(name) for name in self.views if name != SAME]
+        parts: list[list[Tensor]] = [[] for _ in others]
+        if others:  # each image is read once for all its views
+            with evaluating(seen.model), track("views", len(seen)) as progress:
+                for batch, _ in batches(seen.data, device_of(seen.model), seen.batch_size):
+                    inputs = one_tensor(batch, "to look at views")
+                    for part, transform in zip(parts, others, strict=True):
+                        part.append(call_model(seen.model, transform(inputs)).float().cpu())
+                    progress.advance(len(inputs))
+        moved = (torch.cat(part) for part in parts)
+        return mean_suspicion(seen.logits, [seen.logits if name == SAME else next(moved) for name in self.views])
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble(Baseline):
+    """Suspicion is ``1 - mean p_m(c)`` over the members, ``c`` being A's answer: the ensemble grades A.
+
+    The time that the members took to train is the caller's to add.
+
+    Args:
+        members: Networks of A's classes, each trained by itself.
+        with_base: Count A as one more member, which costs nothing.
+
+    Raises:
+        ArgumentError: There is no member.
+
+    Reference:
+        Lakshminarayanan, Pritzel, Blundell (2017), Simple and Scalable Predictive Uncertainty Estimation using Deep
+        Ensembles.
+    """
+
+    members: tuple[nn.Module, ...]
+    with_base: bool = True
+
+    source = "Lakshminarayanan, Pritzel, Blundell (2017)"
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ArgumentError("members: expected at least one network, got none. Train some from other seeds.")
+
+    @property
+    def name(self) -> str:
+        """Says how many networks are averaged."""
+        return f"ensemble_{len(self.members) + self.with_base}"
+
+    @property
+    def title(self) -> str:
+        """Says how many networks are averaged, and whether A is among them."""
+        return f"Ensemble of {len(self.members) + self.with_base}, {'A among them' if self.with_base else 'without A'}"
+
+    def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
+        one = train.data.subset([0])
+        classes = predict_logits(train.model, one).shape[1]
+        for position, member in enumerate(self.members):
+            if (found := predict_logits(member, one).shape[1]) != classes:
+                raise ArgumentError(
+                    f"members: expected networks of A's {classes} classes, got {found} from member {position}."
+                )
+        return Learned(self._score, sum(map(count_parameters, self.members)))
+
+    def _score(self, seen: Seen) -> Tensor:
+        opinions = [seen.logits] if self.with_base else []
+        opinions += [
+            predict_logits(member, seen.data, batch_size=seen.batch_size, title="ensemble") for member in self.members
+        ]
+        return mean_suspicion(seen.logits, opinions)
+
+
+@dataclass(frozen=True)
+class TwoModels(Baseline):
+    """PETM with two whole models: suspicion is ``1 - (p(c) + p'(c)) / 2`` with ``p'`` of the twin A'.
+
+    With ``epsilon`` 0 it is the control "A trained further": everything equal, but no error is replaced.
+
+    Args:
+        epsilon: FGSM step in units of the inputs.
+        epochs: Passes over the training data.
+        learning_rate: Of Adam.
+        batch_size: Samples in one step.
+
+    Reference:
+        Lee et al. (2025), Knowledge-Based Systems 310; LoRA-PETM (ACK 2025), section 2.1.
+    """
+
+    epsilon: float = 0.1
+    epochs: int = 2
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+
+    fitted_on: ClassVar[tuple[Part, ...]] = ("training",)
+
+    @property
+    def name(self) -> str:
+        """Tells PETM from its control."""
+        return "petm" if self.epsilon else "trained_further"
+
+    @property
+    def title(self) -> str:
+        """Tells PETM from its control."""
+        return "PETM with two models" if self.epsilon else "A trained further (control)"
+
+    @property
+    def source(self) -> str:
+        """The control is this project's own."""
+        return "Lee et al. (2025)" if self.epsilon else "control of Lee et al. (2025)"
+
+    def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
+        require_errors(train.errors)
+        twin = train_twin(
+            train.model,
+            train.data,
+            train.errors,
+            epsilon=self.epsilon,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            seed=seed,
+            device=device,
+            title=self.title,
+        )
+
+        def score(seen: Seen) -> Tensor:
+            second = predict_logits(twin, seen.data, batch_size=seen.batch_size, title=self.title)
+            return mean_of_both(seen.logits, second)
+
+        return Learned(score, count_parameters(twin))

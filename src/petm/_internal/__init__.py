@@ -1,0 +1,1 @@
+"""What several packages need and no user sees: files, progress, processes, counted operations."""

@@ -1,0 +1,188 @@
+"""Several processes as one: which of them this is, what its share is, and how shares come together, by Accelerate.
+
+Nothing is shared out unless a caller says so with `together`, in every process alike: a program that runs petm in one
+of its processes must not wait for the others.
+"""
+
+import atexit
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from petm._internal.progress import console
+from petm.errors import RunError
+
+FEWEST = 8
+"""With fewer samples for each process, every process does the whole."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that work together.
+
+    Attributes:
+        rank: Which of them this is, from 0.
+        count: How many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def own(self, n: int) -> range:
+        """Returns which of ``n`` samples are this process's: every ``count``-th, or all of a few."""
+        return range(self.rank, n, self.count) if self.shares(n) else range(n)
+
+    def shares(self, n: int) -> bool:
+        """Returns whether so many samples are shared out; of a few, each process does the whole."""
+        return self.count > 1 and n >= FEWEST * self.count
+
+
+_SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+"""What ``accelerate launch`` sets where it is told to cut a model in parts, one for each process."""
+
+ALONE = Group()
+_group: ContextVar[Group] = ContextVar("group", default=ALONE)
+
+
+def group() -> Group:
+    """Returns the processes that work together; this one alone where nobody has said otherwise."""
+    return _group.get()
+
+
+@contextmanager
+def together(*, cpu: bool = False) -> Iterator[Group]:
+    """Lets the processes that ``torchrun`` or ``accelerate launch`` has started share the work of the block.
+
+    Each of them runs the same block. Where there is one process only, nothing changes.
+
+    Args:
+        cpu: Work on the CPU, even where there is an accelerator.
+
+    Raises:
+        RunError: The processes cannot find each other, or one of them ends before the block does; or they were
+            started to hold A in parts, where petm holds it whole in each (docs/scale.md).
+    """
+    for variable, name in _SHARDED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise RunError(
+                f"processes: expected each to hold A whole, got a launch with {name}, which cuts it in parts. Launch "
+                f"without it: A takes no gradients, and only the adapters are trained."
+            )
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        yield group()
+        return
+    from accelerate import PartialState
+
+    begun = torch.distributed.is_initialized()
+    with _reaching_others():
+        state = PartialState(cpu=cpu or not torch.accelerator.is_available())
+    if not begun:  # left open, its threads may abort the process while the interpreter ends
+        atexit.register(_part)
+    token, quiet = _group.set(Group(state.process_index, state.num_processes)), console.quiet
+    console.quiet = quiet or not group().is_main
+    try:
+        yield group()
+    finally:
+        console.quiet = quiet
+        _group.reset(token)
+
+
+def _part() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def wait() -> None:
+    """Returns when every process has come here.
+
+    Raises:
+        RunError: One of them has ended.
+    """
+    if group().count > 1:
+        totals([0.0])
+
+
+def totals(values: Sequence[float], device: torch.device | str = "cpu") -> list[float]:
+    """Returns the sums of numbers over all processes.
+
+    Args:
+        values: As many in every process.
+        device: Through which they are summed.
+
+    Raises:
+        RunError: Another process has ended.
+    """
+    if group().count == 1:
+        return list(values)
+    return [float(value) for value in _sum(torch.tensor(values, dtype=torch.float64, device=device)).tolist()]
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replaces each gradient by its sum over all processes; a process that has none adds nothing.
+
+    Raises:
+        RunError: Another process has ended.
+    """
+    if group().count == 1:
+        return
+    held = [each for each in parameters if each.requires_grad]
+    parts = [torch.zeros_like(each) if each.grad is None else each.grad for each in held]
+    whole = _sum(torch.cat([part.flatten().float() for part in parts]))
+    for each, part in zip(held, whole.split([part.numel() for part in parts]), strict=True):
+        each.grad = part.view_as(each).to(each.dtype)
+
+
+def gathered(rows: Tensor, n: int) -> Tensor:
+    """Returns what all processes have made of their own samples (`Group.own`), in the order of the samples.
+
+    Args:
+        rows: ``(len(group().own(n)), ...)``, on the CPU.
+        n: All samples.
+
+    Raises:
+        RunError: Another process has ended.
+    """
+    if not group().shares(n):
+        return rows
+    from accelerate import PartialState
+    from accelerate.utils import gather
+
+    count = group().count
+    most = len(range(0, n, count))
+    padded = rows.new_zeros((most, *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    with _reaching_others():
+        every: Tensor = gather(padded.to(PartialState().device)).cpu()
+    return every.view(count, most, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)[:n]
+
+
+def _sum(values: Tensor) -> Tensor:
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    home = values.device
+    with _reaching_others():
+        found: Tensor = reduce(values.to(PartialState().device), "sum")
+    return found.to(home)
+
+
+@contextmanager
+def _reaching_others() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"processes: expected all {os.environ.get('WORLD_SIZE', '?')} to work together until the end, but one "
+            f"cannot be reached ({reason}). Start them again; with --resume the run goes on from its checkpoint."
+        ) from error

@@ -1,0 +1,1 @@
+"""Low-rank adapters on a base model, and both opinions in one pass."""

@@ -1,0 +1,123 @@
+"""Both opinions of a batch."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from petm._internal.distributed import gathered
+from petm._internal.progress import track
+from petm.adapter.lora import AdaptedModel, pool
+from petm.adapter.split_point import (
+    APART,
+    OnePass,
+    parting_of,
+    run_one_pass,
+)
+from petm.data.base import Data
+from petm.data.fields import Inputs, as_batch, filled_up
+from petm.errors import ArgumentError, DataError
+from petm.models.prediction import (
+    BATCH_SIZE,
+    Collected,
+    batches,
+    device_of,
+    own_share,
+    predict_logits,
+)
+from petm.models.scores import maximum_softmax
+
+
+class DualLogits(NamedTuple):
+    """Both opinions, logits ``(N, K)`` each."""
+
+    base: Tensor
+    """What A says."""
+    second: Tensor
+    """What the second opinion says, at alpha 1."""
+
+
+def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> DualLogits:
+    """Returns both opinions of a batch in one pass, without gradients.
+
+    What lies before the first adapted layer runs once on ``N`` samples; from the parting on, both streams run as one
+    batch of ``2N`` through the base weights (`split_point`). The first call for a model finds the parting, which takes
+    a few passes over a handful of samples.
+
+    Args:
+        adapted: A with its adapter.
+        x: float32 ``(N, C, H, W)``, or whatever the model takes, tensors by name too, on the model's device.
+
+    Raises:
+        ModelError: The model cannot take the batch, or does not return ``(N, K)``.
+    """
+    x = as_batch(x)
+    n = x.shape[0]
+    with torch.no_grad():
+        if adapted.look_from > 0:
+            return _second_look(adapted, x)
+        if n == 0 or (parting := parting_of(adapted, x)).kind == APART:
+            return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
+        logits = run_one_pass(adapted.network, x, OnePass(n, parting, adapted.members))
+        # Sliced by numbers that are known beforehand: a graph that is traced keeps a batch of any size.
+        opinions = [logits[place * n : (place + 1) * n] for place in range(1 + len(adapted.members))]
+        return DualLogits(opinions[0], pool(opinions[1:]))
+
+
+def _second_look(adapted: AdaptedModel, x: Inputs) -> DualLogits:
+    """Both opinions, the second computed only where A's own suspicion asks for it."""
+    base = adapted(x, alpha=0.0)
+    doubtful = maximum_softmax(base) >= adapted.look_from
+    if torch.compiler.is_exporting():  # a graph has no steps that depend on values
+        return DualLogits(base, torch.where(doubtful[:, None], adapted(x), base))
+    second = base.clone()
+    if bool(doubtful.any()):
+        seen = x[doubtful]
+        second[doubtful] = adapted(filled_up(seen))[: len(seen)].to(base.dtype)
+    return DualLogits(base, second)
+
+
+def look_at_most(adapted: AdaptedModel, data: Data, share: float) -> None:
+    """Sets ``adapted.look_from`` so that the second opinion is asked for on this share of the samples.
+
+    The least sure predictions are those where a second opinion changes the order most, and the rest costs nothing.
+
+    Args:
+        adapted: A with its adapters.
+        data: Samples that A has not seen, such as the calibration samples; labels are not used.
+        share: Above 0, at most 1, which asks always.
+
+    Raises:
+        ArgumentError: ``share`` breaks its rule.
+    """
+    if not 0 < share <= 1:
+        raise ArgumentError(f"share: expected a number above 0 and at most 1, got {share}.")
+    suspicion = maximum_softmax(predict_logits(adapted, data, title="first look", alpha=0.0))
+    adapted.look_from = float(suspicion.quantile(1 - share)) if share < 1 else 0.0
+
+
+def predict_dual(
+    adapted: AdaptedModel, data: Data, *, batch_size: int = BATCH_SIZE, title: str = "both opinions"
+) -> DualLogits:
+    """Returns both opinions of a data set, float32 ``(N, K)`` each, on the CPU.
+
+    Args:
+        adapted: A with its adapter.
+        data: ``N`` samples.
+        batch_size: Samples in one pass.
+        title: What the progress bar says.
+
+    Raises:
+        DataError: There is no sample, or one holds NaN or infinity.
+        ModelError: The model cannot take the inputs, or does not return ``(N, K)``.
+    """
+    if not len(data):
+        raise DataError(f"{data.source}: expected at least one sample, got none.")
+    own = own_share(data)
+    opinions = Collected(len(own))
+    with track(title, len(own)) as progress:
+        for inputs, _ in batches(own, device_of(adapted), batch_size):
+            opinions.add(torch.stack(dual_logits(adapted, inputs), dim=1).float())
+            progress.advance(len(inputs))
+    return DualLogits(*gathered(opinions.whole, len(data)).unbind(1))

@@ -1,0 +1,280 @@
+"""The frozen part of a model, computed once: what enters the first adapted layer, and what its base weights make of it.
+
+Where the adapted layers start late, most of a training step would repeat the same numbers. They are computed in one
+pass over the data instead, and the adapter trains on them: the rest of the model runs as it is, on features put in
+place of what its own prefix would compute, while that prefix runs on an empty batch.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from petm._internal.allocator import give_back_blocks
+from petm._internal.distributed import group
+from petm._internal.files import fingerprint
+from petm._internal.progress import track
+from petm._internal.row_store import RowStore, row_store
+from petm.adapter.lora import AdaptedModel
+from petm.adapter.passes import Arguments, Pass
+from petm.adapter.split_point import (
+    APART,
+    AROUND,
+    BEFORE,
+    INSIDE,
+    Parting,
+    Place,
+    map_tensors,
+    parting_of,
+)
+from petm.data.base import Batch, Data
+from petm.data.fields import Inputs
+from petm.errors import ArgumentError
+from petm.models.loading import call_model
+from petm.models.prediction import (
+    BATCH_SIZE,
+    Precision,
+    batches,
+    device_of,
+    in_fast_layout,
+    own_share,
+)
+
+LEAST_SHARE = 0.1
+"""Features that spare less than this share of A's operations are not worth their memory."""
+
+LEAST_OPERATIONS = 50
+"""Features that spare fewer operations for each number that they hold take longer to read than to compute."""
+
+_PROBE = 4
+_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class _PrefixDone(Exception):  # noqa: N818 - it is no error: it ends a pass whose purpose is fulfilled
+    """Ends a pass at the parting."""
+
+
+class _Prefix(Pass):
+    """Runs up to the parting and keeps what crosses it: features, and what the base weights there make of them."""
+
+    def __init__(self, parting: Parting, n: int) -> None:
+        super().__init__()
+        self.parting, self.n = parting, n
+        self.crossing: list[tuple[Place, Tensor]] = []
+
+    def module_input(self, module: str, arguments: Arguments) -> Arguments:
+        if self.parting.kind == BEFORE and module == self.parting.module:
+            map_tensors(arguments, self._keep)
+            raise _PrefixDone
+        return arguments
+
+    def _keep(self, place: Place, tensor: Tensor) -> Tensor:
+        if tensor.ndim and tensor.shape[0] == self.n:  # what does not follow the batch, such as positions, stays
+            self.crossing.append((place, tensor))
+        return tensor
+
+    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
+        self.crossing += ((("features",), x), (("base",), layer.base_layer(x)))
+        raise _PrefixDone
+
+
+class _FromFeatures(Pass):
+    """Puts what crosses the parting in its place, whatever the prefix may have computed.
+
+    What goes round the parting into later modules is put in its place there too, if it is one of the very tensors that
+    cross the parting: every block of a transformer is given the same attention mask. Else features do not suffice,
+    which a KeyError says.
+    """
+
+    def __init__(self, parting: Parting, crossing: Mapping[Place, Tensor], adapter: str) -> None:
+        super().__init__(adapter=adapter)
+        self.parting, self.crossing = parting, crossing
+        self.replaced: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, which lasts as long as they are held
+
+    def module_input(self, module: str, arguments: Arguments) -> Arguments:
+        if self.parting.kind == BEFORE and module == self.parting.module:
+            return map_tensors(arguments, self._put)
+        paths = self.parting.repeated.get(module, ())
+        return map_tensors(arguments, lambda path, tensor: self.replaced[id(tensor)][1] if path in paths else tensor)
+
+    def _put(self, place: Place, tensor: Tensor) -> Tensor:
+        if place not in self.crossing:
+            return tensor
+        self.replaced[id(tensor)] = tensor, self.crossing[place]
+        return self.crossing[place]
+
+    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
+        if self.parting.kind != INSIDE or name != self.parting.module:
+            return super().adapted_layer(name, layer, x)
+        features, shared = self.crossing.values()
+        self.replaced[id(x)] = x, features
+        return shared + self.delta(layer, features, self.adapter)
+
+
+class FeatureStudent(nn.Module):
+    """The second opinion as a function of features: float32 rows ``(n, F)`` to logits ``(n, K)``.
+
+    A row holds, flattened, all that crosses the parting of one sample and follows the batch.
+
+    Args:
+        adapted: A with one adapter that looks at the input itself.
+        x: At least one sample, of which only the form matters.
+        idle: What the prefix runs on, to no purpose: best an empty batch.
+
+    Attributes:
+        width: ``F``, floats in a row.
+    """
+
+    takes_batches: ClassVar[bool] = True
+    """Rows are not cast to A's own precision on their way in (`petm.models.loading.call_model`)."""
+
+    def __init__(self, adapted: AdaptedModel, x: Inputs, idle: Inputs) -> None:
+        super().__init__()
+        self.adapted, self.parting, self._idle = adapted, parting_of(adapted, x), idle
+        self._forms = {place: (tensor.shape[1:], tensor.dtype) for place, tensor in self._crossing(x).items()}
+        self.width = sum(prod(form) for form, _ in self._forms.values())
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Returns the second opinion's logits ``(n, K)``."""
+        parts = rows.split([prod(form) for form, _ in self._forms.values()], dim=1)
+        crossing = {
+            # Rows in bfloat16 stand for float32 where training runs in bfloat16; all else comes back as it was.
+            place: part.unflatten(1, form) if dtype == torch.float32 else part.unflatten(1, form).to(dtype)
+            for part, (place, (form, dtype)) in zip(parts, self._forms.items(), strict=True)
+        }
+        (member,) = self.adapted.members
+        with _FromFeatures(self.parting, crossing, member.adapter).under_way():
+            return call_model(self.adapted.network, self._idle.to(rows.device), rows=len(rows))
+
+    def alone(self, adapter: str) -> "FeatureStudent":
+        """Returns the student with another adapter, on the same rows; from here on that adapter alone learns."""
+        other = copy.copy(self)
+        other._modules = {"adapted": self.adapted.alone(adapter)}
+        return other
+
+    def rows(self, x: Inputs) -> Tensor:
+        """Returns the rows ``(n, F)`` of samples."""
+        crossing = self._crossing(x)
+        return torch.cat([crossing[place].flatten(1) for place in self._forms], dim=1)
+
+    def _crossing(self, x: Inputs) -> dict[Place, Tensor]:
+        prefix = _Prefix(self.parting, len(x))
+        with suppress(_PrefixDone), prefix.under_way():
+            call_model(self.adapted.network, x)
+        return dict(prefix.crossing)
+
+
+class _Rows(Data):
+    """Samples by their features.
+
+    Args:
+        data: The samples.
+        rows: float32 or bfloat16 ``(N, F + O)``, or of this process's share of the samples.
+        layer: The layer that the features enter.
+    """
+
+    def __init__(self, data: Data, rows: RowStore, layer: str) -> None:
+        self.data, self.rows, self.layer = data, rows, layer
+        self.labels, self.classes, self.source = data.labels, data.classes, data.source
+        self.value_range = (-float("inf"), float("inf"))
+        self.count = group().count if group().shares(len(data)) else 1
+        self.home = torch.arange(len(data)) % self.count if self.count > 1 else None
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Returns ``(n, F + O)``: the rows at ``indices``, in that order; of several processes each has its own."""
+        return self.rows.read(torch.as_tensor(indices, dtype=torch.int64) // self.count)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return Batch(self.inputs(indices), self.labels[torch.as_tensor(indices, dtype=torch.int64)])
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over the samples' content and the layer."""
+        return fingerprint((self.data.content, self.layer))
+
+
+@contextmanager
+def cached_features(
+    adapted: AdaptedModel,
+    data: Data,
+    *,
+    budget: int,
+    folder: str | Path | None = None,
+    precision: Precision = "float32",
+) -> Iterator[tuple["AdaptedModel | FeatureStudent", Data]]:
+    """Yields what to train, and on what: the adapter on cached features where that is possible and pays.
+
+    The features are what crosses the parting of both opinions (`split_point`). The adapted model and the data
+    themselves are yielded where features spare little (the adapter starts at the input), take longer to read than to
+    compute, or are not all that the rest of the model needs. That they suffice is proven by comparison on a few
+    samples. Either way convolutions run in the layout that is fast for them.
+
+    Args:
+        adapted: A with its adapters, the first of which is set to learn; ``alone`` of what is yielded sets another.
+        data: ``N`` samples.
+        budget: Bytes of memory for the features; larger ones go into a temporary file (`row_store`), removed at
+            the end. 0 caches nothing.
+        folder: Where that file goes; absent takes the system's folder for temporary files.
+        precision: In which the features are held; bfloat16 takes half the memory, for a training in bfloat16.
+
+    Raises:
+        ArgumentError: No member of the adapted model has an adapter.
+        RunError: The folder has no space for the file.
+    """
+    if not adapted.adapters:
+        raise ArgumentError(
+            "adapted: expected a member with an adapter to train, got views of A alone. They need no training."
+        )
+    x = data.inputs(range(min(_PROBE, len(data)))).to(device_of(adapted))
+    adapted.unfreeze()  # what is frozen in this moment may be copied
+    fast = cast(AdaptedModel, in_fast_layout(adapted, x)).alone(adapted.adapters[0])
+    student = find_student(fast, x) if budget > 0 else None
+    if student is None:
+        yield fast, data
+        return
+    own = own_share(data)
+    with row_store(len(own), student.width, _DTYPES[precision], budget=budget, folder=folder) as rows:
+        start = 0
+        give_back_blocks()
+        with torch.no_grad(), track("features", len(own)) as progress:
+            for inputs, _ in batches(own, device_of(adapted), BATCH_SIZE):
+                rows.write(start, student.rows(inputs))
+                start += len(inputs)
+                progress.advance(len(inputs))
+        give_back_blocks()
+        yield student, _Rows(data, rows, student.parting.module)
+
+
+def find_student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:
+    """Returns the second opinion as a function of features, or None where these do not suffice or do not pay.
+
+    Args:
+        adapted: A with one adapter that looks at the input itself.
+        x: Some samples, on the model's device.
+    """
+    parting = parting_of(adapted, x)
+    if parting.kind in (APART, AROUND) or parting.share_before < LEAST_SHARE:
+        return None
+    student = _student(adapted, x)
+    if student is None or parting.share_before * parting.operations < LEAST_OPERATIONS * student.width:
+        return None
+    return student
+
+
+def _student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:
+    """The student on features, or None where these do not suffice."""
+    for idle in (x[:0], x[:1]):  # some networks cannot take an empty batch
+        try:
+            with torch.no_grad():
+                student = FeatureStudent(adapted, x, idle)
+                if torch.allclose(student(student.rows(x)), adapted(x), rtol=1e-4, atol=1e-5):
+                    return student
+        except Exception:  # whatever a model that needs more than the features raises
+            continue
+    return None

@@ -1,1 +1,0 @@
-"""Measurements that the project's claims of speed rest on, taken side by side on the machine at hand."""

@@ -1,0 +1,1 @@
+"""Graders: grades of inputs, the bundle on disk, streaming to files, ONNX."""

@@ -1,0 +1,79 @@
+"""The model card of a bundle: what it is and what it was measured to do, as Hugging Face shows it beside an adapter."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from petm.adapter.lora import AdaptedModel
+from petm.adapter.passes import ADAPTER
+from petm.data.views import SAME
+from petm.selective.guarantee import promise
+from petm.selective.thresholds import Threshold
+
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_FIGURES = {
+    "recall": "Recall: of A's errors, flagged",
+    "precision": "Precision: of the flagged, A's errors",
+    "auroc": "AUROC, higher is better",
+    "aurc": "AURC, lower is better",
+}
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|])")
+
+
+def model_card(manifest: Mapping[str, Any], adapted: AdaptedModel, *, include_base: bool) -> str:
+    """Returns ``README.md`` of a bundle: a YAML header, then Markdown.
+
+    It says nothing that the manifest does not, and leaves out where on a disk things lay.
+
+    Args:
+        manifest: What `petm.grading.bundle.write_bundle` is given, in JSON's types.
+        adapted: A with its adapters.
+        include_base: Whether A's weights lie beside it.
+    """
+    environment = Environment(
+        loader=PackageLoader("petm.grading"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["text"] = _text
+    reference, measured = manifest["model"]["reference"], manifest["measured"]
+    looks = [(member.adapter, member.view) for member in adapted.members]
+    return environment.get_template("card.md.jinja").render(
+        manifest,
+        base_model=_hub_name(adapted),
+        name=Path(reference).name if reference else "a classifier",
+        folders=["." if name == ADAPTER else name for name in adapted.adapters],
+        views=[(f"the adapter {name}" if name else "A itself", view) for name, view in looks if view != SAME],
+        include_base=include_base,
+        figures=[
+            (title, _figure(measured[name]), _figure(measured.get(f"{name}_of_softmax", "")))
+            for name, title in _FIGURES.items()
+            if name in measured
+        ],
+        calibration_samples=measured.get("calibration_samples"),
+        calibration_errors=measured.get("calibration_errors"),
+        look_from=adapted.look_from,
+        promise=promise(Threshold.from_json(manifest["threshold"])),
+    )
+
+
+def _hub_name(adapted: AdaptedModel) -> str | None:
+    """A's name on the Hugging Face Hub, where it may be one; a folder has no place in a card."""
+    name = adapted.tuned.peft_config[ADAPTER].base_model_name_or_path
+    return name if name and _NAME.fullmatch(name) and not Path(name).exists() else None
+
+
+def _text(value: Any) -> str:
+    """A value as one line of Markdown in which nothing is markup."""
+    return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _figure(found: Any) -> str:
+    """A number; or a share (`petm.selective.metrics.Share` in JSON's types) with its interval."""
+    if isinstance(found, str):
+        return found
+    if isinstance(found, Mapping) and found["value"] is not None:
+        spread = f"{found['low']:.1%} to {found['high']:.1%}"
+        return f"{found['value']:.1%} ({found['count']:,} of {found['of']:,}; 95% interval {spread})"
+    return f"{found:.4f}" if isinstance(found, float | int) else "not defined"

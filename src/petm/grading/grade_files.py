@@ -1,0 +1,204 @@
+"""Grades written to a file in parts, so that a run that ends at any moment goes on where it was.
+
+grades.parquet.parts/       beside grades.parquet, until this is whole
+├── run.json                what the run was told
+└── part-00000000.parquet   some thousand rows, and behind which input they end
+"""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from petm._internal.files import fingerprint, write_atomically
+from petm._internal.progress import track
+from petm._internal.storage import Located, RemotePath
+from petm.data.source import Source
+from petm.data.source_reading import Reader
+from petm.errors import DataError, RunError
+from petm.grading.grade_table import GRADE_SUFFIXES, SCHEMA
+from petm.grading.stream import (
+    Graded,
+    GradesBatches,
+    Place,
+    grade_stream,
+)
+from petm.grading.summary import Tally
+from petm.models.prediction import BATCH_SIZE
+from petm.training.run_folder import forget_finished, open_run
+
+PART_ROWS, PART_SECONDS = 1 << 11, 20.0
+"""A part is written after so many rows, or so long after the one before."""
+_AFTER = b"petm.after"
+
+
+def check_output(path: Located, *, overwrite: bool) -> Path:
+    """Returns the path if grades may be written there, and raises RunError if not.
+
+    What a run of the same name has left unfinished beside it may be there.
+    """
+    if isinstance(path, RemotePath):
+        raise RunError(f"{path}: expected a file on this machine, got an address. Copy it there, or use --engine ray.")
+    if path.suffix.lower() not in GRADE_SUFFIXES:
+        raise RunError(f"{path}: expected a name that ends in {', '.join(GRADE_SUFFIXES)}. Choose one.")
+    if path.is_dir():
+        raise RunError(f"{path}: expected a file to write, got a folder. Choose another name.")
+    if path.exists() and not overwrite and not parts_folder(path).exists():
+        raise RunError(f"{path}: expected no such file yet. Choose another name, or pass --overwrite to replace it.")
+    return path
+
+
+def parts_folder(path: Path) -> Path:
+    """Returns where the parts of a file lie until it is whole."""
+    return path.with_name(f"{path.name}.parts")
+
+
+def grade_files(
+    grader: GradesBatches,
+    sources: Sequence[Source],
+    reader: Reader,
+    output: Path,
+    *,
+    told: Mapping[str, Any],
+    batch_size: int = BATCH_SIZE,
+    labelled: bool = False,
+    overwrite: bool = False,
+) -> Tally:
+    """Grades inputs into a Parquet, CSV or JSON Lines file, and returns what they come to.
+
+    The file appears at the end, whole. Until then there are parts beside it; the same call goes on behind the last of
+    them, however the one before has ended, so that every input is in the file exactly once.
+
+    Args:
+        grader: What grades.
+        sources: The inputs.
+        reader: What makes the classifier's inputs of them.
+        output: The file; its ending says which kind.
+        told: What else the result depends on, the grader above all, as JSON has it.
+        batch_size: Inputs in one pass.
+        labelled: Whether true labels are read.
+        overwrite: Replace the file that is there, and the parts of another run.
+
+    Raises:
+        DataError: There is no input.
+        ModelError: The model cannot take the inputs.
+        RunError: The file is there already; its parts belong to another run, or a process is at work on them; or the
+            disk is full.
+    """
+    forget_finished(parts_folder(output))
+    check_output(output, overwrite=overwrite)
+    total = sum(source.count() for source in sources)
+    if not total:
+        raise DataError("inputs: expected at least one, got none. Name files, folders or globs that hold some.")
+    told = {**told, "inputs": fingerprint(source.identity() for source in sources), "labels": labelled}
+    with open_run(parts_folder(output), told, resume=True, overwrite=overwrite) as run:
+        parts = _Parts(run.path)
+        with track("grade", total, parts.rows) as progress:
+            began, before = time.monotonic(), parts.rows
+            how: Any = {"batch_size": batch_size, "labelled": labelled}
+            try:
+                for graded in grade_stream(grader, sources, reader, start=parts.after, **how):
+                    parts.add(graded)
+                    progress.advance(len(graded.table))
+                    rate = (parts.rows - before) / max(time.monotonic() - began, 1e-9)
+                    progress.show(**{"per second": round(rate)})
+            finally:
+                parts.close()
+        tally = Tally(labelled=labelled)
+        write_atomically(output, lambda path: write_tables(path, output.suffix.lower(), _told(parts.tables(), tally)))
+    shutil.rmtree(parts_folder(output), ignore_errors=True)
+    return tally
+
+
+def write_tables(path: Path, kind: str, tables: Iterator[Any]) -> None:
+    """Writes tables of `petm.grading.grade_table.SCHEMA` behind each other into one file.
+
+    Args:
+        path: The file.
+        kind: ``.parquet``, ``.csv`` or ``.jsonl``.
+        tables: ``pyarrow.Table``.
+    """
+    if kind == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(path, SCHEMA) as writer:
+            for table in tables:
+                writer.write_table(table)
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if kind == ".csv":
+            write_csv(file, tables)
+        else:
+            for table in tables:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
+
+
+def write_csv(file: Any, tables: Iterator[Any]) -> None:
+    """Writes tables as CSV with a header into an open file, each as it comes; null is an empty cell."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(SCHEMA.names)
+    for table in tables:
+        writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        file.flush()
+
+
+def _told(tables: Iterator[Any], tally: Tally) -> Iterator[Any]:
+    for table in tables:
+        tally.add(table)
+        yield table
+
+
+class _Parts:
+    """The parts in a folder, and the rows that will be the next one.
+
+    Attributes:
+        rows: How many there are, those that wait included.
+        after: Where to go on behind the parts that are written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self.folder = folder
+        self.rows, self.after = 0, Place()
+        for path in self._paths():
+            metadata = pq.read_metadata(path)
+            self.rows += metadata.num_rows
+            self.after = Place(*json.loads(metadata.metadata[_AFTER]))
+        self._waiting: list[Graded] = []
+        self._count, self._written = len(self._paths()), time.monotonic()
+
+    def add(self, graded: Graded) -> None:
+        """Takes some rows, and writes a part where these are enough or have waited long."""
+        self._waiting.append(graded)
+        self.rows += len(graded.table)
+        waiting = sum(len(each.table) for each in self._waiting)
+        if waiting >= PART_ROWS or time.monotonic() - self._written >= PART_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Writes what waits."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._waiting:
+            self.after = self._waiting[-1].after
+            table = pa.concat_tables([each.table for each in self._waiting])
+            table = table.replace_schema_metadata({_AFTER: json.dumps(self.after)})
+            path = self.folder / f"part-{self._count:08}.parquet"
+            write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+            self._waiting, self._count = [], self._count + 1
+        self._written = time.monotonic()
+
+    def tables(self) -> Iterator[Any]:
+        """Yields the parts in their order."""
+        import pyarrow.parquet as pq
+
+        for path in self._paths():
+            yield pq.read_table(path, schema=SCHEMA).replace_schema_metadata(None)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.parquet"))

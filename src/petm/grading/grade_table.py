@@ -1,0 +1,159 @@
+"""Grades as a table: one row an input, in Parquet, CSV or JSON Lines."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from petm._internal.storage import Located, for_arrow, locate
+from petm.errors import DataError
+from petm.grading.grades import Grades
+
+GRADE_NAMES = ("trusted", "suspect", "unreadable")
+"""What stands in the column ``grade``: the last where an input could not be read."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("input", pa.string(), nullable=False),
+        ("row", pa.int64()),
+        ("label", pa.int64()),
+        ("label_name", pa.string()),
+        ("second", pa.int64()),
+        ("second_name", pa.string()),
+        ("probability", pa.float64()),
+        ("suspicion", pa.float64()),
+        pa.field("grade", pa.string(), nullable=False),
+        ("reason", pa.string()),
+        ("true_label", pa.int64()),
+    ]
+)
+"""``input`` is a path, and ``row`` where in this file: a row from 0 of Parquet and arrays, a line from 1 of texts, null
+for an image. ``label`` is A's, ``second`` the second opinion's, each with its class name; ``probability`` is that of an
+error; ``reason`` says why an input could not be read, and then all between is null. ``true_label`` is null where nobody
+knows."""
+
+GRADE_SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+
+def grade_table(
+    inputs: Sequence[str],
+    rows: Sequence[int | None],
+    grades: Grades | None,
+    classes: Sequence[str],
+    *,
+    reasons: Sequence[str | None] | None = None,
+    true_labels: Sequence[int | None] | None = None,
+) -> pa.Table:
+    """Returns the rows of some inputs, in their order.
+
+    Args:
+        inputs: ``n`` paths.
+        rows: Where in these files.
+        grades: Of those inputs that could be read, in their order; absent where there are none.
+        classes: ``K`` class names; empty names them by number.
+        reasons: Why an input could not be read; None where it could. Absent: all could.
+        true_labels: What is known beforehand. Absent: nothing is.
+    """
+    why = list(reasons) if reasons is not None else [None] * len(inputs)
+    read = np.array([reason is None for reason in why], dtype=bool)
+
+    def spread(values: Any, kind: pa.DataType) -> pa.Array:
+        """Values of the readable, null for the others."""
+        places = np.where(read, np.cumsum(read) - 1, 0)
+        whole = pa.array(values, kind)
+        return whole.take(pa.array(places, mask=~read)) if len(whole) else pa.nulls(len(read), kind)
+
+    def named(labels: Any) -> list[str]:
+        return [classes[label] if label < len(classes) else str(label) for label in labels.tolist()]
+
+    none: Any = np.empty(0, np.int64)
+    labels, second = (grades.labels, grades.second) if grades else (none, none)
+    probability = grades.probability if grades else none.astype(float)
+    verdict = np.where(grades.trusted, *GRADE_NAMES[:2]) if grades else np.empty(0, "<U7")
+    return pa.table(
+        [
+            pa.array(map(_printable, inputs), pa.string()),
+            pa.array(rows, pa.int64()),
+            spread(labels, pa.int64()),
+            spread(named(labels), pa.string()),
+            spread(second, pa.int64()),
+            spread(named(second), pa.string()),
+            spread(np.ma.masked_invalid(probability).tolist(), pa.float64()),
+            spread(grades.suspicion if grades else none.astype(float), pa.float64()),
+            spread(verdict.tolist(), pa.string()).fill_null(GRADE_NAMES[2]),
+            pa.array(why, pa.string()),
+            pa.array(true_labels if true_labels is not None else [None] * len(inputs), pa.int64()),
+        ],
+        schema=SCHEMA,
+    )
+
+
+def _printable(name: str) -> str:
+    """A file's name as text in UTF-8, which on some systems it need not be."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file of grades, or of a folder of such Parquet files, some thousands at a time.
+
+    Args:
+        path: What ``petm grade`` has written, or its address in a store.
+        columns: Which; absent reads all.
+
+    Raises:
+        DataError: There is no such file, it is of another kind, is not whole, or lacks a column.
+    """
+    import pyarrow.dataset as ds
+    from pyarrow import csv
+
+    path = locate(path) if isinstance(path, str) else path
+    kind = ".parquet" if path.is_dir() else path.suffix.lower()
+    if not path.exists() or kind not in GRADE_SUFFIXES:
+        got = f"a file of the kind '{path.suffix}'" if path.exists() else "nothing there"
+        raise DataError(
+            f"{path}: expected grades ({', '.join(GRADE_SUFFIXES)}), got {got}. Name what petm grade wrote."
+        )
+    formats: dict[str, Any] = {
+        ".parquet": ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False)),
+        ".csv": "csv",
+        ".jsonl": "json",
+    }
+    wanted = list(columns or SCHEMA.names)
+    try:
+        source, filesystem = for_arrow(path)
+        found = ds.dataset(source, format=formats[kind], filesystem=filesystem)
+        missing = [name for name in wanted if name not in found.schema.names]
+        if missing:
+            raise DataError(
+                f"{path}: expected the column {missing[0]!r}, got {', '.join(found.schema.names)}. "
+                f"Name what petm grade wrote."
+            )
+        # On threads of its own Arrow would read on, however far behind its reader is.
+        if kind == ".csv":
+            opened = filesystem.open_input_stream(source) if filesystem else source
+            yield from csv.open_csv(opened, read_options=_read_options(), convert_options=_csv_options(wanted))
+            return
+        yield from ds.dataset(source, format=formats[kind], schema=SCHEMA, filesystem=filesystem).to_batches(
+            columns=wanted, batch_size=1 << 14, batch_readahead=2, fragment_readahead=1, use_threads=False
+        )
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"{path}: expected a whole file of grades, got: {reason}. Grade again.") from error
+
+
+def _csv_options(columns: Sequence[str]) -> Any:
+    from pyarrow import csv
+
+    return csv.ConvertOptions(
+        column_types=SCHEMA,
+        include_columns=list(columns),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
+
+
+def _read_options() -> Any:
+    from pyarrow import csv
+
+    return csv.ReadOptions(block_size=1 << 21, use_threads=False)

@@ -1,0 +1,305 @@
+"""A grader as one ONNX graph, compared with the grader before it is there."""
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from petm._internal.files import plain, write_atomically
+from petm.adapter.one_pass import dual_logits
+from petm.data.fields import one_tensor
+from petm.errors import (
+    ArgumentError,
+    ExportError,
+    PetmError,
+    RunError,
+)
+from petm.grading.grader import Grader
+from petm.grading.grades import as_inputs
+from petm.grading.onnx_grader import (
+    FORMAT_VERSION,
+    PREFIX,
+    Answer,
+    OnnxGrader,
+    import_extra,
+)
+from petm.grading.provenance import InputOrigin, library_versions
+from petm.models.hf_image_processor import ImageProcessor
+from petm.models.hf_plain_form import PlainForm, plain_form
+from petm.models.loading import weights_fingerprint
+from petm.models.prediction import device_of
+from petm.models.scores import SCORES
+
+TOLERANCE = 1e-5
+"""Largest difference between a logit of the graph and of the grader, beside a largest logit of 1 or below."""
+ONE_FILE = 1_400_000_000
+"""Bytes of weights up to which they lie in the graph's file; ONNX can hold less than 2 GiB in one."""
+_VERIFIED = (1, 3, 8)
+# What goes wrong is raised, in one line; these say it in hundreds, or name packages that petm does not use.
+_LOUD = ("torch.onnx", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch.export")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export has left.
+
+    Attributes:
+        files: The graph, and beside it its weights where they are too large for one file.
+        size: Bytes of all.
+        difference: Largest difference between a logit of the graph and of the grader on the batches compared.
+    """
+
+    files: tuple[Path, ...]
+    size: int
+    difference: float
+
+
+def export_onnx(
+    grader: Grader,
+    path: str | Path,
+    example: Tensor | NDArray[Any] | None = None,
+    *,
+    processor: ImageProcessor | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Writes a grader as one ONNX graph, from the input to the grade, with a batch of any size.
+
+    Input ``x`` float32 ``(N, C, H, W)``; outputs ``label`` int64 ``(N,)``, ``suspicion`` and ``probability`` float64
+    ``(N,)``, ``trusted`` bool ``(N,)``, and the logits ``base`` and ``second``, float32 ``(N, K)``. Score, threshold,
+    class names, figures of the fit, and how images become inputs stand in the metadata, under keys that begin with
+    ``petm.``. Before the file is there, onnxruntime has run it on batches of 1, 3 and 8 random inputs, and on the
+    example, and has answered as the grader does.
+
+    Args:
+        grader: Fitted; its model on the CPU.
+        path: The ``.onnx`` file to write, whole or not at all. Weights above 1.4 GB go into a second file beside it,
+            ``<path>.data``, and the two must stay together.
+        example: Some inputs, float32 or uint8 ``(n, C, H, W)``. Needed where neither the grader's origin nor a
+            processor says their size and channels.
+        processor: What prepares the images, where the grader's origin names one. Its plain form goes into the metadata,
+            if it has one (`petm.models.hf_plain_form.plain_form`); otherwise they say that it is needed.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        ArgumentError: ``path`` does not end in ``.onnx``, the model is on another device, or an example is needed.
+        ExportError: The model cannot be traced, or onnxruntime answers otherwise.
+        ExtraError: onnx, onnxruntime or onnxscript is not installed.
+        ModelError: The model cannot take the inputs.
+        RunError: Something is there already, or the disk is full.
+    """
+    path = Path(path)
+    _check_target(path, overwrite=overwrite)
+    import_extra("onnx", "onnxscript", "onnxruntime")
+    if device_of(grader.adapted).type != "cpu":
+        raise ArgumentError(
+            f"grader: expected its model on the CPU, got {device_of(grader.adapted)}. Call grader.adapted.to('cpu')."
+        )
+    x = _example(grader, example, processor)
+    program = _trace(grader, x)
+    program.model.metadata_props.update(_metadata(grader, _form_of(grader, x), processor))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            draft = Path(folder) / path.name
+            program.save(draft, external_data=_bytes_of(grader.adapted) > ONE_FILE)
+            difference = _compare(grader, draft, x)
+            return _put_in_place(draft, path, difference)
+    except OSError as error:
+        raise RunError(
+            f"{path}: could not be written ({error.strerror}). Free space or choose another folder."
+        ) from error
+
+
+class _Graph(nn.Module):
+    """What the graph computes."""
+
+    thresholds: Tensor
+
+    def __init__(self, grader: Grader) -> None:
+        super().__init__()
+        self.adapted, self.score, self.probability = grader.adapted, SCORES[grader.score], grader.probability
+        # A plain number would become a float32, in which the paper's threshold, the least float64 above 0, is 0.
+        self.register_buffer("thresholds", torch.tensor(grader.threshold.values, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        both = dual_logits(self.adapted, x)
+        base, second = both.base.float(), both.second.float()
+        label, suspicion = base.argmax(1), self.score(base, second)
+        probability = self.probability.as_tensor(suspicion) if self.probability else suspicion * float("nan")
+        threshold = self.thresholds[label] if len(self.thresholds) > 1 else self.thresholds
+        return label, suspicion, probability, suspicion < threshold, base, second
+
+
+def _form_of(grader: Grader, x: Tensor) -> InputOrigin:
+    """How inputs are read for the graph: by A's processor, or else in the size that it was traced with."""
+    told = grader.origin.inputs
+    return told if told.processor else InputOrigin.of(x.shape)
+
+
+def _check_target(path: Path, *, overwrite: bool) -> None:
+    if path.suffix != ".onnx":
+        raise ArgumentError(f"path: expected a name that ends in .onnx, got {path}.")
+    if path.is_dir():
+        raise RunError(f"{path}: expected no such path yet, got a folder. Choose another name.")
+    if path.exists() and not overwrite:
+        raise RunError(f"{path}: expected no such path yet, got a file. Choose another name, or overwrite it.")
+
+
+def _example(grader: Grader, example: Tensor | NDArray[Any] | None, processor: ImageProcessor | None) -> Tensor:
+    """At least three inputs, so that no size is taken for the one that every batch has."""
+    if example is not None:
+        data = as_inputs(example)
+        if not len(data):
+            raise ArgumentError(f"example: expected at least one input, got shape {tuple(example.shape)}.")
+        return one_tensor(data.inputs(torch.arange(max(3, min(len(data), 8))) % len(data)), "to export")
+    form = grader.origin.inputs
+    if form.text_column is not None:
+        raise ArgumentError("grader: expected one whose inputs are one tensor, got one of texts. Keep to the bundle.")
+    if processor is not None:
+        return _random(3, processor.shape)
+    if form.size is None or form.channels is None:
+        raise ArgumentError(
+            "example: expected some inputs, float32 (n, C, H, W), for a grader that does not say their size and "
+            "channels, got none. Pass an example."
+        )
+    return _random(3, (form.channels, *form.size))
+
+
+def _random(count: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(count))
+
+
+def _trace(grader: Grader, x: Tensor) -> Any:
+    """The graph as torch's ``ONNXProgram``, without the paths of source files that torch notes in it."""
+    dual_logits(grader.adapted, x)  # fails in its own words where the inputs do not suit, and is found ready afterwards
+    batch = torch.export.Dim("N", min=1)
+    with _quiet():
+        try:
+            graph = torch.export.export(_Graph(grader).eval(), (x,), dynamic_shapes={"x": {0: batch}}, strict=False)
+            program: Any = torch.onnx.export(
+                graph, input_names=["x"], output_names=Answer._fields, dynamo=True, verbose=False
+            )
+        except Exception as error:  # torch raises what the model raises, and more kinds of its own
+            raise ExportError(
+                f"model: expected one that torch.export can trace with a batch of any size, got {_reason(error)}. "
+                f"Replace steps that depend on values, and len(x) by x.shape[0]; or keep to the bundle."
+            ) from error
+    for value in (*program.model.graph.inputs, *program.model.graph.outputs):
+        value.shape[0] = batch.__name__  # torch names the dimension by a number
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            # torch.onnx copies a tree of arguments with a class that torch itself wants to be rid of.
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """What was raised first, in one line."""
+    while isinstance(error, PetmError) and error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__} ({lines[0].rstrip('.:')})" if lines else type(error).__name__
+
+
+def _preprocessing(inputs: InputOrigin, processor: ImageProcessor | None) -> dict[str, Any] | None:
+    """How an image becomes an input; none where inputs are no images."""
+    if inputs.processor is not None:
+        form = plain_form(processor) if processor else None
+        return {"convert_first": True, **asdict(form)} if form else {"needs_processor": inputs.processor}
+    if inputs.size is None or inputs.channels is None:
+        return None
+    nothing = PlainForm(
+        inputs.size, inputs.channels, "bilinear", 1 / 255, (0.0,) * inputs.channels, (1.0,) * inputs.channels
+    )
+    return {"convert_first": False, **asdict(nothing)}
+
+
+def _metadata(grader: Grader, inputs: InputOrigin, processor: ImageProcessor | None) -> dict[str, str]:
+    entries: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "version": library_versions()["petm"],
+        "score": grader.score,
+        "threshold": grader.threshold.as_json(),
+        "classes": grader.origin.model.classes,
+        "inputs": asdict(inputs),
+        "preprocessing": _preprocessing(inputs, processor),
+        "value_range": processor.value_range if processor else (0, 1),
+        "fingerprint": weights_fingerprint(grader.adapted.base),
+        "measured": plain(grader.measured),
+    }
+    return {PREFIX + name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in entries.items()}
+
+
+def _bytes_of(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _compare(grader: Grader, draft: Path, x: Tensor) -> float:
+    """The largest difference between a logit of the graph and of the grader."""
+    try:
+        graph = OnnxGrader(draft)
+        batches = [_random(size, tuple(x.shape[1:])) for size in _VERIFIED] + [x]
+        return max(_difference(grader, batch, graph.run(batch.numpy())) for batch in batches)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"model: expected a graph that onnxruntime can run, got {_reason(error)}.") from error
+
+
+def _difference(grader: Grader, x: Tensor, answer: Answer) -> float:
+    both = dual_logits(grader.adapted, x)
+    base, second = both.base.float(), both.second.float()
+    found = (torch.from_numpy(answer.base), torch.from_numpy(answer.second))
+    differences = [float((one - other).abs().max()) for one, other in zip(found, (base, second), strict=True)]
+    allowed = TOLERANCE * max(1.0, float(base.abs().max()), float(second.abs().max()))
+    # A label may differ only where two classes are as good as equal.
+    chosen = base.gather(1, torch.from_numpy(answer.label)[:, None])[:, 0]
+    grades = answer.trusted == grader.threshold.trusts(answer.suspicion, answer.label)
+    suspicion = SCORES[grader.score](*found).numpy()
+    if not (
+        max(differences) <= allowed
+        and bool((chosen >= base.amax(1) - 2 * allowed).all())
+        and bool((abs(suspicion - answer.suspicion) <= allowed).all())
+        and bool(grades.all())
+    ):
+        raise ExportError(
+            f"model: expected a graph that answers as the grader does, up to {allowed:.1e}, got a difference of "
+            f"{max(differences):.1e} in the logits for {len(x)} inputs. Check that the model gives equal answers to "
+            f"equal inputs."
+        )
+    return max(differences)
+
+
+def _put_in_place(draft: Path, path: Path, difference: float) -> Exported:
+    drafts = sorted(draft.parent.iterdir(), key=lambda file: file == draft)  # the graph last: it needs the others
+    if len(drafts) > 1:
+        path.unlink(missing_ok=True)  # a crash in between leaves none rather than one with another's weights
+    for file in drafts:
+        write_atomically(path.with_name(file.name), lambda temporary, file=file: os.replace(file, temporary))  # type: ignore[misc]
+    files = tuple(path.with_name(file.name) for file in reversed(drafts))
+    return Exported(files, sum(file.stat().st_size for file in files), difference)

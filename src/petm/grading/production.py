@@ -1,0 +1,209 @@
+"""Graded production data in one pass and in constant memory: counts by window, labels, and a histogram of suspicion."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from petm._internal.storage import Located
+from petm.data.true_labels import Place
+from petm.errors import ArgumentError, DataError
+from petm.grading.grade_table import GRADE_NAMES, read_grades
+from petm.selective.drift import SuspicionProfile
+from petm.selective.monitoring import LabelledCounts
+from petm.selective.thresholds import Threshold
+
+MOST_WINDOWS = 1_000
+"""More would not be told apart in a picture, and memory would grow with the rows."""
+
+_COLUMNS = ("input", "row", "label", "probability", "suspicion", "grade", "true_label")
+
+
+@dataclass
+class Window:
+    """Counts of some rows in a row.
+
+    Attributes:
+        name: The file, or where there is a ``--window``, the number of its first row, from 0.
+        rows: All of them.
+        unreadable: Inputs that could not be read; nothing else counts them.
+        suspects: How many are suspect.
+        probability: Sum of the probabilities of error.
+        with_probability: Rows that have one.
+        labelled_trusted: Trusted rows whose true label is known.
+        wrong_trusted: How many of these are wrong.
+        suspicion: int64 ``(J + 1,)``, rows between the edges of the profile; empty where there is none.
+    """
+
+    name: str
+    rows: int = 0
+    unreadable: int = 0
+    suspects: int = 0
+    probability: float = 0.0
+    with_probability: int = 0
+    labelled_trusted: int = 0
+    wrong_trusted: int = 0
+    suspicion: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def graded(self) -> int:
+        """Rows that could be read."""
+        return self.rows - self.unreadable
+
+
+@dataclass
+class Production:
+    """What is counted of graded production data.
+
+    Attributes:
+        windows: In the order of the rows.
+        labelled: Of all rows whose true label is known.
+        among_trusted: int64 ``(2, J + 1)``, suspicion of the trusted: labelled, and not.
+        matched: Entries of a labels file that named a row, and those that named several.
+    """
+
+    windows: list[Window]
+    labelled: LabelledCounts
+    among_trusted: NDArray[np.int64]
+    matched: tuple[int, int] = (0, 0)
+
+
+def read_production(
+    paths: Sequence[str | Located],
+    threshold: Threshold,
+    profile: SuspicionProfile | None = None,
+    *,
+    labels: dict[Place, int] | None = None,
+    window: int | None = None,
+) -> Production:
+    """Returns the counts of graded files, read in their order.
+
+    Args:
+        paths: What ``petm grade`` has written.
+        threshold: Of the grader that graded them.
+        profile: Of the suspicion in calibration; absent where its bundle has none.
+        labels: True labels by input, which go before those in the files.
+        window: Rows in a window; absent makes each file one.
+
+    Raises:
+        ArgumentError: ``window`` is below 1, or makes more than 1,000 windows.
+        DataError: A file cannot be read, holds no row at all, or was graded by another grader.
+    """
+    if window is not None and window < 1:
+        raise ArgumentError(f"window: expected at least 1 row, got {window}.")
+    bins = len(profile.edges) + 1 if profile else 0
+    found = Production([], LabelledCounts(threshold), np.zeros((2, bins), np.int64))
+    uses: dict[Place, int] = {}
+    for path in paths:
+        if window is None:
+            _open_window(found, str(path), bins)
+        for batch in read_grades(path, _COLUMNS):
+            for part in _cut(batch, found, window, bins):
+                _count(part, found, profile, labels or {}, uses, path)
+    if not any(each.rows for each in found.windows):
+        raise DataError(f"{', '.join(map(str, paths))}: expected at least one graded row, got none. Grade some inputs.")
+    found.matched = len(uses), sum(times > 1 for times in uses.values())
+    return found
+
+
+def _open_window(found: Production, name: str, bins: int) -> None:
+    if len(found.windows) == MOST_WINDOWS:
+        raise ArgumentError(
+            f"window: expected at most {MOST_WINDOWS:,} windows, got more. Take more rows into each (--window)."
+        )
+    found.windows.append(Window(name, suspicion=np.zeros(bins, np.int64)))
+
+
+def _cut(batch: pa.RecordBatch, found: Production, window: int | None, bins: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a batch, cut where windows end; opens the windows."""
+    start = 0
+    while start < len(batch):
+        length = len(batch) - start
+        if window is not None:
+            if not found.windows or found.windows[-1].rows == window:
+                _open_window(found, str(window * len(found.windows)), bins)
+            length = min(length, window - found.windows[-1].rows)
+        yield batch.slice(start, length)
+        start += length
+
+
+def _count(
+    rows: pa.RecordBatch,
+    found: Production,
+    profile: SuspicionProfile | None,
+    labels: dict[Place, int],
+    uses: dict[Place, int],
+    path: str | Located,
+) -> None:
+    window, true_labels = found.windows[-1], rows["true_label"]
+    if labels:
+        true_labels = _known(rows, labels, uses)
+    readable = pc.not_equal(rows["grade"], GRADE_NAMES[2])
+    window.rows += len(rows)
+    table = pa.table({name: rows[name] for name in _COLUMNS} | {"true_label": true_labels}).filter(readable)
+    window.unreadable += len(rows) - len(table)
+    if not len(table):
+        return
+    predicted, suspicion = _whole(table, "label", path, np.int64), _whole(table, "suspicion", path, np.float64)
+    trusted = _trusted(table, predicted, suspicion, found.labelled.threshold, path)
+    window.suspects += int((~trusted).sum())
+    probability = table["probability"].to_numpy()
+    window.probability += float(np.nansum(probability))
+    window.with_probability += int((~np.isnan(probability)).sum())
+    known = table["true_label"].is_valid().to_numpy()
+    truth = table["true_label"].fill_null(-1).to_numpy()
+    wrong = truth != predicted
+    found.labelled.add(trusted[known], wrong[known], predicted[known])
+    window.labelled_trusted += int((known & trusted).sum())
+    window.wrong_trusted += int((known & trusted & wrong).sum())
+    if profile is not None:
+        window.suspicion += profile.counts(suspicion)
+        for row, chosen in enumerate((known & trusted, ~known & trusted)):
+            found.among_trusted[row] += profile.counts(suspicion[chosen])
+
+
+def _known(rows: pa.RecordBatch, labels: dict[Place, int], uses: dict[Place, int]) -> pa.Array:
+    """The true labels of some rows, those of the dictionary first."""
+    places = zip(rows["input"].to_pylist(), rows["row"].to_pylist(), strict=True)
+    told = []
+    for place, held in zip(places, rows["true_label"].to_pylist(), strict=True):
+        if place in labels:
+            uses[place] = uses.get(place, 0) + 1
+        told.append(labels.get(place, held))
+    return pa.array(told, pa.int64())
+
+
+def _whole(table: pa.Table, name: str, path: str | Located, kind: type[np.generic]) -> NDArray[np.generic]:
+    """A column that every graded row has."""
+    if table[name].null_count:
+        raise DataError(
+            f"{path}: expected a {name} in each graded row, got none in {table[name].null_count}. Grade again."
+        )
+    values: NDArray[np.generic] = table[name].to_numpy().astype(kind)
+    return values
+
+
+def _trusted(
+    table: pa.Table,
+    predicted: NDArray[np.generic],
+    suspicion: NDArray[np.generic],
+    threshold: Threshold,
+    path: str | Located,
+) -> NDArray[np.bool_]:
+    """The grades, after checking that they are this threshold's."""
+    told = np.asarray(pc.equal(table["grade"], GRADE_NAMES[0]).to_numpy(), bool)
+    try:
+        expected = threshold.trusts(suspicion, predicted)
+    except ArgumentError as error:
+        raise DataError(f"{path}: expected grades by this bundle, got others ({error})") from error
+    other = np.flatnonzero(told != expected)
+    if len(other):
+        first = table.slice(int(other[0]), 1).to_pylist()[0]
+        raise DataError(
+            f"{path}: expected grades by this bundle, got {first['input']} {first['grade']} at a suspicion of "
+            f"{first['suspicion']:.6g}, where the bundle's threshold says otherwise. Name the bundle that graded them."
+        )
+    return told

@@ -1,0 +1,120 @@
+"""Inputs graded as they come: the next ones are read while the classifier is at work."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+from petm._internal.allocator import keep_large_blocks
+from petm.data.fields import Inputs
+from petm.data.source import Rows, Source
+from petm.data.source_reading import Reader, Readings
+from petm.errors import DataError
+from petm.grading.grade_table import grade_table
+from petm.grading.grades import Grades
+from petm.grading.provenance import Origin
+from petm.models.prediction import BATCH_SIZE
+
+_AHEAD = 2
+"""Batches that are read ahead of the classifier."""
+
+
+class GradesBatches(Protocol):
+    """What grades: `petm.grading.grader.Grader`, or `petm.grading.onnx_grader.OnnxGrader`."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where A comes from, with the names of its classes."""
+
+    def grade_batch(self, x: Inputs) -> Grades:
+        """Returns the grades of one batch."""
+
+
+class Place(NamedTuple):
+    """A place between two inputs: that before a row of a source."""
+
+    source: int = 0
+    row: int = 0
+
+
+class Graded(NamedTuple):
+    """Some graded inputs."""
+
+    table: Any
+    """Their rows, a ``pyarrow.Table`` as `petm.grading.grade_table.SCHEMA` has it."""
+    after: Place
+    """Where to go on."""
+
+
+def grade_stream(
+    grader: GradesBatches,
+    sources: Sequence[Source],
+    reader: Reader,
+    *,
+    start: Place = Place(),  # noqa: B008 - it is immutable
+    batch_size: int = BATCH_SIZE,
+    labelled: bool = False,
+) -> Iterator[Graded]:
+    """Yields the grades of all inputs in their order, a batch at a time, in memory that does not grow.
+
+    An input that cannot be read is a row with the reason; a file that breaks off is one more, and the next file goes
+    on.
+
+    Args:
+        grader: What grades.
+        sources: The inputs.
+        reader: What makes the classifier's inputs of them.
+        start: Where to begin.
+        batch_size: Inputs in one pass.
+        labelled: Whether the table gets the true labels that the sources have.
+
+    Raises:
+        ModelError: The model cannot take the inputs.
+    """
+    keep_large_blocks()
+    classes = grader.origin.model.classes
+    for rows, readings, after in _read_ahead(_rows(sources, start, batch_size), reader):
+        grades = grader.grade_batch(readings.inputs) if readings.inputs is not None else None
+        labels = [_number(label, classes) for label in rows.labels] if labelled else None
+        yield Graded(
+            grade_table(rows.inputs, rows.rows, grades, classes, reasons=readings.reasons, true_labels=labels), after
+        )
+
+
+def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[Rows, Place]]:
+    for index in range(start.source, len(sources)):
+        row = start.row if index == start.source else 0
+        try:
+            for rows in sources[index].rows(row, sys.maxsize, size):
+                row += len(rows)
+                yield rows, Place(index, row)
+        except DataError as error:
+            broken = Rows()
+            broken.append(sources[index].name, None, None, None, str(error))
+            yield broken, Place(index + 1)
+
+
+def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: Reader) -> Iterator[tuple[Rows, Readings, Place]]:
+    def read_next() -> tuple[Rows, Readings, Place] | None:
+        rows, after = next(found, (None, Place()))
+        return None if rows is None else (rows, reader.read(rows), after)
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting: list[Future[tuple[Rows, Readings, Place] | None]] = []
+        try:
+            waiting = [thread.submit(read_next) for _ in range(_AHEAD)]
+            while (ready := waiting.pop(0).result()) is not None:
+                waiting.append(thread.submit(read_next))
+                yield ready
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _number(label: int | str | None, classes: Sequence[str]) -> int | None:
+    """A class's number, by name where there is one; None where the classifier does not know it."""
+    if isinstance(label, str):
+        if label in classes:
+            return classes.index(label)
+        label = int(label) if label.isdecimal() else None
+    return label if label is not None and 0 <= label < (len(classes) or label + 1) else None

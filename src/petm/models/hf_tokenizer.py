@@ -1,0 +1,120 @@
+"""The tokenizer of a Hugging Face folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from petm._internal.files import fingerprint
+from petm.errors import ModelError
+from petm.models.hf_folder import (
+    quiet,
+    read_json,
+    refuse_custom_code,
+    transformers_reading,
+)
+
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+_BEHIND_PADDING = frozenset({"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
+"""Kinds of models that count positions from the padding id on, and so take fewer tokens than they have positions."""
+_NO_LIMIT = 1 << 40
+"""A tokenizer that knows no limit says a number far beyond this one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """The tokenizer of a text classifier.
+
+    Attributes:
+        maximum: The most tokens that the model takes; absent where there is no limit.
+        padding: What the fields are filled up with, by name; those that are not named, with 0.
+        pads_left: Whether they are filled up on the left.
+        fingerprint: SHA-256 of its vocabulary and its rules.
+    """
+
+    maximum: int | None
+    padding: Mapping[str, int]
+    pads_left: bool
+    fingerprint: str
+    _tokenizer: Any
+
+    def encode(self, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
+        """Returns the fields of each text, one number for each token, without padding.
+
+        Args:
+            texts: ``n`` texts.
+            limit: The most tokens of a text, those added at its ends included; the rest is cut off.
+        """
+        with quiet():
+            encoded = self._tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False)
+        return dict(encoded)
+
+
+def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tokenizer:
+    """Returns the tokenizer of a folder, for the model of ``config``.
+
+    Raises:
+        ModelError: There is none, it cannot be read, no token can pad, or it has code of its own that is not trusted.
+    """
+    if not has_vocabulary(folder):
+        raise ModelError(f"model: expected a tokenizer in {folder}, got none. Write it with tokenizer.save_pretrained.")
+    tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code)
+    padding = padding_id(config, tokenizer)
+    if padding is None:
+        raise ModelError(
+            f"model: expected a token that pads or ends a text in {folder}, got none. "
+            f"Give the tokenizer a pad_token, and the config its pad_token_id."
+        )
+    fills = {"input_ids": padding, "token_type_ids": tokenizer.pad_token_type_id}
+    left, rules = tokenizer.padding_side == "left", fingerprint((_rules(tokenizer),))
+    return Tokenizer(_longest(config, tokenizer), fills, left, rules, tokenizer)
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Returns whether a tokenizer is there; without one, transformers makes an empty one and says nothing."""
+    return any(True for pattern in _VOCABULARIES for _ in folder.glob(pattern))
+
+
+def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
+    """Returns the tokenizer of a folder as transformers has it.
+
+    Raises:
+        ModelError: It cannot be read, or it has code of its own that is not trusted.
+    """
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        refuse_custom_code(folder, read_json(settings), trust_remote_code=trust_remote_code)
+    with transformers_reading(folder) as transformers:
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+
+
+def padding_id(config: Any, tokenizer: Any | None) -> int | None:
+    """Returns the id of the token that pads, or None where nothing can.
+
+    The model's word comes first, as models look for that id to find the last token, or to count positions. Where
+    neither the model nor the tokenizer has one, as with GPT-2, it is the token that ends a text.
+    """
+    known = (
+        config.pad_token_id,
+        getattr(tokenizer, "pad_token_id", None),
+        getattr(tokenizer, "eos_token_id", None),
+        config.eos_token_id,
+    )
+    return next((number for number in known if isinstance(number, int)), None)
+
+
+def _rules(tokenizer: Any) -> str:
+    """All that makes tokens of a text; of a tokenizer in Python, its kind and its vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
+
+
+def _longest(config: Any, tokenizer: Any) -> int | None:
+    """The most tokens that both the tokenizer and the model's table of positions allow."""
+    places = getattr(config, "max_position_embeddings", None)
+    if places is not None and config.model_type in _BEHIND_PADDING:
+        places -= config.pad_token_id + 1
+    limits = [limit for limit in (places, tokenizer.model_max_length) if limit is not None and 0 < limit < _NO_LIMIT]
+    return min(limits, default=None)

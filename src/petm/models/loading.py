@@ -1,0 +1,244 @@
+"""Any network of the user's: loading it, its weights, calling it."""
+
+import copy
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from petm._internal.files import fingerprint, write_atomically
+from petm.data.fields import Fields, Inputs, describe
+from petm.errors import ModelError, PetmError
+from petm.models.hf_classifier import load_classifier
+from petm.models.hf_folder import folder_of
+
+
+def load_model(
+    reference: str,
+    weights: str | Path | None = None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> nn.Module:
+    """Returns the user's network, in eval mode, built by the factory or read from the folder that ``reference`` names.
+
+    The factory is the user's own code and is run; the weights file is only read, never unpickled.
+
+    Args:
+        reference: ``module:factory`` (importable from the current folder too), ``path/to/file.py:factory``, or
+            ``hf:DIR`` for a Hugging Face folder with an image or sequence classifier.
+        weights: A ``.safetensors`` file, or a ``state_dict`` file that ``torch.load`` can read with
+            ``weights_only=True``. Absent keeps what the factory returns.
+        arguments: Keyword arguments for the factory.
+        trust_remote_code: Run the Hugging Face folder's own code, if its model is made of such.
+
+    Raises:
+        ModelError: The factory cannot be found, fails, returns no module, or the weights do not fit; or the Hugging
+            Face folder cannot be used, as in `petm.models.hf_classifier.load_classifier`.
+    """
+    folder = folder_of(reference)
+    if folder is None:
+        model = _build(reference, arguments or {})
+    elif arguments:
+        raise ModelError(f"arguments: expected none for {reference}, whose config.json has them, got {arguments}.")
+    else:
+        model = load_classifier(folder, trust_remote_code=trust_remote_code)
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def _build(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
+    factory = _find_factory(reference)
+    try:
+        model = factory(**arguments)
+    except Exception as error:
+        raise ModelError(f"model: {reference} failed with {type(error).__name__}: {error}.") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: expected {reference} to return a torch.nn.Module, got {type(model).__name__}.")
+    return model
+
+
+def _find_factory(reference: str) -> Callable[..., Any]:
+    place, separator, name = reference.rpartition(":")
+    if not (place and separator and name):
+        raise ModelError(f"model: expected 'module:factory', 'file.py:factory' or 'hf:DIR', got {reference!r}.")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(f"_petm_file_{Path(place).stem}", place)
+            if spec is None or spec.loader is None:
+                raise ModelError(f"model: {place} cannot be imported.")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # data classes look their own module up while it runs
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[spec.name]
+                raise
+        else:
+            if "" not in sys.path:
+                sys.path.insert(0, "")
+            module = importlib.import_module(place)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}).") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        names = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise ModelError(f"model: expected a factory in {place}, got {name!r}. Available: {names or 'none'}.")
+    return factory  # type: ignore[no-any-return]
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Returns the tensors of a ``.safetensors`` or ``weights_only`` state-dict file by name.
+
+    Raises:
+        ModelError: The file is absent, damaged, or holds something other than tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"weights: expected a file, got {path}, which does not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ModelError(f"weights: {path} is not a whole safetensors file ({error}).") from error
+    except Exception as error:  # torch.load fails in many ways on a foreign file
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"weights: {path} cannot be read as a state_dict with weights_only=True ({reason}). "
+            f"Save it with safetensors.torch.save_file(model.state_dict(), ...)."
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"weights: expected a state_dict of tensors in {path}, got {type(state).__name__}.")
+    return dict(state)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Copies the weights of a file into ``model``, all or none.
+
+    Raises:
+        ModelError: The file cannot be read, or a name or shape differs; the first differences are named.
+    """
+    found, wanted = read_weights(path), model.state_dict()
+    faults = [
+        f"{key} is {tuple(found[key].shape)} in the file and {tuple(wanted[key].shape)} in the model"
+        for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
+    ]
+    faults += [f"{key} is missing in the file" for key in wanted if key not in found]
+    faults += [f"{key} is not in the model" for key in found if key not in wanted]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise ModelError(f"weights: {path} does not fit the model: {'; '.join(faults[:3])}{more}.")
+    model.load_state_dict(found)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes the model's ``state_dict`` as safetensors, atomically.
+
+    Raises:
+        RunError: The file could not be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Returns a SHA-256 over names, dtypes, shapes and bits of the model's ``state_dict``."""
+    return fingerprint(part for name, tensor in sorted(model.state_dict().items()) for part in (name, tensor))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Returns the number of parameters, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def share_weights(model: nn.Module) -> nn.Module:
+    """Returns a copy of the modules, in eval mode, over the *same* weights and buffers, frozen.
+
+    What is done to the copy's structure (an adapter, a mode, ``requires_grad``) does not reach the caller's model, and
+    no weight is held twice. Tied parameters stay tied.
+
+    Raises:
+        ModelError: The model cannot be copied.
+    """
+    shared: dict[int, Any] = {}
+    for parameter in model.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in model.buffers():
+        shared[id(buffer)] = buffer.detach()
+    try:
+        # deepcopy also keeps alive what it has copied; the tensors above outlive it in any case.
+        return copy.deepcopy(model, shared).eval()
+    except Exception as error:
+        raise ModelError(f"model: cannot be copied ({type(error).__name__}: {error}). Remove what holds it.") from error
+
+
+def call_model(model: nn.Module, inputs: Inputs, *, rows: int | None = None, **arguments: Any) -> Tensor:
+    """Returns the logits ``(N, K)`` of a model that answers with a tensor or with an object that has ``.logits``.
+
+    Args:
+        model: Inputs to logits.
+        inputs: ``(N, ...)``; or tensors by name, which the model takes by these names. What is named ``+MODULE`` is no
+            input: it is added to what that module answers, as a perturbation of text is (`petm.training.replacement`).
+        rows: How many rows of logits are expected, where these are not ``N``.
+        **arguments: Further arguments of the model's forward.
+
+    Raises:
+        ModelError: The model fails on these inputs, or returns something else.
+    """
+    try:
+        output = _call(model, inputs, arguments)
+    except (torch.OutOfMemoryError, PetmError):
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"model: cannot take inputs of shape {describe(inputs)}: {reason}. "
+            f"Check size and channels of the data against what the model was trained on."
+        ) from error
+    # Sizes are read from shapes, not by len(), which would fix them in an exported graph.
+    logits, expected = getattr(output, "logits", output), inputs.shape[0] if rows is None else rows
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != expected or logits.shape[1] < 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"model: expected logits of shape ({expected}, K) with K of at least 2, got {got}.")
+    return logits
+
+
+ADDED = "+"
+"""How the name of a field begins that is added to a module's output; what follows is the module's name."""
+
+
+def _call(model: nn.Module, inputs: Inputs, arguments: Mapping[str, Any]) -> Any:
+    if getattr(getattr(model, "module", model), "takes_batches", False):
+        return model(inputs, **arguments) if isinstance(inputs, Tensor) else model(**inputs, **arguments)
+    if not isinstance(inputs, Fields):
+        return model(_in_precision_of(model, inputs), **arguments)
+    added = {name: tensor for name, tensor in inputs.items() if name.startswith(ADDED)}
+    taken = {name: _in_precision_of(model, tensor) for name, tensor in inputs.items() if name not in added}
+    with ExitStack() as stack:
+        for name, step in added.items():
+            handle = model.get_submodule(name.removeprefix(ADDED)).register_forward_hook(
+                lambda _, __, output, step=step: output + step.to(output.dtype)
+            )
+            stack.callback(handle.remove)
+        return model(**taken, **arguments)
+
+
+def _in_precision_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Floats in the precision of a model that is held in half of it, as they come from data in float32."""
+    half = (torch.float16, torch.bfloat16)
+    if x.dtype != torch.float32 or (held := next(model.parameters(), x).dtype) not in half:
+        return x
+    return x.to(held)

@@ -1,0 +1,46 @@
+"""The penultimate features: what enters the linear layer that a classifier calls last."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class LastLinear:
+    """Remembers which linear layer a network has called last, and with what.
+
+    Args:
+        network: A structure of one's own, in eval mode, as `share_weights` gives it; hooks stay on it.
+
+    Attributes:
+        name: Of the layer; empty before the first call.
+        input: What it was called with, best copied where it is kept: it may be a view of something much larger.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.name = ""
+        self.input = torch.empty(0)
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Linear):
+                module.register_forward_pre_hook(partial(self._note, name), with_kwargs=True)
+
+    def _note(self, name: str, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self.name, self.input = name, linear_input(arguments, keywords)
+
+    def fault(self, n: int) -> str:
+        """Returns what keeps the last input from being features ``(n, D)``, in a sentence; empty where nothing does."""
+        if self.input.ndim == 2 and len(self.input) == n:
+            return ""
+        if not self.input.numel():
+            return "model: expected a linear layer, whose input are the features, got a model that calls none."
+        return (
+            f"model: expected the linear layer called last, {self.name!r}, to take one row of features a sample, "
+            f"got {tuple(self.input.shape)} for {n} samples."
+        )
+
+
+def linear_input(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    """Returns the input with which a linear layer is called, given by position or by name."""
+    x: Tensor = arguments[0] if arguments else keywords["input"]
+    return x

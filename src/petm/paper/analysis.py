@@ -1,0 +1,163 @@
+"""The paper's Figure 1 as numbers: filters in their principal plane, features on a t-SNE map."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from petm.adapter.weight_drift import FeatureMap, FilterPCA
+from petm.data.base import TensorData
+from petm.errors import ArgumentError, ModelError
+from petm.models.prediction import predict_logits
+
+COMPONENTS = 50
+"""Principal components kept before t-SNE and the probe, as van der Maaten and Hinton (2008, section 4.2) do by 30."""
+
+LEAST_SAMPLES = 10
+"""Fewer images make neither a map nor five folds."""
+
+
+def filter_pca(base_weight: Tensor, twin_weight: Tensor) -> FilterPCA:
+    """Returns the filters of both models in the plane of their two greatest common principal axes.
+
+    Each filter is flattened to a row of ``X``, ``(F, D)`` with ``D = in * kh * kw``, for the paper's conv1
+    ``(32, 9)``. The axes are the eigenvectors of the covariance ``(X - mean)^T (X - mean) / (2 F - 1)`` of both
+    models' rows together, so that both clouds share one plane. How low-dimensional a model's filters are is a
+    question to that model alone: its own explained variance comes from a PCA of its own filters.
+
+    Args:
+        base_weight: Float ``(F, ...)``, a layer's weight in the base model; ``F`` and ``D`` at least 2.
+        twin_weight: The same layer's weight in the twin, of the same shape.
+
+    Raises:
+        ArgumentError: A shape breaks its rule, or a model's filters are all the same.
+
+    Reference:
+        Ko et al. 2025 (LoRA-PETM), section 3.1 and Figure 1, left.
+    """
+    if base_weight.shape != twin_weight.shape:
+        raise ArgumentError(
+            f"twin_weight: expected the base model's shape {tuple(base_weight.shape)}, got {tuple(twin_weight.shape)}."
+        )
+    base, twin = (weight.detach().cpu().double().flatten(1).numpy() for weight in (base_weight, twin_weight))
+    if min(base.shape) < 2:
+        raise ArgumentError(
+            f"base_weight: expected at least 2 filters of at least 2 values, got shape {tuple(base_weight.shape)}."
+        )
+    for name, filters in (("base_weight", base), ("twin_weight", twin)):
+        if not np.ptp(filters, axis=0).any():
+            raise ArgumentError(f"{name}: expected filters that differ, got {len(filters)} equal ones.")
+    common = PCA(2, svd_solver="full").fit(np.concatenate((base, twin)))
+    return FilterPCA(
+        base=common.transform(base),
+        twin=common.transform(twin),
+        explained=common.explained_variance_ratio_,
+        base_explained=PCA(svd_solver="full").fit(base).explained_variance_ratio_,
+        twin_explained=PCA(svd_solver="full").fit(twin).explained_variance_ratio_,
+    )
+
+
+def feature_tsne(
+    base: nn.Module, twin: nn.Module, layer: str, inputs: Tensor, *, seed: int = 0, perplexity: float = 30.0
+) -> FeatureMap:
+    """Returns a t-SNE map of one layer's features in both models, with measures of how far apart they lie.
+
+    The features of both models on the same images are flattened, reduced together to at most 50 principal
+    components, and laid out together in two dimensions. A picture of two clusters is no proof, so two measures stand
+    beside it. The silhouette compares each point's distance to its own cloud with that to the other. The linear probe
+    (standardised, the same number of components, logistic regression; everything fitted inside the fold) is
+    cross-validated by image, so that no image stands on both sides.
+
+    Neither asks whether the models *decide* differently: another bias in one channel is enough for a perfect probe.
+
+    Args:
+        base: The base model A.
+        twin: The twin A', of the same architecture.
+        layer: Name of the module whose output is compared; one tensor ``(n, ...)``.
+        inputs: Float ``(n, C, H, W)``, at least 10 images. Memory: the features of both models, ``2 n * D`` floats.
+        seed: The same seed gives the same result on the same machine.
+        perplexity: Neighbours that a point attends to; positive, lowered to ``n / 3`` for few images. 30 is the middle
+            of the range that the authors of t-SNE recommend.
+
+    Raises:
+        ArgumentError: An argument breaks its rule; a layer has no features that could be compared.
+        DataError: ``inputs`` hold NaN or infinity.
+        ModelError: A model cannot take the inputs, or the two differ in the size of the layer's features.
+
+    Reference:
+        van der Maaten and Hinton 2008 (t-SNE); Rousseeuw 1987 (silhouette); Alain and Bengio 2016 (linear probes);
+        Ko et al. 2025 (LoRA-PETM), Figure 1, right.
+    """
+    n = len(inputs)
+    if n < LEAST_SAMPLES:
+        raise ArgumentError(f"inputs: expected at least {LEAST_SAMPLES} samples, got {n}.")
+    if not perplexity > 0:
+        raise ArgumentError(f"perplexity: expected a positive number, got {perplexity}.")
+    of_base, of_twin = (_features(model, layer, inputs) for model in (base, twin))
+    if of_base.shape != of_twin.shape:
+        raise ModelError(
+            f"twin: expected {of_base.shape[1]} features in layer {layer!r} as in the base model, "
+            f"got {of_twin.shape[1]}. Use a twin of the same architecture."
+        )
+    features = np.concatenate((of_base, of_twin))
+    if not np.isfinite(features).all() or features.shape[1] < 2 or not np.ptp(features, axis=0).any():
+        raise ArgumentError(f"layer: expected at least 2 finite features that vary, got none such in {layer!r}.")
+
+    components = min(COMPONENTS, n, features.shape[1])
+    reduced = PCA(components, random_state=seed).fit_transform(features)
+    perplexity = min(perplexity, n / 3)
+    # One thread: a thousand short parallel loops take minutes where other processes share the cores, and gain little.
+    with threadpool_limits(1, user_api="openmp"):
+        points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced).astype(np.float64)
+    model = np.repeat((0, 1), n)
+    return FeatureMap(
+        layer=layer,
+        base=points[:n],
+        twin=points[n:],
+        perplexity=perplexity,
+        silhouette_features=float(silhouette_score(reduced, model)),
+        silhouette_map=float(silhouette_score(points, model)),
+        probe_accuracy=_probe_accuracy(features, model, np.tile(np.arange(n), 2), components, seed),
+    )
+
+
+def _probe_accuracy(
+    features: NDArray[np.float32], model: NDArray[np.int64], image: NDArray[np.int64], components: int, seed: int
+) -> float:
+    """Mean accuracy over five folds of images; ``features`` is ``(2 n, D)``, ``model`` and ``image`` ``(2 n,)``."""
+    probe = make_pipeline(StandardScaler(), PCA(components, random_state=seed), LogisticRegression(max_iter=1000))
+    return float(cross_val_score(probe, features, model, groups=image, cv=GroupKFold(5)).mean())
+
+
+def _features(model: nn.Module, layer: str, inputs: Tensor) -> NDArray[np.float32]:
+    """The flattened output of a named layer, float32 ``(n, D)``; the model is left as it was found."""
+    modules = {name: module for name, module in model.named_modules() if name}
+    if layer not in modules:
+        raise ArgumentError(f"layer: expected one of {', '.join(modules)}, got {layer!r}.")
+    outputs: list[Any] = []
+
+    def keep(module: nn.Module, arguments: object, output: object) -> None:
+        # A copy, for the next layer may work in place.
+        outputs.append(output.detach().float().cpu().clone() if isinstance(output, Tensor) else output)
+
+    handle = modules[layer].register_forward_hook(keep)
+    try:
+        predict_logits(model, TensorData(inputs), title=f"features of {layer}")
+    finally:
+        handle.remove()
+    if not all(isinstance(output, Tensor) and output.ndim > 1 for output in outputs) or (
+        sum(map(len, outputs)) != len(inputs)
+    ):
+        raise ArgumentError(f"layer: expected a layer that gives each sample one tensor of features, got {layer!r}.")
+    features: NDArray[np.float32] = torch.cat(outputs).flatten(1).numpy()
+    return features

@@ -1,0 +1,77 @@
+"""Detectors of A's errors side by side on the same samples: the paper's tables, the controls, the plain softmax."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from petm.models.scores import disagreement, maximum_softmax, opposition
+from petm.selective.bootstrap import paired_bootstrap
+from petm.selective.metrics import (
+    aupr_error,
+    auroc,
+    detection,
+    most_suspect,
+)
+
+
+def compare_detectors(base: Tensor, seconds: Mapping[str, Tensor], labels: Tensor, *, lead: str) -> dict[str, Any]:
+    """Returns what each second opinion finds of A's errors, beside the plain softmax of A.
+
+    As in the paper, a second opinion flags what it answers otherwise than A. The softmax has no flag of its own: it
+    flags as many samples as ``lead`` does, those of lowest maximum probability.
+
+    Args:
+        base: A's logits ``(N, K)``.
+        seconds: Logits ``(N, K)`` of each second opinion, by name.
+        labels: int64 ``(N,)``.
+        lead: The name of the second opinion that the others are compared with.
+
+    Returns:
+        ``detection``: recall, precision, counts and intervals by name; ``ranking``: AUROC and AUPR-Error of the
+        suspicion by name; ``differences``: ``lead`` minus each other, with 95 % paired bootstrap intervals.
+    """
+    wrong = (base.argmax(1) != labels).numpy()
+    flags = {name: disagreement(base, second).bool().numpy() for name, second in seconds.items()}
+    suspicion = {name: opposition(base, second).numpy() for name, second in seconds.items()}
+    suspicion["softmax"] = maximum_softmax(base).numpy()
+    flags["softmax"] = most_suspect(suspicion["softmax"], int(flags[lead].sum()))
+    return {
+        "detection": {name: _flag_figures(flag, wrong) for name, flag in flags.items()},
+        "ranking": {
+            name: {"auroc": auroc(score, wrong), "aupr_error": aupr_error(score, wrong)}
+            for name, score in suspicion.items()
+        },
+        "differences": {
+            name: {
+                "recall": paired_bootstrap(_recall, flags[lead], flags[name], wrong),
+                "precision": paired_bootstrap(_precision, flags[lead], flags[name], wrong),
+                "auroc": paired_bootstrap(auroc, suspicion[lead], suspicion[name], wrong),
+            }
+            for name in flags
+            if name != lead
+        },
+    }
+
+
+def _flag_figures(flags: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> dict[str, Any]:
+    found = detection(flags, wrong)
+    return {
+        "recall": found.recall.value,
+        "precision": found.precision.value,
+        "flagged": found.flagged,
+        "errors": found.errors,
+        "caught": found.caught,
+        "recall_interval": (found.recall.low, found.recall.high),
+        "precision_interval": (found.precision.low, found.precision.high),
+    }
+
+
+def _recall(flags: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float:
+    return detection(flags, wrong).recall.value
+
+
+def _precision(flags: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float:
+    return detection(flags, wrong).precision.value

@@ -1,0 +1,189 @@
+"""A reproduction as one HTML file that reads anywhere: no script, no network, figures and images inside."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from petm.errors import RunError
+from petm.paper.reproduction import Reproduction
+from petm.report.gallery import shown
+from petm.report.pages import (
+    curve_captions,
+    curve_tables,
+    inline_svg,
+    write_page,
+)
+from petm.report.tables import (
+    BETTER,
+    LEAD,
+    MEASURES,
+    METHODS,
+    MISSING,
+    UNCLEAR,
+    WORSE,
+    judged,
+    percent,
+    result_tables,
+)
+
+_SEPARATE = 0.25
+"""A mean silhouette below this is no substantial structure (Kaufman and Rousseeuw 1990, chapter 2)."""
+
+
+def write_report(reproduction: Reproduction, path: Path) -> None:
+    """Writes the reproduction as one HTML file, whole or not at all.
+
+    Args:
+        reproduction: The result, the most suspect images, and the folder that holds ``figures/*.svg``.
+        path: The file to write; its folder is made when absent.
+
+    Raises:
+        RunError: A figure of the run is missing or damaged, or the file could not be written.
+    """
+    result, suspects = reproduction.result, reproduction.suspects
+    classes, judgement = reproduction.grader.origin.model.classes, result["judgement"]
+    gallery = [shown(suspect, classes, f"Suspicion {suspect.suspicion:.2f}") for suspect in suspects]
+    captions = _captions(result) | curve_captions(judgement, METHODS[LEAD], "the paper's flag")
+    write_page(
+        path,
+        "report.html.jinja",
+        result=result,
+        version=result["versions"]["petm"],
+        summary=summary(result),
+        tables=result_tables(result) | curve_tables(judgement, METHODS[LEAD]),
+        lead=METHODS[LEAD],
+        found=_found(result),
+        figures={
+            name: (_figure(reproduction.folder / "figures" / f"{name}.svg", name, label), caption)
+            for name, (label, caption) in captions.items()
+        },
+        suspects=gallery,
+        wrong=sum(suspect.wrong for suspect in gallery),
+    )
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Returns the result as one plain paragraph, which says what the control does as well.
+
+    Args:
+        result: What ``result.json`` holds.
+    """
+    base, cost, found = result["base"], result["cost"], result["detection"]
+    lead, small = found[LEAD], found["lora_petm_small"]
+    errors, samples = base["test_errors"], result["data"]["test"]["samples"]
+    told = [
+        f"The base model A answers {percent(base['test_accuracy'])} of {samples:,} test images right and is wrong on "
+        f"{errors:,}; {_count(base['train_errors'], 'error')} on its training data made the error set of A'.",
+        f"LoRA-PETM, an adapter of {cost['adapter_parameters']:,} parameters ({percent(cost['adapter_over_twin'])} of "
+        f"A'), flags {_count(lead['flagged'], 'answer')} and finds {lead['caught']:,} of the "
+        f"{_count(errors, 'error')}: recall {percent(lead['recall'])}, precision {percent(lead['precision'])}.",
+        f"A small adapter ({percent(cost['small_over_twin'])} of A') finds {small['caught']:,} with "
+        f"{_count(small['flagged'], 'flag')}.",
+    ]
+    if not errors:
+        return " ".join([*told, "Without an error of A on the test data there is nothing that a method could find."])
+    for key, introduced, judges in (
+        ("softmax", "A's own softmax", False),
+        ("control", "the control, the same adapter distilled from A trained further on unchanged data", True),
+        ("petm_control", "the whole model trained further on unchanged data (PETM control)", False),
+    ):
+        other = found[key]
+        words = {measure: judged(result["differences"][key][name]) for name, measure in MEASURES.items()}
+        told.append(
+            f"Against {introduced}, which finds {other['caught']:,} with {_count(other['flagged'], 'flag')}, "
+            f"{_compared(words)}{_control_verdict(words, errors) if judges else ''}."
+        )
+    return " ".join(told)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _compared(words: Mapping[str, str]) -> str:
+    """In which measures LoRA-PETM is better, worse, or neither."""
+    better, worse, unclear = (
+        [measure for measure, word in words.items() if word == wanted] for wanted in (BETTER, WORSE, UNCLEAR)
+    )
+    sides = [f"{word} in {_listed(group)}" for word, group in ((BETTER, better), (WORSE, worse)) if group]
+    if sides:
+        open_end = f", with no clear difference in {_listed(unclear)}" if unclear else ""
+        return f"LoRA-PETM is {' and '.join(sides)}{open_end}"
+    return f"there is no clear difference in {_listed(unclear, 'or')}" if unclear else "there is nothing to compare"
+
+
+def _control_verdict(words: Mapping[str, str], errors: int) -> str:
+    """What a comparison with a control says of the adversarial examples."""
+    said = set(words.values())
+    if {BETTER, WORSE} <= said:
+        return ": neither is better in everything"
+    if BETTER in said:
+        return ": the adversarial examples add what further training alone does not"
+    if WORSE in said:
+        return ": further training alone does more"
+    return f": as far as {_count(errors, 'error')} can tell, further training alone does as much" * (UNCLEAR in said)
+
+
+def _listed(names: Sequence[str], conjunction: str = "and") -> str:
+    return f" {conjunction} ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def _found(result: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float | None, float, float]]]]:
+    """Recall and precision of each method with their intervals, in percent, for the drawing above Table 2."""
+    return [
+        (
+            name,
+            [
+                (measure, found[measure] and 100 * found[measure], *(100 * end for end in found[f"{measure}_interval"]))
+                for measure in ("recall", "precision")
+            ],
+        )
+        for key, name in METHODS.items()
+        if (found := result["detection"].get(key))
+    ]
+
+
+def _captions(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """For each figure what stands in for it where it cannot be seen, and the caption."""
+    dial, drift, measures = result["dial"], result["drift"], result["figure_1"]
+    to_base, to_twin = (dict(zip(dial["alpha"], dial[f"fidelity_to_{of}"], strict=True)) for of in ("base", "twin"))
+    nearest = max(to_twin, key=lambda alpha: to_twin[alpha])
+    moved = max(drift, key=lambda entry: entry["relative_norm"] or 0.0)["layer"]
+    own = {of: percent(sum(measures["conv1_explained"][of][:2])) for of in ("base", "twin")}
+    apart = measures["silhouette_map"]
+    parted = "does not part A from A'" if apart is not None and apart < _SEPARATE else "parts A from A'"
+    silhouette = MISSING if apart is None else f"{apart:z.2f}"
+    return {
+        "alpha": (
+            f"Line chart over alpha: the fidelity to A falls from {percent(to_base[0.0])} at 0 to "
+            f"{percent(to_base[1.0])} at 1; the fidelity to A' goes from {percent(to_twin[0.0])} to "
+            f"{percent(to_twin[1.0])}.",
+            f"From A to A' by turning α. At α = 0 the adapted model answers as A on {percent(to_base[0.0])} of the "
+            f"images, at α = 1 as A' on {percent(to_twin[1.0])}; it is nearest to A' at α = {nearest:g}.",
+        ),
+        "drift": (
+            "Bar chart of the relative weight drift by layer: "
+            + ", ".join(f"{entry['layer']} {percent(entry['relative_norm'])}" for entry in drift)
+            + ".",
+            f"The change of the weights is greatest in {moved}. The paper finds the great changes in conv1, fc1 and "
+            "fc2, most of all in conv1, and puts its adapter on those three.",
+        ),
+        "figure1": (
+            "Scatter plots of the filters of conv1 and conv2 of A and A' on two principal axes, and a t-SNE map of "
+            "the conv1 features of both.",
+            f"The paper's Figure 1. There the conv1 filters of A' gather on few axes and the features form two "
+            f"clusters. Here the first two axes hold {own['base']} of the variance of A's conv1 filters and "
+            f"{own['twin']} of those of A', and the map of {measures['images']:,} images {parted} (silhouette "
+            f"{silhouette}); a linear probe tells A from A' in {percent(measures['probe_accuracy'])} of cases, which "
+            "a shift in a single channel is enough for.",
+        ),
+    }
+
+
+def _figure(path: Path, name: str, label: str) -> str:
+    """A figure of the run for use inside a page."""
+    try:
+        return inline_svg(path.read_text(encoding="utf-8"), f"svg-{name}", label)
+    except (OSError, ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: expected a figure of the run, got {error}. Run the reproduction again.") from error

@@ -1,0 +1,334 @@
+"""The pictures: the paper's Figure 1, the dial alpha, the weight drift, ratios of time, reliability, risk curves."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from petm._internal.files import write_atomically, write_text
+from petm.adapter.weight_drift import FeatureMap, FilterPCA, LayerDrift
+from petm.selective.curves import Bin, Judgement, RiskCurve
+
+BASE_COLOUR, TWIN_COLOUR = "#0072B2", "#D55E00"
+"""Blue and red as in the paper, in the shades of Okabe and Ito (2008) that colour-blind readers tell apart."""
+
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
+    "font.size": 11,
+    "grid.color": "#E6E6E6",
+    "legend.frameon": False,
+}
+"""Of every figure."""
+
+WIDTH = 6.4
+"""Inches. At the width of a phone, 11 pt text on this width is still 7 pt."""
+
+_ROOT_TICKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+"""Labels of a square-root axis."""
+
+
+def paper_figure(conv1: FilterPCA, conv2: FilterPCA, features: FeatureMap) -> Figure:
+    """Returns the paper's Figure 1: both models' filters in common axes above, one layer's features on a map below.
+
+    Args:
+        conv1: The first convolution's filters.
+        conv2: The second convolution's filters.
+        features: One layer's features, the paper's being conv1.
+
+    Reference:
+        Ko et al. 2025 (LoRA-PETM), Figure 1.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 8.4))
+        panels = figure.subplot_mosaic([["conv1", "conv2"], ["map", "map"]], height_ratios=[1, 1.4])
+        for name, filters in (("conv1", conv1), ("conv2", conv2)):
+            axes = panels[name]
+            _clouds(axes, filters.base, filters.twin, size=30)
+            own = [shares[:2].sum() for shares in (filters.base_explained, filters.twin_explained)]
+            _head(axes, f"{name} filters", f"variance on two own axes:\nA {own[0]:.0%}, A' {own[1]:.0%}")
+            first, second = filters.explained
+            axes.set(xlabel=f"PC1 ({first:.0%})", ylabel=f"PC2 ({second:.0%})")
+            axes.set_aspect("equal", adjustable="datalim")
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+
+        axes = panels["map"]
+        _clouds(axes, features.base, features.twin, size=float(np.clip(8000 / len(features.base), 6, 30)))
+        _head(
+            axes,
+            f"{features.layer} features, t-SNE",
+            f"silhouette {features.silhouette_map:z.2f} (before t-SNE {features.silhouette_features:z.2f})\n"
+            f"linear probe A or A': {features.probe_accuracy:.1%} right (chance 50%)",
+        )
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        figure.legend(*panels["conv1"].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return figure
+
+
+def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_twin: ArrayLike) -> Figure:
+    """Returns how the opinion turns from A to A' as alpha goes from 0 to 1.
+
+    Args:
+        alphas: Float ``(n,)``, ascending.
+        fidelity_to_base: Float ``(n,)`` in [0, 1], fidelity of the adapted model at each alpha to A.
+        fidelity_to_twin: Float ``(n,)`` in [0, 1], its fidelity to A'.
+
+    Reference:
+        Ko et al. 2025 (LoRA-PETM), section 3.2 and Table 1.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4))
+        axes = figure.subplots()
+        axes.plot(alphas, fidelity_to_base, marker="o", color=BASE_COLOUR, label="to the base model A")
+        axes.plot(alphas, fidelity_to_twin, marker="^", color=TWIN_COLOUR, label="to the twin A'", linestyle="--")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(title="Fidelity of W₀ + α BA", xlabel="α")
+        figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+def drift_figure(drift: Sequence[LayerDrift]) -> Figure:
+    """Returns a bar for each layer's relative weight drift, with the rank that holds 90 % of its energy.
+
+    Args:
+        drift: From `petm.adapter.weight_drift.weight_drift`, drawn from top to bottom.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.4 + 0.42 * len(drift)))
+        axes = figure.subplots()
+        # An infinite drift (a zero weight that moved) has no length: its label says it.
+        lengths = [entry.relative_norm if math.isfinite(entry.relative_norm) else 0.0 for entry in drift]
+        bars = axes.barh([entry.layer for entry in drift], lengths, color=BASE_COLOUR, height=0.65)
+        axes.bar_label(bars, [_drift_label(entry) for entry in drift], padding=5, fontsize=10)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        # Room for the labels to the right of the bars.
+        axes.set_xlim(0, 1.5 * max(lengths, default=0.0) or 1.0)
+        axes.set_xlabel("‖W' − W₀‖ / ‖W₀‖")
+        _head(axes, "Weight drift from A to A'", "beside each bar the rank\nthat holds 90% of its energy")
+    return figure
+
+
+@dataclass(frozen=True)
+class RatioBar:
+    """One bar of `ratio_figure`.
+
+    Attributes:
+        name: What was measured.
+        group: Under which condition; bars of one name stand together.
+        value: The ratio, above 0.
+        low: Where its spread begins.
+        high: Where its spread ends.
+        expected: What was expected of it, if anything.
+    """
+
+    name: str
+    group: str
+    value: float
+    low: float
+    high: float
+    expected: float | None
+
+
+def ratio_figure(panels: Mapping[str, Sequence[RatioBar]], label: str) -> Figure:
+    """Returns bars of ratios from 1 on, on a logarithmic axis, each with its spread and with what was expected.
+
+    Args:
+        panels: Bars by title, each panel with at least one bar, from top to bottom.
+        label: What the ratio is.
+    """
+    shades = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
+    groups = list(dict.fromkeys(bar.group for bars in panels.values() for bar in bars))
+    heights = [len(dict.fromkeys(bar.name for bar in bars)) for bars in panels.values()]
+    thickness = 0.8 / len(groups)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.2 + sum(0.9 + 0.17 * len(groups) * height for height in heights)))
+        drawn = figure.subplots(
+            len(panels), squeeze=False, sharex=True, height_ratios=[1 + height for height in heights]
+        )[:, 0]
+        for axes, (title, bars) in zip(drawn, panels.items(), strict=True):
+            names = list(dict.fromkeys(bar.name for bar in bars))
+            for bar in bars:
+                place = groups.index(bar.group)
+                y = names.index(bar.name) + (place - (len(groups) - 1) / 2) * thickness
+                colour = shades[place % len(shades)]
+                axes.barh(y, bar.value - 1, thickness, left=1, color=colour)
+                axes.hlines(y, bar.low, bar.high, color="#333333", linewidth=1)
+                if bar.expected is not None:
+                    axes.plot(bar.expected, y, marker="d", color=TWIN_COLOUR, markersize=4, linestyle="none")
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.axvline(1, color="#888888", linewidth=1)
+            axes.set(title=title, yticks=range(len(names)), yticklabels=names)
+            axes.set_title(title, fontsize=10, wrap=True)
+            axes.grid(visible=False, axis="y")
+            axes.invert_yaxis()
+        drawn[-1].set_xlabel(label)
+        handles = [Patch(color=shades[place % len(shades)], label=group) for place, group in enumerate(groups)]
+        counted = Line2D([], [], marker="d", color=TWIN_COLOUR, markersize=4, linestyle="none", label="counted")
+        figure.legend(handles=[*handles, counted], loc="outside upper left", ncols=len(handles) + 1)
+    return figure
+
+
+def reliability_figure(bins: Sequence[Bin]) -> Figure:
+    """Returns the share of errors that was observed over the one that was promised, with 95 % intervals.
+
+    Both axes have a square-root scale, so that the small probabilities of a good classifier have room; the diagonal,
+    on which promised and observed are equal, stays a straight line.
+
+    Args:
+        bins: From `petm.selective.curves.reliability`, at least one.
+
+    Reference:
+        Niculescu-Mizil and Caruana (2005), Predicting Good Probabilities with Supervised Learning.
+    """
+    promised, observed = [part.promised for part in bins], [part.observed for part in bins]
+    ends = [part.low for part in observed], [part.high for part in observed]
+    top = min(1.0, 1.08 * max(*promised, *ends[1]))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 5))
+        axes = figure.subplots()
+        axes.set_xscale("function", functions=(_root, np.square))
+        axes.set_yscale("function", functions=(_root, np.square))
+        axes.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1, label="as promised")
+        axes.vlines(promised, *ends, color=TWIN_COLOUR, alpha=0.45, linewidth=3, label="95% interval")
+        axes.plot(
+            promised,
+            [part.value for part in observed],
+            color=TWIN_COLOUR,
+            marker="o",
+            linestyle="none",
+            label="observed",
+            clip_on=False,
+            zorder=3,
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(FixedLocator([place for place in _ROOT_TICKS if place <= top]))
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set(xlim=(0, top), ylim=(0, top))
+        axes.set(xlabel="promised probability of error", ylabel="observed share of errors", title="Reliability")
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def risk_coverage_figure(lines: Mapping[str, RiskCurve], judgement: Judgement, chosen: str) -> Figure:
+    """Returns the risk over coverage of a suspicion and of what it is held against, with the chosen point marked.
+
+    At a coverage of less than a tenth the risk hangs on a few samples; what leaves the picture there is cut off.
+
+    Args:
+        lines: One or two curves by name, the suspicion's first.
+        judgement: Where the chosen threshold lies; without a trusted sample nothing is marked.
+        chosen: What the chosen point is called.
+
+    Reference:
+        El-Yaniv and Wiener (2010), On the Foundations of Noise-free Selective Classification.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.4))
+        axes = figure.subplots()
+        for (name, line), colour, style in zip(lines.items(), (TWIN_COLOUR, BASE_COLOUR), ("-", "--"), strict=False):
+            axes.plot(line.coverage, line.risk, color=colour, linestyle=style, linewidth=1.6, label=name)
+        tops = [line.risk[line.coverage >= 0.1].max() for line in lines.values()]
+        if judgement.risk.of:
+            tops.append(judgement.risk.value)
+            axes.plot(
+                judgement.coverage,
+                judgement.risk.value,
+                color="#1C2127",
+                marker="D",
+                markersize=7,
+                linestyle="none",
+                label=chosen,
+                clip_on=False,
+                zorder=3,
+            )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set(xlim=(0, 1), ylim=(0, 1.1 * max(tops) or 1))
+        axes.set(xlabel="coverage: share that is trusted", ylabel="risk: errors among the trusted", title="Risk")
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
+def save_figure(figure: Figure, folder: Path, stem: str) -> tuple[Path, Path]:
+    """Writes a figure as PNG (150 dpi) and as SVG, each whole or not at all, and returns both paths.
+
+    The SVG holds no date and no random identifiers: the same figure gives the same bytes.
+
+    Args:
+        figure: The figure; cleared afterwards, which frees its memory.
+        folder: Made when absent.
+        stem: File name without its suffix.
+
+    Raises:
+        RunError: A file could not be written.
+    """
+    png, svg = folder / f"{stem}.png", folder / f"{stem}.svg"
+    write_atomically(png, lambda path: figure.savefig(path, format="png", dpi=150))
+    write_text(svg, svg_of(figure, stem))
+    figure.clear()
+    return png, svg
+
+
+def svg_of(figure: Figure, salt: str) -> str:
+    """Returns a figure as the text of an SVG file, without a date and without random identifiers.
+
+    Args:
+        figure: The figure.
+        salt: Of the identifiers, which are the same for the same figure and salt.
+    """
+    held = io.StringIO()
+    with rc_context({"svg.hashsalt": salt}):
+        figure.savefig(held, format="svg", metadata={"Date": None})
+    return held.getvalue()
+
+
+def _root(values: ArrayLike) -> NDArray[np.float64]:
+    return np.sqrt(np.maximum(values, 0.0))
+
+
+def _clouds(axes: Axes, base: NDArray[np.float64], twin: NDArray[np.float64], *, size: float) -> None:
+    """Two clouds ``(n, 2)`` that differ in colour and in marker."""
+    for cloud, colour, marker, label in ((base, BASE_COLOUR, "o", "base model A"), (twin, TWIN_COLOUR, "^", "twin A'")):
+        axes.scatter(
+            cloud[:, 0], cloud[:, 1], s=size, color=colour, marker=marker, alpha=0.7, linewidths=0, label=label
+        )
+
+
+def _head(axes: Axes, title: str, note: str) -> None:
+    """A title, and below it what the reader is to take from the panel."""
+    axes.set_title(title, pad=12 + 13 * (1 + note.count("\n")))
+    axes.annotate(note, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", color="#444444")
+
+
+def _drift_label(entry: LayerDrift) -> str:
+    """What stands beside a layer's bar."""
+    if entry.rank_90 == 0:
+        return "no drift"
+    note = f"rank {entry.rank_90} of {entry.full_rank}"
+    return note if math.isfinite(entry.relative_norm) else f"{note}, W₀ = 0"

@@ -1,0 +1,210 @@
+"""A fitted grader as one HTML file: what it finds on its calibration samples, and how far to trust it."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petm._internal.files import plain
+from petm.adapter.one_pass import predict_dual
+from petm.data.base import Data, as_data
+from petm.grading.grader import Grader
+from petm.grading.provenance import library_versions
+from petm.grading.suspects import Suspect, gather_suspects
+from petm.models.prediction import check_labels
+from petm.models.scores import SCORES, maximum_softmax
+from petm.report.figures import reliability_figure, risk_coverage_figure, svg_of
+from petm.report.gallery import shown
+from petm.report.pages import (
+    curve_captions,
+    curve_tables,
+    inline_svg,
+    write_page,
+)
+from petm.report.tables import (
+    MISSING,
+    Table,
+    judged,
+    percent,
+    points,
+)
+from petm.selective.bootstrap import paired_bootstrap
+from petm.selective.curves import judge, risk_coverage
+from petm.selective.guarantee import promise
+from petm.selective.metrics import (
+    Detection,
+    Share,
+    aurc,
+    auroc,
+    detection,
+    share,
+)
+from petm.selective.thresholds import DISAGREEMENT
+
+GRADER, SOFTMAX, CHOSEN = "Grader", "A's softmax", "the chosen threshold"
+
+
+def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> None:
+    """Writes a page about a grader on its calibration samples: figures with intervals, curves, most suspect samples.
+
+    It is one file without script and network. The threshold and the probability of error were set on these samples, so
+    the reliability diagram is that of a cross-validation: each fold is judged by a curve fitted on the others.
+
+    Args:
+        grader: From `petm.grading.grader.fit_grader` or `petm.fitting.fit`, or loaded.
+        calibration: The labelled samples that it was calibrated on.
+        path: The file to write, replaced where there is one; its folder is made when absent.
+
+    Raises:
+        DataError: There is no sample, or a label is missing or outside 0..K-1.
+        RunError: The file could not be written.
+    """
+    data = as_data(calibration)
+    both = predict_dual(grader.adapted, data, title="report")
+    check_labels(data.labels, both.base.shape[1], data.source)
+    predicted = both.base.argmax(1)
+    suspected, softmax = SCORES[grader.score](both.base, both.second), maximum_softmax(both.base).numpy()
+    suspicion, wrong = suspected.numpy(), (predicted != data.labels).numpy()
+    trusted = grader.threshold.trusts(suspicion, predicted.numpy())
+    judgement, flags = judge(suspicion, softmax, wrong, trusted), detection(~trusted, wrong)
+    told = plain(judgement)
+    lines = {GRADER: risk_coverage(suspicion, wrong), SOFTMAX: risk_coverage(softmax, wrong)}
+    drawn = {"risk_coverage": risk_coverage_figure(lines, judgement, CHOSEN)}
+    if judgement.bins:
+        drawn["reliability"] = reliability_figure(judgement.bins)
+    captions = curve_captions(told, "the grader", CHOSEN)
+    gallery = [
+        shown(suspect, grader.origin.model.classes or data.classes, _measure(grader, suspect))
+        for suspect in gather_suspects(both.base, both.second, suspected, data)
+    ]
+    write_page(
+        Path(path),
+        "fit_report.html.jinja",
+        version=library_versions()["petm"],
+        model=grader.origin.model.reference or "a model passed in Python",
+        source=data.source,
+        samples=len(data),
+        judged=_judged(grader, len(data)),
+        summary=_summary(flags, judgement.risk, len(data)),
+        promise=promise(grader.threshold),
+        tables={
+            "flag": _flag_table(flags, judgement.risk, len(data)),
+            "order": _order_table(suspicion, softmax, wrong),
+            "settings": _settings_table(grader),
+        }
+        | curve_tables(told, GRADER),
+        lead=None,
+        figures={
+            name: (inline_svg(svg_of(figure, name), f"svg-{name}", captions[name][0]), captions[name][1])
+            for name, figure in drawn.items()
+        },
+        suspects=gallery,
+        wrong=sum(suspect.wrong for suspect in gallery),
+    )
+
+
+def _summary(flags: Detection, risk: Share, samples: int) -> str:
+    """The page in three sentences."""
+    right = share(samples - flags.errors, samples)
+    return (
+        f"The base model A answers {percent(right.value)} of {samples:,} calibration samples right and is wrong on "
+        f"{flags.errors:,}. The grader flags {flags.flagged:,} of its answers and finds {flags.caught:,} of the "
+        f"{flags.errors:,} errors. It trusts the other {risk.of:,}, of which {risk.count:,} "
+        f"{'is' if risk.count == 1 else 'are'} wrong."
+    )
+
+
+def _judged(grader: Grader, samples: int) -> str:
+    """How the threshold depends on the samples that it is judged on."""
+    if grader.threshold.value == DISAGREEMENT.value:
+        return "The threshold is the paper's flag, which depends on no samples."
+    used = grader.origin.data.get("calibration", {}).get("samples", samples)
+    if used < samples and grader.adapted.look_from > 0:
+        return (
+            f"The threshold was set on {used:,} of these very samples, so it suits them a little better than later "
+            f"ones. The others had, without their labels, said which predictions are worth a second look."
+        )
+    return "The threshold was set on these very samples, so it suits them a little better than later ones."
+
+
+def _flag_table(flags: Detection, risk: Share, samples: int) -> Table:
+    rows = {
+        "Error rate of A": share(flags.errors, samples),
+        "Coverage": share(risk.of, samples),
+        "Error rate of the trusted": risk,
+        "Recall": flags.recall,
+        "Precision": flags.precision,
+    }
+    return Table(
+        "The flag",
+        "Coverage: the share that is trusted. Recall: of A's errors, the share that is flagged. Precision: of the "
+        "flagged, the share that are A's errors. With 95% Wilson intervals.",
+        ("Measure", "Share", "95% interval", "Count"),
+        tuple(
+            (name, percent(_known(found.value)), _of_share(found), f"{found.count:,} of {found.of:,}")
+            for name, found in rows.items()
+        ),
+    )
+
+
+def _of_share(found: Share) -> str:
+    return f"{percent(found.low)} to {percent(found.high)}" if found.of else MISSING
+
+
+def _order_table(suspicion: NDArray[np.float64], softmax: NDArray[np.float64], wrong: NDArray[np.bool_]) -> Table:
+    """The areas of both suspicions, and their paired difference."""
+    rows = []
+    for metric in (auroc, aurc):
+        found = plain(paired_bootstrap(metric, suspicion, softmax, wrong))
+        ends = found["low"], found["high"]
+        low, high = ends if metric.higher_is_better or None in ends else (-ends[1], -ends[0])
+        rows.append(
+            (
+                metric.title,
+                *(percent(_known(metric(scores, wrong)), 2) for scores in (suspicion, softmax)),
+                points(found["value"], 2),
+                MISSING if None in ends else f"{points(ends[0], 2)} to {points(ends[1], 2)}",
+                judged({"low": low, "high": high}),
+            )
+        )
+    return Table(
+        "Order by suspicion",
+        "Without any threshold. AUROC: the probability that an error is more suspect than a right answer; higher is "
+        "better. AURC: the area under the risk over the coverage; lower is better. Differences in percentage points, "
+        "with 95% paired bootstrap intervals.",
+        ("Measure", GRADER, SOFTMAX, "Difference", "95% interval", "The grader is"),
+        tuple(rows),
+        words=frozenset({0, 5}),
+    )
+
+
+def _settings_table(grader: Grader) -> Table:
+    """Where the grader comes from, in words."""
+    origin, adapted = grader.origin, grader.adapted
+    rows = {
+        "Model": origin.model.reference or "passed in Python",
+        "Weights": origin.model.weights or "not named",
+        "Adapter": ", ".join(f"{layer} rank {rank}" for layer, rank in adapted.ranks.items()),
+        "Parameters of the adapter": f"{adapted.adapter_parameters():,}",
+        "Suspicion": grader.score.replace("_", " "),
+        "Threshold": grader.threshold.rule,
+        "Probability of error": grader.probability.method if grader.probability else "not calibrated",
+        **{
+            f"Data, {role}": f"{held['samples']:,} samples from {held['source']}, SHA-256 {held['content'][:12]}…"
+            for role, held in origin.data.items()
+        },
+        **{name.replace("_", " ").capitalize(): str(value) for name, value in origin.settings.items()},
+        **library_versions(),
+    }
+    return Table("Settings", "", ("What", "Value"), tuple(rows.items()), words=frozenset({0, 1}))
+
+
+def _measure(grader: Grader, suspect: Suspect) -> str:
+    """How suspect a sample is: its probability of error, or its suspicion where none was calibrated."""
+    if grader.probability is None:
+        return f"Suspicion {suspect.suspicion:.2f}"
+    return f"Probability of error {percent(float(grader.probability.probability(suspect.suspicion)))}"
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else value

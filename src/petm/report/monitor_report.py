@@ -1,0 +1,340 @@
+"""What monitoring has found, in words, as a table and as a picture over time."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from petm._internal.files import plain
+from petm._internal.storage import Located
+from petm.data.true_labels import Place
+from petm.errors import ArgumentError
+from petm.grading.production import Production, Window, read_production
+from petm.report.figures import (
+    BASE_COLOUR,
+    STYLE,
+    TWIN_COLOUR,
+    WIDTH,
+)
+from petm.report.pages import share_with_interval
+from petm.report.tables import MISSING, Table, percent
+from petm.selective.drift import (
+    DRAWS,
+    Drift,
+    SuspicionProfile,
+    alike,
+    differences_of,
+    drift_of,
+)
+from petm.selective.guarantee import promise
+from petm.selective.metrics import Share
+from petm.selective.monitoring import PromiseCheck, exact_share
+from petm.selective.thresholds import Threshold
+
+ALPHA = 0.01
+"""At most so often drift is reported where there is none."""
+UNLIKE = 0.001
+"""The labelled are called no random part of the trusted where chance alone would make them differ less often."""
+_NAMED = 8
+"""Windows whose files are named in the picture; more are numbered."""
+
+
+@dataclass(frozen=True)
+class WindowFigures:
+    """One row of the table.
+
+    Attributes:
+        name: The file, or the number of the first row.
+        rows: In it.
+        unreadable: Inputs among these that could not be read.
+        suspects: Share of the others that are suspect.
+        probability: Their mean probability of error; NaN where none was calibrated.
+        wrong: Share of errors among the labelled trusted, with its Clopper-Pearson interval.
+        distance: Kolmogorov-Smirnov distance of their suspicion from that of calibration; absent where it is unknown.
+    """
+
+    name: str
+    rows: int
+    unreadable: int
+    suspects: Share
+    probability: float
+    wrong: Share
+    distance: float | None
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """What graded production data say of a grader.
+
+    Attributes:
+        promise: Whether it holds.
+        promised: What was promised, in words.
+        drift: Of suspicion; absent where the bundle does not know that of its calibration samples.
+        drifted: Whether drift is seen.
+        labelled_unlike: p-value of the test that the labelled trusted are as suspect as the other trusted; absent where
+            there are too few.
+        labels: Entries of the labels files, how many name a graded row, and how many name several.
+        coverage: Share of the calibration samples that the threshold trusts, where it is known.
+        windows: In the order of the rows.
+        whole: All of them together.
+        findings: All this as sentences.
+        warnings: What is in the way of these, as sentences.
+    """
+
+    promise: PromiseCheck
+    promised: str
+    drift: Drift | None
+    drifted: bool
+    labelled_unlike: float | None
+    labels: Mapping[str, int]
+    coverage: float | None
+    windows: tuple[WindowFigures, ...]
+    whole: WindowFigures
+    findings: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns everything in JSON's types."""
+        told: dict[str, Any] = plain(self)
+        told["promise"]["classes"] = {str(label): plain(part) for label, part in self.promise.classes}
+        return {"verdict": self.promise.verdict} | told
+
+
+def monitor(
+    threshold: Threshold,
+    measured: Mapping[str, Any],
+    grades: Sequence[str | Located],
+    *,
+    labels: dict[Place, int] | None = None,
+    classes: Sequence[str] = (),
+    window: int | None = None,
+    confidence: float | None = None,
+    alpha: float = ALPHA,
+) -> Monitoring:
+    """Returns whether a grader's promise still holds on graded production data, and whether suspicion has drifted.
+
+    The files are read once, in constant memory.
+
+    Args:
+        threshold: The grader's.
+        measured: The figures of its fit, which hold the suspicion of its calibration samples.
+        grades: Files that ``petm grade`` has written, in the order of time.
+        labels: True labels by input (`petm.data.true_labels.read_true_labels`); they go before those in the files.
+        classes: Class names, for the words.
+        window: Rows in a window; absent makes each file one.
+        confidence: Of the intervals; absent takes that of the promise, or 0.95.
+        alpha: At most so often drift is reported where there is none; at least 0.001.
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+        DataError: A file cannot be read, holds no row, or was graded by another grader.
+    """
+    if not 10 / (1 + DRAWS) <= alpha < 1:
+        raise ArgumentError(f"alpha: expected a number from {10 / (1 + DRAWS)} to 1, got {alpha}.")
+    if confidence is not None and not 0 < confidence < 1:
+        raise ArgumentError(f"confidence: expected a number between 0 and 1, got {confidence}.")
+    profile = SuspicionProfile.from_measured(measured)
+    found = read_production(grades, threshold, profile, labels=labels, window=window)
+    check = found.labelled.check(confidence=confidence)
+    whole = _together(found.windows)
+    drift = drift_of(profile, whole.suspicion) if profile and whole.graded else None
+    unlike = alike(*found.among_trusted) if profile else None
+    counts = {"entries": len(labels or {}), "matched": found.matched[0], "of_several_rows": found.matched[1]}
+    return Monitoring(
+        check,
+        promise(threshold),
+        drift,
+        drift is not None and drift.p_value <= alpha,
+        unlike,
+        counts,
+        threshold.coverage,
+        tuple(_figures_of(each, profile, check.confidence) for each in found.windows),
+        _figures_of(whole, profile, check.confidence),
+        (*_of_promise(check, promise(threshold), classes), _of_drift(drift, alpha)),
+        tuple(_warnings(found, check, unlike, counts)),
+    )
+
+
+def windows_table(found: Monitoring) -> Table:
+    """Returns the windows as a table, and all of them together as its last row."""
+    rows = (*found.windows, found.whole) if len(found.windows) > 1 else found.windows
+    unread = found.whole.unreadable > 0
+    level = _percent(found.promise.confidence)
+    return Table(
+        "Over time",
+        f"P(error): mean probability of error as graded. Wrong: among the labelled trusted, with {level} intervals. "
+        f"Distance: of suspicion from calibration, 0 to 1.",
+        ("Window", "Rows", *(("Unread",) if unread else ()), "Suspect", "P(error)", "Labelled", "Wrong", "Distance"),
+        tuple(
+            (
+                Path(row.name).name,
+                f"{row.rows:,}",
+                *((f"{row.unreadable:,}",) if unread else ()),
+                percent(plain(row.suspects.value)),
+                percent(plain(row.probability), 2),
+                f"{row.wrong.of:,}",
+                share_with_interval(plain(row.wrong)),
+                MISSING if row.distance is None else f"{row.distance:.3f}",
+            )
+            for row in rows
+        ),
+    )
+
+
+def monitor_figure(found: Monitoring) -> Figure:
+    """Returns suspects, probability of error and errors among the labelled trusted, window by window."""
+    places, windows, limit = range(len(found.windows)), found.windows, found.promise.limit
+    expected = None if found.coverage is None else 1 - found.coverage
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 7.2))
+        suspects, probability, wrong = figure.subplots(3, 1, sharex=True)
+        _line(suspects, places, [row.suspects.value for row in windows], "Suspects", expected, "in calibration")
+        _line(probability, places, [row.probability for row in windows], "Mean probability of error", None, "")
+        if not found.promise.of.startswith("wrong"):
+            limit = None  # it is on another share
+        values = [row.wrong.value for row in windows]
+        known = [place for place in places if windows[place].wrong.of]
+        ends = [windows[place].wrong.low for place in known], [windows[place].wrong.high for place in known]
+        _line(wrong, places, values, "Wrong among the labelled trusted", limit, "promised at most", ends[1])
+        wrong.vlines(known, *ends, color=TWIN_COLOUR, alpha=0.45, linewidth=3)
+        if not known:
+            wrong.text(0.5, 0.5, "no label", transform=wrong.transAxes, ha="center", color="#444444")
+        wrong.set_xlim(-0.5, len(windows) - 0.5)
+        if len(windows) <= _NAMED:
+            names = [Path(row.name).stem[-14:] for row in windows]
+            wrong.set_xticks(places, names, rotation=30 if len(windows) > 3 else 0)
+        else:
+            wrong.xaxis.set_major_locator(MaxNLocator(integer=True))
+            wrong.set_xlabel("window")
+    return figure
+
+
+def _line(
+    axes: Axes,
+    places: Sequence[int],
+    values: Sequence[float],
+    title: str,
+    line: float | None,
+    label: str,
+    ends: Sequence[float] = (),
+) -> None:
+    axes.plot(places, values, color=TWIN_COLOUR, marker="o", markersize=4, linewidth=1.2, clip_on=False, zorder=3)
+    if line is not None:
+        axes.axhline(line, color=BASE_COLOUR, linestyle="--", linewidth=1.2, label=f"{label} {_percent(line)}")
+        axes.legend(loc="upper right")
+    highest = max([value for value in (*values, *ends, line or 0.0) if not math.isnan(value)], default=0.0)
+    axes.set(title=title, ylim=(0, min(1.05, 1.35 * highest) or 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _together(windows: Sequence[Window]) -> Window:
+    whole = Window("all", suspicion=sum((each.suspicion for each in windows[1:]), windows[0].suspicion))
+    for name in ("rows", "unreadable", "suspects", "probability", "with_probability", "labelled_trusted"):
+        setattr(whole, name, sum(getattr(each, name) for each in windows))
+    whole.wrong_trusted = sum(each.wrong_trusted for each in windows)
+    return whole
+
+
+def _figures_of(window: Window, profile: SuspicionProfile | None, confidence: float) -> WindowFigures:
+    return WindowFigures(
+        window.name,
+        window.rows,
+        window.unreadable,
+        exact_share(window.suspects, window.graded, confidence=confidence),
+        window.probability / window.with_probability if window.with_probability else math.nan,
+        exact_share(window.wrong_trusted, window.labelled_trusted, confidence=confidence),
+        float(abs(differences_of(profile, window.suspicion)).max()) if profile and window.graded else None,
+    )
+
+
+def _of_promise(check: PromiseCheck, promised: str, classes: Sequence[str]) -> list[str]:
+    seen = f"{check.found.count:,} of {check.found.of:,} labelled are {check.of}"
+    if check.of.startswith("wrong"):
+        seen = f"of {check.found.of:,} labelled trusted predictions {check.found.count:,} are wrong"
+    if check.found.of:
+        seen += f", {share_with_interval(plain(check.found))}"
+    if check.verdict == "nothing promised":
+        return [promised] + ([f"Beside it: {seen}."] if check.found.of else [])
+    limit = "" if check.limit is None else f"{_percent(check.limit)} at most was promised"
+    limit += " in each class" if check.classes else ""
+    told = {
+        "holds": f"The promise holds: {seen}; {limit}.",
+        "broken": f"The promise is BROKEN: {seen}; {limit}.",
+        "cannot tell": f"It cannot be told whether the promise holds: {seen}; {limit}.",
+    }[check.verdict]
+    if check.only_suspects:
+        told = (
+            f"It cannot be told whether the promise holds: only suspects are labelled ({check.labelled_suspects:,}), "
+            f"which says nothing of the trusted; {limit}."
+        )
+    elif not check.labelled_trusted:
+        told = f"It cannot be told whether the promise holds: no trusted prediction is labelled; {limit}."
+    sentences = [told]
+    for label, part in check.classes:
+        if part.verdict != "holds":
+            name = classes[label] if label < len(classes) else str(label)
+            sentences.append(
+                f"Class {name}: {part.verdict}, {part.found.count:,} of {part.found.of:,} wrong"
+                + (f", {share_with_interval(plain(part.found))}." if part.found.of else ".")
+            )
+    if check.verdict == "cannot tell":
+        sentences.append(_remedy(check))
+    if check.labelled_trusted:
+        sentences.append("This takes the labelled for a random part: nobody chose them by how they looked.")
+    return sentences
+
+
+def _remedy(check: PromiseCheck) -> str:
+    whose = "trusted predictions" if check.of.startswith("wrong") else "errors"
+    if check.samples_needed is None:
+        if check.classes:
+            return "Label more, drawn at random, in every class."
+        return "At the share seen no number of labels would tell: it is the promised one."
+    seen = "at the error rate seen" if check.found.of else "at the error rate of the calibration samples"
+    return f"About {check.samples_needed:,} labelled {whose}, drawn at random, would tell {seen}."
+
+
+def _of_drift(drift: Drift | None, alpha: float) -> str:
+    if drift is None:
+        return (
+            "Whether suspicion has drifted cannot be told: the bundle does not know the suspicion of its calibration "
+            "samples, or nothing could be read. Fit again with this version."
+        )
+    figures = (
+        f"Kolmogorov-Smirnov distance {drift.distance:.3f}, p = {drift.p_value:.4g}; {drift.samples:,} predictions "
+        f"against {drift.calibration_samples:,} calibration samples"
+    )
+    if drift.p_value > alpha:
+        return f"No drift of suspicion is seen ({figures})."
+    way = "higher" if drift.more_suspect else "lower"
+    return f"Suspicion has DRIFTED, it is {way} than in calibration ({figures}; the most at {drift.at:.4g})."
+
+
+def _warnings(found: Production, check: PromiseCheck, unlike: float | None, counts: Mapping[str, int]) -> list[str]:
+    told = []
+    if counts["entries"] > counts["matched"]:
+        told.append(
+            f"labels: expected inputs and rows as in the grades, got {counts['entries'] - counts['matched']:,} of "
+            f"{counts['entries']:,} entries that name none of them. Compare the columns input and row."
+        )
+    if counts["of_several_rows"]:
+        told.append(
+            f"labels: expected one graded row for each, got {counts['of_several_rows']:,} entries that name several. "
+            f"Give the inputs names of their own."
+        )
+    if unlike is not None and unlike < UNLIKE:
+        told.append(
+            f"labels: expected a random part of the trusted, got one whose suspicion differs from that of the other "
+            f"trusted (chi-square, p = {unlike:.2g}), so its interval is not theirs. Draw at random what is labelled."
+        )
+    return told
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.4g}%"

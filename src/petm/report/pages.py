@@ -1,0 +1,168 @@
+"""What every page is made of: one HTML file with its drawings inside, and the curves as words and tables."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from petm._internal.files import write_text
+from petm.report.tables import (
+    BETTER,
+    MISSING,
+    WORSE,
+    Table,
+    percent,
+)
+
+_TONES = {BETTER: "better", WORSE: "worse"}
+
+
+def write_page(path: Path, template: str, **context: Any) -> None:
+    """Writes a template of ``petm/templates`` as one HTML file, whole or not at all; nothing in the context is markup.
+
+    Args:
+        path: The file to write; its folder is made when absent.
+        template: Its name.
+        context: What the template needs, ``tables`` and ``figures`` by name among it.
+
+    Raises:
+        RunError: The file could not be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("petm.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    write_text(path, environment.get_template(template).render(tones=_TONES, **context))
+
+
+def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
+    """Returns the reliability diagram and the risk at coverage as tables, in place of the pictures.
+
+    Args:
+        judgement: `petm.selective.curves.Judgement` in JSON's types.
+        name: Whose suspicion it is, as a heading.
+    """
+    told = {
+        "risk_coverage": Table(
+            "Risk at coverage",
+            "Share of errors among the least suspect answers, in the order of each suspicion.",
+            ("Coverage", name, "A's softmax"),
+            tuple(
+                (percent(step["coverage"], 0), percent(step["risk"], 2), percent(step["softmax"], 2))
+                for step in judgement["steps"]
+            ),
+        )
+    }
+    if judgement["bins"]:
+        told["reliability"] = Table(
+            "Reliability",
+            "Samples in the order of their promised probability of error, in bins of about equally many. In brackets "
+            "95% Wilson intervals.",
+            ("Promised", "Observed", "Errors", "Samples"),
+            tuple(
+                (
+                    percent(part["promised"], 2),
+                    share_with_interval(part["observed"]),
+                    f"{part['observed']['count']:,}",
+                    f"{part['observed']['of']:,}",
+                )
+                for part in judgement["bins"]
+            ),
+        )
+    return told
+
+
+def curve_captions(judgement: Mapping[str, Any], name: str, chosen: str) -> dict[str, tuple[str, str]]:
+    """Returns for each figure of the curves what stands in for it where it cannot be seen, and the caption.
+
+    Args:
+        judgement: `petm.selective.curves.Judgement` in JSON's types.
+        name: Whose suspicion it is.
+        chosen: What the chosen point is called.
+    """
+    risk, half = judgement["risk"], judgement["steps"][0]
+    point = f"The diamond is {chosen}: it trusts {percent(judgement['coverage'])}, and of these "
+    point += f"{share_with_interval(risk)} are wrong."
+    if not risk["of"]:
+        point = f"There is no diamond, because {chosen} trusts nothing."
+    told = {
+        "risk_coverage": (
+            f"Line chart of risk over coverage, from {percent(half['risk'])} for {name} and "
+            f"{percent(half['softmax'])} for A's softmax at a coverage of {percent(half['coverage'], 0)} to A's error "
+            f"rate of {percent(judgement['steps'][-1]['risk'])} at 100%. {point}",
+            f"Risk over coverage: how many of the trusted are wrong as more are trusted, the least suspect first. "
+            f"Lower is better. {point}",
+        )
+    }
+    if judgement["bins"]:
+        first, last = judgement["bins"][0], judgement["bins"][-1]
+        told["reliability"] = (
+            f"Scatter plot of the observed share of errors over the promised probability of error in "
+            f"{len(judgement['bins'])} bins, beside the diagonal: promised {percent(first['promised'], 2)} and "
+            f"observed {percent(first['observed']['value'], 2)} in the lowest bin, {percent(last['promised'])} and "
+            f"{percent(last['observed']['value'])} in the highest.",
+            f"What the probability of error promises and what was observed, with 95% Wilson intervals; on the diagonal "
+            f"both are equal. Calibration error {percent(judgement['calibration_error'], 2)}: the mean distance over "
+            f"the bins, which chance alone keeps above 0. Both axes have a square-root scale. No sample is judged by a "
+            f"curve that has seen it: each probability is that of a curve fitted on the other folds of a "
+            f"cross-validation.",
+        )
+    return told
+
+
+def share_with_interval(share: Mapping[str, Any]) -> str:
+    """Returns a share in percent with its interval in brackets, or a dash where it is not defined.
+
+    Args:
+        share: `petm.selective.metrics.Share` in JSON's types.
+    """
+    low, high = (percent(share[end]).rstrip("%") for end in ("low", "high"))
+    return MISSING if share["value"] is None else f"{percent(share['value'])} ({low}–{high})"
+
+
+def inline_svg(text: str, prefix: str, label: str) -> str:
+    """Returns an SVG file as an element that can stand beside others in one page.
+
+    Prolog, metadata and namespaces go. Identifiers that nothing refers to go too, the others get the prefix. The size
+    follows the page. Matplotlib's style sheet, which would hold for the whole page, becomes an attribute.
+
+    Args:
+        text: The SVG file.
+        prefix: Unique in the page.
+        label: What is seen, for those who do not see it.
+    """
+    root = ElementTree.fromstring(text)
+    referred = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        attributes = {_local(name): value for name, value in element.attrib.items()}
+        if attributes.get("id") not in referred:
+            attributes.pop("id", None)
+        for name, value in attributes.items():
+            if name == "id":
+                attributes[name] = f"{prefix}-{value}"
+            elif name == "href":
+                attributes[name] = value.replace("#", f"#{prefix}-", 1)
+            else:
+                attributes[name] = value.replace("url(#", f"url(#{prefix}-")
+        element.attrib.clear()
+        element.attrib.update(attributes)
+    for parent in list(root.iter()):
+        for child in [child for child in parent if child.tag in {"metadata", "style", "script"}]:
+            parent.remove(child)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib.update({"role": "img", "aria-label": label, "style": "stroke-linejoin: round; stroke-linecap: butt"})
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _local(name: str) -> str:
+    """A name without its namespace."""
+    return name.rpartition("}")[2]

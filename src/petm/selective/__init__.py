@@ -1,0 +1,1 @@
+"""Statistics of selective prediction on arrays: metrics, thresholds, probability of error, monitoring."""

@@ -1,0 +1,396 @@
+"""How well a flag or a suspicion finds A's errors: pure functions of arrays.
+
+The metrics of a suspicion are called with ``(suspicion, wrong)``: float ``(N,)``, higher is more likely wrong, and bool
+``(N,)``, where A is wrong. They are written on the `Ranking` of these two, in which equal suspicion is one level:
+its samples are accepted together or not at all, and the order of rows has no effect. Without any sample all are NaN.
+
+Accepting the samples up to a level gives a *coverage*, the share of all samples that is accepted, and a *risk*, the
+share of errors among the accepted; the *generalised risk* is the share of accepted errors among all samples.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import isotonic_regression
+from scipy.special import xlogy
+from scipy.stats import norm
+
+from petm.errors import ArgumentError
+from petm.selective.ranking import (
+    Metric,
+    Ranking,
+    aligned,
+    metric,
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share with its counts and its 95 % Wilson interval; ``value`` is NaN where ``of`` is 0.
+
+    Attributes:
+        value: ``count / of``, in [0, 1].
+        count: How many.
+        of: Out of how many.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
+
+    value: float
+    count: int
+    of: int
+    low: float
+    high: float
+
+
+def share(count: int, of: int, *, confidence: float = 0.95) -> Share:
+    """Returns ``count / of`` with its Wilson score interval, which holds its level for small counts and near 0 and 1.
+
+    ``(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)``; without any trial the interval is [0, 1].
+
+    Args:
+        count: Successes, 0 to ``of``.
+        of: Trials.
+        confidence: Level of the interval, between 0 and 1.
+
+    Reference:
+        Wilson (1927), Probable Inference, the Law of Succession, and Statistical Inference.
+    """
+    if of == 0:
+        return Share(float("nan"), 0, 0, 0.0, 1.0)
+    z, p = float(norm.ppf((1 + confidence) / 2)), count / of
+    middle = (p + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * (p * (1 - p) / of + z * z / (4 * of * of)) ** 0.5
+    # At 0 and 1 an end of the interval is p itself, which rounding must not pass.
+    return Share(p, count, of, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)))
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a yes-or-no flag finds.
+
+    Attributes:
+        recall: Of A's errors, the share that is flagged.
+        precision: Of the flagged, the share that are A's errors.
+        flagged: How many are flagged.
+        errors: How many errors A makes.
+        caught: How many of A's errors are flagged.
+    """
+
+    recall: Share
+    precision: Share
+    flagged: int
+    errors: int
+    caught: int
+
+
+def detection(flagged: ArrayLike, wrong: ArrayLike) -> Detection:
+    """Returns recall and precision of a flag, with counts and 95 % Wilson intervals.
+
+    Args:
+        flagged: bool ``(N,)``.
+        wrong: bool ``(N,)``, where A is wrong.
+
+    Raises:
+        ArgumentError: The shapes differ.
+
+    Example:
+        >>> found = detection([True, True, False, False], [True, False, True, False])
+        >>> found.recall.value, found.precision.value
+        (0.5, 0.5)
+    """
+    flags, errors = aligned(np.asarray(flagged, bool), wrong)
+    caught = int((flags & errors).sum())
+    return Detection(
+        recall=share(caught, int(errors.sum())),
+        precision=share(caught, int(flags.sum())),
+        flagged=int(flags.sum()),
+        errors=int(errors.sum()),
+        caught=caught,
+    )
+
+
+def fidelity(first: ArrayLike, second: ArrayLike) -> float:
+    """Returns the share of samples where two models predict the same class, in [0, 1].
+
+    Args:
+        first: int ``(N,)``, predicted classes.
+        second: int ``(N,)``, predicted classes.
+
+    Raises:
+        ArgumentError: The shapes differ or there are no samples.
+    """
+    a, b = np.asarray(first), np.asarray(second)
+    if a.shape != b.shape or not a.size:
+        raise ArgumentError(f"fidelity: expected two equal shapes of at least one sample, got {a.shape} and {b.shape}.")
+    return float((a == b).mean())
+
+
+def most_suspect(suspicion: ArrayLike, count: int) -> NDArray[np.bool_]:
+    """Returns bool ``(N,)``: the ``count`` samples of highest suspicion, the earlier of equal ones first.
+
+    It turns a score into a flag of a given size, so that two detectors are compared at the same number of flags.
+    """
+    order = np.argsort(-np.asarray(suspicion, float), kind="stable")
+    flags = np.zeros(len(order), bool)
+    flags[order[:count]] = True
+    return flags
+
+
+@metric("AUROC", higher_is_better=True)
+def auroc(ranking: Ranking) -> float:
+    """Returns the probability that an error is more suspect than a right prediction, ties counted half, in [0, 1].
+
+    NaN where A is always right or always wrong.
+
+    Reference:
+        Hanley and McNeil (1982), The Meaning and Use of the Area under a ROC Curve.
+    """
+    less_suspect = ranking.right.cumsum() - ranking.right / 2
+    return _ratio(ranking.wrong @ less_suspect, float(ranking.right.sum()) * float(ranking.wrong.sum()))
+
+
+@metric("AUPR-Error", higher_is_better=True)
+def aupr_error(ranking: Ranking) -> float:
+    """Returns the average precision with A's errors as the positive class, in [0, 1]; NaN where there is no error."""
+    return _average_precision(ranking.wrong[::-1], ranking.right[::-1])
+
+
+@metric("AUPR-Success", higher_is_better=True)
+def aupr_success(ranking: Ranking) -> float:
+    """Returns the average precision with right predictions as the positive class, in [0, 1]; NaN where there is none.
+
+    The samples are taken from the least suspect up.
+    """
+    return _average_precision(ranking.right, ranking.wrong)
+
+
+@metric("FPR95", higher_is_better=False)
+def fpr95(ranking: Ranking) -> float:
+    """Returns the share of errors that are accepted where at least 95 % of the right predictions are, in [0, 1].
+
+    The convention of the papers on error detection: right predictions are the positive class, and the threshold is
+    the strictest that accepts 95 % of them. NaN where A is always right or always wrong.
+
+    Reference:
+        Corbière et al. (2019), Addressing Failure Prediction by Learning Model Confidence.
+    """
+    return _others_at_95(ranking.right, ranking.wrong)
+
+
+@metric("FPR95, errors positive", higher_is_better=False)
+def fpr95_error_positive(ranking: Ranking) -> float:
+    """Returns the share of right predictions that are flagged where at least 95 % of the errors are, in [0, 1].
+
+    The other convention: A's errors are the positive class. NaN where A is always right or always wrong.
+
+    Reference:
+        Hendrycks et al. (2019), Deep Anomaly Detection with Outlier Exposure.
+    """
+    return _others_at_95(ranking.wrong[::-1], ranking.right[::-1])
+
+
+@metric("AURC", higher_is_better=False)
+def aurc(ranking: Ranking) -> float:
+    """Returns the area under the risk over coverage, by the trapezoid rule between levels, in [0, 1].
+
+    Before the first level the risk is taken as there, so that without any order the area is A's error rate.
+
+    Reference:
+        Geifman et al. (2019), Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers; with ties as
+        Traub et al. (2024), Overcoming Common Flaws in the Evaluation of Selective Classification Systems.
+    """
+    covered, failed = _accepted(ranking)
+    risk = failed / covered
+    inner = np.diff(covered) @ (risk[1:] + risk[:-1]) / 2
+    return _ratio(failed[:1].sum() + inner, covered[-1:].sum())
+
+
+@metric("E-AURC", higher_is_better=False)
+def eaurc(ranking: Ranking) -> float:
+    """Returns the AURC in excess of ``e + (1 - e) ln(1 - e)``, the least there is at A's error rate ``e``.
+
+    That least is the area for infinitely many samples, all errors above all right predictions. Between few levels the
+    trapezoid rule can lie below it, so that a perfect score of two levels has an E-AURC below 0.
+
+    Reference:
+        Geifman et al. (2019), Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers.
+    """
+    error_rate = _ratio(ranking.wrong.sum(), ranking.wrong.sum() + ranking.right.sum())
+    return aurc.of_ranking(ranking) - error_rate - float(xlogy(1 - error_rate, 1 - error_rate))
+
+
+@metric("AUGRC", higher_is_better=False)
+def augrc(ranking: Ranking) -> float:
+    """Returns the area under the generalised risk over coverage, in [0, 1/2]: the mean risk of undetected errors.
+
+    Unlike the AURC it weighs every error alike. ``AUGRC = (1 - AUROC) a (1 - a) + (1 - a)² / 2`` at accuracy ``a``.
+
+    Reference:
+        Traub et al. (2024), Overcoming Common Flaws in the Evaluation of Selective Classification Systems.
+    """
+    samples = ranking.right + ranking.wrong
+    failed = ranking.wrong.cumsum() - ranking.wrong / 2
+    return _ratio(samples @ failed, float(samples.sum()) ** 2)
+
+
+@metric("AURC, achievable", higher_is_better=False)
+def aurc_achievable(ranking: Ranking) -> float:
+    """Returns the area under the least risk at each coverage that thresholds drawn at random can reach, in [0, 1].
+
+    Mixing two thresholds reaches any point between them in generalised risk and coverage, so the lower convex hull
+    there is reached. Its slopes are the isotonic regression of the error rate on suspicion, and over a piece of the
+    hull the risk ``s + b / coverage`` is integrated exactly.
+
+    Reference:
+        Traub et al. (2024), Overcoming Common Flaws in the Evaluation of Selective Classification Systems.
+    """
+    samples = ranking.right + ranking.wrong
+    held = samples > 0
+    if not held.any():
+        return float("nan")
+    width = samples[held] / samples.sum()
+    slope = isotonic_regression(ranking.wrong[held] / samples[held], weights=width).x
+    covered, failed = width.cumsum(), (slope * width).cumsum()
+    offset = failed[:-1] - slope[1:] * covered[:-1]
+    return float(slope @ width + offset @ np.log(covered[1:] / covered[:-1]))
+
+
+@metric("Coverage at risk", higher_is_better=True)
+def coverage_at_risk(ranking: Ranking, risk: float) -> float:
+    """Returns the greatest coverage of a threshold with at most this ``risk``, in [0, 1]; 0 where none has.
+
+    It is found on these very samples and promises nothing for others: for that there is `risk_threshold`.
+    ``risk`` is a number from 0 to 1, or an `ArgumentError` is raised.
+    """
+    if not 0 <= risk <= 1:
+        raise ArgumentError(f"risk: expected a number from 0 to 1, got {risk}.")
+    covered, failed = _accepted(ranking)
+    return _ratio(covered[failed / covered <= risk].max(initial=0), covered[-1:].sum())
+
+
+@metric("Risk at coverage", higher_is_better=False)
+def risk_at_coverage(ranking: Ranking, coverage: float) -> float:
+    """Returns the risk of the strictest threshold that accepts at least the share ``coverage``, in [0, 1].
+
+    ``coverage`` is a number above 0 and at most 1, or an `ArgumentError` is raised.
+    """
+    if not 0 < coverage <= 1:
+        raise ArgumentError(f"coverage: expected a number above 0 and at most 1, got {coverage}.")
+    covered, failed = _accepted(ranking)
+    if not len(covered):
+        return float("nan")
+    level = np.searchsorted(covered / covered[-1], coverage)
+    return float(failed[level] / covered[level])
+
+
+@metric("Recall", higher_is_better=True)
+def recall_at(ranking: Ranking, threshold: float) -> float:
+    """Returns the share of A's errors with a suspicion of at least ``threshold``, in [0, 1]; NaN without errors."""
+    flagged = np.searchsorted(ranking.levels, threshold)
+    return _ratio(ranking.wrong[flagged:].sum(), ranking.wrong.sum())
+
+
+@metric("Precision", higher_is_better=True)
+def precision_at(ranking: Ranking, threshold: float) -> float:
+    """Returns the share of errors among suspicion of at least ``threshold``, in [0, 1]; NaN where nothing is."""
+    flagged = np.searchsorted(ranking.levels, threshold)
+    caught = ranking.wrong[flagged:].sum()
+    return _ratio(caught, caught + ranking.right[flagged:].sum())
+
+
+@metric("Calibration error", higher_is_better=False)
+def expected_calibration_error(ranking: Ranking, bins: int = 15) -> float:
+    """Returns the mean distance between the promised and the observed share of errors over ``bins`` bins, in [0, 1].
+
+    The suspicion is read as the probability of error. Bins hold equally many samples as far as ties allow: of equal
+    width, nearly all samples of a good classifier would share the lowest bin. A level goes whole into the bin of its
+    middle rank. The estimate is biased upwards, the more so the fewer samples a bin holds. Raises `ArgumentError` for
+    ``bins`` below 1 and for values outside [0, 1].
+
+    Reference:
+        Naeini et al. (2015), Obtaining Well Calibrated Probabilities Using Bayesian Binning; Nguyen and O'Connor
+        (2015), Posterior Calibration and Exploratory Analysis, for bins of equal mass.
+    """
+    if bins < 1:
+        raise ArgumentError(f"bins: expected at least 1, got {bins}.")
+    _check_probability(ranking)
+    samples = ranking.right + ranking.wrong
+    total = samples.sum()
+    if not total:
+        return float("nan")
+    chosen = (bins * (samples.cumsum() - samples / 2) / total).astype(np.int64)
+    gaps = np.bincount(chosen, weights=ranking.wrong - ranking.levels * samples)
+    return float(np.abs(gaps).sum() / total)
+
+
+@metric("Brier score", higher_is_better=False)
+def brier(ranking: Ranking) -> float:
+    """Returns the mean squared distance of the promised probability of error from what happened, 0 or 1; in [0, 1].
+
+    The suspicion is read as that probability. Raises `ArgumentError` for values outside [0, 1].
+
+    Reference:
+        Brier (1950), Verification of Forecasts Expressed in Terms of Probability.
+    """
+    _check_probability(ranking)
+    missed = ranking.wrong @ (1 - ranking.levels) ** 2 + ranking.right @ ranking.levels**2
+    return _ratio(missed, ranking.wrong.sum() + ranking.right.sum())
+
+
+METRICS: dict[str, Metric[[]]] = {
+    chosen.name: chosen
+    for chosen in (
+        auroc,
+        aupr_error,
+        aupr_success,
+        fpr95,
+        fpr95_error_positive,
+        aurc,
+        eaurc,
+        augrc,
+        aurc_achievable,
+    )
+}
+"""The metrics that need no more than suspicion and wrong, by name, in the order of a table's columns."""
+
+PROBABILITY_METRICS: dict[str, Metric[...]] = {chosen.name: chosen for chosen in (expected_calibration_error, brier)}
+"""The metrics that read suspicion as a probability of error, by name."""
+
+
+def _ratio(count: Any, of: Any) -> float:
+    return float(count / of) if of else float("nan")
+
+
+def _accepted(ranking: Ranking) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many samples, and how many errors, are accepted up to each level, from the first that holds a sample."""
+    covered, failed = (ranking.right + ranking.wrong).cumsum(), ranking.wrong.cumsum()
+    first = np.searchsorted(covered, 1)
+    return covered[first:], failed[first:]
+
+
+def _average_precision(positives: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+    """Precision at each level, taken in the given order, weighted by the positives of that level."""
+    held = np.flatnonzero(positives)
+    found, taken = positives.cumsum(), (positives + others).cumsum()
+    return _ratio(positives[held] @ (found[held] / taken[held]), positives.sum())
+
+
+def _others_at_95(positives: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+    """The share of the others up to the level at which 95 % of the positives are reached, in whole numbers."""
+    total = int(positives.sum())
+    if not total:
+        return float("nan")
+    level = np.searchsorted(positives.cumsum(), -(-95 * total // 100))
+    return _ratio(others[: level + 1].sum(), others.sum())
+
+
+def _check_probability(ranking: Ranking) -> None:
+    levels = ranking.levels
+    if len(levels) and not (levels[0] >= 0 and levels[-1] <= 1):
+        raise ArgumentError(
+            f"probability: expected numbers from 0 to 1, got {levels[0]:.3g} to {levels[-1]:.3g}. "
+            "Turn the suspicion into a probability of error first."
+        )

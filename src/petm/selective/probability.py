@@ -1,0 +1,187 @@
+"""The calibrated probability of error of a prediction."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
+
+from petm.selective.ranking import calibration_arrays
+
+FOLDS = 5
+"""Of the cross-validation; fewer where there are fewer errors, or fewer right predictions."""
+KNOTS = 300
+"""At most so many points describe the isotonic curve."""
+
+
+Method = Literal["logistic", "log-odds", "isotonic"]
+_INSIDE = (1e-15, 1 - 1e-15)
+"""Where log-odds are taken: beyond, they tell rounding rather than probability."""
+
+
+@dataclass(frozen=True)
+class ErrorProbability:
+    """The probability that A is wrong, as a function of suspicion that never falls and is never 0 or 1.
+
+    Attributes:
+        method: ``logistic``, ``1 / (1 + exp(-(slope s + intercept)))``; ``log-odds``, the same of ``log(s / (1 - s))``;
+            or ``isotonic``, straight lines between knots.
+        least: The least probability that is given, and 1 less the greatest: what the calibration samples can tell.
+        slope: Of a logistic curve, 0 or above.
+        intercept: Of a logistic curve.
+        knots: Suspicions of the isotonic curve, rising.
+        values: Its probabilities there.
+        log_losses: Of each method that was tried, in cross-validation, in nats a sample; empty where there were too few
+            errors for it.
+    """
+
+    method: Method
+    least: float
+    slope: float = 0.0
+    intercept: float = 0.0
+    knots: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    log_losses: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # JSON gives lists back.
+        object.__setattr__(self, "knots", tuple(self.knots))
+        object.__setattr__(self, "values", tuple(self.values))
+
+    def probability(self, suspicion: ArrayLike) -> NDArray[np.float64]:
+        """Returns the probability of error, float64 of the same shape, strictly between 0 and 1; NaN for NaN.
+
+        Args:
+            suspicion: float ``(N,)``, of any shape.
+        """
+        scores = np.asarray(suspicion, np.float64)
+        if self.method == "isotonic":
+            found = np.where(np.isnan(scores), scores, np.interp(scores, self.knots, self.values))
+        else:
+            if self.method == "log-odds":
+                scores = _log_odds(scores)
+            with np.errstate(over="ignore"):
+                found = 1 / (1 + np.exp(-(self.slope * scores + self.intercept)))
+        return np.clip(found, self.least, 1 - self.least)
+
+    def as_tensor(self, suspicion: Tensor) -> Tensor:
+        """Returns what `probability` does, float64 ``(N,)``, in operations that `torch.export` and ONNX know.
+
+        Args:
+            suspicion: float ``(N,)``.
+        """
+        scores = suspicion.double()
+
+        def constant(*numbers: float) -> Tensor:  # a plain number becomes a float32 in an ONNX graph
+            return scores.new_tensor(numbers)
+
+        if self.method != "isotonic":
+            if self.method == "log-odds":
+                scores = scores.clamp(*map(constant, _INSIDE))
+                scores = scores.log() - (1 - scores).log()
+            found = torch.sigmoid(constant(self.slope) * scores + constant(self.intercept))
+        elif len(self.knots) == 1:
+            found = torch.where(scores.isnan(), scores, constant(*self.values))
+        else:
+            knots, values = constant(*self.knots), constant(*self.values)
+            inside = scores.clamp(knots[0], knots[-1])
+            right = (inside[:, None] >= knots).sum(1).clamp(1, len(self.knots) - 1)
+            slopes = values.diff() / knots.diff()
+            found = slopes[right - 1] * (inside - knots[right - 1]) + values[right - 1]
+        return found.clamp(constant(self.least), constant(1 - self.least))
+
+
+def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) -> ErrorProbability:
+    """Returns the probability of error as a function of suspicion, fitted on calibration samples.
+
+    Isotonic and logistic regression are tried; what has the least log loss in stratified cross-validation is kept.
+    *Isotonic*: the rising step curve of greatest likelihood, with straight lines between its plateaus. Half an error is
+    added at the least suspicion and half a right prediction at the greatest, so that a plateau of ``n`` right ones at
+    the low end says ``0.5 / (n + 0.5)`` and not 0. *Logistic*: Platt's curve, whose targets are
+    ``(errors + 1) / (errors + 2)`` for errors and ``1 / (right + 2)`` for right predictions; a slope that would fall is
+    0 instead. Where every suspicion lies in [0, 1] it may be a probability itself, and its log-odds are tried besides:
+    the slope is then an inverse temperature. None says less than ``0.5 / (N + 1)``, nor more than 1 less that.
+
+    With fewer than two errors, or fewer than two right predictions, nothing can be cross-validated: with one, the
+    logistic curve is taken, which has less to go astray; with none, a constant, ``0.5 / (N + 1)`` or 1 less that.
+
+    Args:
+        suspicion: float ``(N,)`` of the calibration samples, finite.
+        wrong: bool ``(N,)``, where A is wrong on them.
+        seed: Of the folds.
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+
+    Reference:
+        Zadrozny and Elkan (2002), Transforming Classifier Scores into Accurate Multiclass Probability Estimates;
+        Platt (1999), Probabilistic Outputs for Support Vector Machines, section 2.2; Krichevsky and Trofimov (1981),
+        The Performance of Universal Encoding, for the half.
+    """
+    scores, errors = calibration_arrays(suspicion, wrong)
+    rarer = int(min(errors.sum(), (~errors).sum()))
+    if rarer == 0:
+        return _isotonic(scores, errors)
+    if rarer == 1:
+        return _logistic(scores, errors)
+    folds = StratifiedKFold(min(FOLDS, rarer), shuffle=True, random_state=seed)
+    fits: dict[str, Callable[..., ErrorProbability]] = {"logistic": _logistic, "isotonic": _isotonic}
+    if scores.min() >= 0 and scores.max() <= 1:
+        fits["log-odds"] = partial(_logistic, method="log-odds")
+    losses = dict.fromkeys(fits, 0.0)
+    for fitted, judged in folds.split(scores[:, None], errors):
+        for method, fit in fits.items():
+            found = fit(scores[fitted], errors[fitted]).probability(scores[judged])
+            losses[method] -= float(np.log(np.where(errors[judged], found, 1 - found)).sum()) / len(scores)
+    best = min(fits, key=lambda method: losses[method])
+    return replace(fits[best](scores, errors), log_losses=losses)
+
+
+def _logistic(
+    scores: NDArray[np.float64], errors: NDArray[np.bool_], *, method: Method = "logistic"
+) -> ErrorProbability:
+    if method == "log-odds":
+        scores = _log_odds(scores)
+    bad, good = int(errors.sum()), int((~errors).sum())
+    least = 0.5 / (len(scores) + 1)
+    target = np.where(errors, (bad + 1) / (bad + 2), 1 / (good + 2))
+    centre, spread = float(scores.mean()), float(scores.std())
+    slope, intercept = 0.0, math.log((bad + 0.5) / (good + 0.5))
+    if np.ptp(scores) > 0:
+        # A soft target is two samples, an error and a right one, that share one weight.
+        standard = np.tile((scores - centre) / spread, 2)[:, None]
+        kinds, weights = np.repeat([True, False], len(scores)), np.concatenate([target, 1 - target])
+        model = LogisticRegression(C=1e9, solver="newton-cholesky", max_iter=1000).fit(standard, kinds, weights)
+        steepness = float(model.coef_[0, 0])
+        if steepness > 0:
+            slope, intercept = steepness / spread, float(model.intercept_[0]) - steepness * centre / spread
+    return ErrorProbability(method, least, slope, intercept)
+
+
+def _isotonic(scores: NDArray[np.float64], errors: NDArray[np.bool_]) -> ErrorProbability:
+    levels, ranks = np.unique(scores, return_inverse=True)
+    # On ranks, since scikit-learn takes suspicions that lie closer than 1e-15 for one.
+    x = np.concatenate([ranks, [0, len(levels) - 1]])
+    y = np.concatenate([errors, [True, False]])
+    weights = np.concatenate([np.ones(len(scores)), [0.5, 0.5]])
+    curve = IsotonicRegression().fit(x.astype(float), y.astype(float), sample_weight=weights)
+    knots, values = curve.X_thresholds_.astype(int), curve.y_thresholds_
+    if len(knots) > KNOTS:
+        kept = np.unique(np.linspace(0, len(knots) - 1, KNOTS).round().astype(int))
+        knots, values = knots[kept], values[kept]
+    return ErrorProbability(
+        "isotonic", 0.5 / (len(scores) + 1), knots=tuple(levels[knots].tolist()), values=tuple(values.tolist())
+    )
+
+
+def _log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    inside = np.clip(scores, *_INSIDE)
+    return np.asarray(np.log(inside) - np.log(1 - inside))

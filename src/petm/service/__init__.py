@@ -1,1 +1,0 @@
-"""A grader behind HTTP (extra ``petm[serve]``): one process, one model, batches that form by themselves."""

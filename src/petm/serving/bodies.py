@@ -1,0 +1,155 @@
+"""Reading what a request brings: no more than the limits, whatever its headers say."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
+from starlette.requests import Request
+
+from petm.serving.limits import Limits, Refusal, busy
+from petm.serving.reading import Content
+
+_Model = TypeVar("_Model", bound=BaseModel)
+LARGE = 1 << 16
+"""Bytes of a body from which on it is parsed in a thread."""
+JSON, FORM = "application/json", "multipart/form-data"
+
+
+class Given(NamedTuple):
+    """One input as it was sent."""
+
+    name: str | None
+    """Of the file; None where it has none."""
+    content: Content
+    """What is to be graded."""
+
+
+class Bodies:
+    """Reads bodies, and knows how many bytes of them are held.
+
+    Args:
+        limits: Of one, and of all together.
+
+    Attributes:
+        grown: Whether a large one has come since somebody looked.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._held, self.grown = limits, 0, False
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Gives the body of a request, and counts it as held while the block runs.
+
+        A body that is too large is read on for as many bytes again, and thrown away, so that its sender hears why.
+
+        Raises:
+            Refusal: It is too large or too slow, or too many are held.
+            ClientDisconnect: Nobody is there any more.
+        """
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._limits.timeout):
+                async for part in request.stream():
+                    size += len(part)
+                    if size <= self._limits.body:
+                        self._held += len(part)
+                        parts.append(part)
+                        if self._held > self._limits.bodies:
+                            raise busy("Too many requests are held. Try again.")
+                    else:
+                        self._release(parts)
+                    if size > 2 * self._limits.body:
+                        break
+            self.grown |= size > LARGE
+            if size > self._limits.body:
+                raise Refusal(413, f"The body has more than {self._limits.body:,} bytes. Send fewer inputs at a time.")
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError as error:
+            raise Refusal(408, "The body took too long to come.") from error
+        finally:
+            self._release(parts)
+
+    def _release(self, parts: list[bytes]) -> None:
+        self._held -= sum(map(len, parts))
+        parts.clear()
+
+
+def media_type(request: Request) -> str:
+    """Returns the media type of a request's body, without its parameters.
+
+    Raises:
+        Refusal: It is neither JSON nor a form.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in (JSON, FORM):
+        raise Refusal(415, f"Send {JSON} or {FORM}.")
+    return kind
+
+
+def parse_json(body: bytes, model: type[_Model]) -> _Model:
+    """Returns a JSON body as its model.
+
+    Raises:
+        Refusal: It is not JSON, or not of that form.
+    """
+    try:
+        content = from_json(body)
+    except ValueError as error:
+        raise Refusal(400, "The body is not valid JSON.") from error
+    if not isinstance(content, dict):
+        raise Refusal(400, "The body: Input should be an object.")
+    # Before pydantic does, which would make an error of each: of a body full of them, gigabytes.
+    if not content.keys() <= model.model_fields.keys():
+        raise Refusal(400, f"The body may have only {', '.join(model.model_fields)}.")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        # Of a place in the body only names that are ours are repeated.
+        known = [str(part) for part in fault["loc"] if isinstance(part, int) or part in model.model_fields]
+        where = ".".join(known) or "The body"
+        message = "It is not of the right form." if fault["type"] == "value_error" else f"{fault['msg']}."
+        raise Refusal(400, f"{where}: {message}") from error
+
+
+def parse_files(body: bytes, content_type: str, limits: Limits) -> list[Given]:
+    """Returns the parts ``files`` of a form.
+
+    Raises:
+        Refusal: The form is damaged, has other parts, or too many.
+    """
+    _, options = parse_options_header(content_type)
+    found: list[Given] = []
+
+    def take(part: Field | File) -> None:
+        if part.field_name != b"files":
+            raise Refusal(400, "The form may have only parts by the name files.")
+        if len(found) == limits.inputs:
+            raise too_many(limits)
+        if isinstance(part, File):
+            part.file_object.seek(0)
+            name = (part.file_name or b"").decode(errors="replace") or None
+            found.append(Given(name, part.file_object.read()))
+        else:
+            found.append(Given(None, part.value or b""))
+
+    try:
+        config: Any = {"MAX_MEMORY_FILE_SIZE": float("inf")}
+        parser = FormParser(FORM, take, take, boundary=options[b"boundary"], config=config)
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, KeyError, ValueError) as error:
+        raise Refusal(400, "The form is damaged.") from error
+    return found
+
+
+def too_many(limits: Limits) -> Refusal:
+    """Returns the refusal of more inputs than a request may hold."""
+    return Refusal(413, f"The request holds more than {limits.inputs} inputs. Send fewer at a time.")

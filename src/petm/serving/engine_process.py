@@ -1,0 +1,135 @@
+"""An engine in a process of its own, so that HTTP and inference do not wait for each other's Python."""
+
+import atexit
+import multiprocessing
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any
+
+from petm.errors import ModelError
+from petm.serving.engine import (
+    Engine,
+    EngineEndedError,
+    Facts,
+    Opinions,
+)
+from petm.serving.reading import Reader
+
+_GRACE = 5.0
+"""Seconds in which a process that has hung up may come to its end."""
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+class EngineProcess:
+    """Asks an engine that runs in another process, which ends when this one does, however that is.
+
+    Args:
+        make: Makes the engine, there: a function that can be pickled.
+        make_reader: Makes its reader, here: one of foreign code may not be able to travel.
+        patience: Seconds, after which an engine that does not answer is ended.
+
+    Attributes:
+        reader: Makes its inputs; from `wait` on, as is the next.
+        facts: The engine's.
+    """
+
+    reader: Reader
+    facts: Facts
+
+    def __init__(self, make: Callable[[], Engine], make_reader: Callable[[Facts], Reader], *, patience: float) -> None:
+        self._make_reader, self._patience = make_reader, patience
+        self._pipe, there = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self._process = context.Process(target=_work, args=(there, make), name="petm inference", daemon=True)
+        # Who ends the service with its whole group of processes would end inference before the last answers. Python's
+        # tracker of resources lets the signals through again where it is started; so it is started before.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        there.close()
+        atexit.register(self.close)
+
+    def wait(self) -> None:
+        """As in `Engine`; raises what ``make`` raised."""
+        self.facts = self._received()
+        self.reader = self._make_reader(self.facts)
+
+    def run(self, inputs: Sequence[Any]) -> Opinions:
+        """As in `Engine`."""
+        said: Opinions = self._asked("run", inputs)
+        return said
+
+    def turn(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
+        """As in `Engine`."""
+        turned: list[list[float]] = self._asked("turn", sample, alphas)
+        return turned
+
+    def check(self) -> None:
+        """As in `Engine`."""
+        if not self._process.is_alive():
+            raise self._gone()
+
+    def close(self) -> None:
+        """As in `Engine`: at once, whatever it does."""
+        atexit.unregister(self.close)
+        self._process.kill()
+        self._process.join()
+
+    def _asked(self, name: str, *arguments: Any) -> Any:
+        try:
+            self._pipe.send((name, arguments))
+            if not self._pipe.poll(self._patience):
+                self._process.kill()
+        except OSError as error:
+            raise self._gone() from error
+        return self._received()
+
+    def _received(self) -> Any:
+        try:
+            answer, error = self._pipe.recv()
+        except (EOFError, OSError) as gone:
+            raise self._gone() from gone
+        if error is not None:
+            raise error
+        return answer
+
+    def _gone(self) -> EngineEndedError:
+        self._process.join(_GRACE)
+        self.close()
+        return EngineEndedError(
+            f"inference: expected its process to run and to answer within {self._patience:g} s, got its end with "
+            f"exit code {self._process.exitcode}. Is there memory enough? Start the service again."
+        )
+
+
+def _work(pipe: Connection, make: Callable[[], Engine]) -> None:
+    engine, failed = None, None
+    try:
+        engine = make()
+    except Exception as error:
+        failed = error
+    _send(pipe, engine and engine.facts, failed)
+    while engine is not None:
+        try:
+            name, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer, failed = getattr(engine, name)(*arguments), None
+        except Exception as error:
+            error.add_note(f"In the process of inference:\n{traceback.format_exc()}")
+            answer, failed = None, error
+        _send(pipe, answer, failed)
+
+
+def _send(pipe: Connection, answer: Any, failed: Exception | None) -> None:
+    try:
+        pickle.loads(pickle.dumps(failed))
+    except Exception:  # of another library, and not made to travel
+        failed = ModelError(f"model: expected an answer, got {type(failed).__name__}: {failed}.")
+    pipe.send((answer, failed))

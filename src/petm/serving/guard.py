@@ -1,0 +1,104 @@
+"""What every request passes: the key, the host, headers of the answer, and what went wrong."""
+
+import hmac
+import json
+import logging
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from h11 import LocalProtocolError
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from petm.serving.core import Service
+
+LOG = logging.getLogger("petm.serving")
+OPEN = frozenset({"/healthz", "/readyz", "/", "/docs", "/openapi.json"})
+"""Paths that tell nothing of the grader; they and the files of the page do without the key."""
+COUNTED = OPEN | {"/grade", "/dial", "/labels", "/about", "/metrics"}
+_PAGE = re.compile(r"/[a-z0-9]+\.(js|css|svg)")
+HEADERS = [
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+        b"frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+]
+FAILED = "The service failed to answer; its log says why."
+CLOSE = (b"connection", b"close")
+
+
+class Guard:
+    """An ASGI application around the service's.
+
+    Args:
+        app: What it guards.
+        service: For its state and its figures.
+        key: That requests must bear as ``X-API-Key`` or ``Authorization: Bearer``; absent asks for none.
+        hosts: Names by which the service may be called; empty allows any. This keeps pages of other sites, whose names
+            were made to point here, from speaking with a service on this machine.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, key: str | None, hosts: Sequence[str]) -> None:
+        self._app, self._service, self._hosts = app, service, frozenset(host.lower() for host in hosts)
+        self._key = key.encode() if key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *HEADERS]
+                if self._service.state == "stopping":
+                    message["headers"].append(CLOSE)
+            await send(message)
+
+        try:
+            refused = self._refusal(scope)
+            if refused:
+                await _say(answer, *refused)
+            else:
+                await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            status = status or 499
+        except LocalProtocolError:  # the body was no HTTP, and uvicorn has said so
+            status = 400
+        except Exception:
+            LOG.exception("%s %s failed", scope["method"], scope["path"] if scope["path"] in COUNTED else "(a path)")
+            if not status:
+                await _say(answer, 500, FAILED)
+        finally:
+            path = scope["path"] if scope["path"] in COUNTED else "other"
+            self._service.telemetry.request(path, status, time.perf_counter() - started)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = dict(scope["headers"])
+        if self._hosts:
+            name = headers.get(b"host", b"").decode("latin-1").lower()
+            if (name if name.endswith("]") else name.rpartition(":")[0] or name) not in self._hosts:
+                return 421, "The service is not called by this name. Allow it with --allowed-host."
+        # A router may take for a path what is not written like it: only what is known to be open needs no key.
+        if self._key is not None and scope["path"] not in OPEN and not _PAGE.fullmatch(scope["path"]):
+            given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+            if not hmac.compare_digest(given, self._key):
+                return 401, "Send the key as X-API-Key."
+        return None
+
+
+async def _say(send: Send, status: int, sentence: str) -> None:
+    body = json.dumps({"detail": sentence}).encode()
+    headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,154 @@
+"""What people say of inputs: one line of JSON each, with the input itself beside the file, for the next fit."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from petm._internal.files import write_atomically
+from petm.errors import DataError, RunError
+from petm.serving.limits import FORMATS
+
+_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
+_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z]+")
+
+
+class LabelFile:
+    """A JSON Lines file that one process appends to.
+
+    A line is on the disk before it is answered for. Of several lines on one input the last one holds; a label of null
+    takes back what was said before. Images lie beside it in ``NAME.images/CLASS/SHA256.png``, each in the folder of
+    what was said last, which is a data set that ``petm fit --data`` reads. Texts stand in their lines, as ``text``.
+
+    Args:
+        path: The file, made where it is absent.
+
+    Raises:
+        DataError: It holds something else than such lines.
+        RunError: Another process writes it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.images = path, path.with_name(f"{path.name}.images")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise RunError(f"{path}: another process writes there. Wait for it, or choose another file.") from error
+        except OSError as error:
+            raise RunError(f"{path}: could not be opened ({error.strerror}). Choose another file.") from error
+        self._lines = self._read()
+        self._places: dict[str, str | None] = {line["sha256"]: line.get("path") for line in self._lines}
+        self._tidy()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Returns all lines, the oldest first."""
+        return list(self._lines)
+
+    def append(self, record: Mapping[str, Any], raw: bytes, classes: Sequence[str]) -> dict[str, Any]:
+        """Returns the line that was written, with the hash of the input, where it is kept, and the time.
+
+        Args:
+            record: What was said, with ``label`` as a class number or None.
+            raw: The image file; or the text in UTF-8, where ``record`` has one under ``text``.
+            classes: ``K`` names.
+
+        Raises:
+            RunError: It could not be written; then nothing was.
+        """
+        digest = hashlib.sha256(raw).hexdigest()
+        line = {**record, "sha256": digest, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        before, place = self._places.get(digest), None
+        if "text" not in record:
+            if record["label"] is not None:
+                folder = self.images / folder_name(classes[record["label"]])
+                place = str((folder / f"{digest}.{_suffix(raw)}").relative_to(self.path.parent))
+            line["path"] = place
+        if place is not None and place != before:
+            write_atomically(self.path.parent / place, lambda temporary: _fill(temporary, raw))
+        try:
+            self._write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        except RunError:
+            if place is not None and place != before:
+                _remove(self.path.parent / place)
+            raise
+        if before is not None and before != place:
+            _remove(self.path.parent / before)
+        self._places[digest] = place
+        self._lines.append(line)
+        return line
+
+    def close(self) -> None:
+        """Lets another process write."""
+        self._file.close()
+
+    def _write(self, line: bytes) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), size)
+            raise RunError(f"{self.path}: could not be written ({error.strerror}). Free space.") from error
+
+    def _read(self) -> list[dict[str, Any]]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            if not all(isinstance(line, dict) and {"label", "sha256"} <= line.keys() for line in lines):
+                raise ValueError("a line without label and sha256")
+        except ValueError as error:
+            self._file.close()
+            raise DataError(f"{self.path}: expected lines of labels, got {error}. Choose another file.") from error
+        if len(whole) < len(content):  # the beginning of a line that nobody was told of
+            self._file.truncate(len(whole))
+        return lines
+
+    def _tidy(self) -> None:
+        """Removes images that no line speaks of: those of a process that died between an image and its line.
+
+        Where no line speaks of any, the file is another one than they were kept for, and they stay.
+        """
+        known = set(self._places.values())
+        if not known:
+            return
+        for path in self.images.glob("*/*"):
+            if _KEPT.fullmatch(path.name) and str(path.relative_to(self.path.parent)) not in known:
+                _remove(path)
+
+
+def folder_name(name: str) -> str:
+    """Returns the name of a class as that of a folder: what no folder may be called is written as in a URL."""
+    return re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", name) or "%"
+
+
+def _suffix(raw: bytes) -> str:
+    with Image.open(BytesIO(raw), formats=FORMATS) as image:
+        kind = image.format or ""
+    return _SUFFIXES.get(kind, kind.lower())
+
+
+def _remove(path: Path) -> None:
+    """Removes an image, and the folder of its class where it was the last one there."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.parent.rmdir()
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

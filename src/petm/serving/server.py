@@ -1,0 +1,149 @@
+"""The process that serves: it listens at once, and ends when it has answered what it accepted."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+
+import uvicorn
+
+from petm.errors import RunError
+from petm.serving.app import make_app
+from petm.serving.core import Service
+from petm.serving.engine import Engine
+from petm.serving.limits import Limits
+
+HEAD = 32 * 1024
+"""Bytes of a request's line and headers, at most."""
+IDLE = 5
+"""Seconds that a connection is kept without a request."""
+LINGER = 1.0
+"""Seconds in which open connections may come with a last request, whose answer closes them."""
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Server(uvicorn.Server):
+    """uvicorn, that closes connections by its answers rather than under its clients' hands.
+
+    Args:
+        config: As uvicorn takes it.
+        service: Told that the end is near.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops listening, answers what comes on connections that are open, and then ends them."""
+        self._service.stop()
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LINGER
+        while self.server_state.connections and loop.time() < until and not self.force_exit:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ends on SIGTERM and SIGINT, at once on the second SIGINT; not by the signal itself, as nothing went wrong."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve(
+    load: Callable[[Limits], Engine],
+    limits: Limits,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    labels: Path | None = None,
+    key: str | None = None,
+    hosts: Sequence[str] = (),
+    started: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serves a grader until SIGTERM or SIGINT.
+
+    Args:
+        load: As in `make_app`.
+        limits: What it bears.
+        host: Where to listen.
+        port: There; 0 takes a free one.
+        labels: As in `make_app`.
+        key: As in `make_app`.
+        hosts: Names by which the service may be called, beside those of this machine; where it listens beyond this
+            machine and there is none, any.
+        started: Told the address.
+
+    Raises:
+        RunError: The address is taken, or not of this machine.
+        Exception: What ``load`` raised.
+    """
+    allowed = (*_LOOPBACK, host, *hosts) if hosts or is_loopback(host) else ()
+    app, service = make_app(load, limits, labels=labels, key=key, hosts=allowed, failed=lambda: stop())
+    # Parsers warn of what strangers send, as often as they send it; what fails in the service, the guard logs.
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    config = uvicorn.Config(
+        app,
+        http="h11",  # of uvicorn's parsers the one that limits headers
+        ws="none",
+        h11_max_incomplete_event_size=HEAD,
+        timeout_keep_alive=IDLE,
+        timeout_graceful_shutdown=round(2 * limits.timeout) + 1,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+    )
+    server = Server(config, service)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    with listening(host, port) as listener:
+        started(f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}")
+        server.run([listener])
+    if service.failure is not None:
+        raise service.failure
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether only programs on this machine reach a host."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Returns a bound socket.
+
+    Args:
+        host: A name or an address of this machine.
+        port: 0 takes a free one.
+
+    Raises:
+        RunError: The address is taken, or not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Unless the protocol is named, asyncio leaves Nagle's algorithm on, and answers wait 40 ms for their receipt.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"host, port: cannot listen at {host}:{port} ({reason}). Choose others.") from error
+    return listener

@@ -1,0 +1,216 @@
+"""A grader as a scikit-learn classifier, so that it drops into pipelines and cross-validation."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from petm.data.base import Data, TensorData
+from petm.errors import ArgumentError
+from petm.fitting import CALIBRATION_SHARE, fit
+from petm.grading.grader import Grader
+from petm.grading.grades import Grades
+from petm.models.prediction import BATCH_SIZE, Precision, predict_logits
+from petm.selective.metrics import aurc
+from petm.training.recipes import Recipe
+
+
+class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations
+    """A trained network A with its second opinion, as scikit-learn has classifiers.
+
+    ``fit`` trains the second opinion and sets the threshold, as `petm.fitting.fit`; A itself is never trained.
+
+    - ``predict`` and ``predict_proba`` are A's own answer and A's own softmax. The mean of both opinions is not taken:
+      its greatest class may be another than the one that A answers and that is graded.
+    - ``decision_function`` says how far A's answer is to be trusted: threshold minus suspicion, as scikit-learn's
+      outlier detectors have it. Above 0 is trusted, 0 and below suspect. It is one number a sample, also where a
+      classifier's would be one a class; so with two classes, which scikit-learn's AUROC scorer would read as confidence
+      in the second, pass ``response_method="predict_proba"`` to it.
+    - ``score`` is A's accuracy, which no setting changes. To choose settings, such as ``recipe``, pass
+      ``scoring=petm.negative_aurc``.
+
+    A clone shares A instead of copying it. This is safe since nothing trains A, and an A of any size is held once in
+    cross-validation. With several processes each has its own. ``X`` that is to be sliced by cross-validation is an
+    array; a step before can give it A's shape.
+
+    Args:
+        model: A, moved to ``device`` by ``fit``.
+        classes: The labels in the order of A's outputs; absent takes 0 to K-1 for whole numbers from that range, and
+            otherwise the ``K`` distinct labels in ``y``, sorted.
+        calibration: Share of ``X`` that is held out for the threshold.
+        recipe: A name of `petm.training.recipes.RECIPES`, or a recipe of your own.
+        layers: The rank of each layer to adapt; absent follows the recipe.
+        max_extra_parameters: The adapters' budget as a share of A's parameters; absent follows the recipe.
+        max_risk: Largest share of errors among the trusted, guaranteed. This, or one of the next two, or none, as in
+            `petm.fitting.fit`.
+        coverage: Share of the predictions to trust.
+        recall: Share of the errors to flag.
+        confidence: With which ``max_risk`` is to hold.
+        per_class: Whether ``max_risk`` is to hold in each class that A predicts.
+        seed: Of everything.
+        precision: Of the matrix products in training.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        batch_size: Samples in one pass of grading.
+
+    Attributes:
+        grader_: The fitted `petm.grading.grader.Grader`; ``grader_.save`` writes it without pickle.
+        classes_: ``(K,)`` labels, sorted; the columns of ``predict_proba``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        classes: Sequence[Any] | None = None,
+        calibration: float = CALIBRATION_SHARE,
+        recipe: str | Recipe = "fast",
+        layers: Mapping[str, int] | None = None,
+        max_extra_parameters: float | None = None,
+        max_risk: float | None = None,
+        coverage: float | None = None,
+        recall: float | None = None,
+        confidence: float = 0.95,
+        per_class: bool = False,
+        seed: int = 0,
+        precision: Precision = "float32",
+        device: str = "auto",
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self.model = model
+        self.classes = classes
+        self.calibration = calibration
+        self.recipe = recipe
+        self.layers = layers
+        self.max_extra_parameters = max_extra_parameters
+        self.max_risk = max_risk
+        self.coverage = coverage
+        self.recall = recall
+        self.confidence = confidence
+        self.per_class = per_class
+        self.seed = seed
+        self.precision = precision
+        self.device = device
+        self.batch_size = batch_size
+
+    def __sklearn_clone__(self) -> "GradedClassifier":
+        shared = {id(self.model): self.model}
+        return type(self)(**{name: deepcopy(value, shared) for name, value in self.get_params(deep=False).items()})
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "GradedClassifier":  # noqa: N803
+        """Fits the second opinion and the threshold; returns the estimator.
+
+        Args:
+            X: ``(N, ...)``: float, or uint8 that is divided by 255. Best what A was trained on; a threshold set on such
+                promises too much of later inputs, so keep some that A has not seen among them where there are any.
+            y: ``(N,)`` labels.
+
+        Raises:
+            ArgumentError: A setting breaks its rule, or the labels are not those of A's outputs.
+            DataError: Labels are missing, or only one class is present.
+            ModelError: A cannot take the inputs.
+        """
+        inputs, found = validate_data(self, X, y, allow_nd=True, ensure_min_samples=2)
+        check_classification_targets(found)
+        self._names = _names(found, self.classes, predict_logits(self.model, _data(inputs[:1])).shape[1])
+        self._columns = np.argsort(self._names)
+        self.classes_ = self._names[self._columns]
+        labels = torch.as_tensor(self._columns[np.searchsorted(self.classes_, found)])
+        settings = self.get_params(deep=False)
+        del settings["model"], settings["classes"], settings["batch_size"]
+        self.grader_: Grader = fit(self.model, _data(inputs, labels), **settings)
+        return self
+
+    def grade(self, X: ArrayLike) -> Grades:  # noqa: N803
+        """Returns the grades; the answers of both opinions in them are labels as in ``classes_``."""
+        grades = self._grade(X)
+        return replace(grades, labels=self._names[grades.labels], second=self._names[grades.second])
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+        """Returns A's answers ``(N,)``, labels as in ``classes_``."""
+        outputs = self._logits(X).argmax(1).numpy()
+        answers: NDArray[Any] = self._names[outputs]
+        return answers
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Returns A's softmax, float64 ``(N, K)``: rows sum to 1, columns are in the order of ``classes_``."""
+        probabilities: NDArray[np.float64] = self._logits(X).double().softmax(1).numpy()[:, self._columns]
+        return probabilities
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+        """Returns how far A's answers are to be trusted, float64 ``(N,)``: above 0 trusted, else suspect.
+
+        It is minus infinity where the threshold trusts nothing, over all or in the class that A answers.
+        """
+        grades, values = self._grade(X), np.array(self.grader_.threshold.values)
+        limits: NDArray[np.float64] = values[grades.labels] if len(values) > 1 else values
+        return limits - grades.suspicion
+
+    def _grade(self, X: ArrayLike) -> Grades:  # noqa: N803
+        data = self._checked(X)
+        return self.grader_.grade(data, batch_size=self.batch_size)
+
+    def _logits(self, X: ArrayLike) -> Tensor:  # noqa: N803
+        return predict_logits(self.model, self._checked(X), batch_size=self.batch_size)
+
+    def _checked(self, X: ArrayLike) -> Data:  # noqa: N803
+        check_is_fitted(self)
+        return _data(validate_data(self, X, allow_nd=True, reset=False))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.classifier_tags.poor_score = True  # that of A, whatever it is given
+        return tags
+
+
+def negative_aurc(estimator: GradedClassifier, X: ArrayLike, y: ArrayLike) -> float:  # noqa: N803
+    """Returns minus the area under the risk-coverage curve: how well suspicion orders A's errors, higher is better.
+
+    A scorer for ``scoring=`` of scikit-learn, by which settings that leave A's answers as they are can be compared.
+
+    Args:
+        estimator: Fitted.
+        X: ``(N, ...)``, samples that it was not fitted on.
+        y: ``(N,)`` labels.
+    """
+    grades = estimator.grade(X)
+    return -aurc(grades.suspicion, grades.labels != np.asarray(y))
+
+
+def _data(X: NDArray[Any], labels: Tensor | None = None) -> Data:  # noqa: N803
+    """An array as data: uint8 as it is, any other number as float32."""
+    return TensorData(torch.as_tensor(X if X.dtype == np.uint8 else X.astype(np.float32)), labels, source="X")
+
+
+def _names(y: NDArray[Any], classes: Sequence[Any] | None, outputs: int) -> NDArray[Any]:
+    """The labels ``(K,)`` in the order of A's outputs."""
+    found = np.unique(y)
+    if len(found) < 2:
+        raise ArgumentError(
+            f"y: expected labels of at least two classes, got only {found[0]!r}. Add samples of others."
+        )
+    if classes is not None:
+        names = np.asarray(classes)
+        if len(np.unique(names)) != outputs or len(names) != outputs:
+            raise ArgumentError(
+                f"classes: expected {outputs} different labels, one an output of A, got {list(classes)}."
+            )
+        strange = found[~np.isin(found, names)]
+        if len(strange):
+            raise ArgumentError(f"y: expected labels among {list(classes)}, got {strange[0]!r}. Correct classes.")
+        return names
+    if found.dtype.kind in "iuf" and np.isin(found, np.arange(outputs)).all():
+        return np.arange(outputs)
+    if len(found) != outputs:
+        raise ArgumentError(
+            f"y: expected the labels 0 to {outputs - 1}, or {outputs} different ones, got {len(found)}. Pass classes."
+        )
+    return found

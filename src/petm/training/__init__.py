@@ -1,0 +1,1 @@
+"""How a second opinion is trained: error set, adversarial examples, teacher, distillation, recipes."""

@@ -1,0 +1,197 @@
+"""Random changes to an image that keep its label: where a converged A still makes errors."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petm._internal.files import fingerprint
+from petm.data.base import Data, as_data
+from petm.data.fields import one_tensor
+from petm.data.joined import Joined
+from petm.errors import ArgumentError
+from petm.models.prediction import check_labels, predict_logits
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far each change may go, to either side; 0 leaves it out.
+
+    Attributes:
+        rotation: Degrees, 0 to 180.
+        shift: Share of width and of height, 0 to 1.
+        scale: Share of the size, 0 to 0.9.
+        shear: Pixels to the side for each pixel down, 0 to 2.
+        mirror: Whether half of the images have left and right exchanged.
+
+    Raises:
+        ArgumentError: An amount breaks its rule.
+    """
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        for name, most in (("rotation", 180), ("shift", 1), ("scale", 0.9), ("shear", 2)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ArgumentError(f"{name}: expected a number from 0 to {most}, got {getattr(self, name)}.")
+
+    def times(self, strength: float) -> "Augmentation":
+        """Returns the same changes, each going ``strength`` times as far; the mirror stays as it is."""
+        amounts = {name: strength * getattr(self, name) for name in ("rotation", "shift", "scale", "shear")}
+        return replace(self, **amounts)
+
+
+MILD = Augmentation(rotation=15.0, shift=0.12, scale=0.15, shear=0.2)
+"""The most that is tried where nothing is said; digits, products and organs keep their class under it."""
+STRENGTHS = (1.0, 0.75, 0.5, 0.25)
+
+
+def choose_augmentation(
+    model: nn.Module, data: Data, *, most_errors: float = 0.05, samples: int = 2000, seed: int = 0
+) -> Augmentation:
+    """Returns the strongest augmentation under which A still recognises its own training samples.
+
+    What keeps the label is not known to petm, but A knows it: a change that leaves A's error rate on samples that it
+    was trained on within ``most_errors`` of the plain one has kept their labels. The mirror is tried by itself, then
+    `MILD` at falling strengths.
+
+    Args:
+        model: A.
+        data: Labelled images ``(N, C, H, W)``, best those that A was trained on.
+        most_errors: How much the error rate may rise, between 0 and 1.
+        samples: At most this many are looked at, at least 1.
+        seed: Of which, and of the changes.
+
+    Raises:
+        ArgumentError: An argument breaks its rule, or the samples are no images.
+        DataError: A label is missing or outside 0..K-1, only one class is present, or there is no sample.
+    """
+    if not 0 < most_errors < 1:
+        raise ArgumentError(f"most_errors: expected a share between 0 and 1, got {most_errors}.")
+    if samples < 1:
+        raise ArgumentError(f"samples: expected at least 1, got {samples}.")
+    data = as_data(data)
+    generator = torch.Generator().manual_seed(seed)
+    seen = data.subset(torch.randperm(len(data), generator=generator)[:samples])
+
+    def errors(augmentation: Augmentation) -> float:
+        logits = predict_logits(model, Augmented(seen, augmentation, seed=seed), title="augmentation")
+        check_labels(data.labels, logits.shape[1], data.source)
+        return float((logits.argmax(1) != seen.labels).double().mean())
+
+    allowed = errors(Augmentation()) + most_errors
+    # Half of the images are mirrored, so that half of the harm is seen.
+    mirror = errors(Augmentation(mirror=True)) <= allowed - most_errors / 2
+    for strength in STRENGTHS:
+        found = replace(MILD.times(strength), mirror=mirror)
+        if errors(found) <= allowed:
+            return found
+    return Augmentation(mirror=mirror)
+
+
+class Augmented(Data):
+    """A view of a data set in which each image is changed at random, always in the same way for the same seed.
+
+    Args:
+        data: Images ``(N, C, H, W)``.
+        augmentation: How far.
+        seed: Of the changes.
+    """
+
+    def __init__(self, data: Data, augmentation: Augmentation, *, seed: int) -> None:
+        self.data, self.augmentation, self.seed = data, augmentation, seed
+        self.labels, self.classes, self.value_range = data.labels, data.classes, data.value_range
+        self.source = f"{data.source}, augmented"
+        generator = torch.Generator().manual_seed(seed)
+        self._draws = 2 * torch.rand(len(data), 6, generator=generator) - 1
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Returns float32 ``(n, C, H, W)``: the changed images at ``indices``, in that order.
+
+        Raises:
+            ArgumentError: The samples are no images.
+        """
+        images = one_tensor(self.data.inputs(indices), "to augment")
+        if images.ndim != 4 or not images.is_floating_point():
+            raise ArgumentError(
+                f"data: expected images (N, C, H, W) to augment, got {images.dtype} of shape {tuple(images.shape)}. "
+                f"For other samples mine the hardest instead: petm.training.mining.hardest_samples."
+            )
+        return augment(images, self.augmentation, self._draws[torch.as_tensor(indices, dtype=torch.int64)])
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over the data set's content, the augmentation and the seed."""
+        return fingerprint((self.data.content, str(asdict(self.augmentation)), str(self.seed)))
+
+    def name(self, index: int) -> str:
+        """Returns the sample's name in the data set that this is a view of."""
+        return self.data.name(index)
+
+
+def with_copies(data: Data, augmentation: Augmentation, *, copies: int = 1, seed: int = 0) -> Joined:
+    """Returns the data, and behind them so many changed copies of all their images.
+
+    Args:
+        data: ``N`` images ``(N, C, H, W)``.
+        augmentation: How far.
+        copies: At least 1; sample ``i`` of copy ``k``, counted from 1, is sample ``k N + i`` of the result.
+        seed: Of the changes; every copy has others.
+
+    Raises:
+        ArgumentError: An argument breaks its rule, or the samples are no images.
+    """
+    if copies < 1:
+        raise ArgumentError(f"copies: expected at least 1, got {copies}.")
+    data = as_data(data)
+    return Joined(data, *(Augmented(data, augmentation, seed=seed * copies + copy) for copy in range(copies)))
+
+
+def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
+    """Returns changed images, float32 ``(n, C, H, W)``; what comes in from outside continues the border.
+
+    In this order: the mirror; rotation, shear and scale about the middle; the shift. Where there is none of those three
+    the shift goes by whole pixels, so that no image is blurred by it.
+
+    Args:
+        images: float32 ``(n, C, H, W)``.
+        augmentation: How far.
+        draws: float32 ``(n, 6)`` in [-1, 1]: the part of each amount, for rotation (positive is counter-clockwise),
+            shift to the right, shift down, scale (positive is larger) and shear (positive moves what is lower to the
+            left); and the mirror, which is done where positive.
+    """
+    turn, right, down, size, slant, flip = draws.to(images.device).unbind(1)
+    if not len(images):
+        return images
+    height, width = images.shape[-2:]
+    if augmentation.mirror:
+        images = torch.where((flip > 0).view(-1, 1, 1, 1), images.flip(-1), images)
+    x, y = augmentation.shift * width * right, augmentation.shift * height * down  # in pixels
+    if not (augmentation.rotation or augmentation.scale or augmentation.shear):
+        return _shift(images, x.round().long(), y.round().long()) if augmentation.shift else images
+    angle, factor = turn * math.radians(augmentation.rotation), 1 + size * augmentation.scale
+    shear = slant * augmentation.shear
+    cos, sin = angle.cos() / factor, angle.sin() / factor
+    # Where each pixel comes from: of pixels from the middle, but a grid counts in halves of width and of height.
+    a, b, c, d = cos, shear * cos - sin, sin, shear * sin + cos
+    across = torch.stack((a, b * height / width, -(a * x + b * y) * 2 / width), 1)
+    along = torch.stack((c * width / height, d, -(c * x + d * y) * 2 / height), 1)
+    grid = F.affine_grid(torch.stack((across, along), 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _shift(images: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """Each image moved by whole pixels, int64 ``(n,)`` each, the border repeated in what becomes free."""
+    height, width = images.shape[-2:]
+    rows = (torch.arange(height, device=images.device) - down.unsqueeze(1)).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) - right.unsqueeze(1)).clamp(0, width - 1)
+    moved = images.gather(2, rows.view(-1, 1, height, 1).expand_as(images))
+    return moved.gather(3, columns.view(-1, 1, 1, width).expand_as(images))

@@ -1,0 +1,126 @@
+"""Knowledge distillation: the adapter learns to answer as A' does."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petm.adapter.lora import AdaptedModel
+from petm.adapter.prefix_features import cached_features
+from petm.data.base import Data, WithTargets, as_data
+from petm.errors import ArgumentError
+from petm.models.loading import share_weights, weights_fingerprint
+from petm.models.prediction import (
+    Precision,
+    choose_device,
+    device_of,
+    evaluating,
+    in_fast_layout,
+    predict_logits,
+)
+from petm.training.loop import (
+    History,
+    Objective,
+    Settings,
+    Storage,
+    train,
+)
+
+
+def distill(
+    adapted: AdaptedModel,
+    *,
+    teacher: nn.Module,
+    data: Data,
+    temperature: float = 1.0,
+    epochs: int = 20,
+    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    patience: int | None = 2,
+    held_out: float = 0.1,
+    seed: int = 0,
+    precision: Precision = "float32",
+    cache_budget: int = 4 << 30,
+    cache_folder: str | Path | None = None,
+    storage: Storage | None = None,
+    device: str = "auto",
+    title: str = "distill",
+) -> History:
+    """Trains the adapter so that A at alpha 1 answers as the teacher does, and returns what happened.
+
+    Minimises ``T² KL(softmax(z_teacher / T) || softmax(z_student / T))`` over the adapter alone. The teacher's logits
+    are computed once. A part of the data is held out: its loss says when to stop and which weights to keep.
+
+    Args:
+        adapted: A with an adapter, which is trained in place; A itself keeps every bit.
+        teacher: A', or any model with the same classes, on whichever device it is.
+        data: Samples; labels are not used.
+        temperature: ``T``, above 0; 1 is plain KL, as in the paper.
+        epochs: At most this many; the paper runs 200.
+        learning_rate: Of Adam.
+        batch_size: Samples in one step.
+        patience: Stop after this many epochs without a better held-out loss; ``None`` runs all epochs on all data.
+        held_out: Share of the data held out, between 0 and 1.
+        seed: Of the part held out and of the order of samples.
+        precision: Of the matrix products, as in `petm.training.loop.Settings`.
+        cache_budget: Bytes of memory for what the frozen part of A makes of the data, which is computed once where the
+            adapter starts late (`prefix_features`); what is larger goes into a temporary file. 0 caches nothing.
+        cache_folder: Where that file goes; absent takes the system's folder for temporary files.
+        storage: Where checkpoints go.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        title: What the progress bar says.
+
+    Raises:
+        ArgumentError: An argument breaks its rule, the teacher has other classes than A, or no member has an adapter.
+        RunError: There is no room for the temporary file.
+
+    Reference:
+        LoRA-PETM (ACK 2025), section 3.3; Hinton, Vinyals, Dean (2015), Distilling the Knowledge in a Neural Network.
+    """
+    data = as_data(data)
+    if not 0 < held_out < 1:
+        raise ArgumentError(f"held_out: expected a share between 0 and 1, got {held_out}.")
+    objective = kl_objective(temperature)
+    fast = in_fast_layout(share_weights(teacher), data.inputs([0]).to(device_of(teacher)))
+    logits = predict_logits(fast, data, title="teacher's answers")
+    with evaluating(adapted):
+        classes = adapted(data.inputs([0]).to(device_of(adapted))).shape[1]
+    if logits.shape[1] != classes:
+        raise ArgumentError(f"teacher: expected the model's {classes} classes, got {logits.shape[1]}.")
+    settings = Settings(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        patience=patience,
+        seed=seed,
+        precision=precision,
+    )
+    adapted.to(choose_device(device))
+    with cached_features(adapted, data, budget=cache_budget, folder=cache_folder, precision=precision) as (
+        student,
+        seen,
+    ):
+        answered: Data = WithTargets(seen, logits, origin=weights_fingerprint(teacher))
+        validation = None
+        if patience is not None:
+            answered, validation = answered.split((1 - held_out, held_out), seed=seed)
+        return train(
+            student, answered, objective, settings, validation=validation, storage=storage, device=device, title=title
+        )
+
+
+def kl_objective(temperature: float = 1.0) -> Objective:
+    """Returns the objective ``T² KL(teacher || student)`` at temperature ``T``, with fidelity as its figure.
+
+    Raises:
+        ArgumentError: ``temperature`` is not a positive finite number.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ArgumentError(f"temperature: expected a finite number above 0, got {temperature}.")
+
+    def loss(student: Tensor, teacher: Tensor) -> Tensor:
+        student, teacher = (F.log_softmax(logits / temperature, dim=1) for logits in (student, teacher))
+        return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+
+    name = f"KL at temperature {float(temperature)}"
+    return Objective(loss, lambda student, teacher: student.argmax(1) == teacher.argmax(1), "fidelity", name)

@@ -1,0 +1,108 @@
+"""FGSM where tokens have become numbers: at the output of a named module, for text, which cannot be moved itself."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petm.data.fields import Fields
+from petm.errors import ArgumentError
+from petm.models.loading import call_model
+from petm.models.prediction import in_eval_mode
+
+
+def embedding_of(model: nn.Module, inputs: Fields) -> str:
+    """Returns the name of the module that turns tokens into numbers: the embedding that the model calls first.
+
+    Args:
+        model: A.
+        inputs: At least one sample.
+
+    Raises:
+        ArgumentError: The model calls no embedding.
+    """
+    called: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda _, __, ___, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+    ]
+    try:
+        with in_eval_mode(model), torch.no_grad():
+            call_model(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not called:
+        raise ArgumentError("at: expected a model with an embedding, or the name of a module to perturb, got neither.")
+    return called[0]
+
+
+def fgsm_step(model: nn.Module, inputs: Fields, labels: Tensor, *, at: str, epsilon: float) -> Tensor:
+    """Returns what to add to the output of a module so that A's loss rises fastest to first order, ``(n, ...)``.
+
+    ``epsilon * sign(grad_h CE(A(x), y))``, ``h`` being what the module answers: the step of FGSM, in a space in which
+    text can be moved. As the field ``+MODULE`` of the inputs it is added in every later call
+    (`petm.models.loading.call_model`).
+
+    Args:
+        model: A.
+        inputs: ``n`` samples.
+        labels: int64 ``(n,)``, the true classes.
+        at: The module's name.
+        epsilon: Step in units of what the module answers, at least 0.
+
+    Returns:
+        float16, in the shape of the module's output.
+
+    Raises:
+        ArgumentError: There is no such module, or it does not answer with one float tensor ``(n, ...)`` when called.
+
+    Reference:
+        Goodfellow, Shlens, Szegedy (2015), section 4; Miyato, Dai, Goodfellow (2017), Adversarial Training Methods for
+        Semi-Supervised Text Classification, section 3.
+    """
+    with in_eval_mode(model), torch.enable_grad():
+        logits, answered = _answers(model, inputs, at)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, answered)
+    return (epsilon * gradient.sign()).to(torch.float16)
+
+
+def answer_spread(model: nn.Module, inputs: Fields, at: str) -> float:
+    """Returns the standard deviation of what a module answers, over all its numbers for some samples.
+
+    Args:
+        model: A.
+        inputs: Samples, as many as make it certain.
+        at: The module's name.
+
+    Raises:
+        ArgumentError: As `fgsm_step`.
+    """
+    with in_eval_mode(model), torch.no_grad():
+        return float(_answers(model, inputs, at)[1].float().std())
+
+
+def _answers(model: nn.Module, inputs: Fields, at: str) -> tuple[Tensor, Tensor]:
+    """A's logits, and what a module has answered on the way, by which they can be differentiated."""
+    seen: list[Tensor] = []
+
+    def note(_: nn.Module, __: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:1] != inputs.shape:
+            raise ArgumentError(f"at: expected a module that answers with floats (N, ...), got {at!r}. Name another.")
+        seen.append(output.detach().requires_grad_(torch.is_grad_enabled()))
+        return seen[-1]
+
+    try:
+        handle = model.get_submodule(at).register_forward_hook(note)
+    except AttributeError as error:
+        raise ArgumentError(f"at: expected the name of a module of the model, got {at!r}.") from error
+    try:
+        logits = call_model(model, inputs)
+    finally:
+        handle.remove()
+    if not seen:
+        raise ArgumentError(f"at: expected a module that is called, got {at!r}. Name another.")
+    return logits, seen[0]

@@ -1,0 +1,129 @@
+"""Where A is wrong, and what FGSM makes of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petm.data.base import Data, as_data
+from petm.errors import ArgumentError
+from petm.models.loading import call_model
+from petm.models.prediction import (
+    BATCH_SIZE,
+    check_labels,
+    in_eval_mode,
+    predict_classes,
+    predict_logits,
+)
+
+Direction = Literal["gradient", "random"]
+"""Where a replaced error moves: against A, or anywhere, which is the control for that idea."""
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorSet:
+    """The samples that A gets wrong; or those that take their place where A makes too few errors (`mining`).
+
+    Attributes:
+        indices: int64 ``(E,)``, ascending positions in the data set.
+        predictions: int64 ``(E,)``, what A says of them; or what another judge says that has found them.
+        total: ``N``, how many samples were looked at.
+        source: How they were found: ``plain`` for A's own errors, else a name of `petm.training.mining.SOURCES`.
+    """
+
+    indices: Tensor
+    predictions: Tensor
+    total: int
+    source: str = "plain"
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        found = "" if self.source == "plain" else f", {self.source}"
+        return f"ErrorSet({len(self)} of {self.total} samples{found})"
+
+
+def find_errors(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -> ErrorSet:
+    """Returns the samples that A gets wrong by plain prediction.
+
+    Args:
+        model: A.
+        data: ``N`` labelled samples, usually those that A was trained on; or whatever `petm.data.base.as_data` takes.
+        batch_size: Samples in one forward pass.
+
+    Raises:
+        DataError: A label is missing or outside 0..K-1, only one class is present, or a sample is not finite.
+        ModelError: The model cannot take the samples, or does not return ``(N, K)``.
+
+    Reference:
+        Lee et al. (2025), Knowledge-Based Systems 310; LoRA-PETM (ACK 2025), section 2.1.
+    """
+    data = as_data(data)
+    classes = predict_logits(model, data.subset(range(min(1, len(data))))).shape[1]
+    check_labels(data.labels, classes, data.source)
+    predictions = predict_classes(model, data, batch_size=batch_size, title="find errors")
+    indices = (predictions != data.labels).nonzero().flatten()
+    return ErrorSet(indices, predictions[indices], len(data))
+
+
+def fgsm(
+    model: nn.Module, inputs: Tensor, labels: Tensor, *, epsilon: float, value_range: tuple[float, float]
+) -> Tensor:
+    """Returns adversarial examples of the fast gradient sign method, float32 ``(n, C, H, W)``.
+
+    ``clip(x + epsilon * sign(grad_x CE(A(x), y)))``: the step of size epsilon in every pixel that raises A's loss
+    fastest to first order. A is in eval mode meanwhile and is left as it was; no gradient is left on its weights.
+
+    Args:
+        model: A.
+        inputs: float32 ``(n, C, H, W)``.
+        labels: int64 ``(n,)``, the true classes.
+        epsilon: Step in units of the inputs, at least 0.
+        value_range: Least and greatest value that the result may take.
+
+    Raises:
+        ArgumentError: ``epsilon`` is negative or not finite, or the inputs are no floats.
+
+    Reference:
+        Goodfellow, Shlens, Szegedy (2015), Explaining and Harnessing Adversarial Examples, section 4.
+    """
+    check_step(inputs, epsilon)
+    with in_eval_mode(model), torch.enable_grad():
+        inputs = inputs.detach().clone().requires_grad_()
+        loss = F.cross_entropy(call_model(model, inputs), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, inputs)
+    return (inputs.detach() + epsilon * gradient.sign()).clamp(*value_range)
+
+
+def check_step(inputs: Tensor, epsilon: float) -> None:
+    """Checks that inputs can be moved by epsilon.
+
+    Raises:
+        ArgumentError: ``epsilon`` is negative or not finite, or the inputs are no floats.
+    """
+    if not 0 <= epsilon < float("inf"):
+        raise ArgumentError(f"epsilon: expected a finite number of at least 0, got {epsilon}.")
+    if not inputs.is_floating_point():
+        raise ArgumentError(f"inputs: expected floats, which can be moved by a step, got {inputs.dtype}.")
+
+
+def random_signs(count: int, shape: Sequence[int], *, seed: int) -> Tensor:
+    """Returns int8 ``(count, *shape)``: +1 and -1, equally likely and independent, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 2, (count, *shape), generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+
+
+def check_error_set(errors: ErrorSet, data: Data, direction: str = "gradient") -> None:
+    """Checks that errors were found in ``data``, and that there is such a direction.
+
+    Raises:
+        ArgumentError: They were not, or there is none.
+    """
+    if errors.total != len(data):
+        raise ArgumentError(f"errors: expected an error set of these {len(data)} samples, got {errors}.")
+    if direction not in get_args(Direction):
+        raise ArgumentError(f"direction: expected 'gradient' or 'random', got {direction!r}.")

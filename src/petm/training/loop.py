@@ -1,0 +1,415 @@
+"""The one training loop: through Accelerate, with live progress, a checkpoint and an exact resume."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Sampler
+
+from petm._internal.allocator import give_back_blocks, keep_large_blocks
+from petm._internal.distributed import group, sum_gradients, totals
+from petm._internal.interrupts import deferred_interrupts
+from petm._internal.progress import Bar, track
+from petm.data.base import Batch, Data, as_is
+from petm.data.fields import Inputs, tensors_of
+from petm.errors import ArgumentError, RunError, TrainingError
+from petm.models.loading import call_model, weights_fingerprint
+from petm.models.prediction import (
+    Precision,
+    batches,
+    choose_device,
+    device_of,
+    evaluating,
+)
+from petm.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from petm.training.shuffling import ShuffledBatches, seed_of
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised, and what a person wants to read beside it.
+
+    Attributes:
+        loss: ``(logits (n, K), targets)`` to a scalar, the mean over the batch.
+        agrees: ``(logits (n, K), targets)`` to bool ``(n,)``.
+        figure: The name of the mean of ``agrees``.
+        name: What is minimised, in words: a checkpoint of another objective is not resumed.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    agrees: Callable[[Tensor, Tensor], Tensor]
+    figure: str
+    name: str
+
+
+CROSS_ENTROPY = Objective(
+    F.cross_entropy, lambda logits, labels: logits.argmax(1) == labels, "accuracy", "cross-entropy"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The hyperparameters of one training.
+
+    Attributes:
+        epochs: At most this many passes over the data.
+        learning_rate: Of Adam.
+        batch_size: Samples in one step, over all processes.
+        weight_decay: Decoupled, as in AdamW.
+        patience: Stop after this many epochs without a lower validation loss, and keep the best weights; absent runs
+            all epochs and keeps the last.
+        seed: Of the order of the samples and of dropout.
+        schedule: ``constant``, or ``cosine``: the learning rate falls to 0 along half a cosine, step by step.
+        precision: ``float32``, or ``bfloat16``: matrix products in bfloat16 (autocast), weights and loss in float32. A
+            step takes about half the time on a processor or GPU that has such products, and rounds more coarsely.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int = 128
+    weight_decay: float = 0.0
+    patience: int | None = None
+    seed: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1) and not (name == "patience" and value is None):
+                raise ArgumentError(f"{name}: expected a whole number of at least 1, got {value}.")
+        if self.precision not in get_args(Precision):
+            raise ArgumentError(f"precision: expected 'float32' or 'bfloat16', got {self.precision!r}.")
+        if self.schedule not in ("constant", "cosine"):
+            raise ArgumentError(f"schedule: expected 'constant' or 'cosine', got {self.schedule!r}.")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ArgumentError(f"learning_rate: expected a finite number above 0, got {self.learning_rate}.")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ArgumentError(f"weight_decay: expected a finite number of at least 0, got {self.weight_decay}.")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a training leaves its checkpoint, and whether it goes on from there.
+
+    Attributes:
+        path: The checkpoint file.
+        resume: Go on from the file if it is there; otherwise an existing file is replaced.
+        every: Seconds between two checkpoints.
+    """
+
+    path: Path
+    resume: bool = False
+    every: float = 20.0
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in a training.
+
+    Attributes:
+        epochs: One dictionary an epoch: ``loss`` and the objective's figure on the training data as they ran, and,
+            where a part was held out, ``validation_loss`` and ``validation_<figure>``.
+        best_epoch: The epoch, from 1, whose weights were kept.
+        seconds: Time spent, earlier parts of a resumed training included.
+    """
+
+    epochs: tuple[dict[str, float], ...]
+    best_epoch: int
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    objective: Objective,
+    settings: Settings,
+    *,
+    validation: Data | None = None,
+    storage: Storage | None = None,
+    device: str = "auto",
+    title: str = "train",
+) -> History:
+    """Trains the parameters of ``model`` that require a gradient, and leaves it in eval mode.
+
+    The order of samples and the random numbers of a step depend on the seed and the step alone. So a training that was
+    interrupted, or killed, and is resumed from its checkpoint ends with the same weights, to the bit, as one that ran
+    through. Ctrl-C and SIGTERM are taken between two steps, after a last checkpoint.
+
+    Processes that work together (`distributed`) take those samples of each batch that are theirs, and sum their
+    gradients: the losses are those of one process, to rounding, whatever their number, which may change when a
+    training is resumed. Dropout draws, and BatchNorm counts, in each process by itself.
+
+    Args:
+        model: Inputs to logits ``(N, K)``.
+        data: Samples, with labels or other targets as the objective wants them.
+        objective: What is minimised.
+        settings: The hyperparameters.
+        validation: A part held out, for early stopping; required where ``settings.patience`` is given.
+        storage: Where checkpoints go; absent writes none.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        title: What the progress bar says.
+
+    Raises:
+        ArgumentError: ``patience`` without ``validation``, no data, or no parameter that requires a gradient.
+        RunError: The checkpoint belongs to another training, or cannot be read or written.
+        TrainingError: The loss is no longer finite.
+    """
+    if settings.patience is not None and not (validation and len(validation)):
+        raise ArgumentError("validation: expected a part held out, for early stopping, got none. Hold out more.")
+    if not len(data):
+        raise ArgumentError("data: expected at least one sample to train on, got none.")
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ArgumentError("model: expected a parameter that requires a gradient, got none. Unfreeze what may learn.")
+    keep_large_blocks()
+    model.train()
+    identity = {
+        "title": title,
+        "settings": asdict(settings),
+        "objective": objective.name,
+        "data": data.content,
+        "validation": None if validation is None else validation.content,
+        "start": weights_fingerprint(model),
+    }
+    accelerator = _accelerator(device)
+    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    run = _Run(model, optimizer, accelerator, objective, settings, identity, storage)
+    forked = [accelerator.device] if accelerator.device.type == "cuda" else []
+    signals = deferred_interrupts() if storage else nullcontext(lambda: False)
+    with torch.random.fork_rng(devices=forked), signals as interrupted:
+        history = run.epochs(data, validation, title, interrupted)
+        if interrupted():
+            raise KeyboardInterrupt
+    model.eval()
+    give_back_blocks()
+    return history
+
+
+class _Run:
+    """One training under way: what changes from step to step, and its checkpoint."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        objective: Objective,
+        settings: Settings,
+        identity: dict[str, Any],
+        storage: Storage | None,
+    ) -> None:
+        self.model, self.objective, self.settings = model, objective, settings
+        self.identity, self.storage, self.accelerator = identity, storage, accelerator
+        self.optimizer = optimizer
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.epoch = self.step = self.seen = self.best_epoch = 0
+        self.loss_sum = self.agree_sum = 0.0
+        self.best_loss = float("inf")
+        self.best: dict[str, Tensor] = {}
+        self.figures: list[dict[str, float]] = []
+        self.finished = False
+        self.started, self.spent = time.monotonic(), 0.0
+        self.saved = time.monotonic()
+        if storage is not None and storage.resume and storage.path.exists():
+            self._restore(read_checkpoint(storage.path))
+
+    def epochs(self, data: Data, validation: Data | None, title: str, interrupted: Callable[[], bool]) -> History:
+        """Runs what is left of the epochs, and returns the history of all of them."""
+        settings = self.settings
+        order = ShuffledBatches(len(data), settings.batch_size, settings.seed)
+        per_epoch = len(order)
+        loader = DataLoader(data, batch_sampler=_OwnPart(order, data), collate_fn=as_is)
+        if not self.finished:
+            model = self.accelerator.prepare_model(self.model, evaluation_mode=True)  # gradients are summed here
+            optimizer = self.accelerator.prepare_optimizer(self.optimizer)
+            with track(title, settings.epochs * per_epoch, self.epoch * per_epoch + self.step) as progress:
+                while self.epoch < settings.epochs and not self._stalled():
+                    order.epoch, order.first = self.epoch, self.step
+                    for batch in loader:
+                        done = (self.epoch + self.step / per_epoch) / settings.epochs
+                        size = min(settings.batch_size, len(data) - self.step * settings.batch_size)
+                        stopped = self._step(model, optimizer, batch, size, done, interrupted())
+                        self._report(progress)
+                        if stopped or (group().count == 1 and interrupted()):
+                            self.save()
+                            raise KeyboardInterrupt
+                        if self.storage is not None and time.monotonic() - self.saved > self.storage.every:
+                            self.save()
+                    self._end_epoch(model, validation)
+            if self.best:
+                self.model.load_state_dict(self.best, strict=False)
+            self.finished, self.best = True, {}
+            self.save()
+        return History(tuple(self.figures), self.best_epoch, self._seconds())
+
+    def _step(self, model: nn.Module, optimizer: Any, batch: Batch, size: int, done: float, interrupted: bool) -> bool:
+        """One step with this process's part of a batch of ``size``; returns whether any process is to stop."""
+        if self.settings.schedule == "cosine":
+            for group_ in optimizer.param_groups:
+                group_["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        device, inputs, own = self.accelerator.device, batch.inputs.to(self.accelerator.device), len(batch.targets)
+        targets = batch.targets.to(device)
+        self._seed(seed_of(self.settings.seed, self.epoch, self.step, *([group().rank] if group().rank else [])))
+        optimizer.zero_grad(set_to_none=True)
+        figures = [0.0, 0.0]
+        if own:
+            logits = _logits(model, inputs, self.settings.precision)
+            loss = self.objective.loss(logits, targets) * (own / size)
+            self.accelerator.backward(loss)
+            figures = [loss.item() * size, float(self.objective.agrees(logits.detach(), targets).sum())]
+        sum_gradients(self.trainable)
+        loss_sum, agreed, stopped = totals([*figures, float(interrupted)], device)
+        if not math.isfinite(loss_sum):
+            raise TrainingError(
+                f"loss: expected finite values, got {loss_sum / size} in epoch {self.epoch + 1}, step {self.step + 1}. "
+                f"Use a lower learning rate, and check the data for NaN."
+            )
+        optimizer.step()
+        self.step += 1
+        self.seen += size
+        self.loss_sum += loss_sum
+        self.agree_sum += agreed
+        return stopped > 0
+
+    def _seed(self, seed: int) -> None:
+        # torch.manual_seed visits every kind of device, which takes half a millisecond where none is there.
+        if self.accelerator.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
+    def _report(self, progress: Bar) -> None:
+        progress.advance()
+        progress.show(**{"loss": self.loss_sum / self.seen, self.objective.figure: self.agree_sum / self.seen})
+
+    def _end_epoch(self, model: nn.Module, validation: Data | None) -> None:
+        figure = self.objective.figure
+        figures = {"loss": self.loss_sum / self.seen, figure: self.agree_sum / self.seen}
+        self.epoch, self.step, self.seen, self.loss_sum, self.agree_sum = self.epoch + 1, 0, 0, 0.0, 0.0
+        if validation is not None:
+            loss, agreement = evaluate(model, validation, self.objective, self.settings.precision)
+            figures |= {"validation_loss": loss, f"validation_{figure}": agreement}
+            if loss < self.best_loss and self.settings.patience is not None:
+                self.best_loss, self.best_epoch = loss, self.epoch
+                self.best = {name: tensor.clone() for name, tensor in _moving_state(self.model).items()}
+        if self.settings.patience is None:
+            self.best_epoch = self.epoch
+        self.figures.append(figures)
+
+    def _stalled(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
+    def _seconds(self) -> float:
+        return self.spent + time.monotonic() - self.started
+
+    def save(self) -> None:
+        """Writes the checkpoint, if there is a place for it, from the main process."""
+        if self.storage is None or not group().is_main:
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in _moving_state(self.model).items()}
+        if not self.finished:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+            for index, state in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        progress = {name: getattr(self, name) for name in _PROGRESS} | {"spent": self._seconds()}
+        write_checkpoint(self.storage.path, Checkpoint(self.identity, progress, tensors))
+        self.saved = time.monotonic()
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        assert self.storage is not None
+        other = [key for key, value in self.identity.items() if checkpoint.identity.get(key) != value]
+        if other:
+            raise RunError(
+                f"{self.storage.path}: expected a checkpoint of this training, got one that differs in "
+                f"{', '.join(other)}. Use another output folder, or start afresh without resuming."
+            )
+        for name, value in checkpoint.progress.items():
+            setattr(self, name, value)
+        self.model.load_state_dict(checkpoint.part("model"), strict=False)
+        self.best = checkpoint.part("best")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in checkpoint.part("optimizer").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+
+
+_PROGRESS = (
+    "epoch", "step", "seen", "loss_sum", "agree_sum", "best_epoch", "best_loss", "figures", "finished",
+)  # fmt: skip
+
+
+def evaluate(
+    model: nn.Module, data: Data, objective: Objective, precision: Precision = "float32"
+) -> tuple[float, float]:
+    """Returns the mean loss and the mean agreement over a data set, in eval mode, and restores the modes."""
+    loss = agreement = 0.0
+    with evaluating(model):
+        for inputs, targets in batches(_own_part(data), device_of(model)):
+            logits = _logits(model, inputs, precision)
+            loss += objective.loss(logits, targets).item() * len(inputs)
+            agreement += objective.agrees(logits, targets).sum().item()
+    loss, agreement = totals([loss, agreement], device_of(model))
+    return loss / len(data), agreement / len(data)
+
+
+class _OwnPart(Sampler[list[int]]):
+    """Of each batch, the samples that are this process's."""
+
+    def __init__(self, order: ShuffledBatches, data: Data) -> None:
+        self.order, self.home = order, _home(data)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.order:
+            yield batch if self.home is None else [index for index in batch if self.home[index] == group().rank]
+
+
+def _own_part(data: Data) -> Data:
+    home = _home(data)
+    return data if home is None else data.subset(home == group().rank)
+
+
+def _home(data: Data) -> Tensor | None:
+    """Which process has each sample, where there are several."""
+    if group().count == 1:
+        return None
+    return torch.arange(len(data)) % group().count if data.home is None else data.home
+
+
+def _logits(model: nn.Module, inputs: Inputs, precision: Precision) -> Tensor:
+    """float32 logits, computed in the given precision."""
+    with torch.autocast(tensors_of(inputs)[0].device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return call_model(model, inputs).float()
+
+
+def _moving_state(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: parameters with a gradient, and the buffers of modules in training mode."""
+    state = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for prefix, module in model.named_modules():
+        if module.training:
+            persistent = (name for name in module._buffers if name not in module._non_persistent_buffers_set)
+            state |= {
+                f"{prefix}.{name}".lstrip("."): buffer
+                for name in persistent
+                if (buffer := module._buffers[name]) is not None
+            }
+    return state
+
+
+def _accelerator(device: str) -> Accelerator:
+    """An accelerator on the wanted device; its process-wide state is made anew when the device changes."""
+    cpu = choose_device(device).type == "cpu"
+    if AcceleratorState._shared_state and AcceleratorState().device.type != choose_device(device).type:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=cpu)

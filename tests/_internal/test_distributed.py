@@ -1,0 +1,134 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from petm._internal.distributed import (
+    FEWEST,
+    Group,
+    gathered,
+    group,
+    sum_gradients,
+    together,
+    totals,
+    wait,
+)
+from petm.errors import RunError
+
+SCRIPT = Path(__file__).parents[1] / "helpers" / "together_trainings.py"
+
+
+def run(folder: Path, kinds: str, processes: int, *, die_at: int = 0) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, str(SCRIPT)]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [*launcher, str(SCRIPT)]
+    environment = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    arguments = [str(folder), kinds, str(die_at)]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200, env=environment)
+
+
+def result(folder: Path, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{kind}.json").read_text())
+    return found
+
+
+def expect_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for one, other in zip(found["epochs"], expected["epochs"], strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    assert found["second"] == pytest.approx(expected["second"], rel=1e-3, abs=1e-2)
+    assert found["mean"] == pytest.approx(found["second"]), "every process has all answers"
+
+
+KINDS = ("cached", "uncached", "early", "distilled")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every kind of training by one process and by two."""
+    folder = tmp_path_factory.mktemp("trained")
+    for processes in (1, 2):
+        done = run(folder / str(processes), ",".join(KINDS), processes)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_have_the_losses_of_one(kind: str, trained: Path) -> None:
+    found, expected = (result(trained / str(processes), kind) for processes in (2, 1))
+    assert (found["count"], expected["count"]) == (2, 1)
+    expect_alike(found, expected)
+
+
+@pytest.mark.slow
+def test_a_dead_worker_ends_the_run_and_another_number_goes_on(trained: Path, tmp_path: Path) -> None:
+    died = run(tmp_path / "died", "cached", 2, die_at=11)
+    assert died.returncode != 0
+    assert "expected all 2 to work together until the end, but one cannot be reached" in died.stderr
+    assert "with --resume the run goes on from its checkpoint" in died.stderr
+    assert (tmp_path / "died" / "cached.safetensors").exists()
+    assert not (tmp_path / "died" / "cached.json").exists()
+    for processes in (1, 3):
+        shutil.copytree(tmp_path / "died", tmp_path / str(processes))
+        assert run(tmp_path / str(processes), "cached", processes).returncode == 0
+        expect_alike(result(tmp_path / str(processes), "cached"), result(trained / "1", "cached"))
+
+
+def test_one_process_alone() -> None:
+    with together() as team:
+        assert team == group() == Group(0, 1)
+        assert team.is_main
+        assert list(team.own(3)) == [0, 1, 2]
+        wait()
+        rows = torch.arange(6.0).view(3, 2)
+        assert gathered(rows, 3) is rows
+        assert totals([1.5, 2]) == [1.5, 2]
+        weight = torch.ones(2, requires_grad=True)
+        (2 * weight).sum().backward()
+        sum_gradients([weight])
+        assert weight.grad is not None
+        assert weight.grad.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("n", [0, 7, 40, 101])
+def test_every_sample_is_somebodys(count: int, n: int) -> None:
+    shares = [list(Group(rank, count).own(n)) for rank in range(count)]
+    if n < FEWEST * count:
+        assert shares == [list(range(n))] * count, "of a few, each does the whole"
+    else:
+        assert sorted(index for share in shares for index in share) == list(range(n))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSp")]
+)
+def test_a_launch_that_cuts_the_model_in_parts(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
+    monkeypatch.setenv(variable, "true")
+    with (
+        pytest.raises(RunError, match=f"processes: expected each to hold A whole, got a launch with {name}"),
+        together(),
+    ):
+        pass
+    monkeypatch.setenv(variable, "false")
+    with together() as team:
+        assert team.count == 1
+
+
+def test_a_launcher_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said to be two, but nobody says where the other one is."""
+    code = "from petm._internal.distributed import together\nwith together(cpu=True): pass"
+    environment = {key: value for key, value in os.environ.items() if key not in ("MASTER_ADDR", "MASTER_PORT")}
+    environment |= {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, env=environment)
+    assert "RunError: processes: expected all 2 to work together" in done.stderr

@@ -1,0 +1,197 @@
+import csv
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pyarrow.fs import FileSystem, FileType, LocalFileSystem
+
+from petm._internal.storage import (
+    RemotePath,
+    for_arrow,
+    identity_of,
+    locate,
+    open_binary,
+)
+from petm.data.source_opening import open_sources
+from petm.data.source_reading import Reader
+from petm.errors import DataError, RunError
+from petm.grading.grade_files import check_output
+from petm.grading.grade_table import read_grades
+from petm.grading.ray_engine import grade_on_ray
+from slow_grader import open_slow_grader
+
+KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """Settings of an S3 server on this machine, with an empty bucket ``shelf``, as they stand behind an address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    settings = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        try:
+            for _ in range(300):
+                with socket.socket() as tried:
+                    if tried.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            FileSystem.from_uri(f"s3://shelf/?{settings}")[0].create_dir("shelf")
+            yield settings
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def put(address: str, content: bytes) -> None:
+    place = locate(address)
+    assert isinstance(place, RemotePath)
+    with place.filesystem.open_output_stream(place.key) as file:
+        file.write(content)
+
+
+def png(seed: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 4), dtype=np.uint8)).save(stream, "png")
+    return stream.getvalue()
+
+
+def read(addresses: list[str], **how: Any) -> list[tuple[Any, ...]]:
+    """Input, row, label, and the pixels or the fault, of all rows."""
+    reader = Reader(size=(4, 4), channels=1)
+    found: list[tuple[Any, ...]] = []
+    for source in open_sources(addresses, **how):
+        for rows in source.rows(0, source.count(), 3):
+            readings = reader.read(rows)
+            values = iter(readings.inputs if readings.inputs is not None else ())
+            said = [next(values).flatten().tolist() if reason is None else reason for reason in readings.reasons]
+            found += zip(rows.inputs, rows.rows, rows.labels, said, strict=True)
+    return found
+
+
+def test_a_path_stays_a_path_and_an_address_loses_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locate("a/b.png") == Path("a/b.png")
+    assert locate(Path("s3://b")) == Path("s3://b")
+    place = locate("file:///tmp/a%20b/c.png")
+    assert isinstance(place, RemotePath)
+    assert (str(place), place.name, place.suffix) == ("file:///tmp/a b/c.png", "c.png", ".png")
+    place = locate("s3://me:secret@shelf/a/*.png?region=us-east-1&endpoint_override=127.0.0.1:9")
+    assert str(place) == "s3://shelf/a/*.png"
+    assert identity_of(Path(__file__)).startswith(f"{__file__} {os.path.getsize(__file__)} ")
+    with pytest.raises(DataError, match=r"nowhere://…: expected a store that can be reached, got: .*//…@") as raised:
+        locate("nowhere://me:secret@shelf/a")
+    assert "secret" not in str(raised.value)
+
+
+def test_files_by_their_addresses(tmp_path: Path) -> None:
+    for name in ("b/2.txt", "b/1.txt", "c/1.txt", "c/1/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    root = locate(tmp_path.as_uri())
+    assert isinstance(root, RemotePath)
+    assert [(place.name, folder) for place, folder in (root / "c").entries()] == [("1", True), ("1.txt", False)]
+    assert [str(place) for place in (root / "*/1*.txt").matching()] == [f"file://{tmp_path}/{n}/1.txt" for n in "bc"]
+    assert (root / "b").is_dir()
+    assert not (root / "b").is_file()
+    assert (root / "b").exists()
+    assert (root / "b/2.txt").is_file()
+    assert (root / "b/2.txt").read_bytes() == b"b/2.txt"
+    assert not (root / "d").exists()
+    assert not (root / "d").is_dir()
+    before = identity_of(root / "b/2.txt")
+    (tmp_path / "b/2.txt").write_text("longer")
+    assert before.startswith(f"{root}/b/2.txt 7 ")
+    assert identity_of(root / "b/2.txt") != before
+    with open_binary(root / "b/1.txt") as file:
+        assert file.seek(2) == 2
+        assert file.read() == b"1.txt"
+    assert for_arrow(root / "b") == (str(tmp_path / "b"), LocalFileSystem())
+    with pytest.raises(DataError, match=r"d: expected a store that can be reached, got: "):
+        (root / "d").entries()
+
+
+def test_every_kind_of_input_from_a_store(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(key: str) -> str:
+        return f"s3://shelf/{key}?{bucket}"
+
+    images = [png(seed) for seed in range(7)]
+    for seed, name in enumerate(("cat/1.png", "cat/2.png", "dog/old/3.png")):
+        put(at(f"images/{name}"), images[seed])
+    put(at("images/notes.txt"), b"no image")
+    values = [np.asarray(Image.open(io.BytesIO(image))) for image in images]
+    plain = [(value.astype(np.float32) / 255).flatten().tolist() for value in values]
+    assert read([at("images")]) == [
+        ("s3://shelf/images/cat/1.png", None, "cat", plain[0]),
+        ("s3://shelf/images/cat/2.png", None, "cat", plain[1]),
+        ("s3://shelf/images/dog/old/3.png", None, "dog", plain[2]),
+    ]
+    found = read([at("images/cat/*.png"), at("images/cat/4.png")])
+    assert [row[3] for row in found[:2]] == plain[:2]
+    assert found[2][0] == "s3://shelf/images/cat/4.png"
+    assert found[2][3].startswith("expected an image, got: ")
+    file = io.BytesIO()
+    pq.write_table(pa.table({"image": images, "label": range(7)}), file, row_group_size=3)
+    put(at("tables/1.parquet"), file.getvalue())
+    put(at("tables/2.parquet"), file.getvalue()[:-9])
+    found = read([at("tables")], label_column="label")
+    assert found[:7] == [("s3://shelf/tables/1.parquet", row, row, plain[row]) for row in range(7)]
+    assert len(found) == 8
+    assert "expected a whole Parquet file" in found[7][3]
+    file = io.BytesIO()
+    np.savez_compressed(file, images=np.stack(values))
+    put(at("x.npz"), file.getvalue())
+    assert [row[3] for row in read([at("x.npz")])] == plain
+    text = io.StringIO()
+    csv.writer(text).writerows([("text", "label"), ("Größe?\n", "a"), ("no", "b")])
+    put(at("t.csv"), text.getvalue().encode())
+    (texts,) = open_sources([at("t.csv")], text_column="text", label_column="label")
+    (rows,) = texts.rows(0, 9, 9)
+    assert (rows.contents, rows.labels, texts.count()) == (["Größe?\n", "no"], ["a", "b"], 2)
+    before = texts.identity()
+    put(at("t.csv"), b"text\nother")
+    assert texts.identity() != before
+    with pytest.raises(DataError, match=r"s3://shelf/images/x\*: expected a file, a folder or a glob, got nothing"):
+        open_sources([at("images/x*")])
+    with pytest.raises(RunError, match=r"s3://shelf/g.parquet: expected a file on this machine, got an address"):
+        check_output(locate(at("g.parquet")), overwrite=False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_reads_from_a_store_and_writes_there(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs petm[ray]")
+    tests = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tests / "helpers", tests.parent))))  # for the workers
+    monkeypatch.setattr("petm.grading.ray_engine.PIECE", 64)
+    file, x = io.BytesIO(), np.random.default_rng(0).random((150, 1, 4, 4), np.float32)
+    np.savez(file, x=x)
+    put(f"s3://shelf/ray.npz?{bucket}", file.getvalue())
+    output = locate(f"s3://shelf/graded.parquet?{bucket}")
+    assert isinstance(output, RemotePath)
+    sources = open_sources([f"s3://shelf/ray.npz?{bucket}"])
+    put(f"s3://shelf/graded.parquet/other.parquet?{bucket}", b"of another run")
+    with pytest.raises(RunError, match=r"s3://shelf/graded.parquet: expected no such path yet"):
+        grade_on_ray(partial(open_slow_grader, 0), sources, output)
+    grade_on_ray(partial(open_slow_grader, 0), sources, output, workers=2, overwrite=True)
+    rows = sorted((row["row"], row["suspicion"]) for batch in read_grades(output) for row in batch.to_pylist())
+    assert [row for row, _ in rows] == list(range(150))
+    assert [suspicion for _, suspicion in rows] == pytest.approx(x.astype(float).sum((1, 2, 3)).tolist(), rel=1e-6)
+    assert (output / "_SUCCESS").is_file()
+    assert output.filesystem.get_file_info(output.key).type == FileType.Directory

@@ -1,0 +1,353 @@
+"""The command line, run in this process: what it prints, what it returns, what it leaves behind."""
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from image_files import write_images
+from petm.cli import main
+from petm.grading.stream import grade_stream
+from petm.models.loading import save_weights
+
+NETWORK = "networks:TinyCNN"
+
+
+@pytest.fixture
+def petm(monkeypatch, capfd):
+    """Runs ``petm ...`` and returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["petm", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path, model, digits, monkeypatch):
+    """A folder with weights of A, labelled images, and images to grade."""
+    monkeypatch.chdir(tmp_path)
+    save_weights(model, tmp_path / "w.safetensors")
+    write_images(digits[0], range(300), tmp_path / "images")
+    write_images(digits[2], range(20), tmp_path / "more", flat=True)
+    return tmp_path
+
+
+def fit_arguments(*more):
+    return (
+        "fit", "--model", NETWORK, "--weights", "w.safetensors", "--data", "images", "-o", "my.petm",
+        "--recipe", "paper", "--max-extra-parameters", 0.2, *more,
+    )  # fmt: skip
+
+
+def test_fit_grade_inspect(place, petm):
+    code, out, err = petm(*fit_arguments("--json", "--include-base"))
+    assert code == 0, err
+    manifest = json.loads(out)
+    assert manifest["model"]["reference"] == NETWORK
+    assert {"size": [28, 28], "channels": 1}.items() <= manifest["inputs"].items()
+    assert manifest["adapter"]["parameters"] <= 0.2 * manifest["model"]["parameters"]
+    parting = manifest["adapter"]["parting"]
+    assert 0 < parting["share_before"] <= 1 < parting["counted_ratio"]
+    assert sorted(entry.name for entry in place.glob("my.petm*")) == ["my.petm"], "no run folder is left"
+
+    code, out, err = petm("grade", "my.petm", "more", "-o", "grades.csv")
+    assert (code, out) == (0, "")
+    rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
+    assert list(rows[0]) == [
+        "input", "row", "label", "label_name", "second", "second_name", "probability", "suspicion", "grade", "reason",
+        "true_label",
+    ]  # fmt: skip
+    assert [row["input"] for row in rows] == [str(path.relative_to(place)) for path in sorted(place.glob("more/*"))]
+    for row in rows:
+        disagrees = row["label"] != row["second"]
+        assert row["grade"] == ("suspect" if disagrees else "trusted")
+        assert (float(row["suspicion"]) > 0) == disagrees
+    assert f"{len(rows)} inputs" in err
+
+    code, out, err = petm("grade", "my.petm", "more")
+    assert (code, out) == (0, (place / "grades.csv").read_text())
+    code, out, err = petm("grade", "my.petm", "more", "--json")
+    trusted = sum(row["grade"] == "trusted" for row in rows)
+    assert json.loads(out) == {
+        "inputs": len(rows), "trusted": trusted, "suspect": len(rows) - trusted, "unreadable": 0,
+    }  # fmt: skip
+
+    code, out, err = petm("inspect", "my.petm")
+    assert code == 0
+    assert "disagreement, as in the paper" in " ".join(out.replace("│", "").split())
+    assert f"the opinions part {parting['kind']} {parting['module']}" in " ".join(out.replace("│", "").split())
+
+    code, out, err = petm(*fit_arguments())
+    assert code == 1
+    assert "got a bundle. Choose another name, or overwrite it." in err
+
+
+def test_the_cache_budget_bounds_what_is_decoded_beforehand(place, petm, monkeypatch):
+    asked = []
+    monkeypatch.setattr("petm.data.base.Data.in_memory", lambda data, budget: asked.append(budget) or data)
+    code, _, err = petm(*fit_arguments("--cache-budget", 1000))
+    assert code == 0, err
+    assert asked == [250], "a quarter, as of the 4 GiB that are the default"
+
+
+def test_grade_reads_lists_names_what_it_cannot_read_and_judges(place, petm, monkeypatch):
+    assert petm(*fit_arguments("--include-base", "--coverage", "0.7"))[0] == 0
+    broken = place / "images" / "0" / "zz_broken.png"
+    broken.write_bytes(b"no picture")
+    code, out, err = petm("grade", "my.petm", "images", "--labels")
+    assert code == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
+    (bad,) = (row for row in rows if row["grade"] == "unreadable")
+    assert (bad["input"], bad["label"], bad["reason"]) == (str(broken.relative_to(place)), "", bad["reason"])
+    assert bad["reason"] == "expected a readable image, got: an empty or unknown format"
+    known = [row for row in rows if row is not bad]
+    names = [row["input"].split("/")[1] for row in known]
+    wrong = [row["label_name"] != name for row, name in zip(known, names, strict=True)]
+    assert [row["true_label"] != row["label"] for row in known] == wrong
+    caught = sum(row["grade"] == "suspect" for row, error in zip(known, wrong, strict=True) if error)
+    assert f"{len(known)} with true labels, {sum(wrong)} of them wrong: recall {100 * caught / sum(wrong):.1f} %" in err
+    assert f"{len(rows)} inputs: " in err
+    assert ", 1 unreadable." in err
+
+    listed = [row["input"] for row in rows[:5]]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(listed) + "\n"))
+    code, out, err = petm("grade", "my.petm", "-")
+    assert code == 0, err
+    assert [row["input"] for row in csv.DictReader(out.splitlines())] == listed
+
+
+def test_labels_of_another_column_are_another_run(place, petm, monkeypatch):
+    def broken_off(*arguments, **how):
+        yield next(grade_stream(*arguments, **how))
+        raise KeyboardInterrupt
+
+    assert petm(*fit_arguments("--include-base"))[0] == 0
+    command = ("grade", "my.petm", "images", "--labels", "-o", "g.csv", "--batch-size", "4")
+    with monkeypatch.context() as patch:
+        patch.setattr("petm.grading.grade_files.grade_stream", broken_off)
+        code, _, err = petm(*command)
+        assert (code, "Interrupted. To go on, run the same command" in err) == (130, True)
+    code, _, err = petm(*command, "--label-column", "other")
+    assert code == 1
+    assert "g.csv.parts" in err
+    assert petm(*command)[0] == 0
+
+
+def test_a_full_disk_behind_standard_output_is_one_line(place, petm, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    assert petm(*fit_arguments("--include-base"))[0] == 0
+    monkeypatch.setattr("sys.stdout", Full())
+    code, _, err = petm("grade", "my.petm", "more")
+    assert (code, err.splitlines()[-1]) == (
+        1,
+        "Error: standard output: could not be written (No space left on device). Free space.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("absent",), 1, "absent: expected a file, a folder or a glob, got nothing there. Check the path."),
+        (("more", "-o", "g.txt"), 1, "g.txt: expected a name that ends in .parquet, .csv, .jsonl. Choose one."),
+        (
+            ("more", "-o", "g.csv", "--engine", "ray"),
+            2,
+            "-o: expected a name that ends in .parquet beside --engine ray",
+        ),
+        (("more", "--labels"), 0, "Warning: labels: expected true labels in the inputs, got none that the"),
+        (
+            ("notes.txt",),
+            1,
+            "notes.txt: expected images (files, folders, *.parquet, *.npz), got a file of the kind '.t",
+        ),
+        (("empty",), 1, "inputs: expected at least one, got none."),
+    ],
+)
+def test_grade_says_what_is_wrong_in_one_line(place, petm, arguments, code, message):
+    assert petm(*fit_arguments("--include-base"))[0] == 0
+    (place / "notes.txt").write_text("x")
+    (place / "empty").mkdir()
+    got, _, err = petm("grade", "my.petm", *arguments)
+    assert got == code
+    assert message in " ".join(err.split())
+    assert not list(place.glob("g.*"))
+
+
+def test_grade_resizes_as_fit_did(place, petm):
+    assert petm(*fit_arguments("--size", "28", "--channels", "1", "--include-base"))[0] == 0
+    (place / "colour").mkdir()
+    Image.new("RGB", (40, 30), (10, 200, 30)).save(place / "colour" / "big.png")
+    code, out, _ = petm("grade", "my.petm", "colour")
+    assert code == 0
+    assert len(out.splitlines()) == 2
+
+
+def test_unreadable_image_is_named_and_skipped_only_when_asked(place, petm):
+    bad = place / "images" / "0" / "broken.png"
+    bad.write_bytes(b"no picture")
+    code, _, err = petm(*fit_arguments())
+    assert code == 1
+    assert "broken.png" in err
+    assert "--skip-bad" in err
+    assert not list(place.glob("my.petm"))
+
+    code, _, err = petm(*fit_arguments("--skip-bad"))
+    assert code == 0, err
+    assert "skipped: " in err
+    assert "1 unreadable images left out, 300 remain" in err
+
+
+def test_weights_of_another_network(place, petm):
+    save_file({"conv1.weight": torch.zeros(3, 1, 2, 2)}, place / "w.safetensors")
+    code, out, err = petm(*fit_arguments())
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        "Error: weights: w.safetensors does not fit the model: "
+        "conv1.weight is (3, 1, 2, 2) in the file and (6, 1, 5, 5) in the model; conv1.bias is missing in the file;"
+    )
+    assert len(err.splitlines()) == 1
+
+
+def test_one_class_only(place, petm):
+    for folder in (place / "images").iterdir():
+        if folder.name != "3":
+            for image in folder.iterdir():
+                image.unlink()
+            folder.rmdir()
+    code, _, err = petm(*fit_arguments("--classes", "0,1,2,3,4,5,6,7,8,9"))
+    assert code == 1
+    assert "at least two classes" in err
+
+
+def test_more_classes_than_the_model_has(place, petm):
+    (place / "images" / "zebra").mkdir()
+    Image.new("L", (28, 28)).save(place / "images" / "zebra" / "1.png")
+    code, _, err = petm(*fit_arguments())
+    assert code == 1
+    assert "expected labels from 0 to 9, got 10" in err
+
+
+def test_layers_by_hand(place, petm):
+    code, out, err = petm(*fit_arguments("--layers", "fc1=3,fc2=1", "--json"))
+    assert code == 0, err
+    assert json.loads(out)["adapter"]["layers"] == {"fc1": 3, "fc2": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--layers", "fc9=3"), 1, "layers: expected linear, convolution or embedding modules, got 'fc9'"),
+        (("--layers", "fc1"), 2, "a pair lacks its name or '='"),
+        (("--layers", "fc1=two"), 2, "expected layer=rank,..., got 'fc1=two'"),
+        (("--size", "0x4"), 2, "expected one or two positive numbers such as 64 or 64x48"),
+        (("--max-risk", "2"), 1, "max_risk: expected a number between 0 and 1, got 2.0"),
+        (("--recipe", "slow"), 2, "'slow' is not one of 'fast', 'balanced', 'thorough', 'paper'"),
+        (("--coverage", "0"), 1, "coverage: expected a number between 0 and 1, got 0.0"),
+        (("--max-risk", "0.1", "--recall", "0.9"), 1, "max_risk, recall: expected one of these, got 2"),
+        (("--nonsense",), 2, "No such option"),
+        (("--config", "absent.toml"), 2, "does not exist"),
+    ],
+)
+def test_bad_options(place, petm, options, code, message):
+    got, out, err = petm(*fit_arguments(*options))
+    assert (got, out) == (code, "")
+    assert message in err
+    assert not (place / "my.petm").exists()
+
+
+@pytest.mark.filterwarnings("default::petm.errors.PetmWarning")
+def test_promise_that_cannot_be_made_warns_in_one_line(place, petm):
+    code, out, err = petm(*fit_arguments("--max-risk", "0.001", "--json"))
+    assert code == 0
+    assert "Warning: max_risk: no threshold can promise 0.001 among the trusted at 0.95 confidence" in err
+    threshold = json.loads(out)["threshold"]
+    assert threshold["value"] == "-inf"
+    assert threshold["samples_needed"] > 1000
+
+
+def test_config_file(place, petm):
+    (place / "run.toml").write_text("max-risk = 0.5\nlayers = {fc1 = 2}\n[other]\nx = 1\n")
+    assert "names no option of this verb: other" in petm(*fit_arguments("--config", "run.toml"))[2]
+    (place / "run.toml").write_text("[fit]\nmax-risk = 0.5\nconfidence = 0.9\nlayers = {fc1 = 2}\n")
+    code, out, err = petm(*fit_arguments("--config", "run.toml", "--confidence", 0.8, "--json"))
+    assert code == 0, err
+    manifest = json.loads(out)
+    assert manifest["adapter"]["layers"] == {"fc1": 2}
+    assert manifest["threshold"]["max_risk"] == 0.5
+    assert manifest["threshold"]["confidence"] == 0.8, "the command line wins"
+    (place / "run.toml").write_text("max-risk = [")
+    assert "is not readable TOML" in petm(*fit_arguments("--config", "run.toml"))[2]
+
+
+def test_damaged_bundle(place, petm):
+    assert petm(*fit_arguments())[0] == 0
+    adapter = place / "my.petm" / "adapter_model.safetensors"
+    content = bytearray(adapter.read_bytes())
+    content[-1] ^= 1
+    adapter.write_bytes(content)
+    code, out, err = petm("grade", "my.petm", "more")
+    assert (code, out) == (1, "")
+    assert "adapter_model.safetensors has changed since it was written" in err
+
+
+def test_interrupt_exits_130_and_resume_ends_as_if_nothing_had_been(place, petm, monkeypatch):
+    import petm.training.loop as training
+
+    assert petm(*fit_arguments("--include-base"))[0] == 0
+    expected = petm("grade", "my.petm", "more")[1]
+    petm(*fit_arguments("--overwrite"))
+
+    step, count = training._Run._step, 0
+
+    def interrupted_step(self, *arguments):
+        nonlocal count
+        count += 1
+        if count == 4:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(training._Run, "_step", interrupted_step)
+    code, out, err = petm(*fit_arguments("--overwrite", "--include-base"))
+    assert (code, out) == (130, "")
+    assert "--resume" in err
+    assert (place / "my.petm.run" / "checkpoints").is_dir()
+    monkeypatch.setattr(training._Run, "_step", step)
+
+    code, _, err = petm(*fit_arguments("--include-base", "--overwrite", "--resume"))
+    assert code == 0, err
+    assert petm("grade", "my.petm", "more")[1] == expected
+
+
+def test_missing_mnist_says_what_to_do(tmp_path, petm):
+    code, _, err = petm("reproduce", "--dataset", "mnist", "--data-dir", tmp_path, "-o", tmp_path / "run")
+    assert code == 1
+    assert "--download" in err or "download" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", [(), ("demo",), ("reproduce",), ("fit",), ("grade",), ("inspect",), ("export",)])
+def test_help(petm, verb):
+    code, out, _ = petm(*verb, "--help")
+    assert code == 0
+    assert out.startswith("Usage: petm")
+    if verb:
+        assert "Example: petm" in out

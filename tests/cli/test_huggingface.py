@@ -1,0 +1,318 @@
+"""``petm fit`` and ``petm grade`` on Hugging Face folders: texts and images, and what is refused."""
+
+import csv
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import hf_folders
+from petm.cli import main
+from petm.cli.inputs import _processor
+from petm.data.text import read_texts
+from petm.data.tokenized import Tokenized
+from petm.models.hf_classifier import load_classifier
+from petm.models.hf_image_processor import ImageProcessor
+from petm.models.hf_processors import load_processor
+from petm.models.hf_tokenizer import Tokenizer
+from petm.models.loading import load_model
+
+Petm = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def petm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Petm:
+    """Runs ``petm ...`` and returns exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["petm", *map(str, arguments)])
+        _processor.cache_clear()  # a command is a process of its own
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with classifiers that have learnt a little, and data in every format."""
+    root = tmp_path_factory.mktemp("folders")
+    write_texts(root / "train.csv", hf_folders.QUESTIONS)
+    hf_folders.save(root / "bert", hf_folders.bert(), hf_folders.word_tokenizer())
+    model, encoder = load_classifier(root / "bert"), load_processor(root / "bert")
+    assert isinstance(encoder, Tokenizer)
+    data = Tokenized(read_texts(root / "train.csv", classes=hf_folders.KINDS), encoder)
+    train(model, data.inputs(range(0, len(data), 2)), data.labels[::2])
+    hf_folders.save(root / "bert", model)
+
+    write_images(root / "images", 20)
+    hf_folders.save(root / "vit", hf_folders.vit(), hf_folders.image_processor())
+    return root
+
+
+@pytest.fixture
+def place(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of all that, to work in."""
+    monkeypatch.chdir(shutil.copytree(folders, tmp_path / "place"))
+    return tmp_path / "place"
+
+
+def train(model: torch.nn.Module, fields: Any, labels: torch.Tensor) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(12):
+        optimizer.zero_grad()
+        F.cross_entropy(model(**fields).logits, labels).backward()
+        optimizer.step()
+
+
+def write_texts(path: Path, rows: Any, *columns: str) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns or ("text", "label"), *rows])
+
+
+def write_images(folder: Path, each: int) -> None:
+    generator = np.random.default_rng(0)
+    for shade, name in enumerate(hf_folders.KINDS):
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = generator.integers(60 * shade, 60 * shade + 130, (20, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
+
+
+def fit(*more: object) -> tuple[object, ...]:
+    return ("fit", "--data", "train.csv", "-o", "my.petm", "--seed", 1, *more)
+
+
+def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
+    code, out, err = petm(*fit("--model", "hf:bert", "--json"))
+    assert code == 0, err
+    manifest = json.loads(out)
+    assert manifest["inputs"] == {
+        "size": None, "channels": None, "processor": "bert", "text_column": "text", "length": None,
+        "fingerprint": load_processor("bert").fingerprint,
+    }  # fmt: skip
+    assert (manifest["model"]["reference"], manifest["model"]["classes"]) == ("hf:bert", list(hf_folders.KINDS))
+
+    more = [("Who met Galileo ?",), ("How far is it from Rome to Cairo ?",), ("Where is it ?",)]
+    write_texts(place / "more.csv", more, "text")
+    (place / "more.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for (text,) in more))
+    code, out, err = petm("grade", "my.petm", "more.csv", "more.jsonl")
+    assert code == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [(row["input"], int(row["row"])) for row in rows] == [("more.csv", n) for n in (2, 3, 4)] + [
+        ("more.jsonl", n) for n in (1, 2, 3)
+    ]
+    encoded = hf_folders.word_tokenizer()([text for (text,) in more], padding=True, return_tensors="pt")
+    answers = load_classifier("bert")(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
+    assert [row["label_name"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)] * 2
+    assert {row["grade"] for row in rows} <= {"trusted", "suspect"}
+    for one, other in zip(rows[:3], rows[3:], strict=True):
+        assert {**one, "input": "", "row": ""} == {**other, "input": "", "row": ""}
+
+    (place / "bert").rename(place / "moved")
+    code, _, err = petm("grade", "my.petm", "more.csv")
+    assert (code, err) == (
+        1, "Error: model: expected the folder of a Hugging Face model, got bert, which is none.\n",
+    )  # fmt: skip
+    code, again, err = petm("grade", "my.petm", "more.csv", "more.jsonl", "--model", "hf:moved")
+    assert (code, again) == (0, out), err
+
+
+def test_other_columns_a_fixed_length_and_blank_texts(place: Path, petm: Petm) -> None:
+    rows = [(kind, text) for text, kind in hf_folders.QUESTIONS]
+    write_texts(place / "train.csv", [*rows, ("PLACE", " ")], "kind", "question")
+    options = ("--model", "hf:bert", "--text-column", "question", "--label-column", "kind", "--length", 9)
+    code, _, err = petm(*fit(*options))
+    assert code == 1
+    assert f"got 1 of 91 without any (the first is train.csv:{len(rows) + 2}). Remove them, or leave them out" in err
+    code, out, err = petm(*fit(*options, "--skip-bad", "--json"))
+    assert code == 0, err
+    assert "train.csv: 1 blank texts left out, 90 remain." in err
+    manifest = json.loads(out)
+    assert (manifest["inputs"]["text_column"], manifest["inputs"]["length"]) == ("question", 9)
+    write_texts(place / "more.csv", [("Where is Paris ? " * 9,)], "question")
+    assert petm("grade", "my.petm", "more.csv")[0] == 0
+    write_texts(place / "more.csv", [("Where is Paris ?",)], "text")
+    code, _, err = petm("grade", "my.petm", "more.csv")
+    assert (code, err) == (
+        1,
+        "Error: more.csv: expected a column 'question', got the columns text. Name it with --text-column.\n",
+    )
+
+
+def test_images_from_fit_to_grade(place: Path, petm: Petm) -> None:
+    code, out, err = petm("fit", "--model", "hf:vit", "--data", "images", "-o", "my.petm", "--json")
+    assert code == 0, err
+    assert json.loads(out)["inputs"]["processor"] == "vit"
+    code, out, err = petm("grade", "my.petm", "images")
+    assert code == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
+    processor = load_processor("vit")
+    assert isinstance(processor, ImageProcessor)
+    pixels = np.stack([processor(Image.open(row["input"])) for row in rows])
+    assert pixels.min() < -0.5, "normalised by the processor, not from 0 to 1"
+    answers = load_classifier("vit")(pixel_values=torch.from_numpy(pixels)).logits
+    assert [row["label_name"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.hidden, self.head = nn.Embedding(64, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, input_ids, attention_mask, **_):
+        kept = attention_mask.unsqueeze(-1).float()
+        mean = (self.embedding(input_ids) * kept).sum(1) / kept.sum(1)
+        return self.head(torch.relu(self.hidden(mean)))
+"""
+"""A text classifier of one's own."""
+
+
+def test_a_network_of_ones_own_with_a_tokenizer_folder(place: Path, petm: Petm) -> None:
+    (place / "words.py").write_text(NETWORK)
+    hf_folders.save(place / "tokens", hf_folders.word_tokenizer())
+    names = ",".join(hf_folders.KINDS)
+    told = ("--model", "words.py:Words", "--classes", names)
+    code, out, err = petm(*fit(*told, "--processor", "tokens", "--length", 12, "--json"))
+    assert code == 0, err
+    assert json.loads(out)["inputs"]["processor"] == "tokens"
+    code, out, err = petm("grade", "my.petm", "train.csv")
+    assert code == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
+    encoded = hf_folders.word_tokenizer()(
+        [text for text, _ in hf_folders.QUESTIONS],
+        padding="max_length",
+        truncation=True,
+        max_length=12,
+        return_tensors="pt",
+    )
+    model = load_model("words.py:Words")
+    answers = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"])
+    assert [row["label_name"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]
+
+    (place / "tokens").rename(place / "moved")
+    code, _, err = petm("grade", "my.petm", "train.csv")
+    assert (code, err) == (
+        1,
+        "Error: processor: expected a folder with a tokenizer or an image processor, got tokens, which is none.\n",
+    )
+    assert petm("grade", "my.petm", "train.csv", "--processor", "moved")[:2] == (0, out)
+    hf_folders.save(place / "tokens", hf_folders.word_tokenizer([text for text, _ in hf_folders.QUESTIONS[:30]]))
+    code, _, err = petm("grade", "my.petm", "train.csv")
+    assert code == 1
+    assert "processor: expected the one that the grader was fitted with, got another one in tokens." in err
+    code, _, err = petm(*fit(*told, "--processor", "moved", "--size", 8, "--overwrite"))
+    assert code == 2
+    assert "--size: expected none beside --processor moved, got (8, 8)." in err
+    code, _, err = petm("export", "my.petm", "-o", "my.onnx", "--processor", "moved")
+    assert (code, err) == (
+        1,
+        "Error: grader: expected one whose inputs are one tensor, got one of texts. Keep to the bundle.\n",
+    )
+
+
+FAULTS: list[tuple[tuple[str, ...], int, str]] = [
+    (("--model", "hf:absent"), 1, "model: expected the folder of a Hugging Face model, got absent, which is none."),
+    (
+        ("--model", "hf:vit"),
+        1,
+        "train.csv: expected a folder with one sub-folder .*, got texts. Name a text classifier",
+    ),
+    (
+        ("--model", "hf:bert", "--text-column", "body"),
+        1,
+        "train.csv: expected a column 'body', got the columns text, l",
+    ),
+    (
+        ("--model", "hf:bert", "--label-column", "kind"),
+        1,
+        "train.csv: expected a column 'kind', got the columns text, ",
+    ),
+    (("--model", "hf:bert", "--classes", "a,b"), 1, "classes: expected 3 names, one for each class of bert, got 2."),
+    (
+        ("--model", "hf:bert", "--classes", "a,b,c"),
+        1,
+        "expected the classes a, b, c, got NUMBER, PERSON, PLACE as well",
+    ),
+    (
+        ("--model", "hf:bert", "--length", "41"),
+        1,
+        "length: expected a number of tokens from 1 to 40, the most .* got 41",
+    ),
+    (("--model", "hf:bert", "--size", "8"), 2, r"--size: expected none beside hf:bert, got \(8, 8\)."),
+    (("--model", "hf:vit", "--channels", "1"), 2, "--channels: expected none beside hf:vit, got 1"),
+    (("--model", "hf:vit", "--length", "4"), 2, r"--length: expected none beside hf:vit, got 4."),
+    (
+        ("--model", "networks:TinyCNN", "--text-column", "t"),
+        2,
+        "--text-column: expected none without a tokenizer",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "message"), FAULTS)
+def test_bad_options(place: Path, petm: Petm, options: tuple[str, ...], code: int, message: str) -> None:
+    got, out, err = petm(*fit(*options))
+    assert (got, out) == (code, "")
+    assert re.search(message, err), err
+    assert code == 2 or len(err.splitlines()) == 1
+    assert not list(place.glob("my.petm*"))
+
+
+def test_class_names_that_no_one_can_put_in_order(place: Path, petm: Petm) -> None:
+    unnamed = hf_folders.bert([f"LABEL_{number}" for number in range(4)])
+    hf_folders.save(place / "four", unnamed, hf_folders.word_tokenizer())
+    code, _, err = petm(*fit("--model", "hf:four"))
+    assert code == 1
+    assert err == (
+        "Error: train.csv: expected the 4 classes of four, got 3: NUMBER, PERSON, PLACE. "
+        "Name those of the model in their order with --classes.\n"
+    )
+    write_texts(place / "train.csv", [(text, number % 5) for number, (text, _) in enumerate(hf_folders.QUESTIONS)])
+    code, _, err = petm(*fit("--model", "hf:four"))
+    assert code == 1
+    assert "train.csv: expected labels from 0 to 3, got 4 for sample 4, the first of 18 such" in err
+
+
+def test_code_of_its_own_needs_trust_at_every_command(place: Path, petm: Petm) -> None:
+    config = json.loads((place / "bert" / "config.json").read_text())
+    (place / "bert" / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "own.Config"}}))
+    code, _, err = petm(*fit("--model", "hf:bert"))
+    assert code == 1
+    assert "got one with code of its own. Read that code, then allow it with trust_remote_code=True" in err
+    # With trust the name of a class that is not there is looked for, and its absence reported in one line.
+    code, _, err = petm(*fit("--model", "hf:bert", "--trust-remote-code"))
+    assert code == 1
+    assert (
+        "expected a model that transformers can read in bert, got: OSError: bert does not appear to have a file" in err
+    )
+    assert len(err.splitlines()) == 1
+
+
+def test_arrays_of_bytes_do_not_suit_an_image_processor(place: Path, petm: Petm) -> None:
+    np.savez(place / "bytes.npz", x=np.zeros((4, 3, 16, 16), np.uint8), y=[0, 1, 2, 0])
+    code, _, err = petm("fit", "--model", "hf:vit", "--data", "bytes.npz", "-o", "my.petm")
+    assert code == 1
+    assert "bytes.npz: expected floats that the model's processor has made, got bytes." in err
+    np.savez(place / "large.npz", x=np.zeros((4, 3, 20, 20), np.float32), y=[0, 1, 2, 0])
+    code, _, err = petm("fit", "--model", "hf:vit", "--data", "large.npz", "-o", "my.petm")
+    assert code == 1
+    assert "large.npz: expected images of 3×16×16 (channels × height × width), got 3×20×20" in err

@@ -1,0 +1,244 @@
+"""``petm monitor``: what it says, draws and returns, for bundles and graphs, with labels and without."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graded_tables import graded, write
+from networks import TinyCNN, randomise, seeded
+from petm.adapter.lora import attach_adapter
+from petm.cli import main
+from petm.errors import ArgumentError
+from petm.grading.grader import Grader
+from petm.grading.onnx_export import export_onnx
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
+from petm.report.monitor_report import monitor
+from petm.selective.drift import suspicion_profile
+from petm.selective.thresholds import DISAGREEMENT, Threshold
+
+CALIBRATION = suspicion_profile(np.random.default_rng(9).random(2000))
+THRESHOLD = Threshold(0.5, "guaranteed risk", 0.5, max_risk=0.1, confidence=0.95, risk=0.06)
+ORIGIN = Origin(ModelOrigin("networks:TinyCNN", classes=("cat", "dog", "cow")), InputOrigin((28, 28), 1))
+
+
+def grader(threshold=THRESHOLD, **measured):
+    adapted = randomise(attach_adapter(seeded(TinyCNN), {"fc2": 1}))
+    return Grader(adapted, threshold, "mean_of_both", origin=ORIGIN, measured=measured or CALIBRATION)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grader().save("my.petm")
+    return tmp_path
+
+
+@pytest.fixture
+def petm(place, monkeypatch, capfd):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["petm", "monitor", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_a_promise_that_holds(petm):
+    write(graded(3000, error_rate=0.05), Path("g.parquet"))
+    code, out, err = petm("my.petm", "g.parquet")
+    assert (code, err) == (0, "")
+    assert out.startswith("The promise holds: of ")
+    assert "10% at most was promised." in out
+    assert "This takes the labelled for a random part" in out
+    assert "No drift of suspicion is seen (Kolmogorov-Smirnov distance 0.0" in out
+    assert "against 2,000 calibration samples)" in out
+
+
+def test_a_promise_that_is_broken_exits_3_and_says_where(petm, place):
+    write(graded(800, error_rate=0.02), Path("monday.csv"))
+    write(graded(800, seed=1, error_rate=0.4), Path("tuesday.csv"))
+    code, out, err = petm("my.petm", "monday.csv", "tuesday.csv", "-o", "watch", "--json")
+    assert (code, err) == (3, "")
+    told = json.loads(out)
+    assert (told["verdict"], told["exit_code"], told["promise"]["limit"]) == ("broken", 3, 0.1)
+    assert [row["name"] for row in told["windows"]] == ["monday.csv", "tuesday.csv"]
+    monday, tuesday = (row["wrong"] for row in told["windows"])
+    assert monday["high"] < 0.1 < tuesday["low"]
+    assert told["whole"]["rows"] == 1600
+    assert told["whole"]["wrong"]["of"] == monday["of"] + tuesday["of"] == told["promise"]["found"]["of"]
+    assert told["findings"][0].startswith("The promise is BROKEN: of ")
+
+    assert sorted(path.name for path in Path("watch").iterdir()) == [
+        f"monitor.{kind}" for kind in ("json", "md", "png", "svg")
+    ]
+    assert json.loads(Path("watch/monitor.json").read_text()) == told
+    assert Path("watch/monitor.md").read_text().startswith("# broken\n\nThe promise is BROKEN")
+    with Image.open("watch/monitor.png") as image:
+        assert image.format == "PNG"
+    drawn = Path("watch/monitor.svg").read_text()
+    assert "<svg" in drawn
+    assert "tuesday" in Path("watch/monitor.md").read_text()
+
+
+def test_too_few_labels_say_how_many_would_do(petm):
+    write(graded(60, error_rate=0.0, labelled=0.3), Path("g.csv"))
+    code, out, _ = petm("my.petm", "g.csv")
+    assert code == 0
+    assert out.startswith("It cannot be told whether the promise holds: of ")
+    # log(0.025) / log(0.9) = 35.01
+    assert "About 36 labelled trusted predictions, drawn at random, would tell at the error rate seen." in out
+
+
+def test_no_label_at_all(petm):
+    write(graded(200, labelled=0.0), Path("g.csv"))
+    code, out, _ = petm("my.petm", "g.csv", "-o", "watch")
+    assert code == 0
+    assert "It cannot be told whether the promise holds: no trusted prediction is labelled; 10% at most" in out
+    assert "would tell at the error rate of the calibration samples." in out
+    assert "random part" not in out
+    assert Path("watch/monitor.png").stat().st_size > 10_000
+
+
+def test_only_suspects_are_labelled(petm):
+    """As the review page leaves it: labels of suspects, from the file of `petm serve`."""
+    table = graded(500, labelled=0.0)
+    write(table, Path("g.jsonl"))
+    suspects = [row for row in table.to_pylist() if row["grade"] == "suspect"]
+    lines = [{"input": row["input"], "label": 0, "confirmed": False, "sha256": "0" * 64} for row in suspects]
+    Path("labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, err = petm("my.petm", "g.jsonl", "--labels", "labels.jsonl")
+    assert (code, err) == (0, "")
+    assert f"only suspects are labelled ({len(suspects)}), which says nothing of the trusted" in out
+    code, out, _ = petm("my.petm", "g.jsonl", "--labels", "labels.jsonl", "--json")
+    promise = json.loads(out)["promise"]
+    assert (promise["labelled_trusted"], promise["labelled_suspects"]) == (0, len(suspects))
+
+
+def test_labels_by_name_that_fit_in_part(petm):
+    table = graded(400, unreadable=0, labelled=0.0)
+    write(table, Path("g.parquet"))
+    names = [f"{row['input']},{row['label_name']}" for row in table.to_pylist() if row["grade"] == "trusted"]
+    Path("l.csv").write_text("\n".join(["input,label", *names, "elsewhere/1.png,cat"]) + "\n")
+    code, out, err = petm("my.petm", "g.parquet", "--labels", "l.csv")
+    assert code == 0
+    assert f"The promise holds: of {len(names)} labelled trusted predictions 0 are wrong" in out
+    assert err == (
+        f"Warning: labels: expected inputs and rows as in the grades, got 1 of {len(names) + 1} entries that name none "
+        f"of them. Compare the columns input and row.\n"
+    )
+    write(table, Path("again.parquet"))
+    _, _, err = petm("my.petm", "g.parquet", "again.parquet", "--labels", "l.csv")
+    assert f"labels: expected one graded row for each, got {len(names)} entries that name several" in err
+
+
+def test_a_labelled_part_that_is_not_random_is_noticed(petm):
+    """The more suspect half of the trusted was labelled."""
+    table = graded(2000, unreadable=0, labelled=0.0)
+    write(table, Path("g.parquet"))
+    chosen = [row for row in table.to_pylist() if 0.25 <= row["suspicion"] < 0.5]
+    Path("l.csv").write_text("input,label\n" + "".join(f"{row['input']},{row['label']}\n" for row in chosen))
+    _, _, err = petm("my.petm", "g.parquet", "--labels", "l.csv")
+    assert "Warning: labels: expected a random part of the trusted, got one whose suspicion differs" in err
+    write(graded(2000, unreadable=0), Path("random.parquet"))
+    assert petm("my.petm", "random.parquet")[2] == ""
+
+
+def test_drift_warns_and_fails_only_when_asked(petm):
+    squeezed = graded(500, threshold=Threshold(0.5, ""), labelled=0.0).to_pylist()
+    suspicion = [row["suspicion"] and row["suspicion"] ** 0.5 for row in squeezed]
+    for row, value in zip(squeezed, suspicion, strict=True):
+        if value is not None:
+            row.update(suspicion=value, grade="trusted" if value < 0.5 else "suspect")
+    Path("g.jsonl").write_text("".join(json.dumps(row) + "\n" for row in squeezed))
+    code, out, _ = petm("my.petm", "g.jsonl")
+    assert code == 0
+    assert "Suspicion has DRIFTED, it is higher than in calibration" in out
+    code, out, _ = petm("my.petm", "g.jsonl", "--fail-on-drift", "--json")
+    told = json.loads(out)
+    assert (code, told["exit_code"], told["drifted"], told["verdict"]) == (3, 3, True, "cannot tell")
+    # P(U ** 0.5 <= x) = x ** 2, the farthest from x at 1/2, where they differ by 1/4.
+    assert told["drift"]["distance"] == pytest.approx(0.25, abs=0.06)
+    code, out, _ = petm("my.petm", "g.jsonl", "--fail-on-drift", "--alpha", "0.0001")
+    assert code == 1
+
+    write(graded(500, error_rate=0.02), Path("same.csv"))
+    assert petm("my.petm", "same.csv", "--fail-on-drift")[0] == 0
+
+
+def test_each_class(petm):
+    parts = tuple(replace(THRESHOLD, value=value) for value in (0.2, 0.5, 0.8))
+    threshold = replace(THRESHOLD, value=0.8, rule="guaranteed risk in each class", classes=parts)
+    grader(threshold).save("class.petm")
+    write(graded(4000, threshold=threshold, error_rate=0.3), Path("g.csv"))
+    code, out, _ = petm("class.petm", "g.csv", "--window", "1500")
+    assert code == 3
+    for name in ("cat", "dog", "cow"):
+        assert f"Class {name}: broken, " in out
+    assert "promised in each class." in out
+    starts = [line.split()[0] for line in out.splitlines() if line[:1].isdigit()]
+    assert starts == ["0", "1500", "3000"], "the rows with which windows begin"
+    told = json.loads(petm("class.petm", "g.csv", "--json")[1])
+    assert set(told["promise"]["classes"]) == {"0", "1", "2"}
+    assert told["promise"]["classes"]["2"]["verdict"] == "broken"
+
+
+def test_nothing_promised_and_an_old_bundle(petm):
+    grader(replace(DISAGREEMENT, value=0.5), calibration_samples=300).save("old.petm")
+    write(graded(400, error_rate=0.5), Path("g.csv"))
+    code, out, _ = petm("old.petm", "g.csv", "--fail-on-drift")
+    assert code == 0
+    assert "Nothing is promised." in out
+    assert "Beside it: of " in out
+    assert "Whether suspicion has drifted cannot be told: the bundle does not know" in out
+
+
+def test_a_graph_serves_as_its_bundle_does(petm):
+    export_onnx(grader(), "my.onnx")
+    write(graded(800, error_rate=0.4), Path("g.csv"))
+    expected = petm("my.petm", "g.csv", "--json")
+    assert expected[0] == 3
+    assert petm("my.onnx", "g.csv", "--json") == expected
+
+
+def test_what_is_refused(petm):
+    write(graded(50, threshold=Threshold(0.9, "")), Path("g.csv"))
+    for arguments, code, message in (
+        (("my.petm",), 2, "Missing argument 'GRADES...'"),
+        (("none.petm", "g.csv"), 1, "Error: none.petm: expected a petm bundle, got no petm.json in it."),
+        (("my.petm", "none.csv"), 1, "Error: none.csv: expected grades (.parquet, .csv, .jsonl), got nothing there."),
+        (("my.petm", "g.csv"), 1, "Error: g.csv: expected grades by this bundle, got "),
+        (("my.petm", "g.csv", "--labels", "none.csv"), 1, "Error: none.csv: expected labels "),
+        (("my.petm", "g.csv", "--confidence", "2"), 1, "Error: confidence: expected a number between 0 and 1, got 2.0"),
+        (("my.petm", "g.csv", "--alpha", "0"), 1, "Error: alpha: expected a number from 0.001 to 1, got 0.0."),
+        (("my.petm", "g.csv", "--window", "0"), 1, "Error: window: expected at least 1 row, got 0."),
+    ):
+        found = petm(*arguments)
+        assert found[0] == code
+        assert message in found[2]
+        assert found[1] == ""
+
+
+def test_the_picture_is_the_same_for_the_same_grades(petm):
+    write(graded(500), Path("g.csv"))
+    pictures = []
+    for folder in ("one", "two"):
+        petm("my.petm", "g.csv", "-o", folder, "--window", "40")
+        pictures.append(Path(folder, "monitor.svg").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_in_python(place):
+    write(graded(500), Path("g.csv"))
+    found = monitor(THRESHOLD, CALIBRATION, ["g.csv"], confidence=0.5)
+    assert found.promise.confidence == 0.5
+    with pytest.raises(ArgumentError, match=r"alpha: expected a number from 0\.001 to 1, got 1"):
+        monitor(THRESHOLD, CALIBRATION, ["g.csv"], alpha=1)

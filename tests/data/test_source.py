@@ -1,0 +1,229 @@
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import hf_folders
+from petm.data.npz import load_npz
+from petm.data.source import Rows, Source
+from petm.data.source_opening import open_sources
+from petm.data.source_reading import Reader
+from petm.errors import DataError
+from petm.models.hf_processors import load_processor
+from petm.models.hf_tokenizer import Tokenizer
+
+
+def pixels(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 6, 5), dtype=np.uint8)
+
+
+def png(values: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "png")
+    return stream.getvalue()
+
+
+def every(sources: list[Source], size: int = 3) -> list[tuple[Any, ...]]:
+    """Input, row, label and fault of all rows."""
+    found: Iterator[Rows] = (rows for source in sources for rows in source.rows(0, source.count(), size))
+    return [row for rows in found for row in zip(rows.inputs, rows.rows, rows.labels, rows.faults, strict=True)]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of images, a Parquet file in three groups of rows, an archive, and texts."""
+    monkeypatch.chdir(tmp_path)
+    for index, values in enumerate(pixels(8)):
+        folder = tmp_path / "images" / ("cat", "dog/old")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index}.png").write_bytes(png(values))
+    (tmp_path / "images" / ".hidden.png").write_bytes(b"")
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    encoded = [{"bytes": png(values), "path": None} for values in pixels(10)]
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": {"names": ["cat", "dog"]}}}})}
+    table = pa.table({"image": pa.array(encoded, kind), "label": [0, 1] * 5, "more": range(10)})
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "x.parquet", row_group_size=4)
+    np.savez(tmp_path / "x.npz", images=pixels(7), labels=np.arange(7) % 2)
+    np.savez_compressed(tmp_path / "floats.npz", x=pixels(7).astype(np.float64)[:, None] / 300)
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), ("Who\nis it?", "a"), ("no,", ""), (" ", "b"), ("x", "3")])
+    lines = [{"text": "one", "label": 1}, {"other": 2}, {"text": 4}, {"text": None}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n{broken\n" + '{"text": "last"}')
+    return tmp_path
+
+
+def test_a_folder_in_the_order_of_its_paths(place: Path) -> None:
+    found = every(open_sources(["images"]))
+    paths = [f"images/cat/{n}.png" for n in (0, 2, 4, 6)] + [f"images/dog/old/{n}.png" for n in (1, 3, 5, 7)]
+    assert [row[0] for row in found] == paths
+    assert [row[2] for row in found] == ["cat"] * 4 + ["dog"] * 4
+    assert {row[1] for row in found} == {None}
+
+
+def test_files_globs_and_folders_behind_each_other(place: Path) -> None:
+    sources = open_sources(["images/cat/2.png", "images/dog/old/*.png", "x.npz", "images/cat/0.png"])
+    assert [source.count() for source in sources] == [5, 7, 1]
+    assert [row[0] for row in every(sources)][:3] == [
+        "images/cat/2.png", "images/dog/old/1.png", "images/dog/old/3.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "count", "how"),
+    [
+        ("images", 8, {}),
+        ("x.parquet", 10, {}),
+        ("x.npz", 7, {}),
+        ("floats.npz", 7, {}),
+        ("t.csv", 4, {"text_column": "text"}),
+    ],
+)
+def test_any_part_is_that_part_of_the_whole(place: Path, path: str, count: int, how: dict[str, str]) -> None:
+    (source,) = open_sources([path], label_column="label", **how)
+    assert source.count() == count
+    whole = every([source], size=100)
+    assert len(whole) == count
+    for start in range(count + 1):
+        for stop in range(start, count + 1):
+            parts = list(source.rows(start, stop, 2))
+            assert all(1 <= len(rows) <= 2 for rows in parts)
+            names = [(name, row) for rows in parts for name, row in zip(rows.inputs, rows.rows, strict=True)]
+            assert names == [row[:2] for row in whole[start:stop]]
+
+
+def test_images_are_read_as_data_are(place: Path) -> None:
+    wanted = torch.from_numpy(pixels(10)).unsqueeze(1) / 255
+    reader = Reader(size=(6, 5), channels=1)
+    (table,) = open_sources(["x.parquet"])
+    got = [reader.read(rows).inputs for rows in table.rows(0, 10, 4)]
+    assert all(isinstance(part, torch.Tensor) for part in got)
+    assert torch.equal(torch.cat([part for part in got if isinstance(part, torch.Tensor)]), wanted)
+    for name in ("x.npz", "floats.npz"):
+        (archive,) = open_sources([name])
+        (rows,) = archive.rows(0, 7, 7)
+        found = reader.read(rows).inputs
+        assert isinstance(found, torch.Tensor)
+        torch.testing.assert_close(found, load_npz(name).inputs(range(7)))
+
+
+def test_labels_by_name_and_by_number(place: Path) -> None:
+    assert [row[2] for row in every(open_sources(["x.parquet"], label_column="label"))] == ["cat", "dog"] * 5
+    assert [row[2] for row in every(open_sources(["x.parquet"]))] == [None] * 10
+    assert [row[2] for row in every(open_sources(["x.npz"], label_column="label"))] == [0, 1, 0, 1, 0, 1, 0]
+    texts = open_sources(["t.csv"], text_column="text", label_column="label")
+    assert [row[2] for row in every(texts)] == ["a", None, "b", "3"]
+
+
+def test_texts_and_what_is_wrong_with_some(place: Path) -> None:
+    sources = open_sources(["t.csv", "t.jsonl"], text_column="text")
+    rows = every(sources)
+    assert [row[:2] for row in rows] == [("t.csv", n) for n in (2, 4, 5, 6)] + [
+        ("t.jsonl", n) for n in (1, 2, 3, 4, 6, 7)
+    ]
+    hf_folders.save(place / "words", hf_folders.word_tokenizer())
+    encoder = load_processor(place / "words")
+    assert isinstance(encoder, Tokenizer)
+    reader = Reader(encoder=encoder)
+    reasons = [reason for source in sources for part in source.rows(0, 99, 99) for reason in reader.read(part).reasons]
+    other, none = "expected a JSON object with a text under 'text', got another line", "expected a text, got none"
+    number = "expected a text under 'text', got int"
+    assert reasons == [None, None, none, None, None, other, number, none, other, None]
+
+
+def test_rows_of_another_length_are_faults(place: Path) -> None:
+    (place / "odd.csv").write_text("text,label\nfine,1\nfine, but more,1\nfine,2\n")
+    rows = every(open_sources(["odd.csv"], text_column="text"))
+    assert [row[3] for row in rows] == [None, "expected 2 fields as in the header, got 3", None]
+
+
+def test_one_bad_image_does_not_spoil_the_others(place: Path) -> None:
+    rows = Rows()
+    rows.append("a.png", None, png(pixels(1)[0]))
+    rows.append("b.png", None, png(pixels(1)[0])[:40])
+    rows.append("c.png", None, place / "absent.png")
+    rows.append("d.parquet", 3, None)
+    rows.append("e.npz", 0, np.full((1, 6, 5), np.nan, np.float32))
+    rows.append("f.npz", 0, np.zeros((1, 5, 5), np.float32))
+    rows.append("g.npz", 0, np.zeros((1, 6, 5), np.uint8))
+    readings = Reader(size=(6, 5), channels=1).read(rows)
+    assert isinstance(readings.inputs, torch.Tensor)
+    assert readings.inputs.shape == (2, 1, 6, 5)
+    assert [reason is None for reason in readings.reasons] == [True, False, False, False, False, False, True]
+    assert readings.reasons[3:6] == [
+        "expected an image, got nothing",
+        "expected finite values, got NaN or infinity",
+        "expected an array of shape (1, 6, 5), got (1, 5, 5)",
+    ]
+    assert "No such file" in str(readings.reasons[2])
+
+
+def test_a_damaged_file_is_one_row(place: Path) -> None:
+    (place / "cut.parquet").write_bytes((place / "x.parquet").read_bytes()[:-20])
+    (place / "cut.npz").write_bytes((place / "x.npz").read_bytes()[:-30])
+    for name in ("cut.parquet", "cut.npz"):
+        ((path, row, label, fault),) = every(open_sources([name]))
+        assert (path, row, label) == (name, None, None)
+        assert "expected" in fault
+
+
+@pytest.mark.parametrize(
+    ("path", "how", "message"),
+    [
+        ("absent.png", {}, r"absent.png: expected a file, a folder or a glob, got nothing there"),
+        ("images/notes.txt", {}, r"notes.txt: expected images .*, got a file of the kind '.txt'"),
+        ("t.csv", {}, r"t.csv: expected images .*, got a file of the kind '.csv'"),
+        ("images", {"text_column": "text"}, r"images: expected texts .*, got a folder"),
+        ("t.csv", {"text_column": "body"}, r"t.csv: expected a column 'body', got the columns text, label"),
+        (
+            "x.parquet",
+            {"text_column": "body"},
+            r"x.parquet: expected a column 'body', got the columns image, label, more",
+        ),
+        ("x.parquet", {"text_column": "more"}, r"x.parquet: expected texts in column 'more', got int64"),
+    ],
+)
+def test_what_does_not_suit_is_refused_at_once(place: Path, path: str, how: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_sources([path], **how)
+
+
+def test_identity_follows_names_and_changes(place: Path) -> None:
+    before = [source.identity() for source in open_sources(["images", "x.npz"])]
+    assert before == [source.identity() for source in open_sources(["images", "x.npz"])]
+    (place / "images" / "cat" / "9.png").write_bytes(png(pixels(1)[0]))
+    np.savez(place / "x.npz", images=pixels(8))
+    after = [source.identity() for source in open_sources(["images", "x.npz"])]
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    (place / "images" / "cat" / "9.png").write_bytes(png(pixels(1)[0]) + b"more")
+    assert open_sources(["images"])[0].identity() != after[0], "the same names, another file"
+
+
+def test_what_cannot_be_listed_or_breaks_off_spoils_nothing_else(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refuse(folder: Any) -> Any:
+        if str(folder).endswith("cat"):
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr("petm.data.source_images.os.scandir", refuse)
+    (images,) = open_sources([place / "images"])
+    assert [Path(row[0]).name for row in every([images])] == ["cat", "1.png", "3.png", "5.png", "7.png"]
+    readings = Reader(size=(6, 5), channels=1).read(next(images.rows(0, 9, 9)))
+    assert [reason is None for reason in readings.reasons] == [False, True, True, True, True]
+    (place / "t.csv").write_bytes(b"text\none\ntwo\n\xff\n")
+    (texts,) = open_sources([place / "t.csv"], text_column="text")
+    assert texts.count() == 1, "the row that says why"

@@ -1,0 +1,254 @@
+"""Texts with labels in Parquet, CSV and JSON Lines: columns, labels, names, and what is refused."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from petm.data.base import UNLABELLED
+from petm.data.text import Texts, read_texts
+from petm.errors import DataError
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def write(path: Path, **columns: Sequence[Any]) -> Path:
+    """A table in the format that the suffix says."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), path)
+        return path
+    rows = list(zip(*columns.values(), strict=True))
+    if path.suffix == ".csv":
+        quoted = [
+            [f'"{str(cell).replace(chr(34), chr(34) * 2)}"' if cell is not None else "" for cell in row] for row in rows
+        ]
+        path.write_text("\n".join(",".join(line) for line in [list(columns), *quoted]) + "\n")
+    else:
+        path.write_text("".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows))
+    return path
+
+
+def contents(texts: Texts) -> list[str]:
+    return [texts.text(index) for index in range(len(texts))]
+
+
+TEXTS = ["a plain one", 'with "quotes", commas', "två lines\nof text", "  padded "]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_texts_and_labels_come_back_as_they_were_written(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", id=[7, 8, 9, 10], text=TEXTS, label=[2, 0, 1, 2])
+    texts = read_texts(path)
+    assert contents(texts) == TEXTS
+    assert (texts.labels.dtype, texts.labels.tolist()) == (torch.int64, [2, 0, 1, 2])
+    assert (texts.classes, texts.source, texts.skipped) == ((), str(path), ())
+    assert read_texts(path, label_column=None).labels.tolist() == [UNLABELLED] * 4
+    assert read_texts(path, classes="pqr").classes == ("p", "q", "r")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_are_sorted_or_matched_to_the_classes(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", question=["u", "v", "w"], kind=["place", "age", "place"])
+    columns = {"text_column": "question", "label_column": "kind"}
+    texts = read_texts(path, **columns)
+    assert (texts.labels.tolist(), texts.classes) == ([1, 0, 1], ("age", "place"))
+    texts = read_texts(path, **columns, classes=["place", "colour", "age"])
+    assert (texts.labels.tolist(), texts.classes) == ([0, 2, 0], ("place", "colour", "age"))
+    with pytest.raises(DataError, match=rf"x\{suffix}: expected the classes colour, place, got age as well"):
+        read_texts(path, **columns, classes=["colour", "place"])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_missing_label_is_none(tmp_path: Path, suffix: str) -> None:
+    numbers = write(tmp_path / f"n{suffix}", text=["a", "b", "c"], label=[1, None, 0])
+    assert read_texts(numbers).labels.tolist() == [1, UNLABELLED, 0]
+    names = write(tmp_path / f"s{suffix}", text=["a", "b", "c"], label=["y", None, "x"])
+    assert read_texts(names).labels.tolist() == [1, UNLABELLED, 0]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_sample_is_named_by_its_place(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", text=TEXTS, label=[0] * 4)
+    texts = read_texts(path)
+    expected = {
+        ".csv": [f"{path}:{line}" for line in (2, 3, 4, 6)],  # the third takes two lines
+        ".jsonl": [f"{path}:{line}" for line in (1, 2, 3, 4)],
+        ".parquet": [f"{path} row {row}" for row in range(4)],
+    }
+    assert [texts.name(index) for index in range(4)] == expected[suffix]
+
+
+def test_empty_lines_count_but_are_no_samples(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("\ufefftext,label\r\na,1\r\n\r\nb,0\r\n", encoding="utf-8")
+    (tmp_path / "x.jsonl").write_text('{"text": "a", "label": 1}\n\n{"text": "b", "label": 0}')
+    for name, lines in (("x.csv", (2, 4)), ("x.jsonl", (1, 3))):
+        texts = read_texts(tmp_path / name)
+        assert (contents(texts), texts.labels.tolist()) == (["a", "b"], [1, 0])
+        assert [texts.name(index) for index in range(2)] == [f"{tmp_path / name}:{line}" for line in lines]
+
+
+def test_integers_of_a_csv_file_are_names_only_where_the_classes_say_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", text=["a", "b", "c"], label=["10", "9", "-1"])
+    assert read_texts(path).labels.tolist() == [10, 9, UNLABELLED]
+    named = write(tmp_path / "y.csv", text=["a", "b"], label=["10", "9"])
+    assert read_texts(named, classes=["9", "10"]).labels.tolist() == [1, 0]
+    wide = write(tmp_path / "z.csv", text=["a", "b"], label=["1.5", "2"])
+    assert read_texts(wide, classes=["1.5", "2"]).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array(["y", "x", "y"]).dictionary_encode(),
+        pa.array(["y", "x", "y"], pa.large_string()),
+        pa.array([1, 0, 1], pa.uint8()),
+    ],
+)
+def test_kinds_of_parquet_columns(tmp_path: Path, labels: pa.Array) -> None:
+    for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        pq.write_table(pa.table({"text": pa.array(["a", "b", "a"], kind), "label": labels}), tmp_path / "x.parquet")
+        texts = read_texts(tmp_path / "x.parquet")
+        assert (contents(texts), texts.labels.tolist()) == (["a", "b", "a"], [1, 0, 1])
+
+
+def test_class_names_in_the_hugging_face_metadata(tmp_path: Path) -> None:
+    features = {"text": {"_type": "Value"}, "label": {"names": ["no", "yes"], "_type": "ClassLabel"}}
+    table = pa.table({"text": ["a", "b"], "label": [0, 1]})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    assert read_texts(tmp_path / "a.parquet").classes == ("no", "yes")
+    assert read_texts(tmp_path / "a.parquet", classes=["yes", "no"]).labels.tolist() == [1, 0]
+    pq.write_table(table, tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b.parquet: expected the same class names as in a.parquet, got others"):
+        read_texts(tmp_path)
+
+
+def test_several_files(tmp_path: Path) -> None:
+    for name, texts, labels in (("a", ["one", "two"], ["y", "x"]), ("b", ["three"], ["z"])):
+        for suffix in SUFFIXES:
+            write(tmp_path / f"{name}{suffix}", text=texts, label=labels)
+    for path in (tmp_path, tmp_path / "*.parquet", tmp_path / "*.csv", tmp_path / "*.jsonl"):
+        found = read_texts(path)
+        assert (contents(found), found.labels.tolist()) == (["one", "two", "three"], [1, 0, 2])
+        assert found.classes == ("x", "y", "z")
+    assert read_texts(tmp_path / "*.csv").name(2) == f"{tmp_path / 'b.csv'}:2"
+    assert read_texts(tmp_path / "*.parquet").name(2) == f"{tmp_path / 'b.parquet'} row 0"
+    with pytest.raises(DataError, match=r"a.\*: expected texts .* got a file of the kind '.csv' and '.jsonl' and '.pa"):
+        read_texts(tmp_path / "a.*")
+    write(tmp_path / "train.csv", text=["a"], label=["b"])
+    write(tmp_path / "test.csv", text=["a"], label=["b"])
+    with pytest.raises(DataError, match="expected the files of one part of a data set, got test, train"):
+        read_texts(tmp_path / "t*.csv")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_blank_texts_are_counted_and_named_or_left_out(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", text=["a", "", "b", " \t\n", None], label=[0, 1, 2, 3, 4])
+    names = {".csv": (":3", ":5", ":7"), ".jsonl": (":2", ":4", ":5"), ".parquet": (" row 1", " row 3", " row 4")}
+    blank = [f"{path}{name}" for name in names[suffix]]
+    with pytest.raises(DataError, match=r"got 3 of 5 without any \(the first is .*--skip-bad") as caught:
+        read_texts(path)
+    assert blank[0] in str(caught.value)
+    texts = read_texts(path, skip_bad=True)
+    assert (contents(texts), texts.labels.tolist(), texts.skipped) == (["a", "b"], [0, 2], tuple(blank))
+    assert texts.name(1) == f"{path}{ {'.csv': ':4', '.jsonl': ':3', '.parquet': ' row 2'}[suffix] }"
+    only = write(tmp_path / f"only{suffix}", text=["", " "], label=[0, 1])
+    with pytest.raises(DataError, match=r"expected at least one text, got none \(2 blank ones were skipped\)"):
+        read_texts(only, skip_bad=True)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_columns_that_are_missing_or_no_labels(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", sentence=["a", "b"], score=[0.5, 1.5], fine=[True, False])
+    got = "got the columns sentence, score, fine"
+    with pytest.raises(DataError, match=rf"x\{suffix}.*expected a column 'text', {got}. Name it with text_column"):
+        read_texts(path)
+    with pytest.raises(DataError, match=rf"x\{suffix}.*expected a column 'label', {got}. Name it with label_column"):
+        read_texts(path, text_column="sentence")
+    kind = {".csv": "whole numbers as labels, got 0.5", ".jsonl": "'score', got float", ".parquet": "'score', got doub"}
+    with pytest.raises(DataError, match=rf"x\{suffix}.*expected .*{kind[suffix]}"):
+        read_texts(path, text_column="sentence", label_column="score")
+    if suffix != ".csv":  # where everything is text
+        with pytest.raises(DataError, match=r"expected (an integer|integers) or .* in column 'fine', got bool"):
+            read_texts(path, text_column="sentence", label_column="fine")
+        with pytest.raises(DataError, match=r"expected (a text|texts) in column 'score', got (float|double)"):
+            read_texts(path, text_column="score", label_column=None)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_labels_outside_the_classes(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", text=["a", "b"], label=[0, 2])
+    with pytest.raises(DataError, match=r"expected labels from 0 to 1 \(or -1 for none\), got 2"):
+        read_texts(path, classes=["x", "y"])
+
+
+def test_labels_of_two_kinds(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", text=["a", "b"], label=[0, "x"])
+    with pytest.raises(DataError, match=r"x.jsonl: expected names or numbers as labels, got both"):
+        read_texts(path)
+
+
+WHOLE = b"text,label\na,0\nb,1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", b"", "expected a column 'text', got the columns of an empty file"),
+        ("x.csv", b"text,label\n", "expected at least one text, got none. Name other data"),
+        ("x.csv", b'text,label\n"a,0\n', "expected a whole CSV file in UTF-8, got: unexpected end of data"),
+        ("x.csv", b"text,label\n\xff\xfe,0\n", "expected a whole CSV file in UTF-8, got: 'utf-8' codec can't decode"),
+        ("x.csv", b"text,label\na,0\nb, or not,1\n", r"x\.csv:3: expected 2 fields as in the header, got 3. Put quot"),
+        ("x.jsonl", b"", "expected at least one text, got none"),
+        (
+            "x.jsonl",
+            b'{"text": "a", "label": 0}\n{"text": ',
+            r"x\.jsonl:2: expected a JSON object, got: Expecting valu",
+        ),
+        ("x.jsonl", b"[1, 2]\n", r"x\.jsonl:1: expected a JSON object, got list. Repair the line"),
+        ("x.jsonl", b'{"text": "\xff"}', "expected a whole JSON Lines file in UTF-8, got: 'utf-8' codec can't decode"),
+        ("x.jsonl", b'{"text": "\\ud800", "label": 0}', "expected a whole JSON Lines file in UTF-8, got: 'utf-8' code"),
+        ("x.jsonl", b'{"text": "a", "label": 0}\n{"label": 0}', r"x\.jsonl:2: expected a column 'text', got the colu"),
+        ("x.parquet", WHOLE, "expected a whole Parquet file in UTF-8, got: .*Fetch it again"),
+        ("x.txt", WHOLE, r"expected texts \(\*.csv, \*.jsonl, \*.ndjson, \*.parquet\), got a file of the kind '.txt'"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_texts(tmp_path / name)
+    assert len(str(caught.value).splitlines()) == 1
+    assert name in str(caught.value)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent.csv: expected texts .*, got nothing there. Check the path"):
+        read_texts(tmp_path / "absent.csv")
+    with pytest.raises(DataError, match=r"expected texts .*, got a folder without Parquet files"):
+        read_texts(tmp_path)
+
+
+def test_long_texts_and_many_rows(tmp_path: Path) -> None:
+    long, count = "word " * 100_000, 70_000  # longer than the csv module's limit, more rows than one chunk
+    path = write(tmp_path / "x.csv", text=[long, *map(str, range(count))], label=[n % 7 for n in range(count + 1)])
+    texts = read_texts(path)
+    assert texts.text(0) == long
+    assert texts.text(count) == str(count - 1)
+    assert texts.labels.tolist() == [n % 7 for n in range(count + 1)]
+    assert texts.name(count) == f"{path}:{count + 2}"
+
+
+def test_the_real_trec() -> None:
+    root = os.environ.get("PETM_DATA_DIR")
+    if not root:
+        pytest.skip("PETM_DATA_DIR is not set: TREC is read from there")
+    texts = read_texts(Path(root) / "trec" / "train.parquet", classes=["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"])
+    assert len(texts) == 5452
+    assert (texts.text(0), int(texts.labels[0])) == ("How did serfdom develop in and then leave Russia ?", 1)
+    assert len(texts.labels.unique()) == 6

@@ -1,0 +1,288 @@
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from networks import TinyCNN, images, randomise, seeded
+from petm.adapter.lora import attach_adapter
+from petm.data.base import TensorData
+from petm.data.source_opening import open_sources
+from petm.data.source_reading import Reader
+from petm.errors import DataError, RunError
+from petm.grading.grade_files import check_output, grade_files, parts_folder
+from petm.grading.grade_table import SCHEMA, read_grades
+from petm.grading.grader import Grader, fit_grader
+from petm.grading.grades import Grades
+from petm.grading.stream import Graded, Place, grade_stream
+from petm.selective.metrics import auroc, detection
+
+READER = Reader(size=(28, 28), channels=1)
+
+
+@pytest.fixture(scope="module")
+def grader() -> Grader:
+    adapted = randomise(attach_adapter(seeded(TinyCNN), {"fc1": 2}), scale=0.5)
+    labels = torch.arange(300) % 4
+    return fit_grader(adapted, TensorData(images(300), labels), coverage=0.6)
+
+
+@pytest.fixture
+def arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """Fifty images in two archives, one of them with labels, and a damaged one between."""
+    monkeypatch.chdir(tmp_path)
+    x = images(50, seed=3)
+    np.savez("a.npz", x=x[:30].numpy(), y=np.arange(30) % 4)
+    np.savez("c.npz", x=x[30:].numpy())
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:500])
+    return x
+
+
+def graded(path: str | Path) -> list[dict[str, Any]]:
+    return [row for batch in read_grades(path) for row in batch.to_pylist()]
+
+
+def test_each_input_has_the_grade_that_the_grader_gives_it(grader: Grader, arrays: Tensor) -> None:
+    tally = grade_files(grader, open_sources(["a.npz", "c.npz"]), READER, Path("g.parquet"), told={}, batch_size=8)
+    wanted, rows = grader.grade(arrays), graded("g.parquet")
+    assert [(row["input"], row["row"]) for row in rows] == [("a.npz", n) for n in range(30)] + [
+        ("c.npz", n) for n in range(20)
+    ]
+    assert [row["label"] for row in rows] == wanted.labels.tolist()
+    assert [row["second"] for row in rows] == wanted.second.tolist()
+    np.testing.assert_allclose([row["suspicion"] for row in rows], wanted.suspicion, atol=1e-6)
+    np.testing.assert_allclose([row["probability"] for row in rows], wanted.probability, atol=1e-5)
+    assert [row["grade"] == "trusted" for row in rows] == wanted.trusted.tolist()
+    assert tally.counts == {"trusted": wanted.trusted.sum(), "suspect": (~wanted.trusted).sum(), "unreadable": 0}
+    assert sorted(path.name for path in Path().iterdir()) == ["a.npz", "b.npz", "c.npz", "g.parquet"]
+
+
+def test_formats_hold_the_same(grader: Grader, arrays: Tensor) -> None:
+    for name in ("g.parquet", "g.csv", "g.jsonl"):
+        grade_files(grader, open_sources(["a.npz", "b.npz"]), READER, Path(name), told={}, labelled=True)
+    rows = graded("g.parquet")
+    assert len(rows) == 31
+    assert graded("g.csv") == graded("g.jsonl") == rows
+    assert pq.read_schema("g.parquet").equals(SCHEMA)
+    with open("g.csv", newline="") as file:
+        first = next(iter(csv.DictReader(file)))
+    assert first["reason"] == ""
+    assert [json.loads(line)["row"] for line in Path("g.jsonl").read_text().splitlines()] == [*range(30), None]
+
+
+def test_a_damaged_file_is_a_row_and_the_next_goes_on(grader: Grader, arrays: Tensor) -> None:
+    tally = grade_files(grader, open_sources(["b.npz", "c.npz"]), READER, Path("g.parquet"), told={})
+    rows = graded("g.parquet")
+    assert (rows[0]["input"], rows[0]["grade"], rows[0]["label"]) == ("b.npz", "unreadable", None)
+    assert "expected an npz archive" in rows[0]["reason"]
+    assert [row["row"] for row in rows[1:]] == list(range(20))
+    assert tally.counts["unreadable"] == 1
+
+
+def test_a_file_that_breaks_off_is_read_to_there(
+    grader: Grader, arrays: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = open_sources(["a.npz", "c.npz"])
+    whole = sources[0].rows
+
+    def breaks(start: int, stop: int, size: int) -> Any:
+        yield from whole(start, min(stop, 16), size)
+        raise DataError("a.npz: the disk is gone.")
+
+    monkeypatch.setattr(sources[0], "rows", breaks)
+    found = list(grade_stream(grader, sources, READER, batch_size=8))
+    assert [len(part.table) for part in found] == [8, 8, 1, 8, 8, 4]
+    assert found[2].table.column("reason").to_pylist() == ["a.npz: the disk is gone."]
+    assert [part.after for part in found] == [
+        Place(0, 8), Place(0, 16), Place(1, 0), Place(1, 8), Place(1, 16), Place(1, 20),
+    ]  # fmt: skip
+    for part, after in zip(found[1:], found[:-1], strict=True):
+        again = next(grade_stream(grader, sources, READER, start=after.after, batch_size=8))
+        assert again.table.column("row").equals(part.table.column("row"))
+
+
+def test_with_labels_the_grades_are_judged(grader: Grader, arrays: Tensor) -> None:
+    tally = grade_files(
+        grader, open_sources(["a.npz", "b.npz", "c.npz"], label_column="label"), READER, Path("g.csv"), told={},
+        labelled=True,
+    )  # fmt: skip
+    grades = grader.grade(arrays[:30])
+    wrong = grades.labels != np.arange(30) % 4
+    found = tally.judged(grader.threshold)
+    assert found is not None
+    assert found.known == 30
+    assert found.flags == detection(~grades.trusted, wrong)
+    assert found.auroc == pytest.approx(auroc(grades.suspicion, wrong))
+    assert found.promise.verdict == "nothing promised"
+    assert [row["true_label"] for row in graded("g.csv")] == [n % 4 for n in range(30)] + [None] * 21
+    tally = grade_files(grader, open_sources(["c.npz"]), READER, Path("h.csv"), told={}, labelled=True)
+    assert tally.judged(grader.threshold) is None
+
+
+class Failing:
+    """Grades some batches, then fails."""
+
+    def __init__(self, grader: Grader, batches: int) -> None:
+        self.grader, self.left, self.origin = grader, batches, grader.origin
+
+    def grade_batch(self, x: Any) -> Grades:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self.grader.grade_batch(x)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    grader: Grader, arrays: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petm.grading.grade_files.PART_ROWS", 10)
+    sources, output = open_sources(["a.npz", "b.npz", "c.npz"]), Path("g.parquet")
+    how: dict[str, Any] = {"told": {"grader": "one"}, "batch_size": 4}
+    for batches in (1, 0, 5, 3):
+        with pytest.raises(KeyboardInterrupt):
+            grade_files(Failing(grader, batches), sources, READER, output, **how)
+        assert not output.exists()
+    parts = sorted(parts_folder(output).glob("part-*.parquet"))
+    done = 30 + 1 + 4  # nine batches: eight of the first file, of which the last has two rows, and one of the third
+    assert sum(pq.read_metadata(part).num_rows for part in parts) == done, "nothing done is lost"
+    with pytest.raises(RunError, match=r"holds an interrupted run with other settings \(grader\)"):
+        grade_files(grader, sources, READER, output, told={"grader": "other"}, batch_size=4)
+    counting = Failing(grader, 99)
+    grade_files(counting, sources, READER, output, **how)
+    assert 99 - counting.left == 4, "of 13 batches"
+    assert [(row["input"], row["row"]) for row in graded(output)] == [
+        *(("a.npz", n) for n in range(30)), ("b.npz", None), *(("c.npz", n) for n in range(20)),
+    ]  # fmt: skip
+    assert not parts_folder(output).exists()
+
+
+def test_what_is_there_is_kept_unless_told_otherwise(grader: Grader, arrays: Tensor) -> None:
+    output = Path("g.csv")
+    output.write_text("mine")
+    sources = open_sources(["a.npz"])
+    with pytest.raises(RunError, match=r"g.csv: expected no such file yet. Choose another name, or pass --overwrite"):
+        grade_files(grader, sources, READER, output, told={})
+    assert output.read_text() == "mine"
+    grade_files(grader, sources, READER, output, told={}, overwrite=True)
+    assert len(graded(output)) == 30
+
+
+def test_a_run_that_could_not_tidy_up_is_over(grader: Grader, arrays: Tensor) -> None:
+    output, sources = Path("g.csv"), open_sources(["a.npz"])
+    grade_files(grader, sources, READER, output, told={})
+    folder = parts_folder(output)
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"settings": {}, "finished": True}))
+    with pytest.raises(RunError, match="expected no such file yet"):
+        grade_files(grader, sources, READER, output, told={})
+    assert not folder.exists()
+
+
+def test_no_input_and_names_that_do_not_suit(grader: Grader, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"inputs: expected at least one, got none"):
+        grade_files(grader, open_sources([tmp_path / "empty"]), READER, tmp_path / "g.csv", told={})
+    with pytest.raises(RunError, match=r"g.txt: expected a name that ends in .parquet, .csv, .jsonl"):
+        check_output(tmp_path / "g.txt", overwrite=False)
+    with pytest.raises(RunError, match=r"expected a file to write, got a folder"):
+        (tmp_path / "g.csv").mkdir()
+        check_output(tmp_path / "g.csv", overwrite=True)
+
+
+SLOW_GRADING = """
+import sys
+from pathlib import Path
+from petm.grading import grade_files
+from petm.data.source_opening import open_sources
+from slow_grader import open_slow_grader
+
+grade_files.PART_ROWS = 40
+grader, reader = open_slow_grader(0.004)
+grade_files.grade_files(grader, open_sources(["x.npz", "y.npz"]), reader, Path(sys.argv[1]), told={}, batch_size=16)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_every_row_is_there_once(tmp_path: Path) -> None:
+    x = images(6000, 1, 4, 4)
+    np.savez(tmp_path / "x.npz", x=x[:3500].numpy())
+    np.savez(tmp_path / "y.npz", x=x[3500:].numpy())
+    chance, kills = random.Random(0), 0
+    command = [sys.executable, "-c", SLOW_GRADING, "g.parquet"]
+    for _ in range(60):
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "helpers")},
+        )
+        deadline = time.monotonic() + 60
+        if kills < 20:
+            # The clock begins with the first part of this start, or else most kills would fall into the imports.
+            seen = {path.name for path in tmp_path.glob("g.parquet.parts/*")}
+            while process.poll() is None and time.monotonic() < deadline:
+                if {path.name for path in tmp_path.glob("g.parquet.parts/*")} != seen:
+                    time.sleep(chance.uniform(0, 0.06))
+                    break
+                time.sleep(0.002)
+        else:
+            process.wait(60)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        if process.wait(60) == 0:
+            break
+    assert kills == 20
+    rows = graded(tmp_path / "g.parquet")
+    assert [(row["input"], row["row"]) for row in rows] == [("x.npz", n) for n in range(3500)] + [
+        ("y.npz", n) for n in range(2500)
+    ]
+    np.testing.assert_allclose([row["suspicion"] for row in rows], x.flatten(1).sum(1).numpy(), rtol=1e-5)
+
+
+class Interrupting:
+    """Graded inputs at the second look at whose rows Ctrl-C is pressed."""
+
+    def __init__(self, graded: Graded) -> None:
+        self.graded, self.after, self.looks = graded, graded.after, 0
+
+    @property
+    def table(self) -> Any:
+        self.looks += 1
+        if self.looks == 2:
+            raise KeyboardInterrupt
+        return self.graded.table
+
+
+def test_an_interrupt_as_rows_are_taken_repeats_none(grader: Grader, arrays: Tensor, monkeypatch: Any) -> None:
+    def stream(*arguments: Any, **how: Any) -> Any:
+        for number, graded in enumerate(grade_stream(*arguments, **how)):
+            yield Interrupting(graded) if number == 2 else graded
+
+    with monkeypatch.context() as patch:
+        patch.setattr("petm.grading.grade_files.grade_stream", stream)
+        with pytest.raises(KeyboardInterrupt):
+            grade_files(grader, open_sources(["a.npz"]), READER, Path("g.csv"), told={}, batch_size=4)
+    grade_files(grader, open_sources(["a.npz"]), READER, Path("g.csv"), told={}, batch_size=4)
+    assert [row["row"] for row in graded("g.csv")] == list(range(open_sources(["a.npz"])[0].count()))
+
+
+def test_a_name_that_is_no_text_is_written_as_one(grader: Grader, arrays: Tensor, tmp_path: Path) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/\xff.png", "wb") as file:
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(file, "png")
+    grade_files(grader, open_sources([folder]), READER, Path("g.csv"), told={})
+    assert [Path(row["input"]).name for row in graded("g.csv")] == [r"\xff.png"]

@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from petm.errors import DataError
+from petm.grading.grade_files import write_tables
+from petm.grading.grade_table import SCHEMA, grade_table, read_grades
+from petm.grading.grades import Grades
+
+GRADES = Grades(
+    np.array([1, 0]), np.array([1, 2]), np.array([0.1, 0.9]), np.array([0.01, np.nan]), np.array([True, False])
+)
+INPUTS = ["a.png", 'b "quoted".png', "c, d.png"]
+
+
+def made() -> pa.Table:
+    return grade_table(
+        INPUTS, [None, 3, 4], GRADES, ("x", "y"), reasons=[None, "broken\nfile", None], true_labels=[1, None, 0]
+    )
+
+
+def test_rows_by_hand() -> None:
+    rows = made().to_pylist()
+    assert rows[0] == {
+        "input": "a.png", "row": None, "label": 1, "label_name": "y", "second": 1, "second_name": "y",
+        "probability": 0.01, "suspicion": 0.1, "grade": "trusted", "reason": None, "true_label": 1,
+    }  # fmt: skip
+    assert rows[1] == {
+        **dict.fromkeys(SCHEMA.names), "input": INPUTS[1], "row": 3, "grade": "unreadable", "reason": "broken\nfile",
+    }  # fmt: skip
+    assert (rows[2]["grade"], rows[2]["probability"]) == ("suspect", None), "none was calibrated"
+    assert (rows[2]["second"], rows[2]["second_name"]) == (2, "2"), "a class without a name"
+
+
+def test_only_unreadable() -> None:
+    (row,) = grade_table(["a"], [None], None, (), reasons=["broken"]).to_pylist()
+    assert row == {**dict.fromkeys(SCHEMA.names), "input": "a", "grade": "unreadable", "reason": "broken"}
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".csv", ".jsonl"])
+def test_written_and_read_again(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"g{kind}"
+    write_tables(path, kind, iter([made(), made()]))
+    rows = [row for batch in read_grades(path) for row in batch.to_pylist()]
+    assert rows == made().to_pylist() * 2
+    chosen = [row for batch in read_grades(path, ["grade", "suspicion"]) for row in batch.to_pylist()]
+    assert chosen == [{"grade": row["grade"], "suspicion": row["suspicion"]} for row in rows]
+
+
+def test_a_folder_of_parts(tmp_path: Path) -> None:
+    for part in range(3):
+        pq.write_table(made(), tmp_path / f"{part}.parquet")
+    assert sum(len(batch) for batch in read_grades(tmp_path)) == 9
+
+
+def test_files_that_hold_no_grades(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent.csv: expected grades .*, got nothing there"):
+        next(iter(read_grades(tmp_path / "absent.csv")))
+    (tmp_path / "g.txt").write_text("x")
+    with pytest.raises(DataError, match=r"g.txt: expected grades .*, got a file of the kind '.txt'"):
+        next(iter(read_grades(tmp_path / "g.txt")))
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "g.parquet")
+    with pytest.raises(DataError, match=r"g.parquet: expected the column 'grade', got other"):
+        next(iter(read_grades(tmp_path / "g.parquet", ["grade"])))
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "g.parquet").read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"cut.parquet: expected a whole file of grades, got: "):
+        next(iter(read_grades(tmp_path / "cut.parquet")))
+    (tmp_path / "g.jsonl").write_text(json.dumps({"grade": "trusted", "suspicion": "high"}) + "\n")
+    with pytest.raises(DataError, match=r"g.jsonl: expected a whole file of grades, got: "):
+        list(read_grades(tmp_path / "g.jsonl", ["suspicion"]))

@@ -1,0 +1,61 @@
+"""Trainings by as many processes as torchrun starts: `python together_trainings.py FOLDER KIND,KIND DIE_AT`."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from networks import TinyCNN, seeded
+from petm._internal.distributed import together, totals
+from petm.adapter.lora import attach_adapter
+from petm.adapter.one_pass import predict_dual
+from petm.data.digits import load_digits
+from petm.training.distillation import distill
+from petm.training.error_set import ErrorSet
+from petm.training.loop import CROSS_ENTROPY, Objective, Storage
+from petm.training.replacement import replace_errors
+from petm.training.tuning import tune
+
+
+def main(folder: Path, kind: str, die_at: int) -> None:
+    train, _ = load_digits(splits=(0.2, 0.8))
+    model = seeded(TinyCNN).eval()
+    layers = {"conv1": 2, "fc1": 3} if kind == "early" else {"fc1": 4, "fc2": 2}
+    steps = 0
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == die_at and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return CROSS_ENTROPY.loss(logits, targets)
+
+    with together(cpu=True) as team:
+        adapted = attach_adapter(model, layers)
+        storage = Storage(folder / f"{kind}.safetensors", resume=True, every=0.0)
+        if kind == "distilled":
+            teacher = seeded(TinyCNN, seed=5).eval()
+            history = distill(adapted, teacher=teacher, data=train, epochs=3, batch_size=48, device="cpu")
+        else:
+            every = ErrorSet(torch.arange(len(train)), train.labels, len(train))
+            budget = 0 if kind == "cached" else None
+            moved = replace_errors(model, train, every, epsilon=0.1, budget=budget)
+            objective = Objective(loss, CROSS_ENTROPY.agrees, "accuracy", "cross-entropy")
+            history = tune(
+                adapted, moved, objective=objective, epochs=3, batch_size=50, learning_rate=1e-2,
+                cache_budget=0 if kind == "uncached" else 1 << 28, storage=lambda _: storage, device="cpu",
+            )["default"]  # fmt: skip
+        opinions = predict_dual(adapted, train)
+        alike = totals([float(opinions.second.double().sum())])[0] / team.count
+        if team.is_main:
+            second = opinions.second.double()
+            told = {"epochs": history.epochs, "second": float(second.sum()), "mean": alike, "count": team.count}
+            (folder / f"{kind}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    for one in sys.argv[2].split(","):
+        main(Path(sys.argv[1]), one, int(sys.argv[3]))

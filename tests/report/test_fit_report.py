@@ -1,0 +1,243 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from html_page import Page
+from networks import randomise
+from petm.adapter.lora import AdaptedModel, attach_adapter
+from petm.adapter.one_pass import look_at_most
+from petm.cli.fit import fit
+from petm.data.base import Data, TensorData
+from petm.errors import DataError, RunError
+from petm.grading.grader import Grader, fit_grader
+from petm.grading.provenance import ModelOrigin, Origin, describe_data
+from petm.models.loading import save_weights
+from petm.models.scores import maximum_softmax
+from petm.report.fit_report import write_fit_report
+from petm.report.tables import percent
+from petm.selective.metrics import share
+from petm.selective.thresholds import DISAGREEMENT, Threshold
+
+
+@pytest.fixture(scope="module")
+def calibration(digits: tuple[Data, ...]) -> Data:
+    return digits[2].subset(range(300)).in_memory()
+
+
+@pytest.fixture
+def adapted(model: nn.Module) -> AdaptedModel:
+    return randomise(attach_adapter(model, {"fc1": 4, "fc2": 5}), scale=0.2)
+
+
+def written(grader: Grader, data: Data, path: Path) -> tuple[str, Page]:
+    write_fit_report(grader, data, path)
+    html = path.read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+def row(page: Page, name: str, cells: int) -> list[str]:
+    """The texts that follow a row's name, which stands once behind a heading of its table."""
+    return page.text.partition(f" {name} ")[2].split()[:cells]
+
+
+def test_the_page_is_whole_and_loads_nothing(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
+    html, page = written(fit_grader(adapted, calibration, recall=0.9), calibration, tmp_path / "new" / "page.html")
+    assert html.startswith("<!DOCTYPE html>\n")
+    assert html.endswith("</html>\n")
+    assert page.all("html") == [{"lang": "en"}]
+    assert [len(page.all(tag)) for tag in ("title", "h1", "main")] == [1, 1, 1]
+    assert "http" not in html
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
+    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    targets = {attributes["href"][1:] for _, attributes in page.tags if "href" in attributes}
+    assert targets | set(re.findall(r"url\(#([^)]+)\)", html)) <= set(identifiers)
+    drawings = page.all("svg")
+    assert len(drawings) == 2
+    assert all(drawing["role"] == "img" and len(drawing["aria-label"]) > 40 for drawing in drawings)
+    assert not re.search(r"\b(nan|inf|None|Undefined)\b", page.text)
+
+
+def test_the_figures_are_those_of_the_samples(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
+    grader = fit_grader(adapted, calibration, recall=0.9)
+    _, page = written(grader, calibration, tmp_path / "page.html")
+    grades = grader.grade(calibration)
+    wrong = grades.labels != calibration.labels.numpy()
+    flagged = ~grades.trusted
+    errors, caught = int(wrong.sum()), int((wrong & flagged).sum())
+    assert 0 < caught < flagged.sum()
+    for name, count, of in (
+        ("Error rate of A", errors, 300),
+        ("Coverage", 300 - int(flagged.sum()), 300),
+        ("Error rate of the trusted", errors - caught, int(grades.trusted.sum())),
+        ("Recall", caught, errors),
+        ("Precision", caught, int(flagged.sum())),
+    ):
+        found = share(count, of)
+        told = f"{name} {percent(found.value)} {percent(found.low)} to {percent(found.high)} {count} of {of}"
+        assert told in page.text
+    assert f"is wrong on {errors}. The grader flags {flagged.sum()} of its answers and finds {caught}" in page.text
+
+
+def test_the_order_stands_beside_the_softmax(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
+    grader = fit_grader(adapted, calibration, recall=0.9)
+    _, page = written(grader, calibration, tmp_path / "page.html")
+    grades = grader.grade(calibration)
+    wrong = grades.labels != calibration.labels.numpy()
+    with torch.no_grad():
+        softmax = maximum_softmax(adapted.base(calibration.inputs(range(300)))).numpy()
+    ours, theirs = roc_auc_score(wrong, grades.suspicion), roc_auc_score(wrong, softmax)
+    told = row(page, "The grader is AUROC", 6)
+    assert told[:2] == [percent(ours, 2), percent(theirs, 2)]
+    value, low, high = (float(text.replace("−", "-")) for text in (told[2], told[3], told[5]))
+    assert value == pytest.approx(100 * (ours - theirs), abs=0.006)
+    assert low < value < high
+
+
+@pytest.mark.parametrize(("better", "word"), [(True, "better"), (False, "worse")])
+def test_a_lower_aurc_is_better(
+    better: bool, word: str, adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    data = digits[2].subset(range(300)).in_memory()
+    with torch.no_grad():
+        x = data.inputs(range(300))
+        base, second = adapted(x, alpha=0.0), adapted(x)
+    if better:  # A is wrong exactly where the second opinion contradicts it
+        labels = second.argmax(1)
+    else:  # A is wrong exactly where it is least certain
+        labels, unsure = base.argmax(1), maximum_softmax(base).argsort(descending=True)[:60]
+        labels[unsure] = base[unsure].topk(2).indices[:, 1]
+    _, page = written(Grader(adapted, DISAGREEMENT), TensorData(x, labels), tmp_path / "page.html")
+    told = page.text.partition("AURC ")[2].partition("Without any threshold")[0]
+    assert told.split()[-1] == word
+
+
+def test_the_most_suspect_samples_are_shown(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
+    grader = fit_grader(adapted, calibration, recall=0.9)
+    html, page = written(grader, calibration, tmp_path / "page.html")
+    grades = grader.grade(calibration)
+    order = np.argsort(-grades.suspicion, kind="stable")[:12]
+    items = [Page(item).text for item in re.findall(r"<li>.*?</li>", html, re.DOTALL)]
+    assert len(items) == len(page.all("img")) == 12
+    for index, item in zip(order, items, strict=True):
+        label, answer = int(calibration.labels[index]), grades.labels[index]
+        assert item.startswith(
+            f"A is {'right' if label == answer else 'wrong'} True class {label} Image {calibration.name(index)} "
+            f"Probability of error {percent(grades.probability[index])} A {answer} "
+        )
+        assert f"Second opinion {grades.second[index]} " in item
+    assert all(image["alt"].startswith("Calibration image ") for image in page.all("img"))
+
+
+def test_what_is_no_image_has_no_picture(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    inputs = torch.randn(60, 5)
+    labels = network(inputs).argmax(1)
+    labels[:20] = (labels[:20] + 1) % 3
+    grader = Grader(randomise(attach_adapter(network, {"2": 1})), DISAGREEMENT)
+    _, page = written(grader, TensorData(inputs, labels), tmp_path / "page.html")
+    assert not page.all("img")
+    assert "Probability of error not calibrated" in page.text
+    assert re.search(r"Sample \d+ Suspicion -?\d+\.\d\d", page.text)
+
+
+def test_a_model_without_errors_has_a_page_that_says_so(
+    adapted: AdaptedModel, calibration: Data, tmp_path: Path
+) -> None:
+    inputs = calibration.inputs(range(40))
+    with torch.no_grad():
+        labels = adapted(inputs, alpha=0.0).argmax(1)
+    data = TensorData(inputs, labels)
+    _, page = written(fit_grader(adapted, data), data, tmp_path / "page.html")
+    assert "cannot be cross-validated, and there is no reliability diagram" in page.text
+    assert "is wrong on 0." in page.text
+    assert "Recall – – 0 of 0" in page.text
+    assert len(page.all("svg")) == 1
+    assert not re.search(r"\b(nan|inf|None)\b", page.text)
+
+
+def test_samples_that_set_no_threshold_are_told_apart(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
+    threshold_set_on = calibration.subset(range(30, 300))
+    look_at_most(adapted, calibration.subset(range(30)), 0.5)
+    origin = Origin(data={"calibration": describe_data(threshold_set_on)})
+    grader = fit_grader(adapted, threshold_set_on, recall=0.9, origin=origin)
+    assert "set on 270 of these very samples" in written(grader, calibration, tmp_path / "all.html")[1].text
+    told = written(fit_grader(adapted, calibration), calibration, tmp_path / "paper.html")[1].text
+    assert "The threshold is the paper's flag, which depends on no samples." in told
+    assert "set on these very samples" in written(grader, threshold_set_on, tmp_path / "used.html")[1].text
+
+
+def test_the_command_writes_the_page_on_what_it_held_out(
+    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = digits[0].subset(range(200)).in_memory()
+    np.savez("data.npz", images=data.inputs(range(200)).numpy(), labels=data.labels.numpy())
+    save_weights(model, Path("w.safetensors"))
+    arguments = ["--model", "networks:TinyCNN", "--weights", "w.safetensors", "--data", "data.npz", "--recipe", "paper"]
+    plain = CliRunner().invoke(fit, [*arguments, "--max-extra-parameters", "0.2", "-o", "plain.petm", "--json"])
+    told = CliRunner().invoke(
+        fit, [*arguments, "--max-extra-parameters", "0.2", "-o", "told.petm", "--json", "--report", "page.html"]
+    )
+    assert (plain.exit_code, told.exit_code) == (0, 0), plain.output + told.output
+    assert "Report: page.html" in told.stderr
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["page.html"]
+    held = digits[0].subset(range(200)).split((0.8, 0.2))[1]
+    page = Page(Path("page.html").read_text(encoding="utf-8"))
+    assert f"{len(held)} calibration samples from data.npz" in page.text
+    first, second = json.loads(plain.stdout), json.loads(told.stdout)
+    assert first["data"] == second["data"]
+    assert first["data"]["calibration"]["samples"] == len(held)
+    errors = second["measured"]["calibration_errors"]
+    assert f"and is wrong on {errors}." in page.text
+
+
+def test_a_folder_in_the_pages_place_is_refused_at_once(tmp_path: Path) -> None:
+    told = CliRunner().invoke(
+        fit, ["--model", "a:b", "--data", "x", "-o", str(tmp_path / "my.petm"), "--report", str(tmp_path)]
+    )
+    assert told.exit_code == 2
+    assert "is a directory" in told.stderr
+
+
+def test_names_are_text_and_never_markup(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
+    origin = Origin(ModelOrigin("nets.py:<b>build</b>", classes=("<i>nought</i>", *"123456789")))
+    html, page = written(fit_grader(adapted, calibration, origin=origin), calibration, tmp_path / "page.html")
+    assert "<b>build</b>" not in html
+    assert "<i>nought</i>" not in html
+    assert page.text.startswith("Second opinion for nets.py:<b>build</b> Second opinion for nets.py: <b>build</b>")
+
+
+def test_the_same_grader_writes_the_same_page(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
+    grader = fit_grader(adapted, calibration, max_risk=0.2)
+    first, _ = written(grader, calibration, tmp_path / "first.html")
+    assert written(grader, calibration, tmp_path / "second.html")[0] == first
+
+
+def test_samples_without_labels_are_refused(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="label"):
+        write_fit_report(Grader(adapted, DISAGREEMENT), TensorData(calibration.inputs([0, 1])), tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_that_cannot_be_written(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with pytest.raises(RunError, match=r"page\.html: could not be written"):
+        write_fit_report(fit_grader(adapted, calibration), calibration, tmp_path / "taken" / "page.html")
+
+
+GOOD = Threshold(0.5, "guaranteed risk", 0.8, 0.05, 0.9, 0.01)
+BAD = replace(GOOD, value=-np.inf, coverage=0.0, risk=None, samples_needed=700)
+SCORES, WRONG = np.arange(10) / 10, np.arange(10) >= 6

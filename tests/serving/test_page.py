@@ -1,0 +1,652 @@
+"""The page of the service: its files as they are, and in a browser that drives it as a person would."""
+
+import base64
+import copy
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import hf_folders
+from html_page import Page
+from networks import TinyCNN, randomise, seeded
+from petm.adapter.lora import attach_adapter
+from petm.adapter.one_pass import dual_logits
+from petm.data.base import Data
+from petm.data.text import read_texts
+from petm.data.tokenized import Tokenized
+from petm.grading.grader import Grader, fit_grader
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
+from petm.models.hf_classifier import load_classifier
+from petm.models.hf_processors import load_processor
+from petm.models.hf_tokenizer import Tokenizer
+from petm.models.loading import save_weights
+from petm.report.tables import MISSING, percent
+
+PAGE = Path(__file__).parents[2] / "src" / "petm" / "serving" / "page"
+FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())}
+SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+PATIENCE = 60.0
+MARKUP = "<img src=x onerror=alert(1)> & co.png"
+"""A file name that would be an image of its own, were it taken as markup."""
+
+in_browser = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs Chromium and chromedriver (Debian: chromium and chromium-driver)"
+)
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(FILES["index.html"])
+
+
+def test_the_page_is_whole_and_says_its_language(page: Page) -> None:
+    assert FILES["index.html"].startswith("<!DOCTYPE html>\n")
+    assert FILES["index.html"].endswith("</html>\n")
+    assert page.all("html") == [{"lang": "en"}]
+    assert [len(page.all(tag)) for tag in ("title", "h1", "main")] == [1, 1, 1]
+    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    named = {
+        attributes[name] for _, attributes in page.tags for name in ("for", "aria-labelledby") if name in attributes
+    }
+    # The heading of what is in review is drawn with it.
+    assert named - set(identifiers) == {"case-title"}
+    assert 'id: "case-title"' in SCRIPTS["review.js"]
+
+
+def test_nothing_is_loaded_from_elsewhere_and_nothing_stands_inline(page: Page) -> None:
+    assert not {"style", "iframe", "object", "embed", "base", "img"} & {tag for tag, _ in page.tags}
+    for tag, attributes in page.tags:
+        assert "style" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "action", "data", "srcset", "formaction"):
+            assert attributes.get(name, "page.js") in FILES, tag
+    (script,) = page.all("script")
+    assert script == {"type": "module", "src": "page.js"}
+    assert re.search(r"<script[^>]*></script>", FILES["index.html"])
+    for name, text in FILES.items():
+        assert not re.search(r"https?:|[\"'(]//|@import|url\(", text.replace("http://www.w3.org/2000/svg", "")), name
+
+
+def test_scripts_make_no_markup_of_text_and_import_only_each_other() -> None:
+    used = {"page.js"}
+    for name, text in SCRIPTS.items():
+        forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|srcdoc|\"style\""
+        assert not re.search(forbidden, text), name
+        assert not re.search(r"\bimport\(", text), name
+        used |= {found.removeprefix("./") for found in re.findall(r"from \"([^\"]+)\"", text)}
+    assert used == set(SCRIPTS)
+
+
+def test_what_scripts_look_for_is_on_the_page(page: Page) -> None:
+    identifiers = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    wanted = {found for text in SCRIPTS.values() for found in re.findall(r"byId\(\"([^\"]+)\"\)", text)}
+    assert len(wanted) > 40
+    assert wanted <= identifiers
+
+
+def test_colours_are_those_of_the_reports() -> None:
+    report = (PAGE.parents[1] / "report" / "templates" / "report.css").read_text(encoding="utf-8")
+
+    def palettes(css: str) -> list[str]:
+        return re.findall(r"(--page:[^}]+?)\s*\}", css)
+
+    assert len(palettes(report)) == 2
+    assert [one.split() for one in palettes(FILES["page.css"])] == [one.split() for one in palettes(report)]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A bundle, and what its grader says of ten files of which one is no image."""
+
+    bundle: Path
+    images: tuple[Path, ...]
+    grader: Grader
+
+    def inputs(self, path: Path) -> torch.Tensor:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.asarray(image).astype(np.float32) / 255)[None, None]
+
+    @property
+    def readable(self) -> list[Path]:
+        return [path for path in self.images if path.name != "broken.png"]
+
+    def suspects(self) -> list[Path]:
+        """Most suspect first."""
+        found = {path: self.grader.grade(self.inputs(path)) for path in self.readable}
+        return sorted((p for p in found if not found[p].trusted[0]), key=lambda p: -found[p].suspicion[0])
+
+
+@pytest.fixture(scope="module")
+def served(_trained: nn.Module, digits: tuple[Data, ...], tmp_path_factory: pytest.TempPathFactory) -> Served:
+    folder = tmp_path_factory.mktemp("served")
+    model = copy.deepcopy(_trained)
+    save_weights(model, folder / "w.safetensors")
+    origin = Origin(
+        ModelOrigin("networks:TinyCNN", {}, str(folder / "w.safetensors"), digits[0].classes), InputOrigin((28, 28), 1)
+    )
+    adapted = randomise(attach_adapter(model, {"fc1": 4, "fc2": 5}), scale=0.2)
+    grader = fit_grader(adapted, digits[1], recall=0.9, origin=origin)
+    grader.save(folder / "digits.petm")
+    grades = grader.grade(digits[2])
+    suspect, trusted = np.flatnonzero(~grades.trusted)[:5], np.flatnonzero(grades.trusted)[:4]
+    (folder / "images").mkdir()
+    for index in (*suspect, *trusted):
+        pixels = (digits[2].inputs([int(index)])[0, 0] * 255).round().byte().numpy()
+        name = MARKUP if index == suspect[0] else f"{index:04d}.png"
+        Image.fromarray(pixels).save(folder / "images" / name)
+    (folder / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno image")
+    made = Served(folder / "digits.petm", tuple(sorted((folder / "images").iterdir())), grader)
+    assert (len(made.images), len(made.suspects())) == (10, 5)
+    return made
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+@contextmanager
+def service(bundle: Path, port: int, *more: str) -> Iterator[str]:
+    """Gives the address of a running ``petm serve``, which is ended behind."""
+    tests = os.pathsep.join(
+        filter(None, (str(Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")))
+    )
+    command = [sys.executable, "-m", "petm", "serve", str(bundle), "--port", str(port), *more]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": tests, "OMP_NUM_THREADS": "1"})
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        until(lambda: process.poll() is not None or answers(address + "readyz"))
+        assert process.poll() is None, "petm serve has ended"
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE)
+
+
+def answers(address: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def until(holds: Callable[[], Any], what: Callable[[], str] = lambda: "it did not come about in time") -> Any:
+    """Returns what `holds` returns, as soon as that is true."""
+    end = time.monotonic() + PATIENCE
+    while not (value := holds()):
+        assert time.monotonic() < end, what()
+        time.sleep(0.05)
+    return value
+
+
+class Browser:
+    """A page in headless Chromium, by what a person sees of it."""
+
+    def __init__(self, profile: Path) -> None:
+        from selenium import webdriver
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM or ""
+        for argument in (
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            f"--user-data-dir={profile}", "--window-size=1200,1000", "--force-prefers-reduced-motion",
+        ):  # fmt: skip
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+
+    def all(self, selector: str) -> list[Any]:
+        return self.driver.find_elements("css selector", selector)
+
+    def one(self, selector: str) -> Any:
+        return until(lambda: self.all(selector), lambda: f"{selector} is not on the page")[0]
+
+    def text(self, selector: str) -> str:
+        """The text that is seen there; of an element that was just drawn anew, the new one's."""
+        script = (
+            "const found = document.querySelector(arguments[0]);return found?.checkVisibility() ? found.innerText : '';"
+        )
+        return " ".join(self.driver.execute_script(script, selector).split())
+
+    def wait_for(self, selector: str, text: str) -> None:
+        until(
+            lambda: text in self.text(selector), lambda: f"{selector}: expected {text!r}, got {self.text(selector)!r}"
+        )
+
+    def open(self, address: str) -> None:
+        """Opens the page, and waits until the service has said what it grades."""
+        self.driver.get(address)
+        self.wait_for("#about", "A sorts images into 10 classes.")
+
+    def drop(self, paths: tuple[Path, ...]) -> None:
+        """Drops files as a person does, by the browser's own drag and drop."""
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.driver.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 400, "y": 300, "data": data})
+
+    def press(self, *keys: str) -> None:
+        """Presses keys wherever the focus is."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def faults(self) -> list[str]:
+        """What the console says since the last time."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+@pytest.fixture(scope="module")
+def address(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a service for those who decide nothing."""
+    labels = tmp_path_factory.mktemp("shared") / "labels.jsonl"
+    with service(served.bundle, free_port(), "--labels-file", str(labels)) as found:
+        yield found
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    pytest.importorskip("selenium")
+    browser = Browser(tmp_path / "profile")
+    yield browser
+    browser.driver.quit()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@in_browser
+@pytest.mark.slow
+def test_ten_images_are_graded_turned_reviewed_and_still_there_after_a_reload(
+    browser: Browser, served: Served, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.jsonl"
+    with service(served.bundle, free_port(), "--labels-file", str(labels)) as address:
+        browser.open(address)
+        browser.drop(served.images)
+        browser.wait_for("#summary", "10 inputs: 4 trusted, 5 suspect, 1 unreadable.")
+        check_cards(browser, served)
+        browser.one("#start-review").click()
+        check_dial(browser, served)
+
+        queue = served.suspects()
+        for place, path in enumerate(queue):
+            browser.wait_for("#progress", f"Suspect {place + 1} of 5")
+            (label,) = served.grader.grade(served.inputs(path)).labels.tolist()
+            browser.wait_for("#case-title", f"A says {label}")
+            review(browser, place, label)
+            browser.wait_for(f'#cards [data-id="{sha256(path)}"] .decision', "saved.")
+            assert [line["sha256"] for line in lines(labels)][place:] == [sha256(path)]
+            if place == 2:
+                reload(browser)
+        browser.wait_for("#progress", "all reviewed")
+        shown = decisions(browser)
+        assert len(shown) == 5
+
+        reload(browser)
+        browser.wait_for("#progress", "Suspect 1 of 5, all reviewed")
+        assert decisions(browser) == shown
+        check_cards(browser, served)
+        assert browser.faults() == []
+    told = lines(labels)
+    assert [line["input"] for line in told] == [path.name for path in queue]
+    for place, (path, line) in enumerate(zip(queue, told, strict=True)):
+        (label,) = served.grader.grade(served.inputs(path)).labels.tolist()
+        assert line["predicted"] == label
+        assert line["confirmed"] == (place in (0, 3))
+        assert (line["label"] == label) == line["confirmed"]
+
+
+def review(browser: Browser, place: int, label: int) -> None:
+    """Confirms the first and the fourth, corrects the others: each in a way of its own."""
+    other = (label + 1) % 10
+    if place == 0:
+        browser.press("c")
+    elif place == 1:
+        browser.press(str(other))
+    elif place == 2:
+        browser.one(f'#candidates [data-label="{other}"]').click()
+    elif place == 3:
+        browser.one("#confirm").click()
+    else:
+        browser.driver.execute_script("document.activeElement.blur()")
+        browser.press(str(other))
+
+
+def reload(browser: Browser) -> None:
+    browser.driver.refresh()
+    browser.wait_for("#summary", "10 inputs: 4 trusted, 5 suspect, 1 unreadable.")
+
+
+def decisions(browser: Browser) -> list[str]:
+    return [text for card in browser.all("#cards .decision") if (text := card.text)]
+
+
+def check_cards(browser: Browser, served: Served) -> None:
+    """Each card says what the grader says."""
+    for path in served.readable:
+        grades, both = served.grader.grade(served.inputs(path)), dual_logits(served.grader.adapted, served.inputs(path))
+        card = f'#cards [data-id="{sha256(path)}"]'
+        text = browser.text(card)
+        probability = float(grades.probability[0])
+        assert f"A says {grades.labels[0]}" in text
+        assert path.name in text
+        assert ("trusted" if grades.trusted[0] else "suspect") in text
+        assert f"Probability of error {percent(probability)}" in text
+        for logits in both:
+            assert percent(float(logits.double().softmax(1).max())) in browser.text(f"{card} .opinions")
+    broken = next(path for path in served.images if path.name == "broken.png")
+    text = browser.text(f'#cards [data-id="{sha256(broken)}"]')
+    assert "unreadable" in text
+    assert "not an image of a known format" in text
+    assert MISSING not in text
+
+
+def check_dial(browser: Browser, served: Served) -> None:
+    """The slider of the most suspect ends at both opinions; it is moved by keyboard."""
+    from selenium.webdriver.common.keys import Keys
+
+    path = served.suspects()[0]
+    both = dual_logits(served.grader.adapted, served.inputs(path))
+    slider = browser.one('#case input[type="range"]')
+    slider.send_keys(Keys.END)
+    browser.wait_for("#case .dial-head", "alpha = 1")
+    for key, alpha, logits in ((Keys.HOME, "0", both.base), (Keys.END, "1", both.second)):
+        slider.send_keys(key)
+        probabilities = logits.double().softmax(1)[0]
+        top = int(probabilities.argmax())
+        browser.wait_for("#case .share.top", f"{top} {percent(float(probabilities[top]))}")
+        said = f"{alpha}: {top} at {percent(float(probabilities[top]))}"
+        assert slider.get_attribute("aria-valuetext") == said
+    slider.send_keys(*[Keys.ARROW_LEFT] * 10)
+    browser.wait_for("#case .dial-head", "alpha = 0.5")
+    with torch.no_grad():
+        half = served.grader.adapted(served.inputs(path), alpha=0.5).double().softmax(1)[0]
+    for label in half.topk(2).indices.tolist():
+        assert f"{label} {percent(float(half[label]))}" in browser.text("#case .shares")
+    # Moving it has decided nothing.
+    assert browser.text("#progress") == "Suspect 1 of 5, 5 to review"
+    browser.driver.execute_script("document.activeElement.blur()")
+
+
+@in_browser
+@pytest.mark.slow
+def test_a_decision_that_cannot_be_saved_is_kept_and_saved_later(
+    browser: Browser, served: Served, tmp_path: Path
+) -> None:
+    labels, port = tmp_path / "labels.jsonl", free_port()
+    first = served.suspects()[0]
+    with service(served.bundle, port, "--labels-file", str(labels)) as address:
+        browser.open(address)
+        browser.one("#files").send_keys("\n".join(map(str, served.suspects())))
+        browser.wait_for("#summary", "5 inputs: 0 trusted, 5 suspect.")
+        browser.one("#start-review").click()
+    browser.press("c")
+    browser.wait_for("#unsaved", "1 decision not saved: The service cannot be reached. Save again")
+    browser.wait_for(f'#cards [data-id="{sha256(first)}"] .decision', "not saved.")
+    with service(served.bundle, port, "--labels-file", str(labels)):
+        browser.one("#save-again").click()
+        browser.wait_for(f'#cards [data-id="{sha256(first)}"] .decision', "saved.")
+        until(lambda: not browser.text("#unsaved"))
+    browser.press("c")
+    browser.wait_for("#unsaved", "1 decision not saved")
+    with service(served.bundle, port, "--labels-file", str(labels)):
+        browser.driver.refresh()  # sends what is not saved by itself
+        until(lambda: len(lines(labels)) == 2)
+        assert [line["sha256"] for line in lines(labels)] == [sha256(path) for path in served.suspects()[:2]]
+        browser.wait_for("#progress", "3 to review")
+
+
+@in_browser
+@pytest.mark.slow
+def test_keys_move_undo_and_help(browser: Browser, served: Served, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    labels = tmp_path / "labels.jsonl"
+    with service(served.bundle, free_port(), "--labels-file", str(labels)) as address:
+        browser.open(address)
+        browser.drop(served.images)
+        browser.wait_for("#summary", "5 suspect")
+        browser.press("j")  # goes to the review first: nobody decides on what is not in sight
+        until(lambda: browser.driver.switch_to.active_element.get_attribute("id") == "case")
+        assert "Suspect 1 of 5" in browser.text("#progress")
+        for key, place in (
+            ("j", 2), (Keys.ARROW_DOWN, 3), (Keys.ARROW_RIGHT, 4), ("j", 5), ("j", 5), ("k", 4), (Keys.ARROW_UP, 3),
+            (Keys.ARROW_LEFT, 2), ("k", 1), ("k", 1),
+        ):  # fmt: skip
+            browser.press(key)
+            browser.wait_for("#progress", f"Suspect {place} of 5")
+        browser.press(Keys.ENTER)
+        browser.wait_for("#progress", "Suspect 2 of 5, 4 to review")
+        until(lambda: len(lines(labels)) == 1)
+        browser.press("u")
+        browser.wait_for("#progress", "Suspect 1 of 5, 5 to review")
+        until(lambda: len(lines(labels)) == 2)
+        first, second = lines(labels)
+        assert (first["sha256"], first["confirmed"]) == (second["sha256"], True)
+        assert second["label"] is None
+        until(lambda: decisions(browser) == [])
+        reload(browser)
+        browser.wait_for("#progress", "Suspect 1 of 5, 5 to review")
+
+        browser.press("?")
+        assert browser.one("#help").get_attribute("open") is not None
+        browser.press("c")  # is no decision while the help is open
+        browser.one("#shortcuts-on").click()
+        browser.press(Keys.ESCAPE)
+        until(lambda: browser.one("#help").get_attribute("open") is None)
+        browser.press("c")  # nor where shortcuts are off
+        assert "5 to review" in browser.text("#progress")
+        browser.one("#confirm").click()
+        browser.wait_for("#progress", "4 to review")
+        # A class to correct to is reached by Tab, and chosen by the space bar.
+        browser.press(Keys.TAB, Keys.SPACE)
+        browser.wait_for("#progress", "3 to review")
+        until(lambda: len(lines(labels)) == 4)
+        assert browser.faults() == []
+
+
+@in_browser
+@pytest.mark.slow
+def test_a_key_is_asked_for_until_it_is_right(browser: Browser, served: Served, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("sesame-sesame-sesame\n")
+    with service(served.bundle, free_port(), "--api-key-file", str(key)) as address:
+        browser.driver.get(address)
+        browser.wait_for("#key-reason", "The service wants a key.")
+        browser.one("#key-field").send_keys("abracadabra\n")
+        browser.wait_for("#key-reason", "The service refused this key.")
+        browser.one("#key-field").send_keys("sesame-sesame-sesame\n")
+        browser.wait_for("#about", "A sorts images into 10 classes.")
+        browser.one("#files").send_keys(str(served.suspects()[0]))
+        browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
+        browser.wait_for("#not-kept", "petm serve --labels-file")
+        assert browser.text("#decide") == ""
+        browser.driver.refresh()
+        browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
+
+
+@in_browser
+@pytest.mark.slow
+def test_everything_has_a_name_and_fits_a_narrow_screen(browser: Browser, served: Served, address: str) -> None:
+    browser.open(address)
+    browser.drop(served.images)
+    browser.wait_for("#summary", "1 unreadable")
+    for details in browser.all("#cards details"):
+        browser.driver.execute_script("arguments[0].open = true", details)
+    until(lambda: "Asking" not in browser.text("#cards") and browser.all("#cards .share"))
+    nodes = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    controls = [
+        node
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in {"button", "slider", "radio", "checkbox", "image", "dialog"}
+    ]
+    assert len([node for node in controls if node["role"]["value"] == "slider"]) == 10
+    assert [node for node in controls if not node.get("name", {}).get("value")] == []
+    for width in (1200, 360):
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        script = "const all = document.documentElement; return [innerWidth, all.scrollWidth - all.clientWidth];"
+        assert browser.driver.execute_script(script) == [width, 0]
+    assert not browser.all("img"), "the file name that looks like markup has become an element"
+
+
+@in_browser
+@pytest.mark.slow
+def test_a_browser_that_keeps_nothing_says_so_and_grades(browser: Browser, served: Served, address: str) -> None:
+    refuse = "".join(
+        f"Object.defineProperty(window, {name!r}, {{ get() {{ throw new DOMException('no', 'SecurityError'); }} }});"
+        for name in ("indexedDB", "localStorage", "sessionStorage")
+    )
+    browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": refuse})
+    browser.open(address)
+    browser.drop(served.images)
+    browser.wait_for("#summary", "10 inputs: 4 trusted, 5 suspect, 1 unreadable.")
+    browser.wait_for("#not-lasting", "a reload empties the page")
+    assert browser.faults() == []
+
+
+@in_browser
+@pytest.mark.slow
+def test_images_are_pasted_once(browser: Browser, served: Served, address: str) -> None:
+    browser.open(address)
+    pasted = base64.b64encode(served.suspects()[0].read_bytes()).decode()
+    script = (
+        "const bytes = Uint8Array.from(atob(arguments[0]), (one) => one.charCodeAt(0));"
+        "const data = new DataTransfer();"
+        "data.items.add(new File([bytes], 'image.png', { type: 'image/png' }));"
+        "document.body.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }));"
+    )
+    browser.driver.execute_script(script, pasted)
+    browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
+    browser.driver.execute_script(script, pasted)
+    browser.wait_for("#add-note", "1 input of 1 was here already.")
+    assert len(browser.all("#cards li")) == 1
+
+
+class TwelveClasses(TinyCNN):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc2 = nn.Linear(16, 12)
+
+
+@in_browser
+@pytest.mark.slow
+def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
+    browser: Browser, served: Served, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    names = ("<b>nought</b>", *(f"class {number}" for number in range(1, 12)))
+    model = seeded(TwelveClasses).eval()
+    save_weights(model, tmp_path / "w.safetensors")
+    where = ModelOrigin("test_service_page:TwelveClasses", {}, str(tmp_path / "w.safetensors"), names)
+    adapted = randomise(attach_adapter(model, {"fc2": 4}), scale=0.5)
+    grader = fit_grader(adapted, digits[1], coverage=0.01, origin=Origin(where, InputOrigin((28, 28), 1)))
+    grader.save(tmp_path / "twelve.petm")
+    labels, image = tmp_path / "labels.jsonl", served.readable[0]
+    base, opinion = (logits.double().softmax(1)[0] for logits in dual_logits(adapted, served.inputs(image)))
+    highest = base.maximum(opinion)
+    highest[opinion.argmax()] = 2  # what the second opinion says comes first
+    others = [label for label in highest.argsort(descending=True).tolist() if label != int(base.argmax())]
+    with service(tmp_path / "twelve.petm", free_port(), "--labels-file", str(labels)) as address:
+        browser.driver.get(address)
+        browser.wait_for("#about", "A sorts images into 12 classes.")
+        browser.drop((image,))
+        browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
+        browser.one("#start-review").click()
+        assert [button.text.split("\n") for button in browser.all("#candidates button")] == [
+            [names[label], str(place + 1)] for place, label in enumerate(others[:9])
+        ]
+        browser.press("3")
+        until(lambda: len(lines(labels)) == 1)
+        offered = Select(browser.one("#other"))
+        assert [option.text for option in offered.options] == ["choose", *names]
+        offered.select_by_visible_text(names[others[10]])
+        assert len(lines(labels)) == 1  # to choose is not yet to decide
+        browser.one("#correct").click()
+        until(lambda: len(lines(labels)) == 2)
+        browser.wait_for("#decided", f"Corrected to {names[others[10]]}, saved.")
+        assert browser.faults() == []
+    assert [line["label_name"] for line in lines(labels)] == [names[others[2]], names[others[10]]]
+
+
+@in_browser
+@pytest.mark.slow
+def test_texts_are_written_graded_and_corrected(browser: Browser, tmp_path: Path) -> None:
+    folder = hf_folders.save(tmp_path / "bert", hf_folders.bert(), hf_folders.word_tokenizer())
+    model, encoder = load_classifier(folder), load_processor(folder)
+    assert isinstance(encoder, Tokenizer)
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": text, "label": kind}) + "\n" for text, kind in hf_folders.QUESTIONS)
+    )
+    data = Tokenized(read_texts(tmp_path / "texts.jsonl", classes=hf_folders.KINDS), encoder)
+    origin = Origin(
+        ModelOrigin(f"hf:{folder}", {}, None, hf_folders.KINDS),
+        InputOrigin(processor=str(folder), fingerprint=encoder.fingerprint, text_column="text"),
+    )
+    grader = fit_grader(randomise(attach_adapter(model, {"classifier": 2})), data, coverage=0.01, origin=origin)
+    grader.save(tmp_path / "texts.petm")
+    labels, asked = tmp_path / "labels.jsonl", ["Who met Galileo ?", "Where is <b>Rome</b> ?"]
+    with service(tmp_path / "texts.petm", free_port(), "--labels-file", str(labels)) as address:
+        browser.driver.get(address)
+        browser.wait_for("#about", "A sorts texts into 3 classes.")
+        browser.one("#text").send_keys("\n\n".join([*asked, asked[0]]))
+        browser.one("#texts button").click()
+        browser.wait_for("#add-note", "1 input of 3 was here already.")
+        browser.wait_for("#summary", "2 inputs: 0 trusted, 2 suspect.")
+        assert [element.text for element in browser.all("#cards blockquote")] == asked
+        browser.one("#start-review").click()
+        browser.press("2")  # the second class
+        browser.wait_for("#cards", "PLACE, saved.")
+        browser.driver.refresh()
+        browser.wait_for("#summary", "2 inputs: 0 trusted, 2 suspect.")
+        browser.wait_for("#progress", "1 to review")
+        assert browser.faults() == []
+    (line,) = lines(labels)
+    assert line["text"] in asked
+    assert (line["label"], line["label_name"]) == (1, "PLACE")
+
+
+@in_browser
+def test_without_the_browsers_help_a_hash_is_the_same(browser: Browser, tmp_path: Path) -> None:
+    """Over plain HTTP from another machine there is no crypto.subtle."""
+    browser.driver.get("about:blank")
+    source = base64.b64encode(SCRIPTS["sha256.js"].encode()).decode()
+    for size in (0, 1, 55, 56, 63, 64, 65, 119, 120, 1000):
+        content = bytes(index * 31 % 256 for index in range(size))
+        found = browser.driver.execute_async_script(
+            "const done = arguments[arguments.length - 1];"
+            "import(`data:text/javascript;base64,${arguments[0]}`)"
+            ".then((module) => done(module.digest(Uint8Array.from(arguments[1]))), (error) => done(String(error)));",
+            source,
+            list(content),
+        )
+        assert found == hashlib.sha256(content).hexdigest(), size

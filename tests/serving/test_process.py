@@ -1,0 +1,381 @@
+"""`petm serve` as a process: under load, ended under load, and what it refuses to start with."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+from torch import nn
+
+from networks import randomise
+from petm.adapter.lora import attach_adapter
+from petm.cli import main
+from petm.data.base import Data
+from petm.errors import BundleError, ModelError, RunError
+from petm.grading.grader import Grader, fit_grader
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
+from petm.serving.app import make_app
+from petm.serving.engine import EngineEndedError
+from petm.serving.engine_process import EngineProcess
+from petm.serving.limits import Limits
+from petm.serving.server import is_loopback, listening
+
+CLIENTS = 16
+
+
+@pytest.fixture(scope="module")
+def grader(_trained: nn.Module, digits: tuple[Data, ...]) -> Grader:
+    adapted = randomise(attach_adapter(_trained, {"fc1": 4, "fc2": 5}), scale=0.25)
+    origin = Origin(ModelOrigin("networks:TinyCNN"), InputOrigin((28, 28), 1))
+    return fit_grader(adapted, digits[1], recall=0.8, origin=origin)
+
+
+@pytest.fixture(scope="module")
+def bundle(grader: Grader, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("served") / "digits.petm"
+    grader.save(path, include_base=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def requests(grader: Grader, digits: tuple[Data, ...]) -> list[tuple[bytes, int]]:
+    """Bodies with one image each, and the label that it gets."""
+    values = (digits[2].inputs(range(64))[:, 0].numpy() * 255).round().astype(np.uint8)
+    bodies = []
+    for image in values:
+        file = BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        bodies.append(head + file.getvalue() + b"\r\n--x--\r\n")
+    return list(zip(bodies, grader.grade(values[:, None]).labels.tolist(), strict=True))
+
+
+Serve = Callable[..., tuple["subprocess.Popen[str]", int]]
+
+
+@pytest.fixture
+def serve(bundle: Path) -> Iterator[Serve]:
+    """Starts ``petm serve`` and returns its process and port once it is ready."""
+    started = []
+
+    def start(*arguments: str) -> tuple["subprocess.Popen[str]", int]:
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "petm", "serve", str(bundle), "--port", "0", *arguments]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+        started.append(process)
+        assert process.stderr is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+) serves", process.stderr.readline())
+        assert found
+        port = int(found[1])
+        for _ in range(600):
+            try:
+                if ask(port, "GET", "/readyz")[0] == 200:
+                    return process, port
+            except OSError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError("not ready")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, {"content-type": "multipart/form-data; boundary=x"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_answers_every_accepted_request(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
+    process, port = serve()
+    right, wrong, lost = [0] * CLIENTS, [0] * CLIENTS, [0] * CLIENTS
+
+    def client(number: int) -> None:
+        connection: http.client.HTTPConnection | None = None
+        for place in range(number, 10**9, CLIENTS):
+            body, label = requests[place % len(requests)]
+            if connection is None:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                try:
+                    connection.connect()
+                except ConnectionRefusedError:
+                    return
+            try:
+                connection.request("POST", "/grade", body, {"content-type": "multipart/form-data; boundary=x"})
+                answer = connection.getresponse()
+                content = answer.read()
+            except (OSError, http.client.HTTPException):
+                lost[number] += 1
+                return
+            good = answer.status == 200 and json.loads(content)["grades"][0]["label"] == label
+            (right if good else wrong)[number] += 1
+            if answer.getheader("connection") == "close":
+                connection.close()
+                connection = None
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    while sum(right) < 300:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)  # as systemd does: to inference too
+    assert process.wait(30) == 0
+    for thread in threads:
+        thread.join(30)
+    assert (sum(wrong), sum(lost)) == (0, 0)
+    assert min(right) > 0
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_it_bears_what_is_no_http_and_ends_on_ctrl_c(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
+    process, port = serve("--max-body-mib", "0.1")
+    for content in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000 + b"\r\n\r\n", b"\0" * 1000):
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(content)
+            assert connection.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 404")) or content[0] == 0
+    assert ask(port, "POST", "/grade", bytes(150_000))[0] == 413
+    half = socket.create_connection(("127.0.0.1", port), 10)  # a client that never ends its request
+    half.sendall(b"POST /grade HTTP/1.1\r\nhost: localhost\r\n")
+    assert ask(port, "POST", "/grade", requests[0][0])[0] == 200
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(30) == 0
+    half.close()
+
+
+def inference_of(service: int) -> int:
+    """The process in which a service infers: the child that is no tracker of resources."""
+    lists = [path.read_text() for path in Path(f"/proc/{service}/task").glob("*/children")]
+    children = " ".join(lists).split()
+    found = [pid for pid in children if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert len(found) == 1
+    return int(found[0])
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends within some seconds."""
+    for _ in range(200):
+        try:
+            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_service_whose_inference_is_killed_says_so_and_ends(
+    serve: Serve, requests: list[tuple[bytes, int]], busy: bool
+) -> None:
+    process, port = serve()
+    os.kill(inference_of(process.pid), signal.SIGKILL)
+    if busy:
+        status, body = ask(port, "POST", "/grade", requests[0][0])
+        assert (status, json.loads(body)) == (503, {"detail": "The service has failed, and ends."})
+    assert process.wait(30) == 1
+    assert process.stderr is not None
+    told = process.stderr.read()
+    assert "Error: inference: expected its process to run and to answer within 60 s, got its end with exit" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_inference_ends_with_its_service_and_not_before(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
+    process, port = serve()
+    inference = inference_of(process.pid)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(inference, number)
+    assert ask(port, "POST", "/grade", requests[0][0])[0] == 200
+    process.kill()
+    assert ends(inference)
+
+
+class Stubborn(Exception):  # noqa: N818
+    """One that cannot be read again from its pickle."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Sums:
+    """An engine that adds what it is given, and can do no more."""
+
+    reader = facts = None
+
+    def run(self, inputs: Sequence[Any]) -> int:
+        if not inputs:
+            raise Stubborn(1, 2)
+        return sum(inputs)
+
+    def turn(self, sample: int, alphas: Sequence[float]) -> list[list[float]]:
+        raise ModelError(f"no dial for {sample}")
+
+
+def fails() -> Any:
+    raise BundleError("damaged")
+
+
+def dies() -> Any:
+    os._exit(7)
+
+
+def started(make: Callable[[], Any], patience: float = 60) -> EngineProcess:
+    engine = EngineProcess(make, lambda _: None, patience=patience)  # type: ignore[arg-type, return-value]
+    engine.wait()
+    return engine
+
+
+def test_an_engine_in_a_process_answers_as_here() -> None:
+    engine = started(Sums)
+    assert engine.run([3, 4]) == 7  # type: ignore[comparison-overlap]
+    with pytest.raises(ModelError, match="no dial for 5"):
+        engine.turn(5, [1.0])
+    with pytest.raises(ModelError, match=r"model: expected an answer, got Stubborn: 1 and 2\."):
+        engine.run([])
+    engine.check()
+    assert engine.run([1]) == 1  # type: ignore[comparison-overlap]
+    engine.close()
+    with pytest.raises(EngineEndedError, match="got its end with exit code -9"):
+        engine.run([1])
+    with pytest.raises(EngineEndedError):
+        engine.check()
+    with pytest.raises(BundleError, match=r"^damaged$"):
+        started(fails)
+    with pytest.raises(EngineEndedError, match="got its end with exit code 7"):
+        started(dies)
+
+
+def test_an_engine_that_does_not_answer_is_ended() -> None:
+    engine = started(Sums, patience=0.5)
+    process = engine._process.pid
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    with pytest.raises(EngineEndedError, match=r"to answer within 0\.5 s, got its end with exit code -9"):
+        engine.run([1])
+    assert ends(process)
+
+
+def sleeps() -> Any:
+    time.sleep(120)
+
+
+def test_the_end_does_not_wait_for_loading() -> None:
+    engines: list[EngineProcess] = []
+
+    def load(limits: Limits) -> EngineProcess:
+        engines.append(EngineProcess(sleeps, lambda _: None, patience=60))  # type: ignore[arg-type, return-value]
+        return engines[0]
+
+    began = time.monotonic()
+    app, service = make_app(load, Limits())
+    with TestClient(app, base_url="http://localhost"):
+        while not engines:
+            time.sleep(0.01)
+    assert time.monotonic() - began < 60
+    assert service.failure is None
+    with pytest.raises(EngineEndedError):
+        engines[0].check()
+
+
+@pytest.mark.slow
+def test_what_hangs_does_not_hold_up_the_end(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
+    process, port = serve("--timeout", "2")
+    os.kill(inference_of(process.pid), signal.SIGSTOP)
+    status, body = ask(port, "POST", "/grade", requests[0][0])
+    assert (status, json.loads(body)["detail"]) == (504, "It took too long. Try again with less.")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+Petm = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def petm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Petm:
+    """Runs ``petm ...`` and returns exit code and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["petm", *map(str, arguments)])
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, capfd.readouterr().err
+
+    return run
+
+
+def test_a_bundle_that_is_none_ends_the_service(petm: Petm, tmp_path: Path) -> None:
+    code, told = petm("serve", tmp_path / "nothing.petm", "--port", 0)
+    assert code == 1
+    assert told.splitlines()[-1].startswith(f"Error: {tmp_path / 'nothing.petm'}: ")
+
+
+def test_a_labels_file_that_is_another_ends_the_service(petm: Petm, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine\n")
+    code, told = petm("serve", bundle, "--port", 0, "--labels-file", tmp_path / "notes.txt")
+    assert (code, "expected lines of labels" in told) == (1, True)
+
+
+def test_a_port_that_is_taken(petm: Petm, bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, told = petm("serve", bundle, "--port", port)
+        assert code == 1
+        assert f"host, port: cannot listen at 127.0.0.1:{port} (Address already in use). Choose others." in told
+
+
+def test_a_host_that_is_not_of_this_machine() -> None:
+    with pytest.raises(RunError, match=re.escape("host, port: cannot listen at 192.0.2.1:0")):
+        listening("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize("key", ["short", "ü" * 20, "with a\nline between"])
+def test_a_key_that_is_weak(petm: Petm, bundle: Path, tmp_path: Path, key: str) -> None:
+    (tmp_path / "key").write_text(key)
+    code, told = petm("serve", bundle, "--api-key-file", tmp_path / "key")
+    assert code == 1
+    assert "key: expected at least 16 printable ASCII characters in --api-key-file or PETM_API_KEY, got others" in told
+    assert key not in told
+
+
+def test_without_the_extra_it_says_what_to_install(petm: Petm, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("petm.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    code, told = petm("serve", bundle)
+    assert code == 1
+    assert "serve: expected the packages fastapi, uvicorn, python-multipart and prometheus-client, got" in told
+    assert "Install them: pip install 'petm[serve]'." in told
+
+
+@pytest.mark.parametrize(
+    ("host", "here"), [("localhost", True), ("127.0.0.2", True), ("::1", True), ("0.0.0.0", False), ("a.org", False)]
+)
+def test_loopback(host: str, here: bool) -> None:
+    assert is_loopback(host) is here

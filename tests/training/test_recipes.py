@@ -1,0 +1,112 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from networks import ResidualNet, TinyCNN, images, seeded, snapshot
+from petm.adapter.lora import ONE, Member
+from petm.adapter.one_pass import dual_logits, predict_dual
+from petm.data.base import Data, TensorData
+from petm.errors import ArgumentError
+from petm.models.prediction import predict_logits
+from petm.training.recipes import (
+    COMMITTEE,
+    RECIPES,
+    Recipe,
+    adapt,
+    choose_layers,
+)
+from short_recipe import SHORT
+
+
+def test_the_last_layers_within_the_budget_are_chosen() -> None:
+    model, x = seeded(TinyCNN).eval(), images(4)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    everything = choose_layers(model, x, ONE, max_ratio=None, max_extra_parameters=0.3)
+    assert list(everything) == ["conv1", "conv2", "fc1", "fc2"]
+    cost = {"conv1": 25 + 6, "conv2": 54 + 8, "fc1": 72 + 16, "fc2": 16 + 10}
+    rank = int(0.3 * parameters) // sum(cost.values())
+    assert everything == dict.fromkeys(cost, rank)
+    late = choose_layers(model, x, COMMITTEE, max_ratio=1.3, max_extra_parameters=0.3)
+    assert list(late) == ["fc1", "fc2"]
+    assert late["fc1"] == int(0.3 * parameters) // 3 // (cost["fc1"] + cost["fc2"])
+
+
+def test_budgets_that_allow_nothing() -> None:
+    for ratio, share in ((1.0, 0.3), (None, 1e-6)):
+        with pytest.raises(ArgumentError, match=r"max_extra_parameters, max_ratio: .* not even rank 1 on fc2 fits"):
+            choose_layers(seeded(TinyCNN).eval(), images(4), ONE, max_ratio=ratio, max_extra_parameters=share)
+
+
+def test_adapters_learn_and_a_stays(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    before = snapshot(model)
+    adapted = adapt(model, digits[0], recipe=SHORT, seed=1)
+    assert snapshot(model) == before
+    assert adapted.adapters == ("default", "second", "third")
+    assert adapted.adapter_parameters() <= 0.3 * sum(weight.numel() for weight in model.parameters())
+    both = predict_dual(adapted, digits[2])
+    assert torch.allclose(both.base, predict_logits(model, digits[2]), atol=1e-5)
+    assert not torch.allclose(both.second, both.base.log_softmax(1), atol=0.01)
+    again = predict_dual(adapt(model, digits[0], recipe=SHORT, seed=1), digits[2])
+    assert torch.equal(both.second, again.second)
+    assert not torch.equal(both.second, predict_dual(adapt(model, digits[0], recipe=SHORT, seed=2), digits[2]).second)
+
+
+@pytest.mark.parametrize("recipe", [SHORT, replace(RECIPES["paper"], epochs=1, max_extra_parameters=0.2)])
+def test_the_cache_budget_changes_no_result(recipe: Recipe, model: nn.Module, digits: tuple[Data, ...]) -> None:
+    data = digits[0].subset(range(300))
+    found = []
+    for budget in (0, 1, 1 << 30):  # nothing is held, features in a file, everything in memory
+        made = adapt(model, data, recipe=recipe, cache_budget=budget, device="cpu")
+        found.append(predict_dual(made, digits[2]).second)
+    for each in found[:2]:
+        torch.testing.assert_close(each, found[2], rtol=1e-3, atol=1e-3)
+
+
+def test_members_differ_from_each_other(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    adapted = adapt(model, digits[0], recipe=SHORT)
+    x = digits[2].inputs(range(20))
+    with torch.no_grad():
+        first, second = (adapted.alone(name)(x) for name in ("default", "second"))
+    assert not torch.allclose(first, second, atol=0.01)
+
+
+def test_the_mirror_image_is_looked_at_where_it_keeps_the_class() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 2)).eval()
+    at_mirror = replace(SHORT, members=(Member("", "mirror"),), max_ratio=None, max_extra_parameters=3.0)
+    mirrored = replace(SHORT, mirrored=at_mirror, max_ratio=None, max_extra_parameters=3.0)
+    rows = torch.rand(200, 1, 1, 32)
+    symmetric = torch.rand(32)
+    symmetric = symmetric + symmetric.flip(0)
+    symmetric = symmetric - symmetric.mean()
+    lopsided = torch.linspace(-1, 1, 32)
+    for weight, members in ((symmetric, at_mirror.members), (lopsided, mirrored.members)):
+        with torch.no_grad():
+            model[1].weight.copy_(torch.stack((-weight, weight)))
+            model[1].bias.zero_()
+            labels = model(rows).argmax(1)
+        adapted = adapt(model, TensorData(rows, labels), recipe=mirrored)
+        assert adapted.members == members
+    x = images(3, 1, 1, 32)
+    adapted.members = at_mirror.members
+    adapted.parting = None
+    assert torch.allclose(dual_logits(adapted, x).second, model(x.flip(3)), atol=1e-5)
+
+
+def test_what_is_no_image_is_not_augmented() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    data = TensorData(torch.rand(60, 6), torch.arange(60) % 3)
+    adapted = adapt(model, data, recipe=replace(SHORT, max_ratio=None, max_extra_parameters=2.0))
+    assert not torch.equal(*predict_dual(adapted, data))
+
+
+def test_the_papers_recipe_needs_errors(digits: tuple[Data, ...], model: nn.Module) -> None:
+    adapted = adapt(model, digits[0], recipe=replace(RECIPES["paper"], epochs=1, max_extra_parameters=0.2))
+    assert adapted.members == ONE
+
+
+def test_an_unknown_recipe() -> None:
+    with pytest.raises(ArgumentError, match=r"recipe: expected one of paper, fast, balanced, .*got 'gut'"):
+        adapt(seeded(ResidualNet), TensorData(images(4)), recipe="gut")
