@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.networks import Case
-from petm.adapter.lora import AdaptedModel, adaptable_layers, attach_adapter
+from petm.adapter.lora import adaptable_layers
+from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import dual_logits
+from petm.adapter.peft_folder import save_adapter
 from petm.errors import ModelError, PetmError
 from petm.models.loading import share_weights
 
@@ -116,7 +118,7 @@ def _one_pass(setup: Setup) -> Forward:
 def _mixed_batch(setup: Setup) -> Forward:
     folder = setup.folder / "adapter"
     if not folder.exists():
-        setup.adapted.save_adapter(folder)
+        save_adapter(setup.adapted, folder)
     model = PeftModel.from_pretrained(share_weights(setup.model), str(folder)).eval()
 
     def forward(x: Tensor, _: int) -> Any:

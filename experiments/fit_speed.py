@@ -20,7 +20,7 @@ from experiments.networks import CASES
 from experiments.timing import order, ratio_spread, spread
 from petm._internal.operations import count_operations
 from petm._internal.progress import track
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.data.base import Data, TensorData
 from petm.data.fields import one_tensor
 from petm.data.mnist import DATA_DIR_VARIABLE, load_mnist

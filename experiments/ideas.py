@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm._internal.files import plain, write_json, write_text
-from petm.adapter.lora import AdaptedModel, attach_adapter, pool
+from petm.adapter.model import AdaptedModel, attach_adapter, pool
 from petm.adapter.one_pass import predict_dual
 from petm.adapter.prefix_features import FeatureStudent, cached_features
 from petm.data.base import Data
@@ -185,9 +185,9 @@ class Judge:
     def _fit(self, adapted: AdaptedModel, rows: Tensor, labels: Tensor, loss: Loss, seed: int, epochs: int,
              rate: float) -> Tensor:  # fmt: skip
         x = one_tensor(self.held_out.inputs(range(4)), "of pixels")
-        adapted.unfreeze()
         student = FeatureStudent(adapted.alone("default"), x, x[:0])
-        learn(student, rows, labels, loss, self.arguments, seed, epochs, rate)
+        with student.learning():
+            learn(student, rows, labels, loss, self.arguments, seed, epochs, rate)
         return predict_dual(adapted, self.held_out).second
 
     def _note(self, name: str, adapters: int, *suspicions: Tensor) -> None:

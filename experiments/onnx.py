@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from petm.adapter.lora import AdaptedModel
+from petm.adapter.model import AdaptedModel
 from petm.grading.grader import Grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import import_extra

@@ -64,7 +64,7 @@ from experiments.shift import (
     shifted,
 )
 from networks import TinyCNN, images, randomise, seeded
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.adapter.one_pass import predict_dual
 from petm.cli import main
 from petm.data.base import Data, TensorData

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masked import Masked
-from networks import ResidualNet, images, randomise, seeded, snapshot
-from petm.adapter.lora import AdaptedModel, attach_adapter
+from networks import ResidualNet, hooks, images, randomise, seeded, snapshot
+from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.adapter.split_point import map_tensors, parting_of
 from petm.errors import ModelError
@@ -117,12 +117,12 @@ def test_the_prefix_runs_on_single_samples_and_the_rest_on_both() -> None:
     adapted = adapt(PaperCNN, {"fc1": 8, "fc2": 4})
     dual_logits(adapted, images(7))
     seen: dict[str, int] = {}
-    for name in ("conv1", "conv2", "fc1.base_layer", "fc1.lora_A.default", "fc2.base_layer", "fc2.lora_A.default"):
-        adapted.network.get_submodule(name).register_forward_pre_hook(
+    for name in ("conv1", "conv2", "fc1", "fc2"):
+        adapted.base.get_submodule(name).register_forward_pre_hook(
             lambda _, arguments, name=name: seen.__setitem__(name, len(arguments[0]))
         )
     dual_logits(adapted, images(7))
-    assert list(seen.values()) == [7, 7, 7, 7, 14, 7]
+    assert list(seen.values()) == [7, 7, 7, 14]
 
 
 @pytest.mark.parametrize(("network", "layers"), [(case[0], case[1]) for case in CASES])
@@ -139,6 +139,8 @@ def test_nothing_is_left_on_the_users_model_nor_on_ours(network: type[nn.Module]
     assert torch.equal(adapted(x, alpha=1), second)
     assert torch.allclose(dual_logits(adapted, x).second, second, atol=1e-5)
     assert snapshot(model) == before
+    adapted.detach()
+    assert hooks(model) == 0
 
 
 def test_an_exception_in_the_middle_of_a_pass() -> None:
@@ -149,7 +151,7 @@ def test_an_exception_in_the_middle_of_a_pass() -> None:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    handle = adapted.network.get_submodule("blocks.2").register_forward_hook(fail)
+    handle = adapted.base.get_submodule("blocks.2").register_forward_hook(fail)
     with pytest.raises(KeyboardInterrupt):
         dual_logits(adapted, x)
     handle.remove()

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from networks import TinyCNN, images, randomise, seeded
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.data.base import TensorData
 from petm.data.source_opening import open_sources
 from petm.data.source_reading import Reader

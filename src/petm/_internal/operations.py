@@ -1,5 +1,7 @@
 """Counted operations, and the memory they take: what a call costs before any machine is asked."""
 
+import math
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,26 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.hooks import RemovableHandle
 
 Call = Callable[[], object]
 
 
-def count_operations(call: Call) -> int:
+def count_operations(call: Call, model: nn.Module | None = None) -> int:
     """Returns the floating-point operations of the matrix products, convolutions and attentions in a call.
 
     What is done element by element is not counted, nor are reads and writes of memory: a measured ratio above the
     counted one says how much these weigh. Backward passes within the call are counted too.
+
+    Args:
+        call: What is counted.
+        model: A network that is run in it. Its linear and recurrent layers whose operations PyTorch's counter does not
+            know, such as quantised ones, are counted by their sizes.
     """
-    with _Counted() as counted:
-        call()
-    total: int = counted.total
-    return total
+    return count_along(call, {}, model)[0]
 
 
-def count_along(call: Call, modules: Mapping[str, nn.Module]) -> tuple[int, dict[str, tuple[int, int]]]:
+def count_along(
+    call: Call, modules: Mapping[str, nn.Module], model: nn.Module | None = None
+) -> tuple[int, dict[str, tuple[int, int]]]:
     """Returns the operations of a call, and by module how many were done when it was first called and had answered.
 
-    Modules that are not called are left out.
+    Modules that are not called are left out; the others come in the order of their calls. The first and the last
+    argument are those of `count_operations`.
     """
     found: dict[str, tuple[int, int]] = {}
     began: dict[str, int] = {}
@@ -39,7 +47,7 @@ def count_along(call: Call, modules: Mapping[str, nn.Module]) -> tuple[int, dict
     def leave(name: str) -> None:
         found.setdefault(name, (began[name], counted.total))
 
-    handles = []
+    handles = _count_by_size(counted, model) if model is not None else []
     for name, module in modules.items():
         handles.append(module.register_forward_pre_hook(lambda _, __, name=name: enter(name)))
         handles.append(module.register_forward_hook(lambda _, __, ___, name=name: leave(name)))
@@ -50,6 +58,46 @@ def count_along(call: Call, modules: Mapping[str, nn.Module]) -> tuple[int, dict
         for handle in handles:
             handle.remove()
     return counted.total, found
+
+
+def _count_by_size(counted: "_Counted", model: nn.Module) -> list[RemovableHandle]:
+    """Adds the operations of layers in which nothing was counted."""
+    begun: dict[nn.Module, int] = {}
+
+    def enter(module: nn.Module, _: Any) -> None:
+        begun[module] = counted.total
+
+    def leave(module: nn.Module, _: Any, output: Any) -> None:
+        if counted.total == begun.pop(module):
+            counted.total += _by_size(module, output)
+
+    handles = []
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase) or isinstance(getattr(module, "in_features", None), int):
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    return handles
+
+
+def _by_size(module: nn.Module, output: Any) -> int:
+    found: Any = module
+    if isinstance(module, nn.RNNBase):
+        steps: int = output[0].numel() // ((module.proj_size or module.hidden_size) * (1 + module.bidirectional))
+        return 2 * steps * sum(weight.numel() for weight in module.parameters() if weight.ndim == 2)
+    if isinstance(output, Tensor) and isinstance(getattr(module, "out_features", None), int):
+        return 2 * output.numel() * int(found.in_features)
+    return 0
+
+
+def time_ratio(call: Call, other: Call, *, rounds: int = 5) -> float:
+    """Returns the median ratio of the times of two calls, made in turn."""
+    ratios = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        middle = time.perf_counter()
+        other()
+        ratios.append((middle - start) / (time.perf_counter() - middle))
+    return sorted(ratios)[rounds // 2]
 
 
 def count_bytes(call: Call) -> int:
@@ -140,11 +188,20 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return int(sdpa_backward_flop_count(gradient, query, key, value))
 
 
+def _fused_layer(x: Any, *others: Any, **__: Any) -> int:
+    """PyTorch's fused transformer layers: all their matrices, and the attention between the positions."""
+    samples, length, width = map(int, x)
+    matrices = sum(math.prod(other) for other in others if isinstance(other, torch.Size) and len(other) == 2)
+    return int(2 * samples * length * matrices + 4 * samples * length**2 * width)
+
+
 _CONVOLUTIONS = {torch.ops.aten.convolution, torch.ops.aten.convolution_backward}
 
 _ON_CPU = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.aten._transformer_encoder_layer_fwd: _fused_layer,
+    torch.ops.aten._native_multi_head_attention: _fused_layer,
 }
 """PyTorch's counter knows the attention kernels of CUDA alone."""
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from petm._internal.allocator import keep_large_blocks
-from petm.adapter.lora import AdaptedModel
+from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import Inputs, one_tensor
 from petm.errors import ModelError, RunError

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petm.adapter.layer_choice import choose_layers
-from petm.adapter.lora import (
+from petm.adapter.layer_choice import Choice, choose_layers
+from petm.adapter.model import (
     ONE,
     AdaptedModel,
     Member,
@@ -297,10 +297,15 @@ class _Making:
             recipe = recipe.mirrored
         if not any(member.adapter for member in recipe.members):
             return views_alone(model, recipe.members)
-        layers = self.layers or choose_layers(
-            model, x, recipe.members, max_ratio=recipe.max_ratio, max_extra_parameters=recipe.max_extra_parameters
+        chosen = (
+            Choice(dict(self.layers), None)
+            if self.layers
+            else choose_layers(
+                model, x, recipe.members, max_ratio=recipe.max_ratio, max_extra_parameters=recipe.max_extra_parameters
+            )
         )
-        adapted = attach_adapter(model, layers, members=recipe.members, seed=self.seed)
+        adapted = attach_adapter(model, chosen.ranks, members=recipe.members, seed=self.seed)
+        adapted.take_parting(chosen.parting)
         data: Data = self.data
         if images and recipe.copies:
             data = with_copies(data, augmentation, copies=recipe.copies, seed=self.seed)
