@@ -4,7 +4,7 @@ Random JPEG images of 32×32 pixels are written into one Parquet file of each si
 process of its own, by the recipe ``fast`` without its mirror image, which trains nothing, in two epochs. Beside it
 stands the bound: what A's own inference takes at the same batch, the adapter's training state and the cache budget.
 
-    python benchmarks/memory.py -o docs/measured
+    python -m experiments.fit_memory -o docs/measured
 """
 
 import argparse
@@ -27,8 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from experiments.machine import describe_machine
-from experiments.memory import process_peak, process_reset
+from experiments.machine import describe_machine, process_peak, process_reset
 from petm._internal.files import write_json
 from petm.data.base import Data
 from petm.data.opening import open_data
@@ -38,6 +37,7 @@ from petm.models.prediction import BATCH_SIZE, predict_logits
 from petm.training.recipes import RECIPES
 
 RECIPE = replace(RECIPES["fast"], mirrored=None, epochs=2)
+CACHE_BUDGET = 64 << 20
 STATE = 4
 """Tensors of an adapter in training: weights, gradient and two moments."""
 
@@ -71,31 +71,24 @@ class Job:
     Attributes:
         network: A name of `NETWORKS`.
         path: Parquet file of images.
-        budget: Of `petm.fit`.
-        threads: Of PyTorch.
         infers: Run A alone instead of fitting.
     """
 
     network: str
     path: Path
-    budget: int
-    threads: int
     infers: bool
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs=2, default=(10_000, 100_000))
-    parser.add_argument("--network", choices=list(NETWORKS), action="append")
-    parser.add_argument("--cache-budget", type=int, default=64 << 20)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/measured"))
     arguments = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as folder:
         paths = [write_images(Path(folder), count) for count in arguments.samples]
-        for network in arguments.network or NETWORKS:
-            found.append(measure(network, paths, arguments.samples, arguments.cache_budget, arguments.threads))
+        for network in NETWORKS:
+            found.append(measure(network, paths, arguments.samples))
             print(found[-1], flush=True)
     machine = describe_machine(torch.device("cpu"))
     write_json(arguments.output / "memory.json", {"machine": machine, "batch": BATCH_SIZE, "networks": found})
@@ -120,15 +113,15 @@ def _jpeg(pixels: np.ndarray[Any, Any]) -> bytes:
     return stream.getvalue()
 
 
-def measure(network: str, paths: list[Path], samples: tuple[int, int], budget: int, threads: int) -> dict[str, Any]:
+def measure(network: str, paths: list[Path], samples: tuple[int, int]) -> dict[str, Any]:
     """Returns what fitting takes on each file, the ratio of both, and the bound."""
-    inference = in_a_process(Job(network, paths[0], budget, threads, infers=True))
-    fits = [in_a_process(Job(network, path, budget, threads, infers=False)) for path in paths]
+    inference = in_a_process(Job(network, paths[0], infers=True))
+    fits = [in_a_process(Job(network, path, infers=False)) for path in paths]
     few, many = fits
-    bound = inference["own"] + STATE * many["adapter_bytes"] + many["kept_bytes"] + budget
+    bound = inference["own"] + STATE * many["adapter_bytes"] + many["kept_bytes"] + CACHE_BUDGET
     return {
         "network": network,
-        "cache_budget": budget,
+        "cache_budget": CACHE_BUDGET,
         "inference": inference,
         "fits": [
             {"samples": count, "file_bytes": path.stat().st_size, **each}
@@ -163,21 +156,21 @@ def in_a_process(job: Job) -> dict[str, Any]:
 def _work(sender: Connection, job: Job) -> None:
     """Runs in the child: sends the greatest resident set, in all and above that of the libraries."""
     warnings.simplefilter("ignore")
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(1)
     model = NETWORKS[job.network]()
-    for library in ("transformers.modeling_utils", "accelerate", "peft", "sklearn.linear_model"):
+    for library in ("transformers.modeling_utils", "peft", "sklearn.linear_model"):
         import_module(library)
     predict_logits(model, open_data(job.path).subset(range(16)))  # loads and builds kernels
     process_reset()
     _, libraries = process_peak()
     began = time.perf_counter()
     # As the command does: what takes more than a quarter of the budget stays on disk.
-    data = open_data(job.path).in_memory(job.budget // 4)
+    data = open_data(job.path).in_memory(CACHE_BUDGET // 4)
     grader = None
     if job.infers:
         predict_logits(model, data.subset(range(min(4 * BATCH_SIZE, len(data)))))
     else:
-        grader = fit(model, data, recipe=RECIPE, cache_budget=job.budget, recall=0.9, device="cpu")
+        grader = fit(model, data, recipe=RECIPE, cache_budget=CACHE_BUDGET, recall=0.9, device="cpu")
     seconds, peak = time.perf_counter() - began, process_peak()[0]
     found: dict[str, float] = {"seconds": seconds, "peak": peak, "own": peak - libraries}
     sender.send(found | (_training_state(grader, data) if grader else {}))

@@ -1,4 +1,4 @@
-"""Requests that no client should send: what `benchmarks/service.py` mixes with good ones."""
+"""Requests that no client should send: what `service_load.py` mixes with good ones."""
 
 import json
 import random

@@ -1,21 +1,19 @@
 """Peak memory of a contender, each in a fresh process, so that none inherits what another has left behind."""
 
-import ctypes
 import gc
 import multiprocessing
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
-from experiments.contenders import CONTENDERS, Setup
-from experiments.networks import Case
+from experiments.machine import process_peak, process_reset
+from experiments.speed.contenders import CONTENDERS, Setup
+from experiments.speed.networks import Case
 from petm._internal.allocator import keep_large_blocks
 from petm.errors import PetmError, RunError
 
@@ -43,7 +41,7 @@ def measure_memory(setup: Setup, contender: str, parts_by_batch: dict[int, int],
     back. On CUDA they are what PyTorch's allocator has handed out.
 
     Args:
-        setup: The network, device and seed.
+        setup: The network and the device.
         contender: By name.
         parts_by_batch: How many of the contender's equal forwards are run, by batch size.
         threads: Of PyTorch.
@@ -53,7 +51,7 @@ def measure_memory(setup: Setup, contender: str, parts_by_batch: dict[int, int],
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (sender, setup.case, setup.device, setup.seed, setup.folder, contender, parts_by_batch, threads)
+    arguments = (sender, setup.case, setup.device, setup.folder, contender, parts_by_batch, threads)
     process = context.Process(target=_measure, args=arguments, daemon=True)
     process.start()
     sender.close()
@@ -69,16 +67,10 @@ def measure_memory(setup: Setup, contender: str, parts_by_batch: dict[int, int],
     return answer
 
 
-def can_measure(device: torch.device) -> bool:
-    """Returns whether peak memory can be read here: on CUDA, and on Linux with its process files."""
-    return device.type == "cuda" or (device.type == "cpu" and os.access(_CLEAR, os.W_OK))
-
-
 def _measure(
     sender: Connection,
     case: Case,
     device: torch.device,
-    seed: int,
     folder: Path,
     contender: str,
     parts_by_batch: dict[int, int],
@@ -93,7 +85,7 @@ def _measure(
         peak, reset = (_cuda_peak, _cuda_reset) if device.type == "cuda" else (process_peak, process_reset)
         with torch.no_grad():
             # Nothing here keeps the setup alive, which holds more than most contenders need.
-            sender.send(_by_batch(Setup(case, device, seed, folder), contender, parts_by_batch, peak, reset))
+            sender.send(_by_batch(Setup(case, device, folder), contender, parts_by_batch, peak, reset))
     except (PetmError, RuntimeError, MemoryError) as error:
         sender.send(str(error))
 
@@ -107,11 +99,11 @@ def _by_batch(
 ) -> dict[int, Memory]:
     reset()
     _, libraries = peak()
-    forward, case, device, seed = CONTENDERS[contender].make(setup), setup.case, setup.device, setup.seed
+    forward, case, device = CONTENDERS[contender].make(setup), setup.case, setup.device
     del setup  # the call holds what it needs, and no more
     found = {}
     for batch, parts in sorted(parts_by_batch.items()):
-        x = case.inputs(batch, seed).to(device)
+        x = case.inputs(batch).to(device)
         forward(x, parts)
         gc.collect()
         reset()
@@ -124,30 +116,10 @@ def _by_batch(
 
 def _load_libraries() -> None:
     """All of them in every child, so that none of them counts for a contender."""
-    import_module("transformers.modeling_utils")
-    if find_spec("onnxruntime") is not None:
-        import_module("onnxruntime")
-        import_module("experiments.onnx")
+    for library in ("transformers.modeling_utils", "peft", "onnxruntime"):
+        import_module(library)
     # The first product and the first convolution load and build kernels, which belong to no contender either.
     torch.nn.functional.conv2d(torch.rand(1, 3, 8, 8), torch.rand(3, 3, 3, 3)).flatten(1) @ torch.rand(108, 2)
-
-
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def process_peak() -> tuple[int, int]:
-    """The greatest resident set since the last reset, and the present one, in bytes."""
-    # Not ru_maxrss: a child starts with its parent's, and it cannot be reset.
-    fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
-    peak, now = (int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
-    return peak, now
-
-
-def process_reset() -> None:
-    """Gives back what the C library keeps, and starts the greatest resident set anew from the present one."""
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-    _CLEAR.write_text("5")
 
 
 def _cuda_peak() -> tuple[int, int]:
