@@ -8,7 +8,6 @@ stands the bound: what A's own inference takes at the same batch, the adapter's 
 """
 
 import argparse
-import multiprocessing
 import tempfile
 import time
 import warnings
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from io import BytesIO
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from experiments.machine import describe_machine, process_peak, process_reset
+from experiments.machine import describe_machine, in_a_process, process_peak, process_reset
 from petm._internal.files import write_json
 from petm.data.base import Data
 from petm.data.opening import open_data
@@ -115,8 +113,8 @@ def _jpeg(pixels: np.ndarray[Any, Any]) -> bytes:
 
 def measure(network: str, paths: list[Path], samples: tuple[int, int]) -> dict[str, Any]:
     """Returns what fitting takes on each file, the ratio of both, and the bound."""
-    inference = in_a_process(Job(network, paths[0], infers=True))
-    fits = [in_a_process(Job(network, path, infers=False)) for path in paths]
+    inference = in_a_process(fit_or_infer, Job(network, paths[0], infers=True))
+    fits = [in_a_process(fit_or_infer, Job(network, path, infers=False)) for path in paths]
     few, many = fits
     bound = inference["own"] + STATE * many["adapter_bytes"] + many["kept_bytes"] + CACHE_BUDGET
     return {
@@ -134,27 +132,8 @@ def measure(network: str, paths: list[Path], samples: tuple[int, int]) -> dict[s
     }
 
 
-def in_a_process(job: Job) -> dict[str, Any]:
-    """Returns what a fresh process reports, and what it held of its own and of files meanwhile, sampled."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, job), daemon=True)
-    process.start()
-    sender.close()
-    most = {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
-    while not receiver.poll(0.02):
-        status = Path(f"/proc/{process.pid}/status")
-        for line in status.read_text().splitlines() if status.exists() else ():
-            name, _, value = line.partition(":")
-            if name in most:
-                most[name] = max(most[name], int(value.split()[0]) * 1024)
-    found: dict[str, Any] = receiver.recv()
-    process.join()
-    return found | {f"sampled_{name}": value for name, value in most.items()}
-
-
-def _work(sender: Connection, job: Job) -> None:
-    """Runs in the child: sends the greatest resident set, in all and above that of the libraries."""
+def fit_or_infer(job: Job) -> dict[str, float]:
+    """Runs in a process of its own; returns the greatest resident set, in all and above that of the libraries."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     model = NETWORKS[job.network]()
@@ -173,7 +152,7 @@ def _work(sender: Connection, job: Job) -> None:
         grader = fit(model, data, recipe=RECIPE, cache_budget=CACHE_BUDGET, recall=0.9, device="cpu")
     seconds, peak = time.perf_counter() - began, process_peak()[0]
     found: dict[str, float] = {"seconds": seconds, "peak": peak, "own": peak - libraries}
-    sender.send(found | (_training_state(grader, data) if grader else {}))
+    return found | (_training_state(grader, data) if grader else {})
 
 
 def _training_state(grader: Grader, data: Data) -> dict[str, float]:

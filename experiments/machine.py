@@ -3,10 +3,13 @@
 import ctypes
 import gc
 import math
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from petm.errors import PetmError, RunError
 from petm.grading.provenance import library_versions
 
 LEAST_ROUNDS = 3
@@ -167,3 +171,18 @@ def process_reset() -> None:
 def can_measure(device: torch.device) -> bool:
     """Returns whether peak memory can be read here: on CUDA, and on Linux with its process files."""
     return device.type == "cuda" or (device.type == "cpu" and os.access(_CLEAR, os.W_OK))
+
+
+def in_a_process(function: Callable[..., Any], *arguments: object) -> Any:
+    """Returns what a function returns in a fresh process, which inherits nothing that others have left behind.
+
+    Raises:
+        RunError: The function raised, or the process ended before, for want of memory most likely.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise RunError("memory: the process ended before its answer. Use a smaller batch.") from error
+        except (PetmError, RuntimeError, MemoryError) as error:
+            raise RunError(f"memory: could not be measured, {error}") from error

@@ -1,21 +1,18 @@
 """Peak memory of a contender, each in a fresh process, so that none inherits what another has left behind."""
 
 import gc
-import multiprocessing
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
-from experiments.machine import process_peak, process_reset
+from experiments.machine import in_a_process, process_peak, process_reset
 from experiments.speed.contenders import CONTENDERS, Setup
 from experiments.speed.networks import Case
 from petm._internal.allocator import keep_large_blocks
-from petm.errors import PetmError, RunError
 
 _CALLS = 3
 
@@ -49,45 +46,25 @@ def measure_memory(setup: Setup, contender: str, parts_by_batch: dict[int, int],
     Raises:
         RunError: The process failed, for want of memory most likely.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    arguments = (sender, setup.case, setup.device, setup.folder, contender, parts_by_batch, threads)
-    process = context.Process(target=_measure, args=arguments, daemon=True)
-    process.start()
-    sender.close()
-    try:
-        answer = receiver.recv()
-    except EOFError:
-        answer = None
-    finally:
-        process.join()
-    if not isinstance(answer, dict):
-        reason = answer or f"it ended with exit code {process.exitcode}"
-        raise RunError(f"memory: {CONTENDERS[contender].title} could not be measured, {reason}. Use a smaller batch.")
-    return answer
+    found: dict[int, Memory] = in_a_process(
+        _measure, setup.case, setup.device, setup.folder, contender, parts_by_batch, threads
+    )
+    return found
 
 
 def _measure(
-    sender: Connection,
-    case: Case,
-    device: torch.device,
-    folder: Path,
-    contender: str,
-    parts_by_batch: dict[int, int],
-    threads: int,
-) -> None:
-    """Runs in the child: sends what was measured, or the reason why not."""
-    try:
-        warnings.simplefilter("ignore")  # the parent has shown them
-        torch.set_num_threads(threads)
-        keep_large_blocks()
-        _load_libraries()
-        peak, reset = (_cuda_peak, _cuda_reset) if device.type == "cuda" else (process_peak, process_reset)
-        with torch.no_grad():
-            # Nothing here keeps the setup alive, which holds more than most contenders need.
-            sender.send(_by_batch(Setup(case, device, folder), contender, parts_by_batch, peak, reset))
-    except (PetmError, RuntimeError, MemoryError) as error:
-        sender.send(str(error))
+    case: Case, device: torch.device, folder: Path, contender: str, parts_by_batch: dict[int, int], threads: int
+) -> dict[int, Memory]:
+    """Runs in the child."""
+    warnings.simplefilter("ignore")  # the parent has shown them
+    torch.set_num_threads(threads)
+    keep_large_blocks()
+    # The first product and the first convolution load and build kernels, which belong to no contender.
+    F.conv2d(torch.rand(1, 3, 8, 8), torch.rand(3, 3, 3, 3)).flatten(1) @ torch.rand(108, 2)
+    peak, reset = (_cuda_peak, _cuda_reset) if device.type == "cuda" else (process_peak, process_reset)
+    with torch.no_grad():
+        # Nothing here keeps the setup alive, which holds more than most contenders need.
+        return _by_batch(Setup(case, device, folder), contender, parts_by_batch, peak, reset)
 
 
 def _by_batch(
@@ -112,14 +89,6 @@ def _by_batch(
             forward(x, parts)
         found[batch] = Memory(peak()[0] - libraries, resident - libraries)
     return found
-
-
-def _load_libraries() -> None:
-    """All of them in every child, so that none of them counts for a contender."""
-    for library in ("transformers.modeling_utils", "peft", "onnxruntime"):
-        import_module(library)
-    # The first product and the first convolution load and build kernels, which belong to no contender either.
-    torch.nn.functional.conv2d(torch.rand(1, 3, 8, 8), torch.rand(3, 3, 3, 3)).flatten(1) @ torch.rand(108, 2)
 
 
 def _cuda_peak() -> tuple[int, int]:

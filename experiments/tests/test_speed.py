@@ -247,7 +247,7 @@ def test_peak_memory_from_a_process_of_its_own(tiny: tuple[Setup, dict[str, Any]
 @pytest.mark.skipif(not can_measure(CPU), reason="peak memory cannot be read here")
 def test_a_process_that_fails_says_why(tmp_path: Any) -> None:
     wrong = Setup(own_case("networks:TinyCNN", {"fc9": 1}, (1, 28, 28)), CPU, tmp_path)
-    with pytest.raises(RunError, match=r"memory: One pass could not be measured, layers: expected linear"):
+    with pytest.raises(RunError, match="memory: could not be measured, layers: "):
         measure_memory(wrong, "one_pass", {2: 1}, threads=1)
 
 
