@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 
 from experiments.machine import describe_machine
-from experiments.service_malformed import malformed
+from experiments.service_malformed import FORM, http, malformed, part
 from petm._internal.files import write_json
 from petm.data.digits import load_digits
 from petm.data.fields import one_tensor
@@ -40,18 +40,6 @@ CONSTANT = ("-m", "experiments.service_constant")
 CLIENTS = 16
 Expected = list[tuple[int, str]]
 """Label and grade of each image."""
-
-
-def form_request(image: bytes) -> bytes:
-    """A whole HTTP request with one file."""
-    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + image + b"\r\n--x--\r\n"
-    return http("POST /grade", body, "multipart/form-data; boundary=x")
-
-
-def http(line: str, body: bytes, kind: str) -> bytes:
-    """An HTTP request as it is on the wire."""
-    head = f"{line} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode("latin-1", "replace") + body
 
 
 class Client:
@@ -228,7 +216,7 @@ def throughput(
     bundle: Path, graph: Path | None, images: list[bytes], expected: Expected, seconds: float, rounds: int
 ) -> dict[str, Any]:
     """The constants, and the service with batching and without, in turn."""
-    requests = [form_request(image) for image in images]
+    requests = [http("POST /grade", part(image), FORM) for image in images]
     ways: dict[str, tuple[list[str], Expected | None]] = {
         f"constant_{what}": ([*CONSTANT, what], None) for what in ("own", "form", "body")
     }
@@ -267,7 +255,7 @@ def throughput(
 def fuzz(bundle: Path, images: list[bytes], expected: Expected, count: int) -> dict[str, Any]:
     """Malformed requests among good ones."""
     server = Served("-m", "petm", "serve", str(bundle))
-    requests = [form_request(image) for image in images]
+    requests = [http("POST /grade", part(image), FORM) for image in images]
     with clients(server.port, requests, expected, 5) as warm:
         warm()
     before = server.memory()
@@ -319,7 +307,7 @@ def end_under_load(bundle: Path, images: list[bytes], expected: Expected, times:
     runs = []
     for number in range(times):
         server = Served("-m", "petm", "serve", str(bundle))
-        with clients(server.port, [form_request(image) for image in images], expected, 60) as result:
+        with clients(server.port, [http("POST /grade", part(image), FORM) for image in images], expected, 60) as result:
             while server.figures().get('petm_requests_total{path="/grade",status="200"}', 0) < 500 + 37 * number:
                 time.sleep(0.05)
             began = time.monotonic()
