@@ -157,7 +157,8 @@ def fit_or_infer(job: Job) -> dict[str, float]:
 
 def _training_state(grader: Grader, data: Data) -> dict[str, float]:
     """Bytes of the adapters, and of what a training step keeps for its backward pass besides weights."""
-    learner = grader.adapted.alone(grader.adapted.adapters[0])
+    learner = grader.adapted
+    learner.unfreeze()
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*learner.parameters(), *learner.buffers())}
     kept: dict[int, int] = {}
 
@@ -170,7 +171,7 @@ def _training_state(grader: Grader, data: Data) -> dict[str, float]:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         answers = learner(data.inputs(range(BATCH_SIZE)))
     assert answers.requires_grad
-    return {"adapter_bytes": 4 * grader.adapted.adapter_parameters(), "kept_bytes": sum(kept.values())}
+    return {"adapter_bytes": 4 * learner.adapter_parameters(), "kept_bytes": sum(kept.values())}
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm._internal.files import plain, write_json, write_text
-from petm.adapter.lora import AdaptedModel, attach_adapter, pool
+from petm.adapter.lora import attach_adapter, pool
 from petm.adapter.one_pass import predict_dual
-from petm.adapter.prefix_features import FeatureStudent, cached_features
-from petm.data.base import Data
+from petm.data.base import Data, TensorData
 from petm.data.fields import one_tensor
 from petm.data.joined import Joined
 from petm.data.mnist import load_mnist
-from petm.models.paper import paper_cnn
+from petm.models.paper import PaperCNN, paper_cnn
 from petm.models.prediction import predict_logits
 from petm.models.scores import maximum_softmax, mean_of_both
 from petm.selective.metrics import aupr_error, aurc, auroc
@@ -93,9 +92,7 @@ def sharpness_aware(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
     return loss.detach().requires_grad_()  # its gradients are in place already
 
 
-def learn(
-    student: FeatureStudent, rows: Tensor, labels: Tensor, loss: Loss, *, seed: int, epochs: int, rate: float
-) -> None:
+def learn(student: nn.Module, rows: Tensor, labels: Tensor, loss: Loss, *, seed: int, epochs: int, rate: float) -> None:
     torch.manual_seed(seed)
     weights = [weight for weight in student.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
@@ -150,12 +147,39 @@ def main() -> None:
     judge.idea("and FGSM of all", [data, moved("gradient")])
 
 
+class Head(nn.Module):
+    """What follows the convolutions of the paper's network: adapters are trained on what these answer, computed once.
+
+    Args:
+        model: Its weights are shared.
+    """
+
+    def __init__(self, model: PaperCNN) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = model.fc1, model.fc2
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Returns logits ``(N, K)`` for what enters fc1, float32 ``(N, 9216)``."""
+        logits: Tensor = self.fc2(F.relu(self.fc1(rows)))
+        return logits
+
+
+@torch.no_grad()
+def features(model: PaperCNN, data: Data) -> Tensor:
+    """Returns what enters fc1, float32 ``(N, 9216)``."""
+    parts = []
+    for rows in torch.arange(len(data)).split(BATCH_SIZE):
+        x = one_tensor(data.inputs(rows), "of pixels")
+        parts.append(F.max_pool2d(F.relu(model.conv2(F.relu(model.conv1(x)))), 2).flatten(1))
+    return torch.cat(parts)
+
+
 class Judge:
     """A, its features, and the table so far."""
 
-    def __init__(self, model: nn.Module, data: Data, held_out: Data, arguments: argparse.Namespace) -> None:
-        self.model, self.held_out, self.arguments = model, held_out, arguments
-        self.base = predict_logits(model, held_out)
+    def __init__(self, model: PaperCNN, data: Data, held_out: Data, arguments: argparse.Namespace) -> None:
+        self.model, self.arguments = model, arguments
+        self.base, self.unseen = predict_logits(model, held_out), features(model, held_out)
         self.wrong = (self.base.argmax(1) != held_out.labels).numpy()
         self.training_errors = int((predict_logits(model, data).argmax(1) != data.labels).sum())
         self.rows: list[dict[str, Any]] = []
@@ -171,11 +195,12 @@ class Judge:
         """Trains adapters on these data with this objective, and notes what one finds and what all do."""
         if self.arguments.only and not any(part in name for part in self.arguments.only):
             return
-        adapters, ranks = [], {"fc1": rank, "fc2": min(rank, 10)}
+        ranks = {"fc1": rank, "fc2": min(rank, 10)}
         rows, labels = self._features(parts)
-        for seed in range(ADAPTERS * self.arguments.repeats):
-            adapted = attach_adapter(self.model, ranks, seed=seed)
-            adapters.append(self._fit(adapted, rows, labels, loss, seed, epochs, rate))
+        adapters = [
+            self._fit(rows, labels, loss, ranks=ranks, seed=seed, epochs=epochs, rate=rate)
+            for seed in range(ADAPTERS * self.arguments.repeats)
+        ]
         for size in (1, ADAPTERS):
             committees = [adapters[first : first + size] for first in range(0, len(adapters), size)]
             self._note(name, size, *(mean_of_both(self.base, pool(committee)) for committee in committees))
@@ -184,18 +209,17 @@ class Judge:
         """What enters fc1 for these data, and their labels; kept for the next idea that asks for the same data."""
         if parts is not self._parts:
             self._kept, data = None, Joined(*parts)
-            with cached_features(attach_adapter(self.model, {"fc1": 1}), data, budget=12 << 30) as (_, seen):
-                self._parts, self._kept = parts, (one_tensor(seen.inputs(range(len(seen))), "of features"), data.labels)
+            self._parts, self._kept = parts, (features(self.model, data), data.labels)
         assert self._kept is not None
         return self._kept
 
-    def _fit(self, adapted: AdaptedModel, rows: Tensor, labels: Tensor, loss: Loss, seed: int, epochs: int,
-             rate: float) -> Tensor:  # fmt: skip
-        x = one_tensor(self.held_out.inputs(range(4)), "of pixels")
+    def _fit(
+        self, rows: Tensor, labels: Tensor, loss: Loss, *, ranks: dict[str, int], seed: int, epochs: int, rate: float
+    ) -> Tensor:
+        adapted = attach_adapter(Head(self.model), ranks, seed=seed)
         adapted.unfreeze()
-        student = FeatureStudent(adapted.alone("default"), x, x[:0])
-        learn(student, rows, labels, loss, seed=seed, epochs=epochs, rate=rate)
-        return predict_dual(adapted, self.held_out).second
+        learn(adapted, rows, labels, loss, seed=seed, epochs=epochs, rate=rate)
+        return predict_dual(adapted, TensorData(self.unseen)).second
 
     def _note(self, name: str, adapters: int, *suspicions: Tensor) -> None:
         """Notes the mean over the committees, and the standard deviation where there are several."""
