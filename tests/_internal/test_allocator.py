@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from experiments.memory import can_measure, process_peak
+from experiments.machine import can_measure, process_peak
 from petm._internal.allocator import give_back_blocks, keep_large_blocks
 
 

@@ -1,8 +1,7 @@
-"""Counted operations, and the memory they take: what a call costs before any machine is asked."""
+"""Counted operations: what a call costs before any machine is asked."""
 
 import math
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -100,19 +99,6 @@ def time_ratio(call: Call, other: Call, *, rounds: int = 5) -> float:
     return sorted(ratios)[rounds // 2]
 
 
-def count_bytes(call: Call) -> int:
-    """Returns the most bytes that tensors made within a call hold at one time.
-
-    Every storage counts from the operation that makes it until nothing refers to it any more, so that what is kept for
-    a backward pass counts. Tensors from before the call do not count. Of what kernels take for themselves, the largest
-    copies that a convolution makes on a CPU count, beside all else: their room is kept for the next one.
-    """
-    with _Held() as held:
-        call()
-    most: int = held.peak + held.copies
-    return most
-
-
 class _Counted(TorchDispatchMode):
     """Adds up what PyTorch's formulas say of each operation.
 
@@ -132,54 +118,6 @@ class _Counted(TorchDispatchMode):
         return answer
 
 
-class _Held(TorchDispatchMode):
-    """Follows the storages of all that the operations return."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = self.copies = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {key for value in (args, kwargs) for key in _storages(value)}
-        answer = func(*args, **(kwargs or {}))
-        for key, storage in _storages(answer).items():
-            if key not in given and key not in self.known:
-                self.known.add(key)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._forget, key, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-        self.copies = max(self.copies, _copies(func, (args, kwargs, answer)))
-        return answer
-
-    def _forget(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
-
-
-def _copies(func: Any, tensors: Any) -> int:
-    """What a CPU's convolution takes for itself: copies, in a layout of its own, of what is not channels last."""
-    if func._overloadpacket not in _CONVOLUTIONS:
-        return 0
-    images = [tensor for tensor in _tensors(tensors) if tensor.ndim == 4 and tensor.device.type == "cpu"]
-    laid_out = any(not image.is_contiguous() for image in images)
-    return 0 if laid_out else sum(image.nbytes for image in images)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in a value, however nested."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for entry in value for tensor in _tensors(entry)] if isinstance(value, list | tuple) else []
-
-
-def _storages(value: Any) -> dict[int, Any]:
-    """The storages of the tensors in a value, by what tells them apart as long as they live."""
-    return {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in _tensors(value))}
-
-
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return int(sdpa_flop_count(query, key, value))
 
@@ -194,8 +132,6 @@ def _fused_layer(x: Any, *others: Any, **__: Any) -> int:
     matrices = sum(math.prod(other) for other in others if isinstance(other, torch.Size) and len(other) == 2)
     return int(2 * samples * length * matrices + 4 * samples * length**2 * width)
 
-
-_CONVOLUTIONS = {torch.ops.aten.convolution, torch.ops.aten.convolution_backward}
 
 _ON_CPU = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
