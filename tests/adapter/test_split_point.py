@@ -1,4 +1,6 @@
 import concurrent.futures
+import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -8,11 +10,15 @@ from torch.nn import functional as F
 
 from masked import Masked
 from networks import ResidualNet, hooks, images, randomise, seeded, snapshot
+from petm.adapter import layer_choice, split_point
 from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import dual_logits
-from petm.adapter.split_point import map_tensors, parting_of
+from petm.adapter.split_point import Parting, map_tensors, parting_of
+from petm.data.base import Data
 from petm.errors import ModelError
+from petm.fitting import fit
 from petm.models.paper import PaperCNN
+from short_recipe import SHORT
 
 
 class ReadsBatchSize(nn.Module):
@@ -219,3 +225,30 @@ def test_map_tensors_keeps_the_structure() -> None:
     assert paths[:2] == [("a", 0), ("a", 1, 0)]
     assert mapped["a"][1][1] == "text"
     assert torch.equal(mapped["a"][0], one + 1)
+
+
+def test_a_saved_split_point_is_checked_and_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = parting_of(adapt(ResidualNet, {"block.conv1": 2}), images(3))
+    saved = Parting.from_json(json.loads(json.dumps(asdict(found))))
+    assert saved == found
+    searches: list[object] = []
+    search = split_point.find_parting
+    monkeypatch.setattr(split_point, "find_parting", lambda *given: searches.append(given) or search(*given))
+    loaded = adapt(ResidualNet, {"block.conv1": 2})
+    loaded.remembered = saved
+    assert torch.allclose(torch.cat(dual_logits(loaded, images(4))), apart(loaded, images(4)), atol=1e-5)
+    assert (loaded.parting, searches) == (found, [])
+    for wrong in (Parting("inside", "block.conv1"), Parting("before", "no such module")):
+        other = adapt(ResidualNet, {"block.conv1": 2})
+        other.remembered = wrong
+        assert parting_of(other, images(3)) == found
+    assert len(searches) == 2
+
+
+def test_a_fit_searches_once(model: nn.Module, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[object] = []
+    search = split_point.find_parting
+    for module in (split_point, layer_choice):
+        monkeypatch.setattr(module, "find_parting", lambda *given: searches.append(given) or search(*given))
+    fit(model, digits[0], calibration=digits[1], recipe=SHORT).grade(digits[2].inputs(range(5)))
+    assert len(searches) == 1
