@@ -4,15 +4,16 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, uint8
+from typing import TYPE_CHECKING, Any
 
 from petm.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -27,18 +28,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # what the umask leaves of it
     except OSError as error:
         raise RunError(
             f"{path}: could not be written ({error.strerror}). Free space or choose another folder."
         ) from error
-    temporary = Path(name)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except Exception as error:
         # Besides OSError, safetensors reports a full disk as an error of its own.
@@ -79,7 +78,7 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(parts: Iterable[str | Tensor]) -> str:
+def fingerprint(parts: Iterable["str | Tensor"]) -> str:
     """Returns the SHA-256 of a sequence of texts and tensors as 64 hexadecimal digits.
 
     Each part enters with its kind, shape and length, so that moving a boundary between two parts changes the result.
@@ -92,6 +91,8 @@ def fingerprint(parts: Iterable[str | Tensor]) -> str:
         if isinstance(part, str):
             digest.update(f"text {len(part.encode())}\n{part}\n".encode())
         else:
+            from torch import uint8
+
             digest.update(f"tensor {part.dtype} {tuple(part.shape)}\n".encode())
             digest.update(part.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().data)
     return digest.hexdigest()
@@ -99,10 +100,3 @@ def fingerprint(parts: Iterable[str | Tensor]) -> str:
 
 def _fill(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
