@@ -233,7 +233,7 @@ class TableRows(Source):
             content = content.get("bytes")
         if isinstance(label, str):
             label = label.strip() or None
-        elif isinstance(label, int) and 0 <= label < len(self.class_names):
+        elif type(label) is int and 0 <= label < len(self.class_names):
             label = self.class_names[label]
         fault = record.fault
         if fault is None and not (isinstance(content, str) and content.strip() if self._texts else content):
