@@ -16,7 +16,7 @@ from experiments.speed.networks import CASES, own_case
 from petm.cli import options
 from petm.cli.inputs import form_of, inputs_of, open_inputs, open_labelled
 from petm.data.base import Data
-from petm.data.mnist import load_mnist
+from petm.data.digits import load_mnist
 from petm.errors import PetmError
 from petm.models.loading import load_model
 
@@ -182,8 +182,8 @@ def _open(reference: str, train: Path, test: Path) -> tuple[Data, Data]:
     """Training and test data, read as the model takes them."""
     wanted, label_column = inputs_of(reference)
     how: dict[str, Any] = {"label_column": label_column, "skip_bad": False, "trust_remote_code": False}
-    learned = open_labelled(train, wanted, reference, None, **how)
-    return learned, open_inputs(test, form_of(learned, wanted), classes=learned.classes or None, **how)
+    learned = open_labelled([train], wanted, reference, None, **how)
+    return learned, open_inputs([test], form_of(learned, wanted), classes=learned.classes or None, **how)
 
 
 def main() -> None:

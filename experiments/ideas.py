@@ -21,10 +21,9 @@ from torch.nn import functional as F
 from petm._internal.files import plain, write_json, write_text
 from petm.adapter.model import attach_adapter, pool
 from petm.adapter.one_pass import predict_dual
-from petm.data.base import Data, TensorData
+from petm.data.base import Data, Joined, TensorData
+from petm.data.digits import load_mnist
 from petm.data.fields import one_tensor
-from petm.data.joined import Joined
-from petm.data.mnist import load_mnist
 from petm.models.paper import PaperCNN, paper_cnn
 from petm.models.prediction import predict_logits
 from petm.models.scores import maximum_softmax, mean_of_both

@@ -20,8 +20,9 @@ from experiments.baselines.trust_score import TrustScore
 from petm._internal.files import fingerprint, plain
 from petm.adapter.model import Member
 from petm.adapter.one_pass import predict_dual
-from petm.data.base import UNLABELLED, Data
+from petm.data.base import Data
 from petm.data.fields import Inputs
+from petm.data.labels import UNLABELLED
 from petm.data.views import MIRROR, SAME
 from petm.errors import ArgumentError
 from petm.evidence.features import Mahalanobis, NeighbourDistance, NeighbourLabels, RelativeMahalanobis

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 import hf_folders
 from petm.cli import main
 from petm.cli.inputs import _processor
-from petm.data.text import read_texts
-from petm.data.tokenized import Tokenized
+from petm.data.texts import Tokenized, read_texts
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_image_processor import ImageProcessor
 from petm.models.hf_processors import load_processor
@@ -137,10 +136,10 @@ def test_other_columns_a_fixed_length_and_blank_texts(place: Path, petm: Petm) -
     options = ("--model", "hf:bert", "--text-column", "question", "--label-column", "kind", "--length", 9)
     code, _, err = petm(*fit(*options))
     assert code == 1
-    assert f"got 1 of 91 without any (the first is train.csv:{len(rows) + 2}). Remove them, or leave them out" in err
+    assert f"train.csv:{len(rows) + 2}: expected a text in column 'question', got nothing." in err
     code, out, err = petm(*fit(*options, "--skip-bad", "--json"))
     assert code == 0, err
-    assert "train.csv: 1 blank texts left out, 90 remain." in err
+    assert "train.csv: 1 left out, 90 remain." in err
     manifest = json.loads(out)
     assert (manifest["inputs"]["text_column"], manifest["inputs"]["length"]) == ("question", 9)
     write_texts(place / "more.csv", [("Where is Paris ? " * 9,)], "question")

@@ -11,8 +11,8 @@ from petm.cli import options
 
 if TYPE_CHECKING:
     from petm._internal.storage import Located
-    from petm.data.source import Source
-    from petm.data.source_reading import Reader
+    from petm.data.reader import Reader
+    from petm.data.sources import Source
     from petm.grading.grader import Grader
     from petm.grading.onnx_grader import OnnxGrader
     from petm.grading.ray_engine import Open
@@ -82,7 +82,7 @@ def grade(
     from petm._internal.storage import locate
     from petm.cli.graders import open_both, open_grader
     from petm.cli.inputs import inputs_at, reader_of
-    from petm.data.source_opening import open_sources
+    from petm.data.sources import open_sources
     from petm.grading.grade_files import check_output, grade_files
 
     output = locate(where) if where is not None else None

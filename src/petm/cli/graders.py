@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from petm.cli.inputs import inputs_at, reader_of
-from petm.data.source_reading import Reader
+from petm.data.reader import Reader
 from petm.grading.grader import Grader, load
 from petm.grading.onnx_grader import OnnxGrader
 from petm.models.loading import load_model

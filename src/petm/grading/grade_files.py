@@ -16,8 +16,8 @@ from typing import Any
 from petm._internal.files import fingerprint, write_atomically
 from petm._internal.progress import track
 from petm._internal.storage import Located, RemotePath
-from petm.data.source import Source
-from petm.data.source_reading import Reader
+from petm.data.reader import Reader
+from petm.data.sources import Source
 from petm.errors import DataError, RunError
 from petm.grading.grade_table import GRADE_SUFFIXES, SCHEMA
 from petm.grading.stream import (

@@ -13,7 +13,8 @@ from petm._internal.files import plain
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
 from petm.data.base import Data, as_data
-from petm.data.fields import Inputs
+from petm.data.fields import Inputs, as_batch
+from petm.data.reader import Arrays
 from petm.errors import ArgumentError, PetmWarning
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
@@ -72,16 +73,16 @@ class Grader:
         """
         return self.judge(predict_dual(self.adapted, as_inputs(x), batch_size=batch_size, title="grade"))
 
-    def grade_batch(self, x: Inputs) -> Grades:
+    def grade_batch(self, x: Inputs | Arrays) -> Grades:
         """Returns the grades of one batch, in one pass and without a look at its values.
 
         Args:
-            x: float32 ``(N, C, H, W)``, or what the model takes, on any device.
+            x: float32 ``(N, C, H, W)``, or what the model takes, on any device or as NumPy arrays.
 
         Raises:
             ModelError: The model cannot take the inputs.
         """
-        both = dual_logits(self.adapted, x.to(device_of(self.adapted)))
+        both = dual_logits(self.adapted, as_batch(x).to(device_of(self.adapted)))
         return self.judge(DualLogits(both.base.float().cpu(), both.second.float().cpu()))
 
     def judge(self, both: DualLogits) -> Grades:

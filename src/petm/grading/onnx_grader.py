@@ -13,7 +13,8 @@ from torch import Tensor
 
 from petm._internal.progress import track
 from petm.data.base import Data
-from petm.data.fields import Inputs, one_tensor
+from petm.data.fields import Inputs, as_batch, one_tensor
+from petm.data.reader import Arrays
 from petm.errors import (
     ArgumentError,
     BundleError,
@@ -121,17 +122,17 @@ class OnnxGrader:
         whole = Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
         return _grades(whole)
 
-    def grade_batch(self, x: Inputs) -> Grades:
+    def grade_batch(self, x: Inputs | Arrays) -> Grades:
         """Returns the grades of one batch, without a look at its values.
 
         Args:
-            x: float32 ``(N, C, H, W)``.
+            x: float32 ``(N, C, H, W)``, as a tensor or NumPy array.
 
         Raises:
             DataError: The inputs are not one tensor.
             ModelError: The graph cannot take the inputs.
         """
-        return _grades(self.run(one_tensor(x, "for an exported graph").numpy()))
+        return _grades(self.run(one_tensor(as_batch(x), "for an exported graph").numpy()))
 
     def run(self, x: NDArray[np.float32]) -> Answer:
         """Returns what the graph answers to one batch, as it is: the shortest way for one sample after the other.

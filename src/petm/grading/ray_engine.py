@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from petm._internal.storage import Located, RemotePath, for_arrow
-from petm.data.source import Source
-from petm.data.source_reading import Reader
+from petm.data.reader import Reader
+from petm.data.sources import Source
 from petm.errors import DataError, ExtraError, RunError
 from petm.grading.stream import GradesBatches, grade_stream
 from petm.models.prediction import BATCH_SIZE

@@ -6,9 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 from petm._internal.allocator import keep_large_blocks
-from petm.data.fields import Inputs
-from petm.data.source import Rows, Source
-from petm.data.source_reading import Reader, Readings
+from petm.data.labels import class_number
+from petm.data.reader import Arrays, Reader, Readings
+from petm.data.sources import Rows, Source
 from petm.errors import DataError
 from petm.grading.grade_table import grade_table
 from petm.grading.grades import Grades
@@ -26,7 +26,7 @@ class GradesBatches(Protocol):
     def origin(self) -> Origin:
         """Where A comes from, with the names of its classes."""
 
-    def grade_batch(self, x: Inputs) -> Grades:
+    def grade_batch(self, x: Arrays) -> Grades:
         """Returns the grades of one batch."""
 
 
@@ -75,7 +75,7 @@ def grade_stream(
     classes = grader.origin.model.classes
     for rows, readings, after in _read_ahead(_rows(sources, start, batch_size), reader):
         grades = grader.grade_batch(readings.inputs) if readings.inputs is not None else None
-        labels = [_number(label, classes) for label in rows.labels] if labelled else None
+        labels = [class_number(label, classes) for label in rows.labels] if labelled else None
         yield Graded(
             grade_table(rows.inputs, rows.rows, grades, classes, reasons=readings.reasons, true_labels=labels), after
         )
@@ -109,12 +109,3 @@ def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: Reader) -> Iterator
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _number(label: int | str | None, classes: Sequence[str]) -> int | None:
-    """A class's number, by name where there is one; None where the classifier does not know it."""
-    if isinstance(label, str):
-        if label in classes:
-            return classes.index(label)
-        label = int(label) if label.isdecimal() else None
-    return label if label is not None and 0 <= label < (len(classes) or label + 1) else None

@@ -11,13 +11,9 @@ from torch import Tensor, nn
 from petm._internal.allocator import keep_large_blocks
 from petm._internal.distributed import gathered, group
 from petm._internal.progress import track
-from petm.data.base import (
-    UNLABELLED,
-    Batch,
-    Data,
-    check_finite,
-)
+from petm.data.base import Batch, Data, check_finite
 from petm.data.fields import Inputs
+from petm.data.labels import UNLABELLED
 from petm.errors import DataError
 from petm.models.holding import in_eval_mode as in_eval_mode
 from petm.models.loading import call_model
