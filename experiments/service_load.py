@@ -143,7 +143,7 @@ def digits(count: int, bundle: Path) -> tuple[list[bytes], Expected]:
         for index, image in enumerate((inputs[:, 0] * 255).round().astype(np.uint8)):
             Image.fromarray(image).save(folder / f"{index:05}.png")
         command = [sys.executable, "-m", "petm", "grade", str(bundle), str(folder), "-o", str(table)]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True)
         with table.open(newline="") as file:
             rows = list(csv.DictReader(file))
         encoded = [Path(row["input"]).read_bytes() for row in rows]
