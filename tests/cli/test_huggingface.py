@@ -146,10 +146,9 @@ def test_other_columns_a_fixed_length_and_blank_texts(place: Path, petm: Petm) -
     assert petm("grade", "my.petm", "more.csv")[0] == 0
     write_texts(place / "more.csv", [("Where is Paris ?",)], "text")
     code, _, err = petm("grade", "my.petm", "more.csv")
-    assert (code, err) == (
-        1,
-        "Error: more.csv: expected a column 'question', got the columns text. Name it with --text-column.\n",
-    )
+    assert code == 1
+    assert err.startswith("Error: more.csv: expected a column 'question', got the columns text.")
+    assert "--text-column" in err
 
 
 def test_images_from_fit_to_grade(place: Path, petm: Petm) -> None:
