@@ -35,6 +35,7 @@ from petm.data.opening import open_data
 from petm.fitting import fit
 from petm.grading.grader import Grader
 from petm.models.prediction import BATCH_SIZE, predict_logits
+from petm.selective.targets import Recall
 from petm.training.recipes import RECIPES
 
 RECIPE = replace(RECIPES["fast"], mirrored=None, epochs=2)
@@ -177,7 +178,7 @@ def _work(sender: Connection, job: Job) -> None:
     if job.infers:
         predict_logits(model, data.subset(range(min(4 * BATCH_SIZE, len(data)))))
     else:
-        grader = fit(model, data, recipe=RECIPE, cache_budget=job.budget, recall=0.9, device="cpu")
+        grader = fit(model, data, recipe=RECIPE, cache_budget=job.budget, target=Recall(0.9), device="cpu")
     seconds, peak = time.perf_counter() - began, process_peak()[0]
     found: dict[str, float] = {"seconds": seconds, "peak": peak, "own": peak - libraries}
     sender.send(found | (_training_state(grader, data) if grader else {}))

@@ -4,15 +4,17 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, uint8
+from typing import TYPE_CHECKING, Any
 
 from petm.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -60,6 +62,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def check_room(folder: Path, size: int, what: str) -> None:
+    """Checks that so many bytes fit onto the disk of a folder, which need not be there yet.
+
+    Raises:
+        RunError: They do not.
+    """
+    there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()), Path("/"))
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise RunError(f"{folder}: expected room for {size:,} bytes of {what}, got {free:,}. Free space.")
+
+
 def plain(value: Any) -> Any:
     """Returns ``value`` in JSON's types: data classes as objects, paths as text, NaN and infinity as null."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -79,7 +93,7 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(parts: Iterable[str | Tensor]) -> str:
+def fingerprint(parts: "Iterable[str | Tensor]") -> str:
     """Returns the SHA-256 of a sequence of texts and tensors as 64 hexadecimal digits.
 
     Each part enters with its kind, shape and length, so that moving a boundary between two parts changes the result.
@@ -93,6 +107,8 @@ def fingerprint(parts: Iterable[str | Tensor]) -> str:
             digest.update(f"text {len(part.encode())}\n{part}\n".encode())
         else:
             digest.update(f"tensor {part.dtype} {tuple(part.shape)}\n".encode())
+            from torch import uint8
+
             digest.update(part.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().data)
     return digest.hexdigest()
 

@@ -80,6 +80,7 @@ class AdaptedModel(nn.Module):
         look_from: A's own suspicion (`maximum_softmax`) from which on the second opinion is asked for at
             all; what A is surer of keeps A's answer as both. 0 asks for it always. It holds in `petm.adapter.one_pass`.
         parting: Where both opinions part in one pass (`petm.adapter.split_point.Parting`), once that has been found.
+        remembered: The same as a bundle remembers it, which is checked once and then spares the search.
 
     Reference:
         Hu et al. (2022), LoRA; LoRA-PETM (ACK 2025), section 3.2.
@@ -95,6 +96,7 @@ class AdaptedModel(nn.Module):
         self.base, self.tuned, self.ranks, self.members = base, tuned, dict(ranks), tuple(members)
         self.look_from = 0.0
         self.parting: Any = None
+        self.remembered: Any = None
         follow_passes(self.network, self.ranks)
         self.eval()
 
@@ -139,7 +141,9 @@ class AdaptedModel(nn.Module):
         for name, parameter in self.tuned.named_parameters():
             if parameter.requires_grad:
                 parameter.requires_grad_(adapter in name.split("."))
-        return AdaptedModel(self.base, self.tuned, self.ranks, (Member(adapter),))
+        alone = AdaptedModel(self.base, self.tuned, self.ranks, (Member(adapter),))
+        alone.remembered = self.parting or self.remembered
+        return alone
 
     def train(self, mode: bool = True) -> "AdaptedModel":
         """Keeps eval mode: A's dropout and BatchNorm are part of A, and the adapter has neither."""
@@ -235,7 +239,7 @@ def attach_adapter(
                 f"Available: {', '.join(adaptable_layers(model))}."
             )
         layers = _choose_layers(model, twin, max_extra_parameters)
-    _check_ranks(layers, model)
+    check_ranks(layers, model)
     exactly = {f"^{re.escape(name)}": rank for name, rank in layers.items()}
     config = LoraConfig(
         r=1,
@@ -383,7 +387,12 @@ def _choose_layers(model: nn.Module, twin: nn.Module, max_extra_parameters: floa
     return ranks
 
 
-def _check_ranks(layers: Mapping[str, int], model: nn.Module) -> None:
+def check_ranks(layers: Mapping[str, int], model: nn.Module) -> None:
+    """Checks that a model has layers of these names, which take an adapter of these ranks.
+
+    Raises:
+        ArgumentError: It has not.
+    """
     candidates = adaptable_layers(model)
     available = ", ".join(candidates)
     if not layers:

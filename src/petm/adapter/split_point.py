@@ -14,11 +14,14 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from petm._internal.files import plain
 from petm._internal.operations import count_operations
+from petm._internal.records import Json, Record
 from petm.adapter.lora import AdaptedModel, Member
 from petm.adapter.passes import Arguments, Pass, ask_passes
 from petm.data.fields import Fields, Inputs, tensors_of
 from petm.data.views import SAME
+from petm.errors import BundleError
 from petm.models.loading import call_model
 
 Place = tuple[int | str, ...]
@@ -54,6 +57,38 @@ class Parting:
     share_before: float = 0.0
     counted_ratio: float = 2.0
     operations: float = 0.0
+
+
+def to_json(parting: Parting) -> dict[str, Json]:
+    """Returns a split point in JSON's types."""
+    found: dict[str, Json] = plain(parting)
+    return found
+
+
+def from_json(record: Record) -> Parting:
+    """Returns the split point that `to_json` has described.
+
+    Raises:
+        BundleError: An entry breaks its rule.
+    """
+    kind, repeated = record.text("kind"), record.record("repeated")
+    if kind not in (INSIDE, BEFORE, AROUND, APART):
+        raise BundleError(f"{record.place}, kind: expected inside, before, around or apart, got {kind!r}.")
+    return Parting(
+        kind,
+        record.text("module"),
+        record.texts("shared"),
+        {module: tuple(map(_place, repeated.sequence(module))) for module in repeated.content},
+        record.number("share_before", least=0, most=1),
+        record.number("counted_ratio", least=1),
+        record.number("operations", least=0),
+    )
+
+
+def _place(path: object) -> Place:
+    if not isinstance(path, list) or not all(isinstance(step, int | str) for step in path):
+        raise BundleError(f"split_point, repeated: expected lists of names and positions, got {path!r:.60}.")
+    return tuple(path)
 
 
 class OnePass(Pass):
@@ -199,7 +234,7 @@ def parting_of(adapted: AdaptedModel, x: Inputs) -> Parting:
         with _finding:
             if adapted.parting is None:
                 with torch.no_grad():
-                    parting = find_parting(adapted, x)
+                    parting = _confirmed(adapted, x) or find_parting(adapted, x)
                 asked = {*parting.repeated, *parting.shared, *([parting.module] if parting.kind == BEFORE else [])}
                 asked |= {"", parting.module} if parting.kind == AROUND else set()
                 for name in asked:
@@ -207,6 +242,18 @@ def parting_of(adapted: AdaptedModel, x: Inputs) -> Parting:
                 adapted.parting = parting
     found: Parting = adapted.parting
     return found
+
+
+def _confirmed(adapted: AdaptedModel, x: Inputs) -> Parting | None:
+    """The split point that a bundle remembers, if it is still one: a check of a few passes in place of the search."""
+    saved: Parting | None = adapted.remembered
+    if saved is None or saved.kind == APART:
+        return saved
+    known = adapted.ranks if saved.kind == INSIDE else dict(adapted.network.named_modules())
+    if not {saved.module, *saved.shared} <= known.keys():
+        return None
+    proven = _prove(adapted, saved, x)
+    return saved if proven is not None and proven.repeated == saved.repeated else None
 
 
 def find_parting(adapted: AdaptedModel, x: Inputs) -> Parting:
