@@ -194,7 +194,7 @@ def test_a_risk_that_cannot_be_promised(adapted: AdaptedModel, digits: tuple[Dat
     labels, _, _ = opinions(adapted, calibration)
     errors = (labels != calibration.labels.numpy()).sum()
     message = (
-        rf"max_risk: .* 0.0001 errors among the trusted, 0.95 confidence from 179 calibration samples "
+        rf"max_risk: .* at most 0.0001 among the trusted, 0.95 confidence from 179 calibration samples "
         rf"with {errors} errors, so nothing is trusted\. (About \d+ calibration samples would do|At the error rates)"
     )
     with pytest.warns(PetmWarning, match=message) as caught:

@@ -169,7 +169,7 @@ def check_readable(name: str, path: Path | None) -> None:
         RunError: It is not.
     """
     if path is not None and not path.exists() and not set("*?[:") & set(str(path)):
-        raise RunError(f"{name}: expected an existing file or folder, got {path}, which does not exist. Check the path.")
+        raise RunError(f"{name}: expected an existing file or folder, got none at {path}. Check it.")
 
 
 def check_writable(name: str, path: Path | None) -> None:

@@ -1,6 +1,6 @@
 """Where trust ends: what is asked of a threshold, as one object from the command line to the calibration."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
@@ -69,7 +69,7 @@ class MaxRisk:
 
     def __str__(self) -> str:
         each = " in each class" if self.per else ""
-        return f"at most {self.max_risk:.3g} errors among the trusted{each}, {self.confidence:.3g} confidence"
+        return f"an error rate of at most {self.max_risk:.3g} among the trusted{each}, {self.confidence:.3g} confidence"
 
     def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
         """Returns the threshold, or one for each class."""
@@ -207,7 +207,11 @@ def target_from_json(record: Record) -> Target:
     kind = record.text("kind")
     for known in _KINDS:
         if known.kind == kind:
-            entries: dict[str, Any] = {entry.name: record.content.get(entry.name) for entry in fields(known)}
+            entries: dict[str, Any] = {
+                entry.name: record.content.get(entry.name)
+                for entry in fields(known)
+                if entry.default is MISSING or entry.name in record.content
+            }
             try:
                 return known(**entries)
             except ArgumentError as error:
