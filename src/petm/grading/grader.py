@@ -45,18 +45,18 @@ class Grader:
         threshold: Where suspicion turns from trusted to suspect, and what that promises.
         score: What suspicion is, a name of `petm.models.scores.SCORES`.
         probability: The probability of error as a function of suspicion; absent where none was calibrated.
-        target: What was asked of the threshold; absent where it was set by hand.
         origin: Where A, the adapter and the data come from, for whoever opens the bundle.
         measured: Figures of the fit, by name.
+        target: What was asked of the threshold; absent where it was set by hand.
     """
 
     adapted: AdaptedModel
     threshold: Threshold
     score: str = PAPER_SCORE
     probability: ErrorProbability | None = None
-    target: Target | None = None
     origin: Origin = field(default_factory=Origin)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    target: Target | None = None
 
     def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion, probability of error and grades.
@@ -195,9 +195,9 @@ def fit_grader(
         threshold,
         score,
         fit_probability(suspicion, wrong),
-        target,
         origin or Origin(),
         plain(measured),
+        target,
     )
 
 
@@ -227,7 +227,7 @@ def load(
         manifest.threshold,
         manifest.score,
         manifest.probability,
-        manifest.target,
         manifest.origin,
         manifest.measured,
+        manifest.target,
     )
