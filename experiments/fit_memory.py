@@ -32,6 +32,7 @@ from petm.data.opening import open_data
 from petm.fitting import fit
 from petm.grading.grader import Grader
 from petm.models.prediction import BATCH_SIZE, predict_logits
+from petm.selective.targets import Recall
 from petm.training.recipes import RECIPES
 
 RECIPE = replace(RECIPES["fast"], mirrored=None, epochs=2)
@@ -149,7 +150,7 @@ def fit_or_infer(job: Job) -> dict[str, float]:
     if job.infers:
         predict_logits(model, data.subset(range(min(4 * BATCH_SIZE, len(data)))))
     else:
-        grader = fit(model, data, recipe=RECIPE, cache_budget=CACHE_BUDGET, recall=0.9, device="cpu")
+        grader = fit(model, data, recipe=RECIPE, cache_budget=CACHE_BUDGET, target=Recall(0.9), device="cpu")
     seconds, peak = time.perf_counter() - began, process_peak()[0]
     found: dict[str, float] = {"seconds": seconds, "peak": peak, "own": peak - libraries}
     return found | (_training_state(grader, data) if grader else {})

@@ -32,6 +32,7 @@ from petm.fitting import fit
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.loading import load_weights
 from petm.models.paper import paper_cnn
+from petm.selective.targets import MaxRisk
 
 PLAIN = """
 import io, sys
@@ -93,7 +94,7 @@ def write_bundle(folder: Path, weights: Path, train: Data, test: Data) -> Path:
     model = paper_cnn()
     load_weights(model, weights)
     origin = Origin(ModelOrigin("petm.models:paper_cnn", {}, str(weights.absolute())), InputOrigin((28, 28), 1))
-    grader = fit(model, train.subset(range(6000)), calibration=test, max_risk=0.01, origin=origin, device="cpu")
+    grader = fit(model, train.subset(range(6000)), calibration=test, target=MaxRisk(0.01), origin=origin, device="cpu")
     grader.save(folder / "bundle.petm")
     return folder / "bundle.petm"
 

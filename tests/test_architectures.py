@@ -25,6 +25,7 @@ from petm.models.loading import call_model
 from petm.models.paper import PaperCNN
 from petm.models.prediction import predict_logits
 from petm.models.scores import SCORES
+from petm.selective.targets import Recall
 from petm.training.recipes import Recipe
 
 CLASSES = 4
@@ -198,7 +199,7 @@ def test_any_network_from_fit_to_grade(case: tuple[nn.Module, Data], tmp_path: P
     model, data = case
     x, before = data.inputs(range(24)), snapshot(model)
     recipe = Recipe("an adapter", epsilon=0.1, max_ratio=1.9, epochs=2, max_extra_parameters=0.5)
-    grader = petm.fit(model, data, calibration=data, recipe=recipe, recall=0.8, device="cpu")
+    grader = petm.fit(model, data, calibration=data, recipe=recipe, target=Recall(0.8), device="cpu")
     assert snapshot(model) == before, "A keeps every bit"
     adapted, grades = grader.adapted, grader.grade(data)
     flagged = grades.suspicion[grades.labels != data.labels.numpy()] >= grader.threshold.value
@@ -371,7 +372,7 @@ def test_batches_of_several_tensors_are_given_by_name() -> None:
     with torch.no_grad():
         assert torch.equal(adapted(**x), adapted(x))
     assert len(concatenate([x[:3], x[3:]])) == 8
-    grader = petm.fit_grader(adapted, as_data((x, torch.arange(8) % CLASSES)), recall=0.5)
+    grader = petm.fit_grader(adapted, as_data((x, torch.arange(8) % CLASSES)), target=Recall(0.5))
     both = SCORES["mean_of_both"](by_batch.base, by_batch.second).numpy()
     assert np.allclose(grader.grade(dict(x.items())).suspicion, both)
     with pytest.raises(ArgumentError, match="inputs: expected a tensor or tensors by name, got list"):

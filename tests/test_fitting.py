@@ -1,4 +1,7 @@
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -7,9 +10,14 @@ from torch import nn
 
 from networks import snapshot
 from petm.adapter.model import Member
-from petm.data.base import Data, TensorData
-from petm.errors import ArgumentError, NothingToLearnError
-from petm.fitting import RECALL, fit
+from petm.data.base import Data, FieldsData, TensorData
+from petm.data.fields import Fields
+from petm.errors import ArgumentError, DataError, NothingToLearnError, RunError
+from petm.fitting import estimate, fit
+from petm.grading.grader import RECALL
+from petm.selective.targets import MaxRisk
+from petm.training.config import ErrorSource, FitConfig, FitSettings, RecipeName
+from petm.training.mining import SOURCES
 from petm.training.recipes import RECIPES, Recipe
 from short_recipe import SHORT
 
@@ -74,7 +82,7 @@ def test_a_second_look_is_set_on_samples_that_the_threshold_does_not_use() -> No
 
 
 def test_faults(model: nn.Module, digits: tuple[Data, ...]) -> None:
-    with pytest.raises(ArgumentError, match=r"recipe: expected one of paper, fast, .* got 'slow'"):
+    with pytest.raises(ArgumentError, match=r"recipe: expected one of .*, got 'slow'"):
         fit(model, digits[0], recipe="slow")
     with pytest.raises(ArgumentError, match=r"calibration: expected data or a share between 0 and 1, got 1\.5"):
         fit(model, digits[0], calibration=1.5)
@@ -98,5 +106,151 @@ def test_budgets_bound_what_is_adapted(model: nn.Module, digits: tuple[Data, ...
     assert late.adapted.parting is not None
     assert late.adapted.parting.counted_ratio <= 1.1 + 1e-9
     assert set(late.adapted.ranks) < set(wide.adapted.ranks)
-    with pytest.raises(ArgumentError, match="max_extra_time: expected a share above 0, got -1"):
-        fit(model, digits[0], calibration=digits[2], recipe=SHORT, max_extra_time=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "argument"),
+    [
+        ({"recipe": "slow"}, "recipe"),
+        ({"errors": "none"}, "errors"),
+        ({"layers": {}}, "layers"),
+        ({"layers": {"fc1": 0}}, "layers"),
+        ({"layers": {"fc1": True}}, "layers"),
+        ({"max_extra_parameters": 0.0}, "max_extra_parameters"),
+        ({"max_extra_time": -1.0}, "max_extra_time"),
+        ({"max_extra_time": float("nan")}, "max_extra_time"),
+        ({"target": 0.1}, "target"),
+        ({"calibration": 1.0}, "calibration"),
+        ({"seed": 0.5}, "seed"),
+        ({"precision": "float16"}, "precision"),
+        ({"cache_budget": -1}, "cache_budget"),
+    ],
+)
+def test_settings_are_checked_when_they_are_made(settings: dict[str, Any], argument: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^{argument}: expected"):
+        FitConfig(**settings)
+
+
+def test_settings_of_the_right_kind() -> None:
+    assert FitConfig().told() == {"recipe": "fast", "seed": 0}
+    config = FitConfig(recipe=SHORT, layers={"fc1": 2}, target=MaxRisk(0.1), device="cpu", seed=3)
+    assert config.told() == {"recipe": "short", "seed": 3, "layers": {"fc1": 2}}
+    identity = config.identity()
+    assert json.loads(json.dumps(identity)) == identity
+    assert identity == replace(config, target=None, device="auto").identity()
+    for other in ({"layers": {"fc1": 3}}, {"recipe": "paper"}, {"seed": 4}, {"precision": "bfloat16"}):
+        assert replace(config, **other).identity() != identity
+    assert set(FitSettings.__annotations__) == {field.name for field in fields(FitConfig)} - {"calibration"}
+    assert set(get_args(RecipeName)) == set(RECIPES)
+    assert set(get_args(ErrorSource)) == set(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"layers": {"fc9": 2}}, ArgumentError, "layers: .*fc9"),
+        ({"layers": {"fc1": 99}}, ArgumentError, "layers: .*fc1"),
+        ({"calibration": lambda x, y: TensorData(x, y + 5)}, DataError, "labels"),
+        ({"calibration": lambda x, _: TensorData(x)}, DataError, "labels"),
+        ({"calibration": lambda x, y: TensorData(x[..., :20], y)}, DataError, "inputs"),
+        ({"calibration": lambda x, y: TensorData(x, y, classes="jihgfedcba")}, DataError, "classes"),
+        ({"calibration": lambda x, y: TensorData(x[:0], y[:0])}, DataError, "at least one sample"),
+        ({"calibration": lambda x, y: FieldsData(Fields({"x": x}), y)}, DataError, "inputs"),
+        ({"data": lambda x, y: TensorData(x, y, classes="abc")}, DataError, "class names"),
+        ({"data": lambda x, y: TensorData(x, 0 * y)}, DataError, "two classes"),
+        ({"data": lambda x, y: TensorData(x[:0], y[:0])}, DataError, "at least one sample"),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["fast", "paper"])
+def test_faults_are_found_before_any_pass_over_the_data(
+    model: nn.Module,
+    digits: tuple[Data, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    recipe: str,
+) -> None:
+    monkeypatch.setattr("petm.fitting.preflight", lambda *_: pytest.fail("a pass over the data"))
+    x, y = digits[1].inputs(range(60)), digits[1].labels[:60]
+    told = {"data": digits[0], "calibration": digits[1], "recipe": recipe}
+    told |= {name: value(x, y) if callable(value) else value for name, value in wrong.items()}
+    before = snapshot(model)
+    for begin in (fit, estimate):
+        with pytest.raises(error, match=message):
+            begin(model, told["data"], **{name: value for name, value in told.items() if name != "data"})
+    assert snapshot(model) == before
+
+
+def test_a_full_disk_is_found_before_the_adversarial_copy(
+    model: nn.Module, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("petm.training.recipes.with_adversarial_copy", lambda *_: pytest.fail("too late"))
+    with pytest.raises(RunError, match="expected room for"):
+        fit(model, digits[0], calibration=digits[2], recipe=SHORT, cache_budget=1000)
+
+
+@pytest.mark.parametrize("budget", [4 << 30, 1000, 0], ids=["memory", "disk", "none"])
+def test_an_estimate_says_what_the_fit_does(model: nn.Module, digits: tuple[Data, ...], budget: int) -> None:
+    before = snapshot(model)
+    told = estimate(model, digits[0], calibration=digits[2], recipe=SHORT, cache_budget=budget)
+    assert snapshot(model) == before
+    grader = fit(model, digits[0], calibration=digits[2], recipe=SHORT, cache_budget=budget)
+    adapted = grader.adapted
+    assert told.branch == "adapters"
+    assert told.layers == adapted.ranks
+    assert told.adapter_parameters == adapted.adapter_parameters()
+    assert told.adapter_bytes == 4 * told.adapter_parameters
+    assert told.members == tuple((member.adapter, member.view) for member in adapted.members)
+    assert told.share == told.adapter_parameters / sum(weight.numel() for weight in model.parameters())
+    grader.grade(digits[2].inputs(range(4)))
+    assert adapted.parting is not None
+    assert told.split_point["module"] == adapted.parting.module
+    assert told.one_pass_ratio == adapted.parting.counted_ratio
+    assert (told.samples, told.calibration_samples) == (len(digits[0]), len(digits[2]))
+    assert told.features_on_disk == (budget == 1000)
+    assert (told.feature_bytes > 0) == (budget > 0)
+    steps = {stage.title: stage.batches for stage in told.stages}
+    assert steps["train the adapters"] == 3 * -(-3 * len(digits[0]) // 256), "three adapters, one epoch, two copies"
+    assert ("cache features" in steps) == (budget > 0)
+    assert all(stage.seconds >= 0 for stage in told.stages)
+    assert not told.at_most
+
+
+def test_an_estimate_by_views_trains_nothing(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    torch.manual_seed(0)
+    symmetric = torch.rand(300, 1, 28, 14)
+    data = TensorData(torch.cat((symmetric, symmetric.flip(-1)), -1), torch.arange(300) % 10)
+    with torch.no_grad():
+        data.labels = model(data.images).argmax(1)
+    data.labels[:30] = (data.labels[:30] + 1) % 10
+    recipe = replace(SHORT, mirrored=AT_MIRROR)
+    told = estimate(model, data, calibration=data, recipe=recipe)
+    assert (told.branch, told.recipe, told.adapter_parameters) == ("views", "mirror", 0)
+    assert (told.members, told.layers) == ((("", "mirror"),), {})
+    assert told.one_pass_ratio == pytest.approx(1.2)
+    assert told.calibration_samples == 270
+    assert not any("train" in stage.title for stage in told.stages)
+
+
+def test_an_estimate_with_a_teacher_is_a_bound(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    told = estimate(model, digits[0], calibration=digits[2], recipe="paper", max_extra_parameters=0.2)
+    assert (told.branch, told.at_most) == ("teacher", True)
+    assert 0 < told.adapter_parameters <= 0.2 * sum(weight.numel() for weight in model.parameters())
+    steps = {stage.title: stage.batches for stage in told.stages}
+    assert steps["train the teacher"] == 2 * -(-len(digits[0]) // 128)
+    assert steps["distil into the adapter, at most"] == 20 * -(-len(digits[0]) // 128)
+
+
+def test_an_estimate_decodes_a_sample_only(
+    model: nn.Module, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Decoded(TensorData):
+        def in_memory(self, budget: int = 1 << 30) -> Data:
+            pytest.fail("the whole")
+
+    whole = Decoded(digits[0].inputs(range(200)), digits[0].labels[:200]).subset(range(200))
+    monkeypatch.setattr("petm.training.estimate.SAMPLES", 50)
+    told = estimate(model, whole, calibration=digits[2], recipe=SHORT, decoded=True)
+    assert told.stages[0].title == "decode the data"

@@ -20,6 +20,7 @@ from petm.data.base import Data
 from petm.errors import ArgumentError
 from petm.grading.grader import load
 from petm.selective.metrics import aurc
+from petm.selective.targets import Coverage, Recall
 from petm.selective.thresholds import Threshold
 from petm.sklearn import GradedClassifier, negative_aurc
 from petm.training.recipes import Recipe
@@ -77,7 +78,7 @@ def logits(model: nn.Module, x: NDArray[Any]) -> Tensor:
 def test_a_answers_and_the_second_opinion_grades(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
     before = snapshot(model)
     x, y, later, labels = arrays
-    estimator = GradedClassifier(model, recipe=SHORT, coverage=0.7)
+    estimator = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7))
     assert estimator.fit(x, y) is estimator
     assert snapshot(model) == before
     expected = logits(model, later)
@@ -100,7 +101,7 @@ def test_a_answers_and_the_second_opinion_grades(model: nn.Module, arrays: tuple
 
 def test_uint8_is_divided_by_255(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
     x, y, later, _ = arrays
-    estimator = GradedClassifier(model, recipe=SHORT, coverage=0.7).fit(x, y)
+    estimator = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y)
     pixels = (later * 255).round().astype(np.uint8)
     np.testing.assert_allclose(
         estimator.predict_proba(pixels), logits(model, pixels / np.float32(255)).softmax(1), atol=1e-6
@@ -110,21 +111,21 @@ def test_uint8_is_divided_by_255(model: nn.Module, arrays: tuple[NDArray[Any], .
 def test_labels_by_name_and_in_another_order(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
     x, y, later, labels = arrays
     names = np.array(NAMES)
-    plain = GradedClassifier(model, recipe=SHORT, coverage=0.7).fit(x, y)
-    named = GradedClassifier(model, recipe=SHORT, coverage=0.7, classes=NAMES).fit(x, names[y])
+    plain = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y)
+    named = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7), classes=NAMES).fit(x, names[y])
     assert named.classes_.tolist() == sorted(NAMES)
     np.testing.assert_array_equal(named.predict(later), names[plain.predict(later)])
     np.testing.assert_array_equal(named.classes_[named.predict_proba(later).argmax(1)], named.predict(later))
     np.testing.assert_array_equal(named.grade(later).second, names[plain.grade(later).second])
     np.testing.assert_array_equal(named.decision_function(later), plain.decision_function(later))
     assert named.score(later, names[labels]) == plain.score(later, labels)
-    shifted = GradedClassifier(model, recipe=SHORT, coverage=0.7).fit(x, y + 5)
+    shifted = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y + 5)
     np.testing.assert_array_equal(shifted.predict(later), plain.predict(later) + 5)
 
 
 def test_a_threshold_for_each_class(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
     x, y, later, _ = arrays
-    estimator = GradedClassifier(model, recipe=SHORT, coverage=0.7).fit(x, y)
+    estimator = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y)
     parts = tuple(Threshold(0.05 * label if label else -np.inf, "risk") for label in range(10))
     estimator.grader_ = replace(estimator.grader_, threshold=Threshold(0.45, "risk of each", classes=parts))
     grades, decision = estimator.grade(later), estimator.decision_function(later)
@@ -136,7 +137,7 @@ def test_a_threshold_for_each_class(model: nn.Module, arrays: tuple[NDArray[Any]
 
 def test_a_clone_shares_a_and_copies_the_rest(model: nn.Module) -> None:
     layers = {"fc1": 2}
-    estimator = GradedClassifier(model, layers=layers, recall=0.8)
+    estimator = GradedClassifier(model, layers=layers, target=Recall(0.8))
     twin = clone(estimator)
     assert twin.model is model
     assert twin.layers == layers
@@ -150,12 +151,12 @@ def test_in_a_pipeline_and_in_cross_validation(model: nn.Module, arrays: tuple[N
     x, y, later, _ = arrays
     pipeline = make_pipeline(
         FunctionTransformer(lambda flat: flat.reshape(-1, 1, 28, 28)),
-        GradedClassifier(model, recipe=SHORT, coverage=0.7),
+        GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)),
     )
     pipeline.fit(x.reshape(len(x), -1), y)
     np.testing.assert_array_equal(pipeline.predict(later.reshape(300, -1)), logits(model, later).argmax(1))
     assert pipeline.decision_function(later.reshape(300, -1)).shape == (300,)
-    estimator = GradedClassifier(model, recipe=SHORT, coverage=0.7)
+    estimator = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7))
     answers = cross_val_predict(estimator, x, y, cv=2, method="predict_proba")
     np.testing.assert_allclose(answers, logits(model, x).softmax(1), atol=1e-5)
     decision = cross_val_predict(estimator, x, y, cv=2, method="decision_function")
@@ -166,7 +167,11 @@ def test_a_search_over_recipes(model: nn.Module, arrays: tuple[NDArray[Any], ...
     x, y, later, labels = arrays
     recipes = [SHORT, Recipe("none", max_extra_parameters=0.3, epochs=1, copies=0, learning_rate=1e-9)]
     search = GridSearchCV(
-        GradedClassifier(model, coverage=0.7), {"recipe": recipes}, scoring=negative_aurc, cv=2, error_score="raise"
+        GradedClassifier(model, target=Coverage(0.7)),
+        {"recipe": recipes},
+        scoring=negative_aurc,
+        cv=2,
+        error_score="raise",
     )
     search.fit(x, y)
     scores = search.cv_results_["mean_test_score"]
@@ -177,7 +182,7 @@ def test_a_search_over_recipes(model: nn.Module, arrays: tuple[NDArray[Any], ...
 
 def test_the_fitted_grader_is_saved(model: nn.Module, arrays: tuple[NDArray[Any], ...], tmp_path: Path) -> None:
     x, y, later, _ = arrays
-    estimator = GradedClassifier(model, recipe=SHORT, coverage=0.7).fit(x, y)
+    estimator = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y)
     estimator.grader_.save(tmp_path / "g.petm")
     again = load(tmp_path / "g.petm", model).grade(torch.as_tensor(later))
     np.testing.assert_array_equal(again.suspicion, estimator.grade(later).suspicion)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from petm.data.digits import load_mnist as load_mnist
     from petm.data.opening import open_data as open_data
     from petm.errors import PetmError as PetmError
+    from petm.fitting import estimate as estimate
     from petm.fitting import fit as fit
     from petm.grading.grader import Grader as Grader
     from petm.grading.grader import fit_grader as fit_grader
@@ -33,8 +34,13 @@ if TYPE_CHECKING:
     from petm.models.paper import paper_cnn as paper_cnn
     from petm.paper.reproduction import PROTOCOLS as PROTOCOLS
     from petm.paper.reproduction import reproduce as reproduce
+    from petm.selective.targets import Coverage as Coverage
+    from petm.selective.targets import Disagreement as Disagreement
+    from petm.selective.targets import MaxRisk as MaxRisk
+    from petm.selective.targets import Recall as Recall
     from petm.sklearn import GradedClassifier as GradedClassifier
     from petm.sklearn import negative_aurc as negative_aurc
+    from petm.training.config import FitConfig as FitConfig
     from petm.training.distillation import distill as distill
     from petm.training.error_set import ErrorSet as ErrorSet
     from petm.training.error_set import fgsm as fgsm
@@ -65,7 +71,7 @@ _HOME = {
     "data.digits": ("load_digits", "load_mnist"),
     "data.opening": ("open_data",),
     "errors": ("PetmError",),
-    "fitting": ("fit",),
+    "fitting": ("estimate", "fit"),
     "grading.grader": (
         "Grader",
         "fit_grader",
@@ -81,10 +87,12 @@ _HOME = {
         "PROTOCOLS",
         "reproduce",
     ),
+    "selective.targets": ("Coverage", "Disagreement", "MaxRisk", "Recall"),
     "sklearn": (
         "GradedClassifier",
         "negative_aurc",
     ),
+    "training.config": ("FitConfig",),
     "training.distillation": ("distill",),
     "training.error_set": (
         "ErrorSet",

@@ -1,135 +1,127 @@
-"""From a trained model and labelled data to a grader, in one call."""
+"""From a trained model and labelled data to a grader, in one call; and what that will take, before it is begun."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import nn
 
+from petm._internal.files import check_room
+from petm.adapter.model import check_ranks
 from petm.adapter.peft_folder import adopt_adapter
 from petm.data.base import Data, as_data
-from petm.errors import ArgumentError
-from petm.grading.grader import Grader, fit_grader
+from petm.data.fields import Fields
+from petm.errors import DataError
+from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.provenance import Origin, describe_data
-from petm.models.prediction import Precision, choose_device
-from petm.training.error_set import find_errors
+from petm.models.loading import call_model
+from petm.models.prediction import check_labels, choose_device, device_of, evaluating
+from petm.selective.targets import Target
+from petm.training.config import FitConfig, FitSettings
+from petm.training.estimate import Estimate, estimate_fit
 from petm.training.preflight import CHECKED, preflight
-from petm.training.recipes import (
-    Recipe,
-    adapt,
-    focus,
-    recipe_named,
-    within,
-)
+from petm.training.recipes import Recipe, adapt, focus, recipe_named, within
 from petm.training.run_folder import RunFolder
 
-CALIBRATION_SHARE = 0.2
-"""Of the data, the share on which the threshold is set where no others are given."""
-RECALL = 0.9
-"""Of A's errors on the calibration samples, the share that is flagged where nothing else is asked for."""
+_COPIES_IN_CHECKPOINT = 4
+"""Of the trained weights: themselves, two moments of Adam, and the best so far."""
 
 
 def fit(
     model: nn.Module,
     data: Data,
     *,
-    calibration: Data | float = CALIBRATION_SHARE,
-    recipe: str | Recipe = "fast",
-    errors: str | None = None,
-    layers: Mapping[str, int] | None = None,
-    max_extra_parameters: float | None = None,
-    max_extra_time: float | None = None,
-    max_risk: float | None = None,
-    coverage: float | None = None,
-    recall: float | None = None,
-    confidence: float = 0.95,
-    per_class: bool = False,
-    seed: int = 0,
-    precision: Precision = "float32",
-    cache_budget: int = 4 << 30,
-    device: str = "auto",
+    calibration: Data | float | None = None,
+    config: FitConfig | None = None,
     origin: Origin | None = None,
     run: RunFolder | None = None,
+    **settings: Unpack[FitSettings],
 ) -> Grader:
     """Returns a grader for a trained model: adapters by a recipe, probability of error and threshold by calibration.
 
-    Where trust ends follows from one of ``max_risk``, ``coverage`` and ``recall``, as in `fit_grader`. With
-    none of them, nine of ten errors of the calibration samples are flagged. Where there is none, and with the recipe
-    ``paper``, what the second opinion answers otherwise is flagged, as the paper does.
+    Everything that can be known without training is checked first: settings, layers, labels, classes and shapes.
 
     Args:
-        model: A; it stays as it is, but is moved to ``device``.
-        data: Labelled samples, best those that A was trained on.
-        calibration: Labelled samples that A has *not* seen, on which the threshold is set; or the share of ``data`` to
-            hold out for that. A looks better on its own training data than it is, so a threshold set on a share of
-            them promises too much: pass fresh samples where there are any.
-        recipe: A name of `petm.training.recipes.RECIPES`, or a recipe of your own.
-        errors: Where the recipe ``paper`` takes errors from, a name of `SOURCES`; absent takes A's own.
-        layers: The rank of each layer to adapt; absent follows the recipe.
-        max_extra_parameters: The adapters' budget as a share of A's parameters; absent follows the recipe.
-        max_extra_time: By which share one pass may exceed a plain forward, in counted operations; absent follows the
-            recipe. The recipe ``paper`` adapts every layer all the same.
-        max_risk: Largest share of errors among the trusted, guaranteed.
-        coverage: Share of the predictions to trust.
-        recall: Share of the errors to flag.
-        confidence: With which ``max_risk`` is to hold.
-        per_class: Whether ``max_risk`` is to hold in each class that A predicts.
-        seed: Of everything.
-        precision: Of the matrix products in training.
-        cache_budget: Bytes of memory for what is computed once, as in `petm.training.recipes.adapt`.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        origin: How A is built again, for the bundle.
+        model: The base model; it stays as it is, but is moved to the device.
+        data: Labelled samples, best those that the base model was trained on.
+        calibration: Labelled samples that the base model has *not* seen, on which the threshold is set; or the share of
+            ``data`` to hold out for that. A model looks better on its own training data than it is, so a threshold set
+            on a share of them guarantees too much: pass fresh samples where there are any.
+        config: Everything else; absent takes the defaults.
+        origin: How the base model is built again, for the bundle.
         run: Where the trainings leave their checkpoints.
+        **settings: Fields of `petm.training.config.FitConfig`, in place of those of ``config``.
 
     Raises:
-        NothingToLearnError: The recipe is the paper's, and A makes no errors on ``data``.
+        NothingToLearnError: The recipe is the paper's, and the base model makes no errors on ``data``.
         ArgumentError: An argument breaks its rule.
-        DataError: Labels are missing or outside 0..K-1, or only one class is present.
+        DataError: Labels are missing or outside 0..K-1, only one class is present, or the calibration set has other
+            classes or shapes.
+        RunError: There is no room for what the fit keeps on disk.
+
+    Example:
+        >>> grader = fit(model, train, calibration=fresh, target=petm.MaxRisk(0.02))  # doctest: +SKIP
     """
-    data = as_data(data)
-    if isinstance(calibration, float):
-        if not 0 < calibration < 1:
-            raise ArgumentError(f"calibration: expected data or a share between 0 and 1, got {calibration}.")
-        data, calibration = data.split((1 - calibration, calibration), seed=seed)
-    calibration = as_data(calibration)
-    recipe = within(recipe_named(recipe), max_extra_parameters=max_extra_parameters, max_extra_time=max_extra_time)
-    model.to(choose_device(device))
-    if errors is not None:
-        recipe = replace(recipe, errors=errors)
+    fitting = _prepare(model, data, calibration, config, settings)
+    data, calibration, config, recipe = fitting.data, fitting.calibration, fitting.config, fitting.recipe
+    seed = config.seed
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
     adapted = adapt(
         model,
         data,
         recipe=recipe,
-        layers=layers,
+        layers=config.layers,
         seed=seed,
-        precision=precision,
-        cache_budget=cache_budget,
-        device=device,
+        precision=config.precision,
+        cache_budget=config.cache_budget,
+        device=config.device,
         storage=run.storage if run else None,
     )
     order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(seed))
     tenth = -(-len(order) // 10)
     if focus(adapted, recipe, calibration.subset(order[:tenth])):
         calibration = calibration.subset(order[tenth:])
-    told = {"recipe": recipe.title, "seed": seed, "training_errors": seen.errors, "training_samples": seen.samples}
-    told |= {"preflight": str(seen)} if recipe.teacher else {}  # the others do not learn from A's errors
+    told = config.told() | {
+        "recipe": recipe.title,
+        "training_errors": seen.errors,
+        "training_samples": seen.samples,
+    }
+    told |= {"preflight": str(seen)} if recipe.teacher else {}  # the others do not learn from the model's errors
     used = {"train": describe_data(data), "calibration": describe_data(calibration)}
-    origin = replace(origin or Origin(), data=used, settings=told)
-    if max_risk is None and coverage is None and recall is None and not recipe.teacher:
-        recall = _default_recall(model, calibration)
     return fit_grader(
         adapted,
         calibration,
-        max_risk=max_risk,
-        coverage=coverage,
-        recall=recall,
-        confidence=confidence,
-        per_class=per_class,
+        target=config.target or (PAPER_TARGET if recipe.teacher else None),
         score=recipe.score,
-        origin=origin,
+        origin=replace(origin or Origin(), data=used, settings=told),
     )
+
+
+def estimate(
+    model: nn.Module,
+    data: Data,
+    *,
+    calibration: Data | float | None = None,
+    config: FitConfig | None = None,
+    decoded: bool = False,
+    **settings: Unpack[FitSettings],
+) -> Estimate:
+    """Returns what `fit` will take, after timing a few batches of each stage that it will run; nothing is trained.
+
+    Args:
+        model: As in `fit`, and so are the others; so are the checks.
+        data: Labelled samples.
+        calibration: Labelled samples, or a share.
+        config: Everything else.
+        decoded: Whether the fit is given the data decoded beforehand, as the command line does.
+        **settings: Fields of `petm.training.config.FitConfig`.
+
+    Raises:
+        PetmError: What `fit` raises before it trains.
+    """
+    fitting = _prepare(model, data, calibration, config, settings)
+    return estimate_fit(model, fitting.data, fitting.calibration, fitting.recipe, fitting.config, decoded=decoded)
 
 
 def fit_adopted(
@@ -137,50 +129,120 @@ def fit_adopted(
     folder: str | Path,
     calibration: Data,
     *,
-    max_risk: float | None = None,
-    coverage: float | None = None,
-    recall: float | None = None,
-    confidence: float = 0.95,
-    per_class: bool = False,
+    target: Target | None = None,
     device: str = "auto",
     origin: Origin | None = None,
 ) -> Grader:
     """Returns a grader whose second opinion is an adapter that PEFT has trained; nothing is trained, only calibrated.
 
     Args:
-        model: A; it stays as it is, but is moved to ``device``.
+        model: The base model; it stays as it is, but is moved to ``device``.
         folder: The adapter, as in `petm.adapter.peft_folder.adopt_adapter`.
-        calibration: Labelled samples that neither A nor the adapter has seen; all of them set the threshold.
-        max_risk: As in `fit`, and so are the others.
-        coverage: Share of the predictions to trust.
-        recall: Share of the errors to flag.
-        confidence: With which ``max_risk`` is to hold.
-        per_class: Whether ``max_risk`` is to hold in each class that A predicts.
+        calibration: Labelled samples that neither the base model nor the adapter has seen; all set the threshold.
+        target: What is asked of the threshold; absent flags nine of ten errors.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        origin: How A is built again, for the bundle.
+        origin: How the base model is built again, for the bundle.
 
     Raises:
-        BundleError: The folder holds no LoRA adapter for A.
+        BundleError: The folder holds no LoRA adapter for the base model.
         ArgumentError: An argument breaks its rule.
         DataError: Labels are missing or outside 0..K-1, or only one class is present.
     """
     calibration = as_data(calibration)
     model.to(choose_device(device))
+    _check_data(model, calibration)
     adapted = adopt_adapter(model, folder)
     used = {"calibration": describe_data(calibration)}
     origin = replace(origin or Origin(), data=used, settings={"adapter": "trained elsewhere by PEFT"})
-    if max_risk is None and coverage is None and recall is None:
-        recall = _default_recall(model, calibration)
-    return fit_grader(
-        adapted,
-        calibration,
-        max_risk=max_risk,
-        coverage=coverage,
-        recall=recall,
-        confidence=confidence,
-        per_class=per_class,
-        origin=origin,
-    )
+    return fit_grader(adapted, calibration, target=target, origin=origin)
+
+
+def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_base: bool) -> None:
+    """Checks that the disk of a bundle has room for it, and for the checkpoints beside it.
+
+    Args:
+        output: The bundle.
+        model: The base model.
+        config: Of the fit.
+        include_base: Whether the base model's weights go into the bundle.
+
+    Raises:
+        RunError: It has not.
+    """
+    recipe = within(recipe_named(config.recipe), config)
+    base = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    adapters = int(recipe.max_extra_parameters * base)
+    checkpoints = _COPIES_IN_CHECKPOINT * (adapters + (base if recipe.teacher else 0))
+    check_room(output, checkpoints + adapters + (base if include_base else 0), "the bundle and its checkpoints")
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """What `fit` was told, checked."""
+
+    data: Data
+    calibration: Data
+    config: FitConfig
+    recipe: Recipe
+
+
+def _prepare(
+    model: nn.Module,
+    data: Data,
+    calibration: Data | float | None,
+    config: FitConfig | None,
+    settings: FitSettings,
+) -> _Fitting:
+    """Checks everything that can be checked before the first pass over the data."""
+    config = replace(config or FitConfig(), **settings)
+    if isinstance(calibration, int | float):
+        config, calibration = replace(config, calibration=calibration), None
+    data = as_data(data)
+    model.to(choose_device(config.device))
+    if config.layers:
+        check_ranks(config.layers, model)
+    _check_data(model, data)
+    if calibration is None:
+        data, calibration = data.split((1 - config.calibration, config.calibration), seed=config.seed)
+    else:
+        calibration = as_data(calibration, source="calibration")
+        _check_alike(data, calibration)
+    _check_data(model, calibration)
+    return _Fitting(data, calibration, config, within(recipe_named(config.recipe), config))
+
+
+def _check_data(model: nn.Module, data: Data) -> None:
+    """Checks labels and class names against the outputs of the model, which one sample tells."""
+    if not len(data):
+        raise DataError(f"{data.source}: expected at least one sample, got none.")
+    with evaluating(model):
+        classes = call_model(model, data.inputs([0]).to(device_of(model))).shape[1]
+    check_labels(data.labels, classes, data.source)
+    if len(data.classes) not in (0, classes):
+        raise DataError(
+            f"{data.source}: expected {classes} class names, one for each output of the model, got "
+            f"{len(data.classes)}: {', '.join(data.classes[:12])}. Name those of the model in their order."
+        )
+
+
+def _check_alike(data: Data, calibration: Data) -> None:
+    """Checks that the calibration set has the classes and the form of the data."""
+    if data.classes and calibration.classes and data.classes != calibration.classes:
+        raise DataError(
+            f"{calibration.source}: expected the classes of {data.source}, {', '.join(data.classes[:12])}, got "
+            f"{', '.join(calibration.classes[:12])}. Name those of the model in their order."
+        )
+    if not len(calibration):
+        raise DataError(f"{calibration.source}: expected at least one sample, got none.")
+    one, other = _form(data), _form(calibration)
+    if one != other:
+        raise DataError(f"{calibration.source}: expected inputs like those of {data.source}, {one}, got {other}.")
+
+
+def _form(data: Data) -> tuple[int, ...] | tuple[str, ...]:
+    """The shape of a sample; of several tensors their names, since texts have a length each."""
+    x = data.inputs([0])
+    return tuple(sorted(x.keys())) if isinstance(x, Fields) else tuple(x.shape[1:])
 
 
 def _some(data: Data, most: int, seed: int) -> Data:
@@ -189,8 +251,3 @@ def _some(data: Data, most: int, seed: int) -> Data:
         return data
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     return data.subset(order[:most])
-
-
-def _default_recall(model: nn.Module, calibration: Data) -> float | None:
-    """Which recall is asked for where nothing is; none without errors, of which no share could be flagged."""
-    return RECALL if len(find_errors(model, calibration)) else None

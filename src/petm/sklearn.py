@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError
-from petm.fitting import CALIBRATION_SHARE, fit
+from petm.fitting import fit
 from petm.grading.grader import Grader
 from petm.grading.grades import Grades
 from petm.models.prediction import BATCH_SIZE, Precision, predict_logits
 from petm.selective.metrics import aurc
+from petm.selective.targets import Target
+from petm.training.config import CALIBRATION_SHARE, FitConfig
 from petm.training.recipes import Recipe
+
+_CONFIGURED = frozenset(field.name for field in fields(FitConfig))
 
 
 class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations
@@ -49,12 +53,7 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         recipe: A name of `petm.training.recipes.RECIPES`, or a recipe of your own.
         layers: The rank of each layer to adapt; absent follows the recipe.
         max_extra_parameters: The adapters' budget as a share of A's parameters; absent follows the recipe.
-        max_risk: Largest share of errors among the trusted, guaranteed. This, or one of the next two, or none, as in
-            `petm.fitting.fit`.
-        coverage: Share of the predictions to trust.
-        recall: Share of the errors to flag.
-        confidence: With which ``max_risk`` is to hold.
-        per_class: Whether ``max_risk`` is to hold in each class that A predicts.
+        target: What is asked of the threshold, such as ``petm.MaxRisk(0.02)``; absent as in `petm.fitting.fit`.
         seed: Of everything.
         precision: Of the matrix products in training.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -74,11 +73,7 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         recipe: str | Recipe = "fast",
         layers: Mapping[str, int] | None = None,
         max_extra_parameters: float | None = None,
-        max_risk: float | None = None,
-        coverage: float | None = None,
-        recall: float | None = None,
-        confidence: float = 0.95,
-        per_class: bool = False,
+        target: Target | None = None,
         seed: int = 0,
         precision: Precision = "float32",
         device: str = "auto",
@@ -90,11 +85,7 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.recipe = recipe
         self.layers = layers
         self.max_extra_parameters = max_extra_parameters
-        self.max_risk = max_risk
-        self.coverage = coverage
-        self.recall = recall
-        self.confidence = confidence
-        self.per_class = per_class
+        self.target = target
         self.seed = seed
         self.precision = precision
         self.device = device
@@ -123,9 +114,8 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self._columns = np.argsort(self._names)
         self.classes_ = self._names[self._columns]
         labels = torch.as_tensor(self._columns[np.searchsorted(self.classes_, found)])
-        settings = self.get_params(deep=False)
-        del settings["model"], settings["classes"], settings["batch_size"]
-        self.grader_: Grader = fit(self.model, _data(inputs, labels), **settings)
+        told = {name: value for name, value in self.get_params(deep=False).items() if name in _CONFIGURED}
+        self.grader_: Grader = fit(self.model, _data(inputs, labels), config=FitConfig(**told))
         return self
 
     def grade(self, X: ArrayLike) -> Grades:  # noqa: N803

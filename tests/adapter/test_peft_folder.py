@@ -22,10 +22,11 @@ from petm.cli import main
 from petm.data.base import Data, FieldsData, TensorData
 from petm.data.fields import Fields
 from petm.errors import BundleError, PetmWarning
-from petm.fitting import RECALL, fit_adopted
-from petm.grading.bundle import read_manifest
-from petm.grading.grader import fit_grader, load
+from petm.fitting import fit_adopted
+from petm.grading.grader import RECALL, fit_grader, load
+from petm.grading.manifest import read_manifest
 from petm.models.loading import save_weights
+from petm.selective.targets import Coverage
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "lora_alpha": {"r": 3, "lora_alpha": 16, "target_modules": ["fc1"]},
@@ -97,7 +98,7 @@ def test_it_is_calibrated_saved_and_loaded_and_peft_loads_it_from_there(
     model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, kind: str
 ) -> None:
     peft = trained_by_peft(model, tmp_path / "adapter", **ADAPTERS[kind])
-    grader = fit_grader(adopt_adapter(model, tmp_path / "adapter"), digits[1], coverage=0.8)
+    grader = fit_grader(adopt_adapter(model, tmp_path / "adapter"), digits[1], target=Coverage(0.8))
     grader.save(tmp_path / "g.petm")
     x = digits[2].inputs(range(200))
     expected, found = grader.grade(x), load(tmp_path / "g.petm", model).grade(x)
@@ -180,7 +181,7 @@ def test_adapters_on_transformers(
     torch.manual_seed(0)
     model = make()
     peft = trained_by_peft(model, tmp_path / "adapter", r=4, lora_alpha=16, **keywords)
-    grader = fit_adopted(model, tmp_path / "adapter", tokens, coverage=0.5)
+    grader = fit_adopted(model, tmp_path / "adapter", tokens, target=Coverage(0.5))
     grader.save(tmp_path / "g.petm")
     again = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "g.petm")).eval()
     x = tokens.inputs(range(40))
@@ -369,12 +370,10 @@ def test_petm_fit_takes_an_adapter(
     assert grades.trusted.mean() == pytest.approx(0.75, abs=0.01)
     with torch.no_grad():
         np.testing.assert_array_equal(grades.second, peft(x).argmax(1))
-    assert read_manifest(tmp_path / "my.petm")["measured"]["calibration_samples"] == 300
+    assert read_manifest(tmp_path / "my.petm").measured["calibration_samples"] == 300
     code, _, err = run(monkeypatch, capfd, *told, "--adapter", "nowhere", "--overwrite")
-    assert (code, err.strip()) == (
-        1,
-        "Error: nowhere: expected an adapter that PEFT has saved, got no adapter_config.json in it.",
-    )
+    assert code == 1
+    assert err.startswith("Error: adapter: expected an existing file or folder, got none at nowhere")
     code, _, err = run(monkeypatch, capfd, *told, "--adapter", "adapter", "--recipe", "paper", "--layers", "fc1=2")
     assert code == 2
     assert "nothing is trained and all of --data calibrate, so leave out --recipe, --layers." in err

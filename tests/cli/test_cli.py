@@ -3,8 +3,14 @@
 import csv
 import io
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -59,7 +65,7 @@ def test_fit_grade_inspect(place, petm):
     assert manifest["model"]["reference"] == NETWORK
     assert {"size": [28, 28], "channels": 1}.items() <= manifest["inputs"].items()
     assert manifest["adapter"]["parameters"] <= 0.2 * manifest["model"]["parameters"]
-    parting = manifest["adapter"]["parting"]
+    parting = manifest["adapter"]["split_point"]
     assert 0 < parting["share_before"] <= 1 < parting["counted_ratio"]
     assert sorted(entry.name for entry in place.glob("my.petm*")) == ["my.petm"], "no run folder is left"
 
@@ -256,15 +262,27 @@ def test_layers_by_hand(place, petm):
         (("--layers", "fc1"), 2, "a pair lacks its name or '='"),
         (("--layers", "fc1=two"), 2, "expected layer=rank,..., got 'fc1=two'"),
         (("--size", "0x4"), 2, "expected one or two positive numbers such as 64 or 64x48"),
-        (("--max-risk", "2"), 1, "max_risk: expected a number between 0 and 1, got 2.0"),
+        (("--max-risk", "2"), 2, "max_risk: expected a number between 0 and 1, got 2.0"),
+        (("--max-risk", "0.1", "--confidence", "2"), 2, "confidence: expected"),
+        (("--coverage", "0.5", "--confidence", "0.9"), 2, "confidence: expected"),
+        (("--per-class",), 2, "per_class: expected"),
+        (("--max-extra-parameters", "-1"), 2, "max_extra_parameters: expected"),
+        (("--cache-budget", "-1"), 2, "cache_budget: expected"),
+        (("--layers", "fc1=0"), 2, "layers: expected"),
+        (("--calibration", "absent"), 1, "calibration: expected"),
+        (("--weights", "absent"), 1, "weights: expected"),
+        (("-o", "w.safetensors/x/my.petm"), 1, "cannot be written"),
+        (("--report", "w.safetensors/x.html"), 1, "cannot be written"),
+        (("--adapter", "absent", "--dry-run"), 2, "--dry-run"),
         (("--recipe", "slow"), 2, "'slow' is not one of 'fast', 'balanced', 'thorough', 'paper'"),
-        (("--coverage", "0"), 1, "coverage: expected a number between 0 and 1, got 0.0"),
-        (("--max-risk", "0.1", "--recall", "0.9"), 1, "max_risk, recall: expected one of these, got 2"),
+        (("--coverage", "0"), 2, "coverage: expected a number above 0 and at most 1, got 0.0"),
+        (("--max-risk", "0.1", "--recall", "0.9"), 2, "max_risk, recall: expected one of these, got 2"),
         (("--nonsense",), 2, "No such option"),
         (("--config", "absent.toml"), 2, "does not exist"),
     ],
 )
-def test_bad_options(place, petm, options, code, message):
+def test_bad_options_are_answered_before_any_pass(place, petm, monkeypatch, options, code, message):
+    monkeypatch.setattr("petm.models.prediction._of_all", lambda *_: pytest.fail("a pass over the data"))
     got, out, err = petm(*fit_arguments(*options))
     assert (got, out) == (code, "")
     assert message in err
@@ -275,7 +293,7 @@ def test_bad_options(place, petm, options, code, message):
 def test_promise_that_cannot_be_made_warns_in_one_line(place, petm):
     code, out, err = petm(*fit_arguments("--max-risk", "0.001", "--json"))
     assert code == 0
-    assert "Warning: max_risk: no threshold can promise 0.001 among the trusted at 0.95 confidence" in err
+    assert "Warning: max_risk: no threshold can guarantee an error rate of at most 0.001 among the trusted" in err
     threshold = json.loads(out)["threshold"]
     assert threshold["value"] == "-inf"
     assert threshold["samples_needed"] > 1000
@@ -295,6 +313,62 @@ def test_config_file(place, petm):
     assert "is not readable TOML" in petm(*fit_arguments("--config", "run.toml"))[2]
 
 
+def test_a_wrong_target_needs_no_pytorch(tmp_path):
+    code = (
+        "import sys; from petm.cli import main; sys.argv = sys.argv[1:]\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    options = ("petm", "fit", "--model", "a:b", "--data", tmp_path, "-o", tmp_path / "my.petm")
+    for wrong in (("--max-risk", "5"), ("--coverage", "0"), ("--layers", "fc1=0"), ("--report", f"{__file__}/r.html")):
+        done = subprocess.run([sys.executable, "-c", code, *options, *wrong], capture_output=True, text=True)
+        assert done.returncode in (1, 2)
+        assert done.stderr.endswith("False\n"), done.stderr
+
+
+def test_calibration_of_other_classes_costs_no_training(place, petm, monkeypatch, digits):
+    monkeypatch.setattr("petm.fitting.preflight", lambda *_: pytest.fail("a pass over the data"))
+    images = digits[2].inputs(range(40)).numpy()
+    labels = digits[2].labels[:40].numpy()
+    for name, entries in (
+        ("shape", {"images": images[..., :20], "labels": labels}),
+        ("unlabelled", {"images": images}),
+        ("label", {"images": images, "labels": labels + 5}),
+    ):
+        np.savez(place / f"{name}.npz", **entries)
+        code, _, err = petm(*fit_arguments("--calibration", f"{name}.npz"))
+        assert (code, "Error: " in err) == (1, True), name
+        assert not list(place.glob("my.petm*"))
+
+
+def test_a_full_disk_is_found_before_training(place, petm, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("petm.fitting.preflight", lambda *_: pytest.fail("a pass over the data"))
+    code, _, err = petm(*fit_arguments("--include-base"))
+    assert code == 1
+    assert "my.petm: expected room for" in err
+
+
+@pytest.mark.parametrize(("recipe", "branch"), [("fast", "adapters"), ("paper", "teacher")])
+def test_a_dry_run_trains_nothing_and_says_what_the_fit_will_take(place, petm, recipe, branch):
+    code, out, err = petm(*fit_arguments("--recipe", recipe, "--dry-run", "--json"))
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["branch"] == branch
+    assert told["seconds"] == pytest.approx(sum(stage["seconds"] for stage in told["stages"]))
+    assert not list(place.glob("my.petm*"))
+    code, out, err = petm(*fit_arguments("--recipe", recipe, "--dry-run"))
+    assert code == 0, err
+    assert branch in out
+    code, out, err = petm(*fit_arguments("--recipe", recipe, "--json"))
+    assert code == 0, err
+    adapter = json.loads(out)["adapter"]
+    if branch == "adapters":
+        assert (told["layers"], told["adapter_parameters"]) == (adapter["layers"], adapter["parameters"])
+        assert told["split_point"]["module"] == adapter["split_point"]["module"]
+    assert told["adapter_bytes"] == 4 * told["adapter_parameters"]
+
+
 def test_damaged_bundle(place, petm):
     assert petm(*fit_arguments())[0] == 0
     adapter = place / "my.petm" / "adapter_model.safetensors"
@@ -311,30 +385,43 @@ def test_interrupt_exits_130_and_resume_ends_as_if_nothing_had_been(place, petm,
 
     assert petm(*fit_arguments("--include-base"))[0] == 0
     expected = petm("grade", "my.petm", "more")[1]
-    petm(*fit_arguments("--overwrite"))
+    step = training._Run._step
 
-    step, count = training._Run._step, 0
+    def interrupted(*more):
+        shutil.rmtree(place / "my.petm")
+        count = 0
 
-    def interrupted_step(self, *arguments):
-        nonlocal count
-        count += 1
-        if count == 4:
-            import os
-            import signal
+        def interrupted_step(self, *arguments):
+            nonlocal count
+            count += 1
+            if count == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            return step(self, *arguments)
 
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(training._Run, "_step", interrupted_step)
+            code, out, err = petm(*fit_arguments(*more))
+        assert (code, out) == (130, "")
+        assert "--resume" in err
+        assert (place / "my.petm.run" / "checkpoints").is_dir()
 
-    monkeypatch.setattr(training._Run, "_step", interrupted_step)
-    code, out, err = petm(*fit_arguments("--overwrite", "--include-base"))
-    assert (code, out) == (130, "")
-    assert "--resume" in err
-    assert (place / "my.petm.run" / "checkpoints").is_dir()
-    monkeypatch.setattr(training._Run, "_step", step)
-
-    code, _, err = petm(*fit_arguments("--include-base", "--overwrite", "--resume"))
+    interrupted("--include-base")
+    code, _, err = petm(*fit_arguments("--include-base", "--resume"))
     assert code == 0, err
     assert petm("grade", "my.petm", "more")[1] == expected
+
+    interrupted()
+    code, _, err = petm(*fit_arguments("--resume", "--seed", 1))
+    assert (code, "seed" in err) == (1, True), "what training depends on may not differ"
+    others = ("--include-base", "--coverage", 0.7, "--report", "r.html")
+    code, _, err = petm(*fit_arguments("--resume", *others))
+    assert code == 0, err
+    assert (place / "r.html").is_file()
+    adapters = [place / "my.petm" / "adapter_model.safetensors", place / "adapter.safetensors"]
+    shutil.copy(*adapters)
+    shutil.rmtree(place / "my.petm")
+    assert petm(*fit_arguments())[0] == 0
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
 def test_missing_mnist_says_what_to_do(tmp_path, petm):

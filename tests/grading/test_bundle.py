@@ -1,6 +1,8 @@
 import copy
 import errno
+import hashlib
 import json
+import math
 import os
 import pickletools
 import shutil
@@ -15,18 +17,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 import petm.adapter.lora
-import petm.grading.bundle
+import petm.grading.manifest
 from networks import ResidualNet, images, randomise, seeded
 from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
+from petm.adapter.split_point import parting_of, to_json
 from petm.errors import BundleError, RunError
-from petm.grading.bundle import (
-    FORMAT_VERSION,
-    read_bundle,
-    read_manifest,
-    write_bundle,
-)
+from petm.grading.bundle import read_bundle, write_bundle
+from petm.grading.manifest import FORMAT_VERSION, Manifest, MemberRecord, read_manifest
+from petm.grading.provenance import Origin
 from petm.models.loading import weights_fingerprint
+from petm.selective.probability import ErrorProbability
+from petm.selective.targets import MaxRisk
+from petm.selective.thresholds import DISAGREEMENT
 from small_disk import files_of_at_most
 
 ANOTHER_KIND = r"expected a petm bundle, got a petm.json of another kind"
@@ -44,8 +47,24 @@ def adapted(model: nn.Module) -> AdaptedModel:
 
 
 def write(path: Path, adapted: AdaptedModel, *, include_base: bool = False, overwrite: bool = False) -> None:
-    described = {"reference": None, "arguments": {}, "weights": None, "fingerprint": weights_fingerprint(adapted.base)}
-    manifest = {"model": described, "é": [1.5]}
+    manifest = Manifest(
+        origin=Origin(settings={"é": [1.5]}),
+        fingerprint=weights_fingerprint(adapted.base),
+        parameters=9,
+        layers=adapted.ranks,
+        adapter_parameters=3,
+        split_point=to_json(adapted.parting) if adapted.parting else None,
+        members=tuple(MemberRecord(member.adapter, member.view) for member in adapted.members),
+        cascade_threshold=adapted.look_from,
+        score="mean_of_both",
+        threshold=DISAGREEMENT,
+        target=MaxRisk(0.02, per="class"),
+        probability=ErrorProbability(
+            "isotonic", 0.01, knots=(0.0, 0.5), values=(0.1, 0.9), log_losses={"logistic": 0.2}
+        ),
+        measured={"recall": {"value": 0.5}},
+        versions={"petm": "1"},
+    )
     write_bundle(path, adapted, manifest, card="# Card\n", include_base=include_base, overwrite=overwrite)
 
 
@@ -78,9 +97,10 @@ def test_a_bundle_is_read_back(bundle: Path, model: nn.Module, adapted: AdaptedM
     found, manifest = read_bundle(bundle, model)
     for alpha in (0.0, 1.0):
         assert torch.equal(found(images(4), alpha=alpha), adapted(images(4), alpha=alpha))
-    assert manifest["é"] == [1.5]
-    assert manifest["format_version"] == FORMAT_VERSION
-    assert "checksum" not in manifest
+    assert manifest.origin.settings == {"é": [1.5]}
+    assert manifest.format_version == FORMAT_VERSION
+    assert manifest.target == MaxRisk(0.02, per="class")
+    assert manifest.probability == ErrorProbability("isotonic", 0.01, 0, 0, (0.0, 0.5), (0.1, 0.9), {"logistic": 0.2})
     base = load_file(bundle / "base.safetensors")
     assert base.keys() == model.state_dict().keys()
     assert all(torch.equal(base[name], tensor) for name, tensor in model.state_dict().items())
@@ -124,7 +144,7 @@ def test_a_truncated_file_is_named(bundle: Path) -> None:
 
 def test_a_manifest_changed_by_hand(bundle: Path) -> None:
     manifest = json.loads((bundle / "petm.json").read_text())
-    manifest["é"] = [2.5]
+    manifest["settings"]["é"] = [2.5]
     (bundle / "petm.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=r"b.petm: petm.json has changed since it was written"):
         read_manifest(bundle)
@@ -135,24 +155,26 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r": expected a petm bundle, got no petm.json in it"):
             read_manifest(path)
     for text, message in (
-        ("{", r"expected a readable petm.json, got a damaged one"),
-        ("\x00", r"expected a readable petm.json, got a damaged one"),
-        ("[]", ANOTHER_KIND),
+        ("{", "petm.json: expected readable JSON"),
+        ("\x00", "petm.json: expected readable JSON"),
+        ("[" * 200_000, "petm.json: expected readable JSON"),
+        ('{"a": "\\ud800"}', "petm.json: expected readable JSON"),
+        ("[]", "petm.json: expected a JSON object"),
         ("{}", ANOTHER_KIND),
         ('{"format": "another", "format_version": 1}', ANOTHER_KIND),
         (
             '{"format": "petm bundle", "format_version": "1"}',
             ANOTHER_KIND,
         ),
-        ('{"format": "petm bundle", "format_version": 1}', r"expected bundle version 2, got 1\. Fit again"),
-        ('{"format": "petm bundle", "format_version": 3}', r"expected bundle version 2, got 3\. Upgrade petm"),
-        ('{"format": "petm bundle", "format_version": 2}', r"petm.json has changed since it was written"),
+        ('{"format": "petm bundle", "format_version": 1}', r"expected bundle version 3, got 1\. Fit again"),
+        ('{"format": "petm bundle", "format_version": 4}', r"expected bundle version 3, got 4\. Upgrade petm"),
+        ('{"format": "petm bundle", "format_version": 3}', r"petm.json has changed since it was written"),
     ):
         (tmp_path / "petm.json").write_text(text)
         with pytest.raises(BundleError, match=message):
             read_manifest(tmp_path)
     (tmp_path / "petm.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(BundleError, match=r"expected a readable petm.json, got a damaged one"):
+    with pytest.raises(BundleError, match=r"petm.json: expected readable JSON"):
         read_manifest(tmp_path)
 
 
@@ -197,7 +219,7 @@ def fail_in_manifest(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> N
         path.write_text("half")
         raise error
 
-    monkeypatch.setattr(petm.grading.bundle, "write_json", fail)
+    monkeypatch.setattr(petm.grading.manifest, "write_json", fail)
 
 
 def fail_at_the_last_rename(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -286,3 +308,132 @@ def test_a_bundle_that_lacks_an_adapter(tmp_path: Path, model: nn.Module) -> Non
     (tmp_path / "c.petm" / "second" / "adapter_model.safetensors").unlink()
     with pytest.raises(BundleError, match=r"expected the file second/adapter_model.safetensors, got none"):
         read_manifest(tmp_path / "c.petm")
+
+
+# what somebody has forged
+
+
+def forge(bundle: Path, where: str, value: Any) -> None:
+    """Puts a value into the manifest, or takes an entry out of it where it is ..., and makes the checksum fit."""
+    content: dict[str, Any] = json.loads((bundle / "petm.json").read_text())
+    del content["checksum"]
+    *path, last = where.split("/")
+    entry = content
+    for step in path:
+        entry = entry[step]
+    if value is ...:
+        del entry[last]
+    else:
+        entry[last] = value
+    text = json.dumps(content, sort_keys=True)
+    checksum = hashlib.sha256(f"text {len(text)}\n{text}\n".encode()).hexdigest()
+    (bundle / "petm.json").write_text(json.dumps(content | {"checksum": checksum}))
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (name, value)
+        for name in ("model", "adapter", "members", "inputs", "threshold", "data", "versions", "files")
+        for value in (..., 3, "text", True)
+    ]
+    + [
+        ("settings", 3),
+        ("measured", [1]),
+        ("score", 3),
+        ("score", "x" * 100_000),
+        ("look_from", 2),
+        ("look_from", math.nan),
+        ("look_from", 10**400),
+        ("members", []),
+        ("members", [{"adapter": "default", "view": "same"}] * 1000),
+        ("members", [{"adapter": 3, "view": "same"}]),
+        ("model/fingerprint", "0"),
+        ("model/parameters", -1),
+        ("model/parameters", True),
+        ("model/parameters", 1.5),
+        ("model/arguments", []),
+        ("model/classes", [1]),
+        ("model/reference", {}),
+        ("adapter/layers", {"fc": 0}),
+        ("adapter/parameters", None),
+        ("adapter/split_point", "inside"),
+        ("inputs/size", [1]),
+        ("inputs/size", [0, 5]),
+        ("inputs/size", [5, 1e9]),
+        ("inputs/channels", 4),
+        ("threshold/value", "nan"),
+        ("threshold/value", None),
+        ("threshold/rule", None),
+        ("threshold/coverage", 1.1),
+        ("threshold/classes", [{}]),
+        ("target", {"kind": "luck"}),
+        ("target", {"kind": "max_risk", "max_risk": 3}),
+        ("target", {"kind": "coverage"}),
+        ("probability", []),
+        ("probability/method", "luck"),
+        ("probability/knots", [0.5]),
+        ("probability/knots", [0.5, 0.0]),
+        ("probability/least", 0.9),
+        ("probability/log_losses", {"a": "b"}),
+        ("data", {"train": {"source": "a", "samples": -1, "content": ""}}),
+        ("versions", {"petm": 1}),
+        ("files", {"README.md": "short"}),
+        ("files", {"../secret": "0" * 64}),
+        ("files", {"/etc/passwd": "0" * 64}),
+        ("files", {"a/../../b": "0" * 64}),
+    ],
+)
+def test_a_forged_entry_is_named(bundle: Path, where: str, value: Any) -> None:
+    forge(bundle, where, value)
+    with pytest.raises(BundleError, match=rf"petm.json.*{where.split('/')[-1]}"):
+        read_manifest(bundle)
+
+
+def test_a_forger_who_changes_nothing_is_not_refused(bundle: Path) -> None:
+    forge(bundle, "score", "mean_of_both")
+    read_manifest(bundle)
+
+
+def test_a_bundle_of_version_2_is_read(bundle: Path, model: nn.Module) -> None:
+    forge(bundle, "target", ...)
+    forge(bundle, "adapter/split_point", ...)
+    forge(bundle, "adapter/parting", {"kind": "somewhere"})
+    forge(bundle, "format_version", 2)
+    adapted, manifest = read_bundle(bundle, model)
+    assert (manifest.target, manifest.split_point, adapted.remembered) == (None, None, None)
+
+
+def test_a_split_point_is_checked_once_instead_of_searched_again(
+    tmp_path: Path, model: nn.Module, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = parting_of(adapted, images(4))
+    write(tmp_path / "b.petm", adapted)
+    again, _ = read_bundle(tmp_path / "b.petm", model)
+    with monkeypatch.context() as patch:
+        patch.setattr("petm.adapter.split_point.find_parting", pytest.fail)
+        assert parting_of(again, images(4)) == expected
+    for one, other in zip(dual_logits(adapted, images(5)), dual_logits(again, images(5)), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("kind", "nowhere"), ("module", 3), ("shared", "a"), ("repeated", {"a": [3]}), ("counted_ratio", 0.5)],
+)
+def test_a_forged_split_point(tmp_path: Path, model: nn.Module, adapted: AdaptedModel, where: str, value: Any) -> None:
+    parting_of(adapted, images(4))
+    write(tmp_path / "b.petm", adapted)
+    forge(tmp_path / "b.petm", f"adapter/split_point/{where}", value)
+    with pytest.raises(BundleError, match=f"split_point.*{where}"):
+        read_bundle(tmp_path / "b.petm", model)
+
+
+def test_a_split_point_that_is_none_of_this_network_is_searched_again(
+    tmp_path: Path, model: nn.Module, adapted: AdaptedModel
+) -> None:
+    expected = parting_of(adapted, images(4))
+    write(tmp_path / "b.petm", adapted)
+    forge(tmp_path / "b.petm", "adapter/split_point/module", "elsewhere")
+    again, _ = read_bundle(tmp_path / "b.petm", model)
+    assert parting_of(again, images(4)) == expected

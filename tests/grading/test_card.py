@@ -9,18 +9,19 @@ import yaml
 from torch import nn
 
 from networks import randomise
-from petm._internal.files import sha256_of_file
+from petm._internal.files import plain, sha256_of_file
 from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
-from petm.grading.bundle import read_manifest
 from petm.grading.grader import Grader, fit_grader
+from petm.grading.manifest import read_manifest
 from petm.grading.provenance import (
     InputOrigin,
     ModelOrigin,
     Origin,
     describe_data,
 )
+from petm.selective.targets import Coverage, MaxRisk, Recall
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 
 
@@ -46,12 +47,12 @@ def test_the_card_says_what_was_measured(adapted: AdaptedModel, digits: tuple[Da
     origin = Origin(
         ModelOrigin("networks:TinyCNN"), InputOrigin(), {"calibration": describe_data(digits[2])}, {"seed": 3}
     )
-    grader = fit_grader(adapted, digits[2], recall=0.9, origin=origin)
+    grader = fit_grader(adapted, digits[2], target=Recall(0.9), origin=origin)
     header, text = card_of(grader, tmp_path / "g.petm")
     assert header == {"library_name": "peft", "tags": ["petm", "second-opinion", "selective-classification", "lora"]}
     manifest = read_manifest(tmp_path / "g.petm")
-    assert manifest["files"]["README.md"] == sha256_of_file(tmp_path / "g.petm" / "README.md")
-    found, held = rows(text), manifest["measured"]
+    assert manifest.files["README.md"] == sha256_of_file(tmp_path / "g.petm" / "README.md")
+    found, held = rows(text), plain(manifest.measured)
     assert f"On {len(digits[2])} calibration samples, on which A makes {held['calibration_errors']} errors" in text
     for name, key in (
         ("Recall: of A's errors, flagged", "recall"),
@@ -64,7 +65,7 @@ def test_the_card_says_what_was_measured(adapted: AdaptedModel, digits: tuple[Da
     assert found["AURC, lower is better"] == [f"{held['aurc']:.4f}", f"{held['aurc_of_softmax']:.4f}"]
     parameters = sum(parameter.numel() for parameter in adapted.base.parameters())
     assert found["A"][0].startswith(f"networks:TinyCNN, {parameters:,} parameters, fingerprint")
-    assert manifest["model"]["fingerprint"][:12] in found["A"][0]
+    assert manifest.fingerprint[:12] in found["A"][0]
     assert found["Layers"] == ["fc1 rank 4, fc2 rank 5"]
     assert found["Data, calibration"] == [f"899 samples, SHA-256 {digits[2].content[:12]}"]
     assert found["Seed"] == ["3"]
@@ -72,7 +73,7 @@ def test_the_card_says_what_was_measured(adapted: AdaptedModel, digits: tuple[Da
 
 
 def test_the_promise_stands_in_it(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:
-    grader = fit_grader(adapted, digits[2], max_risk=0.2, confidence=0.9)
+    grader = fit_grader(adapted, digits[2], target=MaxRisk(0.2, confidence=0.9))
     assert grader.threshold.holds
     _, text = card_of(grader, tmp_path / "g.petm")
     assert "The promise: of later predictions at most 20% of the trusted are wrong, with 90% confidence" in text
@@ -92,7 +93,7 @@ def test_its_code_runs(
     folders: list[str],
 ) -> None:
     adapted = randomise(attach_adapter(model, {"fc1": 4}, members=members))
-    grader, x = fit_grader(adapted, digits[1], coverage=0.7), digits[2].inputs(range(30))
+    grader, x = fit_grader(adapted, digits[1], target=Coverage(0.7)), digits[2].inputs(range(30))
     _, text = card_of(grader, tmp_path / "g.petm")
     monkeypatch.chdir(tmp_path / "g.petm")
     petm_code, peft_code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -113,7 +114,7 @@ def test_its_code_runs(
 def test_a_without_adapters_at_a_view(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
     adapted = attach_adapter(model, {"fc2": 1}, members=(Member("", "mirror"),))
     adapted.look_from = 0.25
-    header, text = card_of(fit_grader(adapted, digits[1], coverage=0.7), tmp_path / "g.petm")
+    header, text = card_of(fit_grader(adapted, digits[1], target=Coverage(0.7)), tmp_path / "g.petm")
     assert header["library_name"] == "petm"
     assert "lora" not in header["tags"]
     assert text.count("```python") == 1
@@ -122,7 +123,7 @@ def test_a_without_adapters_at_a_view(model: nn.Module, digits: tuple[Data, ...]
 
 
 def test_where_a_is(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:
-    grader = fit_grader(adapted, digits[1], coverage=0.7)
+    grader = fit_grader(adapted, digits[1], target=Coverage(0.7))
     assert "are not in here" in card_of(grader, tmp_path / "a.petm")[1]
     assert "lie here in `base.safetensors`" in card_of(grader, tmp_path / "b.petm", include_base=True)[1]
 
@@ -141,7 +142,7 @@ def test_the_base_model_is_named_where_it_may_be_one_of_the_hub(
     adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path, name: str, said: str | None
 ) -> None:
     adapted.base.name_or_path = name
-    header, text = card_of(fit_grader(adapted, digits[1], coverage=0.7), tmp_path / "g.petm")
+    header, text = card_of(fit_grader(adapted, digits[1], target=Coverage(0.7)), tmp_path / "g.petm")
     assert header.get("base_model") == said
     assert "/home" not in text
 
@@ -152,7 +153,7 @@ def test_names_are_no_markup_and_no_places(adapted: AdaptedModel, digits: tuple[
         InputOrigin(),
         {"train": {"source": "/home/me/images", "samples": 3, "content": "0" * 64}},
     )
-    _, text = card_of(fit_grader(adapted, digits[1], coverage=0.7, origin=origin), tmp_path / "g.petm")
+    _, text = card_of(fit_grader(adapted, digits[1], target=Coverage(0.7), origin=origin), tmp_path / "g.petm")
     assert rows(text)["Classes"] == [r"\<b\>, a\|b, new line"]
     assert r"# A second opinion for nets.py:build\|it" in text
     assert "/home" not in text

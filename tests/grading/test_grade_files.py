@@ -28,6 +28,7 @@ from petm.grading.grader import Grader, fit_grader
 from petm.grading.grades import Grades
 from petm.grading.stream import Graded, Place, grade_stream
 from petm.selective.metrics import auroc, detection
+from petm.selective.targets import Coverage
 
 READER = Reader(size=(28, 28), channels=1)
 
@@ -36,7 +37,7 @@ READER = Reader(size=(28, 28), channels=1)
 def grader() -> Grader:
     adapted = randomise(attach_adapter(seeded(TinyCNN), {"fc1": 2}), scale=0.5)
     labels = torch.arange(300) % 4
-    return fit_grader(adapted, TensorData(images(300), labels), coverage=0.6)
+    return fit_grader(adapted, TensorData(images(300), labels), target=Coverage(0.6))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +19,15 @@ from petm.errors import (
     ModelError,
     PetmWarning,
 )
-from petm.grading.bundle import read_manifest
 from petm.grading.grader import (
     Grader,
     Grades,
     fit_grader,
     load,
 )
+from petm.grading.manifest import read_manifest
 from petm.grading.provenance import (
+    DataOrigin,
     InputOrigin,
     ModelOrigin,
     Origin,
@@ -36,6 +36,7 @@ from petm.grading.provenance import (
 )
 from petm.models.scores import opposition
 from petm.selective.metrics import expected_calibration_error
+from petm.selective.targets import Coverage, Disagreement, MaxRisk, Recall, Target
 from petm.selective.thresholds import DISAGREEMENT, Threshold, risk_threshold
 
 
@@ -137,7 +138,7 @@ def test_without_a_risk_the_threshold_is_the_papers(adapted: AdaptedModel, digit
 def test_a_promised_risk(adapted: AdaptedModel, digits: tuple[Data, ...]) -> None:
     calibration = digits[2]
     labels, _, suspicion = opinions(adapted, calibration)
-    grader = fit_grader(adapted, calibration, max_risk=0.2, confidence=0.9, score="opposition")
+    grader = fit_grader(adapted, calibration, target=MaxRisk(0.2, confidence=0.9), score="opposition")
     threshold, wrong = grader.threshold, labels != calibration.labels.numpy()
     assert threshold == risk_threshold(suspicion, wrong, max_risk=0.2, confidence=0.9)
     assert threshold.holds
@@ -148,9 +149,9 @@ def test_a_promised_risk(adapted: AdaptedModel, digits: tuple[Data, ...]) -> Non
 def test_a_promised_risk_in_each_class(adapted: AdaptedModel, digits: tuple[Data, ...]) -> None:
     calibration = digits[2]
     with pytest.warns(
-        PetmWarning, match=r"can promise 0.3 in each class at 0.95 .* nothing is trusted where it cannot"
+        PetmWarning, match=r"max_risk: .*0.3 .* in each class, 0.95 .* nothing is trusted where it cannot"
     ):
-        grader = fit_grader(adapted, calibration, max_risk=0.3, per_class=True)
+        grader = fit_grader(adapted, calibration, target=MaxRisk(0.3, per="class"))
     assert len(grader.threshold.classes) == 10
     grades = grader.grade(calibration)
     values = np.array(grader.threshold.values)[grades.labels]
@@ -158,20 +159,21 @@ def test_a_promised_risk_in_each_class(adapted: AdaptedModel, digits: tuple[Data
     assert grades.trusted.any()
 
 
-@pytest.mark.parametrize(("asked", "share"), [({"coverage": 0.6}, 0.6), ({"recall": 0.9}, 0.9)])
+@pytest.mark.parametrize(("target", "share"), [(Coverage(0.6), 0.6), (Recall(0.9), 0.9), (None, 0.9)])
 def test_a_coverage_and_a_recall(
-    adapted: AdaptedModel, digits: tuple[Data, ...], asked: dict[str, float], share: float
+    adapted: AdaptedModel, digits: tuple[Data, ...], target: Target | None, share: float
 ) -> None:
     calibration = digits[2]
-    grader = fit_grader(adapted, calibration, **asked)  # type: ignore[arg-type]
+    grader = fit_grader(adapted, calibration, target=target)
+    assert grader.target == (target or Recall(0.9))
     grades = grader.grade(calibration)
     wrong = grades.labels != calibration.labels.numpy()
-    found = grades.trusted.mean() if "coverage" in asked else (~grades.trusted)[wrong].mean()
+    found = grades.trusted.mean() if isinstance(target, Coverage) else (~grades.trusted)[wrong].mean()
     assert share <= found < share + 1 / wrong.sum()
 
 
 def test_suspicion_is_the_score_that_was_asked_for(adapted: AdaptedModel, digits: tuple[Data, ...]) -> None:
-    grader = fit_grader(adapted, digits[1], coverage=0.5, score="entropy")
+    grader = fit_grader(adapted, digits[1], target=Coverage(0.5), score="entropy")
     with torch.no_grad():
         base = adapted(digits[2].inputs(range(9)), alpha=0).double().softmax(1).numpy()
     suspicion = grader.grade(digits[2].inputs(range(9))).suspicion
@@ -179,7 +181,7 @@ def test_suspicion_is_the_score_that_was_asked_for(adapted: AdaptedModel, digits
 
 
 def test_the_probability_of_error_is_calibrated(adapted: AdaptedModel, digits: tuple[Data, ...]) -> None:
-    grades = fit_grader(adapted, digits[2], coverage=0.5).grade(digits[2])
+    grades = fit_grader(adapted, digits[2], target=Coverage(0.5)).grade(digits[2])
     wrong = grades.labels != digits[2].labels.numpy()
     assert grades.probability.mean() == pytest.approx(wrong.mean(), abs=0.02)
     assert expected_calibration_error(grades.probability, wrong) < 0.05
@@ -192,22 +194,17 @@ def test_a_risk_that_cannot_be_promised(adapted: AdaptedModel, digits: tuple[Dat
     labels, _, _ = opinions(adapted, calibration)
     errors = (labels != calibration.labels.numpy()).sum()
     message = (
-        rf"max_risk: no threshold can promise 0.0001 among the trusted at 0.95 confidence from 179 calibration samples "
+        rf"max_risk: .* at most 0.0001 among the trusted, 0.95 confidence from 179 calibration samples "
         rf"with {errors} errors, so nothing is trusted\. (About \d+ calibration samples would do|At the error rates)"
     )
     with pytest.warns(PetmWarning, match=message) as caught:
-        grader = fit_grader(adapted, calibration, max_risk=1e-4)
+        grader = fit_grader(adapted, calibration, target=MaxRisk(1e-4))
     assert caught[0].filename == __file__
     assert grader.threshold.value == -math.inf
     assert not grader.grade(calibration).trusted.any()
 
 
 def test_calibration_that_will_not_do(adapted: AdaptedModel) -> None:
-    for name, keywords in (("max_risk", {"max_risk": 1.0}), ("confidence", {"confidence": 0.0})):
-        with pytest.raises(ArgumentError, match=rf"{name}: expected a number between 0 and 1, got {keywords[name]}"):
-            fit_grader(adapted, (images(4), torch.arange(4)), **keywords)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match=r"max_risk, recall: expected one of these, got 2\. Choose\."):
-        fit_grader(adapted, (images(4), torch.arange(4)), max_risk=0.1, recall=0.9)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"score: expected the name of a score, got 'gut'\. Available: maximum"):
         fit_grader(adapted, (images(4), torch.arange(4)), score="gut")  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"data: expected labels from 0 to 9, got 11 for sample 1"):
@@ -228,7 +225,7 @@ def test_calibration_without_an_error(adapted: AdaptedModel, digits: tuple[Data,
     grader = fit_grader(adapted, (x, labels))  # type: ignore[arg-type]
     assert grader.measured["auroc"] is None
     grader.save(tmp_path / "g.petm")
-    assert read_manifest(tmp_path / "g.petm")["measured"]["auroc"] is None
+    assert read_manifest(tmp_path / "g.petm").measured["auroc"] is None
 
 
 # save and load
@@ -237,8 +234,8 @@ def test_calibration_without_an_error(adapted: AdaptedModel, digits: tuple[Data,
 ORIGIN = Origin(
     ModelOrigin("networks:TinyCNN", {}, "weights/a.safetensors", ("zero", "one")),
     InputOrigin((28, 28), 1),
-    {"train": {"source": "é", "samples": 3, "content": "0" * 64}},
-    {"seed": 3, "where": Path("a/b"), "rate": 1e-3},
+    {"train": DataOrigin("é", 3, "0" * 64)},
+    {"seed": 3, "where": "a/b", "rate": 1e-3},
 )
 
 
@@ -260,7 +257,8 @@ def test_a_loaded_grader_gives_the_same_grades_to_the_bit(
         assert getattr(found, name).tobytes() == getattr(expected, name).tobytes()
     assert loaded.threshold == grader.threshold
     assert loaded.adapted.ranks == {"fc1": 4, "fc2": 5}
-    assert loaded.origin == Origin(ORIGIN.model, ORIGIN.inputs, ORIGIN.data, {"seed": 3, "where": "a/b", "rate": 1e-3})
+    assert loaded.origin == ORIGIN
+    assert loaded.target == grader.target == Disagreement()
     assert loaded.measured == grader.measured
     loaded.save(tmp_path / "again.petm", include_base=include_base)
     assert read_manifest(tmp_path / "again.petm") == read_manifest(tmp_path / "g.petm")
@@ -268,7 +266,7 @@ def test_a_loaded_grader_gives_the_same_grades_to_the_bit(
 
 @pytest.mark.parametrize("value", [-math.inf, math.inf, 5e-324, -0.25, 0.1 + 0.2])
 def test_every_threshold_survives(adapted: AdaptedModel, model: nn.Module, tmp_path: Path, value: float) -> None:
-    threshold = Threshold(value, "by hand", 0.5, 0.01, 0.95, None, 299)
+    threshold = Threshold(value, "by hand", 0.5, 0.01, 0.95, None, samples_needed=299)
     Grader(adapted, threshold).save(tmp_path / "g.petm")
     json.loads((tmp_path / "g.petm" / "petm.json").read_text(), parse_constant=pytest.fail)
     assert load(tmp_path / "g.petm", model).threshold == threshold
@@ -328,18 +326,19 @@ def test_a_bundle_that_does_not_say_how_its_model_is_built(adapted: AdaptedModel
 
 def test_the_manifest_tells_what_a_reader_wants_to_know(grader: Grader, model: nn.Module, tmp_path: Path) -> None:
     grader.save(tmp_path / "g.petm")
-    manifest: dict[str, Any] = read_manifest(tmp_path / "g.petm")
-    assert manifest["adapter"]["layers"] == {"fc1": 4, "fc2": 5}
-    assert manifest["adapter"]["parameters"] == 4 * (72 + 16) + 5 * (16 + 10)
-    assert (manifest["adapter"]["parting"]["kind"], manifest["adapter"]["parting"]["module"]) == ("inside", "fc1")
-    assert manifest["model"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert manifest["model"]["classes"] == ["zero", "one"]
-    assert manifest["threshold"]["rule"] == "disagreement, as in the paper"
-    assert manifest["versions"] == library_versions()
-    assert manifest["versions"]["torch"] == torch.__version__
+    manifest = read_manifest(tmp_path / "g.petm")
+    assert manifest.layers == {"fc1": 4, "fc2": 5}
+    assert manifest.adapter_parameters == 4 * (72 + 16) + 5 * (16 + 10)
+    assert manifest.split_point is not None
+    assert (manifest.split_point["kind"], manifest.split_point["module"]) == ("inside", "fc1")
+    assert manifest.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert manifest.origin.model.classes == ("zero", "one")
+    assert manifest.threshold.rule == "disagreement, as in the paper"
+    assert manifest.versions == library_versions()
+    assert manifest.versions["torch"] == torch.__version__
     assert str(tmp_path) not in (tmp_path / "g.petm" / "petm.json").read_text()
 
 
 def test_data_are_described_by_their_content(digits: tuple[Data, ...]) -> None:
     part = digits[1]
-    assert describe_data(part) == {"source": "digits", "samples": 179, "content": part.content}
+    assert describe_data(part) == DataOrigin("digits", 179, part.content)

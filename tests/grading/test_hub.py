@@ -16,12 +16,13 @@ from petm.data.base import Data
 from petm.errors import BundleError, HubError
 from petm.grading.grader import fit_grader
 from petm.grading.hub import push_to_hub
+from petm.selective.targets import Coverage
 
 
 @pytest.fixture
 def bundle(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> Path:
     adapted = randomise(attach_adapter(model, {"fc1": 4}, members=(Member(), Member("second"))))
-    fit_grader(adapted, digits[1], coverage=0.7).save(tmp_path / "g.petm")
+    fit_grader(adapted, digits[1], target=Coverage(0.7)).save(tmp_path / "g.petm")
     return tmp_path / "g.petm"
 
 

@@ -38,6 +38,7 @@ from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.loading import weights_fingerprint
+from petm.selective.targets import MaxRisk, Recall
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 from petm.training.distillation import distill
 
@@ -59,7 +60,7 @@ def grader(_trained: nn.Module, digits: tuple[Data, ...]) -> Grader:
             )
     adapted = attach_adapter(model, {"conv2": 2, "fc1": 4, "fc2": 5})
     distill(adapted, teacher=teacher, data=digits[0], epochs=2)
-    return fit_grader(adapted, digits[1], max_risk=0.08, confidence=0.8, origin=ORIGIN)
+    return fit_grader(adapted, digits[1], target=MaxRisk(0.08, confidence=0.8), origin=ORIGIN)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_a_committee_with_a_view_and_a_second_look(
     members = (Member(), Member("second", "mirror"), Member("", "shift 1 0"))
     adapted = randomise(attach_adapter(model, {"fc1": 2, "fc2": 2}, members=members), scale=0.3)
     adapted.look_from = look_from
-    grader = replace(fit_grader(adapted, digits[1], recall=0.8), threshold=BY_CLASS)
+    grader = replace(fit_grader(adapted, digits[1], target=Recall(0.8)), threshold=BY_CLASS)
     export_onnx(grader, tmp_path / "committee.onnx", digits[0].inputs(range(3)))
     expected, found = grader.grade(digits[2]), OnnxGrader(tmp_path / "committee.onnx").grade(digits[2])
     np.testing.assert_array_equal(found.labels, expected.labels)

@@ -24,6 +24,7 @@ from petm.models.scores import maximum_softmax
 from petm.report.fit_report import write_fit_report
 from petm.report.tables import percent
 from petm.selective.metrics import share
+from petm.selective.targets import MaxRisk, Recall
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 
 
@@ -49,7 +50,9 @@ def row(page: Page, name: str, cells: int) -> list[str]:
 
 
 def test_the_page_is_whole_and_loads_nothing(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    html, page = written(fit_grader(adapted, calibration, recall=0.9), calibration, tmp_path / "new" / "page.html")
+    html, page = written(
+        fit_grader(adapted, calibration, target=Recall(0.9)), calibration, tmp_path / "new" / "page.html"
+    )
     assert html.startswith("<!DOCTYPE html>\n")
     assert html.endswith("</html>\n")
     assert page.all("html") == [{"lang": "en"}]
@@ -70,7 +73,7 @@ def test_the_page_is_whole_and_loads_nothing(adapted: AdaptedModel, calibration:
 
 
 def test_the_figures_are_those_of_the_samples(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    grader = fit_grader(adapted, calibration, recall=0.9)
+    grader = fit_grader(adapted, calibration, target=Recall(0.9))
     _, page = written(grader, calibration, tmp_path / "page.html")
     grades = grader.grade(calibration)
     wrong = grades.labels != calibration.labels.numpy()
@@ -91,7 +94,7 @@ def test_the_figures_are_those_of_the_samples(adapted: AdaptedModel, calibration
 
 
 def test_the_order_stands_beside_the_softmax(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    grader = fit_grader(adapted, calibration, recall=0.9)
+    grader = fit_grader(adapted, calibration, target=Recall(0.9))
     _, page = written(grader, calibration, tmp_path / "page.html")
     grades = grader.grade(calibration)
     wrong = grades.labels != calibration.labels.numpy()
@@ -124,7 +127,7 @@ def test_a_lower_aurc_is_better(
 
 
 def test_the_most_suspect_samples_are_shown(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    grader = fit_grader(adapted, calibration, recall=0.9)
+    grader = fit_grader(adapted, calibration, target=Recall(0.9))
     html, page = written(grader, calibration, tmp_path / "page.html")
     grades = grader.grade(calibration)
     order = np.argsort(-grades.suspicion, kind="stable")[:12]
@@ -172,7 +175,7 @@ def test_samples_that_set_no_threshold_are_told_apart(adapted: AdaptedModel, cal
     threshold_set_on = calibration.subset(range(30, 300))
     look_at_most(adapted, calibration.subset(range(30)), 0.5)
     origin = Origin(data={"calibration": describe_data(threshold_set_on)})
-    grader = fit_grader(adapted, threshold_set_on, recall=0.9, origin=origin)
+    grader = fit_grader(adapted, threshold_set_on, target=Recall(0.9), origin=origin)
     assert "set on 270 of these very samples" in written(grader, calibration, tmp_path / "all.html")[1].text
     told = written(fit_grader(adapted, calibration), calibration, tmp_path / "paper.html")[1].text
     assert "The threshold is the paper's flag, which depends on no samples." in told
@@ -221,7 +224,7 @@ def test_names_are_text_and_never_markup(adapted: AdaptedModel, calibration: Dat
 
 
 def test_the_same_grader_writes_the_same_page(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    grader = fit_grader(adapted, calibration, max_risk=0.2)
+    grader = fit_grader(adapted, calibration, target=MaxRisk(0.2))
     first, _ = written(grader, calibration, tmp_path / "first.html")
     assert written(grader, calibration, tmp_path / "second.html")[0] == first
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from petm._internal.records import Record
 from petm.errors import ArgumentError
 from petm.selective.thresholds import (
     BEARABLE_ERRORS,
@@ -438,12 +439,12 @@ def test_tensors_will_do() -> None:
     ],
 )
 def test_json_gives_the_same_threshold_back(threshold: Threshold) -> None:
-    assert Threshold.from_json(json.loads(json.dumps(threshold.as_json(), allow_nan=False))) == threshold
+    assert Threshold.from_json(Record(json.loads(json.dumps(threshold.as_json(), allow_nan=False)), "f")) == threshold
     assert Threshold(**{**asdict(threshold), "classes": threshold.classes}) == threshold
 
 
 def test_json_of_a_version_without_classes() -> None:
-    assert Threshold.from_json({"value": "-inf", "rule": "by hand"}) == Threshold(-math.inf, "by hand")
+    assert Threshold.from_json(Record({"value": "-inf", "rule": "by hand"}, "f")) == Threshold(-math.inf, "by hand")
 
 
 # What is refused

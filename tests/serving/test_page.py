@@ -39,6 +39,7 @@ from petm.models.hf_processors import load_processor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.loading import save_weights
 from petm.report.tables import MISSING, percent
+from petm.selective.targets import Coverage, Recall
 
 PAGE = Path(__file__).parents[2] / "src" / "petm" / "serving" / "page"
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())}
@@ -146,7 +147,7 @@ def served(_trained: nn.Module, digits: tuple[Data, ...], tmp_path_factory: pyte
         ModelOrigin("networks:TinyCNN", {}, str(folder / "w.safetensors"), digits[0].classes), InputOrigin((28, 28), 1)
     )
     adapted = randomise(attach_adapter(model, {"fc1": 4, "fc2": 5}), scale=0.2)
-    grader = fit_grader(adapted, digits[1], recall=0.9, origin=origin)
+    grader = fit_grader(adapted, digits[1], target=Recall(0.9), origin=origin)
     grader.save(folder / "digits.petm")
     grades = grader.grade(digits[2])
     suspect, trusted = np.flatnonzero(~grades.trusted)[:5], np.flatnonzero(grades.trusted)[:4]
@@ -568,7 +569,7 @@ def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
     save_weights(model, tmp_path / "w.safetensors")
     where = ModelOrigin("test_service_page:TwelveClasses", {}, str(tmp_path / "w.safetensors"), names)
     adapted = randomise(attach_adapter(model, {"fc2": 4}), scale=0.5)
-    grader = fit_grader(adapted, digits[1], coverage=0.01, origin=Origin(where, InputOrigin((28, 28), 1)))
+    grader = fit_grader(adapted, digits[1], target=Coverage(0.01), origin=Origin(where, InputOrigin((28, 28), 1)))
     grader.save(tmp_path / "twelve.petm")
     labels, image = tmp_path / "labels.jsonl", served.readable[0]
     base, opinion = (logits.double().softmax(1)[0] for logits in dual_logits(adapted, served.inputs(image)))
@@ -611,7 +612,7 @@ def test_texts_are_written_graded_and_corrected(browser: Browser, tmp_path: Path
         ModelOrigin(f"hf:{folder}", {}, None, hf_folders.KINDS),
         InputOrigin(processor=str(folder), fingerprint=encoder.fingerprint, text_column="text"),
     )
-    grader = fit_grader(randomise(attach_adapter(model, {"classifier": 2})), data, coverage=0.01, origin=origin)
+    grader = fit_grader(randomise(attach_adapter(model, {"classifier": 2})), data, target=Coverage(0.01), origin=origin)
     grader.save(tmp_path / "texts.petm")
     labels, asked = tmp_path / "labels.jsonl", ["Who met Galileo ?", "Where is <b>Rome</b> ?"]
     with service(tmp_path / "texts.petm", free_port(), "--labels-file", str(labels)) as address:

@@ -28,6 +28,7 @@ from petm.data.base import Data
 from petm.errors import BundleError, ModelError, RunError
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
+from petm.selective.targets import Recall
 from petm.serving.app import make_app
 from petm.serving.engine import EngineEndedError
 from petm.serving.engine_process import EngineProcess
@@ -41,7 +42,7 @@ CLIENTS = 16
 def grader(_trained: nn.Module, digits: tuple[Data, ...]) -> Grader:
     adapted = randomise(attach_adapter(_trained, {"fc1": 4, "fc2": 5}), scale=0.25)
     origin = Origin(ModelOrigin("networks:TinyCNN"), InputOrigin((28, 28), 1))
-    return fit_grader(adapted, digits[1], recall=0.8, origin=origin)
+    return fit_grader(adapted, digits[1], target=Recall(0.8), origin=origin)
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.hf_processors import load_processor
+from petm.selective.targets import Recall
 from petm.selective.thresholds import DISAGREEMENT
 from petm.serving.app import make_app
 from petm.serving.batching import Batcher
@@ -54,7 +55,7 @@ KEY = "0123456789abcdef"
 @pytest.fixture(scope="module")
 def grader(_trained: nn.Module, digits: tuple[Data, ...]) -> Grader:
     adapted = randomise(attach_adapter(_trained, {"fc1": 4, "fc2": 5}), scale=0.25)
-    return fit_grader(adapted, digits[1], recall=0.8, origin=Origin(ModelOrigin(classes=NAMES), INPUTS))
+    return fit_grader(adapted, digits[1], target=Recall(0.8), origin=Origin(ModelOrigin(classes=NAMES), INPUTS))
 
 
 @pytest.fixture(scope="module")

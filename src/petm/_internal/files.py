@@ -5,6 +5,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -58,6 +59,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes ``content`` as indented JSON, atomically; raises as `write_atomically` does."""
     write_text(path, json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """Checks that so many bytes fit onto the disk of a folder, which need not be there yet.
+
+    Raises:
+        RunError: They do not.
+    """
+    there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()), Path("/"))
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise RunError(f"{folder}: expected room for {size:,} bytes of {what}, got {free:,}. Free space.")
 
 
 def plain(value: Any) -> Any:

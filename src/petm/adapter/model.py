@@ -238,7 +238,7 @@ def attach_adapter(
                 f"Available: {', '.join(adaptable_layers(model))}."
             )
         layers = _choose_layers(model, twin, max_extra_parameters)
-    _check_ranks(layers, model)
+    check_ranks(layers, model)
     names = dict.fromkeys(member.adapter for member in members if member.adapter)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -268,7 +268,12 @@ def _choose_layers(model: nn.Module, twin: nn.Module, max_extra_parameters: floa
     return ranks
 
 
-def _check_ranks(layers: Mapping[str, int], model: nn.Module) -> None:
+def check_ranks(layers: Mapping[str, int], model: nn.Module) -> None:
+    """Checks that layers can have an adapter of these ranks.
+
+    Raises:
+        ArgumentError: A layer does not exist or cannot be adapted, or a rank is out of range.
+    """
     candidates = adaptable_layers(model)
     available = ", ".join(candidates)
     if not layers:

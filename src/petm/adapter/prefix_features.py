@@ -239,9 +239,7 @@ def cached_features(
             "adapted: expected a member with an adapter to train, got views of A alone. They need no training."
         )
     x = data.inputs(range(min(_PROBE, len(data)))).to(device_of(adapted))
-    parting_of(adapted, x)  # found once, for the copy too
-    fast = _in_fast_layout(adapted, x).alone(adapted.adapters[0])
-    student = find_student(fast, x) if budget > 0 else None
+    fast, student = prepare_student(adapted, x, budget)
     if student is None:
         yield fast, data
         return
@@ -256,6 +254,19 @@ def cached_features(
                 progress.advance(len(inputs))
         give_back_blocks()
         yield student, _Rows(data, rows, student.parting.module)
+
+
+def prepare_student(adapted: AdaptedModel, x: Inputs, budget: int) -> tuple[AdaptedModel, FeatureStudent | None]:
+    """Returns what the first adapter can be trained in: the whole model, and the part behind the prefix features.
+
+    Args:
+        adapted: The base model with its adapters.
+        x: Some samples, on the model's device.
+        budget: Bytes for the features; 0 caches nothing.
+    """
+    parting_of(adapted, x)  # found once, for the copy too
+    fast = _in_fast_layout(adapted, x).alone(adapted.adapters[0])
+    return fast, find_student(fast, x) if budget > 0 else None
 
 
 def _in_fast_layout(adapted: AdaptedModel, x: Inputs) -> AdaptedModel:

@@ -13,12 +13,15 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from petm._internal.files import plain
 from petm._internal.operations import count_operations, time_ratio
+from petm._internal.records import Json, Record
 from petm.adapter.lora import AdaptedLayer
 from petm.adapter.model import AdaptedModel, Member
 from petm.adapter.passes import Arguments, Pass
 from petm.data.fields import Fields, Inputs, tensors_of
 from petm.data.views import SAME
+from petm.errors import BundleError
 
 Place = tuple[int | str, ...]
 """How a tensor is reached among the arguments of a module."""
@@ -54,17 +57,43 @@ class Parting:
     counted_ratio: float = 2.0
     operations: float = 0.0
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Parting":
-        """Returns the split point that was written as JSON's types."""
-        repeated = {name: tuple(map(tuple, places)) for name, places in content["repeated"].items()}
-        return cls(**{**content, "shared": tuple(content["shared"]), "repeated": repeated})
-
     @property
     def asked(self) -> set[str]:
         """The modules whose arguments change in one pass."""
         ends = {BEFORE: {self.module}, AROUND: {"", self.module}}
         return {*self.repeated, *self.shared, *ends.get(self.kind, ())}
+
+
+def to_json(parting: Parting) -> dict[str, Json]:
+    """Returns a split point in JSON's types."""
+    found: dict[str, Json] = plain(parting)
+    return found
+
+
+def from_json(record: Record) -> Parting:
+    """Returns the split point that `to_json` has described.
+
+    Raises:
+        BundleError: An entry breaks its rule.
+    """
+    kind, repeated = record.text("kind"), record.record("repeated")
+    if kind not in (INSIDE, BEFORE, AROUND, APART):
+        raise BundleError(f"{record.place}, kind: expected inside, before, around or apart, got {kind!r}.")
+    return Parting(
+        kind,
+        record.text("module"),
+        record.texts("shared"),
+        {module: tuple(map(_place, repeated.sequence(module))) for module in repeated.content},
+        record.number("share_before", least=0, most=1),
+        record.number("counted_ratio", least=1),
+        record.number("operations", least=0),
+    )
+
+
+def _place(path: object) -> Place:
+    if not isinstance(path, list) or not all(isinstance(step, int | str) for step in path):
+        raise BundleError(f"split_point, repeated: expected lists of names and positions, got {path!r:.60}.")
+    return tuple(path)
 
 
 class OnePass(Pass):

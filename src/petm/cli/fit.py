@@ -1,16 +1,21 @@
 """``petm fit``: a grader for one's own model."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.core import ParameterSource
 
 from petm.cli import options
+from petm.errors import ArgumentError
+from petm.training.config import CACHE_BUDGET, ErrorSource, FitConfig, RecipeName
 
-_TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters", "max_extra_time")
-_ASKED = ("max_risk", "coverage", "recall", "confidence", "per_class", "device")
+if TYPE_CHECKING:
+    from petm.training.estimate import Estimate
+
+_TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters", "max_extra_time", "dry_run")
 
 
 @click.command(
@@ -48,14 +53,14 @@ _ASKED = ("max_risk", "coverage", "recall", "confidence", "per_class", "device")
 @options.skip_bad
 @click.option(
     "--recipe",
-    type=click.Choice(["fast", "balanced", "thorough", "paper"]),
+    type=click.Choice(get_args(RecipeName)),
     default="fast",
     show_default=True,
     help="How the second opinion is made: within 1.25, 2.1 or 5 times A's time, or as published.",
 )
 @click.option(
     "--errors",
-    type=click.Choice(["plain", "hardest", "augmented", "out-of-fold"]),
+    type=click.Choice(get_args(ErrorSource)),
     help="Where the recipe paper takes errors from, if A makes too few.",
 )
 @click.option(
@@ -68,14 +73,18 @@ _ASKED = ("max_risk", "coverage", "recall", "confidence", "per_class", "device")
     type=click.Path(path_type=Path),
     help="A LoRA folder that PEFT has trained, as the second opinion: nothing is trained, all of --data calibrate.",
 )
-@click.option("--max-risk", type=float, help="Promise: at most this share of errors among the trusted.")
+@click.option("--max-risk", type=float, help="Guarantee at most this share of errors among the trusted.")
 @click.option("--coverage", type=float, help="Or trust this share of the predictions.")
-@click.option("--recall", type=float, help="Or flag this share of the errors. [default: 0.9]")
-@click.option("--confidence", default=0.95, show_default=True, help="Of the promise.")
-@click.option("--per-class", is_flag=True, help="Promise it in each class that A predicts.")
+@click.option("--recall", type=float, help="Or flag this share of the errors.  [default: 0.9]")
+@click.option(
+    "--confidence",
+    type=float,
+    help="Confidence of the guarantee; with --recall, guarantee it.  [default: 0.95 with --max-risk]",
+)
+@click.option("--per-class", is_flag=True, help="Guarantee --max-risk in each class that the model predicts.")
 @click.option(
     "--cache-budget",
-    default=4 << 30,
+    default=CACHE_BUDGET,
     show_default="4 GiB",
     help="Bytes of memory for decoded data, adversarial examples and features; what takes more is read from disk or "
     "computed again.",
@@ -86,6 +95,7 @@ _ASKED = ("max_risk", "coverage", "recall", "confidence", "per_class", "device")
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a page about the grader: figures with intervals, curves, the most suspect samples.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what the fit will take, and train nothing.")
 @options.output(text="The bundle to write.")
 @options.seed
 @options.precision
@@ -113,8 +123,14 @@ def fit(
     trust_remote_code: bool,
     skip_bad: bool,
     adapter: Path | None,
+    max_risk: float | None,
+    coverage: float | None,
+    recall: float | None,
+    confidence: float | None,
+    per_class: bool,
     include_base: bool,
     report: Path | None,
+    dry_run: bool,
     output: Path,
     resume: bool,
     overwrite: bool,
@@ -123,9 +139,30 @@ def fit(
 ) -> None:
     """Fit a grader: train the adapters, calibrate the probability of error, set the threshold, write the bundle.
 
-    A is left as it is. Interrupted, the command goes on with --resume. Started by torchrun or accelerate launch, its
-    processes share the work: torchrun --nproc-per-node 2 -m petm fit ...
+    The model is left as it is. Interrupted, the command goes on with --resume; the target, --report and --include-base
+    may then be others. Started by torchrun, its processes share the work: torchrun --nproc-per-node 2 -m petm fit ...
     """
+    from petm.grading.manifest import check_target
+    from petm.selective.targets import target_of
+
+    try:
+        target = target_of(
+            max_risk=max_risk, coverage=coverage, recall=recall, confidence=confidence, per_class=per_class
+        )
+        config = FitConfig(target=target, **settings)
+    except ArgumentError as error:
+        raise click.UsageError(str(error)) from error
+    if adapter is not None:
+        _expect_no_training(context)
+    paths = {"data": sources, "calibration": calibration, "weights": (weights,), "adapter": (adapter,)}
+    for name, each in paths.items():
+        for path in each:
+            options.check_readable(name, path)
+    if not dry_run:
+        check_target(output, overwrite=overwrite)
+        options.check_writable("output", output)
+        options.check_writable("report", report)
+
     from petm._internal.distributed import together
     from petm.cli.inputs import (
         form_of,
@@ -135,18 +172,16 @@ def fit(
         open_labelled,
     )
     from petm.cli.inspect import print_manifest
-    from petm.fitting import CALIBRATION_SHARE, fit_adopted
+    from petm.fitting import check_disk, estimate, fit_adopted
     from petm.fitting import fit as fit_model
-    from petm.grading.bundle import check_target
     from petm.grading.provenance import ModelOrigin, Origin
     from petm.models.loading import load_model, weights_fingerprint
     from petm.training.recipes import DATA_SHARE
     from petm.training.run_folder import open_run
 
-    if adapter is not None:
-        _expect_no_training(context)
-    check_target(output, overwrite=overwrite)
     model = load_model(reference, weights, arguments=arguments, trust_remote_code=trust_remote_code)
+    if not dry_run:
+        check_disk(output, model, config, include_base=include_base)
     wanted, label_column = inputs_of(
         reference,
         processor=processor,
@@ -163,32 +198,30 @@ def fit(
         "trust_remote_code": trust_remote_code,
     }
     data = open_labelled(sources, wanted, reference, classes, **how)
-    form = form_of(data, wanted)
-    settings["calibration"], decoded = CALIBRATION_SHARE, settings["cache_budget"] // DATA_SHARE
+    form, decoded = form_of(data, wanted), config.cache_budget // DATA_SHARE
+    fresh = None
     if calibration:
-        fresh = open_inputs(calibration, form, classes=data.classes or None, **how)
-        settings["calibration"] = labelled(fresh, skip_bad=skip_bad)
+        fresh = labelled(open_inputs(calibration, form, classes=data.classes or None, **how), skip_bad=skip_bad)
+    if dry_run:
+        _print_estimate(estimate(model, data, calibration=fresh, config=config, decoded=True), as_json=as_json)
+        return
     origin = Origin(ModelOrigin(reference, arguments or {}, str(weights) if weights else None, data.classes), form)
     with together() as team:
         if adapter is not None:
-            settings["calibration"] = data.in_memory(decoded)
-            asked = {name: settings[name] for name in _ASKED}
-            grader = fit_adopted(model, adapter, settings["calibration"], origin=origin, **asked)
+            fresh = data.in_memory(decoded)
+            grader = fit_adopted(model, adapter, fresh, target=target, device=config.device, origin=origin)
             if team.is_main:
                 grader.save(output, include_base=include_base, overwrite=overwrite)
         else:
-            told = {
-                "model": weights_fingerprint(model),
-                "data": data.content,
-                **{name: getattr(value, "content", value) for name, value in settings.items() if name != "device"},
-            }
+            told = {"model": weights_fingerprint(model), "data": data.content, **config.identity()}
             folder = output.with_name(f"{output.name}.run")
             data = data.in_memory(decoded)
-            if not calibration:
-                shares = (1 - CALIBRATION_SHARE, CALIBRATION_SHARE)
-                data, settings["calibration"] = data.split(shares, seed=settings["seed"])
+            if fresh is None:
+                data, fresh = data.split((1 - config.calibration, config.calibration), seed=config.seed)
+            else:
+                told["calibration"] = None  # what is not held out of the data has no part in training
             with open_run(folder, told, resume=resume, overwrite=overwrite) as run:
-                grader = fit_model(model, data, origin=origin, run=run, **settings)
+                grader = fit_model(model, data, calibration=fresh, config=config, origin=origin, run=run)
                 if team.is_main:
                     grader.save(output, include_base=include_base, overwrite=overwrite)
             if team.is_main:
@@ -198,7 +231,7 @@ def fit(
     if report is not None:
         from petm.report.fit_report import write_fit_report
 
-        write_fit_report(grader, settings["calibration"], report)
+        write_fit_report(grader, fresh, report)
         click.echo(f"Report: {report}", err=True)
     print_manifest(output, as_json=as_json)
 
@@ -209,3 +242,28 @@ def _expect_no_training(context: click.Context) -> None:
     if told:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in told)
         raise click.UsageError(f"--adapter: nothing is trained and all of --data calibrate, so leave out {names}.")
+
+
+def _print_estimate(estimate: "Estimate", *, as_json: bool) -> None:
+    """Prints what a fit will take, as lines or as JSON."""
+    if as_json:
+        options.print_json(asdict(estimate) | {"seconds": estimate.seconds})
+        return
+    layers = ", ".join(f"{layer} rank {rank}" for layer, rank in estimate.layers.items()) or "none"
+    where = "on disk" if estimate.features_on_disk else "in memory"
+    split = " ".join(str(estimate.split_point[part]) for part in ("kind", "module")).strip()
+    rows = {
+        "recipe": f"{estimate.recipe} ({estimate.branch})",
+        "layers": layers,
+        "adapters": f"{estimate.adapter_parameters:,} parameters, {estimate.adapter_bytes:,} bytes, "
+        f"{estimate.share:.2%} of the model",
+        "one pass": f"{estimate.one_pass_ratio:.2f} times the operations of the model ({estimate.operations:,.0f} a "
+        f"sample), split point: {split}",
+        "samples": f"{estimate.samples:,} to learn from, {estimate.calibration_samples:,} to calibrate on",
+        "prefix features": f"{estimate.feature_bytes:,} bytes {where}" if estimate.feature_bytes else "none",
+        **{stage.title: f"{stage.seconds:.1f} s" for stage in estimate.stages},
+        "in all": f"{'at most ' if estimate.at_most else 'about '}{estimate.seconds:.0f} s",
+    }
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        click.echo(f"{name:<{width}}  {value}")

@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from petm.cli import options
 
 if TYPE_CHECKING:
+    from petm.grading.manifest import Manifest, MemberRecord
     from petm.selective.thresholds import Threshold
+
+_SHARE = ("value", "low", "high", "count", "of")
+"""The entries of a share with its interval (`petm.selective.metrics.Share`)."""
 
 
 @click.command(epilog="Example: petm inspect runs/demo/grader.petm", short_help="Show what is in a bundle.")
@@ -26,52 +31,59 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 def print_manifest(bundle: Path, *, as_json: bool) -> None:
     """Prints a bundle's manifest, as a table or as JSON."""
-    from petm.grading.bundle import read_manifest
+    from petm.grading.manifest import read_manifest
 
     manifest = read_manifest(bundle)
     if as_json:
-        options.print_json({"bundle": str(bundle), **manifest})
+        options.print_json({"bundle": str(bundle), **manifest.to_json()})
         return
     table = Table(title=str(bundle), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _rows(bundle, manifest):
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))  # no markup: names are whatever somebody has called things
     Console().print(table)
 
 
-def _rows(bundle: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    from petm.selective.thresholds import Threshold
+def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
+    from petm._internal.files import plain
 
-    model, adapter, threshold = manifest["model"], manifest["adapter"], Threshold.from_json(manifest["threshold"])
-    measured, size = manifest["measured"], sum((bundle / name).stat().st_size for name in manifest["files"])
+    origin, threshold = manifest.origin, manifest.threshold
+    model, size = origin.model, sum((bundle / name).stat().st_size for name in manifest.files)
+    adapters = f"{manifest.adapter_parameters:,} parameters"
+    if manifest.parameters:
+        adapters += f", {manifest.adapter_parameters / manifest.parameters:.2%} of the model"
     rows = [
-        ("model", f"{model['reference'] or 'passed in Python'}, weights {model['weights'] or 'not named'}"),
-        ("", f"{model['parameters']:,} parameters, fingerprint {model['fingerprint'][:12]}"),
-        ("classes", ", ".join(model["classes"]) or "not named"),
-        ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in adapter["layers"].items()) or "none"),
-        ("", f"{adapter['parameters']:,} parameters, {adapter['parameters'] / model['parameters']:.2%} of the model"),
-        ("", ", ".join(_member(member) for member in manifest["members"])),
-        ("one pass", _parting(adapter["parting"], manifest["look_from"])),
-        ("suspicion", manifest["score"].replace("_", " ")),
+        ("model", f"{model.reference or 'passed in Python'}, weights {model.weights or 'not named'}"),
+        ("", f"{manifest.parameters:,} parameters, fingerprint {manifest.fingerprint[:12]}"),
+        ("classes", ", ".join(model.classes) or "not named"),
+        ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in manifest.layers.items()) or "none"),
+        ("", adapters),
+        ("", ", ".join(_member(member) for member in manifest.members)),
+        ("one pass", _split_point(bundle, manifest)),
+        ("suspicion", manifest.score.replace("_", " ")),
         ("threshold", _threshold(threshold)),
     ]
-    if threshold.max_risk is not None and threshold.holds:
-        promise = f"at most {threshold.max_risk:.3g} of the trusted are wrong, with {threshold.confidence:.3g}"
-        rows.append(("promise", f"{promise} confidence; trusts {threshold.coverage:.1%} of the calibration data"))
+    if manifest.target is not None:
+        rows.append(("target", str(manifest.target)))
+    if threshold.max_risk is not None and threshold.confidence is not None and threshold.holds:
+        guaranteed = f"at most {threshold.max_risk:.3g} of the trusted are wrong, with {threshold.confidence:.3g}"
+        trusted = "" if threshold.coverage is None else f"; trusts {threshold.coverage:.1%} of the calibration data"
+        rows.append(("guarantee", f"{guaranteed} confidence{trusted}"))
     elif threshold.max_risk is not None:
-        rows.append(("promise", f"none. {threshold.remedy}"))
+        rows.append(("guarantee", f"none. {threshold.remedy}"))
+    measured: dict[str, Any] = plain(manifest.measured)
     for name, value in measured.items():
-        if isinstance(value, dict) and value["value"] is not None:
+        if isinstance(value, dict) and all(isinstance(value.get(part), float | int) for part in _SHARE):
             spread = f"{value['low']:.1%} to {value['high']:.1%}"
             rows.append((name, f"{value['value']:.1%} ({value['count']} of {value['of']}; 95 % interval {spread})"))
         elif isinstance(value, float | int):
             rows.append((name.replace("_", " "), f"{value:.4g}"))
-    for role, data in manifest["data"].items():
-        rows.append((role, f"{data['samples']:,} samples from {data['source']}"))
-    rows.append(("settings", ", ".join(f"{name} {value}" for name, value in manifest["settings"].items())))
-    rows.append(("versions", ", ".join(f"{name} {value}" for name, value in manifest["versions"].items())))
-    rows.append(("on disk", f"{size:,} bytes in {len(manifest['files'])} files, all as they were written"))
+    for role, data in origin.data.items():
+        rows.append((role, f"{data.samples:,} samples from {data.source}"))
+    rows.append(("settings", ", ".join(f"{name} {value}" for name, value in origin.settings.items())))
+    rows.append(("versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items())))
+    rows.append(("on disk", f"{size:,} bytes in {len(manifest.files)} files, all as they were written"))
     return rows
 
 
@@ -82,20 +94,25 @@ def _threshold(threshold: "Threshold") -> str:
     return f"suspect from {where} on ({threshold.rule})"
 
 
-def _member(member: dict[str, str]) -> str:
-    return f"{member['adapter'] or 'A itself'} looks at the {'input' if member['view'] == 'same' else member['view']}"
+def _member(member: "MemberRecord") -> str:
+    return f"{member.adapter or 'A itself'} looks at the {'input' if member.view == 'same' else member.view}"
 
 
-def _parting(parting: dict[str, Any] | None, look_from: float) -> str:
+def _split_point(bundle: Path, manifest: "Manifest") -> str:
     """Where both opinions part, in words."""
-    if look_from > 0:
-        return f"A first; the second opinion only where 1 minus A's greatest probability is {look_from:.3g} or more"
-    if parting is None:
+    from petm._internal.records import Record
+
+    if manifest.cascade_threshold > 0:
+        asked = f"1 minus A's greatest probability is {manifest.cascade_threshold:.3g} or more"
+        return f"A first; the second opinion only where {asked}"
+    if manifest.split_point is None:
         return "not tried yet; found at the first use"
-    if parting["kind"] == "apart":
+    saved = Record(manifest.split_point, f"{bundle}: split_point")
+    kind, module = saved.text("kind"), saved.text("module")
+    if kind == "apart":
         return "no: this model mixes the samples of a batch, so each opinion takes a pass of its own"
-    where = f"{parting['kind']} {parting['module']}" if parting["module"] else "at the input"
-    if parting["shared"]:
-        where = f"before {parting['module']}, behind blocks that run once"
-    shared, ratio = parting["share_before"], parting["counted_ratio"]
+    where = f"{kind} {module}" if module else "at the input"
+    if saved.texts("shared"):
+        where = f"before {module}, behind blocks that run once"
+    shared, ratio = saved.number("share_before"), saved.number("counted_ratio")
     return f"the opinions part {where}; {shared:.1%} of the operations are shared, {ratio:.2f} times those of the model"

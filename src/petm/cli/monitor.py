@@ -93,17 +93,15 @@ def monitor(
 
 def _graded_by(bundle: Path) -> tuple["Threshold", Mapping[str, Any], tuple[str, ...]]:
     """The threshold, the figures of the fit and the class names of a bundle or of an exported graph."""
-    from petm.selective.thresholds import Threshold
-
     if bundle.suffix == ".onnx":
         from petm.grading.onnx_grader import OnnxGrader
 
         graph = OnnxGrader(bundle)
         return graph.threshold, graph.measured, graph.origin.model.classes
-    from petm.grading.bundle import read_manifest
+    from petm.grading.manifest import read_manifest
 
     manifest = read_manifest(bundle)
-    return Threshold.from_json(manifest["threshold"]), manifest["measured"], tuple(manifest["model"]["classes"])
+    return manifest.threshold, manifest.measured, manifest.origin.model.classes
 
 
 def _print(found: "Monitoring", output: Path | None) -> None:

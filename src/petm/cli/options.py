@@ -1,6 +1,7 @@
 """Options that several verbs have, each defined once."""
 
 import json
+import os
 import tomllib
 import warnings
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from petm.errors import PetmWarning
+from petm.errors import PetmWarning, RunError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -161,6 +162,31 @@ class Sizes(click.ParamType[tuple[int, ...]]):
         if min(sizes, default=0) < 1:
             self.fail(f"expected numbers of at least 1 such as 1,32,256, got {value!r}.", param, ctx)
         return sizes
+
+
+def check_readable(name: str, path: Path | None) -> None:
+    """Checks that what an option names is there; globs and addresses are left to whatever opens them.
+
+    Raises:
+        RunError: It is not.
+    """
+    if path is not None and not path.exists() and not set("*?[:") & set(str(path)):
+        raise RunError(f"{name}: expected an existing file or folder, got none at {path}. Check it.")
+
+
+def check_writable(name: str, path: Path | None) -> None:
+    """Checks that a file or folder can be made at a path, before anything is computed for it.
+
+    Raises:
+        RunError: It cannot.
+    """
+    if path is None:
+        return
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(f"{path}: cannot be written, {there} is no folder to write to. Choose another {name}.")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise RunError(f"{path}: cannot be written, it is there and protected. Choose another {name}.")
 
 
 def literal(text: str) -> Any:

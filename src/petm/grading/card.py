@@ -7,11 +7,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from petm._internal.files import plain
 from petm.adapter.lora import ADAPTER
 from petm.adapter.model import AdaptedModel
 from petm.data.views import SAME
+from petm.grading.manifest import Manifest
 from petm.selective.guarantee import promise
-from petm.selective.thresholds import Threshold
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FIGURES = {
@@ -23,13 +24,13 @@ _FIGURES = {
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
-def model_card(manifest: Mapping[str, Any], adapted: AdaptedModel, *, include_base: bool) -> str:
+def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool) -> str:
     """Returns ``README.md`` of a bundle: a YAML header, then Markdown.
 
     It says nothing that the manifest does not, and leaves out where on a disk things lay.
 
     Args:
-        manifest: What `petm.grading.bundle.write_bundle` is given, in JSON's types.
+        manifest: What `petm.grading.bundle.write_bundle` is given.
         adapted: A with its adapters.
         include_base: Whether A's weights lie beside it.
     """
@@ -37,10 +38,11 @@ def model_card(manifest: Mapping[str, Any], adapted: AdaptedModel, *, include_ba
         loader=PackageLoader("petm.grading"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["text"] = _text
-    reference, measured = manifest["model"]["reference"], manifest["measured"]
+    reference, told = manifest.origin.model.reference, manifest.to_json()
+    measured: Mapping[str, Any] = plain(manifest.measured)
     looks = [(member.adapter, member.view) for member in adapted.members]
     return environment.get_template("card.md.jinja").render(
-        manifest,
+        told,
         base_model=_hub_name(adapted),
         name=Path(reference).name if reference else "a classifier",
         folders=["." if name == ADAPTER else name for name in adapted.adapters],
@@ -54,7 +56,7 @@ def model_card(manifest: Mapping[str, Any], adapted: AdaptedModel, *, include_ba
         calibration_samples=measured.get("calibration_samples"),
         calibration_errors=measured.get("calibration_errors"),
         look_from=adapted.look_from,
-        promise=promise(Threshold.from_json(manifest["threshold"])),
+        promise=promise(manifest.threshold),
     )
 
 

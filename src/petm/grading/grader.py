@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from petm._internal.files import plain
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
+from petm.adapter.split_point import to_json
 from petm.data.base import Data, as_data
 from petm.data.fields import Inputs, as_batch
 from petm.data.reader import Arrays
@@ -19,6 +20,7 @@ from petm.errors import ArgumentError, PetmWarning
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
 from petm.grading.grades import Grades, as_inputs
+from petm.grading.manifest import Manifest, MemberRecord
 from petm.grading.provenance import Origin, library_versions
 from petm.models.loading import count_parameters, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, check_labels, device_of
@@ -26,17 +28,13 @@ from petm.models.scores import SCORES, maximum_softmax
 from petm.selective.drift import suspicion_profile
 from petm.selective.metrics import aurc, auroc, detection
 from petm.selective.probability import ErrorProbability, fit_probability
-from petm.selective.thresholds import (
-    DISAGREEMENT,
-    Threshold,
-    class_thresholds,
-    coverage_threshold,
-    recall_threshold,
-    risk_threshold,
-)
+from petm.selective.targets import Disagreement, Recall, Target
+from petm.selective.thresholds import Threshold
 
-PAPER_SCORE = "opposition"
-"""The score whose zero is the paper's flag."""
+PAPER_SCORE, PAPER_TARGET = "opposition", Disagreement()
+"""The score whose zero is the paper's flag, and that flag."""
+RECALL = 0.9
+"""Of the base model's errors on the calibration samples, the share that is flagged where nothing else is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +48,7 @@ class Grader:
         probability: The probability of error as a function of suspicion; absent where none was calibrated.
         origin: Where A, the adapter and the data come from, for whoever opens the bundle.
         measured: Figures of the fit, by name.
+        target: What was asked of the threshold; absent where it was set by hand.
     """
 
     adapted: AdaptedModel
@@ -58,6 +57,7 @@ class Grader:
     probability: ErrorProbability | None = None
     origin: Origin = field(default_factory=Origin)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    target: Target | None = None
 
     def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion, probability of error and grades.
@@ -112,97 +112,69 @@ class Grader:
         Raises:
             RunError: Something is there already, or the disk is full.
         """
-        base = self.adapted.base
-        manifest = {
-            "model": {
-                **asdict(self.origin.model),
-                "fingerprint": weights_fingerprint(base),
-                "parameters": count_parameters(base),
-            },
-            "adapter": {
-                "layers": self.adapted.ranks if self.adapted.adapters else {},
-                "parameters": self.adapted.adapter_parameters(),
-                "parting": self.adapted.parting,
-            },
-            "inputs": asdict(self.origin.inputs),
-            "score": self.score,
-            "threshold": self.threshold.as_json(),
-            "probability": asdict(self.probability) if self.probability else None,
-            "data": self.origin.data,
-            "settings": self.origin.settings,
-            "measured": self.measured,
-            "versions": library_versions(),
-        }
-        card = model_card(plain(manifest), self.adapted, include_base=include_base)
-        write_bundle(path, self.adapted, manifest, card=card, include_base=include_base, overwrite=overwrite)
+        base, adapted = self.adapted.base, self.adapted
+        manifest = Manifest(
+            origin=self.origin,
+            fingerprint=weights_fingerprint(base),
+            parameters=count_parameters(base),
+            layers=adapted.ranks if adapted.adapters else {},
+            adapter_parameters=adapted.adapter_parameters(),
+            split_point=to_json(adapted.parting) if adapted.parting else None,
+            members=tuple(MemberRecord(member.adapter, member.view) for member in adapted.members),
+            cascade_threshold=adapted.look_from,
+            score=self.score,
+            threshold=self.threshold,
+            target=self.target,
+            probability=self.probability,
+            measured=self.measured,
+            versions=library_versions(),
+        )
+        card = model_card(manifest, adapted, include_base=include_base)
+        write_bundle(path, adapted, manifest, card=card, include_base=include_base, overwrite=overwrite)
 
 
 def fit_grader(
     adapted: AdaptedModel,
     calibration: Data,
     *,
-    max_risk: float | None = None,
-    coverage: float | None = None,
-    recall: float | None = None,
-    confidence: float = 0.95,
-    per_class: bool = False,
+    target: Target | None = PAPER_TARGET,
     score: str = "mean_of_both",
     origin: Origin | None = None,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
-    One of these says where trust ends (`thresholds`): ``max_risk``, a guaranteed largest share of errors among the
-    trusted; ``coverage``, the share to trust; ``recall``, the share of the errors to flag. With none of them it is the
-    paper's: suspect is what the second opinion answers otherwise, and suspicion is the opposition, whose zero that is.
-    Where the asked cannot be guaranteed, the grader trusts nothing and a warning says what it would take.
+    Where the target cannot be guaranteed, the grader trusts nothing and a warning says what it would take.
 
     Args:
-        adapted: A with its fitted adapter.
-        calibration: Labelled samples that neither A nor the adapter has seen.
-        max_risk: Between 0 and 1.
-        coverage: Above 0, at most 1.
-        recall: Above 0, at most 1.
-        confidence: With which ``max_risk`` is to hold.
-        per_class: Whether it is to hold in each class that A predicts, rather than over all.
-        score: What suspicion is, a name of `petm.models.scores.SCORES`.
+        adapted: The base model with its fitted adapter.
+        calibration: Labelled samples that neither the base model nor the adapter has seen.
+        target: What is asked of the threshold (`petm.selective.targets`). `None` flags nine of ten errors of the
+            calibration samples; where there is no error, it flags disagreement.
+        score: What suspicion is, a name of `petm.models.scores.SCORES`. With `Disagreement` it is always the
+            opposition, whose zero that is.
         origin: Where things come from, for the bundle.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or more than one says where trust ends.
+        ArgumentError: An argument breaks its rule.
         DataError: The calibration samples have missing, outlying or only one kind of labels.
     """
     calibration = as_data(calibration)
-    asked = {"max_risk": max_risk, "coverage": coverage, "recall": recall}
-    given = {name: value for name, value in asked.items() if value is not None}
-    if len(given) > 1:
-        raise ArgumentError(f"{', '.join(given)}: expected one of these, got {len(given)}. Choose.")
     if score not in SCORES:
         raise ArgumentError(f"score: expected the name of a score, got {score!r}. Available: {', '.join(SCORES)}.")
-    for name, value in (*given.items(), ("confidence", confidence)):
-        if not 0 < value < 1 and not (name in ("coverage", "recall") and value == 1):
-            raise ArgumentError(f"{name}: expected a number between 0 and 1, got {value}.")
     both = predict_dual(adapted, calibration, title="calibrate")
-    check_labels(calibration.labels, both.base.shape[1], calibration.source)
-    predicted, score = both.base.argmax(1), score if given else PAPER_SCORE
-    suspicion, wrong = SCORES[score](both.base, both.second).numpy(), (predicted != calibration.labels).numpy()
-    if max_risk is not None and per_class:
-        threshold = class_thresholds(
-            suspicion, wrong, predicted, classes=both.base.shape[1], max_risk=max_risk, confidence=confidence
-        )
-    elif max_risk is not None:
-        threshold = risk_threshold(suspicion, wrong, max_risk=max_risk, confidence=confidence)
-    elif coverage is not None:
-        threshold = coverage_threshold(suspicion, coverage)
-    elif recall is not None:
-        threshold = recall_threshold(suspicion, wrong, recall=recall)
-    else:
-        threshold = replace(DISAGREEMENT, coverage=float(DISAGREEMENT.trusts(suspicion).mean()))
+    classes = both.base.shape[1]
+    check_labels(calibration.labels, classes, calibration.source)
+    predicted = both.base.argmax(1)
+    wrong = (predicted != calibration.labels).numpy()
+    target = target or (Recall(RECALL) if wrong.any() else PAPER_TARGET)
+    score = PAPER_SCORE if isinstance(target, Disagreement) else score
+    suspicion = SCORES[score](both.base, both.second).numpy()
+    threshold = target.threshold(suspicion, wrong, predicted.numpy(), classes=classes)
     if not threshold.holds:
-        where = "in each class" if per_class else "among the trusted"
         warnings.warn(
-            f"max_risk: no threshold can promise {max_risk:.3g} {where} at {confidence:.3g} confidence from "
-            f"{len(wrong)} calibration samples with {int(wrong.sum())} errors, so nothing is trusted"
-            f"{' where it cannot' if per_class else ''}. {threshold.remedy}",
+            f"{target.kind}: no threshold can guarantee {target} from {len(wrong)} calibration samples with "
+            f"{int(wrong.sum())} errors, so nothing is trusted{' where it cannot' if threshold.classes else ''}. "
+            f"{threshold.remedy}",
             PetmWarning,
             stacklevel=2,
         )
@@ -224,8 +196,9 @@ def fit_grader(
         threshold,
         score,
         fit_probability(suspicion, wrong),
-        origin=origin or Origin(),
-        measured=plain(measured),
+        origin or Origin(),
+        plain(measured),
+        target,
     )
 
 
@@ -250,12 +223,12 @@ def load(
         ModelError: A cannot be built.
     """
     adapted, manifest = read_bundle(path, model, weights=weights, trust_remote_code=trust_remote_code)
-    probability = manifest["probability"]
     return Grader(
         adapted,
-        Threshold.from_json(manifest["threshold"]),
-        manifest["score"],
-        ErrorProbability(**probability) if probability else None,
-        Origin.from_manifest(manifest),
-        manifest["measured"],
+        manifest.threshold,
+        manifest.score,
+        manifest.probability,
+        manifest.origin,
+        manifest.measured,
+        manifest.target,
     )

@@ -6,7 +6,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, but not in its __all__
 
 from petm.errors import HubError
-from petm.grading.bundle import MANIFEST, read_manifest
+from petm.grading.manifest import MANIFEST, read_manifest
 
 
 def push_to_hub(bundle: str | Path, repository: str, *, public: bool = False) -> str:
@@ -25,7 +25,7 @@ def push_to_hub(bundle: str | Path, repository: str, *, public: bool = False) ->
         BundleError: The bundle is damaged.
         HubError: The Hub cannot be reached, or does not take it.
     """
-    held = [MANIFEST, *read_manifest(bundle)["files"]]
+    held = [MANIFEST, *read_manifest(bundle).files]
     api = HfApi()
     try:
         validate_repo_id(repository)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petm._internal.progress import track
+from petm._internal.records import Json, Record
 from petm.data.base import Data
 from petm.data.fields import Inputs, as_batch, one_tensor
 from petm.data.reader import Arrays
@@ -87,14 +88,13 @@ class OnnxGrader:
         self.path = Path(path)
         self._session = _open_session(self.path, providers, threads)
         metadata = _read_metadata(self.path, self._session)
-        threshold, inputs = metadata["threshold"], metadata["inputs"]
-        self.threshold, self.score = Threshold.from_json(threshold), str(metadata["score"])
+        self.threshold, self.score = Threshold.from_json(metadata.record("threshold")), metadata.text("score")
         self.origin = Origin(
-            ModelOrigin(classes=tuple(metadata["classes"])),
-            InputOrigin.from_json(inputs),
+            ModelOrigin(classes=metadata.texts("classes")),
+            InputOrigin.from_json(metadata.record("inputs")),
         )
-        self.measured: Mapping[str, Any] = metadata.get("measured", {})
-        self.fingerprint: str = metadata["fingerprint"]
+        self.measured: Mapping[str, Json] = metadata.free("measured")
+        self.fingerprint = metadata.text("fingerprint")
         self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
 
     def __repr__(self) -> str:
@@ -193,16 +193,16 @@ def _open_session(path: Path, providers: Sequence[Provider], threads: int | None
         raise BundleError(f"{path}: expected an ONNX graph, got {reason}. Export it again.") from error
 
 
-def _read_metadata(path: Path, session: Any) -> dict[str, Any]:
+def _read_metadata(path: Path, session: Any) -> Record:
     properties: dict[str, str] = session.get_modelmeta().custom_metadata_map
     try:
         entries = {
             key.removeprefix(PREFIX): json.loads(value) for key, value in properties.items() if key.startswith(PREFIX)
         }
         version = entries["format_version"]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: expected a graph from petm export, got another one. Export a bundle.") from error
     if version != FORMAT_VERSION:
         step = "Upgrade petm to read it" if version > FORMAT_VERSION else "Export it again"
         raise BundleError(f"{path}: expected graph version {FORMAT_VERSION}, got {version}. {step}.")
-    return entries
+    return Record(entries, f"{path}: metadata")

@@ -4,16 +4,21 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
-from petm.data.base import Data
+from petm._internal.records import Json, Record
+from petm.errors import BundleError
+
+if TYPE_CHECKING:
+    from petm.data.base import Data
 
 _LIBRARIES = ("petm", "torch", "peft", "accelerate", "numpy", "scikit-learn", "safetensors")
+_LONGEST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
 class ModelOrigin:
-    """How A is built again.
+    """How the base model is built again.
 
     Attributes:
         reference: ``module:factory``; absent where a model was passed in Python.
@@ -23,9 +28,16 @@ class ModelOrigin:
     """
 
     reference: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Json] = field(default_factory=dict)
     weights: str | None = None
     classes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, record: Record) -> "ModelOrigin":
+        """Returns what was written with a grader; raises BundleError where an entry breaks its rule."""
+        reference, weights = (record.text(name) if record.has(name) else None for name in ("reference", "weights"))
+        classes = record.texts("classes") if record.has("classes") else ()
+        return cls(reference, record.free("arguments"), weights, classes)
 
 
 @dataclass(frozen=True)
@@ -56,9 +68,43 @@ class InputOrigin:
         return cls((shape[2], shape[3]), shape[1])
 
     @classmethod
-    def from_json(cls, entries: Mapping[str, Any]) -> "InputOrigin":
-        """Returns what was written with a grader."""
-        return cls(**{**entries, "size": entries["size"] and tuple(entries["size"])})
+    def from_json(cls, record: Record) -> "InputOrigin":
+        """Returns what was written with a grader; raises BundleError where an entry breaks its rule."""
+
+        def text(name: str) -> str | None:
+            return record.text(name) if record.has(name) else None
+
+        sides = record.numbers("size") if record.has("size") else ()
+        if len(sides) not in (0, 2) or not all(side in range(1, _LONGEST_SIDE) for side in sides):
+            raise BundleError(f"{record.place}, size: expected height and width in pixels, got {sides}.")
+        return cls(
+            (int(sides[0]), int(sides[1])) if sides else None,
+            record.whole("channels", least=1, most=3) if record.has("channels") else None,
+            text("processor"),
+            text("text_column"),
+            record.whole("length", least=1) if record.has("length") else None,
+            text("fingerprint"),
+        )
+
+
+@dataclass(frozen=True)
+class DataOrigin:
+    """What identifies a data set.
+
+    Attributes:
+        source: Where it came from, in words or as a path.
+        samples: ``N``.
+        content: SHA-256 of samples and labels.
+    """
+
+    source: str
+    samples: int
+    content: str
+
+    @classmethod
+    def from_json(cls, record: Record) -> "DataOrigin":
+        """Returns what was written with a grader; raises BundleError where an entry breaks its rule."""
+        return cls(record.text("source"), record.whole("samples"), record.text("content"))
 
 
 @dataclass(frozen=True)
@@ -66,32 +112,21 @@ class Origin:
     """Where a grader comes from.
 
     Attributes:
-        model: How A is built again.
-        inputs: How images are read.
-        data: For each part of the data (by its role): source, samples and content hash.
-        settings: What the fit was told, the seed included.
+        model: How the base model is built again.
+        inputs: How inputs are read.
+        data: Each part of the data by its role.
+        settings: What the fit was told and found, the seed included.
     """
 
     model: ModelOrigin = field(default_factory=ModelOrigin)
     inputs: InputOrigin = field(default_factory=InputOrigin)
-    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any]) -> "Origin":
-        """Returns the origin that a bundle's manifest tells of."""
-        model = manifest["model"]
-        return cls(
-            ModelOrigin(model["reference"], model["arguments"], model["weights"], tuple(model["classes"])),
-            InputOrigin.from_json(manifest["inputs"]),
-            manifest["data"],
-            manifest["settings"],
-        )
+    data: Mapping[str, DataOrigin] = field(default_factory=dict)
+    settings: Mapping[str, Json] = field(default_factory=dict)
 
 
-def describe_data(data: Data) -> dict[str, Any]:
+def describe_data(data: "Data") -> DataOrigin:
     """Returns what identifies a data set: source, number of samples, content hash."""
-    return {"source": data.source, "samples": len(data), "content": data.content}
+    return DataOrigin(data.source, len(data), data.content)
 
 
 def library_versions() -> dict[str, str]:

@@ -118,7 +118,7 @@ def _judged(grader: Grader, samples: int) -> str:
     """How the threshold depends on the samples that it is judged on."""
     if grader.threshold.value == DISAGREEMENT.value:
         return "The threshold is the paper's flag, which depends on no samples."
-    used = grader.origin.data.get("calibration", {}).get("samples", samples)
+    used = grader.origin.data["calibration"].samples if "calibration" in grader.origin.data else samples
     if used < samples and grader.adapted.look_from > 0:
         return (
             f"The threshold was set on {used:,} of these very samples, so it suits them a little better than later "
@@ -190,7 +190,7 @@ def _settings_table(grader: Grader) -> Table:
         "Threshold": grader.threshold.rule,
         "Probability of error": grader.probability.method if grader.probability else "not calibrated",
         **{
-            f"Data, {role}": f"{held['samples']:,} samples from {held['source']}, SHA-256 {held['content'][:12]}…"
+            f"Data, {role}": f"{held.samples:,} samples from {held.source}, SHA-256 {held.content[:12]}…"
             for role, held in origin.data.items()
         },
         **{name.replace("_", " ").capitalize(): str(value) for name, value in origin.settings.items()},

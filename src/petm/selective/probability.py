@@ -4,17 +4,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
-from torch import Tensor
 
 from petm.selective.ranking import calibration_arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDS = 5
 """Of the cross-validation; fewer where there are fewer errors, or fewer right predictions."""
@@ -72,15 +70,17 @@ class ErrorProbability:
                 found = 1 / (1 + np.exp(-(self.slope * scores + self.intercept)))
         return np.clip(found, self.least, 1 - self.least)
 
-    def as_tensor(self, suspicion: Tensor) -> Tensor:
+    def as_tensor(self, suspicion: "Tensor") -> "Tensor":
         """Returns what `probability` does, float64 ``(N,)``, in operations that `torch.export` and ONNX know.
 
         Args:
             suspicion: float ``(N,)``.
         """
+        import torch
+
         scores = suspicion.double()
 
-        def constant(*numbers: float) -> Tensor:  # a plain number becomes a float32 in an ONNX graph
+        def constant(*numbers: float) -> "Tensor":  # a plain number becomes a float32 in an ONNX graph
             return scores.new_tensor(numbers)
 
         if self.method != "isotonic":
@@ -132,6 +132,8 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
         return _isotonic(scores, errors)
     if rarer == 1:
         return _logistic(scores, errors)
+    from sklearn.model_selection import StratifiedKFold
+
     folds = StratifiedKFold(min(FOLDS, rarer), shuffle=True, random_state=seed)
     fits: dict[str, Callable[..., ErrorProbability]] = {"logistic": _logistic, "isotonic": _isotonic}
     if scores.min() >= 0 and scores.max() <= 1:
@@ -159,6 +161,8 @@ def _logistic(
         # A soft target is two samples, an error and a right one, that share one weight.
         standard = np.tile((scores - centre) / spread, 2)[:, None]
         kinds, weights = np.repeat([True, False], len(scores)), np.concatenate([target, 1 - target])
+        from sklearn.linear_model import LogisticRegression
+
         model = LogisticRegression(C=1e9, solver="newton-cholesky", max_iter=1000).fit(standard, kinds, weights)
         steepness = float(model.coef_[0, 0])
         if steepness > 0:
@@ -172,6 +176,8 @@ def _isotonic(scores: NDArray[np.float64], errors: NDArray[np.bool_]) -> ErrorPr
     x = np.concatenate([ranks, [0, len(levels) - 1]])
     y = np.concatenate([errors, [True, False]])
     weights = np.concatenate([np.ones(len(scores)), [0.5, 0.5]])
+    from sklearn.isotonic import IsotonicRegression
+
     curve = IsotonicRegression().fit(x.astype(float), y.astype(float), sample_weight=weights)
     knots, values = curve.X_thresholds_.astype(int), curve.y_thresholds_
     if len(knots) > KNOTS:

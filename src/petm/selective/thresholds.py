@@ -1,15 +1,16 @@
-"""Thresholds on suspicion: with a guaranteed risk, over all or for each class, with a coverage, with a recall."""
+"""Thresholds on suspicion: with a guaranteed risk, over all or for each class, with a coverage, with a recall.
+
+SciPy's distributions take most of a second to import, so only what computes a threshold imports them.
+"""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, nbinom
 
-from petm.errors import ArgumentError
+from petm._internal.records import Json, Record
+from petm.errors import ArgumentError, BundleError
 from petm.selective.ranking import calibration_arrays
 
 BEARABLE_ERRORS, FIRST_COVERAGE = 12, 0.3
@@ -91,17 +92,38 @@ class Threshold:
             )
         return np.asarray(scores < np.array(self.values)[_labels(predicted, scores, len(self.classes))])
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Json]:
         """Returns the fields in JSON's types: infinity, which JSON lacks, as text."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         value = self.value if math.isfinite(self.value) else str(self.value)
         return content | {"value": value, "classes": [part.as_json() for part in self.classes]}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Threshold":
-        """Returns the threshold that `as_json` has described."""
-        classes = tuple(cls.from_json(part) for part in content.get("classes", ()))
-        return cls(**{**content, "value": float(content["value"]), "classes": classes})
+    def from_json(cls, record: Record) -> "Threshold":
+        """Returns the threshold that `as_json` has described.
+
+        Raises:
+            BundleError: An entry breaks its rule.
+        """
+        value = record.content.get("value")
+        classes = tuple(cls.from_json(part) for part in record.records("classes")) if record.has("classes") else ()
+        if any(part.classes for part in classes):
+            raise BundleError(f"{record.place}, classes: expected thresholds without classes of their own.")
+
+        def share(name: str) -> float | None:
+            return record.number(name, least=0, most=1) if record.has(name) else None
+
+        return cls(
+            float(value) if value in ("inf", "-inf") else record.number("value"),
+            record.text("rule"),
+            share("coverage"),
+            share("max_risk"),
+            share("confidence"),
+            share("risk"),
+            share("recall"),
+            record.whole("samples_needed") if record.has("samples_needed") else None,
+            classes,
+        )
 
 
 DISAGREEMENT = Threshold(math.nextafter(0.0, 1.0), "disagreement, as in the paper")
@@ -264,6 +286,8 @@ def recall_threshold(
     if confidence is None:
         misses = math.floor(round((1 - recall) * bad, 9))
     else:
+        from scipy.stats import binom
+
         misses = int((binom.cdf(np.arange(bad), bad, 1 - recall) <= 1 - confidence).sum()) - 1
         if misses < 0:
             needed = math.ceil(math.log(1 - confidence) / math.log(recall))
@@ -279,6 +303,8 @@ def _guarantee(
     scores: NDArray[np.float64], errors: NDArray[np.bool_], max_risk: float, confidence: float, level: float
 ) -> Threshold:
     """The threshold whose promise may be broken with probability ``level``; ``confidence`` is for the record."""
+    from scipy.stats import binom
+
     total, rule = len(scores), "guaranteed risk"
     if not total:
         return Threshold(-math.inf, rule, 0.0, max_risk, confidence)
@@ -307,6 +333,8 @@ def _guarantee(
 
 def _least_count(failures: int, max_risk: float, level: float) -> int:
     """The least ``m`` at which so many errors prove the risk: ``P(Bin(m, max_risk) <= failures) <= level``."""
+    from scipy.stats import nbinom
+
     return int(nbinom.isf(level, failures + 1, max_risk)) + failures + 1
 
 
@@ -318,6 +346,8 @@ def _first_counts(totals: ArrayLike, max_risk: float, level: float) -> NDArray[n
 
 def _samples_needed(failures: NDArray[np.int64], max_risk: float, level: float) -> int | None:
     """About how many samples would pass the first test at the error rates seen, or none if no number would."""
+    from scipy.stats import binom
+
     seen, fewest = len(failures), min(FEWEST, math.ceil(len(failures) / 2))
     start = max(seen + 1, _least_count(0, max_risk, level))
     limit = seen * _least_count(BEARABLE_ERRORS, max_risk, level) / fewest

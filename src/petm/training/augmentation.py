@@ -51,10 +51,12 @@ class Augmentation:
 MILD = Augmentation(rotation=15.0, shift=0.12, scale=0.15, shear=0.2)
 """The most that is tried where nothing is said; digits, products and organs keep their class under it."""
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
+SAMPLES = 2000
+"""At most so many samples are looked at."""
 
 
 def choose_augmentation(
-    model: nn.Module, data: Data, *, most_errors: float = 0.05, samples: int = 2000, seed: int = 0
+    model: nn.Module, data: Data, *, most_errors: float = 0.05, samples: int = SAMPLES, seed: int = 0
 ) -> Augmentation:
     """Returns the strongest augmentation under which A still recognises its own training samples.
 
@@ -79,7 +81,7 @@ def choose_augmentation(
         raise ArgumentError(f"samples: expected at least 1, got {samples}.")
     data = as_data(data)
     generator = torch.Generator().manual_seed(seed)
-    seen = data.subset(torch.randperm(len(data), generator=generator)[:samples])
+    seen = data.subset(torch.randperm(len(data), generator=generator)[:samples]).in_memory()
 
     def errors(augmentation: Augmentation) -> float:
         logits = predict_logits(model, Augmented(seen, augmentation, seed=seed), title="augmentation")

@@ -1,16 +1,21 @@
 """How a second opinion is made: the paper's way, and the measured best within a budget of inference time."""
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from petm.adapter.layer_choice import Choice, choose_layers
+from petm._internal.files import check_room
+from petm.adapter.layer_choice import choose_layers
 from petm.adapter.model import ONE, AdaptedModel, Member, attach_adapter, views_alone
 from petm.adapter.one_pass import look_at_most
+from petm.adapter.prefix_features import FeatureStudent, prepare_student
 from petm.data.base import Data, Joined, as_data
+from petm.data.fields import Inputs
 from petm.data.views import MIRROR
 from petm.errors import ArgumentError
 from petm.models.loading import share_weights
@@ -21,6 +26,7 @@ from petm.models.prediction import (
     in_fast_layout,
 )
 from petm.training.augmentation import Augmentation, choose_augmentation, with_copies
+from petm.training.config import FitConfig
 from petm.training.distillation import distill
 from petm.training.error_set import Direction, ErrorSet
 from petm.training.loop import Storage
@@ -126,31 +132,21 @@ def recipe_named(recipe: str | Recipe) -> Recipe:
     return found
 
 
-def within(recipe: Recipe, *, max_extra_parameters: float | None = None, max_extra_time: float | None = None) -> Recipe:
-    """Returns a recipe with other budgets, where these are given; what looks at the mirror image instead has them too.
+def within(recipe: Recipe, config: FitConfig) -> Recipe:
+    """Returns a recipe with the budgets and the source of errors of a configuration, where it has such.
 
-    Args:
-        recipe: With budgets of its own.
-        max_extra_parameters: All adapters together, as a share of A's parameters; above 0.
-        max_extra_time: By which share one pass may exceed a plain forward, in counted operations; above 0. Members
-            without an adapter, that look at views, are asked for fewer of A's predictions where these cost more.
-
-    Raises:
-        ArgumentError: A budget breaks its rule.
+    What is made of views instead has the same budgets. Ensemble members without an adapter are asked for fewer of the
+    predictions where these cost more.
     """
-    for name, value in (("max_extra_parameters", max_extra_parameters), ("max_extra_time", max_extra_time)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ArgumentError(f"{name}: expected a share above 0, got {value}. Try 0.1, or leave it out.")
-    if max_extra_parameters is not None:
-        recipe = replace(recipe, max_extra_parameters=max_extra_parameters)
-    if max_extra_time is not None:
+    if config.errors is not None:
+        recipe = replace(recipe, errors=config.errors)
+    if config.max_extra_parameters is not None:
+        recipe = replace(recipe, max_extra_parameters=config.max_extra_parameters)
+    if config.max_extra_time is not None:
         views = not any(member.adapter for member in recipe.members)
-        look = min(recipe.look, max_extra_time / len(recipe.members)) if views else recipe.look
-        recipe = replace(recipe, max_ratio=1 + max_extra_time, look=look)
-    if recipe.mirrored is None:
-        return recipe
-    budgets = {"max_extra_parameters": max_extra_parameters, "max_extra_time": max_extra_time}
-    return replace(recipe, mirrored=within(recipe.mirrored, **budgets))
+        look = min(recipe.look, config.max_extra_time / len(recipe.members)) if views else recipe.look
+        recipe = replace(recipe, max_ratio=1 + config.max_extra_time, look=look)
+    return recipe if recipe.mirrored is None else replace(recipe, mirrored=within(recipe.mirrored, config))
 
 
 def focus(adapted: AdaptedModel, recipe: Recipe, samples: Data) -> bool:
@@ -198,16 +194,14 @@ def adapt(
     Raises:
         ArgumentError: There is no recipe of that name, or no layers fit its budget.
     """
-    chosen = recipe_named(recipe)
-    data = as_data(data)
     model.to(choose_device(device))
-    making = _Making(model, data, chosen, layers, seed, precision, cache_budget, device, storage or (lambda _: None))
-    return making.by_distillation() if chosen.teacher else making.by_tuning()
+    making = Making(model, as_data(data), recipe_named(recipe), layers, seed, precision, cache_budget, device, storage)
+    return making.by_distillation() if making.recipe.teacher else making.by_tuning()
 
 
 @dataclass(frozen=True)
-class _Making:
-    """One recipe under way."""
+class Making:
+    """One recipe under way; its attributes are the arguments of `adapt`, checked."""
 
     model: nn.Module
     data: Data
@@ -217,19 +211,70 @@ class _Making:
     precision: Precision
     cache_budget: int
     device: str
-    storage: Callable[[str], Storage | None]
+    storage: Callable[[str], Storage | None] | None
 
     @property
-    def _for_features(self) -> int:
-        return -(-self.cache_budget // FEATURES_SHARE)  # 0 only where the budget is: that caches nothing
+    def for_features(self) -> int:
+        """Bytes of memory for prefix features; 0 only where the budget is: that caches nothing."""
+        return -(-self.cache_budget // FEATURES_SHARE)
 
     @property
-    def _for_examples(self) -> int:
+    def for_examples(self) -> int:
+        """Bytes of memory for adversarial examples."""
         return self.cache_budget // EXAMPLES_SHARE
 
+    def some(self) -> Inputs:
+        """Returns a few samples, on the model's device."""
+        return self.data.inputs(range(min(4, len(self.data)))).to(device_of(self.model))
+
+    def quick(self) -> nn.Module:
+        """Returns the base model in the layout that is fast for convolutions."""
+        return in_fast_layout(share_weights(self.model), self.some())
+
+    def branch(self, quick: nn.Module) -> tuple[Recipe, Augmentation]:
+        """Returns the recipe that suits these data, and how far images may be changed.
+
+        Where an image's mirror image keeps its class, views may take the place of adapters.
+        """
+        recipe, augmentation = self.recipe, Augmentation()
+        if not recipe.teacher and self._images() and (recipe.copies or recipe.mirrored):
+            augmentation = choose_augmentation(quick, self.data, seed=self.seed)
+        return (recipe.mirrored if recipe.mirrored and augmentation.mirror else recipe), augmentation
+
+    def attached(self, recipe: Recipe) -> AdaptedModel:
+        """Returns the base model with the untrained adapters of a recipe without a teacher."""
+        if not any(member.adapter for member in recipe.members):
+            return views_alone(self.model, recipe.members)
+        if self.layers:
+            return attach_adapter(self.model, self.layers, members=recipe.members, seed=self.seed)
+        chosen = choose_layers(
+            self.model,
+            self.some(),
+            recipe.members,
+            max_ratio=recipe.max_ratio,
+            max_extra_parameters=recipe.max_extra_parameters,
+        )
+        adapted = attach_adapter(self.model, chosen.ranks, members=recipe.members, seed=self.seed)
+        adapted.take_parting(chosen.parting)
+        return adapted
+
+    def student(self, adapted: AdaptedModel) -> FeatureStudent | None:
+        """Returns the second opinion as a function of prefix features, or none where these do not pay."""
+        return prepare_student(adapted, self.some(), self.for_features)[1]
+
+    def feature_bytes(self, student: FeatureStudent | None, samples: int) -> int:
+        """Returns the size of the prefix features of so many samples."""
+        return (2 if self.precision == "bfloat16" else 4) * samples * student.width if student else 0
+
+    def with_copies(self, recipe: Recipe, augmentation: Augmentation) -> Data:
+        """Returns the data and their augmented copies."""
+        if not (self._images() and recipe.copies):
+            return self.data
+        return with_copies(self.data, augmentation, copies=recipe.copies, seed=self.seed)
+
     def by_distillation(self) -> AdaptedModel:
-        """As published: the twin learns from the replaced data, the adapter from the twin."""
-        model, recipe = self.model, self.recipe
+        """As published: the teacher learns from the replaced data, the adapter from the teacher."""
+        model, recipe, storage = self.model, self.recipe, self.storage or (lambda _: None)
         data, errors = mine_errors(model, self.data, recipe.errors, seed=self.seed)
         require_errors(errors)
         twin = train_twin(
@@ -239,7 +284,7 @@ class _Making:
             epsilon=recipe.epsilon,
             seed=self.seed,
             precision=self.precision,
-            storage=self.storage("twin"),
+            storage=storage("twin"),
             device=self.device,
         )
         adapted = attach_adapter(
@@ -248,45 +293,30 @@ class _Making:
         distill(
             adapted,
             teacher=twin,
-            data=replace_errors(model, data, errors, epsilon=recipe.epsilon, budget=self._for_examples),
+            data=replace_errors(model, data, errors, epsilon=recipe.epsilon, budget=self.for_examples),
             epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
             seed=self.seed,
             precision=self.precision,
-            cache_budget=self._for_features,
-            storage=self.storage("adapter"),
+            cache_budget=self.for_features,
+            storage=storage("adapter"),
             device=self.device,
         )
         return adapted
 
     def by_tuning(self) -> AdaptedModel:
         """The adapters learn from the labels of the data and of changed copies of them."""
-        model, recipe = self.model, self.recipe
-        x = self.data.inputs(range(min(4, len(self.data)))).to(device_of(model))
-        quick = in_fast_layout(share_weights(model), x)
-        augmentation = Augmentation()
-        images = isinstance(x, Tensor) and x.ndim == 4
-        if images and (recipe.copies or recipe.mirrored):  # only images can be augmented
-            augmentation = choose_augmentation(quick, self.data, seed=self.seed)
-        if recipe.mirrored and augmentation.mirror:
-            recipe = recipe.mirrored
-        if not any(member.adapter for member in recipe.members):
-            return views_alone(model, recipe.members)
-        chosen = (
-            Choice(dict(self.layers), None)
-            if self.layers
-            else choose_layers(
-                model, x, recipe.members, max_ratio=recipe.max_ratio, max_extra_parameters=recipe.max_extra_parameters
-            )
-        )
-        adapted = attach_adapter(model, chosen.ranks, members=recipe.members, seed=self.seed)
-        adapted.take_parting(chosen.parting)
-        data: Data = self.data
-        if images and recipe.copies:
-            data = with_copies(data, augmentation, copies=recipe.copies, seed=self.seed)
+        quick = self.quick()
+        recipe, augmentation = self.branch(quick)
+        adapted = self.attached(recipe)
+        if not adapted.adapters:
+            return adapted
+        data, n = self.with_copies(recipe, augmentation), len(self.data)
+        size = self.feature_bytes(self.student(adapted), len(data) + (n if recipe.epsilon else 0))
+        if size > self.for_features:
+            check_room(Path(tempfile.gettempdir()), size, "prefix features, or a larger cache_budget")
         if recipe.epsilon:
-            n, budget = len(self.data), self._for_examples
-            data = _with_adversarial_copy(quick, data, n, recipe.epsilon, recipe.direction, budget)
+            data = with_adversarial_copy(quick, data, n, recipe.epsilon, recipe.direction, self.for_examples)
         tune(
             adapted,
             data,
@@ -294,17 +324,21 @@ class _Making:
             learning_rate=recipe.learning_rate,
             seed=self.seed,
             precision=self.precision,
-            cache_budget=self._for_features,
+            cache_budget=self.for_features,
             storage=self.storage,
             device=self.device,
         )
         return adapted
 
+    def _images(self) -> bool:
+        x = self.some()
+        return isinstance(x, Tensor) and x.ndim == 4
 
-def _with_adversarial_copy(
+
+def with_adversarial_copy(
     model: nn.Module, data: Data, n: int, epsilon: float, direction: Direction, budget: int
 ) -> Data:
-    """Behind the data, once more the first ``n`` samples, moved against A, or in random directions.
+    """Returns the data, and behind them once more the first ``n`` samples, moved against the model or at random.
 
     Beyond the budget they are moved when they are read, which costs nothing more where features are cached: all are
     read just once.

@@ -1,0 +1,133 @@
+"""JSON from a file that anybody may have written: every entry is checked as it is read."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn, TypeAlias, TypeGuard
+
+from petm.errors import BundleError
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+LONGEST_FILE, LONGEST_TEXT, MOST_ENTRIES = 64 << 20, 1 << 16, 1 << 20
+"""Bytes of a file, characters of a text and entries of a list that are read: far above what petm writes."""
+
+
+class Record:
+    """A JSON object whose entries are read by name and checked by type, size and range.
+
+    Args:
+        content: What the JSON holds, of whatever type.
+        place: How a message names it: the file, and the path within it.
+
+    Raises:
+        BundleError: ``content`` is no JSON object. So do all methods for an entry that breaks its rule.
+    """
+
+    def __init__(self, content: object, place: str) -> None:
+        if not isinstance(content, Mapping) or len(content) > MOST_ENTRIES:
+            raise BundleError(f"{place}: expected a JSON object, got {_shown(content)}.")
+        self.content, self.place = content, place
+
+    @classmethod
+    def from_file(cls, path: Path, place: str) -> "Record":
+        """Returns the object in a file.
+
+        Raises:
+            FileNotFoundError: There is none.
+            BundleError: It is too long, or no JSON object.
+        """
+        try:
+            if path.stat().st_size > LONGEST_FILE:
+                raise BundleError(f"{place}: expected at most {LONGEST_FILE:,} bytes, got {path.stat().st_size:,}.")
+            content = json.loads(path.read_text(encoding="utf-8"))
+            json.dumps(content, ensure_ascii=False).encode()  # half a character pair cannot be printed
+            return cls(content, place)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
+            raise BundleError(f"{place}: expected readable JSON, got a damaged file ({error}).") from error
+
+    def has(self, name: str) -> bool:
+        """Returns whether an entry is there and not null."""
+        return self.content.get(name) is not None
+
+    def text(self, name: str) -> str:
+        """Returns a text."""
+        value = self.content.get(name)
+        if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+            self._refuse(name, "a text", value)
+        return value
+
+    def whole(self, name: str, *, least: int = 0, most: int = 2**63 - 1) -> int:
+        """Returns a whole number within a range."""
+        value = self.content.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            self._refuse(name, f"a whole number from {least} to {most}", value)
+        return value
+
+    def number(self, name: str, *, least: float = -math.inf, most: float = math.inf) -> float:
+        """Returns a finite number within a range."""
+        value = self.content.get(name)
+        if not _is_number(value) or not least <= value <= most:
+            self._refuse(name, f"a finite number from {least} to {most}", value)
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        """Returns a truth value."""
+        value = self.content.get(name)
+        if not isinstance(value, bool):
+            self._refuse(name, "true or false", value)
+        return value
+
+    def sequence(self, name: str) -> list[object]:
+        """Returns a list, entries unchecked."""
+        value = self.content.get(name)
+        if not isinstance(value, list) or len(value) > MOST_ENTRIES:
+            self._refuse(name, "a list", value)
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Returns a list of texts."""
+        values = self.sequence(name)
+        found = tuple(value for value in values if isinstance(value, str) and len(value) <= LONGEST_TEXT)
+        if len(found) != len(values):
+            self._refuse(name, "a list of texts", values)
+        return found
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Returns a list of finite numbers."""
+        values = self.sequence(name)
+        found = tuple(float(value) for value in values if _is_number(value))
+        if len(found) != len(values):
+            self._refuse(name, "a list of finite numbers", values)
+        return found
+
+    def record(self, name: str) -> "Record":
+        """Returns the object in an entry."""
+        return Record(self.content.get(name), f"{self.place}, {name}")
+
+    def records(self, name: str) -> list["Record"]:
+        """Returns a list of objects."""
+        return [Record(entry, f"{self.place}, {name}[{at}]") for at, entry in enumerate(self.sequence(name))]
+
+    def free(self, name: str) -> dict[str, Json]:
+        """Returns an object whose entries mean something to a reader only; absent is empty."""
+        return dict(self.record(name).content) if self.has(name) else {}
+
+    def _refuse(self, name: str, rule: str, value: object) -> NoReturn:
+        raise BundleError(f"{self.place}, {name}: expected {rule}, got {_shown(value)}.")
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    # The comparison comes first: a whole number may be too large for a float.
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308 and math.isfinite(value)
+    )
+
+
+def _shown(value: object) -> str:
+    """A value in a message, cut to a readable length."""
+    text = "nothing" if value is None else json.dumps(value, default=lambda other: type(other).__name__)
+    return text if len(text) <= 60 else f"{text[:57]}..."

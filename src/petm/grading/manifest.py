@@ -1,0 +1,231 @@
+"""What a bundle says of itself: ``petm.json``, typed, versioned, and checked entry by entry as it is read."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from petm._internal.files import fingerprint, plain, sha256_of_file, write_json
+from petm._internal.records import Json, Record
+from petm.errors import BundleError, RunError
+from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
+from petm.selective.probability import ErrorProbability, Method
+from petm.selective.targets import Target, target_from_json, target_to_json
+from petm.selective.thresholds import Threshold
+
+FORMAT, FORMAT_VERSION = "petm bundle", 3
+READABLE = (2, 3)
+"""Versions that can be read. Version 2 had no target, and a split point of another form, which is found again."""
+MANIFEST, BASE, CARD = "petm.json", "base.safetensors", "README.md"
+_HASH = re.compile("[0-9a-f]{64}")
+_MOST_MEMBERS = 64
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """One ensemble member.
+
+    Attributes:
+        adapter: Its name; empty for the base model itself.
+        view: The view of the input that it is given.
+    """
+
+    adapter: str
+    view: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a reader of a bundle needs besides the weights.
+
+    Attributes:
+        origin: Where the base model, the inputs, the data and the settings come from.
+        fingerprint: SHA-256 of the base model's weights.
+        parameters: Of the base model.
+        layers: The rank of each adapted layer.
+        adapter_parameters: Of all adapters.
+        split_point: Where the streams of one pass separate, as `petm.adapter.split_point` writes it; absent where that
+            has not been found yet.
+        members: Who gives the second opinion.
+        cascade_threshold: The base model's own suspicion from which on the second opinion is asked for, in [0, 1].
+        score: What suspicion is, a name of `petm.models.scores.SCORES`.
+        threshold: Where suspicion turns from trusted to suspect.
+        target: What was asked of the threshold; absent where it was set by hand.
+        probability: The probability of error; absent where none was calibrated.
+        measured: Figures of the fit, by name.
+        versions: Of Python and of the libraries.
+        files: SHA-256 of each file of the bundle, by its path in the folder.
+        format_version: Of the bundle.
+    """
+
+    origin: Origin
+    fingerprint: str
+    parameters: int
+    layers: Mapping[str, int]
+    adapter_parameters: int
+    split_point: Mapping[str, Json] | None
+    members: tuple[MemberRecord, ...]
+    cascade_threshold: float
+    score: str
+    threshold: Threshold
+    target: Target | None
+    probability: ErrorProbability | None
+    measured: Mapping[str, Json]
+    versions: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> dict[str, Json]:
+        """Returns the manifest in JSON's types, as ``petm.json`` and ``petm inspect --json`` have it."""
+        origin, model = self.origin, asdict(self.origin.model)
+        found: dict[str, Json] = plain(
+            {
+                "format": FORMAT,
+                "format_version": self.format_version,
+                "model": {**model, "fingerprint": self.fingerprint, "parameters": self.parameters},
+                "adapter": {
+                    "layers": self.layers,
+                    "parameters": self.adapter_parameters,
+                    "split_point": self.split_point,
+                },
+                "members": self.members,
+                "look_from": self.cascade_threshold,
+                "inputs": origin.inputs,
+                "score": self.score,
+                "threshold": self.threshold.as_json(),
+                "target": target_to_json(self.target) if self.target else None,
+                "probability": self.probability,
+                "data": origin.data,
+                "settings": origin.settings,
+                "measured": self.measured,
+                "versions": self.versions,
+                "files": self.files,
+            }
+        )
+        return found
+
+    @classmethod
+    def from_json(cls, record: Record) -> "Manifest":
+        """Returns the manifest that `to_json` has described.
+
+        Raises:
+            BundleError: An entry is missing, or breaks its rule.
+        """
+        model, adapter, data = record.record("model"), record.record("adapter"), record.record("data")
+        layers, files, versions = adapter.record("layers"), record.record("files"), record.record("versions")
+        members = [MemberRecord(entry.text("adapter"), entry.text("view")) for entry in record.records("members")]
+        if not 1 <= len(members) <= _MOST_MEMBERS:
+            raise BundleError(f"{record.place}, members: expected 1 to {_MOST_MEMBERS}, got {len(members)}.")
+        origin = Origin(
+            ModelOrigin.from_json(model),
+            InputOrigin.from_json(record.record("inputs")),
+            {role: DataOrigin.from_json(data.record(role)) for role in data.content},
+            record.free("settings"),
+        )
+        return cls(
+            origin,
+            _hash(model, "fingerprint"),
+            model.whole("parameters"),
+            {name: layers.whole(name, least=1) for name in layers.content},
+            adapter.whole("parameters"),
+            adapter.free("split_point") if adapter.has("split_point") else None,
+            tuple(members),
+            record.number("look_from", least=0, most=1),
+            record.text("score"),
+            Threshold.from_json(record.record("threshold")),
+            target_from_json(record.record("target")) if record.has("target") else None,
+            _probability(record.record("probability")) if record.has("probability") else None,
+            record.free("measured"),
+            {name: versions.text(name) for name in versions.content},
+            {_inside(record, name): _hash(files, name) for name in files.content},
+            record.whole("format_version"),
+        )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes ``petm.json``; raises RunError where it cannot be written."""
+    content = manifest.to_json()
+    write_json(folder / MANIFEST, content | {"checksum": _checksum(content)})
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Returns a bundle's manifest after checking its entries, and every file against its hash.
+
+    Raises:
+        BundleError: The folder is no bundle, is of another version, lacks a file, a file has changed, or an entry
+            breaks its rule.
+    """
+    path = Path(path)
+    try:
+        record = Record.from_file(path / MANIFEST, f"{path}: {MANIFEST}")
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: expected a petm bundle, got no {MANIFEST} in it.") from error
+    version = record.content.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or record.content.get("format") != FORMAT:
+        raise BundleError(f"{path}: expected a petm bundle, got a {MANIFEST} of another kind.")
+    if version not in READABLE:
+        step = "Upgrade petm to read it" if version > FORMAT_VERSION else "Fit again"
+        raise BundleError(f"{path}: expected bundle version {FORMAT_VERSION}, got {version}. {step}.")
+    held = {name: value for name, value in record.content.items() if name != "checksum"}
+    if record.content.get("checksum") != _checksum(held):
+        raise BundleError(f"{path}: {MANIFEST} has changed since it was written. Restore it or fit again.")
+    manifest = Manifest.from_json(record)
+    for name, expected in manifest.files.items():
+        if not (path / name).is_file():
+            raise BundleError(f"{path}: expected the file {name}, got none. Restore it or fit again.")
+        if sha256_of_file(path / name) != expected:
+            raise BundleError(f"{path}: {name} has changed since it was written. Restore it or fit again.")
+    return manifest
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Checks that a bundle may be written to ``path``, before anything is computed for it.
+
+    Raises:
+        RunError: Something is there that is no bundle, or a bundle that is not to be replaced.
+    """
+    if not path.exists():
+        return
+    if not (path / MANIFEST).is_file():
+        raise RunError(f"{path}: expected no such path yet, got something that is no bundle. Choose another name.")
+    if not overwrite:
+        raise RunError(f"{path}: expected no such path yet, got a bundle. Choose another name, or overwrite it.")
+
+
+def _probability(record: Record) -> ErrorProbability:
+    method, knots, values = record.text("method"), record.numbers("knots"), record.numbers("values")
+    if method not in get_args(Method):
+        raise BundleError(f"{record.place}, method: expected one of {', '.join(get_args(Method))}, got {method!r}.")
+    if len(knots) != len(values) or (method == "isotonic" and not knots) or list(knots) != sorted(knots):
+        raise BundleError(f"{record.place}, knots: expected rising numbers, as many as values, got {len(knots)}.")
+    losses = record.record("log_losses")
+    return ErrorProbability(
+        method,  # type: ignore[arg-type]  # checked above
+        record.number("least", least=0, most=0.5),
+        record.number("slope", least=0),
+        record.number("intercept"),
+        knots,
+        values,
+        {name: losses.number(name) for name in losses.content},
+    )
+
+
+def _hash(record: Record, name: str) -> str:
+    found = record.text(name)
+    if not _HASH.fullmatch(found):
+        raise BundleError(f"{record.place}, {name}: expected 64 hexadecimal digits, got {found[:80]!r}.")
+    return found
+
+
+def _inside(record: Record, name: str) -> str:
+    """The name of a file that lies in the bundle, and nowhere else."""
+    parts = name.split("/")
+    if not all(parts) or {".", ".."} & set(parts) or "\\" in name or ":" in name or "\0" in name:
+        raise BundleError(f"{record.place}, files: expected names within the folder, got {name[:80]!r}.")
+    return name
+
+
+def _checksum(content: Mapping[str, Json]) -> str:
+    return fingerprint([json.dumps(content, sort_keys=True)])

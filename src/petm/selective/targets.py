@@ -1,0 +1,226 @@
+"""Where trust ends: what is asked of a threshold, as one object from the command line to the calibration."""
+
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from petm._internal.records import Json, Record
+from petm.errors import ArgumentError, BundleError
+from petm.selective.thresholds import (
+    DISAGREEMENT,
+    Threshold,
+    class_thresholds,
+    coverage_threshold,
+    recall_threshold,
+    risk_threshold,
+)
+
+Per = Literal["class"]
+
+
+class Target(Protocol):
+    """What is asked of a threshold. It is checked when it is made, before anything is computed for it."""
+
+    kind: ClassVar[str]
+
+    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
+        """Returns the threshold for calibration samples.
+
+        Args:
+            suspicion: float ``(N,)``, finite.
+            wrong: bool ``(N,)``, where the base model is wrong.
+            predicted: int ``(N,)``, the classes that it predicts.
+            classes: ``K``.
+
+        Raises:
+            ArgumentError: The samples do not suffice for this target.
+        """
+
+
+@dataclass(frozen=True)
+class MaxRisk:
+    """At most this share of errors among the trusted, guaranteed (`risk_threshold`, `class_thresholds`).
+
+    Attributes:
+        max_risk: Between 0 and 1, both excluded.
+        confidence: Probability with which the guarantee holds, between 0 and 1, both excluded.
+        per: ``class`` guarantees it in each class that the base model predicts; absent over all.
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+
+    Example:
+        >>> MaxRisk(0.02)
+        MaxRisk(max_risk=0.02, confidence=0.95, per=None)
+    """
+
+    kind: ClassVar[str] = "max_risk"
+    max_risk: float
+    confidence: float = field(default=0.95, kw_only=True)
+    per: Per | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_share("max_risk", self.max_risk, below_1=True)
+        _check_share("confidence", self.confidence, below_1=True)
+        if self.per is not None and self.per not in get_args(Per):
+            raise ArgumentError(f"per: expected 'class' or None, got {self.per!r}.")
+
+    def __str__(self) -> str:
+        each = " in each class" if self.per else ""
+        return f"an error rate of at most {self.max_risk:.3g} among the trusted{each}, {self.confidence:.3g} confidence"
+
+    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
+        """Returns the threshold, or one for each class."""
+        if self.per is None:
+            return risk_threshold(suspicion, wrong, max_risk=self.max_risk, confidence=self.confidence)
+        return class_thresholds(
+            suspicion, wrong, predicted, classes=classes, max_risk=self.max_risk, confidence=self.confidence
+        )
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Trust this share of the predictions (`coverage_threshold`).
+
+    Attributes:
+        coverage: Above 0, at most 1.
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+    """
+
+    kind: ClassVar[str] = "coverage"
+    coverage: float
+
+    def __post_init__(self) -> None:
+        _check_share("coverage", self.coverage)
+
+    def __str__(self) -> str:
+        return f"a coverage of {self.coverage:.3g}"
+
+    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
+        """Returns the threshold."""
+        del wrong, predicted, classes
+        return coverage_threshold(suspicion, self.coverage)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Flag this share of the errors (`recall_threshold`).
+
+    Attributes:
+        recall: Above 0, at most 1; below 1 with a confidence.
+        confidence: Probability with which it is guaranteed for later errors, between 0 and 1, both excluded; absent
+            guarantees nothing.
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+    """
+
+    kind: ClassVar[str] = "recall"
+    recall: float
+    confidence: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_share("recall", self.recall, below_1=self.confidence is not None)
+        if self.confidence is not None:
+            _check_share("confidence", self.confidence, below_1=True)
+
+    def __str__(self) -> str:
+        guaranteed = "" if self.confidence is None else f", {self.confidence:.3g} confidence"
+        return f"a recall of {self.recall:.3g}{guaranteed}"
+
+    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
+        """Returns the threshold."""
+        del predicted, classes
+        return recall_threshold(suspicion, wrong, recall=self.recall, confidence=self.confidence)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Flag where the second opinion predicts another class, as the paper does. Suspicion is then the opposition."""
+
+    kind: ClassVar[str] = "disagreement"
+
+    def __str__(self) -> str:
+        return "disagreement of both opinions"
+
+    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
+        """Returns the threshold, which depends on no sample."""
+        del wrong, predicted, classes
+        return replace(DISAGREEMENT, coverage=float(np.mean(DISAGREEMENT.trusts(suspicion))))
+
+
+_KINDS = (MaxRisk, Coverage, Recall, Disagreement)
+
+
+def target_of(
+    *,
+    max_risk: float | None = None,
+    coverage: float | None = None,
+    recall: float | None = None,
+    confidence: float | None = None,
+    per_class: bool = False,
+) -> Target | None:
+    """Returns the target that options such as those of the command line name, or none where they name none.
+
+    Args:
+        max_risk: As in `MaxRisk`.
+        coverage: As in `Coverage`.
+        recall: As in `Recall`.
+        confidence: Of ``max_risk`` or of ``recall``; absent takes 0.95 for the former and none for the latter.
+        per_class: Whether ``max_risk`` is guaranteed in each class.
+
+    Raises:
+        ArgumentError: An option breaks its rule, more than one target is named, or an option stands without its target.
+    """
+    named = {"max_risk": max_risk, "coverage": coverage, "recall": recall}
+    given = [name for name, value in named.items() if value is not None]
+    if len(given) > 1:
+        raise ArgumentError(f"{', '.join(given)}: expected one of these, got {len(given)}. Choose.")
+    if confidence is not None:
+        _check_share("confidence", confidence, below_1=True)
+        if max_risk is None and recall is None:
+            raise ArgumentError(f"confidence: expected max_risk or recall beside it, got {given or 'neither'}.")
+    if per_class and max_risk is None:
+        raise ArgumentError(f"per_class: expected max_risk beside it, got {given or 'none'}.")
+    if max_risk is not None:
+        return MaxRisk(max_risk, confidence=confidence or MaxRisk.confidence, per="class" if per_class else None)
+    if coverage is not None:
+        return Coverage(coverage)
+    return None if recall is None else Recall(recall, confidence=confidence)
+
+
+def target_to_json(target: Target) -> dict[str, Json]:
+    """Returns a target in JSON's types."""
+    return {"kind": target.kind} | {entry.name: getattr(target, entry.name) for entry in fields(target)}  # type: ignore[arg-type]
+
+
+def target_from_json(record: Record) -> Target:
+    """Returns the target that `target_to_json` has described.
+
+    Raises:
+        BundleError: There is no such target.
+    """
+    kind = record.text("kind")
+    for known in _KINDS:
+        if known.kind == kind:
+            entries: dict[str, Any] = {
+                entry.name: record.content.get(entry.name)
+                for entry in fields(known)
+                if entry.default is MISSING or entry.name in record.content
+            }
+            try:
+                return known(**entries)
+            except ArgumentError as error:
+                raise BundleError(f"{record.place}: {error}") from error
+    raise BundleError(f"{record.place}, kind: expected {', '.join(known.kind for known in _KINDS)}, got {kind!r}.")
+
+
+def _check_share(name: str, value: object, *, below_1: bool = False) -> None:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1 or (below_1 and value == 1):  # type: ignore[operator]
+        rule = "between 0 and 1" if below_1 else "above 0 and at most 1"
+        raise ArgumentError(f"{name}: expected a number {rule}, got {value!r}.")

@@ -1,0 +1,123 @@
+"""Everything that ``fit`` can be told, once: for Python, the command line, the run folder and the manifest.
+
+Nothing here imports PyTorch, so that a wrong option is answered before anything else is loaded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+
+from petm._internal.files import plain
+from petm._internal.records import Json
+from petm.errors import ArgumentError
+from petm.selective.targets import Target
+
+if TYPE_CHECKING:
+    from petm.training.recipes import Recipe
+
+RecipeName = Literal["fast", "balanced", "thorough", "paper"]
+ErrorSource = Literal["plain", "hardest", "augmented", "out-of-fold"]
+CALIBRATION_SHARE = 0.2
+"""Share of the data on which the threshold is set where no calibration set is passed."""
+CACHE_BUDGET = 4 << 30
+_PRECISIONS = ("float32", "bfloat16")
+_NOT_TRAINING = frozenset({"target", "device"})
+"""What a training does not depend on, so that a resumed run may be told otherwise."""
+
+
+class FitSettings(TypedDict, total=False):
+    """The fields of `FitConfig` as keyword arguments."""
+
+    recipe: "str | Recipe"
+    errors: str | None
+    layers: Mapping[str, int] | None
+    max_extra_parameters: float | None
+    max_extra_time: float | None
+    target: Target | None
+    seed: int
+    precision: Literal["float32", "bfloat16"]
+    cache_budget: int
+    device: str
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What a grader is fitted with. It is checked when it is made.
+
+    Attributes:
+        recipe: A name of `petm.training.recipes.RECIPES`, or a recipe of your own.
+        errors: Where a recipe with a teacher takes errors from, a name of `petm.training.mining.SOURCES`; absent
+            follows the recipe.
+        layers: The rank of each layer to adapt, by its name in the base model; absent follows the recipe.
+        max_extra_parameters: Size of all adapters over that of the base model; absent follows the recipe.
+        max_extra_time: Operations of one pass over those of a plain forward pass, less 1; absent follows the recipe.
+            The recipe ``paper`` adapts every layer all the same.
+        target: What is asked of the threshold; absent flags nine of ten errors, and with a teacher disagreement.
+        calibration: Share of the data held out for the threshold where no calibration set is passed.
+        seed: Of everything that is random.
+        precision: Of the matrix products in training, ``float32`` or ``bfloat16``.
+        cache_budget: Bytes of memory for decoded data, adversarial examples and prefix features.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+
+    Raises:
+        ArgumentError: An argument breaks its rule.
+    """
+
+    recipe: "str | Recipe" = "fast"
+    errors: str | None = None
+    layers: Mapping[str, int] | None = None
+    max_extra_parameters: float | None = None
+    max_extra_time: float | None = None
+    target: Target | None = None
+    calibration: float = CALIBRATION_SHARE
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    cache_budget: int = CACHE_BUDGET
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, str):
+            _check_name("recipe", self.recipe, get_args(RecipeName))
+        if self.errors is not None:
+            _check_name("errors", self.errors, get_args(ErrorSource))
+        _check_name("precision", self.precision, _PRECISIONS)
+        for name in ("max_extra_parameters", "max_extra_time"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ArgumentError(f"{name}: expected a share above 0, got {value}. Try 0.1, or leave it out.")
+        if self.layers is not None and not self.layers:
+            raise ArgumentError("layers: expected at least one layer, got none. Leave it out to follow the recipe.")
+        for layer, rank in (self.layers or {}).items():
+            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+                raise ArgumentError(f"layers: expected a rank of at least 1 for {layer!r}, got {rank!r}.")
+        if self.target is not None and not callable(getattr(self.target, "threshold", None)):
+            raise ArgumentError(
+                f"target: expected a target such as petm.MaxRisk(0.02) or petm.Coverage(0.9), got {self.target!r}."
+            )
+        if isinstance(self.calibration, bool) or not 0 < self.calibration < 1:
+            raise ArgumentError(f"calibration: expected data or a share between 0 and 1, got {self.calibration}.")
+        for name, least in (("seed", -(2**63)), ("cache_budget", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+                raise ArgumentError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+
+    def identity(self) -> dict[str, Json]:
+        """Returns all that a training depends on, in JSON's types: what identifies a run."""
+        return {
+            entry.name: plain(getattr(self, entry.name)) for entry in fields(self) if entry.name not in _NOT_TRAINING
+        }
+
+    def told(self) -> dict[str, Json]:
+        """Returns the recipe, the seed and what differs from the defaults, in JSON's types: for a manifest."""
+        title = self.recipe if isinstance(self.recipe, str) else self.recipe.title
+        changed = {
+            entry.name: plain(getattr(self, entry.name))
+            for entry in fields(self)
+            if entry.name not in ("target", "device") and getattr(self, entry.name) != entry.default
+        }
+        return changed | {"recipe": title, "seed": self.seed}
+
+
+def _check_name(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {value!r}.")

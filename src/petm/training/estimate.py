@@ -1,0 +1,354 @@
+"""What a fit will take, before it is begun: counted where it can be counted, timed on a few batches where not."""
+
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from petm._internal.records import Json
+from petm.adapter.model import AdaptedModel, attach_adapter
+from petm.adapter.one_pass import predict_dual
+from petm.adapter.prefix_features import FeatureStudent, cached_features
+from petm.adapter.split_point import parting_of, to_json
+from petm.data.base import Batch, Data, TensorData
+from petm.data.fields import Inputs
+from petm.models.loading import count_parameters
+from petm.models.prediction import BATCH_SIZE, device_of, predict_classes
+from petm.selective.probability import fit_probability
+from petm.training.augmentation import SAMPLES
+from petm.training.config import FitConfig
+from petm.training.loop import CROSS_ENTROPY, Settings, train
+from petm.training.mining import mine_errors
+from petm.training.preflight import CHECKED
+from petm.training.recipes import DATA_SHARE, Making, Recipe, focus, with_adversarial_copy
+from petm.training.replacement import BACKWARD, replace_errors
+from petm.training.teacher import require_errors
+
+_T = TypeVar("_T")
+_TIMED = 6
+"""Batches that are timed of each stage, after a first one that does not count."""
+_TUNING_BATCH, _TEACHING_BATCH = 256, 128
+"""Samples in one step of `petm.training.tuning.tune`, and of the trainings of and by a teacher."""
+_TEACHER_EPOCHS = 2
+"""Default of `petm.training.teacher.train_twin`."""
+
+Branch = Literal["adapters", "views", "teacher"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a fit.
+
+    Attributes:
+        title: What is done.
+        batches: How often.
+        seconds: In all.
+    """
+
+    title: str
+    batches: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fit will take.
+
+    Attributes:
+        recipe: The title of the recipe, or of what takes its place for these data.
+        branch: ``adapters`` that learn from labels, ``views`` of the input without training, or a ``teacher``.
+        members: Ensemble members, each as its adapter (empty for the base model) and its view.
+        layers: The rank of each adapted layer; with a teacher as an example of the same size, since the ranks follow
+            from the trained teacher unless they are named.
+        adapter_parameters: Of all adapters.
+        adapter_bytes: The same in bytes.
+        share: Parameters of the adapters over those of the base model.
+        operations: Of the base model for one sample.
+        one_pass_ratio: Operations of one pass over those of a plain forward pass.
+        split_point: Where the streams of one pass separate.
+        samples: To learn from, without copies.
+        calibration_samples: To calibrate on.
+        feature_bytes: Size of the prefix features; 0 where none are cached.
+        features_on_disk: Whether they go into a temporary file.
+        stages: In their order.
+        at_most: Whether a stage may end earlier, as early stopping does.
+    """
+
+    recipe: str
+    branch: Branch
+    members: tuple[tuple[str, str], ...]
+    layers: dict[str, int]
+    adapter_parameters: int
+    adapter_bytes: int
+    share: float
+    operations: float
+    one_pass_ratio: float
+    split_point: dict[str, Json]
+    samples: int
+    calibration_samples: int
+    feature_bytes: int
+    features_on_disk: bool
+    stages: tuple[Stage, ...]
+    at_most: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages together."""
+        return sum(stage.seconds for stage in self.stages)
+
+
+class _Clock(Data):
+    """A view of a data set that notes when each batch of it is read.
+
+    Whatever reads batch after batch, and works on each, takes from one reading to the next the time of one batch.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self.data, self.labels, self.classes = data, data.labels, data.classes
+        self.value_range, self.source = data.value_range, data.source
+        self.read: list[float] = []
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns the inputs at ``indices``."""
+        return self.data.inputs(indices)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        self.read.append(time.perf_counter())
+        return self.data.__getitems__(indices)
+
+    @cached_property
+    def content(self) -> str:
+        """A word: nothing is kept of what is timed."""
+        return "timed"
+
+    def seconds_each(self, end: float) -> float:
+        """Returns the median time of one batch, the first one left out where there are others."""
+        return float(np.median(self._gaps(end)))
+
+    def mean_seconds(self, end: float) -> float:
+        """Returns the mean time of one batch, for batches of different kinds."""
+        return float(np.mean(self._gaps(end)))
+
+    def _gaps(self, end: float) -> NDArray[np.float64]:
+        gaps = np.diff([*self.read, end])
+        return gaps[1:] if len(gaps) > 1 else gaps
+
+
+class _StandIn(Data):
+    """A data set of which a sample is decoded, and stands for all others too: they are read as fast, that is enough."""
+
+    def __init__(self, data: Data, chosen: Tensor, budget: int) -> None:
+        self.held = data.subset(chosen).in_memory(budget)
+        self.labels, self.classes, self.source = data.labels, data.classes, data.source
+        self.value_range = data.value_range
+        self._place = torch.arange(len(data)) % len(chosen)
+        self._place[chosen] = torch.arange(len(chosen))
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns the decoded inputs that stand for those at ``indices``."""
+        return self.held.inputs(self._place[torch.as_tensor(indices, dtype=torch.int64)])
+
+    @cached_property
+    def content(self) -> str:
+        """A word: nothing is kept of what is timed."""
+        return "stand-in"
+
+
+def estimate_fit(
+    model: nn.Module, data: Data, calibration: Data, recipe: Recipe, config: FitConfig, *, decoded: bool = False
+) -> Estimate:
+    """Returns what a fit will take.
+
+    The choice of the augmentation and of the layers, which tell the branch, are made in full. Of each other stage some
+    batches are run by the very code that fits, and multiplied.
+
+    Args:
+        model: The base model, on its device.
+        data: Labelled samples to learn from.
+        calibration: Labelled samples for the threshold.
+        recipe: Within the budgets of the configuration.
+        config: Of the fit.
+        decoded: Whether the fit is given the data decoded, as far as they fit into their part of the cache budget.
+
+    Raises:
+        ArgumentError: No layers fit the budgets.
+    """
+    first, budget = data.inputs([0]), config.cache_budget // DATA_SHARE
+    stages = []
+    if (
+        decoded
+        and isinstance(first, Tensor)
+        and not isinstance(data, TensorData)
+        and first.nbytes * len(data) <= budget
+    ):
+        chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(config.seed))[:SAMPLES]
+        stand_in, seconds = _timed(lambda: _StandIn(data, chosen, budget))
+        stages.append(Stage("decode the data", 1, seconds * len(data) / len(chosen)))
+        data = stand_in
+    making = Making(
+        model, data, recipe, config.layers, config.seed, config.precision, config.cache_budget, config.device, None
+    )
+    timing = _Timing(making, calibration, stages)
+    return timing.teaching() if recipe.teacher else timing.tuning()
+
+
+class _Timing:
+    """The stages of one fit, in their order, as they are timed."""
+
+    def __init__(self, making: Making, calibration: Data, stages: list[Stage]) -> None:
+        self.making, self.calibration, self.stages = making, calibration, stages
+        self.n, self.device = len(making.data), device_of(making.model)
+
+    def tuning(self) -> Estimate:
+        """By a recipe without a teacher."""
+        making, n = self.making, self.n
+        self._prediction("count errors", making.model, min(n, CHECKED))
+        quick, laid_out = _timed(making.quick)
+        (recipe, augmentation), seconds = _timed(lambda: making.branch(quick))
+        self._add("choose the augmentation", 1, laid_out + seconds)
+        adapted, seconds = _timed(lambda: making.attached(recipe))
+        self._add("choose the layers", 1, seconds)
+        if not adapted.adapters:
+            return self._estimate(adapted, recipe, "views", 0)
+        data, moved = making.with_copies(recipe, augmentation), n if recipe.epsilon else 0
+        student, seconds = _timed(lambda: making.student(adapted))
+        self._add("find the split point", 1, seconds)
+        size, total = making.feature_bytes(student, len(data) + moved), len(data) + moved
+        if moved:
+            few = making.data.subset(range(min(n, _TIMED * BACKWARD)))
+            with_adversarial_copy(
+                quick, few.subset(range(min(len(few), BACKWARD))), 1, recipe.epsilon, "gradient", 1 << 40
+            )
+            _, seconds = _timed(
+                lambda: with_adversarial_copy(quick, few, len(few), recipe.epsilon, recipe.direction, 1 << 40)
+            )
+            held = few.inputs([0]).nbytes * n <= making.for_examples
+            times = 1 if held or student else recipe.epochs * len(adapted.adapters)
+            self._add("adversarial copy", times * -(-n // BACKWARD), times * seconds * n / len(few))
+        parts = [0] * (2 if moved else 1) + list(range(1, len(data) // n))
+        self._training(
+            adapted, data, parts, total, len(adapted.adapters) * recipe.epochs, _TUNING_BATCH, "train the adapters"
+        )
+        return self._estimate(adapted, recipe, "adapters", size)
+
+    def teaching(self) -> Estimate:
+        """By a recipe with a teacher, whose errors and whose early stopping only the fit itself finds out."""
+        making, recipe, n = self.making, self.making.recipe, self.n
+        few = making.data.subset(_spread(n, SAMPLES))
+        scale = n / len(few)
+        self._prediction("count errors", making.model, n)
+        mined, seconds = _timed(lambda: mine_errors(making.model, few, recipe.errors, seed=making.seed))
+        require_errors(mined.errors)
+        self._add("mine errors", -(-n // BATCH_SIZE), seconds * scale)
+        total = len(mined.data) * n // len(few)
+        replaced, seconds = _timed(
+            lambda: replace_errors(making.model, mined.data, mined.errors, epsilon=recipe.epsilon)
+        )
+        self._add("adversarial examples", -(-round(len(mined.errors) * scale) // BACKWARD), 2 * seconds * scale)
+        twin = deepcopy(making.model).requires_grad_()
+        each = self._steps(twin, replaced, _TEACHING_BATCH)
+        steps = _TEACHER_EPOCHS * -(-total // _TEACHING_BATCH)
+        self._add("train the teacher", steps, steps * each)
+        adapted, seconds = _timed(
+            lambda: attach_adapter(
+                making.model, making.layers, twin=twin, max_extra_parameters=recipe.max_extra_parameters
+            )
+        )
+        self._add("choose the layers", 1, seconds)
+        self._prediction("ask the teacher", making.model, total)
+        size = making.feature_bytes(making.student(adapted), total)
+        epochs = recipe.epochs
+        self._training(adapted, replaced, [0], total, epochs, _TEACHING_BATCH, "distil into the adapter, at most")
+        return replace(self._estimate(adapted, recipe, "teacher", size), at_most=True)
+
+    def _training(
+        self, adapted: AdaptedModel, data: Data, parts: list[int], total: int, epochs: int, batch: int, title: str
+    ) -> None:
+        """Times prefix features and the steps of training on them, or on the data where there are none."""
+        making = self.making
+        block = min(self.n, len(data), BATCH_SIZE)
+        order = parts[:1] + parts * -(-_TIMED // len(parts))  # the first batch does not count
+        rows = torch.cat([torch.arange(block) + part * self.n for part in order])
+        clock = _Clock(data.subset(rows))
+        with cached_features(adapted, clock, budget=making.for_features, precision=making.precision) as (learner, seen):
+            if isinstance(learner, FeatureStudent):
+                each = clock.mean_seconds(time.perf_counter())
+                self._add("cache features", -(-total // BATCH_SIZE), each * total / block)
+            each = self._steps(learner.alone(adapted.adapters[0]), seen, batch)
+        steps = epochs * -(-total // batch)
+        self._add(title, steps, each * epochs * total / batch)
+
+    def _steps(self, learner: nn.Module, data: Data, batch: int) -> float:
+        """The time of one training step."""
+        clock, settings = _Clock(data), Settings(1, 1e-9, batch, precision=self.making.precision)
+        train(learner, clock, CROSS_ENTROPY, settings, device=self.making.device, title="time")
+        return clock.seconds_each(time.perf_counter()) * batch / min(batch, len(data))
+
+    def _prediction(self, title: str, model: nn.Module, count: int) -> None:
+        """Times a pass over so many samples."""
+        few = self.making.data.subset(_spread(self.n, (1 + _TIMED) * BATCH_SIZE))
+        clock = _Clock(few)
+        predict_classes(model, clock)
+        self._add(title, -(-count // BATCH_SIZE), clock.seconds_each(time.perf_counter()) * count / _batch(few))
+
+    def _estimate(self, adapted: AdaptedModel, recipe: Recipe, branch: Branch, feature_bytes: int) -> Estimate:
+        """Times the calibration, and puts everything together."""
+        making, count = self.making, len(self.calibration)
+        few = self.calibration.subset(_spread(count, (1 + _TIMED) * BATCH_SIZE))
+        looked = -(-count // 10) if focus(adapted, recipe, few) else 0
+        clock = _Clock(few)
+        both = predict_dual(adapted, clock)
+        each = clock.seconds_each(time.perf_counter()) / _batch(few)
+        wrong = (both.base.argmax(1) != few.labels).numpy()
+        rows = np.resize(np.arange(len(few)), count)
+        noise = np.random.default_rng(0).normal(size=count)
+        _, seconds = _timed(lambda: fit_probability(noise + wrong[rows], wrong[rows]))
+        self._add("calibrate", -(-count // BATCH_SIZE), each * count + seconds)
+        split = parting_of(adapted, making.some())
+        bytes_each = [tensor.nbytes for name in adapted.adapters for tensor in adapted.adapter_state(name).values()]
+        parameters = adapted.adapter_parameters()
+        return Estimate(
+            recipe=recipe.title,
+            branch=branch,
+            members=tuple((member.adapter, member.view) for member in adapted.members),
+            layers=adapted.ranks if adapted.adapters else {},
+            adapter_parameters=parameters,
+            adapter_bytes=sum(bytes_each),
+            share=parameters / max(1, count_parameters(making.model)),
+            operations=split.operations,
+            one_pass_ratio=1 + recipe.look * (split.counted_ratio - 1),
+            split_point=to_json(split),
+            samples=self.n,
+            calibration_samples=count - looked,
+            feature_bytes=feature_bytes,
+            features_on_disk=feature_bytes > making.for_features,
+            stages=tuple(self.stages),
+        )
+
+    def _add(self, title: str, batches: int, seconds: float) -> None:
+        self.stages.append(Stage(title, batches, seconds))
+
+
+def _timed(call: Callable[[], _T]) -> tuple[_T, float]:
+    """What a call returns, and the seconds that it took."""
+    start = time.perf_counter()
+    found = call()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return found, time.perf_counter() - start
+
+
+def _batch(data: Data) -> int:
+    return min(len(data), BATCH_SIZE)
+
+
+def _spread(n: int, most: int) -> Tensor:
+    """At most so many places, spread over ``n``."""
+    return torch.arange(n) if n <= most else torch.linspace(0, n - 1, most).long()
