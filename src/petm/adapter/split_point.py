@@ -291,6 +291,8 @@ def holds(adapted: AdaptedModel, parting: Parting, x: Inputs) -> bool:
         parting: The split point.
         x: At least one sample.
     """
+    if parting.kind == INSIDE and parting.module not in adapted.ranks:
+        return False
     try:
         with torch.no_grad(), adapted.hooks.asking({adapted.base.get_submodule(n): n for n in parting.asked}) as asked:
             return parting.kind == APART or _agrees(adapted, parting, _probe(x, _PROBES[0]), asked)
