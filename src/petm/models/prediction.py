@@ -29,9 +29,12 @@ BATCH_SIZE = 256
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Returns the named device; ``auto`` is the first accelerator present, else the CPU."""
+    """Returns the named device; ``auto`` is the first accelerator present, else the CPU.
+
+    In one of several processes, each of which has an accelerator of its own, a number behind the name says nothing.
+    """
     if device != "auto":
-        return torch.device(device)
+        return torch.device(device if group().count == 1 else device.partition(":")[0])
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
 
