@@ -16,7 +16,7 @@ import torch
 
 from experiments.contenders import CONTENDERS, Setup
 from experiments.networks import Case
-from petm._internal.allocator import keep_large_blocks
+from petm.cli.process import keep_large_blocks
 from petm.errors import PetmError, RunError
 
 _CALLS = 3

@@ -33,10 +33,10 @@ from experiments.timing import (
     spread,
     warm_up,
 )
-from petm._internal.allocator import keep_large_blocks
 from petm._internal.operations import count_operations
 from petm._internal.progress import track
 from petm.adapter.lora import AdaptedModel
+from petm.cli.process import keep_large_blocks
 from petm.errors import ArgumentError, RunError
 from petm.models.loading import count_parameters
 from petm.models.prediction import choose_device

@@ -17,7 +17,7 @@ from petm.evidence.seen import REMEDY, Seen
 from petm.models.loading import call_model, share_weights
 from petm.models.penultimate import LastLinear, linear_input
 from petm.models.prediction import batches, device_of
-from petm.training.shuffling import seed_of
+from petm.training.checkpoint import seed_of
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,17 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, uint8
+from typing import TYPE_CHECKING, Any
 
 from petm.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -25,20 +27,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         RunError: The file could not be written (no space, no permission); the old content is kept.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
+        temporary.open("xb").close()
     except OSError as error:
         raise RunError(
             f"{path}: could not be written ({error.strerror}). Free space or choose another folder."
         ) from error
-    temporary = Path(name)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except Exception as error:
         # Besides OSError, safetensors reports a full disk as an error of its own.
@@ -79,7 +79,7 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(parts: Iterable[str | Tensor]) -> str:
+def fingerprint(parts: "Iterable[str | Tensor]") -> str:
     """Returns the SHA-256 of a sequence of texts and tensors as 64 hexadecimal digits.
 
     Each part enters with its kind, shape and length, so that moving a boundary between two parts changes the result.
@@ -92,8 +92,10 @@ def fingerprint(parts: Iterable[str | Tensor]) -> str:
         if isinstance(part, str):
             digest.update(f"text {len(part.encode())}\n{part}\n".encode())
         else:
+            import torch
+
             digest.update(f"tensor {part.dtype} {tuple(part.shape)}\n".encode())
-            digest.update(part.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().data)
+            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -101,8 +103,29 @@ def _fill(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def take_lock(path: Path) -> Callable[[], None]:
+    """Takes a lock that one process at a time can have; returns what gives it back, and removes its file.
+
+    The lock of a process that has been killed is free, though its file is still there.
+
+    Args:
+        path: The file that stands for the lock.
+
+    Raises:
+        BlockingIOError: Another process has it.
+        OSError: The file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(f"{path} is locked") from error
+
+    def give_back() -> None:
+        with suppress(OSError):  # while it is held, so that nobody has just opened it; Windows removes no open file
+            path.unlink()
+        lock.release()
+
+    return give_back

@@ -126,6 +126,7 @@ def fit(
         open_labelled,
     )
     from petm.cli.inspect import print_manifest
+    from petm.cli.process import import_from_here
     from petm.fitting import CALIBRATION_SHARE, fit_adopted
     from petm.fitting import fit as fit_model
     from petm.grading.bundle import check_target
@@ -137,6 +138,7 @@ def fit(
     if adapter is not None:
         _expect_no_training(context)
     check_target(output, overwrite=overwrite)
+    import_from_here()
     model = load_model(reference, weights, arguments=arguments, trust_remote_code=trust_remote_code)
     wanted, label_column = inputs_of(
         reference,

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from petm.cli.inputs import inputs_at, reader_of
+from petm.cli.process import import_from_here, set_up_process
 from petm.data.source_reading import Reader
 from petm.grading.grader import Grader, load
 from petm.grading.onnx_grader import OnnxGrader
@@ -24,6 +25,7 @@ def open_grader(
         if reference or weights:
             raise click.UsageError(f"--model, --weights: expected neither beside {bundle}, which holds A.")
         return _open_graph(bundle, device)
+    import_from_here()
     model = load_model(reference, weights, trust_remote_code=trust_remote_code) if reference else None
     grader = load(bundle, model, weights=weights, trust_remote_code=trust_remote_code)
     grader.adapted.to(choose_device(device))
@@ -45,6 +47,7 @@ def open_both(
         ModelError: Their tokenizer or image processor cannot be read, or is not the one of the fit.
         UsageError: As `open_grader`.
     """
+    set_up_process()  # of a worker, where this is called
     grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
     read_as = inputs_at(grader.origin.inputs, reference, processor)
     return grader, reader_of(read_as, trust_remote_code=trust_remote_code)

@@ -152,10 +152,11 @@ def _make_engine(
     import torch
 
     from petm.cli.graders import open_grader
+    from petm.cli.process import set_up_process
     from petm.serving.engine import GraderEngine
 
+    set_up_process()
     options.show_own_warnings()
-
     # One core is left for reading requests and images, where there are several.
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
     grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)

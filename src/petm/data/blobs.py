@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from petm._internal.scratch import ScratchFile
+from petm._internal.spill import ScratchFile
 
 HELD = 32 << 20
 """Bytes up to which encoded images lie in memory."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
-from petm._internal.allocator import keep_large_blocks
 from petm.data.fields import Inputs
 from petm.data.source import Rows, Source
 from petm.data.source_reading import Reader, Readings
@@ -71,7 +70,6 @@ def grade_stream(
     Raises:
         ModelError: The model cannot take the inputs.
     """
-    keep_large_blocks()
     classes = grader.origin.model.classes
     for rows, readings, after in _read_ahead(_rows(sources, start, batch_size), reader):
         grades = grader.grade_batch(readings.inputs) if readings.inputs is not None else None

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from petm._internal.allocator import keep_large_blocks
 from petm._internal.distributed import gathered, group
 from petm._internal.progress import track
 from petm.data.base import (
@@ -46,7 +45,6 @@ def device_of(model: nn.Module) -> torch.device:
 
 def batches(data: Data, device: torch.device, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
     """Yields the samples in order, on ``device``, checked to be finite."""
-    keep_large_blocks()
     for start in range(0, len(data), batch_size):
         inputs, targets = data.__getitems__(range(start, min(start + batch_size, len(data))))
         check_finite(inputs, f"{data.source}, samples from {start}")

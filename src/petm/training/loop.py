@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
-from petm._internal.allocator import give_back_blocks, keep_large_blocks
 from petm._internal.distributed import group, sum_gradients, totals
 from petm._internal.interrupts import deferred_interrupts
 from petm._internal.progress import Bar, track
+from petm._internal.spill import give_back_blocks
 from petm.data.base import Batch, Data, as_is
 from petm.data.fields import Inputs, tensors_of
 from petm.errors import ArgumentError, RunError, TrainingError
@@ -28,8 +27,14 @@ from petm.models.prediction import (
     device_of,
     evaluating,
 )
-from petm.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from petm.training.shuffling import ShuffledBatches, seed_of
+from petm.training.checkpoint import (
+    Checkpoint,
+    ShuffledBatches,
+    read_checkpoint,
+    seed_of,
+    write_checkpoint,
+)
+from petm.training.run_folder import Storage as Storage
 
 
 @dataclass(frozen=True)
@@ -96,21 +101,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Storage:
-    """Where a training leaves its checkpoint, and whether it goes on from there.
-
-    Attributes:
-        path: The checkpoint file.
-        resume: Go on from the file if it is there; otherwise an existing file is replaced.
-        every: Seconds between two checkpoints.
-    """
-
-    path: Path
-    resume: bool = False
-    every: float = 20.0
-
-
-@dataclass(frozen=True)
 class History:
     """What happened in a training.
 
@@ -169,7 +159,6 @@ def train(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ArgumentError("model: expected a parameter that requires a gradient, got none. Unfreeze what may learn.")
-    keep_large_blocks()
     model.train()
     identity = {
         "title": title,
