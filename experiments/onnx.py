@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from petm._internal.extras import import_extra
 from petm.adapter.lora import AdaptedModel
 from petm.grading.grader import Grader
 from petm.grading.onnx_export import export_onnx
-from petm.grading.onnx_grader import import_extra
 from petm.selective.thresholds import DISAGREEMENT
 
 
@@ -31,7 +31,7 @@ def export_graph(adapted: AdaptedModel, path: Path, example: Tensor) -> None:
 
 def run_graph(path: Path) -> Callable[[Tensor], Any]:
     """Returns an ONNX file as a call that takes a batch, on as many threads as PyTorch uses."""
-    (onnxruntime,) = import_extra("onnxruntime")
+    (onnxruntime,) = import_extra("onnx", "onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

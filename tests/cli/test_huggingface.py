@@ -21,8 +21,7 @@ from petm.cli.inputs import _processor
 from petm.data.text import read_texts
 from petm.data.tokenized import Tokenized
 from petm.models.hf_classifier import load_classifier
-from petm.models.hf_image_processor import ImageProcessor
-from petm.models.hf_processors import load_processor
+from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.loading import load_model
 

@@ -147,7 +147,7 @@ def test_a_download_goes_on_to_the_next_mirror(tmp_path: Path) -> None:
 def test_a_download_that_fails_names_each_mirror_and_leaves_nothing(tmp_path: Path) -> None:
     message = (
         r"download: expected train-images-idx3-ubyte with SHA-256 .* from one of 4 mirrors, "
-        r"got .*/absent/ \(404 .*/wrong/ \(other bytes.*/short/ \(.*expected a readable file.*127.0.0.1:1/ \(.*"
+        r"got .*/absent/ \(.*404.*/wrong/ \(other bytes.*/short/ \(.*expected a readable file.*127.0.0.1:1/ \(.*"
         r"Check the network"
     )
     with mirrors() as (absent, wrong, _, short, _), pytest.raises(DataError, match=message):

@@ -16,8 +16,7 @@ from petm.errors import ArgumentError, DataError, ModelError
 from petm.grading.provenance import InputOrigin
 from petm.models.hf_classifier import class_count, class_names
 from petm.models.hf_folder import folder_of
-from petm.models.hf_image_processor import ImageProcessor
-from petm.models.hf_processors import load_processor
+from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.prediction import check_labels
 

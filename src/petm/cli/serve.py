@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from petm.cli import options
-from petm.errors import ArgumentError, ExtraError
+from petm.errors import ArgumentError
 
 if TYPE_CHECKING:
     from petm.grading.provenance import InputOrigin
@@ -80,17 +80,15 @@ def serve(
     The grader is a bundle, or the .onnx file that petm export makes of one. SIGTERM ends it when all that was accepted
     is answered.
     """
+    from petm._internal.extras import import_extra
+
     key = _read_key(api_key_file)
-    try:
-        from petm.serving.engine_process import EngineProcess
-        from petm.serving.limits import Limits
-        from petm.serving.server import is_loopback
-        from petm.serving.server import serve as serve_grader
-    except ImportError as error:
-        raise ExtraError(
-            f"serve: expected the packages fastapi, uvicorn, python-multipart and prometheus-client, got {error}. "
-            f"Install them: pip install 'petm[serve]'."
-        ) from error
+    import_extra("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    from petm.serving.engine_process import EngineProcess
+    from petm.serving.limits import Limits
+    from petm.serving.server import is_loopback
+    from petm.serving.server import serve as serve_grader
+
     limits = Limits(
         batch=max_batch,
         wait=max_wait_ms / 1000,

@@ -22,7 +22,7 @@ Channels = Literal[1, 3]
 
 
 class Processor(Protocol):
-    """What prepares images for a model, such as `petm.models.hf_image_processor.ImageProcessor`."""
+    """What prepares images for a model, such as `petm.models.hf_processors.ImageProcessor`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

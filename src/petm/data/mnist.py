@@ -3,10 +3,13 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.request import urlopen
 
 from petm._internal.files import write_atomically
+from petm._internal.progress import track
 from petm.data.base import TensorData
 from petm.data.classes import match_classes
 from petm.data.idx import (
@@ -82,9 +85,11 @@ def default_data_dir() -> Path:
     """Returns the folder that the environment variable ``PETM_DATA_DIR`` names, or else the user's cache folder."""
     if named := os.environ.get(DATA_DIR_VARIABLE):
         return Path(named)
-    import pooch
-
-    return Path(pooch.os_cache("petm"))
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "petm" / "petm" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "petm"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "petm"
 
 
 def _places(root: Path) -> tuple[Path, ...]:
@@ -123,7 +128,7 @@ def _fetch(name: str, path: Path, mirrors: Sequence[str], sha256: str) -> None:
     for mirror in mirrors:
         try:
             content = _download(f"{mirror}{name}.gz", sha256)
-        except (OSError, DataError) as error:  # what requests raises is an OSError
+        except (OSError, HTTPException, DataError) as error:
             failures.append(f"{mirror} ({str(error)[:300]})")
             continue
         write_atomically(path, fill)
@@ -136,11 +141,12 @@ def _fetch(name: str, path: Path, mirrors: Sequence[str], sha256: str) -> None:
 
 def _download(address: str, sha256: str) -> bytes:
     """Returns the uncompressed bytes at ``address``; raises OSError or DataError when they are not the expected."""
-    import pooch
-
     with TemporaryDirectory() as folder:
         fetched = Path(folder) / "download"
-        pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)(address, str(fetched), None)
+        with urlopen(address, timeout=30) as answer, fetched.open("wb") as file, track("download", 0) as progress:
+            while part := answer.read(1 << 16):
+                file.write(part)
+                progress.advance(len(part))
         content = read_content(fetched)
     found = sha256_of_content(content)
     if found != sha256:

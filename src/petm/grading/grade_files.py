@@ -11,13 +11,12 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from petm._internal.files import fingerprint, write_atomically
 from petm._internal.progress import track
 from petm._internal.storage import Located, RemotePath
 from petm.data.source import Source
-from petm.data.source_reading import Reader
 from petm.errors import DataError, RunError
 from petm.grading.grade_table import GRADE_SUFFIXES, SCHEMA
 from petm.grading.stream import (
@@ -27,8 +26,11 @@ from petm.grading.stream import (
     grade_stream,
 )
 from petm.grading.summary import Tally
-from petm.models.prediction import BATCH_SIZE
+from petm.models import BATCH_SIZE
 from petm.training.run_folder import forget_finished, open_run
+
+if TYPE_CHECKING:
+    from petm.data.source_reading import Reader
 
 PART_ROWS, PART_SECONDS = 1 << 11, 20.0
 """A part is written after so many rows, or so long after the one before."""
@@ -59,7 +61,7 @@ def parts_folder(path: Path) -> Path:
 def grade_files(
     grader: GradesBatches,
     sources: Sequence[Source],
-    reader: Reader,
+    reader: "Reader",
     output: Path,
     *,
     told: Mapping[str, Any],

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from petm._internal.files import plain
 from petm.adapter.lora import AdaptedModel
 from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
 from petm.data.base import Data, as_data
-from petm.data.fields import Inputs
 from petm.errors import ArgumentError, PetmWarning
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
-from petm.grading.grades import Grades, as_inputs
+from petm.grading.grades import Batch, Grades, as_inputs
 from petm.grading.provenance import Origin, library_versions
 from petm.models.loading import count_parameters, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, check_labels, device_of
@@ -72,15 +72,17 @@ class Grader:
         """
         return self.judge(predict_dual(self.adapted, as_inputs(x), batch_size=batch_size, title="grade"))
 
-    def grade_batch(self, x: Inputs) -> Grades:
+    def grade_batch(self, x: Batch) -> Grades:
         """Returns the grades of one batch, in one pass and without a look at its values.
 
         Args:
-            x: float32 ``(N, C, H, W)``, or what the model takes, on any device.
+            x: ``(N, C, H, W)``, or what the model takes, on any device.
 
         Raises:
             ModelError: The model cannot take the inputs.
         """
+        if isinstance(x, np.ndarray):
+            x = torch.from_numpy(x if x.dtype == np.float32 else np.divide(x, 255, dtype=np.float32))
         both = dual_logits(self.adapted, x.to(device_of(self.adapted)))
         return self.judge(DualLogits(both.base.float().cpu(), both.second.float().cpu()))
 

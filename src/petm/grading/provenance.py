@@ -4,11 +4,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from petm.data.base import Data
+if TYPE_CHECKING:
+    from petm.data.base import Data
 
-_LIBRARIES = ("petm", "torch", "peft", "accelerate", "numpy", "scikit-learn", "safetensors")
+_LIBRARIES = ("petm", "torch", "numpy", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Origin:
         )
 
 
-def describe_data(data: Data) -> dict[str, Any]:
+def describe_data(data: "Data") -> dict[str, Any]:
     """Returns what identifies a data set: source, number of samples, content hash."""
     return {"source": data.source, "samples": len(data), "content": data.content}
 

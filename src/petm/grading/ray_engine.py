@@ -6,14 +6,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from petm._internal.extras import import_extra
 from petm._internal.storage import Located, RemotePath, for_arrow
 from petm.data.source import Source
-from petm.data.source_reading import Reader
-from petm.errors import DataError, ExtraError, RunError
+from petm.errors import DataError, RunError
 from petm.grading.stream import GradesBatches, grade_stream
-from petm.models.prediction import BATCH_SIZE
+from petm.models import BATCH_SIZE
+
+if TYPE_CHECKING:
+    from petm.data.source_reading import Reader
 
 PIECE, _SHARES = 1 << 12, 16
 """Inputs that a worker is given at a time, at least, which is what a lost worker repeats; and how often it is given
@@ -22,7 +25,7 @@ such, about, at most: Ray keeps account of them all."""
 _ALONE: dict[str, Any] = {"include_dashboard": False}
 """Of a cluster that is started for one call."""
 
-Open = Callable[[], tuple[GradesBatches, Reader]]
+Open = Callable[[], tuple[GradesBatches, "Reader"]]
 """What a worker opens once: the grader, and what reads its inputs. Its files must be there on every machine."""
 
 
@@ -137,11 +140,7 @@ def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
     # Its processes call much an error that nobody can do anything about, such as how Ray Data starts its actors.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ExtraError(f"ray: expected the package, got {error}. Install it: pip install 'petm[ray]'.") from error
+    ray, _ = import_extra("ray", "ray", "ray.data")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 

@@ -3,16 +3,17 @@
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from petm.data.fields import Inputs
 from petm.data.source import Rows, Source
-from petm.data.source_reading import Reader, Readings
 from petm.errors import DataError
 from petm.grading.grade_table import grade_table
-from petm.grading.grades import Grades
+from petm.grading.grades import Batch, Grades
 from petm.grading.provenance import Origin
-from petm.models.prediction import BATCH_SIZE
+from petm.models import BATCH_SIZE
+
+if TYPE_CHECKING:
+    from petm.data.source_reading import Reader, Readings
 
 _AHEAD = 2
 """Batches that are read ahead of the classifier."""
@@ -25,7 +26,7 @@ class GradesBatches(Protocol):
     def origin(self) -> Origin:
         """Where A comes from, with the names of its classes."""
 
-    def grade_batch(self, x: Inputs) -> Grades:
+    def grade_batch(self, x: Batch) -> Grades:
         """Returns the grades of one batch."""
 
 
@@ -48,7 +49,7 @@ class Graded(NamedTuple):
 def grade_stream(
     grader: GradesBatches,
     sources: Sequence[Source],
-    reader: Reader,
+    reader: "Reader",
     *,
     start: Place = Place(),  # noqa: B008 - it is immutable
     batch_size: int = BATCH_SIZE,
@@ -92,8 +93,8 @@ def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[
             yield broken, Place(index + 1)
 
 
-def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: Reader) -> Iterator[tuple[Rows, Readings, Place]]:
-    def read_next() -> tuple[Rows, Readings, Place] | None:
+def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: "Reader") -> "Iterator[tuple[Rows, Readings, Place]]":
+    def read_next() -> "tuple[Rows, Readings, Place] | None":
         rows, after = next(found, (None, Place()))
         return None if rows is None else (rows, reader.read(rows), after)
 

@@ -18,13 +18,11 @@ from petm.data.base import (
 )
 from petm.data.fields import Inputs
 from petm.errors import DataError
+from petm.models import BATCH_SIZE as BATCH_SIZE
 from petm.models.loading import call_model
 
 Precision = Literal["float32", "bfloat16"]
 """Of the matrix products in training; weights and losses are float32 in any case."""
-
-BATCH_SIZE = 256
-"""Samples in one forward pass where nothing is said: large enough to fill a CPU, small enough for its caches."""
 
 
 def choose_device(device: str = "auto") -> torch.device:

@@ -4,17 +4,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
-from torch import Tensor
 
 from petm.selective.ranking import calibration_arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FOLDS = 5
 """Of the cross-validation; fewer where there are fewer errors, or fewer right predictions."""
@@ -72,7 +70,7 @@ class ErrorProbability:
                 found = 1 / (1 + np.exp(-(self.slope * scores + self.intercept)))
         return np.clip(found, self.least, 1 - self.least)
 
-    def as_tensor(self, suspicion: Tensor) -> Tensor:
+    def as_tensor(self, suspicion: "Tensor") -> "Tensor":
         """Returns what `probability` does, float64 ``(N,)``, in operations that `torch.export` and ONNX know.
 
         Args:
@@ -80,16 +78,16 @@ class ErrorProbability:
         """
         scores = suspicion.double()
 
-        def constant(*numbers: float) -> Tensor:  # a plain number becomes a float32 in an ONNX graph
+        def constant(*numbers: float) -> "Tensor":  # a plain number becomes a float32 in an ONNX graph
             return scores.new_tensor(numbers)
 
         if self.method != "isotonic":
             if self.method == "log-odds":
                 scores = scores.clamp(*map(constant, _INSIDE))
                 scores = scores.log() - (1 - scores).log()
-            found = torch.sigmoid(constant(self.slope) * scores + constant(self.intercept))
+            found = (constant(self.slope) * scores + constant(self.intercept)).sigmoid()
         elif len(self.knots) == 1:
-            found = torch.where(scores.isnan(), scores, constant(*self.values))
+            found = scores.where(scores.isnan(), constant(*self.values))
         else:
             knots, values = constant(*self.knots), constant(*self.values)
             inside = scores.clamp(knots[0], knots[-1])
@@ -132,6 +130,8 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
         return _isotonic(scores, errors)
     if rarer == 1:
         return _logistic(scores, errors)
+    from sklearn.model_selection import StratifiedKFold
+
     folds = StratifiedKFold(min(FOLDS, rarer), shuffle=True, random_state=seed)
     fits: dict[str, Callable[..., ErrorProbability]] = {"logistic": _logistic, "isotonic": _isotonic}
     if scores.min() >= 0 and scores.max() <= 1:
@@ -148,6 +148,8 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
 def _logistic(
     scores: NDArray[np.float64], errors: NDArray[np.bool_], *, method: Method = "logistic"
 ) -> ErrorProbability:
+    from sklearn.linear_model import LogisticRegression
+
     if method == "log-odds":
         scores = _log_odds(scores)
     bad, good = int(errors.sum()), int((~errors).sum())
@@ -167,6 +169,8 @@ def _logistic(
 
 
 def _isotonic(scores: NDArray[np.float64], errors: NDArray[np.bool_]) -> ErrorProbability:
+    from sklearn.isotonic import IsotonicRegression
+
     levels, ranks = np.unique(scores, return_inverse=True)
     # On ranks, since scikit-learn takes suspicions that lie closer than 1e-15 for one.
     x = np.concatenate([ranks, [0, len(levels) - 1]])

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, nbinom
 
 from petm.errors import ArgumentError
 from petm.selective.ranking import calibration_arrays
@@ -264,7 +264,7 @@ def recall_threshold(
     if confidence is None:
         misses = math.floor(round((1 - recall) * bad, 9))
     else:
-        misses = int((binom.cdf(np.arange(bad), bad, 1 - recall) <= 1 - confidence).sum()) - 1
+        misses = int((scipy.stats.binom.cdf(np.arange(bad), bad, 1 - recall) <= 1 - confidence).sum()) - 1
         if misses < 0:
             needed = math.ceil(math.log(1 - confidence) / math.log(recall))
             total = math.ceil(needed * len(scores) / bad)
@@ -289,7 +289,7 @@ def _guarantee(
     following = np.append(scores[order][1:], math.inf)
     ends = (scores[order] < following) & (counts >= start)  # of runs of equal suspicion
     tested = ends | (counts == start)
-    passed = np.logical_and.accumulate(~tested | (binom.cdf(failures, counts, max_risk) <= level))
+    passed = np.logical_and.accumulate(~tested | (scipy.stats.binom.cdf(failures, counts, max_risk) <= level))
     found = np.flatnonzero(passed & ends)
     if not found.size:
         needed = _samples_needed(failures, max_risk, level)
@@ -307,7 +307,7 @@ def _guarantee(
 
 def _least_count(failures: int, max_risk: float, level: float) -> int:
     """The least ``m`` at which so many errors prove the risk: ``P(Bin(m, max_risk) <= failures) <= level``."""
-    return int(nbinom.isf(level, failures + 1, max_risk)) + failures + 1
+    return int(scipy.stats.nbinom.isf(level, failures + 1, max_risk)) + failures + 1
 
 
 def _first_counts(totals: ArrayLike, max_risk: float, level: float) -> NDArray[np.int64]:
@@ -327,7 +327,7 @@ def _samples_needed(failures: NDArray[np.int64], max_risk: float, level: float) 
     # Of the samples seen, those that the first test would be about, and the errors to be expected in it.
     alike = np.ceil(seen * firsts / totals).astype(np.int64)
     expected = np.ceil(failures[np.minimum(alike, seen) - 1] * firsts / alike)
-    enough = (binom.cdf(expected, firsts, max_risk) <= level) & (seen * firsts >= totals * fewest)
+    enough = (scipy.stats.binom.cdf(expected, firsts, max_risk) <= level) & (seen * firsts >= totals * fewest)
     return int(totals[enough][0]) if enough.any() else None
 
 

@@ -21,7 +21,7 @@ from petm.data.fields import Inputs
 from petm.data.tokenized import Encoder, pad_batch
 from petm.errors import BundleError, DataError
 from petm.grading.provenance import InputOrigin
-from petm.models.hf_image_processor import ImageProcessor
+from petm.models.hf_processors import ImageProcessor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.serving.limits import FORMATS, Limits, Unreadable
 
