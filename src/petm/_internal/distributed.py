@@ -88,7 +88,8 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
 
     if not distributed.is_initialized():
         with _reaching_others():
-            accelerator = None if cpu else torch.accelerator.current_accelerator()
+            accelerated = torch.accelerator.is_available() and not cpu
+            accelerator = torch.accelerator.current_accelerator() if accelerated else None
             if accelerator is not None:  # from here on "cuda" is this one
                 torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
             backend = distributed.get_default_backend_for_device(accelerator) if accelerator else "gloo"

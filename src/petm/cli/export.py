@@ -39,7 +39,8 @@ def export(
 
     onnxruntime runs it before the file is there, and answers as the bundle does. petm grade takes it like a bundle.
     """
-    from petm.cli.inputs import image_processor_of, inputs_at, open_inputs
+    from petm.cli.graders import image_processor_of, inputs_at
+    from petm.cli.inputs import open_inputs
     from petm.cli.process import import_from_here
     from petm.data.fields import one_tensor
     from petm.grading.grader import load

@@ -156,8 +156,9 @@ def _make_engine(
     set_up_process()
     options.show_own_warnings()
     # One core is left for reading requests and images, where there are several.
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
-    grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
+    threads = threads or max(1, (os.cpu_count() or 1) - 1)
+    torch.set_num_threads(threads)
+    grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code, threads=threads)
     shape = getattr(grader, "shape", None)
     how: Any = {"reference": reference, "processor": processor, "trust_remote_code": trust_remote_code}
     return GraderEngine(grader, _make_reader(limits, grader.origin.inputs, shape, **how))
@@ -173,7 +174,7 @@ def _make_reader(
     trust_remote_code: bool,
 ) -> "Reader":
     """What reads inputs as the grader was fitted with them; each process makes its own."""
-    from petm.cli.inputs import inputs_at, processor_of
+    from petm.cli.graders import inputs_at, processor_of
     from petm.serving.reading import reader_for
 
     read_as = inputs_at(inputs, reference, processor)

@@ -182,7 +182,7 @@ def _trace(grader: Grader, x: Tensor) -> Any:
     """The graph as torch's ``ONNXProgram``, without the paths of source files that torch notes in it."""
     dual_logits(grader.adapted, x)  # fails in its own words where the inputs do not suit, and is found ready afterwards
     batch = torch.export.Dim("N", min=1)
-    with _quiet():
+    with _quiet(), torch.no_grad():
         try:
             graph = torch.export.export(_Graph(grader).eval(), (x,), dynamic_shapes={"x": {0: batch}}, strict=False)
             program: Any = torch.onnx.export(
