@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import hf_folders
 from petm.cli import main
-from petm.cli.inputs import _processor
+from petm.cli.graders import prepares
 from petm.data.text import read_texts
 from petm.data.tokenized import Tokenized
 from petm.models.hf_classifier import load_classifier
@@ -34,7 +34,7 @@ def petm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["petm", *map(str, arguments)])
-        _processor.cache_clear()  # a command is a process of its own
+        prepares.cache_clear()  # a command is a process of its own
         code: Any = 0
         try:
             main()
