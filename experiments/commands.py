@@ -219,7 +219,7 @@ def _measure_detection(
         open_labelled,
     )
     from petm.data.base import Data
-    from petm.data.mnist import load_mnist
+    from petm.data.digits import load_mnist
     from petm.models.loading import load_model
 
     model = load_model(reference, weights, arguments=arguments)
@@ -230,8 +230,8 @@ def _measure_detection(
     else:
         wanted, label_column = inputs_of(reference, size=size, channels=channels)
         how: dict[str, Any] = {"label_column": label_column, "skip_bad": False, "trust_remote_code": False}
-        learned = open_labelled(train, wanted, reference, None, **how)
-        parts = learned, open_inputs(test, form_of(learned, wanted), classes=learned.classes or None, **how)
+        learned = open_labelled([train], wanted, reference, None, **how)
+        parts = learned, open_inputs([test], form_of(learned, wanted), classes=learned.classes or None, **how)
     return measure_detection(
         model,
         random_part(parts[0], train_samples).in_memory(),

@@ -18,8 +18,9 @@ from experiments.baselines.confidence_head import ConfidNet
 from experiments.baselines.dropout import McDropout
 from petm._internal.files import fingerprint, plain
 from petm.adapter.one_pass import predict_dual
-from petm.data.base import UNLABELLED, Data
+from petm.data.base import Data
 from petm.data.fields import Inputs
+from petm.data.labels import UNLABELLED
 from petm.errors import ArgumentError
 from petm.evidence.logit_scores import TemperatureScaling
 from petm.evidence.protocol import Baseline, Fitted, Learned, Part

@@ -22,8 +22,8 @@ from petm._internal.operations import count_operations
 from petm._internal.progress import track
 from petm.adapter.lora import attach_adapter
 from petm.data.base import Data, TensorData
+from petm.data.digits import DATA_DIR_VARIABLE, load_mnist
 from petm.data.fields import one_tensor
-from petm.data.mnist import DATA_DIR_VARIABLE, load_mnist
 from petm.errors import ArgumentError
 from petm.models.loading import share_weights
 from petm.models.prediction import Precision, device_of, predict_logits

@@ -18,7 +18,7 @@ import torch
 
 from experiments.machine import describe_machine
 from petm._internal.files import write_json
-from petm.data.mnist import load_mnist
+from petm.data.digits import load_mnist
 from petm.models.loading import load_weights
 from petm.models.paper import PaperCNN, paper_cnn
 from petm.training.loop import CROSS_ENTROPY, Settings, train

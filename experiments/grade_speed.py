@@ -26,8 +26,8 @@ from PIL import Image
 from experiments.machine import describe_machine
 from petm._internal.files import write_json
 from petm.data.base import Data
+from petm.data.digits import load_mnist
 from petm.data.fields import one_tensor
-from petm.data.mnist import load_mnist
 from petm.fitting import fit
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.loading import load_weights

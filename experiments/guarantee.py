@@ -27,7 +27,7 @@ from scipy.stats import binom
 
 from petm._internal.files import write_json, write_text
 from petm.data.base import Data
-from petm.data.mnist import load_mnist
+from petm.data.digits import load_mnist
 from petm.data.opening import open_data
 from petm.models.loading import load_model
 from petm.models.prediction import predict_logits

@@ -22,10 +22,9 @@ from petm._internal.files import plain, write_json, write_text
 from petm.adapter.lora import AdaptedModel, attach_adapter, pool
 from petm.adapter.one_pass import predict_dual
 from petm.adapter.prefix_features import FeatureStudent, cached_features
-from petm.data.base import Data
+from petm.data.base import Data, Joined
+from petm.data.digits import load_mnist
 from petm.data.fields import one_tensor
-from petm.data.joined import Joined
-from petm.data.mnist import load_mnist
 from petm.models.paper import paper_cnn
 from petm.models.prediction import predict_logits
 from petm.models.scores import maximum_softmax, mean_of_both

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from petm._internal.files import write_json
-from petm.data.mnist import load_mnist
+from petm.data.digits import load_mnist
 from petm.models.loading import load_model
 from petm.models.prediction import predict_logits
 from petm.selective.metrics import detection

@@ -32,9 +32,9 @@ from experiments.service_clients import CLIENTS, Client, Expected, clients, form
 from experiments.service_fuzz import malformed
 from petm._internal.files import write_json
 from petm.cli.graders import open_grader
-from petm.data.decoding import decode, form_of
 from petm.data.digits import load_digits
 from petm.data.fields import one_tensor
+from petm.data.images import decode, form_of
 
 CONSTANT = str(Path(__file__).with_name("service_constant.py"))
 

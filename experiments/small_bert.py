@@ -21,8 +21,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordLevelTrainer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from petm.data.text import read_texts
-from petm.data.tokenized import Tokenized
+from petm.data.texts import Tokenized, read_texts
 from petm.models.hf_processors import load_processor
 from petm.training.loop import CROSS_ENTROPY, Settings, train
 

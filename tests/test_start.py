@@ -102,7 +102,6 @@ def test_a_graph_grades_arrays_without_pytorch(graph: Path, digits: tuple[Data, 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="what reads images still imports PyTorch")
 def test_a_graph_grades_files_without_pytorch(graph: Path) -> None:
     code, modules, told = run(graph.parent, "grade", "model.onnx", "images", "-o", "grades.csv")
     assert code == 0, told

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from petm.data.base import Data as Data
     from petm.data.base import TensorData as TensorData
     from petm.data.digits import load_digits as load_digits
-    from petm.data.mnist import load_mnist as load_mnist
+    from petm.data.digits import load_mnist as load_mnist
     from petm.data.opening import open_data as open_data
     from petm.errors import PetmError as PetmError
     from petm.fitting import fit as fit

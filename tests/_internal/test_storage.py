@@ -24,8 +24,8 @@ from petm._internal.storage import (
     locate,
     open_binary,
 )
-from petm.data.source_opening import open_sources
-from petm.data.source_reading import Reader
+from petm.data.reader import Reader
+from petm.data.sources import open_sources
 from petm.errors import DataError, RunError
 from petm.grading.grade_files import check_output
 from petm.grading.grade_table import read_grades

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 import hf_folders
 from petm.cli import main
 from petm.cli.graders import prepares
-from petm.data.text import read_texts
-from petm.data.tokenized import Tokenized
+from petm.data.texts import Tokenized, read_texts
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from petm.data.base import TensorData
-from petm.data.image_folder import ImageFolder
+from petm.data.image_data import ImageData
 from petm.data.opening import open_data
-from petm.data.parquet import ParquetImages
 from petm.errors import DataError
 
 
@@ -38,12 +37,12 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "kind", "labels"),
     [
-        ("labelled", ImageFolder, [0, 1]),
-        ("flat", ImageFolder, [-1]),
-        ("flat/1.png", ImageFolder, [-1]),
-        ("shards", ParquetImages, [1]),
-        ("shards/a.parquet", ParquetImages, [1]),
-        ("shards/*.parquet", ParquetImages, [1]),
+        ("labelled", ImageData, [0, 1]),
+        ("flat", ImageData, [-1]),
+        ("flat/1.png", ImageData, [-1]),
+        ("shards", ImageData, [1]),
+        ("shards/a.parquet", ImageData, [1]),
+        ("shards/*.parquet", ImageData, [1]),
         ("some.npz", TensorData, [0, 1]),
     ],
 )

@@ -19,8 +19,8 @@ from torch import Tensor
 from networks import TinyCNN, images, randomise, seeded
 from petm.adapter.lora import attach_adapter
 from petm.data.base import TensorData
-from petm.data.source_opening import open_sources
-from petm.data.source_reading import Reader
+from petm.data.reader import Reader
+from petm.data.sources import open_sources
 from petm.errors import DataError, RunError
 from petm.grading.grade_files import check_output, grade_files, parts_folder
 from petm.grading.grade_table import SCHEMA, read_grades
@@ -205,7 +205,7 @@ SLOW_GRADING = """
 import sys
 from pathlib import Path
 from petm.grading import grade_files
-from petm.data.source_opening import open_sources
+from petm.data.sources import open_sources
 from slow_grader import open_slow_grader
 
 grade_files.PART_ROWS = 40

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from networks import images
-from petm.data.source_opening import open_sources
+from petm.data.sources import open_sources
 from petm.errors import DataError, ExtraError, RunError
 from petm.grading.grade_files import grade_files
 from petm.grading.grade_table import read_grades

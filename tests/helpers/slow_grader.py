@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from petm.data.source_reading import Reader
+from petm.data.reader import Reader
 from petm.grading.grades import Grades
 from petm.grading.provenance import Origin
 
@@ -20,7 +20,7 @@ class SlowGrader:
 
     def grade_batch(self, x: Any) -> Grades:
         time.sleep(self.seconds)
-        total = x.flatten(1).double().sum(1).numpy()
+        total = x.reshape(len(x), -1).astype(float).sum(1)
         zeros = (total * 0).astype(int)
         return Grades(zeros, zeros, total, total * 0, total >= 8)
 

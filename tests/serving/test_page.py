@@ -31,8 +31,7 @@ from networks import TinyCNN, randomise, seeded
 from petm.adapter.lora import attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
-from petm.data.text import read_texts
-from petm.data.tokenized import Tokenized
+from petm.data.texts import Tokenized, read_texts
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.hf_classifier import load_classifier

@@ -660,7 +660,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_texts_are_graded_as_by_the_grader(folder: Path, tmp_path: Path) -> None:
-    from petm.data.tokenized import pad_batch
+    from petm.data.reader import pad_batch
     from petm.models.hf_classifier import load_classifier
 
     tokenizer = load_processor(folder)

@@ -53,7 +53,7 @@ def export(
     inputs, read_as = None, inputs_at(grader.origin.inputs, reference, processor)
     prepares = image_processor_of(read_as, trust_remote_code=trust_remote_code)
     if example is not None:
-        data = open_inputs(example, read_as, skip_bad=False, trust_remote_code=trust_remote_code)
+        data = open_inputs([example], read_as, skip_bad=False, trust_remote_code=trust_remote_code)
         inputs = one_tensor(data.inputs(range(min(8, len(data)))), "to export")
     made = export_onnx(grader, output, inputs, processor=prepares, overwrite=overwrite)
     if as_json:

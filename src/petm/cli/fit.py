@@ -24,10 +24,18 @@ _ASKED = ("max_risk", "coverage", "recall", "confidence", "per_class", "device")
     "--model-arg", "arguments", type=options.Pairs(options.literal, "name=value,..."), help="For the factory."
 )
 @click.option(
-    "--data", "source", required=True, type=click.Path(path_type=Path), help="Labelled data A was trained on."
+    "--data",
+    "sources",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Labelled data A was trained on; repeatable.",
 )
 @click.option(
-    "--calibration", type=click.Path(path_type=Path), help="Labelled data A has not seen. Absent: a fifth of --data."
+    "--calibration",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Labelled data A has not seen; repeatable. Absent: a fifth of --data.",
 )
 @click.option("--classes", help="Class names in the order of A's outputs, separated by commas.")
 @click.option("--size", type=options.ImageSize(), help="Resize images.")
@@ -93,8 +101,8 @@ def fit(
     reference: str,
     weights: Path | None,
     arguments: dict[str, Any] | None,
-    source: Path,
-    calibration: Path | None,
+    sources: tuple[Path, ...],
+    calibration: tuple[Path, ...],
     classes: str | None,
     size: tuple[int, int] | None,
     channels: str | None,
@@ -122,6 +130,7 @@ def fit(
     from petm.cli.inputs import (
         form_of,
         inputs_of,
+        labelled,
         open_inputs,
         open_labelled,
     )
@@ -155,11 +164,12 @@ def fit(
         "skip_bad": skip_bad,
         "trust_remote_code": trust_remote_code,
     }
-    data = open_labelled(source, wanted, reference, classes, **how)
+    data = open_labelled(sources, wanted, reference, classes, **how)
     form = form_of(data, wanted)
     settings["calibration"], decoded = CALIBRATION_SHARE, settings["cache_budget"] // DATA_SHARE
-    if calibration is not None:
-        settings["calibration"] = open_inputs(calibration, form, classes=data.classes or None, **how)
+    if calibration:
+        fresh = open_inputs(calibration, form, classes=data.classes or None, **how)
+        settings["calibration"] = labelled(fresh, skip_bad=skip_bad)
     origin = Origin(ModelOrigin(reference, arguments or {}, str(weights) if weights else None, data.classes), form)
     with together() as team:
         if adapter is not None:
@@ -176,7 +186,7 @@ def fit(
             }
             folder = output.with_name(f"{output.name}.run")
             data = data.in_memory(decoded)
-            if calibration is None:
+            if not calibration:
                 shares = (1 - CALIBRATION_SHARE, CALIBRATION_SHARE)
                 data, settings["calibration"] = data.split(shares, seed=settings["seed"])
             with open_run(folder, told, resume=resume, overwrite=overwrite) as run:

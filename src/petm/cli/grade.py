@@ -11,8 +11,8 @@ from petm.cli import options
 
 if TYPE_CHECKING:
     from petm._internal.storage import Located
-    from petm.data.source import Source
-    from petm.data.source_reading import Reader
+    from petm.data.reader import Reader
+    from petm.data.sources import Source
     from petm.grading.grader import Grader
     from petm.grading.onnx_grader import OnnxGrader
     from petm.grading.ray_engine import Open
@@ -81,6 +81,7 @@ def grade(
     """
     from petm._internal.storage import locate
     from petm.cli.graders import inputs_at, open_both, open_grader, reader_of
+    from petm.data.sources import open_sources
     from petm.grading.grade_files import check_output, grade_files
 
     output = locate(where) if where is not None else None
@@ -90,9 +91,6 @@ def grade(
     grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
     read_as = inputs_at(grader.origin.inputs, reference, processor)
     reader = reader_of(read_as, trust_remote_code=trust_remote_code)
-
-    from petm.data.source_opening import open_sources
-
     sources = open_sources(paths, text_column=read_as.text_column, label_column=label_column if labelled else None)
     if engine == "ray":
         if output is None or output.suffix.lower() != ".parquet":

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from petm.cli.process import import_from_here, set_up_process
+from petm.cli.process import import_from_here, keep_large_blocks
+from petm.data.reader import Reader
 from petm.errors import BundleError, ModelError
 from petm.grading.onnx_grader import OnnxGrader
 from petm.models.hf_folder import folder_of
@@ -18,7 +19,6 @@ from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from petm.data.source_reading import Reader
     from petm.grading.grader import Grader
     from petm.grading.provenance import InputOrigin
 
@@ -70,7 +70,7 @@ def open_both(
         ModelError: Their tokenizer or image processor cannot be read, or is not the one of the fit.
         UsageError: As `open_grader`.
     """
-    set_up_process()  # of a worker, where this is called
+    keep_large_blocks()  # of a worker, where this is called
     grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
     read_as = inputs_at(grader.origin.inputs, reference, processor)
     return grader, reader_of(read_as, trust_remote_code=trust_remote_code)
@@ -114,14 +114,12 @@ def processor_of(inputs: "InputOrigin", trust_remote_code: bool) -> Tokenizer | 
     return processor
 
 
-def reader_of(inputs: "InputOrigin", *, trust_remote_code: bool = False) -> "Reader":
+def reader_of(inputs: "InputOrigin", *, trust_remote_code: bool = False) -> Reader:
     """Returns what reads a bundle's inputs one by one.
 
     Raises:
         ModelError: Their tokenizer or image processor cannot be read, or is not the one of the fit.
     """
-    from petm.data.source_reading import Reader
-
     processor = processor_of(inputs, trust_remote_code)
     if isinstance(processor, Tokenizer):
         return Reader(encoder=processor, length=inputs.length)

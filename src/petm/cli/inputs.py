@@ -1,5 +1,6 @@
 """Opening the data that a command names, and saying what was left out of it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import click
 
 from petm.cli.graders import prepares, processor_of
-from petm.data.base import Data
+from petm.data.base import Data, Joined
+from petm.data.labels import UNLABELLED, refuse_faults
 from petm.data.opening import open_data
-from petm.data.text import read_texts
-from petm.data.tokenized import Tokenized
+from petm.data.texts import Tokenized, read_texts
 from petm.errors import ArgumentError, DataError
 from petm.grading.provenance import InputOrigin
 from petm.models.hf_classifier import class_count, class_names
@@ -20,7 +21,7 @@ from petm.models.prediction import check_labels
 
 
 def open_inputs(
-    path: Path,
+    paths: Sequence[Path],
     inputs: InputOrigin,
     *,
     skip_bad: bool,
@@ -28,40 +29,63 @@ def open_inputs(
     classes: tuple[str, ...] | None = None,
     trust_remote_code: bool = False,
 ) -> Data:
-    """Returns the data at ``path``, read as ``inputs`` says; names and counts what is left out on standard error.
+    """Returns the data at the paths, joined and read as ``inputs`` says; names what is left out on standard error.
 
-    Images have the labels that they have; texts those of ``label_column``.
+    Images have the labels that they have; texts those of ``label_column``. Where ``inputs`` says no size, all are read
+    as the first of the paths.
+
+    Args:
+        paths: At least one.
+        inputs: How the data are read.
+        skip_bad: Leave out what cannot be read.
+        label_column: Of texts.
+        classes: Class names in the order of the model's outputs; absent takes those of the first path that has some.
+        trust_remote_code: As in `petm.models.loading.load_model`.
     """
     processor = processor_of(inputs, trust_remote_code)
-    data: Data
     if isinstance(processor, Tokenizer):
         column = inputs.text_column or "text"
-        texts = read_texts(path, text_column=column, label_column=label_column, classes=classes, skip_bad=skip_bad)
-        data = Tokenized(texts, processor, length=inputs.length)
-    else:
+        texts = read_texts(*paths, text_column=column, label_column=label_column, classes=classes, skip_bad=skip_bad)
+        _report(", ".join(map(str, paths)), texts.skipped, len(texts))
+        return Tokenized(texts, processor, length=inputs.length)
+    parts: list[Data] = []
+    for path in paths:
         channels: Any = inputs.channels
-        data = open_data(
+        part = open_data(
             path, size=inputs.size, channels=channels, classes=classes, skip_bad=skip_bad, processor=processor
         )
-    skipped: tuple[str, ...] = getattr(data, "skipped", ())
-    for name in skipped:
-        click.echo(f"skipped: {name}", err=True)
+        _report(str(path), getattr(part, "skipped", {}), len(part))
+        inputs, classes = form_of(part, inputs), classes or part.classes
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else Joined(*parts)
+
+
+def _report(source: str, skipped: Mapping[str, str], left: int) -> None:
+    """Says on standard error what was left out and why."""
+    for name, reason in skipped.items():
+        click.echo(f"skipped: {name}: {reason}", err=True)
     if skipped:
-        kind = "blank texts" if isinstance(data, Tokenized) else "unreadable images"
-        click.echo(f"{path}: {len(skipped)} {kind} left out, {len(data)} remain.", err=True)
-    return data
+        click.echo(f"{source}: {len(skipped)} left out, {left} remain.", err=True)
 
 
 def open_labelled(
-    path: Path, inputs: InputOrigin, reference: str, names: str | None, *, trust_remote_code: bool, **how: Any
+    paths: Sequence[Path],
+    inputs: InputOrigin,
+    reference: str,
+    names: str | None,
+    *,
+    skip_bad: bool,
+    trust_remote_code: bool,
+    **how: Any,
 ) -> Data:
     """Returns labelled data whose classes are those of a model, as far as these are known.
 
     Args:
-        path: Of the data.
+        paths: Of the data, which are joined.
         inputs: How they are read.
         reference: The model's. A Hugging Face folder says how many classes there are, and often their names.
         names: Class names in the order of the model's outputs, with commas between, in place of the folder's.
+        skip_bad: Leave out what cannot be read or has no label.
         trust_remote_code: As in `petm.models.loading.load_model`.
         **how: What else `open_inputs` is told.
 
@@ -71,21 +95,38 @@ def open_labelled(
             missing or outside 0..K-1.
     """
     classes = tuple(names.split(",")) if names else None
-    folder = folder_of(reference)
-    if folder is None:
-        return open_inputs(path, inputs, classes=classes, trust_remote_code=trust_remote_code, **how)
-    count = class_count(folder, trust_remote_code=trust_remote_code)
-    if classes and len(classes) != count:
-        raise ArgumentError(f"classes: expected {count} names, one for each class of {folder}, got {len(classes)}.")
-    classes = classes or class_names(folder, trust_remote_code=trust_remote_code)
-    data = open_inputs(path, inputs, classes=classes, trust_remote_code=trust_remote_code, **how)
-    if len(data.classes) not in (0, count):
+    folder, count = folder_of(reference), 0
+    if folder is not None:
+        count = class_count(folder, trust_remote_code=trust_remote_code)
+        if classes and len(classes) != count:
+            raise ArgumentError(f"classes: expected {count} names, one for each class of {folder}, got {len(classes)}.")
+        classes = classes or class_names(folder, trust_remote_code=trust_remote_code)
+    data = open_inputs(paths, inputs, skip_bad=skip_bad, classes=classes, trust_remote_code=trust_remote_code, **how)
+    if folder is not None and len(data.classes) not in (0, count):
         raise DataError(
             f"{data.source}: expected the {count} classes of {folder}, got {len(data.classes)}: "
             f"{', '.join(data.classes[:12])}. Name those of the model in their order with --classes."
         )
-    check_labels(data.labels, count, data.source)
+    data = labelled(data, skip_bad=skip_bad)
+    if folder is not None:
+        check_labels(data.labels, count, data.source)
     return data
+
+
+def labelled(data: Data, *, skip_bad: bool) -> Data:
+    """Returns the samples that have a label, where those without are to be skipped.
+
+    Raises:
+        DataError: Some have a label and some have none, and these are not to be skipped.
+    """
+    bare = (data.labels == UNLABELLED).nonzero().flatten().tolist()
+    if not bare or len(bare) == len(data):
+        return data
+    found = {data.name(row): "expected a label, got none" for row in bare}
+    if not skip_bad:
+        refuse_faults(found, "Label it, or leave out such samples with --skip-bad.")
+    _report(data.source, found, len(data) - len(bare))
+    return data.subset(data.labels != UNLABELLED)
 
 
 def form_of(data: Data, inputs: InputOrigin) -> InputOrigin:

@@ -62,7 +62,7 @@ def monitor(
     Exit codes: 3 where the promise is broken (with --fail-on-drift also where suspicion has drifted), 0 where it is
     not or cannot be told, 1 where something could not be read, 2 for a wrong option.
     """
-    from petm.data.true_labels import read_true_labels
+    from petm.data.labels import read_true_labels
     from petm.report.monitor_report import monitor as look
 
     threshold, measured, classes = _graded_by(bundle)

@@ -27,6 +27,8 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     unknown = [key for key in entries if key not in known]
     if unknown:
         raise click.BadParameter(f"{path} names no option of this verb: {', '.join(unknown)}", context, parameter)
+    several = {option.name for option in context.command.params if getattr(option, "multiple", False)}
+    entries = {key: [value] if key in several and isinstance(value, str) else value for key, value in entries.items()}
     context.default_map = {**(context.default_map or {}), **entries}
     return path
 

@@ -1,17 +1,10 @@
 """What the command line sets for its own process, and for those that it starts; petm as a library sets none of it."""
 
-import csv
 import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _ONE_GIB = 1 << 30
-
-
-def set_up_process() -> None:
-    """Sets what a process of petm's own works best with: the C allocator, and the longest text in a cell of a CSV."""
-    csv.field_size_limit(_ONE_GIB)  # Python's own would refuse texts of more than 131,072 characters
-    keep_large_blocks()
 
 
 def keep_large_blocks() -> None:

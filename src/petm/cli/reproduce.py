@@ -46,8 +46,7 @@ def reproduce(dataset: str, data_dir: Path | None, download: bool, output: Path,
     Writes result.json, report.html, figures/ and grader.petm into the output folder. What is not given takes the
     defaults of the data set, which docs/reproduction.md explains.
     """
-    from petm.data.digits import load_digits
-    from petm.data.mnist import load_mnist
+    from petm.data.digits import load_digits, load_mnist
 
     if dataset == "digits":
         train, _, test = load_digits()

@@ -150,10 +150,10 @@ def _make_engine(
     import torch
 
     from petm.cli.graders import open_grader
-    from petm.cli.process import set_up_process
+    from petm.cli.process import keep_large_blocks
     from petm.serving.engine import GraderEngine
 
-    set_up_process()
+    keep_large_blocks()
     options.show_own_warnings()
     # One core is left for reading requests and images, where there are several.
     threads = threads or max(1, (os.cpu_count() or 1) - 1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,15 +88,17 @@ Inputs: TypeAlias = Tensor | Fields
 
 
 def as_batch(x: Any) -> Inputs:
-    """Returns a batch that a caller gives: a tensor as it is, a mapping of tensors as `Fields`.
+    """Returns a batch that a caller gives: a tensor as it is, a mapping as `Fields`, NumPy arrays as tensors.
 
     Raises:
-        ArgumentError: It is neither, or the tensors have different lengths.
+        ArgumentError: It is none of these, or the tensors have different lengths.
     """
     if isinstance(x, Tensor | Fields):
         return x
-    if isinstance(x, Mapping) and all(isinstance(value, Tensor) for value in x.values()):
-        return Fields(x)
+    if isinstance(x, np.ndarray):
+        return torch.from_numpy(x)
+    if isinstance(x, Mapping) and all(isinstance(value, Tensor | np.ndarray) for value in x.values()):
+        return Fields({name: torch.as_tensor(value) for name, value in x.items()})
     raise ArgumentError(f"inputs: expected a tensor or tensors by name, got {type(x).__name__}.")
 
 

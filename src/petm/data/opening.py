@@ -1,23 +1,28 @@
 """Opening data by path, whatever of the known kinds it is."""
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from petm.data.arrays import ArrayArchive
 from petm.data.base import Data, TensorData
-from petm.data.decoding import Channels, Processor
-from petm.data.image_folder import ImageFolder, is_image
-from petm.data.npz import load_npz
-from petm.data.parquet import ParquetImages, find_shards
-from petm.data.text import TEXT_SUFFIXES
+from petm.data.image_data import ImageData
+from petm.data.images import Channels, Found, Processor, images_below, is_image
+from petm.data.labels import match_classes
+from petm.data.sources import TableRows, listed
+from petm.data.tables import TABLE_SUFFIXES, find_shards
 from petm.errors import DataError
 
 UNDERSTOOD = (
     "a folder with one sub-folder of images for each class, a folder of images, an image file, "
     "*.parquet (a file, a folder of shards or a glob) or *.npz"
 )
+SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "dev", "calibration", "test", "testing"})
+"""Names of parts of a data set, which are never taken for classes."""
 
 
 def open_data(
@@ -28,17 +33,27 @@ def open_data(
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
     processor: Processor | None = None,
+    image_column: str = "image",
+    label_column: str | None = None,
 ) -> Data:
     """Returns the samples at ``path``: an image folder, an image, Parquet shards or an npz archive.
+
+    In a folder, each sub-folder that holds images, at any depth, is a class; a folder that only holds images itself, or
+    a single image file, is unlabelled. In Parquet files, the column of images is binary or a struct with a field
+    ``bytes``, and class names are taken from the Hugging Face metadata of the schema when it has them.
 
     Args:
         path: A file, a folder, or a glob of Parquet files.
         size: Height and width to resize images to; arrays in an npz archive must have them already.
         channels: 1 or 3; arrays in an npz archive must have them already.
-        classes: The expected class names in order, such as a model's.
-        skip_bad: Leave unreadable images out; their names are in the result's ``skipped``.
+        classes: The expected class names in order, such as a model's; labels are matched by name when the data have
+            names, and by number when they have none.
+        skip_bad: Leave out what cannot be read; reasons by name are in the result's ``skipped``.
         processor: What prepares images for a model, in place of ``size`` and ``channels``; arrays in an npz archive
             must be prepared already.
+        image_column: The column of encoded images in Parquet files.
+        label_column: Their column of labels; absent means ``label`` when there is such a column, and otherwise that the
+            images are unlabelled.
 
     Raises:
         ArgumentError: ``size`` or ``channels`` breaks its rule.
@@ -46,11 +61,13 @@ def open_data(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    form: Any = {"size": size, "channels": channels, "skip_bad": skip_bad, "processor": processor}
+    form: Any = {
+        "size": size, "channels": channels, "classes": classes, "skip_bad": skip_bad, "processor": processor,
+    }  # fmt: skip
     if suffix == ".parquet" or (path.is_dir() and find_shards(path)):
-        return ParquetImages(path, classes=classes, **form)
+        return _open_tables(path, image_column, label_column, form)
     if path.is_dir() or (path.is_file() and is_image(path.name)):
-        return ImageFolder(path, classes=classes, **form)
+        return _open_folder(path, form)
     if path.is_file() and suffix == ".npz":
         data = load_npz(path, classes=classes)
         if processor is not None and data.images.dtype == torch.uint8:
@@ -60,13 +77,104 @@ def open_data(
             )
         _check_form(data, *((processor.shape[1:], processor.shape[0]) if processor else (size, channels)))
         return data
-    if suffix in TEXT_SUFFIXES and path.exists():
+    if suffix in TABLE_SUFFIXES and path.exists():
         raise DataError(
             f"{path}: expected {UNDERSTOOD}, got texts. Name a text classifier (--model hf:DIR), whose tokenizer reads "
-            f"them; or read them with petm.data.text.read_texts and petm.data.tokenized.Tokenized."
+            f"them; or read them with petm.data.texts.read_texts and petm.data.texts.Tokenized."
         )
     got = f"a file of the kind '{suffix or path.name}'" if path.exists() else "nothing there"
     raise DataError(f"{path}: expected {UNDERSTOOD}, got {got}. Check the path.")
+
+
+def load_npz(path: str | Path, *, classes: Sequence[str] | None = None) -> TensorData:
+    """Returns the samples of a NumPy archive, in memory: the array ``images`` or ``x``, and ``labels`` or ``y``.
+
+    Bytes are divided by 255 when read; floats stay as they are.
+
+    Args:
+        path: As for `petm.data.arrays.ArrayArchive`.
+        classes: The class names that the labels count in.
+
+    Returns:
+        uint8 or float32 images and int64 labels, unlabelled where the archive has no such array.
+
+    Raises:
+        DataError: As for `petm.data.arrays.ArrayArchive`; or there is no image, a value is NaN or infinite, or labels
+            are no integers.
+    """
+    source = str(path)
+    archive = ArrayArchive(Path(path))
+    whole = next(archive.images(0, len(archive), max(1, len(archive))), None)
+    if whole is None:
+        raise DataError(f"{source}: expected at least one image, got none. Name other data.")
+    if archive.labels is not None and not np.issubdtype(archive.labels.dtype, np.integer):
+        raise DataError(f"{source}: expected integer labels, got {archive.labels.dtype}. Save the class numbers.")
+    data = TensorData(torch.from_numpy(whole[1]), source=source)
+    numbers = data.labels.numpy() if archive.labels is None else archive.labels.astype(np.int64)
+    numbers, data.classes = match_classes(numbers, (), classes, source)
+    data.labels = torch.from_numpy(numbers)
+    return data
+
+
+def find_files(path: str | Path) -> list[Path]:
+    """Returns the file at a path, the Parquet shards of a folder, or the files that a glob stands for, in order."""
+    path = Path(path)
+    if path.is_dir():
+        return list(map(Path, map(str, find_shards(path))))
+    return [path] if path.exists() else sorted(map(Path, glob.glob(str(path))))
+
+
+def refuse_several_splits(path: str | Path, files: Sequence[Path]) -> None:
+    """Raises DataError when file names such as ``train-00000-of-00002.parquet`` tell of several splits."""
+    splits = sorted({file.name.lower().replace("_", "-").replace(".", "-").split("-")[0] for file in files})
+    splits = [split for split in splits if split in SPLIT_NAMES]
+    if len(splits) > 1:
+        raise DataError(
+            f"{path}: expected the files of one part of a data set, got {', '.join(splits)}. "
+            f"Name one of them, such as {Path(path) / (splits[0] + '*.parquet') if Path(path).is_dir() else files[0]}."
+        )
+
+
+def same_class_names(sources: Sequence[TableRows]) -> tuple[str, ...]:
+    """Returns the class names that all files of a data set have, and raises DataError where they differ."""
+    for source in sources:
+        if source.class_names != sources[0].class_names:
+            raise DataError(
+                f"{source.name}: expected the same class names as in {Path(sources[0].name).name}, got others. "
+                f"Open files of one data set."
+            )
+    return sources[0].class_names
+
+
+def _open_tables(path: Path, image_column: str, label_column: str | None, form: Any) -> ImageData:
+    files = find_files(path)
+    if not files:
+        raise DataError(f"{path}: expected Parquet files, got nothing there. Check the path.")
+    refuse_several_splits(path, files)
+    sources = [
+        TableRows(file, image_column, label_column or "label", texts=False, needs_labels=label_column is not None)
+        for file in files
+    ]
+    return ImageData(sources, str(path), names=same_class_names(sources), **form)
+
+
+def _open_folder(path: Path, form: Any) -> ImageData:
+    if path.is_file():
+        return ImageData([listed([Found(str(path))])], str(path), root=path.parent, **form)
+    found = tuple(images_below(path))
+    flat = next((each.path for each in found if each.label is None), None)
+    names = tuple(dict.fromkeys(each.label for each in found if each.label is not None))
+    if flat is not None and names:
+        raise DataError(
+            f"{path}: expected images or class folders, got both ({Path(str(flat)).name} beside the folder "
+            f"{names[0]}). Move the images into class folders, or the folders away."
+        )
+    if names and SPLIT_NAMES.issuperset(name.lower() for name in names):
+        raise DataError(
+            f"{path}: expected one folder for each class, got parts of a data set: {', '.join(names)}. "
+            f"Name one of them, such as {path / names[0]}."
+        )
+    return ImageData([listed(found)], str(path), root=path, names=names, **form)
 
 
 def _check_form(data: TensorData, size: tuple[int, int] | None, channels: int | None) -> None:

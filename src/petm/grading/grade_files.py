@@ -11,12 +11,13 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from petm._internal.files import fingerprint, write_atomically
 from petm._internal.progress import track
 from petm._internal.storage import Located, RemotePath
-from petm.data.source import Source
+from petm.data.reader import Reader
+from petm.data.sources import Source
 from petm.errors import DataError, RunError
 from petm.grading.grade_table import GRADE_SUFFIXES, SCHEMA
 from petm.grading.stream import (
@@ -28,9 +29,6 @@ from petm.grading.stream import (
 from petm.grading.summary import Tally
 from petm.models import BATCH_SIZE
 from petm.training.run_folder import forget_finished, open_run
-
-if TYPE_CHECKING:
-    from petm.data.source_reading import Reader
 
 PART_ROWS, PART_SECONDS = 1 << 11, 20.0
 """A part is written after so many rows, or so long after the one before."""
@@ -61,7 +59,7 @@ def parts_folder(path: Path) -> Path:
 def grade_files(
     grader: GradesBatches,
     sources: Sequence[Source],
-    reader: "Reader",
+    reader: Reader,
     output: Path,
     *,
     told: Mapping[str, Any],

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from petm._internal.files import plain
 from petm.adapter.lora import AdaptedModel
 from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
 from petm.data.base import Data, as_data
+from petm.data.fields import as_batch
 from petm.errors import ArgumentError, PetmWarning
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
@@ -76,14 +76,12 @@ class Grader:
         """Returns the grades of one batch, in one pass and without a look at its values.
 
         Args:
-            x: ``(N, C, H, W)``, or what the model takes, on any device.
+            x: float32 ``(N, C, H, W)``, or what the model takes, on any device or as NumPy arrays.
 
         Raises:
             ModelError: The model cannot take the inputs.
         """
-        if isinstance(x, np.ndarray):
-            x = torch.from_numpy(x if x.dtype == np.float32 else np.divide(x, 255, dtype=np.float32))
-        both = dual_logits(self.adapted, x.to(device_of(self.adapted)))
+        both = dual_logits(self.adapted, as_batch(x).to(device_of(self.adapted)))
         return self.judge(DualLogits(both.base.float().cpu(), both.second.float().cpu()))
 
     def judge(self, both: DualLogits) -> Grades:

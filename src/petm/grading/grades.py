@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from petm.data.base import Data
     from petm.data.fields import Inputs
+    from petm.data.reader import Arrays
 
-Batch: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8] | Inputs"
-"""What is graded in one pass: images ``(N, C, H, W)``, uint8 divided by 255; or what else a model takes."""
+Batch: TypeAlias = "Arrays | Inputs"
+"""What is graded in one pass: images float32 ``(N, C, H, W)``, or what else a model takes."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from petm._internal.storage import Located
-from petm.data.true_labels import Place
+from petm.data.labels import Place
 from petm.errors import ArgumentError, DataError
 from petm.grading.grade_table import GRADE_NAMES, read_grades
 from petm.selective.drift import SuspicionProfile

@@ -6,17 +6,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from petm._internal.extras import import_extra
 from petm._internal.storage import Located, RemotePath, for_arrow
-from petm.data.source import Source
+from petm.data.reader import Reader
+from petm.data.sources import Source
 from petm.errors import DataError, RunError
 from petm.grading.stream import GradesBatches, grade_stream
 from petm.models import BATCH_SIZE
-
-if TYPE_CHECKING:
-    from petm.data.source_reading import Reader
 
 PIECE, _SHARES = 1 << 12, 16
 """Inputs that a worker is given at a time, at least, which is what a lost worker repeats; and how often it is given
@@ -25,7 +23,7 @@ such, about, at most: Ray keeps account of them all."""
 _ALONE: dict[str, Any] = {"include_dashboard": False}
 """Of a cluster that is started for one call."""
 
-Open = Callable[[], tuple[GradesBatches, "Reader"]]
+Open = Callable[[], tuple[GradesBatches, Reader]]
 """What a worker opens once: the grader, and what reads its inputs. Its files must be there on every machine."""
 
 

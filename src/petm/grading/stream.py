@@ -3,17 +3,16 @@
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from petm.data.source import Rows, Source
+from petm.data.labels import class_number
+from petm.data.reader import Reader, Readings
+from petm.data.sources import Rows, Source
 from petm.errors import DataError
 from petm.grading.grade_table import grade_table
 from petm.grading.grades import Batch, Grades
 from petm.grading.provenance import Origin
 from petm.models import BATCH_SIZE
-
-if TYPE_CHECKING:
-    from petm.data.source_reading import Reader, Readings
 
 _AHEAD = 2
 """Batches that are read ahead of the classifier."""
@@ -49,7 +48,7 @@ class Graded(NamedTuple):
 def grade_stream(
     grader: GradesBatches,
     sources: Sequence[Source],
-    reader: "Reader",
+    reader: Reader,
     *,
     start: Place = Place(),  # noqa: B008 - it is immutable
     batch_size: int = BATCH_SIZE,
@@ -74,7 +73,7 @@ def grade_stream(
     classes = grader.origin.model.classes
     for rows, readings, after in _read_ahead(_rows(sources, start, batch_size), reader):
         grades = grader.grade_batch(readings.inputs) if readings.inputs is not None else None
-        labels = [_number(label, classes) for label in rows.labels] if labelled else None
+        labels = [class_number(label, classes) for label in rows.labels] if labelled else None
         yield Graded(
             grade_table(rows.inputs, rows.rows, grades, classes, reasons=readings.reasons, true_labels=labels), after
         )
@@ -93,8 +92,8 @@ def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[
             yield broken, Place(index + 1)
 
 
-def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: "Reader") -> "Iterator[tuple[Rows, Readings, Place]]":
-    def read_next() -> "tuple[Rows, Readings, Place] | None":
+def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: Reader) -> Iterator[tuple[Rows, Readings, Place]]:
+    def read_next() -> tuple[Rows, Readings, Place] | None:
         rows, after = next(found, (None, Place()))
         return None if rows is None else (rows, reader.read(rows), after)
 
@@ -108,12 +107,3 @@ def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: "Reader") -> "Itera
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _number(label: int | str | None, classes: Sequence[str]) -> int | None:
-    """A class's number, by name where there is one; None where the classifier does not know it."""
-    if isinstance(label, str):
-        if label in classes:
-            return classes.index(label)
-        label = int(label) if label.isdecimal() else None
-    return label if label is not None and 0 <= label < (len(classes) or label + 1) else None

@@ -10,13 +10,9 @@ from torch import Tensor, nn
 
 from petm._internal.distributed import gathered, group
 from petm._internal.progress import track
-from petm.data.base import (
-    UNLABELLED,
-    Batch,
-    Data,
-    check_finite,
-)
+from petm.data.base import Batch, Data, check_finite
 from petm.data.fields import Inputs
+from petm.data.labels import UNLABELLED
 from petm.errors import DataError
 from petm.models import BATCH_SIZE as BATCH_SIZE
 from petm.models.loading import call_model

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from petm._internal.files import plain
 from petm._internal.storage import Located
-from petm.data.true_labels import Place
+from petm.data.labels import Place
 from petm.errors import ArgumentError
 from petm.grading.production import Production, Window, read_production
 from petm.report.figures import (
@@ -125,7 +125,7 @@ def monitor(
         threshold: The grader's.
         measured: The figures of its fit, which hold the suspicion of its calibration samples.
         grades: Files that ``petm grade`` has written, in the order of time.
-        labels: True labels by input (`petm.data.true_labels.read_true_labels`); they go before those in the files.
+        labels: True labels by input (`petm.data.labels.read_true_labels`); they go before those in the files.
         classes: Class names, for the words.
         window: Rows in a window; absent makes each file one.
         confidence: Of the intervals; absent takes that of the promise, or 0.95.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from petm._internal.spill import give_back_blocks
-from petm.data.encoded import WORKERS
+from petm.data.images import WORKERS
 from petm.selective.drift import SuspicionProfile
 from petm.serving.batching import Batcher
 from petm.serving.bodies import Bodies, Given

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from petm.data.decoding import (
+from petm.data.fields import Inputs, as_batch
+from petm.data.images import (
     Channels,
     ImageForm,
     ImageLimits,
@@ -17,8 +18,7 @@ from petm.data.decoding import (
     TooManyPixelsError,
     decode,
 )
-from petm.data.fields import Inputs
-from petm.data.tokenized import Encoder, pad_batch
+from petm.data.reader import Encoder, pad_batch
 from petm.errors import BundleError, DataError
 from petm.grading.provenance import InputOrigin
 from petm.models.hf_processors import ImageProcessor
@@ -205,7 +205,8 @@ class TextReader:
 
     def collate(self, samples: Sequence[Mapping[str, Sequence[int]]]) -> Inputs:
         """Returns int64 ``(N, L)`` by name."""
-        return pad_batch(self._encoder, {name: [row[name] for row in samples] for name in samples[0]}, self._length)
+        fields = {name: [row[name] for row in samples] for name in samples[0]}
+        return as_batch(pad_batch(self._encoder, fields, self._length))
 
     def blank(self) -> dict[str, Sequence[int]]:
         """Returns a short text."""

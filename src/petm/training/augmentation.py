@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm._internal.files import fingerprint
-from petm.data.base import Data, as_data
+from petm.data.base import Data, Joined, as_data
 from petm.data.fields import one_tensor
-from petm.data.joined import Joined
 from petm.errors import ArgumentError
 from petm.models.prediction import check_labels, predict_logits
 

@@ -16,8 +16,7 @@ from petm.adapter.lora import (
     views_alone,
 )
 from petm.adapter.one_pass import look_at_most
-from petm.data.base import Data, as_data
-from petm.data.joined import Joined
+from petm.data.base import Data, Joined, as_data
 from petm.data.views import MIRROR
 from petm.errors import ArgumentError
 from petm.models.loading import share_weights

@@ -1,15 +1,18 @@
-"""One image: encoded bytes or a file in, float32 values in [0, 1] out, by Pillow."""
+"""Image files: which there are in a folder; and one image, from encoded bytes to float32 values in [0, 1]."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petm._internal.storage import Located, RemotePath
 from petm.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -19,6 +22,70 @@ Encoded = Path | bytes
 """An image file, or its content."""
 
 Channels = Literal[1, 3]
+
+WORKERS = min(8, os.cpu_count() or 1)
+"""Threads that decode; Pillow releases the interpreter's lock meanwhile."""
+
+LEAVE_OUT = "Repair or remove it, or leave out what cannot be read with skip_bad=True (--skip-bad)."
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+
+def is_image(name: str) -> bool:
+    """Returns whether a file of this name is taken for an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+class Found(NamedTuple):
+    """An image file that was found, or a folder that could not be listed."""
+
+    path: str | RemotePath
+    """On this machine as text, of which there may be millions."""
+    label: str | None = None
+    """The name of the outermost folder that it lies in, below the one that was named."""
+    fault: str | None = None
+    """Why a folder could not be listed."""
+
+
+def images_below(folder: Located) -> Iterator[Found]:
+    """Yields the images below a folder, each folder in the order of its names; hidden ones are left out.
+
+    Links to folders are followed in the folder itself, where they may be classes, and not further down, where they may
+    be loops. A folder further down that cannot be listed is one entry with a fault.
+
+    Raises:
+        DataError: The folder itself cannot be listed.
+    """
+    return _below(folder if isinstance(folder, RemotePath) else str(folder), None)
+
+
+def _below(folder: str | RemotePath, label: str | None) -> Iterator[Found]:
+    for name, path, is_folder in _entries(folder, follow=label is None):
+        if is_folder:
+            try:
+                yield from _below(path, label or name)
+            except DataError as error:
+                yield Found(path, label or name, str(error))
+        elif is_image(name):
+            yield Found(path, label)
+
+
+def _entries(folder: str | RemotePath, *, follow: bool) -> Iterator[tuple[str, str | RemotePath, bool]]:
+    """Name, path and whether it is a folder, of what is not hidden, in the order of the names."""
+    if isinstance(folder, RemotePath):
+        yield from ((path.name, path, is_folder) for path, is_folder in folder.entries() if path.name[0] != ".")
+        return
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: expected a folder of images, got: {error.strerror}. Check the path.") from error
+    for entry in entries:
+        is_folder = entry.is_dir(follow_symlinks=follow)
+        if is_folder or entry.is_file():
+            yield entry.name, entry.path, is_folder
 
 
 class Processor(Protocol):
@@ -57,7 +124,7 @@ class ImageError(DataError):
     """An image that cannot be read.
 
     Attributes:
-        reason: Why, without its name.
+        reason: What was expected and got, without the name of the image.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -191,9 +258,8 @@ def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "an empty or unknown format" if unknown else str(error).rstrip(".") or type(error).__name__
         raise ImageError(
-            f"{name}: expected a readable image, got: {reason}. "
-            f"Repair or remove it, or leave unreadable images out with skip_bad=True (--skip-bad).",
-            reason,
+            f"{name}: expected a readable image, got: {reason}. {LEAVE_OUT}",
+            f"expected a readable image, got: {reason}",
         ) from error
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from petm.data.base import UNLABELLED
-from petm.data.image_folder import ImageFolder
+from petm.data.labels import UNLABELLED
+from petm.data.opening import open_data
 from petm.errors import ArgumentError, DataError
 
 RED, GREY = (200, 100, 50), 120
@@ -37,21 +37,21 @@ def test_sub_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
     (tmp_path / "cat" / "Thumbs.db").write_text("ignored")
     save(tmp_path / ".hidden" / "x.png")
     save(tmp_path / "cat" / "._9.png")
-    data = ImageFolder(tmp_path)
+    data = open_data(tmp_path)
     assert data.classes == ("cat", "dog")
     assert data.labels.tolist() == [0, 0, 1, 1]
     names = ["cat/10.png", "cat/9.png", "dog/2.png", "dog/deep/er/1.PNG"]
     assert [data.name(index) for index in range(4)] == [str(tmp_path / name) for name in names]
     assert data.inputs([3, 0]).shape == (2, 1, 4, 6)
     assert data.value_range == (0.0, 1.0)
-    assert data.skipped == ()
+    assert data.skipped == {}
 
 
 def test_a_folder_of_images_is_unlabelled(tmp_path: Path) -> None:
     for name in ("b.png", "a.png"):
         save(tmp_path / name)
     (tmp_path / "empty").mkdir()
-    data = ImageFolder(tmp_path, classes=["no", "yes"])
+    data = open_data(tmp_path, classes=["no", "yes"])
     assert data.labels.tolist() == [UNLABELLED, UNLABELLED]
     assert data.name(0) == str(tmp_path / "a.png")
     assert data.classes == ("no", "yes")
@@ -59,15 +59,15 @@ def test_a_folder_of_images_is_unlabelled(tmp_path: Path) -> None:
 
 def test_a_single_class_and_a_single_file_are_fine(tmp_path: Path) -> None:
     path = save(tmp_path / "cat" / "1.png")
-    assert ImageFolder(tmp_path).classes == ("cat",)
-    alone = ImageFolder(path)
+    assert open_data(tmp_path).classes == ("cat",)
+    alone = open_data(path)
     assert (alone.name(0), alone.labels.tolist(), alone.classes) == (str(path), [UNLABELLED], ())
 
 
 def test_opening_decodes_only_the_first_image(tmp_path: Path) -> None:
     two_classes(tmp_path)
     (tmp_path / "dog" / "2.png").write_bytes(b"not an image")
-    data = ImageFolder(tmp_path)
+    data = open_data(tmp_path)
     assert len(data) == 4
     with pytest.raises(
         DataError, match=r"2\.png: expected a readable image, got: an empty or unknown format.*--skip-bad"
@@ -80,7 +80,7 @@ def test_linked_folders_are_classes_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "cat").symlink_to(tmp_path / "data" / "cat")
     (tmp_path / "data" / "cat" / "loop").symlink_to(tmp_path / "data")
-    assert len(ImageFolder(tmp_path / "links")) == 2
+    assert len(open_data(tmp_path / "links")) == 2
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_pixels_are_scaled_and_alpha_is_dropped(
     tmp_path: Path, mode: str, colour: object, expected: tuple[int, ...]
 ) -> None:
     save(tmp_path / "x.png", colour, mode=mode)
-    pixels = ImageFolder(tmp_path).inputs([0])
+    pixels = open_data(tmp_path).inputs([0])
     expected_image = (torch.tensor(expected) / 255).reshape(1, -1, 1, 1).expand(1, -1, 4, 6)
     assert pixels.dtype == torch.float32
     torch.testing.assert_close(pixels, expected_image)
@@ -110,7 +110,7 @@ def test_palettes_become_colours_with_or_without_transparency(tmp_path: Path) ->
         image.putdata([0, 1])
         image.save(tmp_path / name, **({} if transparency is None else {"transparency": transparency}))
     expected = torch.tensor([RED, (1, 2, 3)]).T.reshape(3, 1, 2) / 255
-    for image in ImageFolder(tmp_path).inputs(range(3)):
+    for image in open_data(tmp_path).inputs(range(3)):
         torch.testing.assert_close(image, expected)
 
 
@@ -119,8 +119,8 @@ def test_16_bit_grey_keeps_its_precision(tmp_path: Path, name: str) -> None:
     values = np.array([[0, 1, 257], [1000, 40000, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / name)
     expected = torch.from_numpy(values.astype(np.float32) / 65535)[None]
-    torch.testing.assert_close(ImageFolder(tmp_path)[0].inputs, expected, atol=1e-7, rtol=0)
-    assert ImageFolder(tmp_path, size=(5, 5)).inputs([0]).amax() <= 1
+    torch.testing.assert_close(open_data(tmp_path)[0].inputs, expected, atol=1e-7, rtol=0)
+    assert open_data(tmp_path, size=(5, 5)).inputs([0]).amax() <= 1
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_16_bit_grey_keeps_its_precision(tmp_path: Path, name: str) -> None:
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path, values: np.ndarray, message: str) -> None:
     Image.fromarray(values).save(tmp_path / "x.tif")
     with pytest.raises(DataError, match=rf"x\.tif: expected a readable image, {message}"):
-        ImageFolder(tmp_path)
+        open_data(tmp_path)
 
 
 def test_the_orientation_is_applied(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # turned a quarter: shown, the stored left edge is on top
     image = Image.fromarray(np.array([[0, 0, 0, 255]], dtype=np.uint8))
     image.save(tmp_path / "x.png", exif=exif)
-    data = ImageFolder(tmp_path)
+    data = open_data(tmp_path)
     assert data.form.size == (4, 1)
     assert data[0].inputs.flatten().tolist() == [0, 0, 0, 1]
 
@@ -149,25 +149,25 @@ def test_the_orientation_is_applied(tmp_path: Path) -> None:
 def test_grey_is_repeated_and_colour_becomes_luma(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     save(tmp_path / "b.png", RED, mode="RGB")
-    grey, colour = ImageFolder(tmp_path, channels=3).inputs([0, 1])
+    grey, colour = open_data(tmp_path, channels=3).inputs([0, 1])
     assert torch.equal(grey, torch.full((3, 4, 6), 120 / 255))
     assert torch.equal(colour[:, 0, 0], torch.tensor(RED) / 255)
     luma = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
-    assert abs(ImageFolder(tmp_path, channels=1).inputs([1])[0, 0, 0, 0] * 255 - luma) <= 0.5
+    assert abs(open_data(tmp_path, channels=1).inputs([1])[0, 0, 0, 0] * 255 - luma) <= 0.5
 
 
 def test_colour_after_a_grey_first_image_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     save(tmp_path / "b.png", RED, mode="RGB")
     with pytest.raises(DataError, match=r"b\.png: expected a grey image like the first one, got colours.*channels=3"):
-        ImageFolder(tmp_path).inputs([0, 1])
+        open_data(tmp_path).inputs([0, 1])
 
 
 def test_a_size_resizes_with_antialiasing(tmp_path: Path) -> None:
     columns = np.tile(np.array([0, 255], dtype=np.uint8), (8, 4))  # columns alternate: their mean is a half
     Image.fromarray(columns).save(tmp_path / "x.png")
     save(tmp_path / "y.png", size=(9, 3))
-    images = ImageFolder(tmp_path, size=(2, 2)).inputs([0, 1])
+    images = open_data(tmp_path, size=(2, 2)).inputs([0, 1])
     assert images.shape == (2, 1, 2, 2)
     assert (images[0] - 0.5).abs().max() < 0.08
     assert torch.equal(images[1], torch.full((1, 2, 2), 120 / 255))
@@ -177,7 +177,7 @@ def test_another_size_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     save(tmp_path / "b.png", size=(6, 4))
     with pytest.raises(DataError, match=r"b\.png: expected 4×6 pixels .* got 6×4. Pass a size to resize"):
-        ImageFolder(tmp_path).inputs([0, 1])
+        open_data(tmp_path).inputs([0, 1])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_another_size_is_refused(tmp_path: Path) -> None:
 def test_options_follow_their_rules(tmp_path: Path, options: dict[str, object], message: str) -> None:
     save(tmp_path / "a.png")
     with pytest.raises(ArgumentError, match=message):
-        ImageFolder(tmp_path, **options)  # type: ignore[arg-type]
+        open_data(tmp_path, **options)  # type: ignore[arg-type]
 
 
 def damaged(root: Path) -> Path:
@@ -210,7 +210,7 @@ def damaged(root: Path) -> Path:
 
 
 def test_unreadable_images_are_skipped_on_request(tmp_path: Path) -> None:
-    data = ImageFolder(damaged(tmp_path), skip_bad=True)
+    data = open_data(damaged(tmp_path), skip_bad=True)
     assert [Path(name).name for name in data.skipped] == ["0.png", "2.png", "1.PNG", "truncated.jpg"]
     assert data.labels.tolist() == [0, 0]
     assert data.classes == ("cat", "dog")
@@ -227,24 +227,24 @@ def test_unreadable_images_are_skipped_on_request(tmp_path: Path) -> None:
 )
 def test_unreadable_images_are_named(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(DataError, match=f"{name}: expected a readable image, got: {reason}.*skip_bad=True"):
-        ImageFolder(damaged(tmp_path) / name)
+        open_data(damaged(tmp_path) / name)
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"expected at least one image, got none \(1 unreadable ones were skipped\)"):
-        ImageFolder(tmp_path, skip_bad=True)
+        open_data(tmp_path, skip_bad=True)
 
 
 def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "a.png", size=(20, 20))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"a\.png: expected a readable image, got: Image size \(400 pixels\) exceeds"):
-        ImageFolder(tmp_path)
+        open_data(tmp_path)
 
 
 def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
-    data = ImageFolder(two_classes(tmp_path))
+    data = open_data(two_classes(tmp_path))
     (tmp_path / "dog" / "2.png").unlink()
     with pytest.raises(DataError, match=r"2\.png: expected a readable image, got: .*No such file"):
         data.inputs([2])
@@ -255,50 +255,50 @@ def test_a_mix_of_images_and_class_folders_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"expected images or class folders, got both \(stray.png beside the folder cat"
     ):
-        ImageFolder(tmp_path)
+        open_data(tmp_path)
 
 
 def test_parts_of_a_data_set_are_not_classes(tmp_path: Path) -> None:
     two_classes(tmp_path / "train")
     two_classes(tmp_path / "Test")
     with pytest.raises(DataError, match=r"expected one folder for each class, got parts of a data set: Test, train\."):
-        ImageFolder(tmp_path)
+        open_data(tmp_path)
 
 
 def test_empty_and_absent_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     with pytest.raises(DataError, match="expected at least one image, got none"):
-        ImageFolder(tmp_path)
-    with pytest.raises(DataError, match="absent: expected a folder of images, got: No such file"):
-        ImageFolder(tmp_path / "absent")
+        open_data(tmp_path)
+    with pytest.raises(DataError, match=r"absent: expected a folder with one sub-folder .*, got nothing there"):
+        open_data(tmp_path / "absent")
 
 
 def test_folder_names_map_to_the_expected_classes(tmp_path: Path) -> None:
     two_classes(tmp_path)
-    data = ImageFolder(tmp_path, classes=["dog", "bird", "cat"])
+    data = open_data(tmp_path, classes=["dog", "bird", "cat"])
     assert data.labels.tolist() == [2, 2, 0, 0]
     assert data.classes == ("dog", "bird", "cat")
     with pytest.raises(DataError, match="expected the classes dog, bird, got cat as well"):
-        ImageFolder(tmp_path, classes=["dog", "bird"])
+        open_data(tmp_path, classes=["dog", "bird"])
 
 
 def test_content_follows_paths_sizes_labels_and_form(tmp_path: Path) -> None:
     two_classes(tmp_path / "a")
     two_classes(tmp_path / "b")
-    first = ImageFolder(tmp_path / "a")
-    assert first.content == ImageFolder(tmp_path / "b").content == ImageFolder(tmp_path / "a", size=(4, 6)).content
-    assert first.content != ImageFolder(tmp_path / "a", size=(5, 5)).content
-    assert first.content != ImageFolder(tmp_path / "a", classes=["dog", "cat"]).content
+    first = open_data(tmp_path / "a")
+    assert first.content == open_data(tmp_path / "b").content == open_data(tmp_path / "a", size=(4, 6)).content
+    assert first.content != open_data(tmp_path / "a", size=(5, 5)).content
+    assert first.content != open_data(tmp_path / "a", classes=["dog", "cat"]).content
     (tmp_path / "b" / "cat" / "9.png").rename(tmp_path / "b" / "cat" / "8.png")
-    assert first.content != ImageFolder(tmp_path / "b").content
+    assert first.content != open_data(tmp_path / "b").content
     save(tmp_path / "a" / "cat" / "9.png", size=(40, 60))
-    assert first.content != ImageFolder(tmp_path / "a").content
+    assert first.content != open_data(tmp_path / "a").content
 
 
 def test_order_is_kept_whatever_the_number_of_threads(tmp_path: Path) -> None:
     for number in range(30):
         save(tmp_path / f"{number:02}.png", number)
-    data = ImageFolder(tmp_path)
+    data = open_data(tmp_path)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     assert (data.inputs(order)[:, 0, 0, 0] * 255).round().long().tolist() == order.tolist()
     assert data.inputs([]).shape == (0, 1, 4, 6)
@@ -307,6 +307,6 @@ def test_order_is_kept_whatever_the_number_of_threads(tmp_path: Path) -> None:
 
 
 def test_it_travels_to_the_workers_of_a_data_loader(tmp_path: Path) -> None:
-    data = ImageFolder(two_classes(tmp_path))
+    data = open_data(two_classes(tmp_path))
     copy = pickle.loads(pickle.dumps(data))
     assert torch.equal(copy.inputs([1]), data.inputs([1]))

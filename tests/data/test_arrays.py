@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from petm.data.base import UNLABELLED
-from petm.data.npz import load_npz
+from petm.data.labels import UNLABELLED
+from petm.data.opening import load_npz
 from petm.errors import DataError
 
 
@@ -55,7 +55,7 @@ def test_floats_keep_their_values(tmp_path: Path, shape: tuple[int, ...]) -> Non
         ({"x": BYTES, "y": [0.0, 1.0]}, "expected integer labels, got float64"),
         ({"x": BYTES, "y": [0, 1, 2]}, "expected one label for each of 2 samples, got labels of shape"),
         ({"x": BYTES.astype(np.int32)}, "expected images of dtype uint8 or float, got int32"),
-        ({"x": np.zeros(3)}, r"expected images \(N, H, W\), .* got the shape \(3,\)"),
+        ({"x": np.zeros(3)}, r"expected images \(N, H, W\), .* got 1 dimensions"),
         ({"x": BYTES[:0]}, "expected at least one image, got none"),
         ({"x": np.full((1, 2, 2), np.nan)}, "expected finite values, got NaN or infinity in 1 of 1"),
         ({"x": np.full((1, 2, 2), 1e300)}, "expected finite values, got NaN or infinity in 1 of 1"),
@@ -77,14 +77,12 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     whole = save(tmp_path, x=BYTES).read_bytes()
     for content in (b"", b"not an archive", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(
-            DataError, match=r"samples\.npz: expected an npz archive of plain arrays, got: a truncated file, or one of"
-        ):
+        with pytest.raises(DataError, match=r"samples\.npz: expected an npz archive of plain arrays, got: "):
             load_npz(path)
     with pytest.raises(DataError, match=r"absent\.npz: expected an npz archive .* No such file"):
         load_npz(tmp_path / "absent.npz")
     np.save(tmp_path / "single.npy", BYTES)
-    with pytest.raises(DataError, match=r"single\.npy: expected an npz archive .* one of another kind"):
+    with pytest.raises(DataError, match=r"single\.npy: expected an npz archive of plain arrays"):
         load_npz(tmp_path / "single.npy")
 
 

@@ -2,6 +2,8 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 import hf_folders
-from petm.data.npz import load_npz
-from petm.data.source import Rows, Source
-from petm.data.source_opening import open_sources
-from petm.data.source_reading import Reader
+from petm.data.opening import load_npz, open_data
+from petm.data.reader import Reader
+from petm.data.sources import Rows, Source, open_sources
 from petm.errors import DataError
 from petm.models.hf_processors import load_processor
 from petm.models.hf_tokenizer import Tokenizer
@@ -104,18 +104,15 @@ def test_any_part_is_that_part_of_the_whole(place: Path, path: str, count: int, 
 
 
 def test_images_are_read_as_data_are(place: Path) -> None:
-    wanted = torch.from_numpy(pixels(10)).unsqueeze(1) / 255
     reader = Reader(size=(6, 5), channels=1)
     (table,) = open_sources(["x.parquet"])
     got = [reader.read(rows).inputs for rows in table.rows(0, 10, 4)]
-    assert all(isinstance(part, torch.Tensor) for part in got)
-    assert torch.equal(torch.cat([part for part in got if isinstance(part, torch.Tensor)]), wanted)
+    np.testing.assert_array_equal(np.concatenate(got), pixels(10)[:, None] / np.float32(255))
+    np.testing.assert_array_equal(np.concatenate(got), open_data("x.parquet").inputs(range(10)))
     for name in ("x.npz", "floats.npz"):
         (archive,) = open_sources([name])
         (rows,) = archive.rows(0, 7, 7)
-        found = reader.read(rows).inputs
-        assert isinstance(found, torch.Tensor)
-        torch.testing.assert_close(found, load_npz(name).inputs(range(7)))
+        np.testing.assert_allclose(reader.read(rows).inputs, load_npz(name).inputs(range(7)), rtol=1e-6)
 
 
 def test_labels_by_name_and_by_number(place: Path) -> None:
@@ -137,9 +134,10 @@ def test_texts_and_what_is_wrong_with_some(place: Path) -> None:
     assert isinstance(encoder, Tokenizer)
     reader = Reader(encoder=encoder)
     reasons = [reason for source in sources for part in source.rows(0, 99, 99) for reason in reader.read(part).reasons]
-    other, none = "expected a JSON object with a text under 'text', got another line", "expected a text, got none"
-    number = "expected a text under 'text', got int"
-    assert reasons == [None, None, none, None, None, other, number, none, other, None]
+    other, none = "expected a JSON object with 'text', got none in it", "expected a text in column 'text', got nothing"
+    number, broken = "expected a text in column 'text', got int", str(reasons[8])
+    assert reasons == [None, None, none, None, None, other, number, none, broken, None]
+    assert broken.startswith("expected a JSON object, got: ")
 
 
 def test_rows_of_another_length_are_faults(place: Path) -> None:
@@ -158,7 +156,7 @@ def test_one_bad_image_does_not_spoil_the_others(place: Path) -> None:
     rows.append("f.npz", 0, np.zeros((1, 5, 5), np.float32))
     rows.append("g.npz", 0, np.zeros((1, 6, 5), np.uint8))
     readings = Reader(size=(6, 5), channels=1).read(rows)
-    assert isinstance(readings.inputs, torch.Tensor)
+    assert isinstance(readings.inputs, np.ndarray)
     assert readings.inputs.shape == (2, 1, 6, 5)
     assert [reason is None for reason in readings.reasons] == [True, False, False, False, False, False, True]
     assert readings.reasons[3:6] == [
@@ -219,11 +217,34 @@ def test_what_cannot_be_listed_or_breaks_off_spoils_nothing_else(place: Path, mo
             raise PermissionError(13, "Permission denied")
         return scan(folder)
 
-    monkeypatch.setattr("petm.data.source_images.os.scandir", refuse)
+    monkeypatch.setattr("petm.data.images.os.scandir", refuse)
     (images,) = open_sources([place / "images"])
     assert [Path(row[0]).name for row in every([images])] == ["cat", "1.png", "3.png", "5.png", "7.png"]
     readings = Reader(size=(6, 5), channels=1).read(next(images.rows(0, 9, 9)))
     assert [reason is None for reason in readings.reasons] == [False, True, True, True, True]
     (place / "t.csv").write_bytes(b"text\none\ntwo\n\xff\n")
     (texts,) = open_sources([place / "t.csv"], text_column="text")
-    assert texts.count() == 1, "the row that says why"
+    assert [row[1:] for row in every([texts])] == [
+        (2, None, None), (3, None, None), (4, None, "expected text in UTF-8, got other bytes"),
+    ]  # fmt: skip
+
+
+def test_linked_folders_are_read_in_the_first_place_and_loops_end(place: Path) -> None:
+    (place / "links").mkdir()
+    (place / "links" / "bird").symlink_to(place / "images" / "cat")
+    (place / "images" / "cat" / "loop").symlink_to(place / "images")
+    assert [row[2] for row in every(open_sources(["links"]))] == ["bird"] * 4
+
+
+def test_torch_is_not_needed_to_read_images(place: Path) -> None:
+    code = """
+import sys
+from petm.data.reader import Reader
+from petm.data.sources import open_sources
+(source,) = open_sources(["images"])
+(rows,) = source.rows(0, 8, 8)
+print(Reader(size=(6, 5), channels=1).read(rows).inputs.shape)
+print([name for name in ("torch", "transformers", "pandas") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["(8, 1, 6, 5)", "[]"]

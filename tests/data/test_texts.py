@@ -1,8 +1,9 @@
-"""Texts with labels in Parquet, CSV and JSON Lines: columns, labels, names, and what is refused."""
+"""Texts with labels in Parquet, CSV and JSON Lines, and as tokens: what is read, and what is refused."""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from petm.data.base import UNLABELLED
-from petm.data.text import Texts, read_texts
-from petm.errors import DataError
+import hf_folders
+from petm.data.base import Data, Subset
+from petm.data.labels import UNLABELLED
+from petm.data.texts import Texts, Tokenized, read_texts
+from petm.errors import ArgumentError, DataError
+from petm.models.hf_processors import load_processor
+from petm.models.hf_tokenizer import Tokenizer
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -47,7 +52,7 @@ def test_texts_and_labels_come_back_as_they_were_written(tmp_path: Path, suffix:
     texts = read_texts(path)
     assert contents(texts) == TEXTS
     assert (texts.labels.dtype, texts.labels.tolist()) == (torch.int64, [2, 0, 1, 2])
-    assert (texts.classes, texts.source, texts.skipped) == ((), str(path), ())
+    assert (texts.classes, texts.source, texts.skipped) == ((), str(path), {})
     assert read_texts(path, label_column=None).labels.tolist() == [UNLABELLED] * 4
     assert read_texts(path, classes="pqr").classes == ("p", "q", "r")
 
@@ -152,30 +157,43 @@ def test_blank_texts_are_counted_and_named_or_left_out(tmp_path: Path, suffix: s
     path = write(tmp_path / f"x{suffix}", text=["a", "", "b", " \t\n", None], label=[0, 1, 2, 3, 4])
     names = {".csv": (":3", ":5", ":7"), ".jsonl": (":2", ":4", ":5"), ".parquet": (" row 1", " row 3", " row 4")}
     blank = [f"{path}{name}" for name in names[suffix]]
-    with pytest.raises(DataError, match=r"got 3 of 5 without any \(the first is .*--skip-bad") as caught:
+    with pytest.raises(DataError, match=r"expected a text .*, got nothing \(and 2 more .*--skip-bad") as caught:
         read_texts(path)
-    assert blank[0] in str(caught.value)
+    assert str(caught.value).startswith(f"{blank[0]}: ")
     texts = read_texts(path, skip_bad=True)
-    assert (contents(texts), texts.labels.tolist(), texts.skipped) == (["a", "b"], [0, 2], tuple(blank))
+    assert (contents(texts), texts.labels.tolist(), list(texts.skipped)) == (["a", "b"], [0, 2], blank)
     assert texts.name(1) == f"{path}{ {'.csv': ':4', '.jsonl': ':3', '.parquet': ' row 2'}[suffix] }"
     only = write(tmp_path / f"only{suffix}", text=["", " "], label=[0, 1])
-    with pytest.raises(DataError, match=r"expected at least one text, got none \(2 blank ones were skipped\)"):
+    with pytest.raises(DataError, match=r"expected at least one text, got none \(2 .* were skipped\)"):
         read_texts(only, skip_bad=True)
+
+
+def test_rows_that_cannot_be_read_spoil_no_others(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b'text,label\na,0\nb, c,1\n"d,1\n\xff,1\ne,1\n')
+    (tmp_path / "x.jsonl").write_bytes(
+        b'{"text": "a", "label": 0}\n{"text": \n[]\n{"text": 7, "label": 1}\n{"text": "\xff", "label": 1}\n'
+        b'{"text": "b", "label": 0.5}\n{"label": 1}\n{"text": "\\ud800", "label": 1}\n{"text": "e", "label": 1}'
+    )
+    for name, lines in (("x.csv", (3, 4, 5)), ("x.jsonl", (2, 3, 4, 5, 6, 7, 8))):
+        texts = read_texts(tmp_path / name, skip_bad=True)
+        assert (contents(texts), texts.labels.tolist()) == (["a", "e"], [0, 1])
+        assert list(texts.skipped) == [f"{tmp_path / name}:{line}" for line in lines]
+        with pytest.raises(DataError, match=rf"{name}:{lines[0]}: expected .* \(and {len(lines) - 1} more such rows\)"):
+            read_texts(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_columns_that_are_missing_or_no_labels(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"x{suffix}", sentence=["a", "b"], score=[0.5, 1.5], fine=[True, False])
-    got = "got the columns sentence, score, fine"
-    with pytest.raises(DataError, match=rf"x\{suffix}.*expected a column 'text', {got}. Name it with text_column"):
+    with pytest.raises(DataError, match=rf"x\{suffix}.*expected .*'text'"):
         read_texts(path)
-    with pytest.raises(DataError, match=rf"x\{suffix}.*expected a column 'label', {got}. Name it with label_column"):
+    with pytest.raises(DataError, match=rf"x\{suffix}.*expected .*'label'.*--label-column"):
         read_texts(path, text_column="sentence")
-    kind = {".csv": "whole numbers as labels, got 0.5", ".jsonl": "'score', got float", ".parquet": "'score', got doub"}
+    kind = {".csv": "whole numbers as labels, got 0.5", ".jsonl": "as label, got float", ".parquet": "label, got float"}
     with pytest.raises(DataError, match=rf"x\{suffix}.*expected .*{kind[suffix]}"):
         read_texts(path, text_column="sentence", label_column="score")
     if suffix != ".csv":  # where everything is text
-        with pytest.raises(DataError, match=r"expected (an integer|integers) or .* in column 'fine', got bool"):
+        with pytest.raises(DataError, match=r"expected a class number or a name as label, got bool"):
             read_texts(path, text_column="sentence", label_column="fine")
         with pytest.raises(DataError, match=r"expected (a text|texts) in column 'score', got (float|double)"):
             read_texts(path, text_column="score", label_column=None)
@@ -202,20 +220,23 @@ WHOLE = b"text,label\na,0\nb,1\n"
     [
         ("x.csv", b"", "expected a column 'text', got the columns of an empty file"),
         ("x.csv", b"text,label\n", "expected at least one text, got none. Name other data"),
-        ("x.csv", b'text,label\n"a,0\n', "expected a whole CSV file in UTF-8, got: unexpected end of data"),
-        ("x.csv", b"text,label\n\xff\xfe,0\n", "expected a whole CSV file in UTF-8, got: 'utf-8' codec can't decode"),
-        ("x.csv", b"text,label\na,0\nb, or not,1\n", r"x\.csv:3: expected 2 fields as in the header, got 3. Put quot"),
+        ("x.csv", b'text,label\n"a,0\n', r"x\.csv:2: expected a quote that closes the cell, got none"),
+        ("x.csv", b"text,label\n\xff\xfe,0\n", r"x\.csv:2: expected text in UTF-8"),
+        ("x.csv", b"te\xff,label\na,0\n", r"x\.csv: expected a whole CSV file, got: a header that is not in UTF-8"),
+        ("x.csv", b'"text,label\na,0\n', r"x\.csv: expected a whole CSV file, got: expected a quote"),
+        ("x.csv", b"text,label\na,0\nb, or not,1\n", r"x\.csv:3: expected 2 fields as in the header, got 3"),
         ("x.jsonl", b"", "expected at least one text, got none"),
         (
             "x.jsonl",
             b'{"text": "a", "label": 0}\n{"text": ',
-            r"x\.jsonl:2: expected a JSON object, got: Expecting valu",
+            r"x\.jsonl:2: expected a JSON object, got: Expect",
         ),
-        ("x.jsonl", b"[1, 2]\n", r"x\.jsonl:1: expected a JSON object, got list. Repair the line"),
-        ("x.jsonl", b'{"text": "\xff"}', "expected a whole JSON Lines file in UTF-8, got: 'utf-8' codec can't decode"),
-        ("x.jsonl", b'{"text": "\\ud800", "label": 0}', "expected a whole JSON Lines file in UTF-8, got: 'utf-8' code"),
-        ("x.jsonl", b'{"text": "a", "label": 0}\n{"label": 0}', r"x\.jsonl:2: expected a column 'text', got the colu"),
-        ("x.parquet", WHOLE, "expected a whole Parquet file in UTF-8, got: .*Fetch it again"),
+        ("x.jsonl", b"[1, 2]\n", r"x\.jsonl:1: expected a JSON object, got list"),
+        ("x.jsonl", b'{"text": "\xff"}', r"x\.jsonl:1: expected text in UTF-8"),
+        ("x.jsonl", b'{"text": "\\ud800", "label": 0}', r"x\.jsonl:1: expected text in UTF-8"),
+        ("x.jsonl", b"[" * 100_000, r"x\.jsonl:1: expected a JSON object"),
+        ("x.jsonl", b'{"text": "a", "label": 0}\n{"label": 0}', r"x\.jsonl:2: expected a JSON object with 'text'"),
+        ("x.parquet", WHOLE, "expected a whole Parquet file, got: .*Fetch it again"),
         ("x.txt", WHOLE, r"expected texts \(\*.csv, \*.jsonl, \*.ndjson, \*.parquet\), got a file of the kind '.txt'"),
     ],
 )
@@ -244,6 +265,14 @@ def test_long_texts_and_many_rows(tmp_path: Path) -> None:
     assert texts.name(count) == f"{path}:{count + 2}"
 
 
+def test_several_paths_behind_each_other(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.csv", text=["a", "b"], label=["y", "x"])
+    two = write(tmp_path / "b.parquet", text=["c"], label=["z"])
+    texts = read_texts(one, two)
+    assert (contents(texts), texts.labels.tolist(), texts.classes) == (["a", "b", "c"], [1, 0, 2], ("x", "y", "z"))
+    assert [texts.name(index) for index in (1, 2)] == [f"{one}:3", f"{two} row 0"]
+
+
 def test_the_real_trec() -> None:
     root = os.environ.get("PETM_DATA_DIR")
     if not root:
@@ -252,3 +281,118 @@ def test_the_real_trec() -> None:
     assert len(texts) == 5452
     assert (texts.text(0), int(texts.labels[0])) == ("How did serfdom develop in and then leave Russia ?", 1)
     assert len(texts.labels.unique()) == 6
+
+
+@dataclass(frozen=True)
+class Letters:
+    """A text's letters as their codes, ``^`` in front of them; digits make tokens of another type."""
+
+    maximum: int | None = 6
+    pads_left: bool = False
+    padding: Mapping[str, int] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "padding", {"input_ids": 9})
+
+    def encode(self, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
+        kept = [f"^{text}"[:limit].replace("^^", "") for text in texts]
+        return {
+            "input_ids": [[ord(letter) for letter in text] for text in kept],
+            "token_type_ids": [[int(letter.isdigit()) for letter in text] for text in kept],
+            "attention_mask": [[1] * len(text) for text in kept],
+        }
+
+
+def texts_of(folder: Path, *texts: str) -> Texts:
+    path = folder / "x.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{number % 3}\n" for number, text in enumerate(texts)))
+    return read_texts(path, classes=["zero", "one", "two"])
+
+
+def rows(data: Data, name: str = "input_ids") -> list[list[int]]:
+    fields = data.inputs(range(len(data)))
+    return fields[name].tolist()  # type: ignore[union-attr, no-any-return]
+
+
+def test_texts_are_padded_to_the_longest(tmp_path: Path) -> None:
+    data = Tokenized(texts_of(tmp_path, "a", "b1c", "dé"), Letters())
+    caret, accent = ord("^"), ord("é")
+    assert data.length == 4
+    assert rows(data) == [[caret, 97, 9, 9], [caret, 98, 49, 99], [caret, 100, accent, 9]]
+    assert rows(data, "token_type_ids") == [[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert rows(data, "attention_mask") == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]]
+    assert {tensor.dtype for tensor in data.inputs([0]).values()} == {torch.int64}
+    assert (data.labels.tolist(), data.classes) == ([0, 1, 2], ("zero", "one", "two"))
+    assert data.name(1) == f"{tmp_path / 'x.csv'}:3"
+    assert data.in_memory() is data
+
+
+def test_padding_on_the_left(tmp_path: Path) -> None:
+    data = Tokenized(texts_of(tmp_path, "a", "bc"), Letters(pads_left=True))
+    assert rows(data) == [[9, 94, 97], [94, 98, 99]]
+    assert rows(data, "attention_mask") == [[0, 1, 1], [1, 1, 1]]
+
+
+def test_a_length_of_the_callers_pads_and_cuts(tmp_path: Path) -> None:
+    texts = texts_of(tmp_path, "a", "bcdefghijk")
+    assert Tokenized(texts, Letters()).inputs([1])["input_ids"].shape == (1, 6), "no more than the model takes"
+    assert Tokenized(texts, Letters(maximum=None)).length == 11
+    assert rows(Tokenized(texts, Letters(), length=3)) == [[94, 97, 9], [94, 98, 99]]
+    assert Tokenized(texts_of(tmp_path, "a"), Letters(), length=5).inputs([0])["input_ids"].shape == (1, 5)
+    with pytest.raises(ArgumentError, match=r"length: expected a number of tokens from 1 to 6, the most .* got 7"):
+        Tokenized(texts, Letters(), length=7)
+    with pytest.raises(ArgumentError, match=r"length: expected a number of tokens of at least 1, got 0"):
+        Tokenized(texts, Letters(maximum=None), length=0)
+
+
+def test_a_text_without_tokens(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"at least one token in every text, got none in 1 of 2 \(the first is .*csv:3"):
+        Tokenized(texts_of(tmp_path, "a", "^"), Letters())
+
+
+def test_views_batches_and_splits(tmp_path: Path) -> None:
+    data = Tokenized(texts_of(tmp_path, *"abcdefghi"), Letters())
+    view = data.subset([4, 1])
+    assert isinstance(view, Subset)
+    assert rows(view) == [[94, 101], [94, 98]]
+    assert view.name(0) == data.name(4)
+    assert view.in_memory() is view
+    batch = data.__getitems__([8, 0])
+    assert batch.inputs["input_ids"].tolist() == [[94, 105], [94, 97]]  # type: ignore[call-overload]
+    assert batch.targets.tolist() == [2, 0]
+    parts = data.split((2 / 3, 1 / 3))
+    assert sorted(row[1] for part in parts for row in rows(part)) == list(range(97, 106))
+    assert rows(data.subset([-1])) == [[94, 105]]
+    assert data.inputs([])["input_ids"].shape == (0, 2)
+
+
+def test_content_follows_texts_labels_and_length(tmp_path: Path) -> None:
+    same = [Tokenized(texts_of(tmp_path, "a", "b"), Letters()).content for _ in range(2)]
+    others = [
+        Tokenized(texts_of(tmp_path, "a", "c"), Letters()).content,
+        Tokenized(texts_of(tmp_path, "a", "b"), Letters(), length=5).content,
+        Tokenized(texts_of(tmp_path, "b", "a"), Letters()).content,
+    ]
+    (tmp_path / "x.csv").write_text("text,label\na,2\nb,1\n")
+    others.append(Tokenized(read_texts(tmp_path / "x.csv"), Letters()).content)
+    assert same[0] == same[1]
+    assert len({same[0], *others}) == 5
+
+
+@pytest.mark.parametrize(("letter", "bytes_a_token"), [("a", 1), ("ё", 2), ("😀", 4)])
+def test_tokens_are_held_in_as_few_bytes_as_they_need(tmp_path: Path, letter: str, bytes_a_token: int) -> None:
+    data = Tokenized(texts_of(tmp_path, *[letter] * 2000), Letters())
+    assert data.inputs([1999])["input_ids"].tolist() == [[94, ord(letter)]]
+    held = sum(value.nbytes for name, value in data._tokens.items() if name == "input_ids")
+    assert held == 2000 * 2 * bytes_a_token
+
+
+def test_a_real_tokenizer_pads_as_transformers_does(tmp_path: Path) -> None:
+    folder = hf_folders.save(tmp_path / "bert", hf_folders.bert(), hf_folders.word_tokenizer())
+    encoder = load_processor(folder)
+    assert isinstance(encoder, Tokenizer)
+    written = [text.replace(",", "") for text, _ in hf_folders.QUESTIONS]
+    data = Tokenized(texts_of(tmp_path, *written), encoder)
+    expected = hf_folders.word_tokenizer()(written, padding=True, return_tensors="pt")
+    for name, tensor in data.inputs(range(len(data))).items():
+        assert torch.equal(tensor, expected[name])

@@ -1,30 +1,43 @@
 """Rows made into what the classifier takes, each by itself: one that cannot be read does not spoil the others."""
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from petm._internal.storage import RemotePath
-from petm.data.decoding import (
-    Channels,
-    ImageError,
-    ImageForm,
-    Processor,
-    decode,
-    form_of,
-)
-from petm.data.encoded import WORKERS
-from petm.data.fields import Inputs
-from petm.data.source import Content, Rows
-from petm.data.tokenized import Encoder, pad_batch
+from petm.data.images import WORKERS, Channels, ImageError, ImageForm, Processor, decode, form_of
+from petm.data.sources import Content, Rows
 from petm.errors import DataError
 
 _REQUESTS = 32
 """Images that are fetched from a store at a time: most of that is waiting."""
+
+Arrays: TypeAlias = NDArray[np.float32] | Mapping[str, NDArray[np.int64]]
+"""A batch as NumPy has it: images float32 ``(N, C, H, W)``, or the fields ``(N, L)`` of texts by name."""
+
+
+class Encoder(Protocol):
+    """What turns texts into tokens, such as `petm.models.hf_tokenizer.Tokenizer`."""
+
+    @property
+    def maximum(self) -> int | None:
+        """The most tokens that the model takes; None where there is no limit."""
+
+    @property
+    def padding(self) -> Mapping[str, int]:
+        """What the fields are filled up with, by name; those that are not named, with 0."""
+
+    @property
+    def pads_left(self) -> bool:
+        """Whether they are filled up on the left."""
+
+    def encode(self, texts: Sequence[str], limit: int | None) -> Mapping[str, Sequence[Sequence[int]]]:
+        """Returns ``input_ids`` and the other fields of each text, one number a token, of at most ``limit`` tokens."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class Readings:
         reasons: Why a row could not be read; None where it could.
     """
 
-    inputs: Inputs | None
+    inputs: Arrays | None
     reasons: list[str | None]
 
 
@@ -70,17 +83,16 @@ class Reader:
 
     def read(self, rows: Rows) -> Readings:
         """Returns the inputs of those rows that can be read, and why the others cannot."""
-        reasons = list(rows.faults)
         if self.encoder is not None:
-            return self._texts(self.encoder, rows, reasons)
+            return self._texts(self.encoder, rows, list(rows.faults))
         remote = any(isinstance(content, RemotePath) for content in rows.contents)
         pool = self._requests if remote else self._pool
-        made: list[Any] = list(pool.map(self._image, rows.contents, rows.inputs, reasons))
-        reasons = [answer if isinstance(answer, str) else None for answer in made]
+        made = list(pool.map(self._image, rows.contents, rows.inputs, rows.faults))
         arrays = [answer for answer in made if not isinstance(answer, str)]
-        return Readings(torch.from_numpy(np.stack(arrays)) if arrays else None, reasons)
+        reasons = [answer if isinstance(answer, str) else None for answer in made]
+        return Readings(np.stack(arrays) if arrays else None, reasons)
 
-    def _image(self, content: Content, name: str, fault: str | None) -> Any:
+    def _image(self, content: Content, name: str, fault: str | None) -> NDArray[np.float32] | str:
         """Float32 ``(C, H, W)``, or why there is none."""
         if fault is not None:
             return fault
@@ -98,21 +110,20 @@ class Reader:
         try:
             return decode(content, name, self.form)
         except ImageError as error:
-            return f"expected a readable image, got: {error.reason}"
+            return error.reason
         except DataError as error:
             return str(error)
 
-    def _array(self, content: Any) -> Any:
-        values = content.astype(np.float32) / 255 if content.dtype == np.uint8 else content
+    def _array(self, content: NDArray[np.generic]) -> NDArray[np.float32] | str:
+        values = content.astype(np.float32)
+        if content.dtype == np.uint8:
+            values /= 255
         shape = (self.form.channels, *self.form.size) if self.form else values.shape
         if values.shape != shape:
             return f"expected an array of shape {shape}, got {values.shape}"
         return values if np.isfinite(values).all() else "expected finite values, got NaN or infinity"
 
     def _texts(self, encoder: Encoder, rows: Rows, reasons: list[str | None]) -> Readings:
-        for place, content in enumerate(rows.contents):
-            if reasons[place] is None and not (isinstance(content, str) and content.strip()):
-                reasons[place] = "expected a text, got none"
         readable = [place for place, reason in enumerate(reasons) if reason is None]
         if not readable:
             return Readings(None, reasons)
@@ -122,3 +133,25 @@ class Reader:
             reasons[readable[index]] = "expected a text with a token in it, got none"
         fields = {name: [values[index] for index in kept] for name, values in encoded.items()}
         return Readings(pad_batch(encoder, fields, self.length) if kept else None, reasons)
+
+
+def pad_batch(
+    encoder: Encoder, encoded: Mapping[str, Sequence[Sequence[int]]], length: int | None = None
+) -> dict[str, NDArray[np.int64]]:
+    """Returns encoded texts as int64 ``(n, L)`` fields by name, padded to one length.
+
+    Args:
+        encoder: What has encoded them.
+        encoded: One row of numbers a text, of at least one token, for each field.
+        length: ``L``; absent takes the longest's.
+    """
+    counts = np.array([len(tokens) for tokens in encoded["input_ids"]])[:, None]
+    most = length or int(counts.max())
+    places = np.arange(most) - (most - counts if encoder.pads_left else 0)
+    real = (places >= 0) & (places < counts)
+    fields = {}
+    for name, rows in encoded.items():
+        if name != "attention_mask":
+            fields[name] = np.full((len(rows), most), encoder.padding.get(name, 0), np.int64)
+            fields[name][real] = [token for row in rows for token in row]
+    return {**fields, "attention_mask": real.astype(np.int64)}

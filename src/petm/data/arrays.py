@@ -1,0 +1,208 @@
+"""Arrays in files: NumPy archives of images and labels, and the idx files of MNIST."""
+
+import gzip
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from petm._internal.storage import Located, open_binary
+from petm.errors import DataError
+
+IMAGE_NAMES = ("images", "x")
+LABEL_NAMES = ("labels", "y")
+
+_BROKEN = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What zipfile and NumPy raise for a damaged archive."""
+_CHUNK = 1 << 20
+"""Bytes that are read at a time."""
+_IDX_KINDS = {1: "labels", 3: "images"}  # by the number of dimensions
+
+
+class ArrayArchive:
+    """The array ``images`` or ``x`` of a NumPy archive, and ``labels`` or ``y`` if it is there.
+
+    Grey images ``(N, H, W)`` get a channel, uint8 images ``(N, H, W, C)`` with 1 or 3 channels last are turned to
+    ``(N, C, H, W)``, and everything else keeps its shape.
+
+    Args:
+        path: The ``.npz`` file; pickled arrays in it are refused.
+
+    Attributes:
+        labels: ``(N,)`` of any dtype; absent where there are none.
+
+    Raises:
+        DataError: The file is no such archive or is damaged, the array of images is missing or of an unsuitable dtype
+            or shape, or there is not one label for each image.
+    """
+
+    def __init__(self, path: Located) -> None:
+        self.path = path
+        try:
+            with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+                names = [Path(name).stem for name in archive.namelist()]
+                found = next((name for name in IMAGE_NAMES if name in names), None)
+                label = next((name for name in LABEL_NAMES if name in names), None)
+                self.labels = _whole(archive, f"{label}.npy") if label else None
+                if found is not None:
+                    self._member = f"{found}.npy"
+                    with archive.open(self._member) as stream:
+                        self._shape, self._in_rows, self._dtype = _header(stream)
+        except _BROKEN as error:
+            raise self._broken(error) from error
+        if found is None:
+            raise DataError(
+                f"{path}: expected an array 'images' or 'x', got {', '.join(names) or 'nothing'}. "
+                f"Rename the array of images."
+            )
+        if self._dtype.hasobject:
+            raise self._broken(ValueError(f"an array of {self._dtype}"))
+        with_channels(np.empty((0, *self._shape[1:]) if self._shape else (), self._dtype), str(path))
+        if self.labels is not None and self.labels.shape != self._shape[:1]:
+            raise DataError(
+                f"{path}: expected one label for each of {len(self)} samples, got labels of shape {self.labels.shape}."
+            )
+
+    def __len__(self) -> int:
+        return int(self._shape[0])
+
+    def images(self, start: int, stop: int, size: int) -> Iterator[tuple[int, NDArray[np.generic]]]:
+        """Yields the images from ``start`` to before ``stop``, up to ``size`` at a time, with the row of the first.
+
+        They are read as they come, uint8 or float32 ``(n, C, H, W)`` or ``(n, D)``.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        stop = min(stop, len(self))
+        try:
+            with open_binary(self.path) as file, zipfile.ZipFile(file) as archive, archive.open(self._member) as stream:
+                _header(stream)
+                whole = None if self._in_rows else _whole(archive, self._member)  # by columns: no row stands together
+                if whole is None:
+                    _skip(stream, start * self._dtype.itemsize * math.prod(self._shape[1:]))
+                for first in range(start, stop, size):
+                    count = min(size, stop - first)
+                    part = whole[first : first + count] if whole is not None else self._read(stream, count)
+                    yield first, with_channels(part, str(self.path))
+        except _BROKEN as error:
+            raise self._broken(error) from error
+
+    def _read(self, stream: IO[bytes], count: int) -> NDArray[np.generic]:
+        part = np.empty((count, *self._shape[1:]), self._dtype)
+        left = part.reshape(-1).view(np.uint8).data
+        while left:
+            read = stream.readinto(left[:_CHUNK])  # type: ignore[attr-defined]  # zipfile's stream has it
+            if not read:
+                raise EOFError("the end of the file in the middle of the array")
+            left = left[read:]
+        return part
+
+    def _broken(self, error: Exception) -> DataError:
+        return DataError(
+            f"{self.path}: expected an npz archive of plain arrays, got: {str(error).rstrip('.')}. "
+            f"Save images and labels as numbers with numpy.savez; nothing is loaded through pickle."
+        )
+
+
+def with_channels(images: NDArray[np.generic], source: str) -> NDArray[np.generic]:
+    """Returns uint8 or float32 ``(N, C, H, W)`` or ``(N, D)``, contiguous.
+
+    Raises:
+        DataError: They have an unsuitable dtype or shape.
+    """
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise DataError(f"{source}: expected images of dtype uint8 or float, got {images.dtype}. Convert them.")
+    if images.ndim not in (2, 3, 4):
+        raise DataError(
+            f"{source}: expected images (N, H, W), (N, H, W, C), (N, C, H, W) or features (N, D), "
+            f"got {images.ndim} dimensions. Reshape them."
+        )
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.dtype == np.uint8 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused by name later
+        return np.ascontiguousarray(images, dtype=np.uint8 if images.dtype == np.uint8 else np.float32)
+
+
+def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Returns the images of an idx3 file, uint8 ``(N, H, W)``, or the labels of an idx1 file, uint8 ``(N,)``.
+
+    The format is a magic number, big-endian sizes, then unsigned bytes; plain or gzip.
+
+    Args:
+        path: The file.
+        dimensions: 3 for images, 1 for labels.
+
+    Raises:
+        DataError: The file is damaged, or is no such file.
+    """
+    content = read_content(path)
+    kind, header = _IDX_KINDS[dimensions], 4 + 4 * dimensions
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise DataError(
+            f"{path}: expected an idx file of unsigned bytes (it starts with 00 00 08), "
+            f"got {content[:4].hex(' ') or 'an empty file'}. Fetch it again."
+        )
+    if content[3] != dimensions:
+        known = _IDX_KINDS.get(content[3])
+        other = f", as a file of {known} has: are the two swapped?" if known else "."
+        raise DataError(
+            f"{path}: expected idx {kind} with {dimensions} dimensions, got {content[3]}{other} Check the file names."
+        )
+    if len(content) < header:
+        raise DataError(f"{path}: expected a header of {header} bytes, got {len(content)}. Fetch it again.")
+    sizes = struct.unpack(f">{dimensions}I", content[4:header])
+    expected, got = math.prod(sizes), len(content) - header
+    if got != expected:
+        fault = "truncated" if got < expected else "trailing bytes"
+        raise DataError(
+            f"{path}: expected {'×'.join(map(str, sizes))} = {expected} bytes of {kind}, got {got} ({fault}). "
+            f"Fetch it again."
+        )
+    if not expected:
+        raise DataError(f"{path}: expected at least one sample, got sizes {'×'.join(map(str, sizes))}. Fetch it again.")
+    return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(sizes)
+
+
+def read_content(path: Path) -> bytes:
+    """Returns the uncompressed bytes of a file that is plain or gzip, whatever its name says.
+
+    Raises:
+        DataError: The file cannot be read, or its gzip stream is truncated or damaged.
+    """
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: expected a readable file, got: {error}. Fetch it again.") from error
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    """Shape, whether rows stand together, and dtype of an array, after which its content begins."""
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, by_columns, dtype = read(stream)
+    return shape, not by_columns or len(shape) < 2, dtype
+
+
+def _whole(archive: zipfile.ZipFile, member: str) -> NDArray[Any]:
+    with archive.open(member) as stream:
+        array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+        return array
+
+
+def _skip(stream: IO[bytes], count: int) -> None:
+    while count > 0:
+        read = len(stream.read(min(count, _CHUNK)))
+        if not read:
+            raise EOFError("the end of the file before the row to go on with")
+        count -= read

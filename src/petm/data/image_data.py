@@ -1,0 +1,218 @@
+"""Images read by index: listed or copied once, and decoded when read."""
+
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from petm._internal.files import fingerprint, sha256_of_file
+from petm._internal.progress import track
+from petm._internal.spill import ScratchFile
+from petm.data.base import Data
+from petm.data.images import (
+    LEAVE_OUT,
+    WORKERS,
+    Channels,
+    Encoded,
+    ImageError,
+    Processor,
+    decode,
+    form_of,
+    read_image,
+)
+from petm.data.labels import LabelColumn, refuse_faults
+from petm.data.sources import Source, TableRows
+from petm.errors import DataError
+
+_HELD, _WRITTEN = 32 << 20, 1 << 20
+"""Bytes up to which encoded images lie in memory; and, of more, those that are written at a time."""
+_ROWS = 32
+"""Rows of a source that are read at a time."""
+
+
+class ImageData(Data):
+    """The images of sources in their order, decoded in a few threads when read.
+
+    Palettes become colours, alpha is dropped, the EXIF orientation is applied, and 16-bit grey keeps its precision.
+
+    Args:
+        sources: Image files, or tables with encoded images; all of one kind.
+        source: Where the samples come from, in words that fit into a message.
+        root: The folder to which the paths of image files are relative in `content`.
+        names: The data's own class names in order; empty where they have none.
+        size: Height and width to resize to, bilinear with antialiasing; absent means that all images must have the
+            size of the first.
+        channels: 1 or 3; absent means as the first image.
+        classes: The expected class names in order, such as a model's.
+        skip_bad: Decode every image once now, and leave out what cannot be read.
+        processor: What prepares the images for a model, in place of ``size`` and ``channels``; its values may lie
+            outside [0, 1].
+
+    Attributes:
+        form: The shape of every image.
+        skipped: Why images were left out, by name.
+
+    Raises:
+        ArgumentError: ``size`` or ``channels`` breaks its rule.
+        DataError: A row has a fault that was not to be skipped, a class is not among ``classes``, there is no image,
+            or the first one is unreadable.
+        RunError: There is no room for a temporary file.
+    """
+
+    value_range = (0.0, 1.0)
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        source: str,
+        *,
+        root: Path | None = None,
+        names: Sequence[str] = (),
+        size: tuple[int, int] | None = None,
+        channels: Channels | None = None,
+        classes: Sequence[str] | None = None,
+        skip_bad: bool = False,
+        processor: Processor | None = None,
+    ) -> None:
+        self.source, self._root = source, root or Path()
+        self._tables = [each for each in sources if isinstance(each, TableRows)]
+        self._files, self._blobs = list[str](), Blobs()
+        self._numbers, self._ends = array("q"), list[int]()
+        labels, self.skipped = LabelColumn(), dict[str, str]()
+        for each in sources:
+            self._take(each, labels)
+        if not skip_bad:
+            refuse_faults(self.skipped, LEAVE_OUT)
+        numbers, self.classes = labels.numbers(names, classes, source)
+        self.labels = torch.from_numpy(numbers)
+        self._rows = torch.arange(len(numbers))
+        if skip_bad:
+            bad = self._unreadable()
+            self.skipped.update((self.name(row), reason) for row, reason in bad.items())
+            kept = torch.tensor([row not in bad for row in range(len(self))], dtype=torch.bool)
+            self.labels, self._rows = self.labels[kept], self._rows[kept]
+        if not len(self):
+            lost = f" ({len(self.skipped)} unreadable ones were skipped)" if self.skipped else ""
+            raise DataError(f"{source}: expected at least one image, got none{lost}. Name other data.")
+        self.form = form_of(self._encoded(0), self.name(0), size=size, channels=channels, processor=processor)
+        if processor is not None:
+            self.value_range = processor.value_range
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Returns float32 ``(n, C, H, W)`` in ``value_range``: the images at ``indices``, in that order.
+
+        Raises:
+            DataError: An image cannot be read, or has another size than the first one and no size was asked for.
+        """
+        rows: list[int] = torch.as_tensor(indices, dtype=torch.int64).tolist()
+        images = torch.empty((len(rows), self.form.channels, *self.form.size))
+        pixels = images.numpy()
+
+        def fill(first: int) -> None:
+            for place in range(first, len(rows), WORKERS):
+                row = rows[place]
+                pixels[place] = decode(self._encoded(row), self.name(row), self.form)
+
+        if len(rows) == 1:
+            fill(0)
+        else:
+            with ThreadPoolExecutor(WORKERS) as pool:
+                list(pool.map(fill, range(WORKERS)))
+        return images
+
+    def name(self, index: int) -> str:
+        """Returns the path of image ``index``, or the file and the row."""
+        row = int(self._rows[index])
+        if self._files:
+            return str(self._root / self._files[row])
+        return self._tables[bisect_right(self._ends, row)].place(self._numbers[row])
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over labels, form, and relative paths and sizes of files, or the content of tables."""
+        if self._files:
+            paths = [self._files[row] for row in self._rows.tolist()]
+            sizes = torch.tensor([(self._root / path).stat().st_size for path in paths])
+            return fingerprint((str(self.form), *paths, sizes, self.labels))
+        hashes = [sha256_of_file(Path(table.name)) for table in self._tables]
+        return fingerprint((str(self.form), *hashes, self._rows, self.labels))
+
+    def _take(self, source: Source, labels: LabelColumn) -> None:
+        """Takes the rows of a source, and notes why some cannot be read."""
+        for rows in source.rows(0, sys.maxsize, _ROWS):
+            for path, row, content, label, fault in zip(
+                rows.inputs, rows.rows, rows.contents, rows.labels, rows.faults, strict=True
+            ):
+                fault = fault or labels.add(label)
+                if fault is not None:
+                    self.skipped[path if row is None else source.place(row)] = fault
+                elif isinstance(content, bytes):
+                    self._blobs.append(content)
+                    self._numbers.append(row or 0)
+                else:
+                    self._files.append(str(Path(path).relative_to(self._root)))
+        self._ends.append(len(self._blobs))
+
+    def _encoded(self, index: int) -> Encoded:
+        row = int(self._rows[index])
+        return self._root / self._files[row] if self._files else self._blobs[row]
+
+    def _unreadable(self) -> dict[int, str]:
+        """Decodes every image once and returns why some fail."""
+        bad: dict[int, str] = {}
+        with track("check images", len(self)) as progress, ThreadPoolExecutor(WORKERS) as pool:
+            for start in range(0, len(self), 256):
+                rows = range(start, min(start + 256, len(self)))
+                reasons = zip(rows, pool.map(self._reason, rows), strict=True)
+                bad |= {row: reason for row, reason in reasons if reason is not None}
+                progress.advance(len(rows))
+        return bad
+
+    def _reason(self, index: int) -> str | None:
+        try:
+            read_image(self._encoded(index), self.name(index))
+        except ImageError as error:
+            return error.reason
+        return None
+
+
+class Blobs:
+    """Encoded images that are appended, and then read one by one in any order.
+
+    From Parquet, images can be read in groups of rows only: a shuffled batch would take a whole group for each of its
+    images. Copied once into a file of its own, every image is one short read away, and memory holds 8 bytes for it.
+    """
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._file: ScratchFile | None = None
+        self._ends = array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def append(self, image: bytes) -> None:
+        """Appends an image; raises RunError where there is no room for the temporary file."""
+        self._held += image
+        self._ends.append(self._ends[-1] + len(image))
+        if len(self._held) > (_HELD if self._file is None else _WRITTEN):
+            if self._file is None:
+                cure = "Free space, or name another folder for temporary files in the environment (TMPDIR)."
+                self._file = ScratchFile("the encoded images", cure)
+            self._file.write(self._ends[-1] - len(self._held), self._held)
+            self._held = bytearray()
+
+    def __getitem__(self, row: int) -> bytes:
+        start, end = self._ends[row], self._ends[row + 1]
+        waiting = self._ends[-1] - len(self._held)  # where what lies in memory begins
+        if self._file is None or start >= waiting:
+            return bytes(memoryview(self._held)[start - waiting : end - waiting])
+        image = bytearray(end - start)
+        self._file.read_into(start, image)
+        return bytes(image)

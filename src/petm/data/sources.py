@@ -1,0 +1,379 @@
+"""Inputs in their order, not decoded yet: from files, folders, tables, archives and lists of paths.
+
+Fitting reads them once and then by index (`petm.data.image_data`, `petm.data.texts`); grading takes them as they come.
+"""
+
+import glob
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from petm._internal.storage import Located, RemotePath, identity_of, locate
+from petm.data.arrays import ArrayArchive
+from petm.data.images import Found, images_below, is_image
+from petm.data.tables import TABLE_SUFFIXES, Record, find_shards, open_table
+from petm.errors import DataError
+
+Content = Located | bytes | str | NDArray[Any] | None
+"""An image file, an encoded image, a text, an array ``(C, H, W)``; or nothing, where a cell is empty."""
+
+
+@dataclass
+class Rows:
+    """Some inputs in their order.
+
+    Attributes:
+        inputs: The path of each.
+        rows: Where in this file: a row from 0, in a file of lines a line from 1; None for a file that is one input.
+        contents: What stands there.
+        labels: What stands beside it as its label, a class number or name if all is well; None where nothing does.
+        faults: Why it could not be read, where that is known already.
+    """
+
+    inputs: list[str] = field(default_factory=list)
+    rows: list[int | None] = field(default_factory=list)
+    contents: list[Content] = field(default_factory=list)
+    labels: list[object] = field(default_factory=list)
+    faults: list[str | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def append(
+        self, path: str, row: int | None, content: Content, label: object = None, fault: str | None = None
+    ) -> None:
+        """Adds one input."""
+        self.inputs.append(path)
+        self.rows.append(row)
+        self.contents.append(content)
+        self.labels.append(label)
+        self.faults.append(fault)
+
+
+class Source(ABC):
+    """Inputs in an order that does not change.
+
+    Attributes:
+        name: The path of the file or folder.
+        class_names: The names of the classes in their order, where the source knows one.
+    """
+
+    name: str
+    class_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def count(self) -> int:
+        """Returns how many inputs there are."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """Returns what changes when the inputs do: names, sizes, times; not their content."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+        """Yields the inputs from ``start`` to before ``stop``, up to ``size`` at a time.
+
+        Raises:
+            DataError: The file is not whole, or a column is missing or of an unsuitable type.
+        """
+
+    def place(self, row: int | None) -> str:
+        """Returns how a person would find an input again, by its row as in `Rows`."""
+        return self.name if row is None else f"{self.name} row {row}"
+
+    def part(self, start: int, stop: int) -> "Source":
+        """Returns the inputs from ``start`` to before ``stop`` as a source that another process can read by itself."""
+        return _Part(self, start, stop)
+
+    def parts(self, size: int) -> Iterator["Source"]:
+        """Yields all inputs in parts of up to ``size``."""
+        for start in range(0, self.count(), size):
+            yield self.part(start, start + size)
+
+
+class _Part(Source):
+    """Some inputs of a source that follow each other."""
+
+    def __init__(self, whole: Source, start: int, stop: int) -> None:
+        self.name, self.whole, self.start, self.stop = whole.name, whole, start, min(stop, whole.count())
+
+    def count(self) -> int:
+        return self.stop - self.start
+
+    def identity(self) -> str:
+        return f"{self.whole.identity()} {self.start} {self.stop}"
+
+    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+        yield from self.whole.rows(self.start + start, min(self.start + stop, self.stop), size)
+
+
+def chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[Rows]:
+    """Yields single rows, as `Rows.append` takes them, up to ``size`` at a time."""
+    held = Rows()
+    for row in rows:
+        held.append(*row)
+        if len(held) == size:
+            yield held
+            held = Rows()
+    if len(held):
+        yield held
+
+
+class ImageFiles(Source):
+    """Image files in a fixed order, of which only the paths under way are held.
+
+    Args:
+        name: Of the folder or the list.
+        find: What goes through all of them, each time in the same order.
+    """
+
+    def __init__(self, name: str, find: Callable[[], Iterator[Found]]) -> None:
+        self.name, self.find = name, find
+
+    def count(self) -> int:
+        """Returns how many there are."""
+        return self._seen[0]
+
+    def identity(self) -> str:
+        """Returns a SHA-256 over all paths, and on this machine over sizes and times of change."""
+        return self._seen[1]
+
+    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+        """Yields the files from ``start`` to before ``stop``, up to ``size`` at a time."""
+        found = islice(self.find(), start, stop)
+        yield from chunks(((str(path), None, _located(path), label, fault) for path, label, fault in found), size)
+
+    def part(self, start: int, stop: int) -> "ImageFiles":
+        """Returns some of the files as a list of their paths, which nobody has to look for again."""
+        return listed(tuple(islice(self.find(), start, stop)), self.name)
+
+    def parts(self, size: int) -> Iterator[Source]:
+        """Yields all files in lists of up to ``size``, found in one go."""
+        found = self.find()
+        while some := tuple(islice(found, size)):
+            yield listed(some, self.name)
+
+    @cached_property
+    def _seen(self) -> tuple[int, str]:
+        count, digest = 0, hashlib.sha256()
+        for path, _, _ in self.find():
+            count += 1
+            digest.update(os.fsencode(str(path)) + b"\0")
+            with suppress(OSError):
+                state = os.stat(path) if isinstance(path, str) else None
+                digest.update(f"{state and (state.st_size, state.st_mtime_ns)}\0".encode())
+        return count, digest.hexdigest()
+
+
+def listed(paths: Sequence[Found], name: str = "images") -> ImageFiles:
+    """Returns the files of a list."""
+    return ImageFiles(name, lambda: iter(paths))
+
+
+class TableRows(Source):
+    """The rows of a Parquet, CSV or JSON Lines file as encoded images or texts.
+
+    Args:
+        path: The file.
+        column: Of encoded images (binary, or a struct with a field ``bytes``) or of texts.
+        label_column: Of labels; absent reads none.
+        texts: Whether the column holds texts.
+        needs_labels: Whether the column of labels must be there.
+
+    Raises:
+        DataError: The file is not whole, or a column is missing or of an unsuitable type.
+    """
+
+    def __init__(
+        self, path: Located, column: str, label_column: str | None, *, texts: bool, needs_labels: bool = False
+    ) -> None:
+        self.name, self._column, self._texts = str(path), column, texts
+        columns = (column, label_column) if label_column else (column,)
+        hint = "Name the columns of texts and labels (--text-column, --label-column)."
+        self._table = open_table(
+            path,
+            columns,
+            required=columns[: 2 if needs_labels and path.suffix.lower() in (".csv", ".parquet") else 1],
+            hint=hint if texts else "Rename the columns of images and labels.",
+        )
+        self.class_names = self._table.class_names(label_column)
+        kind = self._table.kind(column)
+        if kind is not None and not _suits(kind, texts=texts):
+            wanted = "texts" if texts else "encoded images (binary, or a struct with a field bytes)"
+            raise DataError(f"{path}: expected {wanted} in column '{column}', got {kind}. Name another column.")
+
+    def count(self) -> int:
+        """Returns how many rows there are."""
+        return self._table.count()
+
+    def identity(self) -> str:
+        """Returns path, size, time of change and column."""
+        return f"{identity_of(self._table.path)} {self._column}"
+
+    def place(self, row: int | None) -> str:
+        """Returns how a person would find a row again."""
+        return self.name if row is None else self._table.place(row)
+
+    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+        """Yields the rows from ``start`` to before ``stop``, up to ``size`` at a time."""
+        yield from chunks(map(self._row, self._table.records(start, stop, size)), size)
+
+    def _row(self, record: Record) -> tuple[str, int, Content, object, str | None]:
+        content, label = (*record.values, None, None)[:2]
+        if isinstance(content, dict):
+            content = content.get("bytes")
+        if isinstance(label, str):
+            label = label.strip() or None
+        elif isinstance(label, int) and 0 <= label < len(self.class_names):
+            label = self.class_names[label]
+        fault = record.fault
+        if fault is None and not (isinstance(content, str) and content.strip() if self._texts else content):
+            kind = "a text" if self._texts else "an image"
+            got = "nothing" if content in (None, b"") or isinstance(content, str) else type(content).__name__
+            content, fault = None, f"expected {kind} in column '{self._column}', got {got}"
+        return self.name, record.number, content, label, fault
+
+
+def _suits(kind: Any, *, texts: bool) -> bool:
+    """Whether a column of a Parquet file holds texts or encoded images."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and not texts:
+        kind = kind.field("bytes").type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    of_texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    of_images = (pa.types.is_binary, pa.types.is_large_binary)
+    return any(suits(kind) for suits in (of_texts if texts else of_images))
+
+
+class ArrayRows(Source):
+    """The rows of the array of images in a NumPy archive, numbered from 0.
+
+    Args:
+        path: The ``.npz`` file.
+        labelled: Whether labels are read.
+
+    Raises:
+        DataError: The file is no such archive, or has no such array.
+    """
+
+    def __init__(self, path: Located, *, labelled: bool) -> None:
+        self.name, self._archive = str(path), ArrayArchive(path)
+        self._labels = self._archive.labels if labelled else None
+
+    def count(self) -> int:
+        """Returns how many rows there are."""
+        return len(self._archive)
+
+    def identity(self) -> str:
+        """Returns path, size and time of change."""
+        return identity_of(self._archive.path)
+
+    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+        """Yields the rows from ``start`` to before ``stop``, up to ``size`` at a time: uint8 or float32 arrays."""
+        for first, images in self._archive.images(start, stop, size):
+            n = len(images)
+            labels = [None] * n if self._labels is None else self._labels[first : first + n].tolist()
+            yield Rows([self.name] * n, list(range(first, first + n)), list(images), labels, [None] * n)
+
+
+class Unreadable(Source):
+    """A file that is there and cannot be read: one input with a fault."""
+
+    def __init__(self, path: Located, reason: str) -> None:
+        self.name, self.reason = str(path), reason
+
+    def count(self) -> int:
+        """Returns 1."""
+        return 1
+
+    def identity(self) -> str:
+        """Returns the path and why."""
+        return f"{self.name} {self.reason}"
+
+    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+        """Yields the one."""
+        if start < 1 <= stop:
+            yield Rows([self.name], [None], [None], [None], [self.reason])
+
+
+def open_sources(
+    paths: Iterable[str | Path], *, text_column: str | None = None, label_column: str | None = None
+) -> list[Source]:
+    """Returns what paths, folders and globs stand for, in their order.
+
+    Args:
+        paths: Image files that follow each other become one source.
+        text_column: Of texts, where the classifier reads such; absent reads images.
+        label_column: Of labels, where they are wanted; folders of images have those of their classes.
+
+    Raises:
+        DataError: There is nothing at a path, or it is of a kind that the classifier does not read, or lacks a column.
+    """
+    sources: list[Source] = []
+    images: list[Found] = []
+    for path in paths:
+        for found in _matching(path):
+            if text_column is None and is_image(found.name) and (isinstance(found, RemotePath) or found.is_file()):
+                images.append(Found(found if isinstance(found, RemotePath) else str(found)))
+                continue
+            if images:
+                sources.append(listed(tuple(images)))
+                images.clear()
+            sources += _open_source(found, text_column, label_column)
+    return [*sources, listed(tuple(images))] if images else sources
+
+
+def _open_source(path: Located, text_column: str | None, label_column: str | None) -> list[Source]:
+    """What one path stands for; the shards of a folder are several."""
+    texts = text_column is not None
+    wanted = f"texts ({', '.join(f'*{suffix}' for suffix in TABLE_SUFFIXES)})"
+    wanted = wanted if texts else "images (files, folders, *.parquet, *.npz)"
+    if path.is_dir():
+        shards = find_shards(path)
+        if shards:
+            return [source for shard in shards for source in _open_source(shard, text_column, label_column)]
+        if texts:
+            raise DataError(f"{path}: expected {wanted}, got a folder.")
+        return [ImageFiles(str(path), lambda: images_below(path))]
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet" or (texts and suffix in TABLE_SUFFIXES):
+            return [TableRows(path, text_column or "image", label_column, texts=texts)]
+        if not texts and suffix == ".npz":
+            return [ArrayRows(path, labelled=label_column is not None)]
+    except DataError as error:
+        if error.__cause__ is None:  # it is whole, and does not suit
+            raise
+        return [Unreadable(path, str(error))]
+    raise DataError(f"{path}: expected {wanted}, got a file of the kind '{suffix or path.name}'. Name other inputs.")
+
+
+def _matching(path: str | Path) -> list[Located]:
+    """What is at a path, at an address in a store, or what a glob stands for, in order."""
+    place = locate(path)
+    found: list[Located]
+    if isinstance(place, RemotePath) and is_image(place.name) and "*" not in place.name:
+        found = [place]  # whether it is there, is seen when it is fetched: a question each would take hours for a list
+    elif place.exists():
+        found = [place]
+    elif isinstance(place, RemotePath):
+        found = [*place.matching()] if "*" in place.key else []
+    else:
+        found = [*sorted(map(Path, glob.glob(str(path))))]
+    if not found:
+        raise DataError(f"{place}: expected a file, a folder or a glob, got nothing there. Check the path.")
+    return found
+
+
+def _located(path: str | RemotePath) -> Located:
+    return Path(path) if isinstance(path, str) else path

@@ -1,0 +1,250 @@
+"""Texts with labels from Parquet, CSV and JSON Lines files; and as tokens, which a text classifier takes."""
+
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from petm._internal.files import fingerprint
+from petm._internal.progress import track
+from petm.data.base import Data
+from petm.data.fields import Fields
+from petm.data.labels import UNLABELLED, LabelColumn, refuse_faults
+from petm.data.opening import find_files, refuse_several_splits, same_class_names
+from petm.data.reader import Encoder
+from petm.data.sources import TableRows
+from petm.data.tables import TABLE_SUFFIXES
+from petm.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROWS = 1024
+"""Texts that are read, and encoded, at a time."""
+_CHUNK = 1 << 16
+"""Texts that are held as Python objects at a time; Arrow holds them in a tenth of the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """``N`` texts with labels.
+
+    Attributes:
+        texts: ``pyarrow.ChunkedArray`` of ``N`` large strings, none of them blank.
+        labels: int64 ``(N,)``; ``UNLABELLED`` (-1) where a text has none.
+        classes: ``K`` class names, the label being the index; empty when they have no names.
+        source: Where the texts come from, in words that fit into a message.
+        files: What they were read from.
+        file_of: int64 ``(N,)``, the file of each text.
+        numbers: int64 ``(N,)``, its line (of a CSV or JSON Lines file, from 1) or row (of a Parquet file, from 0).
+        skipped: Why rows were left out, by name.
+    """
+
+    texts: "pa.ChunkedArray"
+    labels: Tensor
+    classes: tuple[str, ...]
+    source: str
+    files: tuple[TableRows, ...]
+    file_of: Tensor
+    numbers: Tensor
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def text(self, index: int) -> str:
+        """Returns text ``index``."""
+        return str(self.texts[index].as_py())
+
+    def name(self, index: int) -> str:
+        """Returns where text ``index`` stands: ``train.csv:17``, ``train.parquet row 15``."""
+        return self.files[int(self.file_of[index])].place(int(self.numbers[index]))
+
+
+def read_texts(
+    *paths: str | Path,
+    text_column: str = "text",
+    label_column: str | None = "label",
+    classes: Sequence[str] | None = None,
+    skip_bad: bool = False,
+) -> Texts:
+    """Returns the texts and labels of Parquet, CSV or JSON Lines files, behind each other.
+
+    Labels are integers, or names of classes. Names are matched to ``classes``; without these, a label is the place of
+    its name among all names in order. Class names in the Hugging Face metadata of a Parquet file count as names.
+
+    Args:
+        *paths: A ``.parquet``, ``.csv`` (with a header, separated by commas), ``.jsonl`` or ``.ndjson`` file in UTF-8,
+            a glob of files of one kind, or a folder of Parquet shards.
+        text_column: The column of texts.
+        label_column: The column of labels, where an empty cell means none; None leaves all texts unlabelled.
+        classes: The expected class names in order, such as a model's.
+        skip_bad: Leave out rows that cannot be read or whose text is blank; reasons by name are in ``skipped``.
+
+    Raises:
+        DataError: There is no such file, it is of another kind, is not whole, or holds no texts; a column is missing
+            or has an unsuitable type; a row cannot be read, or its text is blank; a label is outside 0..K-1 or names no
+            class of ``classes``; the files are of several parts such as train and test, or do not agree on the
+            classes.
+    """
+    import pyarrow as pa
+
+    files = tuple(
+        TableRows(file, text_column, label_column, texts=True, needs_labels=True)
+        for path in paths
+        for file in _find(path)
+    )
+    source = " + ".join(map(str, paths))
+    labels, skipped = LabelColumn(), dict[str, str]()
+    chunks, held, counts, numbers = [], list[str](), list[int](), array("q")
+    for file in files:
+        before = len(numbers)
+        for rows in file.rows(0, sys.maxsize, _ROWS):
+            for row, content, label, fault in zip(rows.rows, rows.contents, rows.labels, rows.faults, strict=True):
+                fault = fault or labels.add(label)
+                if fault is not None or row is None:
+                    skipped[file.place(row)] = fault or ""
+                    continue
+                held.append(str(content))
+                numbers.append(row)
+            if len(held) >= _CHUNK:
+                chunks.append(pa.array(held, pa.large_string()))
+                held.clear()
+        counts.append(len(numbers) - before)
+    if not skip_bad:
+        refuse_faults(skipped, "Correct or remove it, or leave out such rows with skip_bad=True (--skip-bad).")
+    if not numbers:
+        lost = f" ({len(skipped)} unreadable or blank ones were skipped)" if skipped else ""
+        raise DataError(f"{source}: expected at least one text, got none{lost}. Name other data.")
+    found, names = labels.numbers(same_class_names(files), classes, source)
+    if label_column is not None and not (found != UNLABELLED).any():
+        raise DataError(
+            f"{source}: expected labels in column '{label_column}', got none. Name the column (--label-column)."
+        )
+    chunks.append(pa.array(held, pa.large_string()))
+    return Texts(
+        texts=pa.chunked_array(chunks),
+        labels=torch.from_numpy(found),
+        classes=names,
+        source=source,
+        files=files,
+        file_of=torch.repeat_interleave(torch.tensor(counts)),
+        numbers=torch.tensor(numbers, dtype=torch.int64),
+        skipped=skipped,
+    )
+
+
+def _find(path: str | Path) -> list[Path]:
+    """The files that a path stands for, all of one kind."""
+    kinds = ", ".join(f"*{suffix}" for suffix in TABLE_SUFFIXES)
+    files = find_files(path)
+    if not files:
+        got = "a folder without Parquet files" if Path(path).is_dir() else "nothing there"
+        raise DataError(f"{path}: expected texts ({kinds}), got {got}. Check the path.")
+    suffixes = sorted({file.suffix.lower() for file in files})
+    if len(suffixes) > 1 or suffixes[0] not in TABLE_SUFFIXES:
+        got = " and ".join(f"'{suffix}'" for suffix in suffixes)
+        raise DataError(f"{path}: expected texts ({kinds}), got a file of the kind {got}. Convert it.")
+    refuse_several_splits(path, files)
+    return files
+
+
+class Tokenized(Data):
+    """Texts as tokens, encoded once, held without padding and padded as they are read.
+
+    All samples have one length ``L``, that of the longest text or the one that is asked for.
+
+    Args:
+        texts: ``N`` texts with labels.
+        encoder: What makes tokens of them.
+        length: ``L``, to which every text is padded or cut; absent means that of the longest text, at most what the
+            model takes.
+
+    Attributes:
+        texts: The texts.
+        length: ``L``.
+        skipped: Why rows were left out when the texts were read, by name.
+
+    Raises:
+        ArgumentError: ``length`` is less than 1 or more than the model takes.
+        DataError: A text has no token.
+    """
+
+    value_range = (-float("inf"), float("inf"))  # tokens are numbers without an order, which no attack may move
+
+    def __init__(self, texts: Texts, encoder: Encoder, *, length: int | None = None) -> None:
+        self.texts, self.labels, self.classes, self.source = texts, texts.labels, texts.classes, texts.source
+        self.skipped = texts.skipped
+        most = encoder.maximum
+        if length is not None and not 1 <= length <= (length if most is None else most):
+            rule = "of at least 1" if most is None else f"from 1 to {most}, the most that the model takes"
+            raise ArgumentError(f"length: expected a number of tokens {rule}, got {length}.")
+        self._tokens, self._counts = _encode(texts, encoder, most if length is None else length)
+        self._starts = self._counts.cumsum(0) - self._counts
+        self._padding, self._pads_left = encoder.padding, encoder.pads_left
+        empty = (self._counts == 0).nonzero().flatten()
+        if len(empty):
+            raise DataError(
+                f"{self.source}: expected at least one token in every text, got none in {len(empty)} of {len(self)} "
+                f"(the first is {self.name(int(empty[0]))}). Remove them."
+            )
+        self.length = length or int(self._counts.max())
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Fields:
+        """Returns int64 ``(n, L)`` fields by name: ``input_ids``, ``attention_mask`` and what the encoder has more."""
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        starts, counts = self._starts[rows, None], self._counts[rows, None]
+        places = torch.arange(self.length) - (self.length - counts if self._pads_left else 0)
+        real = (places >= 0) & (places < counts)
+        fields = {
+            name: tokens[(starts + places).clamp(0, len(tokens) - 1)].long().where(real, self._padding.get(name, 0))
+            for name, tokens in self._tokens.items()
+        }
+        return Fields({**fields, "attention_mask": real.long()})
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over the tokens, their counts, the labels and the length."""
+        tokens = (part for name, held in sorted(self._tokens.items()) for part in (name, held))
+        return fingerprint((*tokens, self._counts, self.labels, str(self.length)))
+
+    def name(self, index: int) -> str:
+        """Returns where text ``index`` stands."""
+        return self.texts.name(index)
+
+    def text(self, index: int) -> str:
+        """Returns text ``index``."""
+        return self.texts.text(index)
+
+    def in_memory(self, budget: int = 1 << 30) -> "Tokenized":
+        """Returns itself, as tokens are held in memory."""
+        return self
+
+
+def _encode(texts: Texts, encoder: Encoder, limit: int | None) -> tuple[dict[str, Tensor], Tensor]:
+    """The tokens of all texts in a row for each field, in as few bytes as they need, and their counts ``(N,)``."""
+    parts: dict[str, list[Tensor]] = {}
+    counts: list[int] = []
+    with track("tokenize", len(texts)) as progress:
+        for start in range(0, len(texts), _ROWS):
+            chunk = texts.texts.slice(start, _ROWS).to_pylist()
+            encoded = encoder.encode(chunk, limit)
+            counts += [len(tokens) for tokens in encoded["input_ids"]]
+            for name, rows in encoded.items():
+                if name != "attention_mask":  # follows from the counts
+                    parts.setdefault(name, []).append(_compact([token for row in rows for token in row]))
+            progress.advance(len(chunk))
+    return {name: torch.cat(held) for name, held in parts.items()}, torch.tensor(counts)
+
+
+def _compact(numbers: Sequence[int]) -> Tensor:
+    """The numbers in the smallest of PyTorch's integer types that holds them all."""
+    kinds = (torch.uint8, torch.int16, torch.int32, torch.int64)
+    greatest = max(numbers, default=0)
+    return torch.tensor(numbers, dtype=next(kind for kind in kinds if greatest <= torch.iinfo(kind).max))
