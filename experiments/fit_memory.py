@@ -4,11 +4,10 @@ Random JPEG images of 32×32 pixels are written into one Parquet file of each si
 process of its own, by the recipe ``fast`` without its mirror image, which trains nothing, in two epochs. Beside it
 stands the bound: what A's own inference takes at the same batch, the adapter's training state and the cache budget.
 
-    python benchmarks/memory.py -o docs/measured
+    python -m experiments.fit_memory -o docs/measured
 """
 
 import argparse
-import multiprocessing
 import tempfile
 import time
 import warnings
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from io import BytesIO
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from experiments.machine import describe_machine
-from experiments.memory import process_peak, process_reset
+from experiments.machine import describe_machine, in_a_process, process_peak, process_reset
 from petm._internal.files import write_json
 from petm.data.base import Data
 from petm.data.opening import open_data
@@ -38,6 +35,7 @@ from petm.models.prediction import BATCH_SIZE, predict_logits
 from petm.training.recipes import RECIPES
 
 RECIPE = replace(RECIPES["fast"], mirrored=None, epochs=2)
+CACHE_BUDGET = 64 << 20
 STATE = 4
 """Tensors of an adapter in training: weights, gradient and two moments."""
 
@@ -71,31 +69,24 @@ class Job:
     Attributes:
         network: A name of `NETWORKS`.
         path: Parquet file of images.
-        budget: Of `petm.fit`.
-        threads: Of PyTorch.
         infers: Run A alone instead of fitting.
     """
 
     network: str
     path: Path
-    budget: int
-    threads: int
     infers: bool
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs=2, default=(10_000, 100_000))
-    parser.add_argument("--network", choices=list(NETWORKS), action="append")
-    parser.add_argument("--cache-budget", type=int, default=64 << 20)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/measured"))
     arguments = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as folder:
         paths = [write_images(Path(folder), count) for count in arguments.samples]
-        for network in arguments.network or NETWORKS:
-            found.append(measure(network, paths, arguments.samples, arguments.cache_budget, arguments.threads))
+        for network in NETWORKS:
+            found.append(measure(network, paths, arguments.samples))
             print(found[-1], flush=True)
     machine = describe_machine(torch.device("cpu"))
     write_json(arguments.output / "memory.json", {"machine": machine, "batch": BATCH_SIZE, "networks": found})
@@ -120,15 +111,15 @@ def _jpeg(pixels: np.ndarray[Any, Any]) -> bytes:
     return stream.getvalue()
 
 
-def measure(network: str, paths: list[Path], samples: tuple[int, int], budget: int, threads: int) -> dict[str, Any]:
+def measure(network: str, paths: list[Path], samples: tuple[int, int]) -> dict[str, Any]:
     """Returns what fitting takes on each file, the ratio of both, and the bound."""
-    inference = in_a_process(Job(network, paths[0], budget, threads, infers=True))
-    fits = [in_a_process(Job(network, path, budget, threads, infers=False)) for path in paths]
+    inference = in_a_process(fit_or_infer, Job(network, paths[0], infers=True))
+    fits = [in_a_process(fit_or_infer, Job(network, path, infers=False)) for path in paths]
     few, many = fits
-    bound = inference["own"] + STATE * many["adapter_bytes"] + many["kept_bytes"] + budget
+    bound = inference["own"] + STATE * many["adapter_bytes"] + many["kept_bytes"] + CACHE_BUDGET
     return {
         "network": network,
-        "cache_budget": budget,
+        "cache_budget": CACHE_BUDGET,
         "inference": inference,
         "fits": [
             {"samples": count, "file_bytes": path.stat().st_size, **each}
@@ -141,51 +132,33 @@ def measure(network: str, paths: list[Path], samples: tuple[int, int], budget: i
     }
 
 
-def in_a_process(job: Job) -> dict[str, Any]:
-    """Returns what a fresh process reports, and what it held of its own and of files meanwhile, sampled."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, job), daemon=True)
-    process.start()
-    sender.close()
-    most = {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
-    while not receiver.poll(0.02):
-        status = Path(f"/proc/{process.pid}/status")
-        for line in status.read_text().splitlines() if status.exists() else ():
-            name, _, value = line.partition(":")
-            if name in most:
-                most[name] = max(most[name], int(value.split()[0]) * 1024)
-    found: dict[str, Any] = receiver.recv()
-    process.join()
-    return found | {f"sampled_{name}": value for name, value in most.items()}
-
-
-def _work(sender: Connection, job: Job) -> None:
-    """Runs in the child: sends the greatest resident set, in all and above that of the libraries."""
+def fit_or_infer(job: Job) -> dict[str, float]:
+    """Runs in a process of its own; returns the greatest resident set, in all and above that of the libraries."""
     warnings.simplefilter("ignore")
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(1)
     model = NETWORKS[job.network]()
-    for library in ("transformers.modeling_utils", "accelerate", "peft", "sklearn.linear_model"):
+    for library in ("transformers.modeling_utils", "peft", "sklearn.linear_model"):
         import_module(library)
     predict_logits(model, open_data(job.path).subset(range(16)))  # loads and builds kernels
     process_reset()
     _, libraries = process_peak()
     began = time.perf_counter()
     # As the command does: what takes more than a quarter of the budget stays on disk.
-    data = open_data(job.path).in_memory(job.budget // 4)
+    data = open_data(job.path).in_memory(CACHE_BUDGET // 4)
     grader = None
     if job.infers:
         predict_logits(model, data.subset(range(min(4 * BATCH_SIZE, len(data)))))
     else:
-        grader = fit(model, data, recipe=RECIPE, cache_budget=job.budget, recall=0.9, device="cpu")
+        grader = fit(model, data, recipe=RECIPE, cache_budget=CACHE_BUDGET, recall=0.9, device="cpu")
     seconds, peak = time.perf_counter() - began, process_peak()[0]
     found: dict[str, float] = {"seconds": seconds, "peak": peak, "own": peak - libraries}
-    sender.send(found | (_training_state(grader, data) if grader else {}))
+    return found | (_training_state(grader, data) if grader else {})
 
 
 def _training_state(grader: Grader, data: Data) -> dict[str, float]:
     """Bytes of the adapters, and of what a training step keeps for its backward pass besides weights."""
-    learner = grader.adapted.alone(grader.adapted.adapters[0])
+    learner = grader.adapted
+    learner.adapter.learn(*learner.adapters)
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*learner.parameters(), *learner.buffers())}
     kept: dict[int, int] = {}
 
@@ -198,7 +171,7 @@ def _training_state(grader: Grader, data: Data) -> dict[str, float]:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         answers = learner(data.inputs(range(BATCH_SIZE)))
     assert answers.requires_grad
-    return {"adapter_bytes": 4 * grader.adapted.adapter_parameters(), "kept_bytes": sum(kept.values())}
+    return {"adapter_bytes": 4 * learner.adapter_parameters(), "kept_bytes": sum(kept.values())}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ MNIST is written into Parquet files as PNG. ``petm grade`` runs as a command, ag
 own that reads the same file, decodes and computes A's logits, in turn. Memory is the greatest resident set of the
 command on few and on many images.
 
-    python benchmarks/grade.py --weights mnist_converged.safetensors --data-dir DIR -o docs/measured
+    python -m experiments.grade_speed --weights mnist_converged.safetensors --data-dir DIR -o docs/measured
 """
 
 import argparse

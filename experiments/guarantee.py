@@ -9,10 +9,10 @@ calibration samples from it, half as many as there are:
   the other half is an estimate with an error of its own, and a lucky calibration half leaves an unlucky other one, so
   its share of draws above `max_risk` is no measure of the promise; see docs/guarantee.md.
 
-    python benchmarks/guarantee.py --data-dir DIR --models-dir DIR -o docs/measured
-    python benchmarks/guarantee.py --scores mine.npz --scores runs/cifar/scores/second_opinion_fast-0 -o runs/guarantee
+    python -m experiments.guarantee --data-dir DIR --models-dir DIR -o docs/measured
+    python -m experiments.guarantee --scores mine.npz --scores runs/cifar/scores/second_opinion_fast-0 -o runs/guarantee
 
-A scores file holds `suspicion` (N,) and `wrong` (N,); a folder is one of `petm benchmark detection`. Written are
+A scores file holds `suspicion` (N,) and `wrong` (N,); a folder is one of `python -m experiments detection`. Written are
 guarantee.json and guarantee.md.
 """
 
@@ -139,7 +139,7 @@ def of_file(path: Path) -> Population:
 
 
 def of_benchmark(folder: Path) -> Population:
-    """From what `petm benchmark detection` writes of a method and a seed: its test samples, no shift and no attack."""
+    """From what `python -m experiments detection` writes of a method and a seed: its plain test samples."""
     with np.load(folder / "raw_logits.npz") as raw, np.load(folder / "external_confids.npz") as confidence:
         rows, trust = raw["arr_0"], confidence["arr_0"]
     test = rows[:, -1] == 0

@@ -3,9 +3,9 @@
 A network of the paper's kind is trained on 50,000 of MNIST's training images, as a converged A is; the other 10,000 are
 for choosing. Adapters on fc1 and fc2 learn from each idea's data or objective, and the mean of p and p' is judged by
 AURC, AUROC and AUPR-Error beside A's softmax. No test image is touched: `recipes` follows from this table, and
-`petm benchmark detection` judges it.
+`python -m experiments detection` judges it.
 
-    python benchmarks/ideas.py --data-dir DIR -o docs/measured
+    python -m experiments.ideas --data-dir DIR -o docs/measured
 """
 
 import argparse
@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm._internal.files import plain, write_json, write_text
-from petm.adapter.lora import AdaptedModel, attach_adapter, pool
+from petm.adapter.model import attach_adapter, pool
 from petm.adapter.one_pass import predict_dual
-from petm.adapter.prefix_features import FeatureStudent, cached_features
-from petm.data.base import Data, Joined
+from petm.data.base import Data, Joined, TensorData
 from petm.data.digits import load_mnist
 from petm.data.fields import one_tensor
-from petm.models.paper import paper_cnn
+from petm.models.paper import PaperCNN, paper_cnn
 from petm.models.prediction import predict_logits
 from petm.models.scores import maximum_softmax, mean_of_both
 from petm.selective.metrics import aupr_error, aurc, auroc
@@ -33,6 +32,12 @@ from petm.training.augmentation import MILD, Augmented
 from petm.training.error_set import Direction, ErrorSet
 from petm.training.loop import CROSS_ENTROPY, Settings, train
 from petm.training.replacement import replace_errors
+
+SEED, BATCH_SIZE = 0, 256
+SAMPLES = 50_000
+"""A and the adapters learn from so many."""
+ADAPTERS = 3
+"""In a committee."""
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -86,15 +91,14 @@ def sharpness_aware(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
     return loss.detach().requires_grad_()  # its gradients are in place already
 
 
-def learn(student: FeatureStudent, rows: Tensor, labels: Tensor, loss: Loss, arguments: argparse.Namespace, seed: int,
-          epochs: int, rate: float) -> None:  # fmt: skip
+def learn(student: nn.Module, rows: Tensor, labels: Tensor, loss: Loss, *, seed: int, epochs: int, rate: float) -> None:
     torch.manual_seed(seed)
     weights = [weight for weight in student.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
-    steps = epochs * -(-len(rows) // arguments.batch_size)
+    steps = epochs * -(-len(rows) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(epochs):
-        for chosen in torch.randperm(len(rows)).split(arguments.batch_size):
+        for chosen in torch.randperm(len(rows)).split(BATCH_SIZE):
             optimizer.zero_grad()
             loss(student, rows[chosen], labels[chosen]).backward()
             optimizer.step()
@@ -103,13 +107,13 @@ def learn(student: FeatureStudent, rows: Tensor, labels: Tensor, loss: Loss, arg
 
 def main() -> None:
     arguments = parse()
-    torch.manual_seed(arguments.seed)
+    torch.manual_seed(SEED)
     everything = load_mnist(arguments.data_dir)[0].in_memory()
-    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(arguments.seed))
-    data = everything.subset(order[: arguments.samples]).in_memory()
-    held_out = everything.subset(order[arguments.samples : arguments.samples + 10_000]).in_memory()
-    model = paper_cnn(seed=arguments.seed)
-    settings = Settings(epochs=8, learning_rate=2e-3, weight_decay=0.01, schedule="cosine", seed=arguments.seed)
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(SEED))
+    data = everything.subset(order[:SAMPLES]).in_memory()
+    held_out = everything.subset(order[SAMPLES : SAMPLES + 10_000]).in_memory()
+    model = paper_cnn(seed=SEED)
+    settings = Settings(epochs=8, learning_rate=2e-3, weight_decay=0.01, schedule="cosine", seed=SEED)
     train(model, data, CROSS_ENTROPY, settings, title="A")
     judge = Judge(model, data, held_out, arguments)
     print(f"A: {judge.training_errors} training errors, {int(judge.wrong.sum())} errors in {len(held_out)}")
@@ -117,7 +121,7 @@ def main() -> None:
     every = ErrorSet(torch.arange(len(data)), data.labels, len(data), "every sample")
 
     def augmented(strength: float) -> Data:
-        return Augmented(data, MILD.times(strength), seed=arguments.seed)
+        return Augmented(data, MILD.times(strength), seed=SEED)
 
     def moved(direction: Direction) -> Data:
         return replace_errors(model, data, every, epsilon=0.1, direction=direction)
@@ -142,12 +146,39 @@ def main() -> None:
     judge.idea("and FGSM of all", [data, moved("gradient")])
 
 
+class Head(nn.Module):
+    """What follows the convolutions of the paper's network: adapters are trained on what these answer, computed once.
+
+    Args:
+        model: Its weights are shared.
+    """
+
+    def __init__(self, model: PaperCNN) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = model.fc1, model.fc2
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Returns logits ``(N, K)`` for what enters fc1, float32 ``(N, 9216)``."""
+        logits: Tensor = self.fc2(F.relu(self.fc1(rows)))
+        return logits
+
+
+@torch.no_grad()
+def features(model: PaperCNN, data: Data) -> Tensor:
+    """Returns what enters fc1, float32 ``(N, 9216)``."""
+    parts = []
+    for rows in torch.arange(len(data)).split(BATCH_SIZE):
+        x = one_tensor(data.inputs(rows), "of pixels")
+        parts.append(F.max_pool2d(F.relu(model.conv2(F.relu(model.conv1(x)))), 2).flatten(1))
+    return torch.cat(parts)
+
+
 class Judge:
     """A, its features, and the table so far."""
 
-    def __init__(self, model: nn.Module, data: Data, held_out: Data, arguments: argparse.Namespace) -> None:
-        self.model, self.held_out, self.arguments = model, held_out, arguments
-        self.base = predict_logits(model, held_out)
+    def __init__(self, model: PaperCNN, data: Data, held_out: Data, arguments: argparse.Namespace) -> None:
+        self.model, self.arguments = model, arguments
+        self.base, self.unseen = predict_logits(model, held_out), features(model, held_out)
         self.wrong = (self.base.argmax(1) != held_out.labels).numpy()
         self.training_errors = int((predict_logits(model, data).argmax(1) != data.labels).sum())
         self.rows: list[dict[str, Any]] = []
@@ -163,12 +194,13 @@ class Judge:
         """Trains adapters on these data with this objective, and notes what one finds and what all do."""
         if self.arguments.only and not any(part in name for part in self.arguments.only):
             return
-        adapters, ranks = [], {"fc1": rank, "fc2": min(rank, 10)}
+        ranks = {"fc1": rank, "fc2": min(rank, 10)}
         rows, labels = self._features(parts)
-        for seed in range(self.arguments.adapters * self.arguments.repeats):
-            adapted = attach_adapter(self.model, ranks, seed=seed)
-            adapters.append(self._fit(adapted, rows, labels, loss, seed, epochs, rate))
-        for size in (1, self.arguments.adapters):
+        adapters = [
+            self._fit(rows, labels, loss, ranks=ranks, seed=seed, epochs=epochs, rate=rate)
+            for seed in range(ADAPTERS * self.arguments.repeats)
+        ]
+        for size in (1, ADAPTERS):
             committees = [adapters[first : first + size] for first in range(0, len(adapters), size)]
             self._note(name, size, *(mean_of_both(self.base, pool(committee)) for committee in committees))
 
@@ -176,18 +208,17 @@ class Judge:
         """What enters fc1 for these data, and their labels; kept for the next idea that asks for the same data."""
         if parts is not self._parts:
             self._kept, data = None, Joined(*parts)
-            with cached_features(attach_adapter(self.model, {"fc1": 1}), data, budget=12 << 30) as (_, seen):
-                self._parts, self._kept = parts, (one_tensor(seen.inputs(range(len(seen))), "of features"), data.labels)
+            self._parts, self._kept = parts, (features(self.model, data), data.labels)
         assert self._kept is not None
         return self._kept
 
-    def _fit(self, adapted: AdaptedModel, rows: Tensor, labels: Tensor, loss: Loss, seed: int, epochs: int,
-             rate: float) -> Tensor:  # fmt: skip
-        x = one_tensor(self.held_out.inputs(range(4)), "of pixels")
-        adapted.unfreeze()
-        student = FeatureStudent(adapted.alone("default"), x, x[:0])
-        learn(student, rows, labels, loss, self.arguments, seed, epochs, rate)
-        return predict_dual(adapted, self.held_out).second
+    def _fit(
+        self, rows: Tensor, labels: Tensor, loss: Loss, *, ranks: dict[str, int], seed: int, epochs: int, rate: float
+    ) -> Tensor:
+        adapted = attach_adapter(Head(self.model), ranks, seed=seed)
+        with adapted.learning():
+            learn(adapted, rows, labels, loss, seed=seed, epochs=epochs, rate=rate)
+        return predict_dual(adapted, TensorData(self.unseen)).second
 
     def _note(self, name: str, adapters: int, *suspicions: Tensor) -> None:
         """Notes the mean over the committees, and the standard deviation where there are several."""
@@ -206,7 +237,7 @@ class Judge:
     def write(self) -> None:
         """Writes the table so far as JSON and as Markdown."""
         folder: Path = self.arguments.output
-        told = {"samples": self.arguments.samples, "seed": self.arguments.seed, "errors": int(self.wrong.sum())}
+        told = {"samples": SAMPLES, "seed": SEED, "errors": int(self.wrong.sum())}
         write_json(folder / "ideas.json", plain({"settings": told, "rows": self.rows}))
         lines = ["| learns from, objective | adapters | AURC ×10³ | AUROC | AUPR-Error |", "|---|---|---|---|---|"]
         lines += [
@@ -220,12 +251,8 @@ class Judge:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="Holds MNIST; absent: PETM_DATA_DIR.")
-    parser.add_argument("--samples", type=int, default=50_000, help="That A and the adapters learn from.")
-    parser.add_argument("--adapters", type=int, default=3, help="In the committee.")
     parser.add_argument("--repeats", type=int, default=1, help="Committees of each idea, with seeds of their own.")
     parser.add_argument("--only", action="append", help="Ideas with this in their name, any number of times.")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/ideas"))
     return parser.parse_args()
 

@@ -3,7 +3,7 @@
 The paper names neither its data, nor epsilon, nor the epochs, nor how A' starts. This trains A' for each combination
 and prints recall and precision of "A and A' disagree", over the test images and over the training images.
 
-    python benchmarks/paper_grid.py --data-dir DIR --base mnist_early.safetensors -o docs/measured/paper_grid.json
+    python -m experiments.paper_grid --data-dir DIR --base mnist_early.safetensors -o docs/measured/paper_grid.json
 """
 
 import argparse

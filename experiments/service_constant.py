@@ -1,9 +1,9 @@
-"""HTTP stacks that answer a constant as long as a grade: what `benchmarks/service.py` holds the service against.
+"""HTTP stacks that answer a constant as long as a grade: what `service_load.py` holds the service against.
 
 ``own`` is the service's stack (guard, limits, form) without images and grades, ``form`` is FastAPI with `UploadFile`s,
 ``body`` is FastAPI that reads the body and looks at nothing in it. All are served by uvicorn with h11.
 
-    python benchmarks/service_constant.py own
+    python -m experiments.service_constant own
 """
 
 import argparse

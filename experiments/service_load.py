@@ -5,12 +5,14 @@ service (`service_constant.py`), and the service without batching, in turn. Ever
 itself says of the same images.
 
     petm export my.petm -o my.onnx
-    python benchmarks/service.py my.petm --graph my.onnx -o docs/measured/service.json
+    python -m experiments.service_load my.petm --graph my.onnx -o docs/measured/service.json
 """
 
 import argparse
 import asyncio
+import csv
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -19,7 +21,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from io import BytesIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +31,123 @@ import torch
 from PIL import Image
 
 from experiments.machine import describe_machine
-from experiments.service_clients import CLIENTS, Client, Expected, clients, form_request, http
-from experiments.service_fuzz import malformed
+from experiments.service_malformed import FORM, http, malformed, part
 from petm._internal.files import write_json
-from petm.cli.graders import open_grader
 from petm.data.digits import load_digits
 from petm.data.fields import one_tensor
-from petm.data.images import decode, form_of
 
-CONSTANT = str(Path(__file__).with_name("service_constant.py"))
+CONSTANT = ("-m", "experiments.service_constant")
+CLIENTS = 16
+Expected = list[tuple[int, str]]
+"""Label and grade of each image."""
+
+
+class Client:
+    """One connection, opened again where the server closes it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Returns status and body; ConnectionRefusedError where nobody listens, another OSError where it is lost."""
+        if self.stream is None:
+            self.stream = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self.stream
+        try:
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = re.search(rb"content-length: (\d+)", head)
+            body = await (reader.readexactly(int(length[1])) if length else reader.read())
+        except (asyncio.IncompleteReadError, OSError) as error:
+            self.close()
+            raise ConnectionResetError("no whole answer") from error
+        if b"connection: close" in head or not length:
+            self.close()
+        return int(head.split(b" ", 2)[1]), body
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self.stream is not None:
+            self.stream[1].close()
+            self.stream = None
+
+
+async def _good(
+    port: int, number: int, requests: list[bytes], expected: Expected | None, until: float
+) -> dict[str, Any]:
+    """One client's requests, one after the other."""
+    client, times, counts, place = Client(port), [], Counter[str](), number
+    while time.monotonic() < until:
+        place = (place + CLIENTS) % len(requests)
+        began = time.perf_counter()
+        try:
+            status, body = await client.ask(requests[place])
+        except ConnectionRefusedError:
+            break
+        except OSError:
+            counts["lost"] += 1
+            continue
+        times.append(time.perf_counter() - began)
+        counts["answered"] += 1
+        counts[f"status {status}"] += 1
+        row = json.loads(body)["grades"][0] if status == 200 else {}
+        if expected and row:
+            counts["wrong"] += (row["label"], row["grade"]) != expected[place]
+    client.close()
+    return {"times": times, "counts": counts}
+
+
+async def _all(port: int, requests: list[bytes], expected: Expected | None, seconds: float) -> dict[str, Any]:
+    until = time.monotonic() + seconds
+    began = time.monotonic()
+    done = await asyncio.gather(*(_good(port, number, requests, expected, until) for number in range(CLIENTS)))
+    took, times = time.monotonic() - began, np.concatenate([each["times"] for each in done])
+    counts = sum((each["counts"] for each in done), Counter[str]())
+    p50, p99 = np.quantile(times, [0.5, 0.99]).tolist()
+    return {
+        "requests_per_second": len(times) / took,
+        "p50_ms": 1000 * p50,
+        "p99_ms": 1000 * p99,
+        "p99_over_p50": p99 / p50,
+        "worst_ms": 1000 * float(times.max()),
+        "lost": counts.pop("lost", 0),
+        "wrong": counts.pop("wrong", 0),
+        **counts,
+    }
+
+
+def _client_process(
+    connection: Any, port: int, requests: list[bytes], expected: Expected | None, seconds: float
+) -> None:
+    connection.send(asyncio.run(_all(port, requests, expected, seconds)))
+
+
+@contextmanager
+def clients(port: int, requests: list[bytes], expected: Expected | None, seconds: float) -> Iterator[Any]:
+    """Runs the clients beside the block; gives a function that waits for their figures."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_client_process, args=(there, port, requests, expected, seconds))
+    process.start()
+    yield here.recv
+    process.join()
 
 
 def digits(count: int, bundle: Path) -> tuple[list[bytes], Expected]:
-    """The images as PNG, and what the bundle says of them."""
+    """The images as PNG, and what `petm grade` says of them."""
     inputs = one_tensor(load_digits()[2].inputs(range(count)), "of digits").numpy()
-    encoded = []
-    for image in (inputs[:, 0] * 255).round().astype(np.uint8):
-        file = BytesIO()
-        Image.fromarray(image).save(file, "PNG")
-        encoded.append(file.getvalue())
-    form = form_of(b"", "", size=(28, 28), channels=1)
-    grader = open_grader(bundle, "cpu", None, None, trust_remote_code=False)
-    grades = grader.grade(np.stack([decode(image, "", form) for image in encoded]))
-    return encoded, [
-        (label, "trusted" if trusted else "suspect")
-        for label, trusted in zip(grades.labels.tolist(), grades.trusted.tolist(), strict=True)
-    ]
+    with tempfile.TemporaryDirectory() as name:
+        folder, table = Path(name, "images"), Path(name, "grades.csv")
+        folder.mkdir()
+        for index, image in enumerate((inputs[:, 0] * 255).round().astype(np.uint8)):
+            Image.fromarray(image).save(folder / f"{index:05}.png")
+        command = [sys.executable, "-m", "petm", "grade", str(bundle), str(folder), "-o", str(table)]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        encoded = [Path(row["input"]).read_bytes() for row in rows]
+    return encoded, [(int(row["label"]), row["grade"]) for row in rows]
 
 
 class Served:
@@ -122,9 +216,9 @@ def throughput(
     bundle: Path, graph: Path | None, images: list[bytes], expected: Expected, seconds: float, rounds: int
 ) -> dict[str, Any]:
     """The constants, and the service with batching and without, in turn."""
-    requests = [form_request(image) for image in images]
+    requests = [http("POST /grade", part(image), FORM) for image in images]
     ways: dict[str, tuple[list[str], Expected | None]] = {
-        f"constant_{what}": ([CONSTANT, what], None) for what in ("own", "form", "body")
+        f"constant_{what}": ([*CONSTANT, what], None) for what in ("own", "form", "body")
     }
     for kind, path in (("bundle", bundle), ("graph", graph)):
         if path is not None:
@@ -161,7 +255,7 @@ def throughput(
 def fuzz(bundle: Path, images: list[bytes], expected: Expected, count: int) -> dict[str, Any]:
     """Malformed requests among good ones."""
     server = Served("-m", "petm", "serve", str(bundle))
-    requests = [form_request(image) for image in images]
+    requests = [http("POST /grade", part(image), FORM) for image in images]
     with clients(server.port, requests, expected, 5) as warm:
         warm()
     before = server.memory()
@@ -213,7 +307,7 @@ def end_under_load(bundle: Path, images: list[bytes], expected: Expected, times:
     runs = []
     for number in range(times):
         server = Served("-m", "petm", "serve", str(bundle))
-        with clients(server.port, [form_request(image) for image in images], expected, 60) as result:
+        with clients(server.port, [http("POST /grade", part(image), FORM) for image in images], expected, 60) as result:
             while server.figures().get('petm_requests_total{path="/grade",status="200"}', 0) < 500 + 37 * number:
                 time.sleep(0.05)
             began = time.monotonic()

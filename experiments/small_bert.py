@@ -1,8 +1,8 @@
 r"""Trains a small BERT with a word tokenizer on texts, as a classifier of one's own, in about half a minute.
 
-    python benchmarks/small_bert.py --train train.parquet -o runs/small-bert
+    python -m experiments.small_bert --train train.parquet -o runs/small-bert
     petm fit --model hf:runs/small-bert --data train.parquet -o small.petm
-    petm benchmark detection --model hf:runs/small-bert --train train.parquet --test test.parquet --seeds 3 \
+    python -m experiments detection --model hf:runs/small-bert --train train.parquet --test test.parquet --seeds 3 \
         --method fast --method unchanged_control --method random_control --method entropy --method knn -o runs/texts
 
 The last command judges it (docs/benchmark.md).

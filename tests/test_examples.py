@@ -12,7 +12,7 @@ from PIL import Image
 
 import hf_folders
 from networks import TinyCNN, randomise, seeded
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.data.opening import open_data
 from petm.grading.grader import Grader

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from networks import snapshot
-from petm.adapter.lora import Member
+from petm.adapter.model import Member
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, NothingToLearnError
 from petm.fitting import RECALL, fit

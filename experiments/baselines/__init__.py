@@ -1,1 +1,1 @@
-"""Detectors that a user would try instead, and that are no evidence of petm."""
+"""Detectors that a user would try instead of a second opinion; all are fitted and asked in one way."""

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from experiments.baselines.protocol import Baseline, Learned, Seen
 from petm._internal.progress import track
 from petm.data.fields import one_tensor
 from petm.errors import NothingToLearnError
-from petm.evidence.protocol import Baseline, Learned, Part
-from petm.evidence.seen import Seen
 from petm.models.loading import call_model, share_weights
 from petm.models.prediction import batches, device_of
 from petm.models.scores import second_opinion
@@ -39,7 +37,7 @@ class Odin(Baseline):
     name = "odin"
     title = "ODIN"
     source = "Liang, Li, Srikant (2018)"
-    fitted_on: ClassVar[tuple[Part, ...]] = ("calibration",)
+    fitted_on = "calibration"
 
     def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
         wrong = int(calibration.wrong.sum())

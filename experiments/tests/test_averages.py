@@ -7,13 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments.baselines.averages import Ensemble, TwoModels, Views
-from experiments.baselines.dropout import McDropout
+from experiments.baselines.averages import Ensemble, McDropout, TwoModels, Views
+from experiments.baselines.protocol import Seen
 from networks import ResidualNet, TinyCNN, images, seeded
 from petm.data.base import Data, TensorData
 from petm.data.views import view
 from petm.errors import ArgumentError, NothingToLearnError
-from petm.evidence.seen import Seen
 from petm.training.error_set import find_errors
 from petm.training.teacher import train_twin
 

@@ -8,24 +8,30 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-import experiments.detection_methods as methods
-from experiments.attacks import (
+import experiments.detection.methods as methods
+from experiments.baselines.averages import McDropout
+from experiments.baselines.protocol import Baseline, Learned, OfEvidence, Seen
+from experiments.commands import main
+from experiments.detection.conditions import (
     EPSILONS,
+    SHIFTS,
     attacked,
+    blur,
     choose_epsilon,
+    contrast,
+    noise,
     pgd,
+    rotation,
+    shifted,
 )
-from experiments.baselines.dropout import McDropout
-from experiments.detection import DetectionSettings, measure_detection, random_part
-from experiments.detection_figures import drawn
-from experiments.detection_judge import (
+from experiments.detection.judge import (
     SHOWN,
     at_precision,
     calibration,
@@ -34,7 +40,10 @@ from experiments.detection_judge import (
     recall_at_precision,
     under_conditions,
 )
-from experiments.detection_methods import (
+from experiments.detection.measure import DetectionSettings, measure_detection, random_part
+from experiments.detection.methods import (
+    CONTROLS,
+    VARIANTS,
     SecondOpinion,
     alike,
     fit_method,
@@ -42,48 +51,29 @@ from experiments.detection_methods import (
     random_halves,
     settings_of,
 )
-from experiments.detection_results import (
+from experiments.detection.results import (
     detection_tables,
+    drawn,
     markdown,
     merge_folders,
     read_result,
     write_results,
 )
-from experiments.detection_scores import (
-    TEST,
-    open_folder,
-    read_array,
-    write_array,
-)
-from experiments.shift import (
-    SHIFTS,
-    blur,
-    contrast,
-    noise,
-    rotation,
-    shifted,
-)
+from experiments.detection.scores import TEST, open_folder, read_array, write_array
 from networks import TinyCNN, images, randomise, seeded
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.adapter.one_pass import predict_dual
-from petm.cli import main
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, DataError, RunError
-from petm.evidence.logit_scores import Entropy, Softmax
-from petm.evidence.protocol import Baseline, Learned
-from petm.evidence.seen import Seen
+from petm.evidence.logit_scores import ENTROPY, SOFTMAX
 from petm.models.loading import save_weights
+from petm.models.scores import entropy as entropy_of
 from petm.models.scores import maximum_softmax, mean_of_both
 from petm.report.tables import markdown_table
 from petm.selective.bootstrap import bootstrap, paired_bootstrap
 from petm.selective.metrics import METRICS
 from petm.training.error_set import fgsm
-from petm.training.recipes import (
-    CONTROLS,
-    RECIPES,
-    VARIANTS,
-    Recipe,
-)
+from petm.training.recipes import RECIPES, Recipe
 
 UNIT = (0.0, 1.0)
 
@@ -192,7 +182,7 @@ def test_the_probability_of_error_is_judged_on_samples_that_it_was_not_fitted_to
         fits.append(set(learned))
         return Says()
 
-    monkeypatch.setattr("experiments.detection_judge.fit_probability", fit)
+    monkeypatch.setattr("experiments.detection.judge.fit_probability", fit)
     found = calibration([suspicion], wrong, splits=4)
     assert len({frozenset(fit) for fit in fits}) == 4
     # One level: the distance of the promise from the share of errors in the other half, 11 of 51.
@@ -389,8 +379,8 @@ def test_settings_tell_methods_apart() -> None:
     told = {
         settings_of(baseline)
         for baseline in (
-            Softmax(),
-            Entropy(),
+            OfEvidence(SOFTMAX),
+            OfEvidence(ENTROPY),
             McDropout(),
             McDropout(samples=7),
             SecondOpinion("fast", RECIPES["fast"]),
@@ -430,7 +420,7 @@ class Calibrated(Baseline):
     name = "calibrated"
     title = "Calibrated"
     source = "the tests"
-    fitted_on: ClassVar[tuple[Any, ...]] = ("calibration",)
+    fitted_on = "calibration"
 
     def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
         mean = self.factor * float(_first_pixels(calibration).mean())
@@ -478,7 +468,7 @@ def test_two_scales_are_joined_by_rank(factor: float, monkeypatch: pytest.Monkey
 def test_what_needs_no_calibration_is_fitted_once_on_the_training_data() -> None:
     model = seeded(TinyCNN)
     train, test = Seen(model, ramp()), Seen(model, ramp(8))
-    fitted = fit_method(Softmax(), train, test, seed=0)
+    fitted = fit_method(OfEvidence(SOFTMAX), train, test, seed=0)
     torch.testing.assert_close(fitted.suspicion(test, torch.arange(8)), maximum_softmax(test.logits))
 
 
@@ -498,26 +488,19 @@ def test_a_second_opinion_is_its_recipe_and_score(monkeypatch: pytest.MonkeyPatc
     adapted = randomise(attach_adapter(model, {"fc1": 2}), seed=4)
     both = predict_dual(adapted, data)
     torch.testing.assert_close(fitted.suspicion(seen, torch.arange(20)), mean_of_both(both.base, both.second))
-    assert fitted.fitted.extra_parameters == adapted.adapter_parameters()
+    assert fitted.fitted.learned.extra_parameters == adapted.adapter_parameters()
 
 
 # The folder
 
 
-def test_a_folder_is_gone_on_with_or_replaced_only_when_told(tmp_path: Path) -> None:
+def test_a_folder_is_gone_on_with(tmp_path: Path) -> None:
     with open_folder(tmp_path / "run") as folder:
         (folder / "fits").mkdir()
         with pytest.raises(RunError, match="another process is at work there"), open_folder(folder):
             pass
-    with (
-        pytest.raises(RunError, match=r"holds a detection benchmark\. Pass --resume to go on with it, or --overwrite"),
-        open_folder(tmp_path / "run"),
-    ):
-        pass
-    with open_folder(tmp_path / "run", resume=True) as folder:
+    with open_folder(tmp_path / "run") as folder:
         assert (folder / "fits").is_dir()
-    with open_folder(tmp_path / "run", overwrite=True) as folder:
-        assert not (folder / "fits").exists()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="expected an empty folder or a detection benchmark"), open_folder(tmp_path):
         pass
@@ -570,13 +553,13 @@ def test_what_was_interrupted_goes_on_and_nothing_is_computed_twice(
         fits.append((baseline.name, told["seed"]))
         return fit(baseline, *arguments, **told)
 
-    monkeypatch.setattr("experiments.detection_scores.fit_method", counting)
+    monkeypatch.setattr("experiments.detection.scores.fit_method", counting)
     told: dict[str, Any] = {"shift": True, "attack": True, "at_most": 60}
     with pytest.raises(KeyboardInterrupt):
         measure_detection(model, train, test, tmp_path / "run", settings(**told))
     assert fits == [("softmax", 0), ("entropy", 0), ("temperature", 0)]
     stop_after = 100
-    resumed = measure_detection(model, train, test, tmp_path / "run", settings(**told), resume=True)
+    resumed = measure_detection(model, train, test, tmp_path / "run", settings(**told))
     assert fits == [
         ("softmax", 0),
         ("entropy", 0),
@@ -588,11 +571,11 @@ def test_what_was_interrupted_goes_on_and_nothing_is_computed_twice(
     ]
     assert timeless(resumed) == timeless(whole)
     fits.clear()
-    again = measure_detection(model, train, test, tmp_path / "run", settings(**told), resume=True)
+    again = measure_detection(model, train, test, tmp_path / "run", settings(**told))
     assert not fits
     assert timeless(again) == timeless(whole)
     more = settings(**told, methods=(*QUICK, "energy"))
-    added = measure_detection(model, train, test, tmp_path / "run", more, resume=True)
+    added = measure_detection(model, train, test, tmp_path / "run", more)
     assert fits == [("energy", 0)]
     others = [row for row in timeless(added)["methods"] if row["name"] != "energy"]
     assert others == timeless(whole)["methods"]
@@ -601,7 +584,7 @@ def test_what_was_interrupted_goes_on_and_nothing_is_computed_twice(
     with torch.no_grad():
         other.fc2.bias[0] += 0.1
     fits.clear()
-    measure_detection(other, train, test, tmp_path / "run", settings(methods=("entropy",)), resume=True)
+    measure_detection(other, train, test, tmp_path / "run", settings(methods=("entropy",)))
     assert fits == [("softmax", 0), ("entropy", 0)]
 
 
@@ -610,7 +593,7 @@ def test_a_damaged_score_is_computed_again(model: nn.Module, digits: tuple[Data,
     whole = measure_detection(model, train, test, tmp_path, settings(methods=("entropy",)))
     (path,) = tmp_path.glob("fits/entropy-0-*/test-*.npz")
     path.write_bytes(path.read_bytes()[:50])
-    again = measure_detection(model, train, test, tmp_path, settings(methods=("entropy",)), resume=True)
+    again = measure_detection(model, train, test, tmp_path, settings(methods=("entropy",)))
     assert timeless(again) == timeless(whole)
 
 
@@ -629,7 +612,7 @@ def measured(
         patch.setattr(methods.ConfidNet, "_fit", unfit)
         told = settings(methods=(*QUICK, "confidnet"), shift=True, attack=True, at_most=80)
         result = measure_detection(copy.deepcopy(_trained), train, test, folder, told)
-    write_results(result, folder)
+    write_results([result], folder)
     return folder, result
 
 
@@ -652,9 +635,7 @@ def test_a_result_says_what_the_library_says(
     suspicion = maximum_softmax(test.logits).numpy()
     for name in SHOWN:
         assert softmax["metrics"][name]["value"] == pytest.approx(METRICS[name](suspicion, wrong))
-    expected = paired_bootstrap(
-        METRICS["aurc"], Entropy().fit(test, test).suspicion(test).numpy(), suspicion, wrong, resamples=30
-    )
+    expected = paired_bootstrap(METRICS["aurc"], entropy_of(test.logits).numpy(), suspicion, wrong, resamples=30)
     assert entropy["difference"]["aurc"] == pytest.approx(
         {"value": expected.value, "low": expected.low, "high": expected.high}, abs=1e-12
     )
@@ -788,8 +769,7 @@ def test_several_results_are_one_page(measured: tuple[Path, dict[str, Any]], tmp
         (tmp_path / name).mkdir()
         other = result | {"title": f"A, {name}"}
         (tmp_path / name / "result.json").write_text(json.dumps(other))
-    found = merge_folders([tmp_path / "early", tmp_path / "late"], tmp_path / "page")
-    assert [each["title"] for each in found] == ["A, early", "A, late"]
+    merge_folders([tmp_path / "early", tmp_path / "late"], tmp_path / "page")
     page = (tmp_path / "page" / "detection.md").read_text(encoding="utf-8")
     assert "| Method | A, early | A, late |" in page
     assert "## A, early" in page
@@ -839,11 +819,11 @@ def test_a_random_part_is_always_the_same() -> None:
 
 
 @pytest.fixture
-def petm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """The command line, in this process: exit code, standard output, standard error."""
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["petm", "benchmark", "detection", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["experiments", "detection", *map(str, arguments)])
         monkeypatch.setattr("warnings.showwarning", lambda *_: None)
         code: Any = 0
         try:
@@ -857,31 +837,24 @@ def petm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_command(
-    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, petm: Callable[..., tuple[int, str, str]]
+    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     for name, data in zip(("train", "test"), digits[::2], strict=True):
         np.savez(tmp_path / f"{name}.npz", images=data.inputs(range(len(data))).numpy(), labels=data.labels.numpy())
     save_weights(model, tmp_path / "a.safetensors")
     save_weights(seeded(TinyCNN, 5), tmp_path / "b.safetensors")
     told = ("--model", "networks:TinyCNN", "--weights", tmp_path / "a.safetensors", "--train", tmp_path / "train.npz")
-    told = (*told, "--test", tmp_path / "test.npz", "--seeds", "1", "--resamples", "10", "-o", tmp_path / "run")
-    some = ("--member", tmp_path / "b.safetensors", "--method", "ensemble_2", "--test-samples", "300")
-    code, out, err = petm(*told, *some, "--json")
-    assert (code, "Written" in err) == (0, True)
-    result = json.loads(out)
+    told = (*told, "--test", tmp_path / "test.npz", "--seeds", "1", "--train-samples", "300", "-o", tmp_path / "run")
+    code, out, err = command(*told, "--member", tmp_path / "b.safetensors", "--method", "ensemble_2")
+    assert (code, "Written" in err, "Ensemble of 2" in out) == (0, True, True)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert [row["name"] for row in result["methods"]] == ["softmax", "ensemble_2"]
-    assert result["data"]["test"]["samples"] == 300
+    assert result["data"]["train"]["samples"] == 300
     assert (tmp_path / "run" / "detection.md").is_file()
-    code, out, err = petm(*told)
-    assert code == 1
-    assert err.splitlines()[-1].startswith("Error: ")
-    assert "--resume" in err
-    code, out, _ = petm(*told, *some, "--resume")
+    assert command(*told, "--method", "entropy")[0] == 0
+    code, out, _ = command("--merge", tmp_path / "run", "-o", tmp_path / "page")
     assert code == 0
-    assert "Ensemble of 2" in out
-    code, out, _ = petm("--merge", tmp_path / "run", "-o", tmp_path / "page", "--json")
-    assert code == 0
-    assert json.loads(out)["results"][0]["methods"] == result["methods"]
+    assert "Entropy of the softmax" in (tmp_path / "page" / "detection.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -895,8 +868,8 @@ def test_the_command(
     ],
 )
 def test_a_command_that_makes_no_sense(
-    arguments: tuple[str, ...], code: int, message: str, petm: Callable[..., tuple[int, str, str]]
+    arguments: tuple[str, ...], code: int, message: str, command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    found, out, err = petm(*arguments)
+    found, out, err = command(*arguments)
     assert (found, out) == (code, "")
     assert message in " ".join(err.split())

@@ -32,12 +32,10 @@ def trec() -> Path:
 @pytest.mark.timeout(900)
 def test_questions_from_a_transformer_of_ones_own_to_its_grades(trec: Path, tmp_path: Path) -> None:
     model = f"hf:{tmp_path / 'bert'}"
-    run("experiments/small_bert.py", "--train", trec / "train.parquet", "--epochs", "3", "-o", tmp_path / "bert")
+    run("-m", "experiments.small_bert", "--train", trec / "train.parquet", "--epochs", "3", "-o", tmp_path / "bert")
     data: list[str | Path] = ["--model", model, "--train", trec / "train.parquet", "--test", trec / "test.parquet"]
-    result: dict[str, Any] = json.loads(
-        run("-m", "experiments", "detection", *data, "--seeds", "1", "--method", "fast", "--json", "-o",
-            tmp_path / "detection")
-    )  # fmt: skip
+    run("-m", "experiments", "detection", *data, "--seeds", "1", "--method", "fast", "-o", tmp_path / "detection")
+    result: dict[str, Any] = json.loads((tmp_path / "detection" / "result.json").read_text())
     assert result["errors"]["test"] < 0.25 * 500, "A has learned something"
     ours = next(row for row in result["methods"] if row["name"] == "second_opinion_fast")
     found = ours["difference"]["aurc"]

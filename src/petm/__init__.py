@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from petm.adapter.lora import AdaptedModel as AdaptedModel
-    from petm.adapter.lora import Member as Member
-    from petm.adapter.lora import attach_adapter as attach_adapter
+    from petm.adapter.model import AdaptedModel as AdaptedModel
+    from petm.adapter.model import Member as Member
+    from petm.adapter.model import attach_adapter as attach_adapter
     from petm.adapter.one_pass import DualLogits as DualLogits
     from petm.adapter.one_pass import dual_logits as dual_logits
     from petm.adapter.peft_folder import adopt_adapter as adopt_adapter
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from petm.training.teacher import train_twin as train_twin
 
 _HOME = {
-    "adapter.lora": (
+    "adapter.model": (
         "AdaptedModel",
         "Member",
         "attach_adapter",
@@ -62,8 +62,7 @@ _HOME = {
         "Data",
         "TensorData",
     ),
-    "data.digits": ("load_digits",),
-    "data.mnist": ("load_mnist",),
+    "data.digits": ("load_digits", "load_mnist"),
     "data.opening": ("open_data",),
     "errors": ("PetmError",),
     "fitting": ("fit",),

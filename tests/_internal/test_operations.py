@@ -1,11 +1,11 @@
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from networks import ResidualNet, TinyCNN, images, seeded
-from petm._internal.operations import count_along, count_bytes, count_operations
+from petm._internal.operations import count_along, count_operations
 from petm.training.error_set import fgsm
 
 
@@ -37,31 +37,6 @@ def test_a_gradient_for_the_input_of_a_module_is_counted() -> None:
     labels = torch.zeros(5, dtype=torch.int64)
     found = count_operations(lambda: fgsm(model, x, labels, epsilon=0.1, value_range=(0, 1)))
     assert found == 2 * forward, "to the input alone: the weights' gradients are not asked for"
-
-
-def test_bytes_held_at_one_time() -> None:
-    x, net = torch.rand(10, 100), nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 7))
-    with torch.no_grad():
-        assert count_bytes(lambda: net(x)) == 4 * 10 * (50 + 50), "the first linear layer's answer and the ReLU's"
-        assert count_bytes(lambda: x.view(20, 50)) == 0, "a view holds nothing of its own"
-        assert count_bytes(lambda: x[:5] + 1) == 4 * 5 * 100
-        assert count_bytes(lambda: [x + 1 for _ in range(3)]) == 3 * x.nbytes
-        assert count_bytes(lambda: [float((x + 1).sum()) for _ in range(3)]) == x.nbytes + 4
-
-    kept: list[Tensor] = []
-    with torch.no_grad():
-        plain = count_bytes(lambda: kept.append(net(x)))
-    assert plain == 4 * 10 * (50 + 50)
-    assert count_bytes(lambda: net(x)) >= 4 * 10 * (50 + 7), "what the backward pass needs stays"
-
-
-def test_copies_of_a_convolution_count() -> None:
-    x, layer = torch.rand(2, 3, 8, 8), nn.Conv2d(3, 4, 3)
-    answer, weight = 4 * 2 * 4 * 6 * 6, layer.weight.nbytes
-    with torch.no_grad():
-        assert count_bytes(lambda: layer(x)) == 2 * answer + x.nbytes + weight
-        last = x.contiguous(memory_format=torch.channels_last)
-        assert count_bytes(lambda: layer(last)) == answer
 
 
 def test_operations_along_a_pass() -> None:

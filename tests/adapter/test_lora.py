@@ -1,4 +1,5 @@
 import copy
+import gc
 import threading
 import warnings
 from collections.abc import Callable
@@ -12,14 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks import ResidualNet, TiedNet, TinyCNN, images, randomise, seeded, snapshot
-from petm.adapter.lora import (
-    AdaptedModel,
-    adaptable_layers,
-    attach_adapter,
-    load_adapter,
-)
-from petm.adapter.weight_drift import rank_cost
+from networks import ResidualNet, TiedNet, TinyCNN, hooks, images, randomise, seeded, snapshot
+from petm.adapter.lora import adaptable_layers, sizes_of
+from petm.adapter.model import AdaptedModel, attach_adapter
+from petm.adapter.peft_folder import load_adapter, save_adapter
 from petm.data.base import TensorData
 from petm.errors import ArgumentError, BundleError, ModelError
 from petm.models.loading import count_parameters
@@ -142,6 +139,8 @@ def test_every_alpha_is_the_explicit_weight(network: type[nn.Module], alpha: flo
         (nn.Conv1d(3, 4, 3, padding=1), (3, 9)),
         (nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 0)), (3, 8, 8)),
         (nn.Conv2d(3, 4, 3, padding="same", bias=False), (3, 8, 8)),
+        (nn.Conv2d(3, 4, 3, dilation=2), (3, 8, 8)),
+        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), (3, 8, 8)),
         (nn.Conv3d(2, 4, 2), (2, 4, 4, 4)),
     ],
     ids=str,
@@ -192,9 +191,51 @@ def test_attaching_training_and_using_leave_the_callers_model_alone(network: typ
     adapted.train()
     adapted(images(4)).sum().backward()
     assert snapshot(model) == before
-    reference = copy.deepcopy(model).eval()
+    assert hooks(model) == len(LAYERS[network])
+    reference = seeded(network).eval()
     assert torch.equal(adapted(images(9), alpha=0), reference(images(9)))
     assert not torch.equal(adapted(images(9), alpha=1), reference(images(9)))
+    adapted.detach()
+    assert hooks(model) == 0
+
+
+def test_hooks_go_with_the_last_reference() -> None:
+    model = seeded(TinyCNN).eval()
+    first, second = (attach_adapter(model, {"fc1": 2, "fc2": rank}) for rank in (1, 2))
+    assert hooks(model) == 2, "one on each module, however many adapters"
+    first.detach()
+    first.detach()
+    assert hooks(model) == 2
+    del second
+    gc.collect()
+    assert hooks(model) == 0
+
+
+def test_several_adapters_on_one_model_know_their_own() -> None:
+    model, x = seeded(TinyCNN).eval(), images(5)
+    graders = [randomise(attach_adapter(model, {"fc1": 2}), seed=seed) for seed in (1, 2)]
+    alone = [with_weights(model, adapted, 1.0)(x.double()).float() for adapted in graders]
+    for adapted, expected in zip(graders, alone, strict=True):
+        torch.testing.assert_close(adapted(x), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(*alone, atol=0.01)
+
+
+def test_copies_have_hooks_of_their_own() -> None:
+    model, adapted = changed(TinyCNN)
+    x = images(5)
+    expected = adapted(x)
+    other = copy.deepcopy(adapted)
+    plain = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in adapted.adapter_state().values():
+            tensor.zero_()
+    assert torch.equal(other(x), expected)
+    assert torch.equal(other(x, alpha=0), model(x))
+    assert torch.equal(plain(x), model(x))
+    again = randomise(attach_adapter(plain, LAYERS[TinyCNN]))  # the copy came with hooks
+    assert torch.equal(again(x), expected)
+    again.detach()
+    assert hooks(plain) == 0
 
 
 @pytest.mark.parametrize("network", LAYERS)
@@ -204,24 +245,31 @@ def test_weights_are_shared_and_only_the_adapter_learns(network: type[nn.Module]
     ours = {value.data_ptr() for value in model.state_dict().values()}
     for name, value in adapted.state_dict().items():
         assert (value.data_ptr() in ours) == ("lora_" not in name), name
-    learning = {name for name, value in adapted.named_parameters() if value.requires_grad}
-    assert learning
-    assert all("lora_" in name for name in learning)
-    assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) == adapted.adapter_parameters()
+    with adapted.learning():
+        learning = {name for name, value in adapted.named_parameters() if value.requires_grad}
+        assert learning
+        assert all("lora_" in name for name in learning)
+        assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) == adapted.adapter_parameters()
+    assert all(value.requires_grad for value in model.parameters())
+    with pytest.raises(KeyboardInterrupt), adapted.learning():
+        raise KeyboardInterrupt
+    assert all(value.requires_grad for value in model.parameters())
 
 
-def test_it_stays_in_eval_mode() -> None:
-    _, adapted = changed(ResidualNet)
+def test_passes_run_in_eval_mode() -> None:
+    model, adapted = changed(ResidualNet)
+    expected = adapted(images(5)).detach()
+    model.train()
     assert adapted.train() is adapted
-    assert not any(module.training for module in adapted.modules())
+    assert torch.equal(adapted(images(5)), expected)
+    assert model.training
 
 
 def test_tied_weights_stay_tied_beside_the_adapter() -> None:
     model, adapted = changed(TiedNet)
-    assert adapted.base.first.weight is adapted.base.second.weight
-    inner = adapted.tuned.base_model.model
-    assert inner.second.base_layer.weight is inner.first.weight
-    assert adapted.base.first.weight.data_ptr() == model.first.weight.data_ptr()
+    assert adapted.base is model
+    assert model.first.weight is model.second.weight
+    assert torch.equal(model(images(3)), adapted(images(3), alpha=0))
 
 
 def test_threads_may_use_different_alpha_at_once() -> None:
@@ -253,9 +301,8 @@ def test_a_failing_forward_leaves_no_alpha_behind() -> None:
     expected = adapted(images(2))
     with pytest.raises(ModelError, match=r"model: cannot take inputs of shape \(2, 3, 28, 28\)"):
         adapted(images(2, 3, 28, 28), alpha=5.0)
-    assert torch.equal(adapted.tuned(images(2)), expected)
-    adapted(images(2), alpha=5.0)
-    assert torch.equal(adapted.tuned(images(2)), expected)
+    assert torch.equal(adapted(images(2)), expected)
+    assert torch.equal(adapted.base(images(2)), adapted(images(2), alpha=0))
 
 
 # which layers, and how large
@@ -309,7 +356,7 @@ def test_layers_chosen_by_drift_stay_within_the_budget(share: float) -> None:
     assert adapted.adapter_parameters() <= budget
     assert adapted.ranks["fc2"] if share == 0.02 else adapted.ranks["fc1"]
     assert set(adapted.ranks) <= {"fc1", "fc2"}
-    spent = sum(rank * rank_cost(model.get_submodule(name)) for name, rank in adapted.ranks.items())
+    spent = sum(rank * sizes_of(model.get_submodule(name)).rank_cost for name, rank in adapted.ranks.items())
     assert adapted.adapter_parameters() == spent
 
 
@@ -321,11 +368,14 @@ def test_layers_that_cannot_take_an_adapter_are_not_chosen() -> None:
             self.fc = nn.Linear(8, 3)
 
     model, twin = seeded(Mixed), seeded(Mixed, seed=1)
-    assert attach_adapter(model, twin=twin, max_extra_parameters=0.9).ranks.keys() == {"fc"}
+    assert attach_adapter(model, twin=twin, max_extra_parameters=0.9).ranks.keys() <= {"dilated", "fc"}
 
 
 class Custom(nn.Conv2d):
     """A convolution of somebody's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1)))
 
 
 KINDS = "expected linear, convolution or embedding modules"
@@ -349,17 +399,9 @@ def faulty() -> nn.Module:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ({"conv9": 1}, rf"{KINDS}, got 'conv9'\. Available: fc, conv, grouped\."),
+        ({"conv9": 1}, rf"{KINDS}, got 'conv9'\. Available: fc, conv, grouped, dilated, mirrored\."),
         ({"bn": 1}, rf"{KINDS}, got 'bn'\. Available: fc"),
         ({"": 1}, rf"{KINDS}, got ''\. Available: fc"),
-        (
-            {"dilated": 1},
-            rf"{KINDS}, got 'dilated', a dilated convolution\. Available: fc",
-        ),
-        (
-            {"mirrored": 1},
-            rf"{KINDS}, got 'mirrored', a convolution with reflect padding\. Available",
-        ),
         (
             {"custom": 1},
             rf"{KINDS}, got 'custom', a convolution of class Custom\. Available",
@@ -368,7 +410,7 @@ def faulty() -> nn.Module:
             {"attention.out_proj": 1},
             rf"{KINDS}, got 'attention.out_proj', the output layer of an attention\. Available",
         ),
-        ({}, r"expected at least one layer, got none\. Available: fc, conv, grouped\."),
+        ({}, r"expected at least one layer, got none\. Available: fc, conv, grouped, dilated, mirrored\."),
         ({"fc": 0}, r"expected a rank from 1 to 4 for 'fc', got 0\."),
         ({"fc": 5}, r"expected a rank from 1 to 4 for 'fc', got 5\."),
         ({"conv": 9}, r"expected a rank from 1 to 8 for 'conv', got 9\."),
@@ -395,9 +437,31 @@ def test_a_budget_that_buys_nothing_and_a_twin_that_has_not_moved() -> None:
 
 def test_adaptable_layers() -> None:
     assert list(adaptable_layers(seeded(ResidualNet))) == ["conv1", "block.conv1", "fc"]
-    # A parametrised convolution has a class of its own, which PEFT would build without its parametrisation.
+
+
+def test_a_parametrised_layer() -> None:
     model = OneLayer(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3)))
-    assert adaptable_layers(model) == {}
+    adapted, x = randomise(attach_adapter(model, {"layer": 2})), images(3, 2, 6, 6)
+    A, B = (adapted.adapter_state()[f"base_model.model.layer.lora_{side}.weight"] for side in "AB")
+    torch.testing.assert_close(adapted(x), model(x) + F.conv2d(F.conv2d(x, A), B).flatten(1))
+
+
+def test_rank_cost_counts_what_peft_adds() -> None:
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.plain, self.grouped = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, (1, 3), groups=2)
+            self.linear = nn.Linear(7, 5)
+
+    layers = Layers()
+    costs = {name: sizes_of(module).rank_cost for name, module in layers.named_children()}
+    assert costs["linear"] == 7 + 5
+    assert costs["plain"] == 3 * 3 * 3 + 8
+    with pytest.warns(UserWarning, match="groups > 1"):
+        adapted = get_peft_model(layers, LoraConfig(r=2, target_modules=list(costs)))
+    for name, cost in costs.items():
+        added = sum(value.numel() for key, value in adapted.named_parameters() if f".{name}." in key and "lora_" in key)
+        assert added == 2 * cost, name
 
 
 # files
@@ -408,7 +472,7 @@ def test_a_saved_adapter_answers_the_same_through_petm_and_through_peft(
     tmp_path: Path, network: type[nn.Module]
 ) -> None:
     model, adapted = changed(network)
-    adapted.save_adapter(tmp_path)
+    save_adapter(adapted, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     loaded = load_adapter(model, tmp_path)
     assert loaded.ranks == adapted.ranks
@@ -440,15 +504,15 @@ def half_the_tensors(folder: Path) -> None:
 @pytest.mark.parametrize("damage", [no_config, no_tensors, a_pickle_instead, half_the_tensors])
 def test_a_damaged_adapter_folder(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     model, adapted = changed(TinyCNN)
-    adapted.save_adapter(tmp_path)
+    save_adapter(adapted, tmp_path)
     damage(tmp_path)
-    with pytest.raises(BundleError, match=r"expected a LoRA adapter that fits the model, got"):
+    with pytest.raises(BundleError, match=r"expected an? (LoRA )?adapter that .*, got"):
         load_adapter(model, tmp_path)
 
 
 def test_an_adapter_for_another_network(tmp_path: Path) -> None:
     _, adapted = changed(TinyCNN)
-    adapted.save_adapter(tmp_path)
+    save_adapter(adapted, tmp_path)
     with warnings.catch_warnings(), pytest.raises(BundleError, match=r"expected a LoRA adapter that fits the model"):
         warnings.simplefilter("ignore")
         load_adapter(seeded(ResidualNet), tmp_path)

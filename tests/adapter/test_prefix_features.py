@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from masked import Masked
 from networks import ResidualNet, TinyCNN, images, randomise, seeded
-from petm.adapter.lora import AdaptedModel, attach_adapter
+from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.prefix_features import FeatureStudent, cached_features
 from petm.data.base import Data, TensorData
 from petm.errors import RunError
@@ -155,7 +155,7 @@ def test_the_frozen_part_runs_once_over_the_data(part: Data) -> None:
         nonlocal seen
         seen += len(arguments[0])
 
-    adapted.network.get_submodule("conv1").register_forward_pre_hook(count)
+    adapted.base.get_submodule("conv1").register_forward_pre_hook(count)
     distill(adapted, teacher=teacher(), data=part, epochs=4, device="cpu")
     assert len(part) <= seen < len(part) + 100  # and the probes
 
@@ -174,7 +174,7 @@ def test_an_interrupted_training_on_features_resumes(part: Data, tmp_path: Path)
         if count == 5:
             raise KeyboardInterrupt
 
-    handle = stopped.network.get_submodule("fc2.lora_A.default").register_full_backward_hook(stop)
+    handle = stopped.adapter.layer("default", "fc2").register_full_backward_hook(stop)
     with pytest.raises(KeyboardInterrupt):
         distill(stopped, storage=storage, **keywords)
     handle.remove()

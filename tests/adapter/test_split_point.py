@@ -1,4 +1,6 @@
 import concurrent.futures
+import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -7,12 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from masked import Masked
-from networks import ResidualNet, images, randomise, seeded, snapshot
-from petm.adapter.lora import AdaptedModel, attach_adapter
+from networks import ResidualNet, hooks, images, randomise, seeded, snapshot
+from petm.adapter import layer_choice, split_point
+from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import dual_logits
-from petm.adapter.split_point import map_tensors, parting_of
+from petm.adapter.split_point import Parting, map_tensors, parting_of
+from petm.data.base import Data
 from petm.errors import ModelError
+from petm.fitting import fit
 from petm.models.paper import PaperCNN
+from short_recipe import SHORT
 
 
 class ReadsBatchSize(nn.Module):
@@ -117,12 +123,12 @@ def test_the_prefix_runs_on_single_samples_and_the_rest_on_both() -> None:
     adapted = adapt(PaperCNN, {"fc1": 8, "fc2": 4})
     dual_logits(adapted, images(7))
     seen: dict[str, int] = {}
-    for name in ("conv1", "conv2", "fc1.base_layer", "fc1.lora_A.default", "fc2.base_layer", "fc2.lora_A.default"):
-        adapted.network.get_submodule(name).register_forward_pre_hook(
+    for name in ("conv1", "conv2", "fc1", "fc2"):
+        adapted.base.get_submodule(name).register_forward_pre_hook(
             lambda _, arguments, name=name: seen.__setitem__(name, len(arguments[0]))
         )
     dual_logits(adapted, images(7))
-    assert list(seen.values()) == [7, 7, 7, 7, 14, 7]
+    assert list(seen.values()) == [7, 7, 7, 14]
 
 
 @pytest.mark.parametrize(("network", "layers"), [(case[0], case[1]) for case in CASES])
@@ -139,6 +145,8 @@ def test_nothing_is_left_on_the_users_model_nor_on_ours(network: type[nn.Module]
     assert torch.equal(adapted(x, alpha=1), second)
     assert torch.allclose(dual_logits(adapted, x).second, second, atol=1e-5)
     assert snapshot(model) == before
+    adapted.detach()
+    assert hooks(model) == 0
 
 
 def test_an_exception_in_the_middle_of_a_pass() -> None:
@@ -149,7 +157,7 @@ def test_an_exception_in_the_middle_of_a_pass() -> None:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    handle = adapted.network.get_submodule("blocks.2").register_forward_hook(fail)
+    handle = adapted.base.get_submodule("blocks.2").register_forward_hook(fail)
     with pytest.raises(KeyboardInterrupt):
         dual_logits(adapted, x)
     handle.remove()
@@ -217,3 +225,30 @@ def test_map_tensors_keeps_the_structure() -> None:
     assert paths[:2] == [("a", 0), ("a", 1, 0)]
     assert mapped["a"][1][1] == "text"
     assert torch.equal(mapped["a"][0], one + 1)
+
+
+def test_a_saved_split_point_is_checked_and_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = parting_of(adapt(ResidualNet, {"block.conv1": 2}), images(3))
+    saved = Parting.from_json(json.loads(json.dumps(asdict(found))))
+    assert saved == found
+    searches: list[object] = []
+    search = split_point.find_parting
+    monkeypatch.setattr(split_point, "find_parting", lambda *given: searches.append(given) or search(*given))
+    loaded = adapt(ResidualNet, {"block.conv1": 2})
+    loaded.remembered = saved
+    assert torch.allclose(torch.cat(dual_logits(loaded, images(4))), apart(loaded, images(4)), atol=1e-5)
+    assert (loaded.parting, searches) == (found, [])
+    for wrong in (Parting("inside", "block.conv1"), Parting("before", "no such module")):
+        other = adapt(ResidualNet, {"block.conv1": 2})
+        other.remembered = wrong
+        assert parting_of(other, images(3)) == found
+    assert len(searches) == 2
+
+
+def test_a_fit_searches_once(model: nn.Module, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[object] = []
+    search = split_point.find_parting
+    for module in (split_point, layer_choice):
+        monkeypatch.setattr(module, "find_parting", lambda *given: searches.append(given) or search(*given))
+    fit(model, digits[0], calibration=digits[1], recipe=SHORT).grade(digits[2].inputs(range(5)))
+    assert len(searches) == 1

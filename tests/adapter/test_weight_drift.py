@@ -9,7 +9,6 @@ from torch import nn
 from petm.adapter.weight_drift import (
     LayerDrift,
     allocate_ranks,
-    rank_cost,
     weight_drift,
 )
 from petm.errors import ArgumentError, ModelError
@@ -117,37 +116,6 @@ def test_convolutions_of_every_dimension_and_with_groups() -> None:
 def test_another_architecture_is_named(twin: nn.Module, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         weight_drift(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), twin)
-
-
-# rank_cost
-
-
-def test_rank_cost_counts_what_peft_adds() -> None:
-    from peft import LoraConfig, get_peft_model
-
-    class Layers(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.plain, self.grouped, self.linear = (
-                nn.Conv2d(3, 8, 3),
-                nn.Conv2d(8, 4, (1, 3), groups=2),
-                nn.Linear(7, 5),
-            )
-
-    layers = Layers()
-    costs = {name: rank_cost(module) for name, module in layers.named_children()}
-    assert costs["linear"] == 7 + 5
-    assert costs["plain"] == 3 * 3 * 3 + 8
-    with pytest.warns(UserWarning, match="groups > 1"):
-        adapted = get_peft_model(layers, LoraConfig(r=2, target_modules=list(costs)))
-    for name, cost in costs.items():
-        added = sum(value.numel() for key, value in adapted.named_parameters() if f".{name}." in key and "lora_" in key)
-        assert added == 2 * cost, name
-
-
-def test_rank_cost_of_another_module() -> None:
-    with pytest.raises(ArgumentError, match=r"layer: expected a linear or convolution module, got ReLU\."):
-        rank_cost(nn.ReLU())
 
 
 # allocate_ranks

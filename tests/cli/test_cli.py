@@ -210,7 +210,7 @@ def test_unreadable_image_is_named_and_skipped_only_when_asked(place, petm):
     code, _, err = petm(*fit_arguments("--skip-bad"))
     assert code == 0, err
     assert "skipped: " in err
-    assert "1 unreadable images left out, 300 remain" in err
+    assert "1 left out, 300 remain" in err
 
 
 def test_weights_of_another_network(place, petm):

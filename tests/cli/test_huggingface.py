@@ -135,10 +135,10 @@ def test_other_columns_a_fixed_length_and_blank_texts(place: Path, petm: Petm) -
     options = ("--model", "hf:bert", "--text-column", "question", "--label-column", "kind", "--length", 9)
     code, _, err = petm(*fit(*options))
     assert code == 1
-    assert f"got 1 of 91 without any (the first is train.csv:{len(rows) + 2}). Remove them, or leave them out" in err
+    assert f"train.csv:{len(rows) + 2}: expected a text in column 'question', got nothing." in err
     code, out, err = petm(*fit(*options, "--skip-bad", "--json"))
     assert code == 0, err
-    assert "train.csv: 1 blank texts left out, 90 remain." in err
+    assert "train.csv: 1 left out, 90 remain." in err
     manifest = json.loads(out)
     assert (manifest["inputs"]["text_column"], manifest["inputs"]["length"]) == ("question", 9)
     write_texts(place / "more.csv", [("Where is Paris ? " * 9,)], "question")

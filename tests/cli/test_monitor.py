@@ -11,7 +11,7 @@ from PIL import Image
 
 from graded_tables import graded, write
 from networks import TinyCNN, randomise, seeded
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.errors import ArgumentError
 from petm.grading.grader import Grader

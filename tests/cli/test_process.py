@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.memory import can_measure, process_peak
+from experiments.machine import can_measure, process_peak
 from petm._internal.spill import give_back_blocks
 from petm.cli.process import keep_large_blocks
 

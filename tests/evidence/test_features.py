@@ -5,49 +5,36 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from experiments.baselines.confidence_head import ConfidNet
 from networks import ResidualNet, TinyCNN, images, seeded
 from petm.data.base import TensorData
 from petm.errors import ArgumentError, DataError
-from petm.evidence.mahalanobis import Mahalanobis, RelativeMahalanobis, inverse_root
-from petm.evidence.neighbours import NeighbourDistance, NeighbourLabels, TrustScore, nearest, stratified_sample
-from petm.evidence.protocol import Baseline
-from petm.evidence.seen import Seen
+from petm.evidence.features import (
+    Mahalanobis,
+    NeighbourDistance,
+    NeighbourLabels,
+    RelativeMahalanobis,
+    inverse_root,
+    nearest,
+    stratified_sample,
+)
+from petm.evidence.protocol import Answers, Evidence, compute_answers
 
 NETWORKS = [TinyCNN, ResidualNet]
 
 
-def sides(network: type[nn.Module], classes: int = 10) -> tuple[Seen, Seen]:
+LABELS = torch.arange(70) % 10
+
+
+def sides(network: type[nn.Module]) -> tuple[Answers, Answers]:
     """What an untrained A says of training and of test samples: its features are as good as any for a formula."""
     model = seeded(network).eval()
-    train = TensorData(images(70), torch.arange(70) % classes, source="training")
-    return Seen(model, train, batch_size=32), Seen(model, TensorData(images(25, seed=5)), batch_size=32)
+    return tuple(compute_answers(model, TensorData(x), batch_size=32) for x in (images(70), images(25, seed=5)))  # type: ignore[return-value]
 
 
-def as_lists(seen: Seen) -> NDArray[np.float64]:
-    return seen.features.double().numpy()
-
-
-class Points(nn.Module):
-    """Its features are the input itself, and it answers the class in the last column."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(3, 3)
-        with torch.no_grad():
-            self.head.weight.zero_()
-            self.head.bias.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(x[:, :3]) + nn.functional.one_hot(x[:, 3].long(), 3)
-
-
-def points(rows: list[list[float]], labels: list[int] | None = None) -> TensorData:
-    return TensorData(
-        torch.tensor(rows, dtype=torch.float32), None if labels is None else torch.tensor(labels), source="points"
-    )
+def as_lists(answers: Answers) -> NDArray[np.float64]:
+    return answers.features.double().numpy()
 
 
 # Nearest neighbours
@@ -57,8 +44,8 @@ def points(rows: list[list[float]], labels: list[int] | None = None) -> TensorDa
 @pytest.mark.parametrize("k", [1, 7, 500])
 def test_weighted_labels_of_the_neighbours_by_brute_force(network: type[nn.Module], k: int) -> None:
     train, test = sides(network)
-    found = NeighbourLabels(k=k).fit(train, train).suspicion(test)
-    known, labels = as_lists(train), train.labels.tolist()
+    found = NeighbourLabels(k=k).fit(train, LABELS).score(test)
+    known, labels = as_lists(train), LABELS.tolist()
     for row, query in enumerate(as_lists(test)):
         by_distance = sorted((math.dist(query, other), label) for other, label in zip(known, labels, strict=True))[:k]
         against = sum(math.exp(-d) for d, label in by_distance if label != int(test.predicted[row]))
@@ -69,7 +56,7 @@ def test_weighted_labels_of_the_neighbours_by_brute_force(network: type[nn.Modul
 @pytest.mark.parametrize("k", [1, 7, 500])
 def test_distance_to_a_neighbour_by_brute_force(network: type[nn.Module], k: int) -> None:
     train, test = sides(network)
-    found = NeighbourDistance(k=k).fit(train, train).suspicion(test)
+    found = NeighbourDistance(k=k).fit(train, LABELS).score(test)
     known = [row / np.linalg.norm(row) for row in as_lists(train)]
     for row, query in enumerate(as_lists(test)):
         distances = sorted(math.dist(query / np.linalg.norm(query), other) for other in known)
@@ -77,8 +64,8 @@ def test_distance_to_a_neighbour_by_brute_force(network: type[nn.Module], k: int
 
 
 def test_features_of_length_0_have_neighbours() -> None:
-    seen = Seen(Points(), points([[0, 0, 0, 0], [3, 0, 4, 1], [0, 0, 0, 1]], [0, 1, 1]))
-    assert NeighbourDistance(k=2).fit(seen, seen).suspicion(seen).tolist() == [0, 1, 0]
+    answers = Answers(torch.eye(3), torch.tensor([[0.0, 0, 0], [3, 0, 4], [0, 0, 0]]))
+    assert NeighbourDistance(k=2).fit(answers, torch.tensor([0, 1, 1])).score(answers).tolist() == [0, 1, 0]
 
 
 def test_nearest_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +75,7 @@ def test_nearest_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) 
     brute = torch.tensor([[math.dist(q, r) ** 2 for r in rows.tolist()] for q in queries.tolist()], dtype=torch.float64)
     torch.testing.assert_close(squared, brute.sort(1).values[:, :4], atol=1e-12, rtol=1e-12)
     assert torch.equal(indices, brute.argsort(1)[:, :4])
-    monkeypatch.setattr("petm.evidence.neighbours._CHUNK", 90)
+    monkeypatch.setattr("petm.evidence.features._CHUNK", 90)
     assert torch.equal(nearest(queries, rows, 4)[1], indices)
 
 
@@ -102,46 +89,11 @@ def test_a_sample_of_every_class() -> None:
     assert torch.equal(stratified_sample(labels, 902, seed=1), torch.arange(902))
 
 
-@pytest.mark.parametrize("baseline", [NeighbourLabels, NeighbourDistance, TrustScore])
+@pytest.mark.parametrize("evidence", [NeighbourLabels, NeighbourDistance])
 @pytest.mark.parametrize("name", ["k", "at_most"])
-def test_numbers_of_at_least_1(baseline: Any, name: str) -> None:
+def test_numbers_of_at_least_1(evidence: Any, name: str) -> None:
     with pytest.raises(ArgumentError, match=rf"{name}: expected a whole number of at least 1, got 0\."):
-        baseline(**{name: 0})
-
-
-# Trust Score
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(("alpha", "k"), [(0.0, 10), (0.3, 3), (0.6, 10)])
-def test_trust_score_by_brute_force(network: type[nn.Module], alpha: float, k: int) -> None:
-    train, test = sides(network)
-    found = TrustScore(alpha=alpha, k=k).fit(train, train).suspicion(test)
-    known, labels = as_lists(train), train.labels.numpy()
-    dense: dict[int, list[NDArray[np.float64]]] = {}
-    for label in range(10):
-        members = list(known[labels == label])
-        radii = [np.float32(sorted(math.dist(a, b) for b in members)[min(k, len(members)) - 1] ** 2) for a in members]
-        order = sorted(range(len(members)), key=lambda i, radii=radii: radii[i])  # type: ignore[misc]
-        dense[label] = [members[i] for i in order[: len(members) - int(alpha * len(members))]]
-    for row, query in enumerate(as_lists(test)):
-        distance = {label: min(math.dist(query, member) for member in dense[label]) for label in dense}
-        own = distance.pop(int(test.predicted[row]))
-        trust = min(distance.values()) / own
-        assert found[row].item() == pytest.approx(1 / (1 + trust), abs=1e-7)
-
-
-def test_trust_at_its_limits() -> None:
-    model = Points()
-    train = Seen(model, points([[0, 0, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0]], [0, 1, 0]))
-    test = Seen(model, points([[0, 0, 0, 0], [0, 0, 0, 2], [2, 0, 0, 0], [2, 0, 0, 1], [1, 0, 0, 0]]))
-    # Both at hand; a class without any sample; A's class at hand; only another at hand; both equally far.
-    assert TrustScore().fit(train, train).suspicion(test).tolist() == [0.5, 1, 0, 1, 0.5]
-
-
-def test_trust_drops_a_share_of_the_loneliest() -> None:
-    with pytest.raises(ArgumentError, match=r"alpha: expected a share of at least 0 and below 1, got 1\.0\."):
-        TrustScore(alpha=1.0)
+        evidence(**{name: 0})
 
 
 # Mahalanobis
@@ -161,9 +113,9 @@ def ledoit_wolf(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_mahalanobis_by_its_formula(network: type[nn.Module]) -> None:
     train, test = sides(network)
-    found = Mahalanobis().fit(train, train).suspicion(test)
-    relative = RelativeMahalanobis().fit(train, train).suspicion(test)
-    known, labels = as_lists(train), train.labels.numpy()
+    found = Mahalanobis().fit(train, LABELS).score(test)
+    relative = RelativeMahalanobis().fit(train, LABELS).score(test)
+    known, labels = as_lists(train), LABELS.numpy()
     means = [known[labels == label].mean(0) for label in range(10)]
     inverse = np.linalg.inv(
         ledoit_wolf(np.array([row - means[label] for row, label in zip(known, labels, strict=True)]))
@@ -185,31 +137,8 @@ def test_a_direction_without_spread_is_left_out() -> None:
     assert not inverse_root(torch.zeros(3, 3, dtype=torch.float64)).any()
 
 
-@pytest.mark.parametrize("baseline", [Mahalanobis(), RelativeMahalanobis()])
-def test_mahalanobis_wants_every_class(baseline: Baseline) -> None:
-    train, _ = sides(TinyCNN, classes=4)
-    with pytest.raises(
-        DataError, match=r"training: expected training samples of each of 10 classes, got none of class 4"
-    ):
-        baseline.fit(train, train)
-
-
-# ConfidNet
-
-
-def test_the_head_learns_the_true_class_probability() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, labels = torch.randn(600, 1, 1, 4, generator=generator), torch.arange(600) % 3
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        # Labels that A likes in half of the space, so that the target can be told from the features.
-        logits = model(x)
-        labels = torch.where(x[:, 0, 0, 0] > 0, logits.argmax(1), logits.argmin(1))
-    seen = Seen(model, TensorData(x, labels))
-    fitted = ConfidNet(hidden=(32, 32), epochs=40, learning_rate=1e-2, patience=10).fit(seen, seen, device="cpu")
-    confidence = 1 / (1 + fitted.suspicion(seen).exp())
-    p = torch.softmax(logits.double(), 1)
-    target = torch.stack([p[row, label] for row, label in enumerate(labels)])
-    assert (confidence - target).square().mean() < 0.2 * target.var()
+@pytest.mark.parametrize("evidence", [Mahalanobis(), RelativeMahalanobis()])
+def test_mahalanobis_wants_every_class(evidence: Evidence) -> None:
+    train, _ = sides(TinyCNN)
+    with pytest.raises(DataError, match=r"^labels: "):
+        evidence.fit(train, LABELS % 4)

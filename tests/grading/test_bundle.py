@@ -17,7 +17,7 @@ from torch import nn
 import petm.adapter.lora
 import petm.grading.bundle
 from networks import ResidualNet, images, randomise, seeded
-from petm.adapter.lora import AdaptedModel, Member, attach_adapter
+from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.errors import BundleError, RunError
 from petm.grading.bundle import (
@@ -185,11 +185,11 @@ def test_a_bundle_is_overwritten_only_when_asked(bundle: Path, adapted: AdaptedM
 
 
 def fail_in_adapter(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def fail(self: AdaptedModel, folder: Path) -> None:
+    def fail(adapted: AdaptedModel, folder: Path) -> None:
         (folder / "adapter_model.safetensors").write_text("half")
         raise error
 
-    monkeypatch.setattr(AdaptedModel, "save_adapter", fail)
+    monkeypatch.setattr(petm.grading.bundle, "save_adapter", fail)
 
 
 def fail_in_manifest(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

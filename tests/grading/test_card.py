@@ -10,7 +10,7 @@ from torch import nn
 
 from networks import randomise
 from petm._internal.files import sha256_of_file
-from petm.adapter.lora import AdaptedModel, Member, attach_adapter
+from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
 from petm.grading.bundle import read_manifest
@@ -140,7 +140,7 @@ def test_where_a_is(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: P
 def test_the_base_model_is_named_where_it_may_be_one_of_the_hub(
     adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path, name: str, said: str | None
 ) -> None:
-    adapted.tuned.peft_config["default"].base_model_name_or_path = name
+    adapted.base.name_or_path = name
     header, text = card_of(fit_grader(adapted, digits[1], coverage=0.7), tmp_path / "g.petm")
     assert header.get("base_model") == said
     assert "/home" not in text

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from networks import TinyCNN, images, randomise, seeded
-from petm.adapter.lora import AdaptedModel, attach_adapter
+from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.data.base import Data, TensorData
 from petm.errors import (
     ArgumentError,

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from torch import nn
 
 from networks import randomise
-from petm.adapter.lora import Member, attach_adapter
+from petm.adapter.model import Member, attach_adapter
 from petm.cli import main
 from petm.data.base import Data
 from petm.errors import BundleError, HubError

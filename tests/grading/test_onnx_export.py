@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from image_files import write_images
 from networks import ResidualNet, images, randomise, seeded, snapshot
-from petm.adapter.lora import Member, attach_adapter
+from petm.adapter.model import Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.cli import main
 from petm.data.base import Data

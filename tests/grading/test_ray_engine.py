@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import threading
 import time
 from functools import partial
@@ -31,7 +32,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     np.savez("c.npz", x=x[500:].numpy())
     monkeypatch.setattr("petm.grading.ray_engine.PIECE", 100)
     tests = Path(__file__).parents[1]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tests / "helpers", tests.parent))))  # for the workers
+    path = (tests / "helpers", tests.parent, *sys.path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, path)))  # for the workers
     return x
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petm.adapter.lora import AdaptedModel
+from petm.adapter.model import AdaptedModel
 
 
 class TinyCNN(nn.Module):
@@ -94,9 +94,15 @@ def snapshot(model: nn.Module) -> dict[str, object]:
         "modules": {name: id(module) for name, module in model.named_modules()},
         "parameters": {name: (id(value), value.requires_grad) for name, value in model.named_parameters()},
         "gradients": {name: value.grad for name, value in model.named_parameters()},
-        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
+        "hooks": hooks(model) - hooks(model, of_petm=True),
         "text": repr(model),
     }
+
+
+def hooks(model: nn.Module, *, of_petm: bool = False) -> int:
+    """The number of hooks on the modules of a model, or of those that wait for a pass of petm."""
+    every = [hook for m in model.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+    return sum(not of_petm or getattr(hook, "__module__", "") == "petm.adapter.passes" for hook in every)
 
 
 def fresh(model: nn.Module) -> nn.Module:

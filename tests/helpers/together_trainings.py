@@ -10,7 +10,7 @@ import torch
 
 from networks import TinyCNN, seeded
 from petm._internal.distributed import together, totals
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.adapter.one_pass import predict_dual
 from petm.data.digits import load_digits
 from petm.training.distillation import distill

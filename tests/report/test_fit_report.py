@@ -12,7 +12,7 @@ from torch import nn
 
 from html_page import Page
 from networks import randomise
-from petm.adapter.lora import AdaptedModel, attach_adapter
+from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import look_at_most
 from petm.cli.fit import fit
 from petm.data.base import Data, TensorData

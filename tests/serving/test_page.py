@@ -28,7 +28,7 @@ from torch import nn
 import hf_folders
 from html_page import Page
 from networks import TinyCNN, randomise, seeded
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
 from petm.data.texts import Tokenized, read_texts

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from torch import nn
 
 from networks import randomise
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.data.base import Data
 from petm.errors import BundleError, ModelError, RunError

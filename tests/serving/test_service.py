@@ -24,7 +24,7 @@ from torch import nn
 
 import hf_folders
 from networks import randomise
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.data.base import Data
 from petm.errors import (
     ArgumentError,

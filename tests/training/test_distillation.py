@@ -9,7 +9,7 @@ from scipy.stats import entropy
 from torch import nn
 
 from networks import ResidualNet, TinyCNN, images, seeded, snapshot
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError
 from petm.models.prediction import predict_logits

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from networks import ResidualNet, TinyCNN, images, seeded, snapshot
-from petm.adapter.lora import ONE, Member
+from petm.adapter.model import ONE, Member
 from petm.adapter.one_pass import dual_logits, predict_dual
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError
@@ -23,12 +23,12 @@ from short_recipe import SHORT
 def test_the_last_layers_within_the_budget_are_chosen() -> None:
     model, x = seeded(TinyCNN).eval(), images(4)
     parameters = sum(weight.numel() for weight in model.parameters())
-    everything = choose_layers(model, x, ONE, max_ratio=None, max_extra_parameters=0.3)
+    everything = choose_layers(model, x, ONE, max_ratio=None, max_extra_parameters=0.3).ranks
     assert list(everything) == ["conv1", "conv2", "fc1", "fc2"]
     cost = {"conv1": 25 + 6, "conv2": 54 + 8, "fc1": 72 + 16, "fc2": 16 + 10}
     rank = int(0.3 * parameters) // sum(cost.values())
     assert everything == dict.fromkeys(cost, rank)
-    late = choose_layers(model, x, COMMITTEE, max_ratio=1.3, max_extra_parameters=0.3)
+    late = choose_layers(model, x, COMMITTEE, max_ratio=1.3, max_extra_parameters=0.3).ranks
     assert list(late) == ["fc1", "fc2"]
     assert late["fc1"] == int(0.3 * parameters) // 3 // (cost["fc1"] + cost["fc2"])
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from networks import TinyCNN, images, seeded
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.data.base import Data, FieldsData, TensorData
 from petm.data.fields import Fields
 from petm.errors import ArgumentError

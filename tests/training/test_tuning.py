@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from networks import TinyCNN, images, seeded, snapshot
-from petm.adapter.lora import Member, attach_adapter, views_alone
+from petm.adapter.model import Member, attach_adapter, views_alone
 from petm.adapter.one_pass import predict_dual
 from petm.data.base import TensorData
 from petm.data.digits import load_digits

@@ -1,6 +1,7 @@
-"""Counted operations, and the memory they take: what a call costs before any machine is asked."""
+"""Counted operations: what a call costs before any machine is asked."""
 
-import weakref
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,26 +9,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.hooks import RemovableHandle
 
 Call = Callable[[], object]
 
 
-def count_operations(call: Call) -> int:
+def count_operations(call: Call, model: nn.Module | None = None) -> int:
     """Returns the floating-point operations of the matrix products, convolutions and attentions in a call.
 
     What is done element by element is not counted, nor are reads and writes of memory: a measured ratio above the
     counted one says how much these weigh. Backward passes within the call are counted too.
+
+    Args:
+        call: What is counted.
+        model: A network that is run in it. Its linear and recurrent layers whose operations PyTorch's counter does not
+            know, such as quantised ones, are counted by their sizes.
     """
-    with _Counted() as counted:
-        call()
-    total: int = counted.total
-    return total
+    return count_along(call, {}, model)[0]
 
 
-def count_along(call: Call, modules: Mapping[str, nn.Module]) -> tuple[int, dict[str, tuple[int, int]]]:
+def count_along(
+    call: Call, modules: Mapping[str, nn.Module], model: nn.Module | None = None
+) -> tuple[int, dict[str, tuple[int, int]]]:
     """Returns the operations of a call, and by module how many were done when it was first called and had answered.
 
-    Modules that are not called are left out.
+    Modules that are not called are left out; the others come in the order of their calls. The first and the last
+    argument are those of `count_operations`.
     """
     found: dict[str, tuple[int, int]] = {}
     began: dict[str, int] = {}
@@ -39,7 +46,7 @@ def count_along(call: Call, modules: Mapping[str, nn.Module]) -> tuple[int, dict
     def leave(name: str) -> None:
         found.setdefault(name, (began[name], counted.total))
 
-    handles = []
+    handles = _count_by_size(counted, model) if model is not None else []
     for name, module in modules.items():
         handles.append(module.register_forward_pre_hook(lambda _, __, name=name: enter(name)))
         handles.append(module.register_forward_hook(lambda _, __, ___, name=name: leave(name)))
@@ -52,17 +59,44 @@ def count_along(call: Call, modules: Mapping[str, nn.Module]) -> tuple[int, dict
     return counted.total, found
 
 
-def count_bytes(call: Call) -> int:
-    """Returns the most bytes that tensors made within a call hold at one time.
+def _count_by_size(counted: "_Counted", model: nn.Module) -> list[RemovableHandle]:
+    """Adds the operations of layers in which nothing was counted."""
+    begun: dict[nn.Module, int] = {}
 
-    Every storage counts from the operation that makes it until nothing refers to it any more, so that what is kept for
-    a backward pass counts. Tensors from before the call do not count. Of what kernels take for themselves, the largest
-    copies that a convolution makes on a CPU count, beside all else: their room is kept for the next one.
-    """
-    with _Held() as held:
+    def enter(module: nn.Module, _: Any) -> None:
+        begun[module] = counted.total
+
+    def leave(module: nn.Module, _: Any, output: Any) -> None:
+        if counted.total == begun.pop(module):
+            counted.total += _by_size(module, output)
+
+    handles = []
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase) or isinstance(getattr(module, "in_features", None), int):
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    return handles
+
+
+def _by_size(module: nn.Module, output: Any) -> int:
+    found: Any = module
+    if isinstance(module, nn.RNNBase):
+        steps: int = output[0].numel() // ((module.proj_size or module.hidden_size) * (1 + module.bidirectional))
+        return 2 * steps * sum(weight.numel() for weight in module.parameters() if weight.ndim == 2)
+    if isinstance(output, Tensor) and isinstance(getattr(module, "out_features", None), int):
+        return 2 * output.numel() * int(found.in_features)
+    return 0
+
+
+def time_ratio(call: Call, other: Call, *, rounds: int = 5) -> float:
+    """Returns the median ratio of the times of two calls, made in turn."""
+    ratios = []
+    for _ in range(rounds):
+        start = time.perf_counter()
         call()
-    most: int = held.peak + held.copies
-    return most
+        middle = time.perf_counter()
+        other()
+        ratios.append((middle - start) / (time.perf_counter() - middle))
+    return sorted(ratios)[rounds // 2]
 
 
 class _Counted(TorchDispatchMode):
@@ -84,54 +118,6 @@ class _Counted(TorchDispatchMode):
         return answer
 
 
-class _Held(TorchDispatchMode):
-    """Follows the storages of all that the operations return."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = self.copies = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {key for value in (args, kwargs) for key in _storages(value)}
-        answer = func(*args, **(kwargs or {}))
-        for key, storage in _storages(answer).items():
-            if key not in given and key not in self.known:
-                self.known.add(key)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._forget, key, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-        self.copies = max(self.copies, _copies(func, (args, kwargs, answer)))
-        return answer
-
-    def _forget(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
-
-
-def _copies(func: Any, tensors: Any) -> int:
-    """What a CPU's convolution takes for itself: copies, in a layout of its own, of what is not channels last."""
-    if func._overloadpacket not in _CONVOLUTIONS:
-        return 0
-    images = [tensor for tensor in _tensors(tensors) if tensor.ndim == 4 and tensor.device.type == "cpu"]
-    laid_out = any(not image.is_contiguous() for image in images)
-    return 0 if laid_out else sum(image.nbytes for image in images)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in a value, however nested."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for entry in value for tensor in _tensors(entry)] if isinstance(value, list | tuple) else []
-
-
-def _storages(value: Any) -> dict[int, Any]:
-    """The storages of the tensors in a value, by what tells them apart as long as they live."""
-    return {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in _tensors(value))}
-
-
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return int(sdpa_flop_count(query, key, value))
 
@@ -140,11 +126,18 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return int(sdpa_backward_flop_count(gradient, query, key, value))
 
 
-_CONVOLUTIONS = {torch.ops.aten.convolution, torch.ops.aten.convolution_backward}
+def _fused_layer(x: Any, *others: Any, **__: Any) -> int:
+    """PyTorch's fused transformer layers: all their matrices, and the attention between the positions."""
+    samples, length, width = map(int, x)
+    matrices = sum(math.prod(other) for other in others if isinstance(other, torch.Size) and len(other) == 2)
+    return int(2 * samples * length * matrices + 4 * samples * length**2 * width)
+
 
 _ON_CPU = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.aten._transformer_encoder_layer_fwd: _fused_layer,
+    torch.ops.aten._native_multi_head_attention: _fused_layer,
 }
 """PyTorch's counter knows the attention kernels of CUDA alone."""
 

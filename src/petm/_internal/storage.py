@@ -138,11 +138,11 @@ def locate(where: str | Path) -> Located:
     Raises:
         DataError: No store is known by such an address, or it cannot be reached.
     """
+    if isinstance(where, Path) or not _ADDRESS.match(where):
+        return Path(where)
     import pyarrow as pa
     from pyarrow.fs import FileSystem
 
-    if isinstance(where, Path) or not _ADDRESS.match(where):
-        return Path(where)
     parts = urlsplit(where)
     try:
         if parts.scheme in _BUCKETS:  # one connection for all that lies in a bucket, however many are named

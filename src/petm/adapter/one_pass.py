@@ -8,7 +8,7 @@ from torch import Tensor
 
 from petm._internal.distributed import gathered
 from petm._internal.progress import track
-from petm.adapter.lora import AdaptedModel, pool
+from petm.adapter.model import AdaptedModel, pool
 from petm.adapter.split_point import (
     APART,
     OnePass,
@@ -59,7 +59,7 @@ def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> Dual
             return _second_look(adapted, x)
         if n == 0 or (parting := parting_of(adapted, x)).kind == APART:
             return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
-        logits = run_one_pass(adapted.network, x, OnePass(n, parting, adapted.members))
+        logits = run_one_pass(adapted, x, OnePass(n, parting, adapted.members))
         # Sliced by numbers that are known beforehand: a graph that is traced keeps a batch of any size.
         opinions = [logits[place * n : (place + 1) * n] for place in range(1 + len(adapted.members))]
         return DualLogits(opinions[0], pool(opinions[1:]))

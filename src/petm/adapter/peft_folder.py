@@ -1,16 +1,25 @@
-"""An adapter that PEFT has trained elsewhere, taken as a second opinion."""
+"""PEFT's folder format, which is ours on disk: an adapter is written, read and adopted without PEFT itself."""
 
 import json
+import math
+import re
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from petm.adapter.lora import AdaptedModel, adaptable_layers, load_adapter
-from petm.errors import BundleError, PetmWarning
+from petm._internal.files import write_atomically, write_json
+from petm.adapter.lora import ADAPTER, Adapter, adaptable_layers, innermost, is_conv1d
+from petm.adapter.model import ONE, AdaptedModel, Member, views_alone
+from petm.errors import BundleError, PetmWarning, RunError
 
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")
 _TAKEN = frozenset(
     {
         "alpha_pattern",
@@ -44,22 +53,165 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 """Beside empty ones, the values of further settings that leave an adapted layer ``W0 + alpha * B A``."""
 
 
+def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
+    """Writes ``adapter_config.json`` and ``adapter_model.safetensors``, which PEFT alone can load.
+
+    Further adapters are written into folders of their names, as PEFT does it.
+
+    Raises:
+        RunError: A file could not be written.
+    """
+    for adapter in adapted.adapters:
+        place = _folder_of(folder, adapter)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapted.adapter_state(adapter).items()}
+        exactly = {f"^{re.escape(layer)}": rank for layer, rank in adapted.ranks.items()}
+        alphas = {f"^{re.escape(layer)}": _alpha(adapted, adapter, layer) for layer in adapted.ranks}
+        config = {
+            "peft_type": "LORA",
+            "task_type": None,
+            "base_model_name_or_path": getattr(adapted.base, "name_or_path", None),
+            "inference_mode": True,
+            "fan_in_fan_out": any(is_conv1d(adapted.base.get_submodule(layer)) for layer in adapted.ranks),
+            "r": 1,
+            "lora_alpha": 1,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "use_rslora": False,
+            "target_modules": "|".join(re.escape(layer) for layer in adapted.ranks),
+            "rank_pattern": exactly,
+            "alpha_pattern": alphas,
+        }
+        try:
+            place.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{place}: could not be written ({error.strerror}). Free space.") from error
+        write_json(place / _CONFIG, config)
+        write_atomically(place / _WEIGHTS, lambda path, held=tensors: save_file(held, path))  # type: ignore[misc]
+
+
+def _alpha(adapted: AdaptedModel, adapter: str, layer: str) -> float:
+    """PEFT's lora_alpha of a layer: it scales by lora_alpha / r."""
+    lora = adapted.adapter.layer(adapter, layer)
+    return lora.rank if lora.scale == 1 else lora.scale * lora.rank
+
+
+def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE) -> AdaptedModel:
+    """Returns the base model with the adapters of a PEFT folder.
+
+    Raises:
+        BundleError: The folder holds no LoRA adapters that fit the model.
+    """
+    names = tuple(dict.fromkeys(member.adapter for member in members if member.adapter))
+    if not names:
+        return views_alone(model, members)
+    try:
+        states = {name: _read_tensors(_folder_of(folder, name)) for name in names}
+        configs = {name: _read_config(_folder_of(folder, name)) for name in names}
+        ranks = _ranks(states[names[0]])
+        _check_layers(ranks, model)
+        adapter = Adapter(
+            model, names, ranks, {layer: _scale(configs[names[0]], layer, ranks[layer]) for layer in ranks}
+        )
+        for name in names:
+            _fill(adapter, name, states[name])
+    except _UnfitError as error:
+        raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got {error}.") from error
+    return AdaptedModel(model, adapter, members)
+
+
+class _UnfitError(Exception):
+    """Why an adapter does not fit, as the end of a sentence."""
+
+
+def _folder_of(folder: Path, adapter: str) -> Path:
+    return folder if adapter == ADAPTER else folder / adapter
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise _UnfitError(str(error).splitlines()[0]) from error
+
+
+def _ranks(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """The rank of each layer, by the tensors there are."""
+    ranks: dict[str, int] = {}
+    for key, tensor in state.items():
+        match = _FACTOR.fullmatch(key.removeprefix(_PREFIX)) if key.startswith(_PREFIX) else None
+        if match is None:
+            raise _UnfitError(f"the tensor {key!r}")
+        if match[2].startswith(("lora_A", "lora_embedding_A")):
+            ranks[match[1]] = tensor.shape[0]
+    if not ranks:
+        raise _UnfitError("no tensor of an adapter")
+    return ranks
+
+
+def _check_layers(ranks: Mapping[str, int], model: nn.Module) -> None:
+    modules = dict(model.named_modules())
+    absent = [layer for layer in ranks if layer not in modules]
+    if absent:
+        raise _UnfitError(f"one of other layers ({', '.join(absent[:3])})")
+    candidates = adaptable_layers(model)
+    strange = sorted(set(ranks) - set(candidates))
+    if strange:
+        raise _UnfitError(f"one on layers that can have none: {', '.join(strange)}. Available: {', '.join(candidates)}")
+
+
+def _fill(adapter: Adapter, name: str, state: Mapping[str, Tensor]) -> None:
+    """Copies an adapter's tensors into their places, all or none."""
+    wanted = {
+        f"{_PREFIX}{layer}.{key}": tensor
+        for layer in adapter.ranks
+        for key, tensor in adapter.layer(name, layer).state_dict().items()
+    }
+    if wanted.keys() != state.keys():
+        raise _UnfitError("one of other layers")
+    for key, tensor in wanted.items():
+        if tensor.shape != state[key].shape:
+            raise _UnfitError(f"{key} of shape {tuple(state[key].shape)} where {tuple(tensor.shape)} fits")
+    for key, tensor in wanted.items():
+        tensor.copy_(state[key])
+
+
+def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
+    """``s`` in ``W0 + s * B A`` of a layer, as PEFT reads its settings."""
+    told = _by_pattern(config.get("rank_pattern"), layer, config.get("r", rank))
+    if told != rank:
+        raise _UnfitError(f"rank {rank} in {layer} where the settings say {told}")
+    alpha = _by_pattern(config.get("alpha_pattern"), layer, config.get("lora_alpha", rank))
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise _UnfitError(f"lora_alpha {alpha!r} for {layer}")
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return float(scale)
+
+
+def _by_pattern(patterns: Any, layer: str, default: Any) -> Any:
+    try:
+        found = [key for key in patterns or {} if re.match(rf"(.*\.)?({key})$", layer)]
+    except re.error as error:
+        raise _UnfitError(f"a pattern that is no regular expression ({error})") from error
+    return patterns[found[0]] if found else default
+
+
 def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
-    """Returns A with a LoRA adapter that PEFT has trained, as its second opinion; nothing is trained.
+    """Returns the base model with a LoRA adapter that PEFT has trained, as its second opinion; nothing is trained.
 
     At ``alpha = 1`` it answers as PEFT does in eval mode, ``W0 + s * B A`` in each adapted layer, where PEFT's scale
     ``s`` is ``lora_alpha / r``, or ``lora_alpha / sqrt(r)`` with ``use_rslora``; dropout acts in training only. Pass it
-    to `fit_grader` for a threshold. Shapes and names of layers tell whether the adapter fits A; whether
-    it was trained on these very weights a PEFT folder does not say. Where the folder and A both name a base model and
-    the names differ, a warning says so.
+    to `petm.grading.grader.fit_grader` for a threshold. Shapes and names of layers tell whether the adapter fits the
+    model; whether it was trained on these very weights a PEFT folder does not say. Where the folder and the model both
+    name a base model and the names differ, a warning says so.
 
     Args:
-        model: A, with the weights that the adapter was trained on. Neither its modules nor its weights are touched.
+        model: The base model, with the weights that the adapter was trained on. Neither its modules nor its weights
+            are changed.
         folder: With ``adapter_config.json`` and ``adapter_model.safetensors``, as PEFT's ``save_pretrained`` writes.
 
     Raises:
-        BundleError: The folder holds no LoRA adapter, one that changes more than ``W0 + alpha * B A`` in layers of A,
-            one for other layers, or weights in a pickle.
+        BundleError: The folder holds no LoRA adapter, one that changes more than ``W0 + alpha * B A`` in layers of the
+            model, one for other layers, or weights in a pickle.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -70,12 +222,14 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
             f"{folder}: expected {_WEIGHTS}, got {found}. Save the adapter again with safe_serialization=True."
         )
     adapted = load_adapter(model, folder)
-    strange = sorted(set(adapted.ranks) - set(adaptable_layers(model)))
-    if strange:
-        raise BundleError(
-            f"{folder}: expected an adapter on layers that can take one, got {', '.join(strange)}. "
-            f"Available: {', '.join(adaptable_layers(model))}."
-        )
+    for layer in adapted.ranks:
+        module = innermost(model.get_submodule(layer))
+        if set(getattr(module, "dilation", (1,))) != {1} or getattr(module, "padding_mode", "zeros") != "zeros":
+            adapted.detach()
+            raise BundleError(
+                f"{folder}: expected an adapter on layers of which PEFT computes W0 + s * B A, got {layer}, a dilated "
+                f"convolution or one with another padding than zeros. Leave it out."
+            )
     _compare_names(folder, config.get("base_model_name_or_path"), model)
     return adapted
 
@@ -99,13 +253,13 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
     for name, value in config.items():
         if name not in _TAKEN and value and value not in _HARMLESS.get(name, ()):
             raise BundleError(
-                f"{folder}: expected an adapter that is W0 + alpha * B A in layers of A and nothing else, got one with "
-                f"{name} = {value!r}. Train it without."
+                f"{folder}: expected an adapter that is W0 + alpha * B A in layers of the model and nothing else, "
+                f"got one with {name} = {value!r}. Train it without."
             )
 
 
 def _compare_names(folder: Path, trained_on: str | None, model: nn.Module) -> None:
-    """Warns where A is named otherwise than what the adapter was trained on; a folder may have moved."""
+    """Warns where the model is named otherwise than what the adapter was trained on; a folder may have moved."""
     own = getattr(model, "name_or_path", None)
     if own and trained_on and Path(own).name != Path(trained_on).name:
         warnings.warn(

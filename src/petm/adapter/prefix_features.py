@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from petm._internal.distributed import group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
 from petm._internal.spill import RowStore, give_back_blocks, row_store
-from petm.adapter.lora import AdaptedModel
+from petm.adapter.lora import AdaptedLayer
+from petm.adapter.model import AdaptedModel
 from petm.adapter.passes import Arguments, Pass
 from petm.adapter.split_point import (
     APART,
@@ -34,8 +35,8 @@ from petm.adapter.split_point import (
 )
 from petm.data.base import Batch, Data
 from petm.data.fields import Inputs
-from petm.errors import ArgumentError
-from petm.models.loading import call_model
+from petm.errors import ArgumentError, ModelError
+from petm.models.loading import share_weights
 from petm.models.prediction import (
     BATCH_SIZE,
     Precision,
@@ -78,8 +79,8 @@ class _Prefix(Pass):
             self.crossing.append((place, tensor))
         return tensor
 
-    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
-        self.crossing += ((("features",), x), (("base",), layer.base_layer(x)))
+    def adapted_layer(self, layer: AdaptedLayer, x: Tensor, base: Tensor) -> Tensor:
+        self.crossing += ((("features",), x), (("base",), base))
         raise _PrefixDone
 
 
@@ -108,9 +109,9 @@ class _FromFeatures(Pass):
         self.replaced[id(tensor)] = tensor, self.crossing[place]
         return self.crossing[place]
 
-    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
-        if self.parting.kind != INSIDE or name != self.parting.module:
-            return super().adapted_layer(name, layer, x)
+    def adapted_layer(self, layer: AdaptedLayer, x: Tensor, base: Tensor) -> Tensor:
+        if self.parting.kind != INSIDE or layer.name != self.parting.module:
+            return super().adapted_layer(layer, x, base)
         features, shared = self.crossing.values()
         self.replaced[id(x)] = x, features
         return shared + self.delta(layer, features, self.adapter)
@@ -148,8 +149,14 @@ class FeatureStudent(nn.Module):
             for part, (place, (form, dtype)) in zip(parts, self._forms.items(), strict=True)
         }
         (member,) = self.adapted.members
-        with _FromFeatures(self.parting, crossing, member.adapter).under_way():
-            return call_model(self.adapted.network, self._idle.to(rows.device), rows=len(rows))
+        running = _FromFeatures(self.parting, crossing, member.adapter)
+        return self.adapted.run(running, self._idle.to(rows.device), rows=len(rows))
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Freezes the base model in the block, as `AdaptedModel.learning` does."""
+        with self.adapted.learning():
+            yield
 
     def alone(self, adapter: str) -> "FeatureStudent":
         """Returns the student with another adapter, on the same rows; from here on that adapter alone learns."""
@@ -164,8 +171,8 @@ class FeatureStudent(nn.Module):
 
     def _crossing(self, x: Inputs) -> dict[Place, Tensor]:
         prefix = _Prefix(self.parting, len(x))
-        with suppress(_PrefixDone), prefix.under_way():
-            call_model(self.adapted.network, x)
+        with suppress(_PrefixDone):
+            self.adapted.run(prefix, x)
         return dict(prefix.crossing)
 
 
@@ -231,8 +238,8 @@ def cached_features(
             "adapted: expected a member with an adapter to train, got views of A alone. They need no training."
         )
     x = data.inputs(range(min(_PROBE, len(data)))).to(device_of(adapted))
-    adapted.unfreeze()  # what is frozen in this moment may be copied
-    fast = cast(AdaptedModel, in_fast_layout(adapted, x)).alone(adapted.adapters[0])
+    parting_of(adapted, x)  # found once, for the copy too
+    fast = _in_fast_layout(adapted, x).alone(adapted.adapters[0])
     student = find_student(fast, x) if budget > 0 else None
     if student is None:
         yield fast, data
@@ -248,6 +255,15 @@ def cached_features(
                 progress.advance(len(inputs))
         give_back_blocks()
         yield student, _Rows(data, rows, student.parting.module)
+
+
+def _in_fast_layout(adapted: AdaptedModel, x: Inputs) -> AdaptedModel:
+    """The same adapters on a copy of the base model's structure whose convolutions are channels last."""
+    with suppress(ModelError):  # a model that cannot be copied is used as it is
+        shared = share_weights(adapted.base)
+        if (laid_out := in_fast_layout(shared, x)) is not shared:
+            return adapted.over(laid_out)
+    return adapted
 
 
 def find_student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:

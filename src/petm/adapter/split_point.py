@@ -6,7 +6,6 @@ part only. Members that look at a view of the input part at the input, where the
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, TypeVar, cast
@@ -14,12 +13,12 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from petm._internal.operations import count_operations
-from petm.adapter.lora import AdaptedModel, Member
-from petm.adapter.passes import Arguments, Pass, ask_passes
+from petm._internal.operations import count_operations, time_ratio
+from petm.adapter.lora import AdaptedLayer
+from petm.adapter.model import AdaptedModel, Member
+from petm.adapter.passes import Arguments, Pass
 from petm.data.fields import Fields, Inputs, tensors_of
 from petm.data.views import SAME
-from petm.models.loading import call_model
 
 Place = tuple[int | str, ...]
 """How a tensor is reached among the arguments of a module."""
@@ -33,18 +32,18 @@ _PROBES = (3, 5)
 
 @dataclass(frozen=True)
 class Parting:
-    """Where the streams part.
+    """Where the streams separate.
 
     Attributes:
         kind: ``inside`` the first adapted layer, behind its base weights; ``before`` a module; ``around`` blocks that
             are run once, for a model that must see the whole batch from its input on; or ``apart``: two separate
             passes, for a model that mixes the samples of a batch.
-        module: The name of that layer or module in A; empty for A itself, which is its input.
-        shared: Where they part around blocks, the names of these, up to ``module``.
+        module: The name of that layer or module in the base model; empty for the whole model, which is its input.
+        shared: Where they separate around blocks, the names of these, up to ``module``.
         repeated: Other arguments that follow the batch into later modules, by module: an attention mask, say.
-        share_before: Share of A's operations that are computed once for both opinions, in [0, 1].
-        counted_ratio: Operations of the one pass over those of A alone, at least 1.
-        operations: Of A alone, for one sample; 0 where none were counted.
+        share_before: Share of the base model's operations that are computed once for both opinions, in [0, 1].
+        counted_ratio: Operations of the one pass over those of the base model alone, at least 1.
+        operations: Of the base model alone, for one sample; 0 where none were counted.
     """
 
     kind: str
@@ -54,6 +53,18 @@ class Parting:
     share_before: float = 0.0
     counted_ratio: float = 2.0
     operations: float = 0.0
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Parting":
+        """Returns the split point that was written as JSON's types."""
+        repeated = {name: tuple(map(tuple, places)) for name, places in content["repeated"].items()}
+        return cls(**{**content, "shared": tuple(content["shared"]), "repeated": repeated})
+
+    @property
+    def asked(self) -> set[str]:
+        """The modules whose arguments change in one pass."""
+        ends = {BEFORE: {self.module}, AROUND: {"", self.module}}
+        return {*self.repeated, *self.shared, *ends.get(self.kind, ())}
 
 
 class OnePass(Pass):
@@ -70,28 +81,30 @@ class OnePass(Pass):
         self.n, self.parting, self.members = n, parting, members
         self.parted = False
 
-    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
-        """Adds each adapter's part to its member's rows, in place; where the streams part, the rows come to be here.
+    def adapted_layer(self, layer: AdaptedLayer, x: Tensor, base: Tensor) -> Tensor:
+        """Adds each adapter's part to its member's rows, in place; where the streams separate, the rows begin here.
 
         Each sum is written once, where it belongs: on large feature maps a pass over memory costs as much as a
         convolution.
         """
-        base: Tensor = layer.base_layer(x)
-        if self.parted:
-            for rows, adapter in self._adapted_rows():
-                base[rows].add_(self.delta(layer, x[rows], adapter))
-            return base
-        every = _room(base, 1 + len(self.members))
-        every[: self.n] = base
-        for rows, adapter in self._adapted_rows():
-            torch.add(base, self.delta(layer, x, adapter), out=every[rows])
+        every = base if self.parted else _room(base, 1 + len(self.members))
+        if not self.parted:
+            every[: self.n] = base
+        for place, member in enumerate(self.members, 1):
+            rows = slice(place * self.n, (place + 1) * self.n)
+            out = every[rows]
+            if member.adapter and self.parted:
+                self.add(layer, member.adapter, out, x[rows], out)
+            elif member.adapter:
+                self.add(layer, member.adapter, base, x, out)
+            elif not self.parted:
+                out.copy_(base)
         self.parted = True
         return every
 
-    def _adapted_rows(self) -> Iterator[tuple[slice, str]]:
-        for place, member in enumerate(self.members, 1):
-            if member.adapter:
-                yield slice(place * self.n, (place + 1) * self.n), member.adapter
+    def add(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor, out: Tensor) -> None:
+        """Writes an adapter's sum for some rows into ``out``."""
+        layer.adapters[adapter].add(base, x, out)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         """Repeats what follows the batch: everything where the streams part, later what has not passed there."""
@@ -143,9 +156,9 @@ class _Trial(OnePass):
         self.note = note
         self.found: set[tuple[str, Place]] = set()
 
-    def delta(self, layer: Any, x: Tensor, adapter: str) -> Tensor:
-        part = super().delta(layer, x, adapter)
-        return part + _pattern(part, adapter)
+    def add(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor, out: Tensor) -> None:
+        part = self.delta(layer, x, adapter)
+        torch.add(base, part + _pattern(part, adapter), out=out)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         if self.parting.kind == AROUND or not (self.parted and self.note):
@@ -162,7 +175,7 @@ class _Trial(OnePass):
 class _Marked(Pass):
     """One member alone, with the same mark on its adapter as in a trial."""
 
-    def delta(self, layer: Any, x: Tensor, adapter: str) -> Tensor:
+    def delta(self, layer: AdaptedLayer, x: Tensor, adapter: str) -> Tensor:
         part = super().delta(layer, x, adapter)
         return part + _pattern(part, adapter)
 
@@ -171,13 +184,13 @@ class _Calls(Pass):
     """Notes the modules that are entered up to the first adapted layer."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(adapter="")
         self.modules: list[str] = []
         self.first: str | None = None
 
-    def adapted_layer(self, name: str, layer: Any, x: Tensor) -> Tensor:
-        self.first = self.first or name
-        return super().adapted_layer(name, layer, x)
+    def adapted_layer(self, layer: AdaptedLayer, x: Tensor, base: Tensor) -> Tensor:
+        self.first = self.first or layer.name
+        return super().adapted_layer(layer, x, base)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         if self.first is None and module not in self.modules:
@@ -186,10 +199,10 @@ class _Calls(Pass):
 
 
 def parting_of(adapted: AdaptedModel, x: Inputs) -> Parting:
-    """Returns where the opinions of a model part, which is found with samples ``x`` when first asked for.
+    """Returns where the opinions of a model separate, which is found with samples ``x`` when first asked for.
 
     Args:
-        adapted: A with its adapter.
+        adapted: The base model with its adapter.
         x: At least one sample.
 
     Raises:
@@ -198,53 +211,62 @@ def parting_of(adapted: AdaptedModel, x: Inputs) -> Parting:
     if adapted.parting is None:
         with _finding:
             if adapted.parting is None:
-                with torch.no_grad():
-                    parting = find_parting(adapted, x)
-                asked = {*parting.repeated, *parting.shared, *([parting.module] if parting.kind == BEFORE else [])}
-                asked |= {"", parting.module} if parting.kind == AROUND else set()
-                for name in asked:
-                    ask_passes(adapted.network.get_submodule(name), name)
-                adapted.parting = parting
-    found: Parting = adapted.parting
-    return found
+                known = adapted.remembered
+                adapted.take_parting(known if known and holds(adapted, known, x) else find_parting(adapted, x))
+    assert adapted.parting is not None
+    return adapted.parting
 
 
 def find_parting(adapted: AdaptedModel, x: Inputs) -> Parting:
-    """Returns the latest safe parting for a model, proven on probes made of the samples ``x``.
+    """Returns the latest safe split point for a model, proven on probes made of the samples ``x``.
 
     Tried in turn: inside the first adapted layer, behind its base weights; before that layer; before each module
     entered earlier, the latest first; around the blocks of a list, up to that of the first adapted layer; at the input.
-    A parting is safe where the one pass gives the logits of
-    separate passes, at two batch sizes, with an adapter that is made to matter. A skip connection across the parting,
-    a reshape to a fixed batch size or another surprise fails that test, and an earlier point is tried. A model that
-    mixes the samples of a batch fails it everywhere, and its opinions are computed apart.
+    A split point is safe where the one pass gives the logits of separate passes, at two batch sizes, with an adapter
+    that is made to matter. A skip connection across it, a reshape to a fixed batch size or another surprise fails that
+    test, and an earlier point is tried. A model that mixes the samples of a batch fails it everywhere, and its opinions
+    are computed apart.
 
     Args:
-        adapted: A with its adapter.
+        adapted: The base model with its adapter.
         x: At least one sample, as the model takes them.
 
     Raises:
         ModelError: The model cannot take ``x``.
     """
-    network = adapted.network
-    calls = _Calls()
-    with _asking_modules(adapted), calls.under_way():
-        call_model(network, x)
-    candidates = [Parting(INSIDE, calls.first)] if calls.first is not None else []
-    candidates += [Parting(BEFORE, module) for module in reversed(calls.modules) if module]
-    candidates += [
-        Parting(AROUND, module, shared)
-        for module in reversed(calls.modules)
-        if (shared := _earlier_blocks(network, module, calls.modules))
-    ]
-    candidates.append(Parting(BEFORE))
-    if any(member.view != SAME for member in adapted.members):
-        candidates = [Parting(BEFORE)]
-    for candidate in candidates:
-        proven = _prove(adapted, candidate, x)
-        if proven is not None:
-            return _count(adapted, proven, x)
+    with torch.no_grad(), adapted.hooks.asking(_modules(adapted)) as asked:
+        calls = _Calls()
+        adapted.run_asking(calls, x, asked)
+        candidates = [Parting(INSIDE, calls.first)] if calls.first is not None else []
+        candidates += [Parting(BEFORE, module) for module in reversed(calls.modules) if module]
+        candidates += [
+            Parting(AROUND, module, shared)
+            for module in reversed(calls.modules)
+            if (shared := _earlier_blocks(adapted.base, module, calls.modules))
+        ]
+        candidates.append(Parting(BEFORE))
+        if any(member.view != SAME for member in adapted.members):
+            candidates = [Parting(BEFORE)]
+        for candidate in candidates:
+            proven = _prove(adapted, candidate, x, asked)
+            if proven is not None:
+                return _count(adapted, proven, x, asked)
     return Parting(APART, counted_ratio=1.0 + len(adapted.members))
+
+
+def holds(adapted: AdaptedModel, parting: Parting, x: Inputs) -> bool:
+    """Returns whether a split point that was found earlier, and saved, still gives what separate passes do.
+
+    Args:
+        adapted: The base model with its adapter.
+        parting: The split point.
+        x: At least one sample.
+    """
+    try:
+        with torch.no_grad(), adapted.hooks.asking({adapted.base.get_submodule(n): n for n in parting.asked}) as asked:
+            return parting.kind == APART or _agrees(adapted, parting, _probe(x, _PROBES[0]), asked)
+    except Exception:  # whatever a model raises whose streams cannot separate there
+        return False
 
 
 def _earlier_blocks(network: nn.Module, module: str, called: Sequence[str]) -> tuple[str, ...]:
@@ -256,58 +278,51 @@ def _earlier_blocks(network: nn.Module, module: str, called: Sequence[str]) -> t
     return tuple(name for name in before if name.rpartition(".")[0] == parent and name != parent)
 
 
-@contextmanager
-def _asking_modules(adapted: AdaptedModel) -> Iterator[None]:
-    """Lets all modules but PEFT's own ask the pass under way what to take as arguments, while the block runs."""
+def _modules(adapted: AdaptedModel) -> dict[nn.Module, str]:
+    """All modules of the base model by name, without what lies inside of its adapted layers."""
     within = tuple(f"{layer}." for layer in adapted.ranks)
-    handles = [
-        ask_passes(module, name) for name, module in adapted.network.named_modules() if not name.startswith(within)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return {module: name for name, module in adapted.base.named_modules() if not name.startswith(within)}
 
 
-def run_one_pass(network: nn.Module, x: Inputs, running: OnePass) -> Tensor:
-    """Returns logits ``((1 + M) N, K)``: A's, then those of each of the ``M`` members.
+def run_one_pass(adapted: AdaptedModel, x: Inputs, running: OnePass) -> Tensor:
+    """Returns logits ``((1 + M) N, K)``: the base model's, then those of each of the ``M`` members.
 
     Raises:
         ModelError: The model cannot take ``x``, or does not return so many rows.
     """
-    with running.under_way():
-        return call_model(network, x, rows=(1 + len(running.members)) * x.shape[0])
+    return adapted.run(running, x, rows=(1 + len(running.members)) * x.shape[0])
 
 
-def _prove(adapted: AdaptedModel, candidate: Parting, x: Inputs) -> Parting | None:
+def _prove(adapted: AdaptedModel, candidate: Parting, x: Inputs, asked: Mapping[nn.Module, str]) -> Parting | None:
     """The candidate with what else must be repeated, or None where it is not safe."""
     followers: set[tuple[str, Place]] | None = None
     try:
-        with _asking_modules(adapted):
-            for size in _PROBES:
-                trial = _Trial(size, candidate, adapted.members)
-                run_one_pass(adapted.network, _probe(x, size), trial)
-                followers = trial.found if followers is None else followers & trial.found
-            repeated: dict[str, tuple[Place, ...]] = {}
-            for module, path in sorted(followers or (), key=repr):
-                repeated[module] = (*repeated.get(module, ()), path)
-            proven = replace(candidate, repeated=repeated)
-            for size in _PROBES:
-                probe = _probe(x, size)
-                found = run_one_pass(adapted.network, probe, _Trial(size, proven, adapted.members, note=False))
-                if not _equal(found, torch.cat((call_model(adapted.base, probe), *_apart(adapted, probe)))):
-                    return None
-    except Exception:  # whatever a model that cannot be parted here raises
+        for size in _PROBES:
+            trial = _Trial(size, candidate, adapted.members)
+            adapted.run_asking(trial, _probe(x, size), asked, (1 + len(adapted.members)) * size)
+            followers = trial.found if followers is None else followers & trial.found
+        repeated: dict[str, tuple[Place, ...]] = {}
+        for module, path in sorted(followers or (), key=repr):
+            repeated[module] = (*repeated.get(module, ()), path)
+        proven = replace(candidate, repeated=repeated)
+        if all(_agrees(adapted, proven, _probe(x, size), asked) for size in _PROBES):
+            return proven
+    except Exception:  # whatever a model raises whose streams cannot separate there
         return None
-    return proven
+    return None
+
+
+def _agrees(adapted: AdaptedModel, parting: Parting, probe: Inputs, asked: Mapping[nn.Module, str]) -> bool:
+    """Whether one pass gives what separate passes do."""
+    trial = _Trial(len(probe), parting, adapted.members, note=False)
+    found = adapted.run_asking(trial, probe, asked, (1 + len(adapted.members)) * len(probe))
+    return _equal(found, torch.cat((adapted.run_asking(Pass(adapter=""), probe, {}), *_apart(adapted, probe))))
 
 
 def _apart(adapted: AdaptedModel, x: Inputs) -> Iterator[Tensor]:
     """Each member's logits from a pass of its own, with the mark of a trial on its adapter."""
     for member in adapted.members:
-        with _Marked(adapter=member.adapter).under_way():
-            yield call_model(adapted.network, member.look(x))
+        yield adapted.run_asking(_Marked(adapter=member.adapter), member.look(x), {})
 
 
 def _equal(found: Tensor, expected: Tensor) -> bool:
@@ -316,25 +331,26 @@ def _equal(found: Tensor, expected: Tensor) -> bool:
     return bool(torch.allclose(found, expected, rtol=0, atol=tolerance))
 
 
-def _count(adapted: AdaptedModel, parting: Parting, x: Inputs) -> Parting:
-    """The parting with its counted operations."""
-    probe = _probe(x, 2)
+def _count(adapted: AdaptedModel, parting: Parting, x: Inputs, asked: Mapping[nn.Module, str]) -> Parting:
+    """The split point with its counted operations; where none can be counted, with measured times in their place."""
+    probe, members = _probe(x, 2), len(adapted.members)
 
-    members = len(adapted.members)
-    plain = count_operations(lambda: call_model(adapted.base, probe))
-    adapters = count_operations(lambda: list(_apart(adapted, probe))) - members * plain
-    with _asking_modules(adapted):
-        all_opinions = count_operations(
-            lambda: run_one_pass(adapted.network, probe, OnePass(2, parting, adapted.members))
-        )
-    if not plain:
-        return parting
-    behind = ((all_opinions - adapters) / plain - 1) / members
+    def plain() -> Tensor:
+        return adapted.run_asking(Pass(adapter=""), probe, {})
+
+    def one_pass() -> Tensor:
+        return adapted.run_asking(OnePass(2, parting, adapted.members), probe, asked, 2 * (1 + members))
+
+    base, every = (count_operations(call, adapted.base) for call in (plain, one_pass))
+    if not base:
+        return replace(parting, counted_ratio=time_ratio(one_pass, plain))
+    added = count_operations(lambda: list(_apart(adapted, probe)), adapted.base) - members * base
+    behind = ((every - added) / base - 1) / members
     return replace(
         parting,
         share_before=min(1.0, max(0.0, 1 - behind)),
-        counted_ratio=all_opinions / plain,
-        operations=plain / len(probe),
+        counted_ratio=every / base,
+        operations=base / len(probe),
     )
 
 

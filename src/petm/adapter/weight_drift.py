@@ -11,19 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from petm.adapter.lora import is_layer
 from petm.errors import ArgumentError, ModelError
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_LAYERS = (nn.Linear, *_CONVOLUTIONS)
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Returns whether a module is transformers' ``Conv1D``: a linear layer with its weight transposed, ``(in, out)``.
-
-    It is known by its name, so that transformers need not be loaded for it.
-    """
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
-
 
 _NOISE = 1e-6
 """Singular values below this share of a layer's largest are rounding of float32 weights, not drift."""
@@ -123,33 +112,6 @@ def weight_drift(base: nn.Module, twin: nn.Module) -> list[LayerDrift]:
     return [_layer_drift(layer, weight, after[layer]) for layer, weight in before.items()]
 
 
-def rank_cost(layer: nn.Module) -> int:
-    """Returns how many adapter parameters one rank costs in a layer.
-
-    A linear layer costs ``in + out``, an embedding ``tokens + out``, a convolution ``in * kh * kw + out / groups``:
-    LoRA's first factor is a full convolution with the layer's kernel, its second a pointwise one with its groups.
-
-    Args:
-        layer: A linear, convolution or embedding module.
-
-    Raises:
-        ArgumentError: Another kind of module.
-
-    Reference:
-        Hu et al. 2022, section 4.1; convolutions as in PEFT.
-
-    Example:
-        >>> rank_cost(nn.Linear(9216, 128)), rank_cost(nn.Conv2d(1, 32, 3))
-        (9344, 41)
-    """
-    if isinstance(layer, nn.Linear | nn.Embedding) or is_conv1d(layer):
-        weight: Any = layer.weight
-        return sum(weight.shape)
-    if isinstance(layer, _CONVOLUTIONS):
-        return layer.in_channels * math.prod(layer.kernel_size) + layer.out_channels // layer.groups
-    raise ArgumentError(f"layer: expected a linear or convolution module, got {type(layer).__name__}.")
-
-
 def allocate_ranks(drift: Sequence[LayerDrift], costs: Mapping[str, int], budget: int) -> dict[str, int]:
     """Returns a rank for each layer that is worth one, within a budget of adapter parameters.
 
@@ -160,7 +122,7 @@ def allocate_ranks(drift: Sequence[LayerDrift], costs: Mapping[str, int], budget
 
     Args:
         drift: From `weight_drift`.
-        costs: For each layer that may have an adapter, the parameters that one rank costs there (`rank_cost`).
+        costs: For each layer that may have an adapter, the parameters that one rank costs there (`Sizes.rank_cost`).
         budget: Greatest number of adapter parameters, the sum of ``rank * cost``.
 
     Returns:
@@ -205,7 +167,9 @@ def allocate_ranks(drift: Sequence[LayerDrift], costs: Mapping[str, int], budget
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     """The weight of every linear and convolution layer by its name."""
     layers: dict[str, Any] = {
-        name: module for name, module in model.named_modules() if isinstance(module, _LAYERS) or is_conv1d(module)
+        name: module
+        for name, module in model.named_modules()
+        if is_layer(module) and not isinstance(module, nn.Embedding)
     }
     return {name: layer.weight.detach() for name, layer in layers.items()}
 

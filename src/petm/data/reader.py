@@ -124,6 +124,9 @@ class Reader:
         return values if np.isfinite(values).all() else "expected finite values, got NaN or infinity"
 
     def _texts(self, encoder: Encoder, rows: Rows, reasons: list[str | None]) -> Readings:
+        for place, content in enumerate(rows.contents):
+            if reasons[place] is None and not isinstance(content, str):
+                reasons[place] = "expected a text, got none"
         readable = [place for place, reason in enumerate(reasons) if reason is None]
         if not readable:
             return Readings(None, reasons)

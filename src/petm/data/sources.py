@@ -233,7 +233,7 @@ class TableRows(Source):
             content = content.get("bytes")
         if isinstance(label, str):
             label = label.strip() or None
-        elif isinstance(label, int) and 0 <= label < len(self.class_names):
+        elif type(label) is int and 0 <= label < len(self.class_names):
             label = self.class_names[label]
         fault = record.fault
         if fault is None and not (isinstance(content, str) and content.strip() if self._texts else content):
@@ -255,53 +255,39 @@ def _suits(kind: Any, *, texts: bool) -> bool:
     return any(suits(kind) for suits in (of_texts if texts else of_images))
 
 
-class ArrayRows(Source):
-    """The rows of the array of images in a NumPy archive, numbered from 0.
-
-    Args:
-        path: The ``.npz`` file.
-        labelled: Whether labels are read.
-
-    Raises:
-        DataError: The file is no such archive, or has no such array.
-    """
+class _ArrayRows(Source):
+    """The rows of the array of images in a NumPy archive, numbered from 0."""
 
     def __init__(self, path: Located, *, labelled: bool) -> None:
         self.name, self._archive = str(path), ArrayArchive(path)
         self._labels = self._archive.labels if labelled else None
 
     def count(self) -> int:
-        """Returns how many rows there are."""
         return len(self._archive)
 
     def identity(self) -> str:
-        """Returns path, size and time of change."""
         return identity_of(self._archive.path)
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
-        """Yields the rows from ``start`` to before ``stop``, up to ``size`` at a time: uint8 or float32 arrays."""
         for first, images in self._archive.images(start, stop, size):
             n = len(images)
             labels = [None] * n if self._labels is None else self._labels[first : first + n].tolist()
             yield Rows([self.name] * n, list(range(first, first + n)), list(images), labels, [None] * n)
 
 
-class Unreadable(Source):
+class _Unreadable(Source):
     """A file that is there and cannot be read: one input with a fault."""
 
     def __init__(self, path: Located, reason: str) -> None:
         self.name, self.reason = str(path), reason
 
     def count(self) -> int:
-        """Returns 1."""
         return 1
 
     def identity(self) -> str:
-        """Returns the path and why."""
         return f"{self.name} {self.reason}"
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
-        """Yields the one."""
         if start < 1 <= stop:
             yield Rows([self.name], [None], [None], [None], [self.reason])
 
@@ -350,11 +336,11 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
         if suffix == ".parquet" or (texts and suffix in TABLE_SUFFIXES):
             return [TableRows(path, text_column or "image", label_column, texts=texts)]
         if not texts and suffix == ".npz":
-            return [ArrayRows(path, labelled=label_column is not None)]
+            return [_ArrayRows(path, labelled=label_column is not None)]
     except DataError as error:
         if error.__cause__ is None:  # it is whole, and does not suit
             raise
-        return [Unreadable(path, str(error))]
+        return [_Unreadable(path, str(error))]
     raise DataError(f"{path}: expected {wanted}, got a file of the kind '{suffix or path.name}'. Name other inputs.")
 
 

@@ -110,11 +110,11 @@ def open_table(path: Located, columns: Sequence[str], *, required: Collection[st
     Raises:
         DataError: The file is not whole, or a required column is missing.
     """
-    kinds = {".csv": CsvTable, ".parquet": ParquetTable}
-    return kinds.get(path.suffix.lower(), JsonTable)(path, columns, required, hint)
+    kinds = {".csv": _CsvTable, ".parquet": _ParquetTable}
+    return kinds.get(path.suffix.lower(), _JsonTable)(path, columns, required, hint)
 
 
-class ParquetTable(Table):
+class _ParquetTable(Table):
     """The rows of a Parquet file, numbered from 0."""
 
     numbered = " row "
@@ -127,23 +127,19 @@ class ParquetTable(Table):
         self._check(self._schema.names)
 
     def count(self) -> int:
-        """Returns how many rows there are."""
         return self._rows
 
     def class_names(self, column: str | None) -> tuple[str, ...]:
-        """Returns the class names in the Hugging Face metadata of the schema, or none."""
-        try:
+        try:  # the metadata of the Hugging Face hub
             features = json.loads((self._schema.metadata or {})[b"huggingface"])["info"]["features"]
             return tuple(str(name) for name in features[column]["names"])
         except (KeyError, TypeError, ValueError):
             return ()
 
     def kind(self, column: str) -> "pa.DataType | None":
-        """Returns the type of a column."""
         return self._schema.field(column).type
 
     def records(self, start: int = 0, stop: int = maxsize, size: int = 1024) -> Iterator[Record]:
-        """Yields the rows from ``start`` to before ``stop``, ``size`` of which are held at a time."""
         import pyarrow as pa
 
         groups: list[int] = []
@@ -191,11 +187,9 @@ class _LineTable(Table):
         next(self.records(), None)
 
     def count(self) -> int:
-        """Returns how many rows there are, found in one pass through the file."""
         return self._count
 
     def records(self, start: int = 0, stop: int = maxsize, size: int = 1024) -> Iterator[Record]:
-        """Yields the rows from ``start`` to before ``stop``."""
         del size
         yield from islice(self._all(), start, stop)
 
@@ -219,8 +213,7 @@ class _LineTable(Table):
             raise self._broken(self.path.suffix.lstrip("."), error) from error
 
     @abstractmethod
-    def _each(self, file: TextIO) -> Iterator[Record]:
-        """Yields all rows."""
+    def _each(self, file: TextIO) -> Iterator[Record]: ...
 
     def _record(self, number: int, values: tuple[Any, ...]) -> Record:
         if any(isinstance(value, str) and not value.isascii() and _NO_UTF8.search(value) for value in values):
@@ -228,7 +221,7 @@ class _LineTable(Table):
         return Record(number, values)
 
 
-class CsvTable(_LineTable):
+class _CsvTable(_LineTable):
     """The rows of a CSV file with a header, its cells separated by commas; an empty cell is None.
 
     The csv module is not used: it has one limit of the length of a cell for the whole process, and what follows a
@@ -264,7 +257,7 @@ class CsvTable(_LineTable):
             self._check(())
 
 
-class JsonTable(_LineTable):
+class _JsonTable(_LineTable):
     """The rows of a file with one JSON object a line."""
 
     def _each(self, file: TextIO) -> Iterator[Record]:

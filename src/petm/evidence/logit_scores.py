@@ -1,7 +1,7 @@
-"""Baselines that need A's logits and nothing else, and temperature scaling, which changes the order they give."""
+"""Evidence from the base model's logits alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from numpy import exp, log
@@ -9,67 +9,57 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-from petm.evidence.protocol import Baseline, Learned, Part
-from petm.evidence.seen import Seen
-from petm.models.scores import (
-    energy,
-    entropy,
-    margin,
+from petm.evidence.protocol import Answers, FittedEvidence, Part
+from petm.models.scores import energy, entropy, margin, maximum_softmax
+
+
+@dataclass(frozen=True)
+class LogitScore:
+    """A formula of the logits, with nothing to fit.
+
+    Attributes:
+        name: Short, for tables and files.
+        title: The name in words.
+        source: Author and year.
+        definition: The formula in a sentence.
+        formula: From logits ``(N, K)`` to float64 ``(N,)``, one of `petm.models.scores`.
+    """
+
+    name: str
+    title: str
+    source: str
+    definition: str
+    formula: Callable[[Tensor], Tensor] = field(repr=False)
+
+    fitted_on: ClassVar[Part | None] = None
+
+    def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
+        """Returns the formula; nothing is learned."""
+        return FittedEvidence(lambda graded: self.formula(graded.logits))
+
+
+SOFTMAX = LogitScore(
+    "softmax",
+    "Maximum softmax probability",
+    "Hendrycks and Gimpel (2017)",
+    "Suspicion is ``1 - max p``: what A offers by itself, the score to beat",
     maximum_softmax,
 )
-
-
-class LogitScore(Baseline):
-    """A formula of A's logits, with nothing to fit."""
-
-    formula: Callable[[Tensor], Tensor]
-
-    def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
-        return Learned(lambda seen: type(self).formula(seen.logits))
-
-
-@dataclass(frozen=True)
-class Softmax(LogitScore):
-    """Suspicion is ``1 - max p``: what A offers by itself, the score to beat."""
-
-    name = "softmax"
-    title = "Maximum softmax probability"
-    source = "Hendrycks and Gimpel (2017)"
-    formula = staticmethod(maximum_softmax)
+ENTROPY = LogitScore(
+    "entropy", "Entropy of the softmax", "Shannon (1948)", "Suspicion is the entropy of ``p``", entropy
+)
+MARGIN = LogitScore(
+    "margin",
+    "Margin between the first two classes",
+    "Scheffer, Decomain, Wrobel (2001)",
+    "Suspicion is minus the lead of A's class over the runner-up, in logits",
+    margin,
+)
+ENERGY = LogitScore("energy", "Energy", "Liu et al. (2020)", "Suspicion is the free energy ``-log sum exp z``", energy)
 
 
 @dataclass(frozen=True)
-class Entropy(LogitScore):
-    """Suspicion is the entropy of ``p``."""
-
-    name = "entropy"
-    title = "Entropy of the softmax"
-    source = "Shannon (1948)"
-    formula = staticmethod(entropy)
-
-
-@dataclass(frozen=True)
-class Margin(LogitScore):
-    """Suspicion is minus the lead of A's class over the runner-up, in logits."""
-
-    name = "margin"
-    title = "Margin between the first two classes"
-    source = "Scheffer, Decomain, Wrobel (2001)"
-    formula = staticmethod(margin)
-
-
-@dataclass(frozen=True)
-class Energy(LogitScore):
-    """Suspicion is the free energy ``-log sum exp z``."""
-
-    name = "energy"
-    title = "Energy"
-    source = "Liu et al. (2020)"
-    formula = staticmethod(energy)
-
-
-@dataclass(frozen=True)
-class TemperatureScaling(Baseline):
+class TemperatureScaling:
     """Suspicion is ``1 - max softmax(z / T)`` with the ``T`` that makes A's labels likeliest.
 
     For ``K > 2`` a temperature changes not only the values but also their order. One number for a whole data set, so
@@ -87,34 +77,24 @@ class TemperatureScaling(Baseline):
     low: float = 0.1
     high: float = 100.0
 
-    name = "temperature"
-    title = "Temperature scaling"
-    source = "Guo et al. (2017)"
-    fitted_on: ClassVar[tuple[Part, ...]] = ("calibration",)
+    name: ClassVar[str] = "temperature"
+    title: ClassVar[str] = "Temperature scaling"
+    source: ClassVar[str] = "Guo et al. (2017)"
+    fitted_on: ClassVar[Part | None] = "calibration"
 
-    def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
-        temperature = fit_temperature(calibration.logits, calibration.labels, low=self.low, high=self.high)
-        return Learned(
-            lambda seen: maximum_softmax(seen.logits.double() / temperature), 1, {"temperature": temperature}
+    def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
+        """Returns the score at the ``T`` in [low, high] that minimises the cross-entropy of ``softmax(z / T)``.
+
+        Cross-entropy is convex in ``1 / T``, so it has one minimum in ``log T`` as well, which a bounded search finds.
+        """
+        exact = answers.logits.double()
+        found = minimize_scalar(
+            lambda log_temperature: F.cross_entropy(exact / float(exp(log_temperature)), labels).item(),
+            bounds=(log(self.low), log(self.high)),
+            method="bounded",
+            options={"xatol": 1e-6},
         )
-
-
-def fit_temperature(logits: Tensor, labels: Tensor, *, low: float, high: float) -> float:
-    """Returns the ``T`` in [low, high] that minimises the cross-entropy of ``softmax(z / T)``.
-
-    Cross-entropy is convex in ``1 / T``, so it has one minimum in ``log T`` as well, which a bounded search finds.
-
-    Args:
-        logits: ``(N, K)``.
-        labels: int64 ``(N,)``.
-        low: Least ``T``, above 0.
-        high: Greatest ``T``.
-    """
-    exact = logits.double()
-    found = minimize_scalar(
-        lambda log_temperature: F.cross_entropy(exact / float(exp(log_temperature)), labels).item(),
-        bounds=(log(low), log(high)),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
-    return float(exp(found.x))
+        temperature = float(exp(found.x))
+        return FittedEvidence(
+            lambda graded: maximum_softmax(graded.logits.double() / temperature), 1, {"temperature": temperature}
+        )

@@ -1,145 +1,128 @@
-"""What every baseline is: fitted on what A says of two data sets, then asked how suspect A's predictions are."""
+"""What evidence is: one number about each prediction, computed from the base model's logits and features."""
 
-import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from functools import cached_property
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from petm._internal.progress import track
 from petm.data.base import Data
-from petm.errors import ArgumentError
-from petm.evidence.seen import Seen
-from petm.models.prediction import predict_logits
+from petm.errors import ModelError
+from petm.models.loading import call_model, share_weights
+from petm.models.penultimate import LastLinear
+from petm.models.prediction import BATCH_SIZE, batches, device_of
 
 Part = Literal["training", "calibration"]
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
-    """What a baseline has learned of one A.
+class Answers:
+    """What the base model computes for ``N`` samples.
 
     Attributes:
-        score: From what A says of ``N`` samples to suspicion, float64 ``(N,)``.
-        extra_parameters: Numbers that it keeps beside A's weights: weights, means, training features.
-        chosen: The settings that it chose on data, by name.
+        logits: float32 ``(N, K)``, on the CPU.
+        layer_input: float32 ``(N, D)``, the features; absent where the model has none.
+        fault: Why it has none.
     """
 
-    score: Callable[[Seen], Tensor]
-    extra_parameters: int = 0
-    chosen: Mapping[str, float] = field(default_factory=dict)
-
-
-class Baseline(ABC):
-    """A way to tell how likely A's predictions are wrong. A subclass is a frozen dataclass of hyperparameters."""
-
-    fitted_on: ClassVar[tuple[Part, ...]] = ()
-    """Which of the two data sets it learns from; nothing is ever learned from the data that is graded."""
+    logits: Tensor
+    layer_input: Tensor | None = None
+    fault: str = "features: expected features of the base model, got none."
 
     @property
-    @abstractmethod
-    def name(self) -> str:
-        """Short, for tables and files."""
-
-    @property
-    @abstractmethod
-    def title(self) -> str:
-        """For a person."""
-
-    @property
-    @abstractmethod
-    def source(self) -> str:
-        """Author and year of where it comes from."""
-
-    @abstractmethod
-    def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
-        """Learns what it needs."""
-
-    def fit(self, train: Seen, calibration: Seen, *, seed: int = 0, device: str = "auto") -> "Fitted":
-        """Returns the baseline fitted to the A behind ``train``; A stays as it is.
-
-        Args:
-            train: What A says of labelled samples, usually those that it was trained on.
-            calibration: What A says of labelled samples that it was not trained on.
-            seed: Of everything random; the same seed gives the same result on the same machine.
-            device: Where something is trained: ``auto``, ``cpu``, ``cuda``, ...
+    def features(self) -> Tensor:
+        """The input of the base model's last linear layer, float32 ``(N, D)``.
 
         Raises:
-            ArgumentError: The two come from different models.
-            DataError: Samples or labels that the baseline needs are missing.
-            ModelError: The baseline cannot work with this A.
-            NothingToLearnError: The baseline learns from A's errors, and there is none.
+            ModelError: There are none.
         """
-        if calibration.model is not train.model:
-            raise ArgumentError(
-                "calibration: expected what the same model says as in train, got another model. "
-                "Give both Seen the same model."
-            )
-        parts: dict[Part, Seen] = {"training": train, "calibration": calibration}
-        shared = sum(parts[part].seconds for part in self.fitted_on)
-        start = time.perf_counter()
-        learned = self._fit(train, calibration, seed, device)
-        return Fitted(self, train.model, learned, shared + time.perf_counter() - start)
+        if self.layer_input is None:
+            raise ModelError(f"{self.fault} Use evidence that needs no features.")
+        return self.layer_input
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The class ``c`` that the base model predicts, int64 ``(N,)``."""
+        return self.logits.argmax(1)
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """A baseline that knows one A.
+class FittedEvidence:
+    """Evidence that knows one base model.
 
     Attributes:
-        baseline: What was fitted.
-        model: A.
-        learned: What it learned.
-        seconds: How long that took. A's pass over the data it learned from is included, though others share it.
+        score: From `Answers` of ``N`` samples to float64 ``(N,)``; higher is more likely wrong.
+        parameters: How many numbers it keeps beside the model's weights.
+        chosen: The settings that were fitted, by name.
     """
 
-    baseline: Baseline
-    model: nn.Module
-    learned: Learned
-    seconds: float
+    score: Callable[[Answers], Tensor]
+    parameters: int = 0
+    chosen: Mapping[str, float] = field(default_factory=dict)
 
-    def suspicion(self, seen: Seen) -> Tensor:
-        """Returns how suspect A's predictions are, float64 ``(N,)``; higher is more likely wrong.
+
+class Evidence(Protocol):
+    """One number about each prediction; an implementation is a frozen dataclass of hyperparameters.
+
+    Attributes:
+        name: Short, for tables and files.
+        title: The name in words.
+        source: Author and year.
+        fitted_on: The labelled samples that it learns from: those that the base model was trained on, or fresh ones.
+            None where it learns nothing.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - the class says it
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+
+    @property
+    def fitted_on(self) -> Part | None: ...  # noqa: D102
+
+    def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
+        """Returns the evidence fitted to labelled samples.
 
         Args:
-            seen: What A says of ``N`` samples; labels are not used.
+            answers: What the base model computes for ``N`` samples; not used where nothing is learned.
+            labels: int64 ``(N,)``, the true classes, in 0..K-1.
+            seed: Seed of everything random.
 
         Raises:
-            ArgumentError: ``seen`` comes from another model.
+            DataError: Samples that are needed are missing.
+            ModelError: Features are needed and the model has none.
         """
-        if seen.model is not self.model:
-            raise ArgumentError(
-                f"seen: expected what the model says that {self.baseline.name} was fitted to, got another model. "
-                f"Fit the baseline to that model."
-            )
-        return self.learned.score(seen)
-
-    @property
-    def extra_parameters(self) -> int:
-        """Numbers kept beside A's weights."""
-        return self.learned.extra_parameters
-
-    @property
-    def chosen(self) -> Mapping[str, float]:
-        """The settings that were chosen on data, by name."""
-        return self.learned.chosen
-
-    def passes(self, data: Data) -> float:
-        """Returns what predictions with suspicion cost, in plain forward passes of A.
-
-        Counted are the operations of matrix products and convolutions, backward ones included, also those that search
-        among training features. 1 is A alone; NaN where A has no such operations.
-
-        Args:
-            data: A few samples, of which only the form matters.
-        """
-        plain = _operations(lambda: predict_logits(self.model, data))
-        return _operations(lambda: self.suspicion(Seen(self.model, data))) / plain if plain else float("nan")
+        ...
 
 
-def _operations(call: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops())
+def compute_answers(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -> Answers:
+    """Returns what the base model computes for a data set, in one pass.
+
+    The features are the input of the linear layer that the model calls last, which for most classifiers is what the
+    head sees. The pass runs a second structure over the same weights, so the model itself is not touched. Memory:
+    ``4 N (K + D)`` bytes.
+
+    Args:
+        model: The base model.
+        data: ``N`` samples, at least one.
+        batch_size: Samples in one forward pass.
+    """
+    network = share_weights(model)
+    last = LastLinear(network)
+    logits, features, fault = [], [], ""
+    with torch.no_grad(), track("answers", len(data)) as progress:
+        for inputs, _ in batches(data, device_of(network), batch_size):
+            logits.append(call_model(network, inputs).float().cpu())
+            fault = fault or last.fault(len(inputs))
+            if not fault:
+                # A copy: the features may be a view of something much larger, which would stay with them.
+                features.append(last.input.detach().float().cpu().clone())
+            progress.advance(len(inputs))
+    return Answers(torch.cat(logits), None if fault else torch.cat(features), fault)

@@ -27,7 +27,9 @@ from petm._internal.files import (
     write_json,
     write_text,
 )
-from petm.adapter.lora import AdaptedModel, Member, load_adapter
+from petm.adapter.model import AdaptedModel, Member
+from petm.adapter.peft_folder import load_adapter, save_adapter
+from petm.adapter.split_point import Parting
 from petm.errors import BundleError, RunError
 from petm.models.loading import load_model, load_weights, save_weights, weights_fingerprint
 
@@ -65,7 +67,7 @@ def write_bundle(
     except OSError as error:
         raise RunError(f"{path}: could not be written ({error.strerror}). Choose another folder.") from error
     try:
-        adapted.save_adapter(folder)
+        save_adapter(adapted, folder)
         write_text(folder / CARD, card)
         if include_base:
             save_weights(adapted.base, folder / BASE)
@@ -176,6 +178,8 @@ def read_bundle(
     members = [Member(**member) for member in manifest["members"]]
     adapted = load_adapter(model, path, members)
     adapted.look_from = manifest["look_from"]
+    if saved := manifest.get("adapter", {}).get("parting"):
+        adapted.remembered = Parting.from_json(saved)
     return adapted, manifest
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from petm.adapter.lora import AdaptedModel
-from petm.adapter.passes import ADAPTER
+from petm.adapter.lora import ADAPTER
+from petm.adapter.model import AdaptedModel
 from petm.data.views import SAME
 from petm.selective.guarantee import promise
 from petm.selective.thresholds import Threshold
@@ -60,7 +60,7 @@ def model_card(manifest: Mapping[str, Any], adapted: AdaptedModel, *, include_ba
 
 def _hub_name(adapted: AdaptedModel) -> str | None:
     """A's name on the Hugging Face Hub, where it may be one; a folder has no place in a card."""
-    name = adapted.tuned.peft_config[ADAPTER].base_model_name_or_path
+    name = getattr(adapted.base, "name_or_path", None)
     return name if name and _NAME.fullmatch(name) and not Path(name).exists() else None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from petm._internal.files import plain
-from petm.adapter.lora import AdaptedModel
+from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
 from petm.data.base import Data, as_data
 from petm.data.fields import as_batch

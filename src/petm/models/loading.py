@@ -235,8 +235,8 @@ def _call(model: nn.Module, inputs: Inputs, arguments: Mapping[str, Any]) -> Any
 
 
 def _in_precision_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Floats in the precision of a model that is held in half of it, as they come from data in float32."""
-    half = (torch.float16, torch.bfloat16)
-    if x.dtype != torch.float32 or (held := next(model.parameters(), x).dtype) not in half:
+    """Floats in the precision of the model, as they come from data in float32."""
+    others = (torch.float16, torch.bfloat16, torch.float64)
+    if x.dtype != torch.float32 or (held := next(model.parameters(), x).dtype) not in others:
         return x
     return x.to(held)

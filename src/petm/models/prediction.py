@@ -15,6 +15,7 @@ from petm.data.fields import Inputs
 from petm.data.labels import UNLABELLED
 from petm.errors import DataError
 from petm.models import BATCH_SIZE as BATCH_SIZE
+from petm.models.holding import in_eval_mode as in_eval_mode
 from petm.models.loading import call_model
 
 Precision = Literal["float32", "bfloat16"]
@@ -157,18 +158,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Runs the block without gradients, the model in eval mode; every module gets its own mode back afterwards."""
     with in_eval_mode(model), torch.no_grad():
         yield
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Runs the block with the model in eval mode; every module gets its own mode back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def check_labels(labels: Tensor, classes: int, source: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from petm._internal.files import plain, write_json
-from petm.adapter.lora import AdaptedModel, attach_adapter
+from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.split_point import parting_of
 from petm.adapter.weight_drift import weight_drift
 from petm.data.base import Data

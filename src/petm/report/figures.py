@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from petm._internal.files import write_atomically, write_text
@@ -128,69 +125,6 @@ def drift_figure(drift: Sequence[LayerDrift]) -> Figure:
         axes.set_xlim(0, 1.5 * max(lengths, default=0.0) or 1.0)
         axes.set_xlabel("‖W' − W₀‖ / ‖W₀‖")
         _head(axes, "Weight drift from A to A'", "beside each bar the rank\nthat holds 90% of its energy")
-    return figure
-
-
-@dataclass(frozen=True)
-class RatioBar:
-    """One bar of `ratio_figure`.
-
-    Attributes:
-        name: What was measured.
-        group: Under which condition; bars of one name stand together.
-        value: The ratio, above 0.
-        low: Where its spread begins.
-        high: Where its spread ends.
-        expected: What was expected of it, if anything.
-    """
-
-    name: str
-    group: str
-    value: float
-    low: float
-    high: float
-    expected: float | None
-
-
-def ratio_figure(panels: Mapping[str, Sequence[RatioBar]], label: str) -> Figure:
-    """Returns bars of ratios from 1 on, on a logarithmic axis, each with its spread and with what was expected.
-
-    Args:
-        panels: Bars by title, each panel with at least one bar, from top to bottom.
-        label: What the ratio is.
-    """
-    shades = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
-    groups = list(dict.fromkeys(bar.group for bars in panels.values() for bar in bars))
-    heights = [len(dict.fromkeys(bar.name for bar in bars)) for bars in panels.values()]
-    thickness = 0.8 / len(groups)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 1.2 + sum(0.9 + 0.17 * len(groups) * height for height in heights)))
-        drawn = figure.subplots(
-            len(panels), squeeze=False, sharex=True, height_ratios=[1 + height for height in heights]
-        )[:, 0]
-        for axes, (title, bars) in zip(drawn, panels.items(), strict=True):
-            names = list(dict.fromkeys(bar.name for bar in bars))
-            for bar in bars:
-                place = groups.index(bar.group)
-                y = names.index(bar.name) + (place - (len(groups) - 1) / 2) * thickness
-                colour = shades[place % len(shades)]
-                axes.barh(y, bar.value - 1, thickness, left=1, color=colour)
-                axes.hlines(y, bar.low, bar.high, color="#333333", linewidth=1)
-                if bar.expected is not None:
-                    axes.plot(bar.expected, y, marker="d", color=TWIN_COLOUR, markersize=4, linestyle="none")
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.axvline(1, color="#888888", linewidth=1)
-            axes.set(title=title, yticks=range(len(names)), yticklabels=names)
-            axes.set_title(title, fontsize=10, wrap=True)
-            axes.grid(visible=False, axis="y")
-            axes.invert_yaxis()
-        drawn[-1].set_xlabel(label)
-        handles = [Patch(color=shades[place % len(shades)], label=group) for place, group in enumerate(groups)]
-        counted = Line2D([], [], marker="d", color=TWIN_COLOUR, markersize=4, linestyle="none", label="counted")
-        figure.legend(handles=[*handles, counted], loc="outside upper left", ncols=len(handles) + 1)
     return figure
 
 

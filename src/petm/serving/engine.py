@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from petm.adapter.lora import AdaptedModel
+from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import Inputs, one_tensor
 from petm.errors import ModelError, RunError

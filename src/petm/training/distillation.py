@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petm.adapter.lora import AdaptedModel
+from petm.adapter.model import AdaptedModel
 from petm.adapter.prefix_features import cached_features
 from petm.data.base import Data, WithTargets, as_data
 from petm.errors import ArgumentError

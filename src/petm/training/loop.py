@@ -152,6 +152,20 @@ def train(
         RunError: The checkpoint belongs to another training, or cannot be read or written.
         TrainingError: The loss is no longer finite.
     """
+    with getattr(model, "learning", nullcontext)():  # an adapted model freezes its base model meanwhile
+        return _train(model, data, objective, settings, validation, storage, device, title)
+
+
+def _train(
+    model: nn.Module,
+    data: Data,
+    objective: Objective,
+    settings: Settings,
+    validation: Data | None,
+    storage: Storage | None,
+    device: str,
+    title: str,
+) -> History:
     if settings.patience is not None and not (validation and len(validation)):
         raise ArgumentError("validation: expected a part held out, for early stopping, got none. Hold out more.")
     if not len(data):

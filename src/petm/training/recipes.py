@@ -7,14 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petm.adapter.layer_choice import choose_layers
-from petm.adapter.lora import (
-    ONE,
-    AdaptedModel,
-    Member,
-    attach_adapter,
-    views_alone,
-)
+from petm.adapter.layer_choice import Choice, choose_layers
+from petm.adapter.model import ONE, AdaptedModel, Member, attach_adapter, views_alone
 from petm.adapter.one_pass import look_at_most
 from petm.data.base import Data, Joined, as_data
 from petm.data.views import MIRROR
@@ -118,24 +112,6 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 """The recipes by name: as published, and those chosen for 1.25, 2.1 and 5 times a plain forward (docs/benchmark.md)."""
-
-
-CONTROLS: dict[str, Recipe] = {
-    "unchanged_control": replace(RECIPES["fast"], title="The same adapter on unchanged data", copies=0, epsilon=0.0),
-    "augmented_control": replace(RECIPES["fast"], title="The same, without adversarial examples", epsilon=0.0),
-    "random_control": replace(RECIPES["fast"], title="The same, random signs for FGSM's", direction="random"),
-}
-"""The recipe ``fast`` without its ideas: see docs/benchmark.md."""
-
-
-VARIANTS: dict[str, Recipe] = {
-    "mirror_adapter": replace(
-        RECIPES["balanced"],
-        title="An adapter that looks at the mirror image",
-        mirrored=Recipe("An adapter that looks at the mirror image", (Member(view=MIRROR),), max_ratio=2.1, epochs=2),
-    ),
-}
-"""What was measured and not chosen: see docs/benchmark.md."""
 
 
 def recipe_named(recipe: str | Recipe) -> Recipe:
@@ -296,10 +272,15 @@ class _Making:
             recipe = recipe.mirrored
         if not any(member.adapter for member in recipe.members):
             return views_alone(model, recipe.members)
-        layers = self.layers or choose_layers(
-            model, x, recipe.members, max_ratio=recipe.max_ratio, max_extra_parameters=recipe.max_extra_parameters
+        chosen = (
+            Choice(dict(self.layers), None)
+            if self.layers
+            else choose_layers(
+                model, x, recipe.members, max_ratio=recipe.max_ratio, max_extra_parameters=recipe.max_extra_parameters
+            )
         )
-        adapted = attach_adapter(model, layers, members=recipe.members, seed=self.seed)
+        adapted = attach_adapter(model, chosen.ranks, members=recipe.members, seed=self.seed)
+        adapted.take_parting(chosen.parting)
         data: Data = self.data
         if images and recipe.copies:
             data = with_copies(data, augmentation, copies=recipe.copies, seed=self.seed)

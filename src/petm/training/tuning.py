@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from petm.adapter.lora import AdaptedModel
+from petm.adapter.model import AdaptedModel
 from petm.adapter.prefix_features import cached_features
 from petm.data.base import Data, as_data
 from petm.models.prediction import Precision, choose_device
@@ -76,5 +76,4 @@ def tune(
             title = f"adapter {place + 1} of {len(adapted.adapters)}"
             learner, place_of = student.alone(adapter), storage(adapter) if storage else None
             histories[adapter] = train(learner, seen, objective, settings, storage=place_of, device=device, title=title)
-    adapted.unfreeze()
     return histories

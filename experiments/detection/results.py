@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from rich.console import Console
 
-from experiments.detection import RESULT
-from experiments.detection_figures import precision_recall_figure, risk_coverage_figure
+from experiments.detection.measure import RESULT
+from experiments.detection.methods import CONTROL
 from petm._internal.files import write_text
 from petm.errors import RunError
-from petm.report.figures import save_figure
+from petm.report.figures import STYLE, WIDTH, save_figure
 from petm.report.tables import (
     BETTER,
     MISSING,
@@ -26,7 +29,15 @@ from petm.report.tables import (
 )
 
 PAGE = "detection.md"
-_FIGURES = {"risk_coverage": risk_coverage_figure, "precision_recall": precision_recall_figure}
+FIGURES = ("risk_coverage", "precision_recall")
+AXES = {
+    "coverage": "coverage: share of answers that is accepted",
+    "risk": "risk: errors among the accepted",
+    "recall": "recall: share of A's errors that is flagged",
+    "precision": "precision: errors among the flagged",
+}
+SHADES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8C564B", "#7F7F7F", "#BCBD22")
+OTHERS = 4
 _READ = (
     "All methods grade the same answers of the same A. Values are means over the seeds; in brackets 95% bootstrap "
     "intervals over the test samples, and behind ± the standard deviation over the seeds. Differences are to the plain "
@@ -35,21 +46,25 @@ _READ = (
 )
 
 
-def write_results(result: Mapping[str, Any], folder: Path) -> None:
-    """Writes ``detection.md`` and the two figures, as PNG and SVG, beside ``result.json``.
+def write_results(results: Sequence[Mapping[str, Any]], output: Path, prefixes: Sequence[str] = ("",)) -> None:
+    """Writes ``detection.md`` of one or several results, and their figures as PNG and SVG.
 
     Args:
-        result: From `experiments.detection.measure_detection`.
-        folder: Of the benchmark.
+        results: From `experiments.detection.measure.measure_detection`, at least one.
+        output: Made when absent.
+        prefixes: Of the figures' names, one for each result.
 
     Raises:
         RunError: A file could not be written.
     """
-    merge([result], [""], folder)
+    for result, prefix in zip(results, prefixes, strict=True):
+        for name in FIGURES:
+            save_figure(curve_figure(result, name), output, f"{prefix}{name}")
+    write_text(output / PAGE, markdown(results, prefixes))
 
 
-def merge_folders(folders: Sequence[Path], output: Path) -> list[dict[str, Any]]:
-    """Writes one page of the results of several folders, with figures named after the folders; returns the results.
+def merge_folders(folders: Sequence[Path], output: Path) -> None:
+    """Writes one page of the results of several folders, with figures named after the folders.
 
     Args:
         folders: Each with a ``result.json``.
@@ -58,9 +73,7 @@ def merge_folders(folders: Sequence[Path], output: Path) -> list[dict[str, Any]]
     Raises:
         RunError: A folder holds no result, or a file could not be written.
     """
-    results = [read_result(folder) for folder in folders]
-    merge(results, [f"{folder.resolve().name}-" for folder in folders], output)
-    return results
+    write_results([read_result(folder) for folder in folders], output, [f"{one.resolve().name}-" for one in folders])
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -76,23 +89,9 @@ def read_result(folder: Path) -> dict[str, Any]:
             raise KeyError("format")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{folder}: expected the {RESULT} of a detection benchmark, got none. Run petm benchmark detection there."
+            f"{folder}: expected the {RESULT} of a detection benchmark, got none. Measure it first."
         ) from error
     return result
-
-
-def merge(results: Sequence[Mapping[str, Any]], prefixes: Sequence[str], output: Path) -> None:
-    """Writes the page of several results and their figures.
-
-    Args:
-        results: At least one.
-        prefixes: Of the figures' names, one for each result.
-        output: Made when absent.
-    """
-    for result, prefix in zip(results, prefixes, strict=True):
-        for name, draw in _FIGURES.items():
-            save_figure(draw(result), output, f"{prefix}{name}")
-    write_text(output / PAGE, markdown(results, prefixes))
 
 
 def markdown(results: Sequence[Mapping[str, Any]], prefixes: Sequence[str]) -> str:
@@ -107,7 +106,7 @@ def markdown(results: Sequence[Mapping[str, Any]], prefixes: Sequence[str]) -> s
         parts.append(_section(summary_table(results), 2))
     for result, prefix in zip(results, prefixes, strict=True):
         parts += [f"## {result['title']}", about(result)]
-        parts += [f"![{name.replace('_', ' ')}]({prefix}{name}.svg)" for name in _FIGURES]
+        parts += [f"![{name.replace('_', ' ')}]({prefix}{name}.svg)" for name in FIGURES]
         parts += [_section(table, 3) for table in detection_tables(result)]
         if result["left_out"]:
             parts.append("\n".join(f"- Left out, {name}: {why}" for name, why in result["left_out"].items()))
@@ -312,6 +311,56 @@ def conditions_table(result: Mapping[str, Any], metric: str) -> Table:
         ("Method", *names),
         tuple(rows),
     )
+
+
+def drawn(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the rows that are drawn: the softmax, the second opinions, their best control, and the four best others.
+
+    The best are those of least AURC.
+
+    Args:
+        result: From `experiments.detection.measure.measure_detection`.
+    """
+    rows = result["methods"]
+    softmax = [row for row in rows if row["name"] == "softmax"]
+    ours = [row for row in rows if row["ours"]]
+    rest = [row for row in rows if not row["ours"] and row["name"] != "softmax"]
+    rest.sort(key=lambda row: float(row["metrics"]["aurc"]["value"]))
+    controls = [row for row in rest if row["name"].endswith(CONTROL)]
+    others = [row for row in rest if not row["name"].endswith(CONTROL)]
+    return [*softmax, *ours, *controls[:1], *others[:OTHERS]]
+
+
+def curve_figure(result: Mapping[str, Any], name: str) -> Figure:
+    """Returns one of the `FIGURES`.
+
+    ``risk_coverage`` is A's risk among the accepted over the share that is accepted, from half of the samples on;
+    ``precision_recall`` the precision of the flag over its recall of A's errors.
+
+    Args:
+        result: From `experiments.detection.measure.measure_detection`.
+        name: Which one.
+
+    Reference:
+        El-Yaniv and Wiener (2010), On the Foundations of Noise-free Selective Classification.
+    """
+    rows, (y, x) = drawn(result), name.split("_")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.2 + 0.22 * len(rows)))
+        axes = figure.subplots()
+        for place, row in enumerate(rows):
+            style = "solid" if row["ours"] else "dashed" if row["name"] != "softmax" else "dotted"
+            colour = "#000000" if row["name"] == "softmax" else SHADES[(place - 1) % len(SHADES)]
+            axes.plot(
+                row["curves"][x], row["curves"][y], label=row["title"], color=colour, linestyle=style, linewidth=1.4
+            )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set(title=result["title"], xlabel=AXES[x], ylabel=AXES[y])
+        axes.set_xlim(0.5 if x == "coverage" else 0, 1)
+        axes.set_ylim(0, 1 if y == "precision" else None)
+        figure.legend(loc="outside lower left", ncols=1, fontsize=9)
+    return figure
 
 
 def _section(table: Table, level: int) -> str:

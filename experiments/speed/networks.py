@@ -1,11 +1,12 @@
 """The networks that are timed: the paper's CNN, a ViT and a BERT of base size, and any network that a user brings."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from petm.adapter.lora import adaptable_layers
 from petm.errors import ArgumentError
@@ -14,6 +15,7 @@ from petm.paper.reproduction import PAPER_RANKS
 
 TRANSFORMER_RANK = 8
 LAST_BLOCKS = 2
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,6 @@ class Case:
         layers: Rank by layer, or by a module whose layers all get it; ``None`` adapts the last two of the network's
             blocks and all that follows them.
         vocabulary: Inputs are whole numbers below this, as tokens are; ``None`` feeds floats in [0, 1].
-        arguments: Keyword arguments of the factory.
     """
 
     name: str
@@ -37,17 +38,16 @@ class Case:
     shape: tuple[int, ...]
     layers: Mapping[str, int] | None
     vocabulary: int | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, seed: int) -> nn.Module:
-        """Returns A with random weights from ``seed``, in eval mode."""
+    def build(self) -> nn.Module:
+        """Returns A with random weights, always the same, in eval mode."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return load_model(self.reference, arguments=self.arguments)
+            torch.manual_seed(SEED)
+            return load_model(self.reference)
 
-    def inputs(self, batch: int, seed: int) -> Tensor:
+    def inputs(self, batch: int) -> Tensor:
         """Returns one batch, ``(batch, *shape)``."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(SEED)
         if self.vocabulary is None:
             return torch.rand(batch, *self.shape, generator=generator)
         return torch.randint(self.vocabulary, (batch, *self.shape), generator=generator)
@@ -75,8 +75,6 @@ class Case:
 
 def vit_base() -> nn.Module:
     """Returns a Vision Transformer of base size, 16×16 patches, for 10 classes, with random weights."""
-    from transformers import ViTConfig, ViTForImageClassification
-
     config = ViTConfig()
     config.num_labels = 10
     return ViTForImageClassification(config)
@@ -84,8 +82,6 @@ def vit_base() -> nn.Module:
 
 def bert_base() -> nn.Module:
     """Returns a BERT of base size for 2 classes, with random weights."""
-    from transformers import BertConfig, BertForSequenceClassification
-
     config = BertConfig()
     config.num_labels = 2
     return BertForSequenceClassification(config)
@@ -107,14 +103,14 @@ CASES = {
         Case(
             "vit-base",
             "ViT of base size, adapter on the last 2 of 12 blocks and the head",
-            "experiments.networks:vit_base",
+            "experiments.speed.networks:vit_base",
             (3, 224, 224),
             None,
         ),
         Case(
             "bert-base",
             "BERT of base size, 128 tokens, adapter on the last 2 of 12 blocks and the head",
-            "experiments.networks:bert_base",
+            "experiments.speed.networks:bert_base",
             (128,),
             None,
             vocabulary=30_000,
@@ -124,10 +120,10 @@ CASES = {
 """The networks that come with the benchmark, by name."""
 
 
-def own_case(reference: str, layers: Mapping[str, int], shape: tuple[int, ...], arguments: Mapping[str, Any]) -> Case:
+def own_case(reference: str, layers: Mapping[str, int], shape: tuple[int, ...]) -> Case:
     """Returns the case of a network that a user brings, with its adapter on ``layers``."""
     where = ", ".join(layers)
-    return Case("own", f"{reference.rpartition('/')[2]}, adapter on {where}", reference, shape, layers, None, arguments)
+    return Case("own", f"{reference.rpartition('/')[2]}, adapter on {where}", reference, shape, layers)
 
 
 def _last_layers(model: nn.Module, layers: list[str]) -> list[str]:

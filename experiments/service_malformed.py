@@ -1,4 +1,4 @@
-"""Requests that no client should send: what `benchmarks/service.py` mixes with good ones."""
+"""Requests that no client should send: what `service_load.py` mixes with good ones."""
 
 import json
 import random
@@ -22,13 +22,14 @@ def malformed(number: int) -> bytes:
     return KINDS[number % len(KINDS)](chance)
 
 
-def _http(line: str, body: bytes, kind: str, *further: str) -> bytes:
+def http(line: str, body: bytes, kind: str, *further: str) -> bytes:
+    """An HTTP request as it is on the wire."""
     heads = "".join(f"{one}\r\n" for one in further)
     head = f"{line} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\n{heads}content-length: {len(body)}\r\n\r\n"
-    return head.encode("latin-1") + body
+    return head.encode("latin-1", "replace") + body
 
 
-def _part(content: bytes, name: str = "files") -> bytes:
+def part(content: bytes, name: str = "files") -> bytes:
     return (
         f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\n\r\n'.encode()
         + content
@@ -62,25 +63,25 @@ def _text_bomb(chance: random.Random) -> bytes:
 
 
 def _noise(chance: random.Random) -> bytes:
-    return _http("POST /grade", chance.randbytes(chance.randrange(20_000)), FORM)
+    return http("POST /grade", chance.randbytes(chance.randrange(20_000)), FORM)
 
 
 def _flipped(chance: random.Random) -> bytes:
     """A good form with some bytes changed."""
-    body = bytearray(_part(_png(seed=chance.randrange(100))))
+    body = bytearray(part(_png(seed=chance.randrange(100))))
     for _ in range(chance.randrange(1, 20)):
         body[chance.randrange(len(body))] = chance.randrange(256)
-    return _http("POST /grade", bytes(body), FORM)
+    return http("POST /grade", bytes(body), FORM)
 
 
 def _cut(chance: random.Random) -> bytes:
     image = _png()
-    return _http("POST /grade", _part(image[: chance.randrange(len(image))]), FORM)
+    return http("POST /grade", part(image[: chance.randrange(len(image))]), FORM)
 
 
 def _nested(chance: random.Random) -> bytes:
     depth = chance.choice([100, 10_000, 500_000])
-    return _http("POST /grade", b'{"images":' + b"[" * depth + b"]" * depth + b"}", JSON)
+    return http("POST /grade", b'{"images":' + b"[" * depth + b"]" * depth + b"}", JSON)
 
 
 def _wrong_types(chance: random.Random) -> bytes:
@@ -100,7 +101,7 @@ def _wrong_types(chance: random.Random) -> bytes:
         [""] * 1000,
     ]
     name = chance.choice(["images", "texts", "a", ""])
-    return _http(
+    return http(
         f"POST /{chance.choice(['grade', 'dial', 'labels'])}", json.dumps({name: chance.choice(values)}).encode(), JSON
     )
 
@@ -109,14 +110,14 @@ def _not_json(chance: random.Random) -> bytes:
     text = chance.choice(
         [b"", b"{", b"nul", b'{"images": ["\\ud800"]}', b"\xff\xfe", b"1" * 100_000, b'{"a":1}{"a":1}']
     )
-    return _http(f"POST /{chance.choice(['grade', 'dial', 'labels'])}", text, JSON)
+    return http(f"POST /{chance.choice(['grade', 'dial', 'labels'])}", text, JSON)
 
 
 def _huge_headers(chance: random.Random) -> bytes:
     size = chance.choice([10_000, 70_000, 1_000_000])
     if chance.random() < 0.5:
-        return _http("POST /grade", b"", FORM, f"x-large: {'a' * size}")
-    return _http("POST /grade", b"", FORM, *(f"x-{number}: a" for number in range(size // 10)))
+        return http("POST /grade", b"", FORM, f"x-large: {'a' * size}")
+    return http("POST /grade", b"", FORM, *(f"x-{number}: a" for number in range(size // 10)))
 
 
 def _not_http(chance: random.Random) -> bytes:
@@ -133,12 +134,12 @@ def _not_http(chance: random.Random) -> bytes:
 
 def _too_large(chance: random.Random) -> bytes:
     size = (33 if chance.random() < 0.1 else 1) * 2**20
-    return _http("POST /grade", _part(bytes(size)), FORM)
+    return http("POST /grade", part(bytes(size)), FORM)
 
 
 def _many_parts(chance: random.Random) -> bytes:
     part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n\r\n'
-    return _http("POST /grade", part * chance.choice([300, 3000]) + b"--x--\r\n", FORM)
+    return http("POST /grade", part * chance.choice([300, 3000]) + b"--x--\r\n", FORM)
 
 
 def _strange_kinds(chance: random.Random) -> bytes:
@@ -154,7 +155,7 @@ def _strange_kinds(chance: random.Random) -> bytes:
         "application/x-www-form-urlencoded",
         "multipart/mixed; boundary=x",
     ]
-    return _http("POST /grade", _part(_png()), chance.choice(kinds))
+    return http("POST /grade", part(_png()), chance.choice(kinds))
 
 
 def _strange_paths(chance: random.Random) -> bytes:
@@ -166,32 +167,32 @@ def _strange_paths(chance: random.Random) -> bytes:
         "/grade/../about",
     ]
     paths += ["/\\..\\", "//etc/passwd", "/%ff%fe", "/page.css/..%2f..%2fcore.py"]
-    return _http(f"{chance.choice(['GET', 'POST', 'DELETE', 'PATCH', 'A' * 100])} {chance.choice(paths)}", b"", FORM)
+    return http(f"{chance.choice(['GET', 'POST', 'DELETE', 'PATCH', 'A' * 100])} {chance.choice(paths)}", b"", FORM)
 
 
 def _in_base64(make: Callable[[random.Random], bytes], chance: random.Random) -> bytes:
-    return _http("POST /grade", json.dumps({"images": [b64encode(make(chance)).decode()]}).encode(), JSON)
+    return http("POST /grade", json.dumps({"images": [b64encode(make(chance)).decode()]}).encode(), JSON)
 
 
 def _labels(chance: random.Random) -> bytes:
     record = {"label": chance.choice([-1, 10**30, "a", 1.5, None, [], 3]), "sha256": chance.choice(["", "0" * 64, 1])}
-    return _http("POST /labels", json.dumps(record | {"image": b64encode(_png()).decode()}).encode(), JSON)
+    return http("POST /labels", json.dumps(record | {"image": b64encode(_png()).decode()}).encode(), JSON)
 
 
 def _dial(chance: random.Random) -> bytes:
     alphas = chance.choice([[], [1e9], ["a"], [0] * 1000, None, [None], 1])
-    return _http("POST /dial", json.dumps({"image": b64encode(_png()).decode(), "alphas": alphas}).encode(), JSON)
+    return http("POST /dial", json.dumps({"image": b64encode(_png()).decode(), "alphas": alphas}).encode(), JSON)
 
 
 KINDS: list[Callable[[random.Random], bytes]] = [
     _noise,
     _flipped,
     _cut,
-    lambda chance: _http("POST /grade", _part(_bomb(chance)), FORM),
+    lambda chance: http("POST /grade", part(_bomb(chance)), FORM),
     lambda chance: _in_base64(_bomb, chance),
-    lambda chance: _http("POST /grade", _part(_text_bomb(chance)), FORM),
-    lambda chance: _http("POST /grade", _part(_png(), "other"), FORM),
-    lambda chance: _http("POST /grade", _part(_png(chance.choice([1, 3000]), 1)), FORM),
+    lambda chance: http("POST /grade", part(_text_bomb(chance)), FORM),
+    lambda chance: http("POST /grade", part(_png(), "other"), FORM),
+    lambda chance: http("POST /grade", part(_png(chance.choice([1, 3000]), 1)), FORM),
     _nested,
     _wrong_types,
     _not_json,

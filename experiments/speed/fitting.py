@@ -15,12 +15,12 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.contenders import shaken
-from experiments.networks import CASES
-from experiments.timing import order, ratio_spread, spread
+from experiments.machine import order, ratio_spread, spread
+from experiments.speed.contenders import shaken
+from experiments.speed.networks import CASES, SEED
 from petm._internal.operations import count_operations
 from petm._internal.progress import track
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.data.base import Data, TensorData
 from petm.data.digits import DATA_DIR_VARIABLE, load_mnist
 from petm.data.fields import one_tensor
@@ -91,16 +91,16 @@ class Fitted:
     loss: float
 
 
-def measure_fit(settings: FitSettings, device: torch.device, seed: int) -> dict[str, Any]:
+def measure_fit(settings: FitSettings, device: torch.device) -> dict[str, Any]:
     """Returns times and ratios of the ways to fit.
 
     Raises:
         DataError: ``data_dir`` holds no MNIST.
     """
-    data = _data(settings, seed)
+    data = _data(settings)
     case = CASES["paper-fc"]
-    model = case.build(seed).to(device)
-    bench = _Bench(model, case.ranks(model), data, settings, seed)
+    model = case.build().to(device)
+    bench = _Bench(model, case.ranks(model), data, settings)
     runs: dict[str, list[Fitted]] = {name: [] for name in FITS}
     with track("fit", (settings.repeats + 1) * len(runs) + bool(settings.long)) as progress:
         operations = {}
@@ -140,9 +140,9 @@ def measure_fit(settings: FitSettings, device: torch.device, seed: int) -> dict[
 class _Bench:
     """What the fits share: A, its teacher, the data."""
 
-    def __init__(self, model: nn.Module, ranks: dict[str, int], data: Data, settings: FitSettings, seed: int) -> None:
-        self.model, self.teacher, self.ranks = model, shaken(model, seed + 1), ranks
-        self.data, self.settings, self.seed, self.device = data, settings, seed, device_of(model)
+    def __init__(self, model: nn.Module, ranks: dict[str, int], data: Data, settings: FitSettings) -> None:
+        self.model, self.teacher, self.ranks = model, shaken(model, SEED + 1), ranks
+        self.data, self.settings, self.device = data, settings, device_of(model)
 
     def run(self, way: str, epochs: int) -> Fitted:
         """Fits a fresh adapter in one of the ways, and returns its time."""
@@ -173,7 +173,7 @@ class _Bench:
 
     def _ours(self, data: Data, epochs: int, budget: int, precision: Precision) -> tuple[nn.Module, float]:
         began = time.perf_counter()
-        adapted = attach_adapter(self.model, self.ranks, seed=self.seed)
+        adapted = attach_adapter(self.model, self.ranks, seed=SEED)
         distill(
             adapted,
             teacher=self.teacher,
@@ -182,7 +182,7 @@ class _Bench:
             learning_rate=LEARNING_RATE,
             batch_size=self.settings.batch_size,
             patience=None,
-            seed=self.seed,
+            seed=SEED,
             device=str(self.device),
             precision=precision,
             cache_budget=budget,
@@ -191,7 +191,7 @@ class _Bench:
 
     def _naive(self, data: Data, epochs: int, *, once: bool) -> tuple[nn.Module, float]:
         """As one would write it: no part of petm is timed, and each step is a forward of the whole model."""
-        torch.manual_seed(self.seed)
+        torch.manual_seed(SEED)
         ranks = {f"^{re.escape(name)}$": rank for name, rank in self.ranks.items()}
         config = LoraConfig(r=1, lora_alpha=1, target_modules=list(self.ranks), rank_pattern=ranks, alpha_pattern=ranks)
         student = get_peft_model(share_weights(self.model), config)
@@ -229,10 +229,10 @@ def _long(bench: _Bench, runs: Mapping[str, list[Fitted]], epochs: int) -> dict[
     }
 
 
-def _data(settings: FitSettings, seed: int) -> Data:
+def _data(settings: FitSettings) -> Data:
     """MNIST where it is named, else random images of its shape."""
     if settings.data_dir is None and not os.environ.get(DATA_DIR_VARIABLE):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(SEED)
         images = torch.randint(256, (settings.samples, 1, 28, 28), generator=generator, dtype=torch.uint8)
         return TensorData(images, source="random images of MNIST's shape")
     train: Data = load_mnist(settings.data_dir)[0]

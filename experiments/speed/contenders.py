@@ -4,21 +4,26 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from experiments.networks import Case
-from petm.adapter.lora import AdaptedModel, adaptable_layers, attach_adapter
+from experiments.speed.networks import SEED, Case
+from petm.adapter.lora import adaptable_layers
+from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import dual_logits
+from petm.adapter.peft_folder import save_adapter
 from petm.errors import ModelError, PetmError
+from petm.grading.grader import Grader
+from petm.grading.onnx_export import export_onnx
 from petm.models.loading import share_weights
+from petm.selective.thresholds import DISAGREEMENT
 
 PLAIN, TWO, ONE = "plain", "two_models", "one_pass"
 MEMBERS, SAMPLES, DROPOUT = 5, 20, 0.5
@@ -37,36 +42,34 @@ class Setup:
     Args:
         case: The network and its adapted layers.
         device: Where everything lies.
-        seed: Of weights and adapter.
         folder: Where adapter and ONNX file are written once, for this process and for those that measure memory.
     """
 
-    def __init__(self, case: Case, device: torch.device, seed: int, folder: Path) -> None:
-        self.case, self.device, self.seed, self.folder = case, device, seed, folder
+    def __init__(self, case: Case, device: torch.device, folder: Path) -> None:
+        self.case, self.device, self.folder = case, device, folder
 
     @cached_property
     def model(self) -> nn.Module:
         """A."""
-        return self.case.build(self.seed).to(self.device).eval()
+        return self.case.build().to(self.device).eval()
 
     @cached_property
     def adapted(self) -> AdaptedModel:
         """A with an adapter whose weights are random, so that its opinion is another one."""
-        adapted = attach_adapter(self.model, self.case.ranks(self.model), seed=self.seed)
-        generator = torch.Generator().manual_seed(self.seed)
+        adapted = attach_adapter(self.model, self.case.ranks(self.model), seed=SEED)
+        generator = torch.Generator().manual_seed(SEED)
         with torch.no_grad():
-            for name, parameter in adapted.named_parameters():
-                if "lora_" in name:
-                    parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+            for tensor in adapted.adapter_state().values():
+                tensor.copy_(0.02 * torch.randn(tensor.shape, generator=generator))
         return adapted
 
     def another(self, number: int) -> nn.Module:
         """Returns a copy of A whose weights are its own: each a little off A's."""
-        return shaken(self.model, self.seed + number)
+        return shaken(self.model, SEED + number)
 
     def inputs(self, batch: int) -> Tensor:
         """Returns one batch on the device."""
-        return self.case.inputs(batch, self.seed).to(self.device)
+        return self.case.inputs(batch).to(self.device)
 
 
 def shaken(model: nn.Module, seed: int) -> nn.Module:
@@ -116,7 +119,7 @@ def _one_pass(setup: Setup) -> Forward:
 def _mixed_batch(setup: Setup) -> Forward:
     folder = setup.folder / "adapter"
     if not folder.exists():
-        setup.adapted.save_adapter(folder)
+        save_adapter(setup.adapted, folder)
     model = PeftModel.from_pretrained(share_weights(setup.model), str(folder)).eval()
 
     def forward(x: Tensor, _: int) -> Any:
@@ -131,18 +134,17 @@ def _onnxruntime(setup: Setup) -> Forward:
         raise LeftOutError(f"onnxruntime is timed on the CPU alone, not on {setup.device}.")
     if setup.case.vocabulary is not None:
         raise LeftOutError("petm.grading.onnx_export takes float inputs, and these are tokens.")
-    if find_spec("onnxruntime") is None:
-        raise LeftOutError("onnxruntime is not installed. Run: pip install 'petm[onnx]'.")
-    from experiments.onnx import export_graph, run_graph
-
     path = setup.folder / "grader.onnx"
     try:
         if not path.exists():
-            export_graph(setup.adapted, path, setup.inputs(3))
+            export_onnx(Grader(setup.adapted, DISAGREEMENT), path, setup.inputs(3))
     except PetmError as error:
         raise LeftOutError(str(error)) from error
-    run = run_graph(path)
-    return lambda x, _: run(x)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (name,) = (entry.name for entry in session.get_inputs())
+    return lambda x, _: session.run(None, {name: x.numpy()})
 
 
 def _ensemble(setup: Setup) -> Forward:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.attacks import ATTACKS, attacked, choose_epsilon
-from experiments.detection_judge import (
+from experiments.baselines.protocol import Seen
+from experiments.detection.conditions import ATTACKS, SHIFTS, attacked, choose_epsilon, shifted
+from experiments.detection.judge import (
     DIFFERENCES,
     PAPER_PRECISION,
     SPLITS,
@@ -21,22 +22,13 @@ from experiments.detection_judge import (
     judge,
     under_conditions,
 )
-from experiments.detection_layout import write_layout
-from experiments.detection_methods import Method, definition, plan
-from experiments.detection_scores import (
-    TEST,
-    Condition,
-    Scored,
-    open_folder,
-    score_all,
-)
+from experiments.detection.methods import Method, plan
+from experiments.detection.scores import TEST, Condition, Scored, open_folder, score_all, write_layout
 from experiments.machine import describe_machine
-from experiments.shift import SHIFTS, shifted
 from petm._internal.files import plain, write_json
 from petm._internal.progress import track
 from petm.data.base import Data
 from petm.errors import ArgumentError, DataError
-from petm.evidence.seen import Seen
 from petm.models.loading import count_parameters, weights_fingerprint
 from petm.models.prediction import Precision, choose_device
 
@@ -50,7 +42,7 @@ class DetectionSettings:
     Attributes:
         title: What this A on these data is called.
         methods: Which methods, ``NAME`` or ``NAME:SEEDS``; empty takes all.
-        views: ``mirror`` or ``shift``, as in `experiments.detection_methods.plan`.
+        views: ``mirror`` or ``shift``, as in `experiments.detection.methods.plan`.
         members: Networks of the ensemble besides A.
         seeds: How many seeds a method is fitted with whose result depends on the seed.
         shift: Judge under noise, blur, rotation and less contrast too.
@@ -85,11 +77,8 @@ def measure_detection(
     model: nn.Module,
     train: Data,
     test: Data,
-    folder: str | Path,
+    folder: Path,
     settings: DetectionSettings,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Returns the result as ``result.json`` holds it, and leaves it in the folder with every score that it rests on.
 
@@ -100,10 +89,8 @@ def measure_detection(
         model: A; moved to the device.
         train: Labelled samples that A was trained on.
         test: Labelled samples that it was not.
-        folder: For the scores; a later run with ``resume`` computes only what is not there yet.
+        folder: Of the scores; a later run computes only what is not there yet.
         settings: What to compare, and how.
-        resume: Go on with what is in the folder.
-        overwrite: Remove what is in the folder.
 
     Raises:
         ArgumentError: A method or the views are unknown.
@@ -120,7 +107,7 @@ def measure_detection(
     device = choose_device(settings.device)
     for network in (model, *settings.members):
         network.to(device).eval()
-    with open_folder(Path(folder), resume=resume, overwrite=overwrite) as place:
+    with open_folder(folder) as place:
         seen = Seen(model, train)
         conditions, epsilon = _conditions(model, train, test, settings, place)
         wrong = {each.name: each.seen.wrong.numpy() for each in conditions}
@@ -255,7 +242,7 @@ def _about(method: Method) -> dict[str, Any]:
     return {
         "name": method.name,
         "title": baseline.title,
-        "definition": definition(baseline),
+        "definition": baseline.definition,
         "source": baseline.source,
         "ours": method.is_ours,
     }

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.baselines.protocol import Baseline, Learned, Seen
 from petm.data.base import Data, TensorData, WithTargets
-from petm.evidence.protocol import Baseline, Learned, Part
-from petm.evidence.seen import Seen
 from petm.models.loading import count_parameters, weights_fingerprint
 from petm.models.prediction import predict_logits
 from petm.training.loop import Objective, Settings
@@ -47,7 +45,8 @@ class ConfidNet(Baseline):
     name = "confidnet"
     title = "Learned confidence head (ConfidNet)"
     source = "Corbière et al. (2019)"
-    fitted_on: ClassVar[tuple[Part, ...]] = ("training",)
+    fitted_on = "training"
+    varies = True
 
     def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
         head = ConfidenceHead(train.features.shape[1], self.hidden, seed)

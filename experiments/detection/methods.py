@@ -2,47 +2,88 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from experiments.baselines.averages import Ensemble, TwoModels, Views
-from experiments.baselines.catalogue import MIRRORED, SHIFTED, all_baselines
-from experiments.baselines.confidence_head import ConfidNet
-from experiments.baselines.dropout import McDropout
+from experiments.baselines.averages import Ensemble, McDropout, TwoModels, Views
+from experiments.baselines.confidnet import ConfidNet
+from experiments.baselines.odin import Odin
+from experiments.baselines.protocol import Baseline, Fitted, Learned, OfEvidence, Seen
+from experiments.baselines.trust_score import TrustScore
 from petm._internal.files import fingerprint, plain
+from petm.adapter.model import Member
 from petm.adapter.one_pass import predict_dual
 from petm.data.base import Data
 from petm.data.fields import Inputs
 from petm.data.labels import UNLABELLED
+from petm.data.views import MIRROR, SAME
 from petm.errors import ArgumentError
-from petm.evidence.logit_scores import TemperatureScaling
-from petm.evidence.protocol import Baseline, Fitted, Learned, Part
-from petm.evidence.seen import Seen
+from petm.evidence.features import Mahalanobis, NeighbourDistance, NeighbourLabels, RelativeMahalanobis
+from petm.evidence.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, TemperatureScaling
 from petm.models.loading import weights_fingerprint
 from petm.models.prediction import Precision
 from petm.models.scores import SCORES
-from petm.training.recipes import (
-    CONTROLS,
-    RECIPES,
-    VARIANTS,
-    Recipe,
-    adapt,
-    focus,
-)
+from petm.training.recipes import RECIPES, Recipe, adapt, focus
 from petm.training.run_folder import RunFolder
 
-VIEWS = {"mirror": MIRRORED, "shift": SHIFTED}
+CONTROLS: dict[str, Recipe] = {
+    "unchanged_control": replace(RECIPES["fast"], title="The same adapter on unchanged data", copies=0, epsilon=0.0),
+    "augmented_control": replace(RECIPES["fast"], title="The same, without adversarial examples", epsilon=0.0),
+    "random_control": replace(RECIPES["fast"], title="The same, random signs for FGSM's", direction="random"),
+}
+"""The recipe ``fast`` without its ideas."""
+
+VARIANTS: dict[str, Recipe] = {
+    "mirror_adapter": replace(
+        RECIPES["balanced"],
+        title="An adapter that looks at the mirror image",
+        mirrored=Recipe("An adapter that looks at the mirror image", (Member(view=MIRROR),), max_ratio=2.1, epochs=2),
+    ),
+}
+"""What was measured and not chosen."""
+
+VIEWS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "mirror": ((SAME, MIRROR), (SAME, MIRROR, "shift 2 0", "shift 0 2")),
+    "shift": ((SAME, "shift 1 0"), (SAME, "shift 1 0", "shift -1 0", "shift 0 1")),
+}
+"""Test-time views, 2 and 4: of pictures whose mirror image shows the same, and of what a mirror changes, as digits."""
 CONTROL = "control"
 """What the name of a control ends with."""
 
-_VARYING = (TemperatureScaling, McDropout, ConfidNet, TwoModels)
+
+def all_baselines(*, views: str = "mirror", members: Sequence[nn.Module] = ()) -> tuple[Baseline, ...]:
+    """Returns every baseline once, the plain softmax first, the controls last.
+
+    Args:
+        views: Which test-time views, a name of `VIEWS`.
+        members: Networks of the ensemble, A not among them; it is counted in. Absent leaves the ensemble out.
+
+    Raises:
+        ArgumentError: There are no views of such a name.
+    """
+    if views not in VIEWS:
+        raise ArgumentError(f"views: expected one of {', '.join(VIEWS)}, got {views!r}.")
+    evidence = (NeighbourLabels(), NeighbourDistance(), Mahalanobis(), RelativeMahalanobis())
+    return (
+        *(OfEvidence(score) for score in (SOFTMAX, ENTROPY, MARGIN, ENERGY)),
+        OfEvidence(TemperatureScaling()),
+        Odin(),
+        *(Views(names) for names in VIEWS[views]),
+        McDropout(),
+        *(OfEvidence(each) for each in evidence),
+        TrustScore(),
+        ConfidNet(),
+        *([Ensemble(tuple(members))] if members else []),
+        TwoModels(),
+        TwoModels(epsilon=0.0),
+    )
 
 
 @dataclass(frozen=True)
@@ -62,7 +103,8 @@ class SecondOpinion(Baseline):
     folder: Path | None = field(default=None, compare=False, repr=False)
 
     source = "this project"
-    fitted_on: ClassVar[tuple[Part, ...]] = ("training",)
+    fitted_on = "training"
+    varies = True
 
     @property
     def name(self) -> str:
@@ -73,6 +115,11 @@ class SecondOpinion(Baseline):
     def title(self) -> str:
         """The recipe's name, for a person."""
         return f"Second opinion, {self.recipe_name.replace('_', ' ')}"
+
+    @property
+    def definition(self) -> str:
+        """The recipe's title."""
+        return self.recipe.title
 
     def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
         storage = RunFolder(self.folder).storage if self.folder else None
@@ -147,11 +194,9 @@ def plan(
     Raises:
         ArgumentError: A name is unknown or its number of seeds is out of range, or there are no such views.
     """
-    if views not in VIEWS:
-        raise ArgumentError(f"views: expected one of {', '.join(VIEWS)}, got {views!r}.")
     if not seeds:
         raise ArgumentError("seeds: expected at least one, got none.")
-    baselines = all_baselines(views=VIEWS[views], members=members)
+    baselines = all_baselines(views=views, members=members)
     every = {**RECIPES, **CONTROLS, **VARIANTS}
     recipes = tuple(SecondOpinion(name, recipe, precision) for name, recipe in every.items())
     known = {baseline.name: baseline for baseline in (*baselines, *recipes)}
@@ -162,7 +207,7 @@ def plan(
     if unknown:
         raise ArgumentError(f"methods: expected known names, got {', '.join(unknown)}. Available: {', '.join(known)}.")
     return tuple(
-        Method(baseline, tuple(seeds[: wanted[name] if isinstance(baseline, (*_VARYING, SecondOpinion)) else 1]))
+        Method(baseline, tuple(seeds[: wanted[name] if baseline.varies else 1]))
         for name, baseline in known.items()
         if name in wanted
     )
@@ -177,18 +222,9 @@ def _with_seeds(text: str, most: int) -> tuple[str, int]:
     return name, int(count)
 
 
-def definition(baseline: Baseline) -> str:
-    """Returns what a baseline does, in a line: a recipe's title, or the first sentence of its documentation."""
-    if isinstance(baseline, SecondOpinion):
-        return baseline.recipe.title
-    return (type(baseline).__doc__ or "").split("\n\n")[0].split(". ")[0].replace("\n   ", "").strip().rstrip(".")
-
-
 def settings_of(baseline: Baseline) -> str:
     """Returns everything that a baseline's result depends on besides A, data and seed, as text."""
-    entries: tuple[Field[Any], ...] = fields(baseline) if is_dataclass(baseline) else ()
-    told = {entry.name: _told(getattr(baseline, entry.name)) for entry in entries if entry.repr}
-    return f"{baseline.name} {type(baseline).__name__} {json.dumps(plain(told), sort_keys=True)}"
+    return f"{baseline.name} {json.dumps(plain(_told(baseline)), sort_keys=True)}"
 
 
 def _told(value: Any) -> Any:
@@ -196,6 +232,8 @@ def _told(value: Any) -> Any:
         return weights_fingerprint(value)
     if isinstance(value, tuple | list):
         return [_told(entry) for entry in value]
+    if is_dataclass(value):
+        return [type(value).__name__, {one.name: _told(getattr(value, one.name)) for one in fields(value) if one.repr}]
     return value
 
 
@@ -235,7 +273,7 @@ def fit_method(
     if isinstance(baseline, SecondOpinion):
         baseline = replace(baseline, folder=folder)
     halves = random_halves(test.data, seed)
-    if "calibration" not in baseline.fitted_on:
+    if baseline.fitted_on != "calibration":
         # At most a recipe asks how sure A is of samples that it has not seen; of their labels it learns nothing.
         unlabelled = Seen(test.model, Unlabelled(test.data.subset(halves)), batch_size=test.batch_size)
         fitted = baseline.fit(train, unlabelled, seed=seed, device=device)
@@ -243,7 +281,7 @@ def fit_method(
     parts = [Seen(test.model, test.data.subset(~halves), batch_size=test.batch_size)]
     parts += [Seen(test.model, test.data.subset(halves), batch_size=test.batch_size)]
     both = [baseline.fit(train, part, seed=seed, device=device) for part in parts]
-    one_scale = alike(both[0].chosen, both[1].chosen)
+    one_scale = alike(both[0].learned.chosen, both[1].learned.chosen)
 
     def suspicion(seen: Seen, positions: Tensor) -> Tensor:
         joined = torch.empty(len(seen), dtype=torch.float64)

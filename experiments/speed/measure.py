@@ -12,34 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.contenders import (
-    CONTENDERS,
-    ONE,
-    PLAIN,
-    TWO,
-    Forward,
-    LeftOutError,
-    Setup,
-)
-from experiments.fit_speed import FitSettings, measure_fit
-from experiments.machine import describe_machine
-from experiments.memory import can_measure, measure_memory
-from experiments.networks import Case
-from experiments.timing import (
+from experiments.machine import (
     LEAST_ROUNDS,
     Call,
+    can_measure,
+    describe_machine,
     interleave,
     ratio_spread,
     spread,
     warm_up,
 )
+from experiments.speed.contenders import CONTENDERS, ONE, PLAIN, TWO, Forward, LeftOutError, Setup
+from experiments.speed.fitting import FitSettings, measure_fit
+from experiments.speed.memory import measure_memory
+from experiments.speed.networks import Case
 from petm._internal.operations import count_operations
 from petm._internal.progress import track
-from petm.adapter.lora import AdaptedModel
 from petm.cli.process import keep_large_blocks
 from petm.errors import ArgumentError, RunError
 from petm.models.loading import count_parameters
 from petm.models.prediction import choose_device
+
+AT_MOST = 600.0
+"""A batch size whose three rounds would take longer than these seconds is left out."""
 
 _FORWARDS = {TWO: 2, ONE: 2, "mixed_batch": 2}
 """Plain forwards that a call takes at most, where they are not equal parts: to foresee how long the rounds take."""
@@ -58,29 +53,20 @@ class SpeedSettings:
     Attributes:
         batches: Batch sizes.
         seconds: For all rounds of one network at one batch size.
-        at_most: A batch size whose three rounds would take longer than these seconds is left out.
         memory: Measure peak memory too, in a process for each contender.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        threads: Of PyTorch and of onnxruntime; ``None`` leaves PyTorch's number.
-        seed: Of weights and inputs.
     """
 
     batches: tuple[int, ...] = (1, 32, 256)
     seconds: float = 20.0
-    at_most: float = 600.0
     memory: bool = True
     device: str = "auto"
-    threads: int | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
             raise ArgumentError(f"batches: expected sizes of at least 1, got {self.batches}. Name one such as 32.")
-        for name in ("seconds", "at_most"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise ArgumentError(f"{name}: expected a finite number above 0, got {value}. Try 20.")
-        if self.threads is not None and self.threads < 1:
-            raise ArgumentError(f"threads: expected at least 1, got {self.threads}. Leave it out for PyTorch's number.")
+        if not 0 < self.seconds < math.inf:
+            raise ArgumentError(f"seconds: expected a finite number above 0, got {self.seconds}. Try 20.")
 
 
 def measure_speed(
@@ -102,8 +88,6 @@ def measure_speed(
         ArgumentError: A layer that is to be adapted is not there.
         ModelError: A network cannot be built, or does not take its inputs.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.threads or threads)
     keep_large_blocks()  # as in all of petm: the plain forward gains from it too
     device = choose_device(settings.device)
     result: dict[str, Any] = {
@@ -115,24 +99,21 @@ def measure_speed(
         "cases": [],
         "fit": None,
     }
-    try:
-        with track("speed", len(cases)) as progress:
-            for case in cases:
-                result["cases"].append(measure_case(case, settings, device))
-                on_result(result)
-                progress.advance()
-        if fit is not None:
-            result["fit"] = measure_fit(fit, device, settings.seed)
+    with track("speed", len(cases)) as progress:
+        for case in cases:
+            result["cases"].append(measure_case(case, settings, device))
             on_result(result)
-    finally:
-        torch.set_num_threads(threads)
+            progress.advance()
+    if fit is not None:
+        result["fit"] = measure_fit(fit, device)
+        on_result(result)
     return result
 
 
 def measure_case(case: Case, settings: SpeedSettings, device: torch.device) -> dict[str, Any]:
     """Returns what was measured of one network."""
     with TemporaryDirectory() as folder:
-        setup = Setup(case, device, settings.seed, Path(folder))
+        setup = Setup(case, device, Path(folder))
         forwards: dict[str, Forward] = {}
         left_out: dict[str, str] = {}
         for name, contender in CONTENDERS.items():
@@ -149,13 +130,12 @@ def measure_case(case: Case, settings: SpeedSettings, device: torch.device) -> d
             "ranks": setup.adapted.ranks,
             "parameters": count_parameters(setup.model),
             "adapter_parameters": setup.adapted.adapter_parameters(),
-            "parting": _parting(setup.adapted),
             "left_out": left_out,
             "batches": batches,
         }
         names = list(forwards)
         forwards.clear()  # the processes that follow need the memory
-        setup = Setup(case, device, settings.seed, Path(folder))
+        setup = Setup(case, device, Path(folder))
         wanted = settings.memory and any(entry["rows"] for entry in batches) and can_measure(device)
         return described | {"memory_left_out": _add_memory(setup, batches, names) if wanted else {}}
 
@@ -174,8 +154,8 @@ def _measure_batch(
     in_parts = whole > settings.seconds
     parts = {name: 1 if in_parts else CONTENDERS[name].parts for name in forwards}
     least = sum(_FORWARDS.get(name, parts[name]) for name in forwards) * alone * (LEAST_ROUNDS + _WARMING)
-    if in_parts and least > settings.at_most:
-        reason = f"{LEAST_ROUNDS} rounds would take about {least:.0f} s, more than {settings.at_most:g} s."
+    if in_parts and least > AT_MOST:
+        reason = f"{LEAST_ROUNDS} rounds would take about {least:.0f} s, more than {AT_MOST:g} s."
         return {"batch": batch, "rounds": 0, "rows": [], "left_out": reason}
     calls = {name: call_of(name, parts[name]) for name in forwards}
     expected = {name: warm_up(call) for name, call in calls.items()}
@@ -246,10 +226,3 @@ def _add_memory(setup: Setup, batches: Sequence[dict[str, Any]], names: Sequence
             if plain is not None and row["memory"] is not None:
                 row["memory"]["ratio"] = row["memory"]["peak"] / max(plain["peak"], 1)
     return missing
-
-
-def _parting(adapted: AdaptedModel) -> dict[str, Any] | None:
-    """Where the two opinions part, as far as the one pass says so."""
-    parting = getattr(adapted, "parting", None)
-    names = ("module", "share_before", "counted_ratio")
-    return parting and {name: getattr(parting, name, None) for name in names}

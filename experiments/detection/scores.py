@@ -15,25 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.detection_methods import (
-    FittedMethod,
-    Method,
-    fit_method,
-    settings_of,
-)
+from experiments.baselines.protocol import Seen
+from experiments.detection.methods import FittedMethod, Method, fit_method, settings_of
 from petm._internal.files import fingerprint, write_atomically, write_json
 from petm._internal.progress import console
 from petm.errors import PetmError, RunError
-from petm.evidence.seen import Seen
 from petm.models.loading import weights_fingerprint
-from petm.training.run_folder import (
-    LOCK,
-    contents,
-    empty,
-    locked,
-)
+from petm.training.run_folder import LOCK, contents, locked
 
 TEST = "test"
+LOGITS, CONFIDENCES = "raw_logits.npz", "external_confids.npz"
 _FITS, _MARK = "fits", "detection.json"
 
 
@@ -72,29 +63,20 @@ class Scored:
 
 
 @contextmanager
-def open_folder(path: Path, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
+def open_folder(path: Path) -> Iterator[Path]:
     """Opens a folder for a benchmark; what is in it stays good, whatever is added, because its names say what it is.
 
     Args:
         path: Made when absent.
-        resume: Go on with what is there.
-        overwrite: Remove what is there.
 
     Raises:
-        RunError: The folder is in use or holds something else, or an earlier run that is not to be gone on with.
+        RunError: The folder is in use or holds something else.
     """
     with locked(path):
-        others = bool(contents(path))
-        if others and not (path / _MARK).is_file():
+        if contents(path) and not (path / _MARK).is_file():
             (path / LOCK).unlink()
             raise RunError(
                 f"{path}: expected an empty folder or a detection benchmark, got other files. Choose another."
-            )
-        if others and overwrite:
-            empty(path)
-        elif others and not resume:
-            raise RunError(
-                f"{path}: holds a detection benchmark. Pass --resume to go on with it, or --overwrite to replace it."
             )
         write_json(path / _MARK, {"format": "petm detection benchmark"})
         yield path
@@ -165,13 +147,49 @@ class _Job:
                 # The first call of all may do what is done only once, such as finding where two opinions part.
                 self._fitted.fitted.suspicion(Seen(self.test.model, few))
                 cost = {
-                    "extra_parameters": self._fitted.fitted.extra_parameters,
+                    "extra_parameters": self._fitted.fitted.learned.extra_parameters,
                     "passes": self._fitted.fitted.passes(few),
                     # A fit that an earlier process began has taken longer than is known here.
                     "seconds": None if begun else self._fitted.seconds,
                 }
-                write_json(known, {"cost": cost, "chosen": dict(self._fitted.fitted.chosen)})
+                write_json(known, {"cost": cost, "chosen": dict(self._fitted.fitted.learned.chosen)})
         return self._fitted
+
+
+def write_layout(scored: Sequence[Scored], conditions: Sequence[Condition], folder: Path) -> None:
+    """Writes the scores in the layout of the field's benchmark, for whoever wants to check with its code.
+
+    Each ``scores/METHOD-SEED/`` has ``raw_logits.npz`` and ``external_confids.npz``, row by row the same
+    samples.
+
+    ``raw_logits.npz`` holds float32 ``(N, K + 2)``: A's logits, the label, the index of the data set.
+    ``external_confids.npz`` holds float64 ``(N,)``: confidence, which is minus suspicion. Each is the one array
+    ``arr_0``. The data sets are the test data and, for the first seed of a method, the conditions;
+    ``scores/datasets.json`` names them in the order of their index.
+
+    Args:
+        scored: Every method with every seed.
+        conditions: The test data first.
+        folder: Of the benchmark.
+
+    Raises:
+        RunError: A file could not be written.
+
+    Reference:
+        Jaeger et al. (2023), A Call to Reflect on Evaluation Practices for Failure Detection in Image Classification;
+        the layout is that of its code.
+    """
+    rows = {
+        each.name: np.column_stack(
+            (each.seen.logits.numpy(), each.seen.labels.numpy(), np.full(len(each.seen), index))
+        ).astype(np.float32)
+        for index, each in enumerate(conditions)
+    }
+    write_json(folder / "scores" / "datasets.json", {"datasets": list(rows)})
+    for one in scored:
+        place = folder / "scores" / f"{one.method.name}-{one.seed}"
+        write_array(place / LOGITS, np.concatenate([rows[name] for name in one.suspicion]))
+        write_array(place / CONFIDENCES, -np.concatenate(list(one.suspicion.values())))
 
 
 def read_array(path: Path) -> NDArray[Any] | None:

@@ -1,13 +1,18 @@
 """What was measured, as tables and pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from rich.console import Console
 
-from petm._internal.files import plain, write_json, write_text
-from petm.report.figures import RatioBar, ratio_figure, save_figure
+from petm._internal.files import write_json, write_text
+from petm.report.figures import STYLE, TWIN_COLOUR, WIDTH, save_figure
 from petm.report.tables import (
     MISSING,
     Table,
@@ -27,16 +32,64 @@ def write_results(result: Mapping[str, Any], folder: Path) -> None:
     """Writes ``speed.json``, ``speed.md``, ``speed.png`` and ``speed.svg`` into a folder.
 
     Args:
-        result: From `experiments.speed.measure_speed`, whole or as far as it is.
+        result: From `experiments.speed.measure.measure_speed`, whole or as far as it is.
         folder: Made when absent; what an earlier run has left there under these names is replaced.
 
     Raises:
         RunError: A file could not be written.
     """
     write_json(folder / "speed.json", result)
-    if panels := _panels(plain(result)):
-        save_figure(ratio_figure(panels, "time over a plain forward of A"), folder, "speed")
-    write_text(folder / "speed.md", markdown(result, figure="speed.svg" if panels else None))
+    if timed := [case for case in result["cases"] if _bars(case)]:
+        save_figure(ratio_figure(timed), folder, "speed")
+    write_text(folder / "speed.md", markdown(result, figure="speed.svg" if timed else None))
+
+
+def ratio_figure(cases: Sequence[Mapping[str, Any]]) -> Figure:
+    """Returns bars of ratios from 1 on, on a logarithmic axis, each with its spread and with the counted ratio.
+
+    Args:
+        cases: From `experiments.speed.measure.measure_case`, each with a batch that was timed; a panel each.
+    """
+    shades = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
+    batches = list(dict.fromkeys(entry["batch"] for case in cases for entry in case["batches"] if entry["rows"]))
+    names = [list(dict.fromkeys(row["title"] for _, row in _bars(case))) for case in cases]
+    thickness = 0.8 / len(batches)
+    with rc_context(STYLE):
+        height = sum(0.9 + 0.17 * len(batches) * len(titles) for titles in names)
+        figure = Figure(figsize=(WIDTH, 1.2 + height))
+        drawn = figure.subplots(
+            len(cases), squeeze=False, sharex=True, height_ratios=[1 + len(titles) for titles in names]
+        )[:, 0]
+        for axes, case, titles in zip(drawn, cases, names, strict=True):
+            for batch, row in _bars(case):
+                place, ratio = batches.index(batch), row["ratio"]
+                y = titles.index(row["title"]) + (place - (len(batches) - 1) / 2) * thickness
+                axes.barh(y, ratio["median"] - 1, thickness, left=1, color=shades[place % len(shades)])
+                axes.hlines(y, ratio["low"], ratio["high"], color="#333333", linewidth=1)
+                if row["counted_ratio"] is not None:
+                    axes.plot(row["counted_ratio"], y, marker="d", color=TWIN_COLOUR, markersize=4, linestyle="none")
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.axvline(1, color="#888888", linewidth=1)
+            axes.set(yticks=range(len(titles)), yticklabels=titles)
+            axes.set_title(case["title"], fontsize=10, wrap=True)
+            axes.grid(visible=False, axis="y")
+            axes.invert_yaxis()
+        drawn[-1].set_xlabel("time over a plain forward of A")
+        handles = [
+            Patch(color=shades[place % len(shades)], label=f"batch {batch}") for place, batch in enumerate(batches)
+        ]
+        counted = Line2D([], [], marker="d", color=TWIN_COLOUR, markersize=4, linestyle="none", label="counted")
+        figure.legend(handles=[*handles, counted], loc="outside upper left", ncols=len(handles) + 1)
+    return figure
+
+
+def _bars(case: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The batch size and the row of everything but the plain forward."""
+    rows = [(entry["batch"], row) for entry in case["batches"] for row in entry["rows"]]
+    return [(batch, row) for batch, row in rows if row["contender"] != "plain"]
 
 
 def print_results(result: Mapping[str, Any]) -> None:
@@ -53,7 +106,7 @@ def markdown(result: Mapping[str, Any], figure: str | None = None) -> str:
     """Returns the result as a Markdown page.
 
     Args:
-        result: From `experiments.speed.measure_speed`.
+        result: From `experiments.speed.measure.measure_speed`.
         figure: The picture beside the page.
     """
     parts = ["# Speed", *([f"![Ratios of time]({figure})"] if figure else [])]
@@ -146,36 +199,13 @@ def _machine_table(result: Mapping[str, Any]) -> Table:
         ("Load at the start", MISSING if machine["load"] is None else f"{machine['load']:.2f}"),
         ("System", machine["system"]),
         ("Date", result["date"]),
-        ("Seed", f"{result['settings']['seed']}"),
         *machine["versions"].items(),
     ]
     return Table("Machine", "", ("What", "Value"), tuple(rows), words=frozenset({0, 1}))
 
 
-def _panels(result: Mapping[str, Any]) -> dict[str, list[RatioBar]]:
-    return {
-        case["title"]: [
-            RatioBar(
-                row["title"], f"batch {entry['batch']}", row["ratio"]["median"], row["ratio"]["low"],
-                row["ratio"]["high"], row["counted_ratio"],
-            )
-            for entry in case["batches"]
-            for row in entry["rows"]
-            if row["contender"] != "plain"
-        ]
-        for case in result["cases"]
-        if any(entry["rows"] for entry in case["batches"])
-    }  # fmt: skip
-
-
 def _about(case: Mapping[str, Any]) -> str:
-    """A network in a sentence or two."""
-    size_of = f"{case['parameters']:,} parameters, {case['adapter_parameters']:,} in the adapter."
-    parting = case["parting"]
-    if not parting or parting["share_before"] is None:
-        return size_of
-    place = parting["module"] or "the input"
-    return f"{size_of} The opinions part at {place}, behind {parting['share_before']:.2%} of the operations."
+    return f"{case['parameters']:,} parameters, {case['adapter_parameters']:,} in the adapter."
 
 
 def duration(seconds: float) -> str:

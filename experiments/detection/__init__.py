@@ -1,0 +1,1 @@
+"""How well each method finds A's errors: all methods on the same A and the same samples."""

@@ -1,0 +1,264 @@
+"""Evidence from the base model's features: distances to where the training samples lie."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from sklearn.covariance import LedoitWolf
+from torch import Tensor
+from torch.nn import functional as F
+
+from petm.errors import ArgumentError, DataError
+from petm.evidence.protocol import Answers, FittedEvidence, Part
+
+AT_MOST = 20_000
+"""Training samples that are kept; a search among them costs about as much as a pass of a small network."""
+
+_CHUNK = 1 << 23
+"""Distances held at once: 64 MB."""
+
+
+@dataclass(frozen=True)
+class Mahalanobis:
+    """Suspicion is the distance ``sqrt((h - m_c)ᵀ S⁻¹ (h - m_c))`` of the features to the mean of A's class ``c``.
+
+    ``m_k`` are the class means of the training features, ``S`` the covariance around them, one for all classes, shrunk
+    towards a multiple of the identity by the amount that Ledoit and Wolf found best. The distance is to the class that
+    A predicts, not to the nearest one as in the detection of foreign inputs: A's answer is what is graded.
+
+    Where A is sure its features are often long, and then far from every mean: on such networks this ranks right
+    predictions as more suspect than wrong ones. `RelativeMahalanobis` takes that out.
+
+    Reference:
+        Lee et al. (2018), A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+        Attacks, section 2.1; Ledoit and Wolf (2004).
+    """
+
+    name: ClassVar[str] = "mahalanobis"
+    title: ClassVar[str] = "Mahalanobis distance to A's class"
+    source: ClassVar[str] = "Lee et al. (2018)"
+    fitted_on: ClassVar[Part | None] = "training"
+
+    def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
+        """Returns the distance by the means and the covariance of these samples, each class at least once."""
+        classes = class_gaussians(answers, labels)
+
+        def score(graded: Answers) -> Tensor:
+            return classes.squared_distance(graded.features, graded.predicted).sqrt()
+
+        return FittedEvidence(score, classes.numbers)
+
+
+@dataclass(frozen=True)
+class RelativeMahalanobis:
+    """Suspicion is the squared distance to the mean of A's class ``c`` minus that to the mean of all samples.
+
+    ``(h - m_c)ᵀ S⁻¹ (h - m_c) - (h - m)ᵀ S_0⁻¹ (h - m)`` with ``m`` and ``S_0`` the mean and the shrunk covariance of
+    the training features without regard to class. What is merely unusual is far from both, and drops out.
+
+    Reference:
+        Ren et al. (2021), A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, section 2.2, for A's
+        class in place of the nearest.
+    """
+
+    name: ClassVar[str] = "relative_mahalanobis"
+    title: ClassVar[str] = "Relative Mahalanobis distance to A's class"
+    source: ClassVar[str] = "Ren et al. (2021)"
+    fitted_on: ClassVar[Part | None] = "training"
+
+    def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
+        """Returns the difference by the means and the covariances of these samples, each class at least once."""
+        classes = class_gaussians(answers, labels)
+        everything = Gaussians(answers.features, torch.zeros_like(labels), 1)
+
+        def score(graded: Answers) -> Tensor:
+            own = classes.squared_distance(graded.features, graded.predicted)
+            return own - everything.squared_distance(graded.features, torch.zeros_like(graded.predicted))
+
+        return FittedEvidence(score, classes.numbers + everything.numbers)
+
+
+def class_gaussians(answers: Answers, labels: Tensor) -> "Gaussians":
+    """Returns the normal distributions of A's features in each class.
+
+    Raises:
+        DataError: A class has no sample.
+    """
+    classes = answers.logits.shape[1]
+    missing = (labels.bincount(minlength=classes) == 0).nonzero()
+    if len(missing):
+        raise DataError(
+            f"labels: expected training samples of each of {classes} classes, got none of class {int(missing[0])}. "
+            "Add some, or leave this evidence out."
+        )
+    return Gaussians(answers.features, labels, classes)
+
+
+class Gaussians:
+    """Normal distributions with a mean for each class and one covariance, shrunk after Ledoit and Wolf.
+
+    Args:
+        features: float ``(N, D)``.
+        labels: int64 ``(N,)``, each class at least once.
+        classes: ``K``.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
+        exact = features.double()
+        sums = torch.zeros(classes, exact.shape[1], dtype=torch.float64).index_add_(0, labels, exact)
+        means = sums / labels.bincount(minlength=classes).unsqueeze(1)
+        covariance = LedoitWolf(assume_centered=True).fit((exact - means[labels]).numpy()).covariance_
+        self._whiten = inverse_root(torch.from_numpy(covariance))
+        self._centres = means @ self._whiten
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers describe them."""
+        return self._whiten.numel() + self._centres.numel()
+
+    def squared_distance(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Returns ``(h - m_k)ᵀ S⁻¹ (h - m_k)``, float64 ``(N,)``, for the class ``k`` of each sample."""
+        return (features.double() @ self._whiten - self._centres[classes]).square().sum(1)
+
+
+def inverse_root(covariance: Tensor) -> Tensor:
+    """Returns ``W``, float64 ``(D, D)``, with ``W Wᵀ`` the inverse; directions without any spread are left out.
+
+    Args:
+        covariance: float64 ``(D, D)``, symmetric, with eigenvalues of at least 0.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    spread = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    root: Tensor = vectors * torch.where(spread, values, 1.0).rsqrt() * spread
+    return root
+
+
+@dataclass(frozen=True)
+class NeighbourLabels:
+    """Suspicion is the weight, among the ``k`` nearest training samples, of those that are not of A's class ``c``.
+
+    ``sum_{j: y_j != c} exp(-d_j) / sum_j exp(-d_j)`` with ``d_j`` the Euclidean distance of features. It is exactly 0
+    wherever all ``k`` are of class ``c``: among those samples it has no order, which is the method's own.
+
+    Args:
+        k: Neighbours; no more than there are training samples.
+        at_most: Training samples kept, drawn evenly from the classes where there are more.
+
+    Raises:
+        ArgumentError: An argument is below 1.
+
+    Reference:
+        Mandelbaum and Weinshall (2017), Distance-based Confidence Score for Neural Network Classifiers.
+    """
+
+    k: int = 50
+    at_most: int = AT_MOST
+
+    name: ClassVar[str] = "knn"
+    title: ClassVar[str] = "Labels of the nearest neighbours"
+    source: ClassVar[str] = "Mandelbaum and Weinshall (2017)"
+    fitted_on: ClassVar[Part | None] = "training"
+
+    def __post_init__(self) -> None:
+        at_least_1(k=self.k, at_most=self.at_most)
+
+    def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
+        """Returns the score by these samples, or an even draw of them."""
+        kept = stratified_sample(labels, self.at_most, seed)
+        rows, labels = answers.features[kept].double(), labels[kept]
+
+        def score(graded: Answers) -> Tensor:
+            squared, neighbours = nearest(graded.features.double(), rows, self.k)
+            weights = (-squared.sqrt()).softmax(1)
+            return (weights * (labels[neighbours] != graded.predicted.unsqueeze(1))).sum(1)
+
+        return FittedEvidence(score, rows.numel() + len(labels))
+
+
+@dataclass(frozen=True)
+class NeighbourDistance:
+    """Suspicion is the distance to the ``k``-th nearest training sample, features scaled to length 1.
+
+    It asks whether the sample is unusual, whatever A says of it.
+
+    Args:
+        k: Which neighbour; no more than there are training samples.
+        at_most: Training samples kept, drawn evenly from the classes where there are more.
+
+    Raises:
+        ArgumentError: An argument is below 1.
+
+    Reference:
+        Sun et al. (2022), Out-of-Distribution Detection with Deep Nearest Neighbors, section 3.
+    """
+
+    k: int = 50
+    at_most: int = AT_MOST
+
+    name: ClassVar[str] = "knn_distance"
+    title: ClassVar[str] = "Distance to the nearest neighbours"
+    source: ClassVar[str] = "Sun et al. (2022)"
+    fitted_on: ClassVar[Part | None] = "training"
+
+    def __post_init__(self) -> None:
+        at_least_1(k=self.k, at_most=self.at_most)
+
+    def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
+        """Returns the score by these samples, or an even draw of them."""
+        kept = stratified_sample(labels, self.at_most, seed)
+        rows = F.normalize(answers.features[kept].double())
+
+        def score(graded: Answers) -> Tensor:
+            squared, _ = nearest(F.normalize(graded.features.double()), rows, self.k)
+            return squared[:, -1].sqrt()
+
+        return FittedEvidence(score, rows.numel())
+
+
+def nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Returns the squared Euclidean distances to the ``k`` nearest rows, ascending, and which rows those are.
+
+    ``|q|² + |r|² - 2 q·r``, a matrix product, in float64, in which little is lost.
+
+    Args:
+        queries: float64 ``(n, D)``.
+        rows: float64 ``(M, D)``.
+        k: At least 1; lowered to ``M``.
+
+    Returns:
+        float64 ``(n, min(k, M))`` and int64 of the same shape.
+    """
+    lengths = rows.square().sum(1)
+    distances, indices = [], []
+    for chunk in queries.split(max(1, _CHUNK // len(rows))):
+        squared = torch.addmm(lengths, chunk, rows.T, alpha=-2).add_(chunk.square().sum(1, keepdim=True)).clamp_(min=0)
+        found = squared.topk(min(k, len(rows)), largest=False)
+        distances.append(found.values)
+        indices.append(found.indices)
+    return torch.cat(distances), torch.cat(indices)
+
+
+def stratified_sample(labels: Tensor, at_most: int, seed: int) -> Tensor:
+    """Returns ascending indices of about ``at_most`` samples, the same share of every class and at least one of each.
+
+    Args:
+        labels: int64 ``(N,)``.
+        at_most: All are kept where there are no more than this.
+        seed: Of the draw.
+    """
+    if len(labels) <= at_most:
+        return torch.arange(len(labels))
+    generator, share = torch.Generator().manual_seed(seed), at_most / len(labels)
+    parts = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        drawn = torch.randperm(len(members), generator=generator)[: max(1, int(share * len(members)))]
+        parts.append(members[drawn])
+    return torch.cat(parts).sort().values
+
+
+def at_least_1(**numbers: int) -> None:
+    """Raises an `ArgumentError` where one of the arguments is below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ArgumentError(f"{name}: expected a whole number of at least 1, got {number}.")
