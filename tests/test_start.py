@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import petm
-from petm.adapter.lora import attach_adapter
+from petm.adapter.model import attach_adapter
 from petm.data.base import Data
 from petm.grading.grader import fit_grader
 
