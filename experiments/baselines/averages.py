@@ -22,7 +22,7 @@ from petm.models.prediction import (
     predict_logits,
 )
 from petm.models.scores import mean_of_both, second_opinion
-from petm.training.shuffling import seed_of
+from petm.training.checkpoint import seed_of
 from petm.training.teacher import require_errors, train_twin
 
 

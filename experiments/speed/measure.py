@@ -26,9 +26,9 @@ from experiments.speed.contenders import CONTENDERS, ONE, PLAIN, TWO, Forward, L
 from experiments.speed.fitting import FitSettings, measure_fit
 from experiments.speed.memory import measure_memory
 from experiments.speed.networks import Case
-from petm._internal.allocator import keep_large_blocks
 from petm._internal.operations import count_operations
 from petm._internal.progress import track
+from petm.cli.process import keep_large_blocks
 from petm.errors import ArgumentError, RunError
 from petm.models.loading import count_parameters
 from petm.models.prediction import choose_device

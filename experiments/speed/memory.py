@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from experiments.machine import in_a_process, process_peak, process_reset
 from experiments.speed.contenders import CONTENDERS, Setup
 from experiments.speed.networks import Case
-from petm._internal.allocator import keep_large_blocks
+from petm.cli.process import keep_large_blocks
 
 _CALLS = 3
 

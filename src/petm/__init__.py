@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from petm.training.error_set import ErrorSet as ErrorSet
     from petm.training.error_set import fgsm as fgsm
     from petm.training.error_set import find_errors as find_errors
-    from petm.training.loop import Storage as Storage
     from petm.training.recipes import RECIPES as RECIPES
     from petm.training.recipes import Recipe as Recipe
     from petm.training.recipes import adapt as adapt
     from petm.training.replacement import replace_errors as replace_errors
+    from petm.training.run_folder import Storage as Storage
     from petm.training.teacher import train_twin as train_twin
 
 _HOME = {
@@ -99,7 +99,7 @@ _HOME = {
         "fgsm",
         "find_errors",
     ),
-    "training.loop": ("Storage",),
+    "training.run_folder": ("Storage",),
     "training.recipes": (
         "RECIPES",
         "Recipe",

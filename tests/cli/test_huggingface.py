@@ -17,11 +17,10 @@ from torch.nn import functional as F
 
 import hf_folders
 from petm.cli import main
-from petm.cli.inputs import _processor
+from petm.cli.graders import prepares
 from petm.data.texts import Tokenized, read_texts
 from petm.models.hf_classifier import load_classifier
-from petm.models.hf_image_processor import ImageProcessor
-from petm.models.hf_processors import load_processor
+from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.loading import load_model
 
@@ -34,7 +33,7 @@ def petm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["petm", *map(str, arguments)])
-        _processor.cache_clear()  # a command is a process of its own
+        prepares.cache_clear()  # a command is a process of its own
         code: Any = 0
         try:
             main()

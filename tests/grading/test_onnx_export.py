@@ -275,7 +275,7 @@ def test_inputs_that_cannot_be_graded(graph: Path) -> None:
         grader.grade(broken)
     with pytest.raises(DataError, match=r"inputs: expected at least one sample, got none"):
         grader.grade(images(0))
-    with pytest.raises(DataError, match=r"inputs: expected images of dtype float or uint8, got torch.int64"):
+    with pytest.raises(DataError, match=r"^inputs: .*int64"):
         grader.grade(np.zeros((2, 1, 28, 28), np.int64))
     message = (
         r"model: cannot take inputs of shape \(2, 3, 28, 28\) .* was exported for float32 of shape \(N, 1, 28, 28\)"
@@ -396,9 +396,7 @@ def test_model_on_another_device(tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_without_the_extra(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = (
-        rf"onnx: expected the packages onnx, onnxruntime and onnxscript, got .*{package}.*pip install 'petm\[onnx\]'"
-    )
+    message = rf"^onnx: .*{package}.*pip install 'petm\[onnx\]'"
     with pytest.raises(ExtraError, match=message) as raised:
         export_onnx(small(), tmp_path / "model.onnx", images(1, 2))
     assert isinstance(raised.value, PetmError)

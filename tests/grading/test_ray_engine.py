@@ -115,5 +115,5 @@ def test_no_inputs_and_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(DataError, match=r"inputs: expected at least one, got none"):
         grade_on_ray(partial(open_slow_grader, 0), open_sources([tmp_path / "empty"]), tmp_path / "g.parquet")
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ExtraError, match=r"ray: expected the package, .*pip install 'petm\[ray\]'"):
+    with pytest.raises(ExtraError, match=r"^ray: .*pip install 'petm\[ray\]'"):
         grade_on_ray(partial(open_slow_grader, 0), [], tmp_path / "g.parquet")

@@ -15,8 +15,7 @@ from petm.cli import main
 from petm.grading.grader import Grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
-from petm.models.hf_plain_form import plain_form
-from petm.models.hf_processors import load_processor
+from petm.models.hf_processors import load_processor, plain_form
 from petm.models.loading import load_model
 from petm.selective.thresholds import DISAGREEMENT
 

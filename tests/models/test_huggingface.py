@@ -16,8 +16,7 @@ from PIL import Image
 import hf_folders
 from petm.errors import ModelError
 from petm.models.hf_classifier import class_count, class_names, load_classifier
-from petm.models.hf_image_processor import ImageProcessor
-from petm.models.hf_processors import load_processor
+from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.loading import load_model
 

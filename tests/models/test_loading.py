@@ -100,9 +100,17 @@ def test_a_factory_in_a_file(factories: Path) -> None:
     assert not model.training
 
 
-def test_a_factory_in_a_module_of_the_current_folder(factories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(factories.parent)
+def test_a_factory_in_a_module(factories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(factories.parent)
     assert load_model("my_factories:make")[0].weight.shape == (3, 4)
+
+
+def test_the_current_folder_is_the_callers_business(factories: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(factories.parent)
+    before = list(sys.path)
+    with pytest.raises(ModelError, match="my_factories"):
+        load_model("my_factories:make")
+    assert sys.path == before
 
 
 def test_a_factory_in_an_installed_module() -> None:

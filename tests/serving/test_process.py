@@ -371,8 +371,8 @@ def test_without_the_extra_it_says_what_to_install(petm: Petm, bundle: Path, mon
     monkeypatch.setitem(sys.modules, "fastapi", None)
     code, told = petm("serve", bundle)
     assert code == 1
-    assert "serve: expected the packages fastapi, uvicorn, python-multipart and prometheus-client, got" in told
-    assert "Install them: pip install 'petm[serve]'." in told
+    assert "serve: expected" in told
+    assert "pip install 'petm[serve]'" in told
 
 
 @pytest.mark.parametrize(

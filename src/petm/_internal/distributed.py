@@ -1,4 +1,4 @@
-"""Several processes as one: which of them this is, what its share is, and how shares come together, by Accelerate.
+"""Several processes as one: which rank this is, what its shard is, and how shards come together.
 
 Nothing is shared out unless a caller says so with `together`, in every process alike: a program that runs petm in one
 of its processes must not wait for the others.
@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from petm._internal.progress import console
 from petm.errors import RunError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 FEWEST = 8
 """With fewer samples for each process, every process does the whole."""
@@ -81,14 +83,20 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield group()
         return
-    from accelerate import PartialState
+    import torch
+    from torch import distributed
 
-    begun = torch.distributed.is_initialized()
-    with _reaching_others():
-        state = PartialState(cpu=cpu or not torch.accelerator.is_available())
-    if not begun:  # left open, its threads may abort the process while the interpreter ends
-        atexit.register(_part)
-    token, quiet = _group.set(Group(state.process_index, state.num_processes)), console.quiet
+    if not distributed.is_initialized():
+        with _reaching_others():
+            accelerated = torch.accelerator.is_available() and not cpu
+            accelerator = torch.accelerator.current_accelerator() if accelerated else None
+            if accelerator is not None:  # from here on "cuda" is this one
+                torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
+            backend = distributed.get_default_backend_for_device(accelerator) if accelerator else "gloo"
+            distributed.init_process_group(backend)
+        atexit.register(_part)  # left open, its threads may abort the process while the interpreter ends
+    token = _group.set(Group(distributed.get_rank(), distributed.get_world_size()))
+    quiet = console.quiet
     console.quiet = quiet or not group().is_main
     try:
         yield group()
@@ -98,6 +106,8 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
 
 
 def _part() -> None:
+    import torch
+
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -112,7 +122,7 @@ def wait() -> None:
         totals([0.0])
 
 
-def totals(values: Sequence[float], device: torch.device | str = "cpu") -> list[float]:
+def totals(values: Sequence[float], device: "torch.device | str" = "cpu") -> list[float]:
     """Returns the sums of numbers over all processes.
 
     Args:
@@ -124,10 +134,12 @@ def totals(values: Sequence[float], device: torch.device | str = "cpu") -> list[
     """
     if group().count == 1:
         return list(values)
+    import torch
+
     return [float(value) for value in _sum(torch.tensor(values, dtype=torch.float64, device=device)).tolist()]
 
 
-def sum_gradients(parameters: Iterable[Tensor]) -> None:
+def sum_gradients(parameters: "Iterable[Tensor]") -> None:
     """Replaces each gradient by its sum over all processes; a process that has none adds nothing.
 
     Raises:
@@ -135,6 +147,8 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """
     if group().count == 1:
         return
+    import torch
+
     held = [each for each in parameters if each.requires_grad]
     parts = [torch.zeros_like(each) if each.grad is None else each.grad for each in held]
     whole = _sum(torch.cat([part.flatten().float() for part in parts]))
@@ -142,7 +156,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
         each.grad = part.view_as(each).to(each.dtype)
 
 
-def gathered(rows: Tensor, n: int) -> Tensor:
+def gathered(rows: "Tensor", n: int) -> "Tensor":
     """Returns what all processes have made of their own samples (`Group.own`), in the order of the samples.
 
     Args:
@@ -154,26 +168,34 @@ def gathered(rows: Tensor, n: int) -> Tensor:
     """
     if not group().shares(n):
         return rows
-    from accelerate import PartialState
-    from accelerate.utils import gather
+    import torch
 
     count = group().count
     most = len(range(0, n, count))
     padded = rows.new_zeros((most, *rows.shape[1:]))
     padded[: len(rows)] = rows
+    padded = _sent(padded)
+    every = [torch.empty_like(padded) for _ in range(count)]
     with _reaching_others():
-        every: Tensor = gather(padded.to(PartialState().device)).cpu()
-    return every.view(count, most, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)[:n]
+        torch.distributed.all_gather(every, padded)
+    return torch.stack(every, dim=1).flatten(0, 1)[:n].cpu()
 
 
-def _sum(values: Tensor) -> Tensor:
-    from accelerate import PartialState
-    from accelerate.utils import reduce
+def _sum(values: "Tensor") -> "Tensor":
+    from torch import distributed
 
-    home = values.device
+    summed = _sent(values)
     with _reaching_others():
-        found: Tensor = reduce(values.to(PartialState().device), "sum")
-    return found.to(home)
+        distributed.all_reduce(summed)
+    return summed.to(values.device)
+
+
+def _sent(values: "Tensor") -> "Tensor":
+    """Values on the device between which the processes exchange them."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.distributed.get_backend() != "gloo" else None
+    return values.to(accelerator or "cpu")
 
 
 @contextmanager

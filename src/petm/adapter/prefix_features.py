@@ -16,11 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from petm._internal.allocator import give_back_blocks
 from petm._internal.distributed import group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
-from petm._internal.row_store import RowStore, row_store
+from petm._internal.spill import RowStore, give_back_blocks, row_store
 from petm.adapter.lora import AdaptedLayer
 from petm.adapter.model import AdaptedModel
 from petm.adapter.passes import Arguments, Pass

@@ -1,4 +1,7 @@
-"""The command line: one file a verb, each as thin as it can be."""
+"""The command line: one file a verb, each as thin as it can be.
+
+A verb imports what it works with when it runs: help and wrong arguments are answered at once.
+"""
 
 import sys
 
@@ -11,6 +14,7 @@ from petm.cli.fit import fit
 from petm.cli.grade import grade
 from petm.cli.inspect import inspect
 from petm.cli.monitor import monitor
+from petm.cli.process import keep_large_blocks
 from petm.cli.push import push
 from petm.cli.reproduce import reproduce
 from petm.cli.serve import serve
@@ -31,6 +35,7 @@ for verb in (demo, reproduce, fit, grade, inspect, monitor, serve, export, push)
 
 def main() -> None:
     """Runs the command line; a `PetmError` is one line and exit 1, an interrupt exits 130."""
+    keep_large_blocks()
     options.show_own_warnings()
     try:
         petm(prog_name="petm", standalone_mode=False)

@@ -39,12 +39,15 @@ def export(
 
     onnxruntime runs it before the file is there, and answers as the bundle does. petm grade takes it like a bundle.
     """
-    from petm.cli.inputs import image_processor_of, inputs_at, open_inputs
+    from petm.cli.graders import image_processor_of, inputs_at
+    from petm.cli.inputs import open_inputs
+    from petm.cli.process import import_from_here
     from petm.data.fields import one_tensor
     from petm.grading.grader import load
     from petm.grading.onnx_export import export_onnx
     from petm.models.loading import load_model
 
+    import_from_here()
     model = load_model(reference, weights, trust_remote_code=trust_remote_code) if reference else None
     grader = load(bundle, model, weights=weights, trust_remote_code=trust_remote_code)
     inputs, read_as = None, inputs_at(grader.origin.inputs, reference, processor)

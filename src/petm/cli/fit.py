@@ -172,6 +172,7 @@ def fit(
         open_labelled,
     )
     from petm.cli.inspect import print_manifest
+    from petm.cli.process import import_from_here
     from petm.fitting import check_disk, estimate, fit_adopted
     from petm.fitting import fit as fit_model
     from petm.grading.provenance import ModelOrigin, Origin
@@ -179,6 +180,7 @@ def fit(
     from petm.training.recipes import DATA_SHARE
     from petm.training.run_folder import open_run
 
+    import_from_here()
     model = load_model(reference, weights, arguments=arguments, trust_remote_code=trust_remote_code)
     if not dry_run:
         check_disk(output, model, config, include_base=include_base)

@@ -80,17 +80,18 @@ def grade(
     The grader is a bundle, or the .onnx file that petm export makes of one.
     """
     from petm._internal.storage import locate
-    from petm.cli.graders import open_both, open_grader
-    from petm.cli.inputs import inputs_at, reader_of
+    from petm.cli.graders import inputs_at, open_both, open_grader, reader_of
     from petm.data.sources import open_sources
     from petm.grading.grade_files import check_output, grade_files
 
     output = locate(where) if where is not None else None
     file = check_output(output, overwrite=overwrite) if output is not None and engine == "local" else None
+    paths = [line for path in inputs for line in (_listed() if path == "-" else [path])]
+    if bundle.suffix != ".onnx":  # which is opened as fast
+        _expect_inputs(paths)
     grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
     read_as = inputs_at(grader.origin.inputs, reference, processor)
     reader = reader_of(read_as, trust_remote_code=trust_remote_code)
-    paths = [line for path in inputs for line in (_listed() if path == "-" else [path])]
     sources = open_sources(paths, text_column=read_as.text_column, label_column=label_column if labelled else None)
     if engine == "ray":
         if output is None or output.suffix.lower() != ".parquet":
@@ -111,6 +112,15 @@ def grade(
 
 def _listed() -> list[str]:
     return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+
+
+def _expect_inputs(paths: list[str]) -> None:
+    """Refuses a path where there is nothing before the grader is loaded; addresses and globs are looked up later."""
+    from petm.errors import DataError
+
+    for path in paths:
+        if not set("*?[:") & set(path) and not Path(path).exists():
+            raise DataError(f"{path}: expected a file, a folder or a glob, got nothing there. Check the path.")
 
 
 def _identity(grader: "Grader | OnnxGrader", bundle: Path) -> str:

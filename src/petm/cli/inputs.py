@@ -2,23 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import click
 
+from petm.cli.graders import prepares, processor_of
 from petm.data.base import Data, Joined
 from petm.data.labels import UNLABELLED, refuse_faults
 from petm.data.opening import open_data
-from petm.data.reader import Reader
 from petm.data.texts import Tokenized, read_texts
-from petm.errors import ArgumentError, DataError, ModelError
+from petm.errors import ArgumentError, DataError
 from petm.grading.provenance import InputOrigin
 from petm.models.hf_classifier import class_count, class_names
 from petm.models.hf_folder import folder_of
-from petm.models.hf_image_processor import ImageProcessor
-from petm.models.hf_processors import load_processor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.prediction import check_labels
 
@@ -156,7 +153,7 @@ def inputs_of(
         UsageError: An option is for images and the model takes texts, or the other way round.
     """
     folder = processor or folder_of(reference)
-    reader = _processor(str(folder), trust_remote_code) if folder else None
+    reader = prepares(str(folder), trust_remote_code) if folder else None
     reads_texts = isinstance(reader, Tokenizer)
     for_images = {"--size": size, "--channels": channels}
     for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}
@@ -171,53 +168,3 @@ def inputs_of(
     if reads_texts:
         return replace(read, text_column=text_column or "text", length=length), label_column or "label"
     return read, None
-
-
-def inputs_at(inputs: InputOrigin, reference: str | None, processor: Path | None = None) -> InputOrigin:
-    """Returns how a bundle's inputs are read when their processor is now in ``processor``, or in A's folder, if any."""
-    folder = processor or folder_of(reference)
-    return replace(inputs, processor=str(folder)) if folder and inputs.processor else inputs
-
-
-def image_processor_of(inputs: InputOrigin, *, trust_remote_code: bool = False) -> ImageProcessor | None:
-    """Returns the image processor that prepares a bundle's inputs, or none where it has none or they are texts.
-
-    Raises:
-        ModelError: It cannot be read, or is not the one that the grader was fitted with.
-    """
-    processor = None if inputs.text_column is not None else processor_of(inputs, trust_remote_code)
-    return processor if isinstance(processor, ImageProcessor) else None
-
-
-def processor_of(inputs: InputOrigin, trust_remote_code: bool) -> Tokenizer | ImageProcessor | None:
-    """Returns what prepares inputs, or none where nothing does.
-
-    Raises:
-        ModelError: It cannot be read, or is not the one that the grader was fitted with.
-    """
-    processor = _processor(inputs.processor, trust_remote_code) if inputs.processor else None
-    if processor is not None and processor.fingerprint != inputs.fingerprint:
-        raise ModelError(
-            f"processor: expected the one that the grader was fitted with, got another one in {inputs.processor}. "
-            f"Name the folder of the former (--processor), or fit anew."
-        )
-    return processor
-
-
-def reader_of(inputs: InputOrigin, *, trust_remote_code: bool = False) -> Reader:
-    """Returns what reads a bundle's inputs one by one.
-
-    Raises:
-        ModelError: Their tokenizer or image processor cannot be read, or is not the one of the fit.
-    """
-    processor = processor_of(inputs, trust_remote_code)
-    if isinstance(processor, Tokenizer):
-        return Reader(encoder=processor, length=inputs.length)
-    channels: Any = inputs.channels
-    return Reader(size=inputs.size, channels=channels, processor=processor)
-
-
-@lru_cache(maxsize=1)
-def _processor(folder: str, trust_remote_code: bool) -> Tokenizer | ImageProcessor:
-    """What prepares inputs, read once for all paths of a command."""
-    return load_processor(folder, trust_remote_code=trust_remote_code)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from petm.cli import options
-from petm.errors import ArgumentError, ExtraError
+from petm.errors import ArgumentError
 
 if TYPE_CHECKING:
     from petm.grading.provenance import InputOrigin
@@ -80,17 +80,15 @@ def serve(
     The grader is a bundle, or the .onnx file that petm export makes of one. SIGTERM ends it when all that was accepted
     is answered.
     """
+    from petm._internal.extras import import_extra
+
     key = _read_key(api_key_file)
-    try:
-        from petm.serving.engine_process import EngineProcess
-        from petm.serving.limits import Limits
-        from petm.serving.server import is_loopback
-        from petm.serving.server import serve as serve_grader
-    except ImportError as error:
-        raise ExtraError(
-            f"serve: expected the packages fastapi, uvicorn, python-multipart and prometheus-client, got {error}. "
-            f"Install them: pip install 'petm[serve]'."
-        ) from error
+    import_extra("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    from petm.serving.engine_process import EngineProcess
+    from petm.serving.limits import Limits
+    from petm.serving.server import is_loopback
+    from petm.serving.server import serve as serve_grader
+
     limits = Limits(
         batch=max_batch,
         wait=max_wait_ms / 1000,
@@ -152,13 +150,15 @@ def _make_engine(
     import torch
 
     from petm.cli.graders import open_grader
+    from petm.cli.process import keep_large_blocks
     from petm.serving.engine import GraderEngine
 
+    keep_large_blocks()
     options.show_own_warnings()
-
     # One core is left for reading requests and images, where there are several.
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) - 1))
-    grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
+    threads = threads or max(1, (os.cpu_count() or 1) - 1)
+    torch.set_num_threads(threads)
+    grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code, threads=threads)
     shape = getattr(grader, "shape", None)
     how: Any = {"reference": reference, "processor": processor, "trust_remote_code": trust_remote_code}
     return GraderEngine(grader, _make_reader(limits, grader.origin.inputs, shape, **how))
@@ -174,7 +174,7 @@ def _make_reader(
     trust_remote_code: bool,
 ) -> "Reader":
     """What reads inputs as the grader was fitted with them; each process makes its own."""
-    from petm.cli.inputs import inputs_at, processor_of
+    from petm.cli.graders import inputs_at, processor_of
     from petm.serving.reading import reader_for
 
     read_as = inputs_at(inputs, reference, processor)

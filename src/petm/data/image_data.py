@@ -13,7 +13,7 @@ from torch import Tensor
 
 from petm._internal.files import fingerprint, sha256_of_file
 from petm._internal.progress import track
-from petm._internal.scratch import ScratchFile
+from petm._internal.spill import ScratchFile
 from petm.data.base import Data
 from petm.data.images import (
     LEAVE_OUT,

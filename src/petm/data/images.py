@@ -89,7 +89,7 @@ def _entries(folder: str | RemotePath, *, follow: bool) -> Iterator[tuple[str, s
 
 
 class Processor(Protocol):
-    """What prepares images for a model, such as `petm.models.hf_image_processor.ImageProcessor`."""
+    """What prepares images for a model, such as `petm.models.hf_processors.ImageProcessor`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -27,7 +27,7 @@ from petm.grading.stream import (
     grade_stream,
 )
 from petm.grading.summary import Tally
-from petm.models.prediction import BATCH_SIZE
+from petm.models import BATCH_SIZE
 from petm.training.run_folder import forget_finished, open_run
 
 PART_ROWS, PART_SECONDS = 1 << 11, 20.0

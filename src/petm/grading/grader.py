@@ -14,12 +14,11 @@ from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
 from petm.adapter.split_point import to_json
 from petm.data.base import Data, as_data
-from petm.data.fields import Inputs, as_batch
-from petm.data.reader import Arrays
+from petm.data.fields import as_batch
 from petm.errors import ArgumentError, PetmWarning
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
-from petm.grading.grades import Grades, as_inputs
+from petm.grading.grades import Batch, Grades, as_inputs
 from petm.grading.manifest import Manifest, MemberRecord
 from petm.grading.provenance import Origin, library_versions
 from petm.models.loading import count_parameters, weights_fingerprint
@@ -73,7 +72,7 @@ class Grader:
         """
         return self.judge(predict_dual(self.adapted, as_inputs(x), batch_size=batch_size, title="grade"))
 
-    def grade_batch(self, x: Inputs | Arrays) -> Grades:
+    def grade_batch(self, x: Batch) -> Grades:
         """Returns the grades of one batch, in one pass and without a look at its values.
 
         Args:

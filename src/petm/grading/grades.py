@@ -2,21 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from petm.data.base import (
-    Data,
-    FieldsData,
-    TensorData,
-    as_data,
-    fields_of,
-)
-from petm.data.fields import Fields
+if TYPE_CHECKING:
+    from petm.data.base import Data
+    from petm.data.fields import Inputs
+    from petm.data.reader import Arrays
+
+Batch: TypeAlias = "Arrays | Inputs"
+"""What is graded in one pass: images float32 ``(N, C, H, W)``, or what else a model takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +41,7 @@ class Grades:
         return f"Grades({len(self)} samples, {int(self.trusted.sum())} trusted)"
 
 
-def as_inputs(x: Any) -> Data:
+def as_inputs(x: Any) -> "Data":
     """Returns what is to be graded as `Data`: a batch, or a data set.
 
     Args:
@@ -55,8 +52,13 @@ def as_inputs(x: Any) -> Data:
         ArgumentError: ``x`` is none of these.
         DataError: A batch is neither float nor uint8, or holds NaN or infinity.
     """
+    import torch
+
+    from petm.data.base import FieldsData, TensorData, as_data, fields_of
+    from petm.data.fields import Fields
+
     if isinstance(x, Fields | Mapping):
         return FieldsData(x if isinstance(x, Fields) else fields_of(x), source="inputs")
     if isinstance(x, np.ndarray):
         x = torch.as_tensor(x)
-    return TensorData(x, source="inputs", value_range=(0, 1)) if isinstance(x, Tensor) else as_data(x)
+    return TensorData(x, source="inputs", value_range=(0, 1)) if isinstance(x, torch.Tensor) else as_data(x)

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, but not in its __all__
-
+from petm._internal.extras import import_extra
 from petm.errors import HubError
 from petm.grading.manifest import MANIFEST, read_manifest
 
@@ -23,12 +21,14 @@ def push_to_hub(bundle: str | Path, repository: str, *, public: bool = False) ->
 
     Raises:
         BundleError: The bundle is damaged.
+        ExtraError: huggingface-hub is not installed.
         HubError: The Hub cannot be reached, or does not take it.
     """
     held = [MANIFEST, *read_manifest(bundle).files]
-    api = HfApi()
+    hub, utils = import_extra("hf", "huggingface_hub", "huggingface_hub.utils")
+    api = hub.HfApi()
     try:
-        validate_repo_id(repository)
+        utils.validate_repo_id(repository)
         address = api.create_repo(repository, private=not public, exist_ok=True)
         api.upload_folder(
             repo_id=repository,

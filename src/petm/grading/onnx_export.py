@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from petm._internal.extras import import_extra
 from petm._internal.files import plain, write_atomically
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import one_tensor
@@ -31,11 +32,9 @@ from petm.grading.onnx_grader import (
     PREFIX,
     Answer,
     OnnxGrader,
-    import_extra,
 )
 from petm.grading.provenance import InputOrigin, library_versions
-from petm.models.hf_image_processor import ImageProcessor
-from petm.models.hf_plain_form import PlainForm, plain_form
+from petm.models.hf_processors import ImageProcessor, PlainForm, plain_form
 from petm.models.loading import weights_fingerprint
 from petm.models.prediction import device_of
 from petm.models.scores import SCORES
@@ -87,7 +86,7 @@ def export_onnx(
         example: Some inputs, float32 or uint8 ``(n, C, H, W)``. Needed where neither the grader's origin nor a
             processor says their size and channels.
         processor: What prepares the images, where the grader's origin names one. Its plain form goes into the metadata,
-            if it has one (`petm.models.hf_plain_form.plain_form`); otherwise they say that it is needed.
+            if it has one (`petm.models.hf_processors.plain_form`); otherwise they say that it is needed.
         overwrite: Replace a file that is there.
 
     Raises:
@@ -99,7 +98,7 @@ def export_onnx(
     """
     path = Path(path)
     _check_target(path, overwrite=overwrite)
-    import_extra("onnx", "onnxscript", "onnxruntime")
+    import_extra("onnx", "onnx", "onnxscript", "onnxruntime")
     if device_of(grader.adapted).type != "cpu":
         raise ArgumentError(
             f"grader: expected its model on the CPU, got {device_of(grader.adapted)}. Call grader.adapted.to('cpu')."
@@ -183,7 +182,7 @@ def _trace(grader: Grader, x: Tensor) -> Any:
     """The graph as torch's ``ONNXProgram``, without the paths of source files that torch notes in it."""
     dual_logits(grader.adapted, x)  # fails in its own words where the inputs do not suit, and is found ready afterwards
     batch = torch.export.Dim("N", min=1)
-    with _quiet():
+    with _quiet(), torch.no_grad():
         try:
             graph = torch.export.export(_Graph(grader).eval(), (x,), dynamic_shapes={"x": {0: batch}}, strict=False)
             program: Any = torch.onnx.export(

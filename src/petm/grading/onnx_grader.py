@@ -1,32 +1,32 @@
-"""A grader in one ONNX graph, run by onnxruntime: no network code, no PEFT."""
+"""A grader in one ONNX graph, run by onnxruntime: neither the network's code nor PyTorch is needed."""
 
 import json
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from petm._internal.extras import import_extra
 from petm._internal.progress import track
 from petm._internal.records import Json, Record
-from petm.data.base import Data
-from petm.data.fields import Inputs, as_batch, one_tensor
-from petm.data.reader import Arrays
 from petm.errors import (
     ArgumentError,
     BundleError,
     DataError,
-    ExtraError,
     ModelError,
 )
-from petm.grading.grades import Grades, as_inputs
+from petm.grading.grades import Batch, Grades, as_inputs
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
-from petm.models.prediction import BATCH_SIZE, batches
+from petm.models import BATCH_SIZE
 from petm.selective.thresholds import Threshold
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from petm.data.base import Data
 
 FORMAT_VERSION = 2
 PREFIX = "petm."
@@ -60,8 +60,7 @@ class OnnxGrader:
     Args:
         path: The ``.onnx`` file.
         providers: Where onnxruntime computes, the first choice first: names, or pairs of a name and its options.
-        threads: CPU threads of one pass; absent means as many as PyTorch uses, which are all cores unless it was told
-            otherwise.
+        threads: CPU threads of one pass; absent means ``OMP_NUM_THREADS``, or else one for each core.
 
     Attributes:
         path: The file.
@@ -100,39 +99,48 @@ class OnnxGrader:
     def __repr__(self) -> str:
         return f"OnnxGrader({str(self.path)!r})"
 
-    def grade(self, x: Tensor | NDArray[Any] | Data, *, batch_size: int = BATCH_SIZE) -> Grades:
+    def grade(self, x: "NDArray[Any] | Tensor | Data", *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion and grades.
 
         Args:
-            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array, or a data set.
+            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a NumPy array or tensor, or a data set.
             batch_size: Samples in one pass.
 
         Raises:
             DataError: There is no sample, or one holds NaN or infinity.
             ModelError: The graph cannot take the inputs.
         """
-        data = as_inputs(x)
-        if not len(data):
-            raise DataError(f"{data.source}: expected at least one sample, got none.")
+        read: Callable[[range], Any]
+        if isinstance(x, np.ndarray):
+            total, source, read = len(x), "inputs", lambda rows: x[rows.start : rows.stop]
+        else:
+            data = as_inputs(x)
+            total, source, read = len(data), data.source, data.inputs
+        if not total:
+            raise DataError(f"{source}: expected at least one sample, got none.")
         parts = []
-        with track("grade", len(data)) as progress:
-            for inputs, _ in batches(data, torch.device("cpu"), batch_size):
-                parts.append(self.run(one_tensor(inputs, "for an exported graph").numpy()))
-                progress.advance(len(inputs))
+        with track("grade", total) as progress:
+            for start in range(0, total, batch_size):
+                rows = range(start, min(start + batch_size, total))
+                inputs = _as_array(read(rows))
+                if not np.isfinite(inputs).all():
+                    raise DataError(f"{source}, samples from {start}: expected finite values, got NaN or infinity.")
+                parts.append(self.run(inputs))
+                progress.advance(len(rows))
         whole = Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
         return _grades(whole)
 
-    def grade_batch(self, x: Inputs | Arrays) -> Grades:
+    def grade_batch(self, x: Batch) -> Grades:
         """Returns the grades of one batch, without a look at its values.
 
         Args:
-            x: float32 ``(N, C, H, W)``, as a tensor or NumPy array.
+            x: ``(N, C, H, W)``.
 
         Raises:
             DataError: The inputs are not one tensor.
             ModelError: The graph cannot take the inputs.
         """
-        return _grades(self.run(one_tensor(as_batch(x), "for an exported graph").numpy()))
+        return _grades(self.run(_as_array(x)))
 
     def run(self, x: NDArray[np.float32]) -> Answer:
         """Returns what the graph answers to one batch, as it is: the shortest way for one sample after the other.
@@ -156,23 +164,20 @@ def _grades(answer: Answer) -> Grades:
     return Grades(answer.label, answer.second.argmax(1), answer.suspicion, answer.probability, answer.trusted)
 
 
-def import_extra(*names: str) -> list[Any]:
-    """Returns the modules of the extra ``petm[onnx]``.
-
-    Raises:
-        ExtraError: One cannot be imported.
-    """
-    try:
-        return [import_module(name) for name in names]
-    except ImportError as error:
-        raise ExtraError(
-            f"onnx: expected the packages onnx, onnxruntime and onnxscript, got {error}. "
-            f"Install them: pip install 'petm[onnx]'."
-        ) from error
+def _as_array(x: Any) -> NDArray[np.float32]:
+    """A batch of one tensor as float32, on the CPU."""
+    if hasattr(x, "keys"):
+        raise DataError(f"inputs: expected one tensor for an exported graph, got {', '.join(x.keys())}.")
+    values = x if isinstance(x, np.ndarray) else x.detach().cpu().numpy()
+    if values.dtype == np.uint8:
+        return np.divide(values, 255, dtype=np.float32)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise DataError(f"inputs: expected float or uint8 values, got {values.dtype}. Convert them.")
+    return values.astype(np.float32, copy=False)
 
 
 def _open_session(path: Path, providers: Sequence[Provider], threads: int | None) -> Any:
-    (onnxruntime,) = import_extra("onnxruntime")
+    (onnxruntime,) = import_extra("onnx", "onnxruntime")
     available = onnxruntime.get_available_providers()
     # onnxruntime itself would go on without what it does not have.
     absent = [name for name in (p if isinstance(p, str) else p[0] for p in providers) if name not in available]
@@ -184,7 +189,7 @@ def _open_session(path: Path, providers: Sequence[Provider], threads: int | None
     if not path.is_file():
         raise BundleError(f"{path}: expected an ONNX file, got none.")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     options.log_severity_level = 3  # errors; its warnings are about graphs that it makes itself
     try:
         return onnxruntime.InferenceSession(path, options, providers=list(providers))

@@ -12,7 +12,7 @@ from petm.errors import BundleError
 if TYPE_CHECKING:
     from petm.data.base import Data
 
-_LIBRARIES = ("petm", "torch", "peft", "accelerate", "numpy", "scikit-learn", "safetensors")
+_LIBRARIES = ("petm", "torch", "numpy", "scikit-learn", "safetensors")
 _LONGEST_SIDE = 1 << 16
 
 

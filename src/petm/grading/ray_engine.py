@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from petm._internal.extras import import_extra
 from petm._internal.storage import Located, RemotePath, for_arrow
 from petm.data.reader import Reader
 from petm.data.sources import Source
-from petm.errors import DataError, ExtraError, RunError
+from petm.errors import DataError, RunError
 from petm.grading.stream import GradesBatches, grade_stream
-from petm.models.prediction import BATCH_SIZE
+from petm.models import BATCH_SIZE
 
 PIECE, _SHARES = 1 << 12, 16
 """Inputs that a worker is given at a time, at least, which is what a lost worker repeats; and how often it is given
@@ -137,11 +138,7 @@ def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
     # Its processes call much an error that nobody can do anything about, such as how Ray Data starts its actors.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ExtraError(f"ray: expected the package, got {error}. Install it: pip install 'petm[ray]'.") from error
+    ray, _ = import_extra("ray", "ray", "ray.data")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 

@@ -5,15 +5,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
-from petm._internal.allocator import keep_large_blocks
 from petm.data.labels import class_number
-from petm.data.reader import Arrays, Reader, Readings
+from petm.data.reader import Reader, Readings
 from petm.data.sources import Rows, Source
 from petm.errors import DataError
 from petm.grading.grade_table import grade_table
-from petm.grading.grades import Grades
+from petm.grading.grades import Batch, Grades
 from petm.grading.provenance import Origin
-from petm.models.prediction import BATCH_SIZE
+from petm.models import BATCH_SIZE
 
 _AHEAD = 2
 """Batches that are read ahead of the classifier."""
@@ -26,7 +25,7 @@ class GradesBatches(Protocol):
     def origin(self) -> Origin:
         """Where A comes from, with the names of its classes."""
 
-    def grade_batch(self, x: Arrays) -> Grades:
+    def grade_batch(self, x: Batch) -> Grades:
         """Returns the grades of one batch."""
 
 
@@ -71,7 +70,6 @@ def grade_stream(
     Raises:
         ModelError: The model cannot take the inputs.
     """
-    keep_large_blocks()
     classes = grader.origin.model.classes
     for rows, readings, after in _read_ahead(_rows(sources, start, batch_size), reader):
         grades = grader.grade_batch(readings.inputs) if readings.inputs is not None else None

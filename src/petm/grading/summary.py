@@ -1,16 +1,17 @@
 """What graded inputs come to: how many of each grade and, where true labels are known, how good the grades are."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from petm.grading.grade_table import GRADE_NAMES
-from petm.selective.metrics import Detection, auroc, detection
-from petm.selective.monitoring import PromiseCheck, check_promise
-from petm.selective.thresholds import Threshold
+
+if TYPE_CHECKING:
+    from petm.selective.metrics import Detection
+    from petm.selective.monitoring import PromiseCheck
+    from petm.selective.thresholds import Threshold
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Judged:
     """
 
     known: int
-    flags: Detection
+    flags: "Detection"
     auroc: float | None
-    promise: PromiseCheck
+    promise: "PromiseCheck"
 
 
 class Tally:
@@ -54,11 +55,14 @@ class Tally:
             label, true = (_numbers(table, name) for name in ("label", "true_label"))
             known = (label >= 0) & (true >= 0)
             suspicion = table.column("suspicion").to_numpy()
-            trusted = np.asarray(pc.equal(grades, GRADE_NAMES[0]))
+            trusted = grades.to_numpy() == GRADE_NAMES[0]
             self._held.append(tuple(part[known] for part in (suspicion, trusted, label != true, label)))
 
-    def judged(self, threshold: Threshold) -> Judged | None:
+    def judged(self, threshold: "Threshold") -> Judged | None:
         """Returns how good the grades are where true labels are known; None where none is."""
+        from petm.selective.metrics import auroc, detection
+        from petm.selective.monitoring import check_promise
+
         suspicion, trusted, wrong, labels = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
         if not len(wrong):
             return None

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from petm._internal.extras import import_extra
 from petm.errors import ModelError, PetmError
 
 PREFIX = "hf:"
@@ -91,8 +92,7 @@ def refuse_custom_code(folder: Path, content: Mapping[str, Any], *, trust_remote
 @contextmanager
 def transformers_reading(folder: Path) -> Iterator[Any]:
     """Gives the library for the block, quiet; what fails in it becomes a ModelError of one line."""
-    import transformers
-
+    (transformers,) = import_extra("hf", "transformers")
     try:
         with quiet():
             yield transformers

@@ -1,13 +1,31 @@
-"""What prepares the inputs of a model, as a Hugging Face folder has it, whichever kind it is."""
+"""What prepares the inputs of a model, as a Hugging Face folder has it: its tokenizer or its image processor."""
 
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from petm._internal.files import fingerprint
 from petm.errors import ModelError
-from petm.models.hf_folder import Task, read_config
-from petm.models.hf_image_processor import ImageProcessor, load_image_processor
+from petm.models.hf_folder import Task, read_config, read_json, refuse_custom_code, transformers_reading
 from petm.models.hf_tokenizer import Tokenizer, has_vocabulary, load_tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_CONFIGS = ("preprocessor_config.json", "processor_config.json")
+_SQUARE, _WIDE = (64, 64), (96, 40)
+"""Width and height of the images that the processor is tried on."""
+TOLERANCE = 1e-5
+"""Largest difference of a value of a plain form from the processor's, beside a range of 1."""
+_TRIED = (_SQUARE, _WIDE, (33, 57), (7, 9))
+"""Width and height of the noise on which both are compared."""
 
 
 def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> Tokenizer | ImageProcessor:
@@ -37,3 +55,152 @@ def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> To
         task = "SequenceClassification" if has_vocabulary(folder) else "ImageClassification"
     load = load_image_processor if task == "ImageClassification" else load_tokenizer
     return load(folder, config, trust_remote_code=trust_remote_code)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageProcessor:
+    """The image processor of an image classifier: its size, its cropping and its normalisation.
+
+    Attributes:
+        shape: ``(C, H, W)`` of what it makes of an image.
+        value_range: The least and the greatest value that it makes of black and white.
+        settings: All of its settings as text, which identifies it.
+    """
+
+    shape: tuple[int, int, int]
+    value_range: tuple[float, float]
+    settings: str
+    _processor: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its settings."""
+        return fingerprint((self.settings,))
+
+    @property
+    def settings_by_name(self) -> dict[str, Any]:
+        """All of its settings."""
+        settings: dict[str, Any] = json.loads(self.settings)
+        return settings
+
+    def __call__(self, image: Image) -> NDArray[np.float32]:
+        """Returns float32 ``(C, H, W)`` for an image of mode L, RGB or, with values in [0, 1], F."""
+        return _process(self._processor, self.shape[0], image)
+
+
+def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> ImageProcessor:
+    """Returns the image processor of a folder, in the form that needs Pillow only.
+
+    Raises:
+        ModelError: There is none, it cannot be read, its images have no fixed size, or it has code of its own that is
+            not trusted.
+    """
+    from PIL import Image
+
+    present = [folder / name for name in _CONFIGS if (folder / name).is_file()]
+    if not present:
+        raise ModelError(
+            f"model: expected an image processor ({_CONFIGS[0]}) in {folder}, got none. "
+            f"Write it with processor.save_pretrained."
+        )
+    for path in present:
+        refuse_custom_code(folder, read_json(path), trust_remote_code=trust_remote_code)
+    with transformers_reading(folder) as transformers:
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code, backend="pil"
+        )
+    channels = getattr(config, "num_channels", 3)
+    tried = [Image.new("L", size, value) for size, value in ((_SQUARE, 0), (_SQUARE, 255), (_WIDE, 0))]
+    with transformers_reading(folder):
+        black, white, wide = (_process(processor, channels, image) for image in tried)
+    if black.ndim != 3 or black.shape != wide.shape:
+        raise ModelError(
+            f"model: expected an image processor that makes images of one size in {folder}, got {black.shape} from a "
+            f"square and {wide.shape} from a wide one. Give it a height and a width."
+        )
+    span = (float(min(black.min(), white.min())), float(max(black.max(), white.max())))
+    return ImageProcessor((channels, black.shape[1], black.shape[2]), span, processor.to_json_string(), processor)
+
+
+def _process(processor: Any, channels: int, image: Image) -> NDArray[np.float32]:
+    from PIL import Image
+
+    if image.mode == "F":
+        image = Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8))
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(image.height, image.width, channels)
+    made = processor(images=pixels, input_data_format="channels_last", return_tensors="np")["pixel_values"][0]
+    return np.asarray(made, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class PlainForm:
+    """Resize to a size, scale, subtract the mean, divide by the deviation.
+
+    Attributes:
+        size: Height and width in pixels.
+        channels: 1 for grey, 3 for colour; the image is turned into these first.
+        resample: Pillow's filter, in small letters.
+        scale: Factor of the pixels, which are from 0 to 255.
+        mean: Then subtracted, for each channel.
+        std: Then divided by, for each channel.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    resample: str
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: Image) -> NDArray[np.float32]:
+        """Returns float32 ``(C, H, W)`` for an image with 8 bits."""
+        from PIL.Image import Resampling
+
+        height, width = self.size
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        image = image.resize((width, height), Resampling[self.resample.upper()])
+        values = np.asarray(image, np.float32).reshape(height, width, self.channels) * np.float32(self.scale)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        made: NDArray[np.float32] = (values - mean) / std
+        return made.transpose(2, 0, 1)
+
+
+def plain_form(processor: ImageProcessor) -> PlainForm | None:
+    """Returns a processor's plain form, proven on noise of several sizes, or none where it does anything else.
+
+    Cropping, padding, keeping the sides' ratio and other colours are something else.
+
+    Args:
+        processor: From `petm.models.hf_processors.load_processor`.
+    """
+    from PIL import Image
+
+    settings = processor.settings_by_name
+    channels, height, width = processor.shape
+    try:
+        normal = settings.get("do_normalize", False)
+        form = PlainForm(
+            (height, width),
+            channels,
+            Image.Resampling(settings.get("resample", Image.Resampling.BILINEAR)).name.lower(),
+            float(settings["rescale_factor"]) if settings.get("do_rescale", False) else 1.0,
+            _each(settings["image_mean"] if normal else 0.0, channels),
+            _each(settings["image_std"] if normal else 1.0, channels),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    noise = np.random.default_rng(0)
+    for wide, high in _TRIED:
+        image = Image.fromarray(noise.integers(0, 256, (high, wide, 3), np.uint8))
+        allowed = TOLERANCE * max(1.0, processor.value_range[1] - processor.value_range[0])
+        # Not the other way round: a comparison with NaN must fail.
+        if not abs(form(image) - processor(image)).max() <= allowed:
+            return None
+    return form
+
+
+def _each(value: float | list[float], channels: int) -> tuple[float, ...]:
+    values = value if isinstance(value, list) else [value] * channels
+    if len(values) != channels:
+        raise ValueError(f"{len(values)} values for {channels} channels")
+    return tuple(map(float, values))

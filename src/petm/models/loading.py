@@ -33,7 +33,7 @@ def load_model(
     The factory is the user's own code and is run; the weights file is only read, never unpickled.
 
     Args:
-        reference: ``module:factory`` (importable from the current folder too), ``path/to/file.py:factory``, or
+        reference: ``module:factory`` that can be imported, ``path/to/file.py:factory``, or
             ``hf:DIR`` for a Hugging Face folder with an image or sequence classifier.
         weights: A ``.safetensors`` file, or a ``state_dict`` file that ``torch.load`` can read with
             ``weights_only=True``. Absent keeps what the factory returns.
@@ -84,8 +84,6 @@ def _find_factory(reference: str) -> Callable[..., Any]:
                 del sys.modules[spec.name]
                 raise
         else:
-            if "" not in sys.path:
-                sys.path.insert(0, "")
             module = importlib.import_module(place)
     except ModelError:
         raise

@@ -8,27 +8,27 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from petm._internal.allocator import keep_large_blocks
 from petm._internal.distributed import gathered, group
 from petm._internal.progress import track
 from petm.data.base import Batch, Data, check_finite
 from petm.data.fields import Inputs
 from petm.data.labels import UNLABELLED
 from petm.errors import DataError
+from petm.models import BATCH_SIZE as BATCH_SIZE
 from petm.models.holding import in_eval_mode as in_eval_mode
 from petm.models.loading import call_model
 
 Precision = Literal["float32", "bfloat16"]
 """Of the matrix products in training; weights and losses are float32 in any case."""
 
-BATCH_SIZE = 256
-"""Samples in one forward pass where nothing is said: large enough to fill a CPU, small enough for its caches."""
-
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Returns the named device; ``auto`` is the first accelerator present, else the CPU."""
+    """Returns the named device; ``auto`` is the first accelerator present, else the CPU.
+
+    In one of several processes, each of which has an accelerator of its own, a number behind the name says nothing.
+    """
     if device != "auto":
-        return torch.device(device)
+        return torch.device(device if group().count == 1 else device.partition(":")[0])
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
 
@@ -40,7 +40,6 @@ def device_of(model: nn.Module) -> torch.device:
 
 def batches(data: Data, device: torch.device, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
     """Yields the samples in order, on ``device``, checked to be finite."""
-    keep_large_blocks()
     for start in range(0, len(data), batch_size):
         inputs, targets = data.__getitems__(range(start, min(start + batch_size, len(data))))
         check_finite(inputs, f"{data.source}, samples from {start}")

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import StratifiedKFold
 
 from petm.selective.metrics import (
     Share,
@@ -171,6 +170,8 @@ def cross_validated(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
     rarer = int(min(errors.sum(), (~errors).sum()))
     if rarer < 2:
         return None
+    from sklearn.model_selection import StratifiedKFold
+
     found = np.empty(len(scores))
     folds = StratifiedKFold(min(FOLDS, rarer), shuffle=True, random_state=seed)
     for fitted, judged in folds.split(scores[:, None], errors):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi2_contingency
 
 from petm.errors import ArgumentError
 
@@ -176,7 +176,7 @@ def alike(first: ArrayLike, second: ArrayLike) -> float | None:
         groups[-1] = groups[-1] + rest
     if len(groups) < 2:
         return None
-    return float(chi2_contingency(np.array(groups).T, correction=False).pvalue)
+    return float(scipy.stats.chi2_contingency(np.array(groups).T, correction=False).pvalue)
 
 
 def _upper(quantiles: ArrayLike) -> NDArray[np.float64]:

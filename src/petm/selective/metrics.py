@@ -9,13 +9,12 @@ share of errors among the accepted; the *generalised risk* is the share of accep
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import isotonic_regression
-from scipy.special import xlogy
-from scipy.stats import norm
 
 from petm.errors import ArgumentError
 from petm.selective.ranking import (
@@ -60,7 +59,7 @@ def share(count: int, of: int, *, confidence: float = 0.95) -> Share:
     """
     if of == 0:
         return Share(float("nan"), 0, 0, 0.0, 1.0)
-    z, p = float(norm.ppf((1 + confidence) / 2)), count / of
+    z, p = NormalDist().inv_cdf((1 + confidence) / 2), count / of
     middle = (p + z * z / (2 * of)) / (1 + z * z / of)
     half = z / (1 + z * z / of) * (p * (1 - p) / of + z * z / (4 * of * of)) ** 0.5
     # At 0 and 1 an end of the interval is p itself, which rounding must not pass.
@@ -219,7 +218,7 @@ def eaurc(ranking: Ranking) -> float:
         Geifman et al. (2019), Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers.
     """
     error_rate = _ratio(ranking.wrong.sum(), ranking.wrong.sum() + ranking.right.sum())
-    return aurc.of_ranking(ranking) - error_rate - float(xlogy(1 - error_rate, 1 - error_rate))
+    return aurc.of_ranking(ranking) - error_rate - float(scipy.special.xlogy(1 - error_rate, 1 - error_rate))
 
 
 @metric("AUGRC", higher_is_better=False)
@@ -252,7 +251,7 @@ def aurc_achievable(ranking: Ranking) -> float:
     if not held.any():
         return float("nan")
     width = samples[held] / samples.sum()
-    slope = isotonic_regression(ranking.wrong[held] / samples[held], weights=width).x
+    slope = scipy.optimize.isotonic_regression(ranking.wrong[held] / samples[held], weights=width).x
     covered, failed = width.cumsum(), (slope * width).cumsum()
     offset = failed[:-1] - slope[1:] * covered[:-1]
     return float(slope @ width + offset @ np.log(covered[1:] / covered[:-1]))

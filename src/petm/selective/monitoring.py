@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.stats import beta, binomtest
 
 from petm.errors import ArgumentError
 from petm.selective.metrics import Share
@@ -206,7 +206,7 @@ def exact_share(count: int, of: int, *, confidence: float = 0.95) -> Share:
     """
     if not of:
         return Share(math.nan, 0, 0, 0.0, 1.0)
-    ends = binomtest(count, of).proportion_ci(confidence, method="exact")
+    ends = scipy.stats.binomtest(count, of).proportion_ci(confidence, method="exact")
     return Share(count / of, count, of, float(ends.low), float(ends.high))
 
 
@@ -225,10 +225,10 @@ def samples_to_tell(rate: float, limit: float, confidence: float) -> int | None:
     trials, tail = np.unique(np.ceil(1.01 ** np.arange(steps + 1))), (1 - confidence) / 2
     if rate <= limit:
         counts = np.minimum(np.ceil(trials * rate - 1e-9), trials)
-        told = (counts < trials) & (beta.ppf(1 - tail, counts + 1, np.maximum(trials - counts, 1)) <= limit)
+        told = (counts < trials) & (scipy.stats.beta.ppf(1 - tail, counts + 1, np.maximum(trials - counts, 1)) <= limit)
     else:
         counts = np.floor(trials * rate + 1e-9)
-        told = (counts > 0) & (beta.ppf(tail, np.maximum(counts, 1), trials - counts + 1) > limit)
+        told = (counts > 0) & (scipy.stats.beta.ppf(tail, np.maximum(counts, 1), trials - counts + 1) > limit)
     return int(trials[told][0]) if told.any() else None
 
 

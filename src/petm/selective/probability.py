@@ -76,8 +76,6 @@ class ErrorProbability:
         Args:
             suspicion: float ``(N,)``.
         """
-        import torch
-
         scores = suspicion.double()
 
         def constant(*numbers: float) -> "Tensor":  # a plain number becomes a float32 in an ONNX graph
@@ -87,9 +85,9 @@ class ErrorProbability:
             if self.method == "log-odds":
                 scores = scores.clamp(*map(constant, _INSIDE))
                 scores = scores.log() - (1 - scores).log()
-            found = torch.sigmoid(constant(self.slope) * scores + constant(self.intercept))
+            found = (constant(self.slope) * scores + constant(self.intercept)).sigmoid()
         elif len(self.knots) == 1:
-            found = torch.where(scores.isnan(), scores, constant(*self.values))
+            found = scores.where(scores.isnan(), constant(*self.values))
         else:
             knots, values = constant(*self.knots), constant(*self.values)
             inside = scores.clamp(knots[0], knots[-1])
@@ -150,6 +148,8 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
 def _logistic(
     scores: NDArray[np.float64], errors: NDArray[np.bool_], *, method: Method = "logistic"
 ) -> ErrorProbability:
+    from sklearn.linear_model import LogisticRegression
+
     if method == "log-odds":
         scores = _log_odds(scores)
     bad, good = int(errors.sum()), int((~errors).sum())
@@ -171,12 +171,13 @@ def _logistic(
 
 
 def _isotonic(scores: NDArray[np.float64], errors: NDArray[np.bool_]) -> ErrorProbability:
+    from sklearn.isotonic import IsotonicRegression
+
     levels, ranks = np.unique(scores, return_inverse=True)
     # On ranks, since scikit-learn takes suspicions that lie closer than 1e-15 for one.
     x = np.concatenate([ranks, [0, len(levels) - 1]])
     y = np.concatenate([errors, [True, False]])
     weights = np.concatenate([np.ones(len(scores)), [0.5, 0.5]])
-    from sklearn.isotonic import IsotonicRegression
 
     curve = IsotonicRegression().fit(x.astype(float), y.astype(float), sample_weight=weights)
     knots, values = curve.X_thresholds_.astype(int), curve.y_thresholds_

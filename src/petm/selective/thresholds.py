@@ -1,12 +1,10 @@
-"""Thresholds on suspicion: with a guaranteed risk, over all or for each class, with a coverage, with a recall.
-
-SciPy's distributions take most of a second to import, so only what computes a threshold imports them.
-"""
+"""Thresholds on suspicion: with a guaranteed risk, over all or for each class, with a coverage, with a recall."""
 
 import math
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from petm._internal.records import Json, Record
@@ -286,9 +284,7 @@ def recall_threshold(
     if confidence is None:
         misses = math.floor(round((1 - recall) * bad, 9))
     else:
-        from scipy.stats import binom
-
-        misses = int((binom.cdf(np.arange(bad), bad, 1 - recall) <= 1 - confidence).sum()) - 1
+        misses = int((scipy.stats.binom.cdf(np.arange(bad), bad, 1 - recall) <= 1 - confidence).sum()) - 1
         if misses < 0:
             needed = math.ceil(math.log(1 - confidence) / math.log(recall))
             total = math.ceil(needed * len(scores) / bad)
@@ -303,8 +299,6 @@ def _guarantee(
     scores: NDArray[np.float64], errors: NDArray[np.bool_], max_risk: float, confidence: float, level: float
 ) -> Threshold:
     """The threshold whose promise may be broken with probability ``level``; ``confidence`` is for the record."""
-    from scipy.stats import binom
-
     total, rule = len(scores), "guaranteed risk"
     if not total:
         return Threshold(-math.inf, rule, 0.0, max_risk, confidence)
@@ -315,7 +309,7 @@ def _guarantee(
     following = np.append(scores[order][1:], math.inf)
     ends = (scores[order] < following) & (counts >= start)  # of runs of equal suspicion
     tested = ends | (counts == start)
-    passed = np.logical_and.accumulate(~tested | (binom.cdf(failures, counts, max_risk) <= level))
+    passed = np.logical_and.accumulate(~tested | (scipy.stats.binom.cdf(failures, counts, max_risk) <= level))
     found = np.flatnonzero(passed & ends)
     if not found.size:
         needed = _samples_needed(failures, max_risk, level)
@@ -333,9 +327,7 @@ def _guarantee(
 
 def _least_count(failures: int, max_risk: float, level: float) -> int:
     """The least ``m`` at which so many errors prove the risk: ``P(Bin(m, max_risk) <= failures) <= level``."""
-    from scipy.stats import nbinom
-
-    return int(nbinom.isf(level, failures + 1, max_risk)) + failures + 1
+    return int(scipy.stats.nbinom.isf(level, failures + 1, max_risk)) + failures + 1
 
 
 def _first_counts(totals: ArrayLike, max_risk: float, level: float) -> NDArray[np.int64]:
@@ -346,8 +338,6 @@ def _first_counts(totals: ArrayLike, max_risk: float, level: float) -> NDArray[n
 
 def _samples_needed(failures: NDArray[np.int64], max_risk: float, level: float) -> int | None:
     """About how many samples would pass the first test at the error rates seen, or none if no number would."""
-    from scipy.stats import binom
-
     seen, fewest = len(failures), min(FEWEST, math.ceil(len(failures) / 2))
     start = max(seen + 1, _least_count(0, max_risk, level))
     limit = seen * _least_count(BEARABLE_ERRORS, max_risk, level) / fewest
@@ -357,7 +347,7 @@ def _samples_needed(failures: NDArray[np.int64], max_risk: float, level: float) 
     # Of the samples seen, those that the first test would be about, and the errors to be expected in it.
     alike = np.ceil(seen * firsts / totals).astype(np.int64)
     expected = np.ceil(failures[np.minimum(alike, seen) - 1] * firsts / alike)
-    enough = (binom.cdf(expected, firsts, max_risk) <= level) & (seen * firsts >= totals * fewest)
+    enough = (scipy.stats.binom.cdf(expected, firsts, max_risk) <= level) & (seen * firsts >= totals * fewest)
     return int(totals[enough][0]) if enough.any() else None
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from petm._internal.allocator import keep_large_blocks
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import Inputs, one_tensor
@@ -145,7 +144,6 @@ class GraderEngine:
 
     def __init__(self, grader: Grader | OnnxGrader, reader: Reader) -> None:
         self._grader, self.reader = grader, reader
-        keep_large_blocks()
         if isinstance(grader, Grader):
             _lay_out(grader.adapted, reader.collate([reader.blank()]))
         # The first passes find where the opinions part and fill the allocator; nobody should have to wait for that.

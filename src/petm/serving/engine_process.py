@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import pickle
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
@@ -47,10 +48,12 @@ class EngineProcess:
         self._process = context.Process(target=_work, args=(there, make), name="petm inference", daemon=True)
         # Who ends the service with its whole group of processes would end inference before the last answers. Python's
         # tracker of resources lets the signals through again where it is started; so it is started before.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        if sys.platform != "win32":  # where a group of processes gets no signals
+            resource_tracker.ensure_running()
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
         atexit.register(self.close)
 

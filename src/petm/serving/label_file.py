@@ -1,7 +1,6 @@
 """What people say of inputs: one line of JSON each, with the input itself beside the file, for the next fit."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from petm._internal.files import write_atomically
+from petm._internal.files import take_lock, write_atomically
 from petm.errors import DataError, RunError
 from petm.serving.limits import FORMATS
 
@@ -29,6 +28,7 @@ class LabelFile:
     A line is on the disk before it is answered for. Of several lines on one input the last one holds; a label of null
     takes back what was said before. Images lie beside it in ``NAME.images/CLASS/SHA256.png``, each in the folder of
     what was said last, which is a data set that ``petm fit --data`` reads. Texts stand in their lines, as ``text``.
+    While the file is open, ``NAME.lock`` lies beside it.
 
     Args:
         path: The file, made where it is absent.
@@ -42,14 +42,17 @@ class LabelFile:
         self.path, self.images = path, path.with_name(f"{path.name}.images")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._give_back = take_lock(path.with_name(f"{path.name}.lock"))
+            try:
+                self._file = path.open("a+b", buffering=0)
+                self._lines = self._read()
+            except BaseException:
+                self._give_back()
+                raise
         except BlockingIOError as error:
-            self._file.close()
             raise RunError(f"{path}: another process writes there. Wait for it, or choose another file.") from error
         except OSError as error:
             raise RunError(f"{path}: could not be opened ({error.strerror}). Choose another file.") from error
-        self._lines = self._read()
         self._places: dict[str, str | None] = {line["sha256"]: line.get("path") for line in self._lines}
         self._tidy()
 
@@ -93,6 +96,7 @@ class LabelFile:
     def close(self) -> None:
         """Lets another process write."""
         self._file.close()
+        self._give_back()
 
     def _write(self, line: bytes) -> None:
         size = os.fstat(self._file.fileno()).st_size

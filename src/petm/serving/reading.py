@@ -21,7 +21,7 @@ from petm.data.images import (
 from petm.data.reader import Encoder, pad_batch
 from petm.errors import BundleError, DataError
 from petm.grading.provenance import InputOrigin
-from petm.models.hf_image_processor import ImageProcessor
+from petm.models.hf_processors import ImageProcessor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.serving.limits import FORMATS, Limits, Unreadable
 

@@ -1,16 +1,22 @@
-"""A training's checkpoint: one safetensors file, tensors beside a JSON header, whole or absent."""
+"""What lets a training go on to the bit: its checkpoint, and randomness that nothing has to remember.
+
+A checkpoint is one safetensors file, tensors beside a JSON header, whole or absent. The order of samples and the seed
+of a step follow from the training's seed and the place in it alone.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import Sampler
 
-from petm._internal.files import write_atomically
+from petm._internal.files import fingerprint, write_atomically
 from petm.errors import RunError
 
 
@@ -62,3 +68,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(header["identity"], header["progress"], tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise RunError(f"{path}: expected a whole checkpoint, got a damaged file ({error}). Remove it.") from error
+
+
+class ShuffledBatches(Sampler[list[int]]):
+    """The batches of one epoch, in an order that depends on seed and epoch alone, from any batch on."""
+
+    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.batch_size) - self.first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
+        order = torch.randperm(self.samples, generator=generator)
+        yield from (indices.tolist() for indices in order.split(self.batch_size)[self.first :])
+
+
+def seed_of(*numbers: int) -> int:
+    """A 60-bit seed that differs for different numbers."""
+    return int(fingerprint(str(number) for number in numbers)[:15], 16)

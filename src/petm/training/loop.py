@@ -1,24 +1,21 @@
-"""The one training loop: through Accelerate, with live progress, a checkpoint and an exact resume."""
+"""The one training loop: with live progress, a checkpoint and an exact resume, in one process or several."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
-from petm._internal.allocator import give_back_blocks, keep_large_blocks
 from petm._internal.distributed import group, sum_gradients, totals
 from petm._internal.interrupts import deferred_interrupts
 from petm._internal.progress import Bar, track
+from petm._internal.spill import give_back_blocks
 from petm.data.base import Batch, Data, as_is
 from petm.data.fields import Inputs, tensors_of
 from petm.errors import ArgumentError, RunError, TrainingError
@@ -30,8 +27,14 @@ from petm.models.prediction import (
     device_of,
     evaluating,
 )
-from petm.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from petm.training.shuffling import ShuffledBatches, seed_of
+from petm.training.checkpoint import (
+    Checkpoint,
+    ShuffledBatches,
+    read_checkpoint,
+    seed_of,
+    write_checkpoint,
+)
+from petm.training.run_folder import Storage as Storage
 
 
 @dataclass(frozen=True)
@@ -95,21 +98,6 @@ class Settings:
             raise ArgumentError(f"learning_rate: expected a finite number above 0, got {self.learning_rate}.")
         if not 0 <= self.weight_decay < float("inf"):
             raise ArgumentError(f"weight_decay: expected a finite number of at least 0, got {self.weight_decay}.")
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Where a training leaves its checkpoint, and whether it goes on from there.
-
-    Attributes:
-        path: The checkpoint file.
-        resume: Go on from the file if it is there; otherwise an existing file is replaced.
-        every: Seconds between two checkpoints.
-    """
-
-    path: Path
-    resume: bool = False
-    every: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -185,7 +173,6 @@ def _train(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ArgumentError("model: expected a parameter that requires a gradient, got none. Unfreeze what may learn.")
-    keep_large_blocks()
     model.train()
     identity = {
         "title": title,
@@ -195,10 +182,11 @@ def _train(
         "validation": None if validation is None else validation.content,
         "start": weights_fingerprint(model),
     }
-    accelerator = _accelerator(device)
+    place = choose_device(device)
+    model.to(place)
     optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    run = _Run(model, optimizer, accelerator, objective, settings, identity, storage)
-    forked = [accelerator.device] if accelerator.device.type == "cuda" else []
+    run = _Run(model, optimizer, place, objective, settings, identity, storage)
+    forked = [place] if place.type == "cuda" else []
     signals = deferred_interrupts() if storage else nullcontext(lambda: False)
     with torch.random.fork_rng(devices=forked), signals as interrupted:
         history = run.epochs(data, validation, title, interrupted)
@@ -216,14 +204,14 @@ class _Run:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        accelerator: Accelerator,
+        device: torch.device,
         objective: Objective,
         settings: Settings,
         identity: dict[str, Any],
         storage: Storage | None,
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
-        self.identity, self.storage, self.accelerator = identity, storage, accelerator
+        self.identity, self.storage, self.device = identity, storage, device
         self.optimizer = optimizer
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.epoch = self.step = self.seen = self.best_epoch = 0
@@ -244,51 +232,48 @@ class _Run:
         per_epoch = len(order)
         loader = DataLoader(data, batch_sampler=_OwnPart(order, data), collate_fn=as_is)
         if not self.finished:
-            model = self.accelerator.prepare_model(self.model, evaluation_mode=True)  # gradients are summed here
-            optimizer = self.accelerator.prepare_optimizer(self.optimizer)
             with track(title, settings.epochs * per_epoch, self.epoch * per_epoch + self.step) as progress:
                 while self.epoch < settings.epochs and not self._stalled():
                     order.epoch, order.first = self.epoch, self.step
                     for batch in loader:
                         done = (self.epoch + self.step / per_epoch) / settings.epochs
                         size = min(settings.batch_size, len(data) - self.step * settings.batch_size)
-                        stopped = self._step(model, optimizer, batch, size, done, interrupted())
+                        stopped = self._step(batch, size, done, interrupted())
                         self._report(progress)
                         if stopped or (group().count == 1 and interrupted()):
                             self.save()
                             raise KeyboardInterrupt
                         if self.storage is not None and time.monotonic() - self.saved > self.storage.every:
                             self.save()
-                    self._end_epoch(model, validation)
+                    self._end_epoch(validation)
             if self.best:
                 self.model.load_state_dict(self.best, strict=False)
             self.finished, self.best = True, {}
             self.save()
         return History(tuple(self.figures), self.best_epoch, self._seconds())
 
-    def _step(self, model: nn.Module, optimizer: Any, batch: Batch, size: int, done: float, interrupted: bool) -> bool:
+    def _step(self, batch: Batch, size: int, done: float, interrupted: bool) -> bool:
         """One step with this process's part of a batch of ``size``; returns whether any process is to stop."""
         if self.settings.schedule == "cosine":
-            for group_ in optimizer.param_groups:
+            for group_ in self.optimizer.param_groups:
                 group_["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
-        device, inputs, own = self.accelerator.device, batch.inputs.to(self.accelerator.device), len(batch.targets)
-        targets = batch.targets.to(device)
+        inputs, targets, own = batch.inputs.to(self.device), batch.targets.to(self.device), len(batch.targets)
         self._seed(seed_of(self.settings.seed, self.epoch, self.step, *([group().rank] if group().rank else [])))
-        optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         figures = [0.0, 0.0]
         if own:
-            logits = _logits(model, inputs, self.settings.precision)
+            logits = _logits(self.model, inputs, self.settings.precision)
             loss = self.objective.loss(logits, targets) * (own / size)
-            self.accelerator.backward(loss)
+            loss.backward()
             figures = [loss.item() * size, float(self.objective.agrees(logits.detach(), targets).sum())]
         sum_gradients(self.trainable)
-        loss_sum, agreed, stopped = totals([*figures, float(interrupted)], device)
+        loss_sum, agreed, stopped = totals([*figures, float(interrupted)], self.device)
         if not math.isfinite(loss_sum):
             raise TrainingError(
                 f"loss: expected finite values, got {loss_sum / size} in epoch {self.epoch + 1}, step {self.step + 1}. "
                 f"Use a lower learning rate, and check the data for NaN."
             )
-        optimizer.step()
+        self.optimizer.step()
         self.step += 1
         self.seen += size
         self.loss_sum += loss_sum
@@ -297,7 +282,7 @@ class _Run:
 
     def _seed(self, seed: int) -> None:
         # torch.manual_seed visits every kind of device, which takes half a millisecond where none is there.
-        if self.accelerator.device.type == "cpu":
+        if self.device.type == "cpu":
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
@@ -306,12 +291,12 @@ class _Run:
         progress.advance()
         progress.show(**{"loss": self.loss_sum / self.seen, self.objective.figure: self.agree_sum / self.seen})
 
-    def _end_epoch(self, model: nn.Module, validation: Data | None) -> None:
+    def _end_epoch(self, validation: Data | None) -> None:
         figure = self.objective.figure
         figures = {"loss": self.loss_sum / self.seen, figure: self.agree_sum / self.seen}
         self.epoch, self.step, self.seen, self.loss_sum, self.agree_sum = self.epoch + 1, 0, 0, 0.0, 0.0
         if validation is not None:
-            loss, agreement = evaluate(model, validation, self.objective, self.settings.precision)
+            loss, agreement = evaluate(self.model, validation, self.objective, self.settings.precision)
             figures |= {"validation_loss": loss, f"validation_{figure}": agreement}
             if loss < self.best_loss and self.settings.patience is not None:
                 self.best_loss, self.best_epoch = loss, self.epoch
@@ -419,11 +404,3 @@ def _moving_state(model: nn.Module) -> dict[str, Tensor]:
                 if (buffer := module._buffers[name]) is not None
             }
     return state
-
-
-def _accelerator(device: str) -> Accelerator:
-    """An accelerator on the wanted device; its process-wide state is made anew when the device changes."""
-    cpu = choose_device(device).type == "cpu"
-    if AcceleratorState._shared_state and AcceleratorState().device.type != choose_device(device).type:
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=cpu)

@@ -21,6 +21,7 @@ from petm.data.fields import (
 from petm.errors import ArgumentError
 from petm.models.loading import ADDED, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, device_of
+from petm.training.checkpoint import seed_of
 from petm.training.embeddings import answer_spread, embedding_of, fgsm_step
 from petm.training.error_set import (
     Direction,
@@ -30,7 +31,6 @@ from petm.training.error_set import (
     fgsm,
     random_signs,
 )
-from petm.training.shuffling import seed_of
 
 BACKWARD = 64
 """Samples in one backward pass to the inputs, which holds what all layers answer, where a forward pass holds what two

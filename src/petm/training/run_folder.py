@@ -6,22 +6,36 @@ runs/mnist/
 └── ...             what the run makes
 """
 
-import fcntl
 import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from petm._internal.distributed import group, wait
-from petm._internal.files import plain, write_json
+from petm._internal.files import plain, take_lock, write_json
 from petm.errors import RunError
-from petm.training.loop import Storage
 
 LOCK = ".lock"
 _RECORD, _CHECKPOINTS = "run.json", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a training leaves its checkpoint, and whether it goes on from there.
+
+    Attributes:
+        path: The checkpoint file.
+        resume: Go on from the file if it is there; otherwise an existing file is replaced.
+        every: Seconds between two checkpoints.
+    """
+
+    path: Path
+    resume: bool = False
+    every: float = 20.0
 
 
 class RunFolder:
@@ -98,25 +112,22 @@ def locked(path: Path) -> Iterator[None]:
     """Makes a folder where there is none, and keeps a second process out of it as long as the block runs.
 
     Args:
-        path: The folder; the lock is a file in it, which is gone where the block ends well.
+        path: The folder; the lock is a file in it, which is gone when the block ends.
 
     Raises:
         RunError: The folder is in use, or cannot be made or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK).open("w")
+        give_back = take_lock(path / LOCK)
+    except BlockingIOError as error:
+        raise RunError(f"{path}: another process is at work there. Wait for it, or choose another folder.") from error
     except OSError as error:
         raise RunError(f"{path}: cannot be used as an output folder ({error.strerror}). Choose another.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(
-                f"{path}: another process is at work there. Wait for it, or choose another folder."
-            ) from error
+    try:
         yield
-    (path / LOCK).unlink(missing_ok=True)
+    finally:
+        give_back()
 
 
 def contents(path: Path) -> list[Path]:
@@ -144,7 +155,6 @@ def _claim(path: Path, wanted: Mapping[str, Any], *, resume: bool, overwrite: bo
         record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
         before, finished = record["settings"], record["finished"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        (path / LOCK).unlink(missing_ok=True)
         raise RunError(
             f"{path}: expected an empty folder or one of petm's runs, got other files. Choose another."
         ) from error

@@ -1,14 +1,12 @@
-"""The C allocator's habit of giving large blocks back to the kernel after each step, and how to break it."""
+"""What the command line sets for its own process, and for those that it starts; petm as a library sets none of it."""
 
 import ctypes
 import sys
-from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _ONE_GIB = 1 << 30
 
 
-@cache
 def keep_large_blocks() -> None:
     """Lets this process keep freed blocks of up to 1 GiB for its next step, where the C library is glibc.
 
@@ -25,10 +23,10 @@ def keep_large_blocks() -> None:
     mallopt(_M_TRIM_THRESHOLD, _ONE_GIB)
 
 
-def give_back_blocks() -> None:
-    """Gives freed memory back to the system between two computations of different kinds, where the C library is glibc.
+def import_from_here() -> None:
+    """Lets ``module:factory`` name a module in the current folder; called just before it is imported.
 
-    What one of them has used and freed, in blocks of its own sizes, the next can rarely use: their peaks would add up.
+    Earlier, what lies in that folder would take the place of libraries that are imported meanwhile.
     """
-    if sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)
+    if "" not in sys.path:
+        sys.path.insert(0, "")
