@@ -15,6 +15,7 @@ import petm
 from petm.adapter.model import attach_adapter
 from petm.data.base import Data
 from petm.grading.grader import fit_grader
+from petm.selective.targets import Coverage
 
 HEAVY = ("torch", "transformers", "peft", "sklearn", "scipy.stats", "matplotlib", "jinja2")
 POSIX = ("fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty", "_posixshmem")
@@ -72,7 +73,7 @@ def test_help_and_wrong_arguments_are_answered_at_once(arguments: list[str], cod
 def graph(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> Path:
     """An exported grader, and ten images beside it."""
     pytest.importorskip("onnxscript", reason="needs petm[onnx]")
-    grader = fit_grader(attach_adapter(model, {"fc1": 4}), digits[1], coverage=0.7)
+    grader = fit_grader(attach_adapter(model, {"fc1": 4}), digits[1], target=Coverage(0.7))
     petm.export_onnx(grader, tmp_path / "model.onnx", digits[2].inputs(range(4)))
     (tmp_path / "images").mkdir()
     for index, image in enumerate(digits[2].inputs(range(10))):

@@ -32,7 +32,7 @@ def test_a_module_of_the_current_folder_is_found(verb: str, tmp_path: Path) -> N
     place.mkdir()
     script.write_text("from petm.cli import main\nmain()\n")
     (place / "mine.py").write_text("def build():\n    raise RuntimeError('found')\n")
-    arguments = ["fit", "--data", "x", "-o", "o.petm"] if verb == "fit" else ["export", "x.petm", "-o", "x.onnx"]
+    arguments = ["fit", "--data", "mine.py", "-o", "o.petm"] if verb == "fit" else ["export", "x.petm", "-o", "x.onnx"]
     done = subprocess.run(
         [sys.executable, str(script), *arguments, "--model", "mine:build"],
         cwd=place, capture_output=True, text=True, timeout=120, check=False, env=os.environ,
