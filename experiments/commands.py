@@ -94,8 +94,10 @@ def speed(
     epilog="Example: python -m experiments detection --model petm.models:paper_cnn --weights base.safetensors "
     "--data-dir data --seeds 2 --method fast --method views_2 -o runs/detection",
 )
-@click.option("--model", "reference", help="hf:DIR, module:factory, or file.py:factory, that builds A.")
-@click.option("--weights", type=click.Path(path_type=Path), help="A's weights: .safetensors, or a state_dict file.")
+@click.option("--model", "reference", help="hf:DIR, module:factory, or file.py:factory, that builds the model.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="the model's weights: .safetensors, or a state_dict file."
+)
 @click.option(
     "--member",
     "members",
@@ -103,15 +105,15 @@ def speed(
     multiple=True,
     help="Weights of another network for the ensemble, any number of times.",
 )
-@click.option("--train", type=click.Path(path_type=Path), help="Labelled data A was trained on.")
-@click.option("--test", type=click.Path(path_type=Path), help="Labelled data A has not seen.")
+@click.option("--train", type=click.Path(path_type=Path), help="Labelled data the model was trained on.")
+@click.option("--test", type=click.Path(path_type=Path), help="Labelled data the model has not seen.")
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
     help="Without --train and --test: MNIST from this folder [env: PETM_DATA_DIR].",
 )
 @click.option("--train-samples", type=int, help="Number of training samples to draw. Absent: all.")
-@click.option("--title", default="A", show_default=True, help="What this A on these data is called.")
+@click.option("--title", default="A", show_default=True, help="What this the model on these data is called.")
 @click.option(
     "--method",
     "methods",
@@ -151,7 +153,7 @@ def detection(
     train_samples: int | None,
     **settings: Any,
 ) -> None:
-    """Compare second opinions, their controls and other detectors of errors on the same A.
+    """Compare second opinions, their controls and other detectors of errors on the same base model.
 
     With intervals, paired differences to the plain softmax, and costs. Every score is kept in the output folder under
     what it depends on: the same command computes only what is not there yet, also after another --method or --shift.

@@ -2,7 +2,8 @@
 
 Random JPEG images of 32×32 pixels are written into one Parquet file of each size. A network is fitted to them in a
 process of its own, by the recipe ``fast`` without its mirror image, which trains nothing, in two epochs. Beside it
-stands the bound: what A's own inference takes at the same batch, the adapter's training state and the cache budget.
+stands the bound: what the base model's own inference takes at the same batch, the adapter's training state and the
+cache budget.
 
     python -m experiments.fit_memory -o docs/measured
 """
@@ -70,7 +71,7 @@ class Job:
     Attributes:
         network: A name of `NETWORKS`.
         path: Parquet file of images.
-        infers: Run A alone instead of fitting.
+        infers: Run the base model alone instead of fitting.
     """
 
     network: str

@@ -1,7 +1,7 @@
-"""How many epochs of A's own training does a second opinion take to fit? Both run here, one after the other, in turn.
+"""How many epochs of its own training does a second opinion take to fit? Both run here, one after the other, in turn.
 
-A is trained further by `train` for one epoch, on the same data, in the batch size of the recipe's
-steps. Fitting is the recipe ``fast`` after the count of A's errors on a sample, as `petm.fit` does both.
+The base model is trained further by `train` for one epoch, on the same data, in the batch size of the recipe's
+steps. Fitting is the recipe ``fast`` after the count of the base model's errors on a sample, as `petm.fit` does both.
 
     python -m experiments.fit_time --weights mnist_converged.safetensors --data-dir DIR -o docs/measured
 """

@@ -1,8 +1,8 @@
 """What does ``petm grade`` cost over a plain loop, and does its memory grow with the number of inputs?
 
 MNIST is written into Parquet files as PNG. ``petm grade`` runs as a command, against a plain loop in a process of its
-own that reads the same file, decodes and computes A's logits, in turn. Memory is the greatest resident set of the
-command on few and on many images.
+own that reads the same file, decodes and computes the base model's logits, in turn. Memory is the greatest resident set
+of the command on few and on many images.
 
     python -m experiments.grade_speed --weights mnist_converged.safetensors --data-dir DIR -o docs/measured
 """
@@ -48,7 +48,7 @@ with torch.no_grad():
         answers.append(model(torch.from_numpy(np.stack(images)[:, None] / 255)))
 print(torch.cat(answers).shape)
 """
-"""What people write who only want A's logits."""
+"""What people write who only want the base model's logits."""
 
 
 def main() -> None:

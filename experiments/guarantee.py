@@ -3,17 +3,17 @@
 Every model's test samples are a population whose risk below any threshold is known exactly. Two ways of drawing
 calibration samples from it, half as many as there are:
 
-- *independent*, with replacement: what the theorem speaks of; a draw breaks the promise where the risk of the trusted
+- *independent*, with replacement: what the theorem speaks of; a draw breaks the guarantee where the risk of the trusted
   in the population exceeds `max_risk`.
 - *halves*, without replacement: calibrated on one half, judged on the whole and on the other half. The error rate of
   the other half is an estimate with an error of its own, and a lucky calibration half leaves an unlucky other one, so
-  its share of draws above `max_risk` is no measure of the promise; see docs/guarantee.md.
+  its share of draws above `max_risk` is no measure of the guarantee; see docs/guarantee.md.
 
     python -m experiments.guarantee --data-dir DIR --models-dir DIR -o docs/measured
     python -m experiments.guarantee --scores mine.npz --scores runs/cifar/scores/second_opinion_fast-0 -o runs/guarantee
 
-A scores file holds `suspicion` (N,) and `wrong` (N,); a folder is one of `python -m experiments detection`. Written are
-guarantee.json and guarantee.md.
+the base model scores file holds `suspicion` (N,) and `wrong` (N,); a folder is one of `python -m experiments
+detection`. Written are guarantee.json and guarantee.md.
 """
 
 import argparse
@@ -41,7 +41,7 @@ BINS = 15
 
 
 class Population:
-    """Samples whose every one is known: suspicion in rising order, and where A is wrong."""
+    """Samples whose every one is known: suspicion in rising order, and where the base model is wrong."""
 
     def __init__(self, suspicion: NDArray[Any], wrong: NDArray[Any]) -> None:
         order = np.argsort(suspicion, kind="stable")

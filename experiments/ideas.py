@@ -1,9 +1,9 @@
-"""Which ideas help a second opinion on a converged A? Judged on training images that A has not seen.
+"""Which ideas help a second opinion on a converged model? Judged on training images that the model has not seen.
 
-A network of the paper's kind is trained on 50,000 of MNIST's training images, as a converged A is; the other 10,000 are
-for choosing. Adapters on fc1 and fc2 learn from each idea's data or objective, and the mean of p and p' is judged by
-AURC, AUROC and AUPR-Error beside A's softmax. No test image is touched: `recipes` follows from this table, and
-`python -m experiments detection` judges it.
+A network of the paper's kind is trained on 50,000 of MNIST's training images, as a converged model is; the
+other 10,000 are for choosing. Adapters on fc1 and fc2 learn from each idea's data or objective, and the mean of p and
+p' is judged by AURC, AUROC and AUPR-Error beside the base model's softmax. No test image is touched: `recipes` follows
+from this table, and `python -m experiments detection` judges it.
 
     python -m experiments.ideas --data-dir DIR -o docs/measured
 """
@@ -35,7 +35,7 @@ from petm.training.replacement import replace_errors
 
 SEED, BATCH_SIZE = 0, 256
 SAMPLES = 50_000
-"""A and the adapters learn from so many."""
+"""The base model and the adapters learn from so many."""
 ADAPTERS = 3
 """In a committee."""
 
@@ -57,7 +57,7 @@ def focal(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
 
 
 def mixup(model: nn.Module, rows: Tensor, labels: Tensor) -> Tensor:
-    """At the parting, which is manifold mixup."""
+    """At the split point, which is manifold mixup."""
     share = float(torch.distributions.Beta(0.3, 0.3).sample())
     other = torch.randperm(len(rows))
     logits = model(share * rows + (1 - share) * rows[other])
@@ -186,7 +186,7 @@ class Judge:
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def softmax(self) -> None:
-        """Notes what A itself offers."""
+        """Notes what the base model itself offers."""
         self._note("softmax of A", 0, maximum_softmax(self.base))
 
     def idea(self, name: str, parts: Sequence[Data], loss: Loss = cross_entropy, *, rank: int = 4, epochs: int = 3,

@@ -1,7 +1,8 @@
 """Which settings come near the paper's Table 2? Recall and precision of PETM on MNIST, over what the paper leaves open.
 
-The paper names neither its data, nor epsilon, nor the epochs, nor how A' starts. This trains A' for each combination
-and prints recall and precision of "A and A' disagree", over the test images and over the training images.
+The paper names neither its data, nor epsilon, nor the epochs, nor how the teacher starts. This trains the teacher for
+each combination and prints recall and precision of "A and the teacher disagree", over the test images and over the
+training images.
 
     python -m experiments.paper_grid --data-dir DIR --base mnist_early.safetensors -o docs/measured/paper_grid.json
 """
@@ -17,7 +18,7 @@ from petm.models.loading import load_model
 from petm.models.prediction import predict_logits
 from petm.selective.metrics import detection
 from petm.training.error_set import find_errors
-from petm.training.teacher import train_twin
+from petm.training.teacher import train_teacher
 
 WHOLE: list[dict[str, Any]] = [
     {"samples": "replaced", "start": start, "epsilon": epsilon, "epochs": epochs, "learning_rate": 1e-3}
@@ -45,9 +46,9 @@ def main() -> None:
     answers = [(data, predict_logits(model, data).argmax(1)) for data in (test, train)]
     rows = []
     for settings in ERRORS_ALONE + WHOLE:
-        twin = train_twin(model, train, errors, **settings)
+        teacher = train_teacher(model, train, errors, **settings)
         found = [
-            detection(predict_logits(twin, data).argmax(1) != predicted, predicted != data.labels)
+            detection(predict_logits(teacher, data).argmax(1) != predicted, predicted != data.labels)
             for data, predicted in answers
         ]
         rows.append(settings | {"test": found[0], "train": found[1]})

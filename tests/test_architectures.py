@@ -183,7 +183,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any]]] = {
 
 @pytest.fixture(params=NETWORKS.values(), ids=list(NETWORKS))
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Data]:
-    """A with random weights, and 80 samples, of which it gets some wrong."""
+    """The base model with random weights, and 80 samples, of which it gets some wrong."""
     make, inputs = request.param
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -204,7 +204,7 @@ def test_any_network_from_fit_to_grade(case: tuple[nn.Module, Data], tmp_path: P
     adapted, grades = grader.adapted, grader.grade(data)
     flagged = grades.suspicion[grades.labels != data.labels.numpy()] >= grader.threshold.value
     assert flagged.mean() >= 0.8, "of the errors that it was calibrated on, the asked share is flagged"
-    assert torch.equal(adapted(x, alpha=0.0), call_model(model, x)), "alpha 0 is A to the bit"
+    assert torch.equal(adapted(x, alpha=0.0), call_model(model, x)), "alpha 0 is the model to the bit"
     assert adapted.ranks
     # One pass is two passes, with an adapter that matters.
     changed = randomise(adapted, scale=0.3)
@@ -392,7 +392,7 @@ def test_batches_of_several_tensors_are_given_by_name() -> None:
 def test_late_layers_of_transformers_learn_on_features(
     name: str, layers: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Masks and skip connections that go round the parting are put in their place too."""
+    """Masks and skip connections that go round the split point are put in their place too."""
     monkeypatch.setattr("petm.adapter.prefix_features.LEAST_OPERATIONS", 0)
     make, inputs = NETWORKS[name]
     with torch.random.fork_rng(devices=[]):

@@ -77,7 +77,7 @@ def test_a_second_look_is_set_on_samples_that_the_threshold_does_not_use() -> No
     data = TensorData(images, labels)
     grader = fit(model, data, calibration=data, recipe=replace(SHORT, mirrored=AT_MIRROR, max_extra_parameters=3.0))
     assert grader.adapted.members == AT_MIRROR.members
-    assert grader.adapted.look_from > 0
+    assert grader.adapted.cascade_threshold > 0
     assert grader.measured["calibration_samples"] == 270
 
 
@@ -89,7 +89,7 @@ def test_faults(model: nn.Module, digits: tuple[Data, ...]) -> None:
     x = digits[0].inputs(range(50))
     with torch.no_grad():
         labels = model(x).argmax(1)
-    with pytest.raises(NothingToLearnError, match=r"errors: expected at least one sample that A gets wrong"):
+    with pytest.raises(NothingToLearnError, match=r"errors: expected at least one sample that the model gets wrong"):
         fit(model, TensorData(x, labels), calibration=digits[1], recipe="paper")
     with pytest.raises(ArgumentError, match=r"not even rank 1"):
         fit(model, digits[0], recipe="balanced", max_extra_parameters=1e-9)
@@ -103,8 +103,8 @@ def test_budgets_bound_what_is_adapted(model: nn.Module, digits: tuple[Data, ...
     late = fit(model, digits[0], calibration=digits[2], recipe=SHORT, max_extra_parameters=0.5, max_extra_time=0.1)
     late.grade(digits[2].inputs(range(4)))
     wide.grade(digits[2].inputs(range(4)))
-    assert late.adapted.parting is not None
-    assert late.adapted.parting.counted_ratio <= 1.1 + 1e-9
+    assert late.adapted.split_point is not None
+    assert late.adapted.split_point.counted_ratio <= 1.1 + 1e-9
     assert set(late.adapted.ranks) < set(wide.adapted.ranks)
 
 
@@ -205,9 +205,9 @@ def test_an_estimate_says_what_the_fit_does(model: nn.Module, digits: tuple[Data
     assert told.members == tuple((member.adapter, member.view) for member in adapted.members)
     assert told.share == told.adapter_parameters / sum(weight.numel() for weight in model.parameters())
     grader.grade(digits[2].inputs(range(4)))
-    assert adapted.parting is not None
-    assert told.split_point["module"] == adapted.parting.module
-    assert told.one_pass_ratio == adapted.parting.counted_ratio
+    assert adapted.split_point is not None
+    assert told.split_point["module"] == adapted.split_point.module
+    assert told.one_pass_ratio == adapted.split_point.counted_ratio
     assert (told.samples, told.calibration_samples) == (len(digits[0]), len(digits[2]))
     assert told.features_on_disk == (budget == 1000)
     assert (told.feature_bytes > 0) == (budget > 0)

@@ -51,7 +51,7 @@ def test_public_names():
             "push_to_hub",
             "replace_errors",
             "reproduce",
-            "train_twin",
+            "train_teacher",
             "weight_drift",
         ]
     )

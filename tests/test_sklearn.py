@@ -41,7 +41,7 @@ class AnyWidth(nn.Module):
 
 
 CANNOT_HOLD = {
-    "check_classifiers_train": "decision_function tells how far to trust A's answer, not one number a class",
+    "check_classifiers_train": "decision_function tells how far to trust the model's answer, not one number a class",
     "check_decision_proba_consistency": "for the same reason it does not rise with a class's probability",
     "check_classifiers_classes": "A has three outputs, whatever the number of classes in the data",
     "check_dtype_object": "the same; these data have four classes",
@@ -138,12 +138,12 @@ def test_a_threshold_for_each_class(model: nn.Module, arrays: tuple[NDArray[Any]
 def test_a_clone_shares_a_and_copies_the_rest(model: nn.Module) -> None:
     layers = {"fc1": 2}
     estimator = GradedClassifier(model, layers=layers, target=Recall(0.8))
-    twin = clone(estimator)
-    assert twin.model is model
-    assert twin.layers == layers
-    assert twin.layers is not layers
-    assert twin.get_params() == estimator.get_params()
-    assert twin.set_params(recipe="paper").recipe == "paper"
+    teacher = clone(estimator)
+    assert teacher.model is model
+    assert teacher.layers == layers
+    assert teacher.layers is not layers
+    assert teacher.get_params() == estimator.get_params()
+    assert teacher.set_params(recipe="paper").recipe == "paper"
     assert estimator.recipe == "fast"
 
 
@@ -191,8 +191,8 @@ def test_the_fitted_grader_is_saved(model: nn.Module, arrays: tuple[NDArray[Any]
 @pytest.mark.parametrize(
     ("classes", "y", "message"),
     [
-        (["a", "b"], ["a", "b"], r"classes: expected 3 different labels, one an output of A, got \['a', 'b'\]"),
-        (["a", "b", "b"], ["a", "b"], r"classes: expected 3 different labels, one an output of A"),
+        (["a", "b"], ["a", "b"], r"classes: expected 3 different labels, one an output of the model, got \['a', 'b'\]"),
+        (["a", "b", "b"], ["a", "b"], r"classes: expected 3 different labels, one an output of the model"),
         (["a", "b", "c"], ["a", "d"], r"y: expected labels among \['a', 'b', 'c'\], got .*'d'.*\. Correct classes\."),
         (None, ["a", "b"], r"y: expected the labels 0 to 2, or 3 different ones, got 2\. Pass classes\."),
         (None, [2, 3], r"y: expected the labels 0 to 2, or 3 different ones, got 2"),

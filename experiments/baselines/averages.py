@@ -1,4 +1,4 @@
-"""Baselines whose suspicion is one minus a mean of probabilities: of views, networks, A and its teacher, dropout."""
+"""Baselines whose suspicion is one minus a mean of probabilities: views, networks, the teacher, dropout."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from petm.models.prediction import (
 )
 from petm.models.scores import mean_of_both, second_opinion
 from petm.training.checkpoint import seed_of
-from petm.training.teacher import require_errors, train_twin
+from petm.training.teacher import require_errors, train_teacher
 
 
 def mean_suspicion(base: Tensor, opinions: Iterable[Tensor]) -> Tensor:
     """Returns ``1 - mean p_m(c)`` over opinions ``m``, float64 ``(N,)`` in [0, 1].
 
     Args:
-        base: A's logits ``(N, K)``; ``c`` is the class that A predicts.
+        base: the base model's logits ``(N, K)``; ``c`` is the class that the base model predicts.
         opinions: Logits ``(N, K)`` each.
     """
     return torch.stack([second_opinion(base, logits) for logits in opinions]).mean(0)
@@ -38,7 +38,7 @@ def mean_suspicion(base: Tensor, opinions: Iterable[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Views(Baseline):
-    """Suspicion is ``1 - mean p(c)`` over views of the image, ``c`` being A's answer on the image itself.
+    """Suspicion is ``1 - mean p(c)`` over views of the image, ``c`` being the base model's answer on the image itself.
 
     Args:
         views: Names as `view` takes them. A view must keep the label, and a digit's mirror image does not.
@@ -90,13 +90,13 @@ class Views(Baseline):
 
 @dataclass(frozen=True, eq=False)
 class Ensemble(Baseline):
-    """Suspicion is ``1 - mean p_m(c)`` over the members, ``c`` being A's answer: the ensemble grades A.
+    """Suspicion is ``1 - mean p_m(c)`` over the members, ``c`` being the model's answer: the ensemble grades the model.
 
     The time that the members took to train is the caller's to add.
 
     Args:
-        members: Networks of A's classes, each trained by itself.
-        with_base: Count A as one more member, which costs nothing.
+        members: Networks of the base model's classes, each trained by itself.
+        with_base: Count the base model as one more member, which costs nothing.
 
     Raises:
         ArgumentError: There is no member.
@@ -122,7 +122,7 @@ class Ensemble(Baseline):
 
     @property
     def title(self) -> str:
-        """Says how many networks are averaged, and whether A is among them."""
+        """Says how many networks are averaged, and whether the base model is among them."""
         return f"Ensemble of {len(self.members) + self.with_base}, {'A among them' if self.with_base else 'without A'}"
 
     def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
@@ -131,7 +131,7 @@ class Ensemble(Baseline):
         for position, member in enumerate(self.members):
             if (found := predict_logits(member, one).shape[1]) != classes:
                 raise ArgumentError(
-                    f"members: expected networks of A's {classes} classes, got {found} from member {position}."
+                    f"members: expected networks of the model's {classes} classes, got {found} from member {position}."
                 )
         return Learned(self._score, sum(map(count_parameters, self.members)))
 
@@ -145,15 +145,17 @@ class Ensemble(Baseline):
 
 @dataclass(frozen=True)
 class McDropout(Baseline):
-    """Suspicion is ``1 - mean p_s(c)`` over passes ``s`` with dropout, ``c`` being A's answer without it.
+    """Suspicion is ``1 - mean p_s(c)`` over passes ``s`` with dropout, ``c`` being the base model's answer without it.
 
-    Where A has dropout modules of its own, they are switched on and the whole of A runs once for each sample. Else
-    dropout is put before the linear layer that A calls last; then the passes differ only from there on, and run as one
-    batch behind a single pass of what comes before. Both happen on a second structure over A's weights.
+    Where the base model has dropout modules of its own, they are switched on and the whole of the base model runs once
+    for each sample. Else dropout is put before the linear layer that the base model calls last; then the passes differ
+    only from there on, and run as one batch behind a single pass of what comes before. Both happen on a second
+    structure over the base model's weights.
 
     Args:
         samples: Passes with dropout.
-        rate: Share of the features that dropout before the last layer switches off; A's own dropout keeps its own rate.
+        rate: Share of the features that dropout before the last layer switches off; the base model's own dropout keeps
+            its own rate.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -202,7 +204,7 @@ class McDropout(Baseline):
         return torch.cat(parts)
 
     def _one_pass(self, seen: Seen, layer: str, seed: int) -> Tensor:
-        """The batch becomes ``1 + samples`` batches before the last layer: one as it is, for A's own answer."""
+        """The batch becomes ``1 + samples`` batches before the last layer: one as it is, for the model's own answer."""
         network, generator = share_weights(seen.model), torch.Generator()
 
         def repeat(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -247,7 +249,7 @@ def _last_linear(network: nn.Module, x: Inputs) -> str:
 
 @dataclass(frozen=True)
 class TwoModels(Baseline):
-    """PETM with two whole models: suspicion is ``1 - (p(c) + p'(c)) / 2`` with ``p'`` of the twin A'.
+    """PETM with two whole models: suspicion is ``1 - (p(c) + p'(c)) / 2`` with ``p'`` of the teacher.
 
     With ``epsilon`` 0 it is the control "A trained further": everything equal, but no error is replaced.
 
@@ -286,7 +288,7 @@ class TwoModels(Baseline):
 
     def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
         require_errors(train.errors)
-        twin = train_twin(
+        teacher = train_teacher(
             train.model,
             train.data,
             train.errors,
@@ -300,7 +302,7 @@ class TwoModels(Baseline):
         )
 
         def score(seen: Seen) -> Tensor:
-            second = predict_logits(twin, seen.data, batch_size=seen.batch_size, title=self.title)
+            second = predict_logits(teacher, seen.data, batch_size=seen.batch_size, title=self.title)
             return mean_of_both(seen.logits, second)
 
-        return Learned(score, count_parameters(twin))
+        return Learned(score, count_parameters(teacher))

@@ -1,4 +1,4 @@
-"""A head that learns, on A's frozen features, how likely A thinks the true class to be."""
+"""A head that learns, on the base model's frozen features, how likely the base model thinks the true class to be."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,11 +17,12 @@ from petm.training.loop import train as train_model
 
 @dataclass(frozen=True)
 class ConfidNet(Baseline):
-    """Suspicion is the log-odds that a learned head gives against A's answer.
+    """Suspicion is the log-odds that a learned head gives against the base model's answer.
 
-    The head regresses ``p(y | x)``, A's probability of the *true* class, which is at most a half wherever A is wrong.
-    It sees the training data, on which a well-trained A makes hardly any errors: then it has little to learn. Its last
-    layer has two outputs, whose softmax is the confidence; log-odds have the same order, without being rounded to 1.
+    The head regresses ``p(y | x)``, the base model's probability of the *true* class, which is at most a half wherever
+    the base model is wrong. It sees the training data, on which a well-trained base model makes hardly any errors:
+    then it has little to learn. Its last layer has two outputs, whose softmax is the confidence; log-odds have the same
+    order, without being rounded to 1.
 
     Args:
         hidden: Widths of the hidden layers; four of 400 as in the paper.
@@ -74,7 +75,7 @@ class ConfidenceHead(nn.Module):
     """Linear layers with ReLU between them: features, float32 ``(n, D)``, to logits ``(n, 2)``.
 
     The features come as they are. Standardised ones give rare features the weight of frequent ones, and the head then
-    ranked A's errors worse than the softmax does (calibration part of MNIST).
+    ranked the base model's errors worse than the softmax does (calibration part of MNIST).
 
     Args:
         width: ``D``.
@@ -91,7 +92,7 @@ class ConfidenceHead(nn.Module):
             self.last = nn.Linear(widths[-1], 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Returns logits against and in favour of A's answer, ``(n, 2)``."""
+        """Returns logits against and in favour of the base model's answer, ``(n, 2)``."""
         for layer in self.layers:
             features = F.relu(layer(features))
         logits: Tensor = self.last(features)
@@ -99,7 +100,7 @@ class ConfidenceHead(nn.Module):
 
 
 def _true_class_probabilities(seen: Seen) -> Data:
-    """The features as samples, each with A's probability of its true class as target, float32 ``(N,)``."""
+    """The features as samples, each with the base model's probability of its true class as target, float32 ``(N,)``."""
     probabilities = seen.logits.double().softmax(1).gather(1, seen.labels.unsqueeze(1)).squeeze(1).float()
     features = TensorData(seen.features, seen.labels, source=seen.data.source)
     return WithTargets(features, probabilities, origin=f"true-class probability of {weights_fingerprint(seen.model)}")

@@ -1,4 +1,4 @@
-"""ODIN: a small step of the input towards A's own answer, which helps right predictions more than wrong ones."""
+"""ODIN: a small step of the input towards its own answer, which helps right predictions more than wrong ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from petm.selective.metrics import auroc
 class Odin(Baseline):
     """Suspicion is ``1 - p_T(c)`` at ``x + epsilon * sign(grad_x log p_T(c | x))``, ``p_T = softmax(z / T)``.
 
-    Temperature and step are those of the highest AUROC for A's errors on the calibration data; of equal ones, the
-    smaller. Made for inputs of a foreign kind; here it grades A's predictions.
+    Temperature and step are those of the highest AUROC for the base model's errors on the calibration data; of equal
+    ones, the smaller. Made for inputs of a foreign kind; here it grades the base model's predictions.
 
     Args:
         temperatures: Candidates for ``T``.
@@ -43,7 +43,8 @@ class Odin(Baseline):
         wrong = int(calibration.wrong.sum())
         if not 0 < wrong < len(calibration):
             raise NothingToLearnError(
-                f"calibration: expected samples that A gets wrong and samples that it gets right, got {wrong} wrong "
+                f"calibration: expected samples that the model gets wrong and samples that it gets right, got "
+                f"{wrong} wrong "
                 f"of {len(calibration)}. Use more calibration data."
             )
         best, temperature, epsilon = -1.0, 0.0, 0.0
@@ -60,11 +61,11 @@ class Odin(Baseline):
 def perturbed_suspicion(seen: Seen, temperature: float, epsilons: list[float]) -> Tensor:
     """Returns ``1 - p_T(c)`` at the perturbed inputs, float64 ``(E, N)``, a row for each of ``E`` steps.
 
-    A step of 0 needs no gradient, and no pass but A's own. Else ``c`` is taken from the pass that gives the gradient,
-    so that A need not run a third time without one.
+    A step of 0 needs no gradient, and no pass but the base model's own. Else ``c`` is taken from the pass that gives
+    the gradient, so that the base model need not run a third time without one.
 
     Args:
-        seen: What A says of ``N`` samples.
+        seen: What the base model says of ``N`` samples.
         temperature: ``T``, above 0.
         epsilons: Steps as shares of the range of the inputs, at least 0.
     """
@@ -93,7 +94,7 @@ def _moved(seen: Seen, temperature: float, sizes: list[float]) -> Iterator[Tenso
 
 
 def _towards_the_answer(network: nn.Module, inputs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """A's logits, and ``sign(grad_x log p_T(c | x))`` of the shape of the inputs.
+    """The base model's logits, and ``sign(grad_x log p_T(c | x))`` of the shape of the inputs.
 
     The softmax is taken in float64, on the CPU, which always has it: in float32 the gradient of a sure prediction is 0.
     """

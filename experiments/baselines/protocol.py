@@ -1,4 +1,4 @@
-"""What every detector is: fitted on what A says of two data sets, then asked how suspect A's predictions are."""
+"""What every detector is: fitted on the predictions of two data sets, then asked how suspect a prediction is."""
 
 import time
 from abc import ABC, abstractmethod
@@ -18,10 +18,10 @@ from petm.training.error_set import ErrorSet
 
 
 class Seen:
-    """A data set as A sees it. The one pass over the data is run when its first result is asked for, and kept.
+    """A data set as the model sees it. The one pass over the data is run when its first result is asked for, and kept.
 
     Args:
-        model: A.
+        model: The base model.
         data: ``N`` samples, labelled where a detector is fitted on them; or whatever `petm.data.base.as_data` takes.
         batch_size: Samples in one forward pass.
 
@@ -40,7 +40,7 @@ class Seen:
 
     @cached_property
     def answers(self) -> Answers:
-        """What A computes for the samples."""
+        """What the base model computes for the samples."""
         start = time.perf_counter()
         found = compute_answers(self.model, self.data, batch_size=self.batch_size)
         self.seconds = time.perf_counter() - start
@@ -48,21 +48,21 @@ class Seen:
 
     @property
     def logits(self) -> Tensor:
-        """A's logits, float32 ``(N, K)`` on the CPU."""
+        """The base model's logits, float32 ``(N, K)`` on the CPU."""
         return self.answers.logits
 
     @property
     def features(self) -> Tensor:
-        """What enters A's last linear layer, float32 ``(N, D)`` on the CPU.
+        """What enters the base model's last linear layer, float32 ``(N, D)`` on the CPU.
 
         Raises:
-            ModelError: A has no linear layer, or the last one does not take one row of features a sample.
+            ModelError: The base model has no linear layer, or the last one does not take one row of features a sample.
         """
         return self.answers.features
 
     @property
     def predicted(self) -> Tensor:
-        """The class ``c`` that A predicts, int64 ``(N,)``."""
+        """The class ``c`` that the base model predicts, int64 ``(N,)``."""
         return self.answers.predicted
 
     @cached_property
@@ -77,23 +77,23 @@ class Seen:
 
     @cached_property
     def wrong(self) -> Tensor:
-        """Where A is wrong, bool ``(N,)``."""
+        """Where the base model is wrong, bool ``(N,)``."""
         return self.predicted != self.labels
 
     @property
     def errors(self) -> ErrorSet:
-        """The samples that A gets wrong, as `petm.training.error_set.find_errors` gives them."""
+        """The samples that the base model gets wrong, as `petm.training.error_set.find_errors` gives them."""
         indices = self.wrong.nonzero().flatten()
         return ErrorSet(indices, self.predicted[indices], len(self))
 
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What a detector has learned of one A.
+    """What a detector has learned of one the base model.
 
     Attributes:
-        score: From what A says of ``N`` samples to suspicion, float64 ``(N,)``.
-        extra_parameters: Numbers that it keeps beside A's weights: weights, means, training features.
+        score: From what the base model says of ``N`` samples to suspicion, float64 ``(N,)``.
+        extra_parameters: Numbers that it keeps beside the base model's weights: weights, means, training features.
         chosen: The settings that it chose on data, by name.
     """
 
@@ -103,7 +103,7 @@ class Learned:
 
 
 class Baseline(ABC):
-    """A way to tell how likely A's predictions are wrong. A subclass is a frozen dataclass of hyperparameters."""
+    """A way to tell how likely its predictions are wrong. A subclass is a frozen dataclass of hyperparameters."""
 
     @property
     def fitted_on(self) -> Part | None:
@@ -140,19 +140,19 @@ class Baseline(ABC):
         """Learns what it needs."""
 
     def fit(self, train: Seen, calibration: Seen, *, seed: int = 0, device: str = "auto") -> "Fitted":
-        """Returns the detector fitted to the A behind ``train``; A stays as it is.
+        """Returns the detector fitted to the base model behind ``train``; the base model stays as it is.
 
         Args:
-            train: What A says of labelled samples, usually those that it was trained on.
-            calibration: What A says of labelled samples that it was not trained on.
+            train: What the base model says of labelled samples, usually those that it was trained on.
+            calibration: What the base model says of labelled samples that it was not trained on.
             seed: Of everything random; the same seed gives the same result on the same machine.
             device: Where something is trained: ``auto``, ``cpu``, ``cuda``, ...
 
         Raises:
             ArgumentError: The two come from different models.
             DataError: Samples or labels that the detector needs are missing.
-            ModelError: The detector cannot work with this A.
-            NothingToLearnError: The detector learns from A's errors, and there is none.
+            ModelError: The detector cannot work with this base model.
+            NothingToLearnError: The detector learns from the base model's errors, and there is none.
         """
         if calibration.model is not train.model:
             raise ArgumentError(
@@ -226,13 +226,14 @@ class OfEvidence(Baseline):
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A detector that knows one A.
+    """A detector that knows one the base model.
 
     Attributes:
         baseline: What was fitted.
-        model: A.
+        model: The base model.
         learned: What it learned.
-        seconds: How long that took. A's pass over the data it learned from is included, though others share it.
+        seconds: How long that took. The base model's pass over the data it learned from is included, though others
+            share it.
     """
 
     baseline: Baseline
@@ -241,10 +242,10 @@ class Fitted:
     seconds: float
 
     def suspicion(self, seen: Seen) -> Tensor:
-        """Returns how suspect A's predictions are, float64 ``(N,)``; higher is more likely wrong.
+        """Returns how suspect the base model's predictions are, float64 ``(N,)``; higher is more likely wrong.
 
         Args:
-            seen: What A says of ``N`` samples; labels are not used.
+            seen: What the base model says of ``N`` samples; labels are not used.
 
         Raises:
             ArgumentError: ``seen`` comes from another model.
@@ -257,10 +258,10 @@ class Fitted:
         return self.learned.score(seen)
 
     def passes(self, data: Data) -> float:
-        """Returns what predictions with suspicion cost, in plain forward passes of A.
+        """Returns what predictions with suspicion cost, in plain forward passes of the base model.
 
         Counted are the operations of matrix products and convolutions, backward ones included, also those that search
-        among training features. 1 is A alone; NaN where A has no such operations.
+        among training features. 1 is the base model alone; NaN where the base model has no such operations.
 
         Args:
             data: A few samples, of which only the form matters.

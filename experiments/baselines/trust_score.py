@@ -1,4 +1,4 @@
-"""The Trust Score: distances to the nearest training samples of A's class and of any other."""
+"""The Trust Score: distances to the nearest training samples of the base model's class and of any other."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from petm.evidence.features import AT_MOST, at_least_1, nearest, stratified_samp
 
 @dataclass(frozen=True)
 class TrustScore(Baseline):
-    """Suspicion is ``d_c / (d_c + d_other)``: how near A's class ``c`` is, against the nearest other class.
+    """Suspicion is ``d_c / (d_c + d_other)``: how near the model's class ``c`` is, against the nearest other class.
 
     ``d_k`` is the distance of features to the nearest training sample of class ``k``. The trust score is ``d_other /
     d_c``; its form here has the opposite order and stays in [0, 1]. Before, the samples that lie loneliest are dropped
@@ -28,7 +28,7 @@ class TrustScore(Baseline):
         ArgumentError: An argument breaks its rule.
 
     Reference:
-        Jiang et al. (2018), To Trust Or Not To Trust A Classifier, algorithms 1 and 2.
+        Jiang et al. (2018), To Trust Or Not To Trust the base model Classifier, algorithms 1 and 2.
     """
 
     alpha: float = 0.05
@@ -71,7 +71,7 @@ class TrustScore(Baseline):
 
 
 def _share_of_own(distances: Tensor, predicted: Tensor) -> Tensor:
-    """``d_c / (d_c + d_other)`` of distances ``(n, K)``; 1 where A's class is at infinity, a half where both are 0."""
+    """``d_c / (d_c + d_other)`` of distances ``(n, K)``; 1 where its class is at infinity, a half where both are 0."""
     chosen = predicted.unsqueeze(1)
     own = distances.gather(1, chosen).squeeze(1)
     other = distances.scatter(1, chosen, float("inf")).amin(1)

@@ -1,1 +1,1 @@
-"""How well each method finds A's errors: all methods on the same A and the same samples."""
+"""How well each method finds the base model's errors: all methods on the same base model and the same samples."""

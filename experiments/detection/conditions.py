@@ -1,4 +1,4 @@
-"""Test images that are not as the training images were: noisy, blurred, turned, pale, or made to mislead A."""
+"""Test images that are not as the training images were: noisy, blurred, turned, pale, or made to mislead the model."""
 
 import math
 from collections.abc import Callable
@@ -165,7 +165,7 @@ def pgd(
     epsilon of where it was.
 
     Args:
-        model: A.
+        model: The base model.
         inputs: float32 ``(n, C, H, W)``.
         labels: int64 ``(n,)``, the true classes.
         epsilon: Greatest change of a value, at least 0.
@@ -194,10 +194,10 @@ def attacked(
     batch_size: int = BATCH_SIZE,
     folder: Path | None = None,
 ) -> TensorData:
-    """Returns the samples after an attack on A that knows their labels, held in memory.
+    """Returns the samples after an attack on the base model that knows their labels, held in memory.
 
     Args:
-        model: A.
+        model: The base model.
         data: Labelled images.
         name: ``fgsm`` or ``pgd``.
         epsilon: Greatest change of a value, as a share of the range of values.
@@ -230,13 +230,13 @@ def _attacked(model: nn.Module, data: Data, name: str, epsilon: float, batch_siz
 
 
 def choose_epsilon(model: nn.Module, data: Data, *, seed: int = 0) -> float:
-    """Returns the least of `EPSILONS` at which FGSM makes A wrong on a quarter of the samples, else the greatest.
+    """Returns the least of `EPSILONS` at which FGSM makes the model wrong on a quarter of the samples, or the last.
 
-    A detector can only be judged where A is right on some samples and wrong on others, and the step at which that
-    is so differs from model to model.
+    A detector can only be judged where the base model is right on some samples and wrong on others, and the step at
+    which that is so differs from model to model.
 
     Args:
-        model: A.
+        model: The base model.
         data: Labelled images that the attack is not judged on, such as the training data; 500 are looked at.
         seed: Of which.
     """

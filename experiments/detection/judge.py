@@ -26,9 +26,9 @@ Scores = NDArray[np.float64]
 
 @metric("Recall at precision", higher_is_better=True)
 def recall_at_precision(ranking: Ranking, precision: float) -> float:
-    """Returns the greatest share of A's errors that a threshold flags with at least this precision, in [0, 1].
+    """Returns the greatest share of the model's errors that a threshold flags with at least this precision, in [0, 1].
 
-    NaN where no threshold has that precision, or A makes no error.
+    NaN where no threshold has that precision, or the base model makes no error.
     """
     caught, flagged = ranking.wrong[::-1].cumsum(), (ranking.wrong + ranking.right)[::-1].cumsum()
     good = (flagged > 0) & (caught >= precision * flagged)
@@ -53,7 +53,7 @@ def judge(
     Args:
         suspicion: float64 ``(N,)`` for each seed.
         reference: float64 ``(N,)`` for each seed of the other method, usually the plain softmax.
-        wrong: bool ``(N,)``, where A is wrong.
+        wrong: bool ``(N,)``, where the base model is wrong.
         names: Metrics of `petm.selective.metrics.METRICS`.
         resamples: Number of resamples.
         seed: Of the resampling.
@@ -167,7 +167,7 @@ def under_conditions(
 
     Args:
         suspicion: By method, the softmax among them, and condition.
-        wrong: Where A is wrong, by condition.
+        wrong: Where the base model is wrong, by condition.
         resamples: Of the intervals.
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in suspicion}

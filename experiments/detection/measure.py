@@ -1,4 +1,4 @@
-"""How well each method finds A's errors: all methods on the same A and the same samples, with intervals and costs."""
+"""How well each method finds the errors of one base model: on the same samples, with intervals and costs."""
 
 import time
 from collections.abc import Sequence
@@ -37,13 +37,13 @@ RESULT = "result.json"
 
 @dataclass(frozen=True, eq=False)
 class DetectionSettings:
-    """What the benchmark is told besides A and the data.
+    """What the benchmark is told besides the base model and the data.
 
     Attributes:
-        title: What this A on these data is called.
+        title: What this base model on these data is called.
         methods: Which methods, ``NAME`` or ``NAME:SEEDS``; empty takes all.
         views: ``mirror`` or ``shift``, as in `experiments.detection.methods.plan`.
-        members: Networks of the ensemble besides A.
+        members: Networks of the ensemble besides the base model.
         seeds: How many seeds a method is fitted with whose result depends on the seed.
         shift: Judge under noise, blur, rotation and less contrast too.
         attack: Judge on FGSM and PGD inputs too.
@@ -86,15 +86,15 @@ def measure_detection(
     temperature and the settings of ODIN are fitted on one half of them and judged on the other.
 
     Args:
-        model: A; moved to the device.
-        train: Labelled samples that A was trained on.
+        model: The base model; moved to the device.
+        train: Labelled samples that the base model was trained on.
         test: Labelled samples that it was not.
         folder: Of the scores; a later run computes only what is not there yet.
         settings: What to compare, and how.
 
     Raises:
         ArgumentError: A method or the views are unknown.
-        DataError: A label is missing or foreign, or A is always right or always wrong on the test data.
+        DataError: A label is missing or foreign, or the base model is always right or always wrong on the test data.
         RunError: The folder cannot be used.
     """
     methods = plan(
@@ -114,7 +114,8 @@ def measure_detection(
         errors = int(wrong[TEST].sum())
         if not 0 < errors < len(test):
             raise DataError(
-                f"{test.source}: expected samples that A gets right and samples that it gets wrong, got {errors} wrong "
+                f"{test.source}: expected samples that the model gets right and samples that it gets wrong, got "
+                f"{errors} wrong "
                 f"of {len(test)}. Use more samples."
             )
         scored, left_out = score_all(methods, seen, conditions, place, device=settings.device)

@@ -63,7 +63,7 @@ def all_baselines(*, views: str = "mirror", members: Sequence[nn.Module] = ()) -
 
     Args:
         views: Which test-time views, a name of `VIEWS`.
-        members: Networks of the ensemble, A not among them; it is counted in. Absent leaves the ensemble out.
+        members: Networks of the ensemble, the model not among them; it is counted in. Absent leaves the ensemble out.
 
     Raises:
         ArgumentError: There are no views of such a name.
@@ -88,7 +88,7 @@ def all_baselines(*, views: str = "mirror", members: Sequence[nn.Module] = ()) -
 
 @dataclass(frozen=True)
 class SecondOpinion(Baseline):
-    """Suspicion by a recipe of `petm.training.recipes`: adapters on A, and both opinions in one pass.
+    """Suspicion by a recipe of `petm.training.recipes`: adapters on the base model, and both opinions in one pass.
 
     Args:
         recipe_name: One of `RECIPES`, `CONTROLS` or `VARIANTS`.
@@ -166,7 +166,7 @@ class Method:
 
     @property
     def is_rival(self) -> bool:
-        """Whether it is a control, or more networks or views of A: what a second opinion must be held against."""
+        """Whether it is a control, or more networks or views: what a second opinion must be held against."""
         return self.name.endswith(CONTROL) or isinstance(self.baseline, TwoModels | Ensemble | Views)
 
 
@@ -187,7 +187,7 @@ def plan(
         names: Which methods, ``NAME`` or ``NAME:SEEDS`` for fewer seeds, a recipe also by its own name; empty takes
             all. The softmax is always there.
         views: Of the test-time baselines: ``mirror`` where an image's mirror image shows the same, else ``shift``.
-        members: Networks of the ensemble besides A.
+        members: Networks of the ensemble besides the base model.
         seeds: At least one.
         precision: Of the matrix products in the recipes' trainings.
 
@@ -223,7 +223,7 @@ def _with_seeds(text: str, most: int) -> tuple[str, int]:
 
 
 def settings_of(baseline: Baseline) -> str:
-    """Returns everything that a baseline's result depends on besides A, data and seed, as text."""
+    """Returns everything that a baseline's result depends on besides the base model, data and seed, as text."""
     return f"{baseline.name} {json.dumps(plain(_told(baseline)), sort_keys=True)}"
 
 
@@ -242,7 +242,7 @@ class FittedMethod:
     """A method that can be asked about test samples, those that it may have been calibrated on included.
 
     Attributes:
-        suspicion: From what A says of ``n`` samples and their positions in the test data, int64 ``(n,)``, to
+        suspicion: From what the model says of ``n`` samples and their positions in the test data, int64 ``(n,)``, to
             suspicion, float64 ``(n,)``.
         fitted: The baseline itself; of the first half where there are two.
         seconds: To fit it once.
@@ -256,16 +256,16 @@ class FittedMethod:
 def fit_method(
     baseline: Baseline, train: Seen, test: Seen, *, seed: int, device: str = "auto", folder: Path | None = None
 ) -> FittedMethod:
-    """Returns the baseline fitted to A.
+    """Returns the baseline fitted to the base model.
 
-    What is learned from samples that A was not trained on is learned from one random half of the test data and judged
-    on the other, for both halves. Where the two fits chose different settings, they speak on scales of their own, and
-    suspicion becomes its rank in its half as a share, in (0, 1).
+    What is learned from samples that the base model was not trained on is learned from one random half of the test data
+    and judged on the other, for both halves. Where the two fits chose different settings, they speak on scales of their
+    own, and suspicion becomes its rank in its half as a share, in (0, 1).
 
     Args:
         baseline: What to fit.
-        train: What A says of its training data.
-        test: What A says of the test data.
+        train: What the base model says of its training data.
+        test: What the base model says of the test data.
         seed: Of the fit, and of the halves.
         device: Where something is trained.
         folder: Where a second opinion keeps its checkpoints.
@@ -274,7 +274,8 @@ def fit_method(
         baseline = replace(baseline, folder=folder)
     halves = random_halves(test.data, seed)
     if baseline.fitted_on != "calibration":
-        # At most a recipe asks how sure A is of samples that it has not seen; of their labels it learns nothing.
+        # At most a recipe asks how sure the base model is of samples that it has not seen; of their labels it learns
+        # nothing.
         unlabelled = Seen(test.model, Unlabelled(test.data.subset(halves)), batch_size=test.batch_size)
         fitted = baseline.fit(train, unlabelled, seed=seed, device=device)
         return FittedMethod(lambda seen, _: fitted.suspicion(seen), fitted, fitted.seconds)

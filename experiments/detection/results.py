@@ -1,4 +1,4 @@
-"""What the detection benchmark found, as tables and pictures: of one A, or of several on one page."""
+"""What the detection benchmark found, as tables and pictures: of one the base model, or of several on one page."""
 
 import json
 import math
@@ -33,13 +33,13 @@ FIGURES = ("risk_coverage", "precision_recall")
 AXES = {
     "coverage": "coverage: share of answers that is accepted",
     "risk": "risk: errors among the accepted",
-    "recall": "recall: share of A's errors that is flagged",
+    "recall": "recall: share of the model's errors that is flagged",
     "precision": "precision: errors among the flagged",
 }
 SHADES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8C564B", "#7F7F7F", "#BCBD22")
 OTHERS = 4
 _READ = (
-    "All methods grade the same answers of the same A. Values are means over the seeds; in brackets 95% bootstrap "
+    "All methods grade the same answers of the same model. Values are means over the seeds; in brackets 95% bootstrap "
     "intervals over the test samples, and behind ± the standard deviation over the seeds. Differences are to the plain "
     "softmax on the same resamples. Lower is better for AURC, FPR95, E-AURC, AUGRC and the calibration error, higher "
     "for AUROC, AUPR-Error and recall."
@@ -101,7 +101,7 @@ def markdown(results: Sequence[Mapping[str, Any]], prefixes: Sequence[str]) -> s
         results: At least one.
         prefixes: Of the figures' names, one for each result.
     """
-    parts = ["# Detection of A's errors", _READ]
+    parts = ["# Detection of the model's errors", _READ]
     if len(results) > 1:
         parts.append(_section(summary_table(results), 2))
     for result, prefix in zip(results, prefixes, strict=True):
@@ -145,7 +145,7 @@ def detection_tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def summary_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns the AURC of each method on each A, with what it differs from the softmax by."""
+    """Returns the AURC of each method on each the base model, with what it differs from the softmax by."""
     titles = {row["name"]: row["title"] for result in results for row in result["methods"]}
     held = [{row["name"]: row for row in result["methods"]} for result in results]
 
@@ -246,7 +246,7 @@ def further_table(result: Mapping[str, Any]) -> Table:
     precision = percent(settings["precision"], 2)
     return Table(
         "Further metrics",
-        f"Recall: of A's errors, at a precision of {precision}, the paper's; a dash where it is not reached. "
+        f"Recall: of the model's errors, at a precision of {precision}, the paper's; a dash where it is not reached. "
         f"Calibration error: of the probability of error, fitted on a random half of the test data and judged on the "
         f"other, over {settings['splits']} splits, with the standard deviation over these.",
         ("Method", "AUPR-Error %", "FPR95 %", "E-AURC ×10³", "AUGRC ×10³", f"Recall at {precision}", "Calibration %"),
@@ -255,7 +255,7 @@ def further_table(result: Mapping[str, Any]) -> Table:
 
 
 def cost_table(result: Mapping[str, Any]) -> Table:
-    """Returns what each method costs beside A."""
+    """Returns what each method costs beside the base model."""
     parameters = result["model"]["parameters"]
     rows = []
     for row in result["methods"]:
@@ -272,8 +272,10 @@ def cost_table(result: Mapping[str, Any]) -> Table:
         )
     return Table(
         "Cost",
-        "Extra parameters: numbers kept beside A's weights, and their share of A's. Passes: counted operations of a "
-        "graded prediction over those of A alone. Seconds: to fit once, A's pass over the data for it included.",
+        "Extra parameters: numbers kept beside the model's weights, and their share of the model's. Passes: "
+        "counted operations of a "
+        "graded prediction over those of the model alone. Seconds: to fit once, the model's pass over the data "
+        "for it included.",
         ("Method", "Source", "Extra parameters", "Share", "Passes", "Seconds"),
         tuple(rows),
         words=frozenset({0, 1}),
@@ -334,8 +336,8 @@ def drawn(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def curve_figure(result: Mapping[str, Any], name: str) -> Figure:
     """Returns one of the `FIGURES`.
 
-    ``risk_coverage`` is A's risk among the accepted over the share that is accepted, from half of the samples on;
-    ``precision_recall`` the precision of the flag over its recall of A's errors.
+    ``risk_coverage`` is the base model's risk among the accepted over the share that is accepted, from half of the
+    samples on; ``precision_recall`` the precision of the flag over its recall of the base model's errors.
 
     Args:
         result: From `experiments.detection.measure.measure_detection`.
@@ -396,7 +398,7 @@ def _estimate(found: Mapping[str, Any], as_text: Any) -> str:
 
 
 def _thousandths(value: float | None) -> str:
-    """With three digits: an AURC of A on MNIST is below 0.001, on harder data a hundred times that."""
+    """With three digits: an AURC of the base model on MNIST is below 0.001, on harder data a hundred times that."""
     if value is None:
         return MISSING
     return f"{1000 * value:.{_digits(1000 * value)}f}".replace("-", "−")

@@ -34,7 +34,7 @@ class Condition:
 
     Attributes:
         name: ``test``, or the change and its strength.
-        seen: What A says of them.
+        seen: What the base model says of them.
         positions: int64 ``(n,)``, where they are in the test data.
     """
 
@@ -92,7 +92,7 @@ def score_all(
 
     Args:
         methods: The rows.
-        train: What A says of its training data.
+        train: What the base model says of its training data.
         conditions: The test data first.
         folder: From `open_folder`.
         device: Where something is trained.
@@ -162,7 +162,7 @@ def write_layout(scored: Sequence[Scored], conditions: Sequence[Condition], fold
     Each ``scores/METHOD-SEED/`` has ``raw_logits.npz`` and ``external_confids.npz``, row by row the same
     samples.
 
-    ``raw_logits.npz`` holds float32 ``(N, K + 2)``: A's logits, the label, the index of the data set.
+    ``raw_logits.npz`` holds float32 ``(N, K + 2)``: the base model's logits, the label, the index of the data set.
     ``external_confids.npz`` holds float64 ``(N,)``: confidence, which is minus suspicion. Each is the one array
     ``arr_0``. The data sets are the test data and, for the first seed of a method, the conditions;
     ``scores/datasets.json`` names them in the order of their index.
@@ -176,8 +176,8 @@ def write_layout(scored: Sequence[Scored], conditions: Sequence[Condition], fold
         RunError: A file could not be written.
 
     Reference:
-        Jaeger et al. (2023), A Call to Reflect on Evaluation Practices for Failure Detection in Image Classification;
-        the layout is that of its code.
+        Jaeger et al. (2023), the base model Call to Reflect on Evaluation Practices for Failure Detection in Image
+        Classification; the layout is that of its code.
     """
     rows = {
         each.name: np.column_stack(

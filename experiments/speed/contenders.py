@@ -37,7 +37,7 @@ class LeftOutError(Exception):
 
 
 class Setup:
-    """A with what the contenders share of it, each made when it is first asked for.
+    """The base model with what the contenders share of it, each made when it is first asked for.
 
     Args:
         case: The network and its adapted layers.
@@ -55,7 +55,7 @@ class Setup:
 
     @cached_property
     def adapted(self) -> AdaptedModel:
-        """A with an adapter whose weights are random, so that its opinion is another one."""
+        """The base model with an adapter whose weights are random, so that its opinion is another one."""
         adapted = attach_adapter(self.model, self.case.ranks(self.model), seed=SEED)
         generator = torch.Generator().manual_seed(SEED)
         with torch.no_grad():
@@ -64,7 +64,7 @@ class Setup:
         return adapted
 
     def another(self, number: int) -> nn.Module:
-        """Returns a copy of A whose weights are its own: each a little off A's."""
+        """Returns a copy of the base model whose weights are its own: each a little off the base model's."""
         return shaken(self.model, SEED + number)
 
     def inputs(self, batch: int) -> Tensor:
@@ -107,8 +107,8 @@ def _plain(setup: Setup) -> Forward:
 
 
 def _two_models(setup: Setup) -> Forward:
-    base, twin = setup.model, setup.another(1)
-    return lambda x, _: (base(x), twin(x))
+    base, teacher = setup.model, setup.another(1)
+    return lambda x, _: (base(x), teacher(x))
 
 
 def _one_pass(setup: Setup) -> Forward:
@@ -158,7 +158,7 @@ def _dropout(setup: Setup) -> Forward:
 
 
 def dropping(model: nn.Module) -> nn.Module:
-    """Returns A over the same weights with dropout at work: its own, or else one of 50 % before its last layer."""
+    """Returns the model over the same weights with its dropout at work, or one of 50 % before its last layer."""
     model = share_weights(model)
     if any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules()):
         model.train()
@@ -183,9 +183,11 @@ def _mean_probabilities(models: list[nn.Module], x: Tensor) -> Tensor:
 
 
 CONTENDERS = {
-    PLAIN: Contender("Plain forward", "A's logits alone, eager, in eval mode; every ratio is over this.", _plain),
+    PLAIN: Contender(
+        "Plain forward", "the model's logits alone, eager, in eval mode; every ratio is over this.", _plain
+    ),
     TWO: Contender("Two models, PETM", "A, then a whole second model of its own weights.", _two_models),
-    ONE: Contender("One pass", "petm.dual_logits: both opinions of A with its adapter.", _one_pass),
+    ONE: Contender("One pass", "petm.dual_logits: both opinions of the model with its adapter.", _one_pass),
     "mixed_batch": Contender(
         "PEFT mixed batch",
         "PEFT with adapter_names: the batch twice over, one half without and one half with the adapter.",

@@ -138,7 +138,7 @@ def measure_fit(settings: FitSettings, device: torch.device) -> dict[str, Any]:
 
 
 class _Bench:
-    """What the fits share: A, its teacher, the data."""
+    """What the fits share: The base model, its teacher, the data."""
 
     def __init__(self, model: nn.Module, ranks: dict[str, int], data: Data, settings: FitSettings) -> None:
         self.model, self.teacher, self.ranks = model, shaken(model, SEED + 1), ranks

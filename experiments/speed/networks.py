@@ -40,7 +40,7 @@ class Case:
     vocabulary: int | None = None
 
     def build(self) -> nn.Module:
-        """Returns A with random weights, always the same, in eval mode."""
+        """Returns the base model with random weights, always the same, in eval mode."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             return load_model(self.reference)

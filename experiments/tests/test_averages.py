@@ -14,7 +14,7 @@ from petm.data.base import Data, TensorData
 from petm.data.views import view
 from petm.errors import ArgumentError, NothingToLearnError
 from petm.training.error_set import find_errors
-from petm.training.teacher import train_twin
+from petm.training.teacher import train_teacher
 
 
 def probabilities(model: nn.Module, x: Tensor) -> NDArray[np.float64]:
@@ -68,7 +68,7 @@ def test_an_ensemble_grades_a(with_base: bool) -> None:
     opinions = [probabilities(member, x) for member in members]
     np.testing.assert_allclose(found, one_minus_mean(base, *opinions, *([base] if with_base else [])), atol=1e-6)
     assert ensemble.name == ("ensemble_3" if with_base else "ensemble_2")
-    assert ensemble.title == ("Ensemble of 3, A among them" if with_base else "Ensemble of 2, without A")
+    assert ensemble.title == ("Ensemble of 3, the model among them" if with_base else "Ensemble of 2, without A")
 
 
 def test_an_ensemble_has_members_of_the_same_classes() -> None:
@@ -76,7 +76,9 @@ def test_an_ensemble_has_members_of_the_same_classes() -> None:
         Ensemble(())
     seen = Seen(seeded(TinyCNN), TensorData(images(4)))
     other = nn.Sequential(nn.Flatten(), nn.Linear(784, 7))
-    with pytest.raises(ArgumentError, match=r"members: expected networks of A's 10 classes, got 7 from member 1\."):
+    with pytest.raises(
+        ArgumentError, match=r"members: expected networks of the model's 10 classes, got 7 from member 1\."
+    ):
         Ensemble((seeded(TinyCNN, 1), other)).fit(seen, seen)
 
 
@@ -180,19 +182,21 @@ def test_dropout_settings_outside_their_rule(keywords: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize(("epsilon", "name"), [(0.15, "petm"), (0.0, "trained_further")])
-def test_two_models_are_a_and_its_twin(model: nn.Module, digits: tuple[Data, ...], epsilon: float, name: str) -> None:
+def test_two_models_are_a_and_its_teacher(
+    model: nn.Module, digits: tuple[Data, ...], epsilon: float, name: str
+) -> None:
     train, test = digits[0].subset(range(200)).in_memory(), digits[2].subset(range(50)).in_memory()
     seen, graded = Seen(model, train), Seen(model, test)
     baseline = TwoModels(epsilon=epsilon, epochs=1, learning_rate=2e-3, batch_size=32)
     assert baseline.name == name
     found = baseline.fit(seen, seen, seed=5, device="cpu").suspicion(graded).numpy()
-    twin = train_twin(
+    teacher = train_teacher(
         model, train, find_errors(model, train), epsilon=epsilon, epochs=1, learning_rate=2e-3, batch_size=32, seed=5,
         device="cpu",
     )  # fmt: skip
     x = test.inputs(range(50))
     base = probabilities(model, x)
-    np.testing.assert_allclose(found, one_minus_mean(base, base, probabilities(twin, x)), atol=1e-6)
+    np.testing.assert_allclose(found, one_minus_mean(base, base, probabilities(teacher, x)), atol=1e-6)
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.0])
@@ -200,5 +204,7 @@ def test_two_models_learn_from_errors(epsilon: float) -> None:
     model = small()
     seen = Seen(model, TensorData(images(40), model(images(40)).argmax(1)))
     assert not len(seen.errors)
-    with pytest.raises(NothingToLearnError, match=r"errors: expected at least one sample that A gets wrong, got none"):
+    with pytest.raises(
+        NothingToLearnError, match=r"errors: expected at least one sample that the model gets wrong, got none"
+    ):
         TwoModels(epsilon=epsilon).fit(seen, seen)

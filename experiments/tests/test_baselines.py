@@ -178,7 +178,7 @@ def test_seconds_hold_the_pass_that_others_share(model: nn.Module) -> None:
     assert OfEvidence(TemperatureScaling()).fit(train, calibration).seconds >= calibration.seconds
 
 
-# What A says
+# What the base model says
 
 
 def test_what_a_gets_wrong() -> None:
@@ -290,7 +290,7 @@ NETWORKS = [TinyCNN, ResidualNet]
 
 
 def sides(network: type[nn.Module], classes: int = 10) -> tuple[Seen, Seen]:
-    """What an untrained A says of training and of test samples: its features are as good as any for a formula."""
+    """What an untrained network says of training and of test samples: its features are as good as any for a formula."""
     model = seeded(network).eval()
     train = TensorData(images(70), torch.arange(70) % classes, source="training")
     return Seen(model, train, batch_size=32), Seen(model, TensorData(images(25, seed=5)), batch_size=32)
@@ -343,7 +343,7 @@ def test_trust_at_its_limits() -> None:
     model = Points()
     train = Seen(model, points([[0, 0, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0]], [0, 1, 0]))
     test = Seen(model, points([[0, 0, 0, 0], [0, 0, 0, 2], [2, 0, 0, 0], [2, 0, 0, 1], [1, 0, 0, 0]]))
-    # Both at hand; a class without any sample; A's class at hand; only another at hand; both equally far.
+    # Both at hand; a class without any sample; the base model's class at hand; only another at hand; both equally far.
     assert TrustScore().fit(train, train).suspicion(test).tolist() == [0.5, 1, 0, 1, 0.5]
 
 
@@ -369,7 +369,7 @@ def test_the_head_learns_the_true_class_probability() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        # Labels that A likes in half of the space, so that the target can be told from the features.
+        # Labels that the base model likes in half of the space, so that the target can be told from the features.
         logits = model(x)
         labels = torch.where(x[:, 0, 0, 0] > 0, logits.argmax(1), logits.argmin(1))
     seen = Seen(model, TensorData(x, labels))
@@ -459,6 +459,6 @@ def test_odin_prefers_no_step_where_none_helps() -> None:
 def test_odin_learns_from_errors() -> None:
     model = flat()
     right = Seen(model, TensorData(images(30), model(images(30)).argmax(1)))
-    message = r"calibration: expected samples that A gets wrong and samples that it gets right, got 0 wrong of 30\. Use"
+    message = r"calibration: expected samples that the model gets wrong and .*, got 0 wrong of 30\. Use"
     with pytest.raises(NothingToLearnError, match=message):
         Odin().fit(right, right)

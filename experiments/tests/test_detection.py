@@ -83,7 +83,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def scores(count: int = 120, seed: int = 0, *, strength: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
-    """Suspicion with some ties, and where A is wrong, about a fifth."""
+    """Suspicion with some ties, and where the base model is wrong, about a fifth."""
     drawn = np.random.default_rng(seed)
     wrong = np.random.default_rng(99).random(count) < 0.2
     return np.round(drawn.normal(size=count) + strength * wrong, 1), wrong
@@ -185,7 +185,7 @@ def test_the_probability_of_error_is_judged_on_samples_that_it_was_not_fitted_to
     monkeypatch.setattr("experiments.detection.judge.fit_probability", fit)
     found = calibration([suspicion], wrong, splits=4)
     assert len({frozenset(fit) for fit in fits}) == 4
-    # One level: the distance of the promise from the share of errors in the other half, 11 of 51.
+    # One level: the distance of the guarantee from the share of errors in the other half, 11 of 51.
     assert found["value"] == pytest.approx(0.25 - 11 / 51)
     assert found["spread"] == pytest.approx(0)
 
@@ -579,7 +579,7 @@ def test_what_was_interrupted_goes_on_and_nothing_is_computed_twice(
     assert fits == [("energy", 0)]
     others = [row for row in timeless(added)["methods"] if row["name"] != "energy"]
     assert others == timeless(whole)["methods"]
-    # Another A has scores of its own.
+    # Another the base model has scores of its own.
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.fc2.bias[0] += 0.1
@@ -737,7 +737,7 @@ def test_the_page_has_the_numbers() -> None:
     assert "It is wrong on 132 of 10,000 test samples (1.32%) and on 507 of 60,000 training samples." in page
     assert "| Good | Someone (2020) | 1,500 | 1.5% | 1.25 | – |" in page
     assert "| Good | Bad | −0.100 (−0.150 to −0.050) | +0.01 (−1.00 to +1.00) | +2.0 (+1.0 to +3.0) | better |" in page
-    assert "| A's errors | 5.0% |" in page
+    assert "| the model's errors | 5.0% |" in page
     assert "| Good | −0.100* |" in page
     assert "at most 4/255 of the range" in page
     assert "- Left out, petm: no errors." in page
@@ -801,7 +801,7 @@ def test_an_a_without_errors_has_nothing_to_detect(model: nn.Module, digits: tup
     train, _, test = digits
     right = test.subset(~Seen(model, test).wrong)
     with pytest.raises(
-        DataError, match="expected samples that A gets right and samples that it gets wrong, got 0 wrong"
+        DataError, match="expected samples that the model gets right and samples that it gets wrong, got 0 wrong"
     ):
         measure_detection(model, train, right, tmp_path, settings())
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from petm.training.recipes import adapt as adapt
     from petm.training.replacement import replace_errors as replace_errors
     from petm.training.run_folder import Storage as Storage
-    from petm.training.teacher import train_twin as train_twin
+    from petm.training.teacher import train_teacher as train_teacher
 
 _HOME = {
     "adapter.model": (
@@ -106,7 +106,7 @@ _HOME = {
         "adapt",
     ),
     "training.replacement": ("replace_errors",),
-    "training.teacher": ("train_twin",),
+    "training.teacher": ("train_teacher",),
 }
 _FILE_OF = {name: file for file, names in _HOME.items() for name in names}
 

@@ -28,31 +28,31 @@ _CONFIGURED = frozenset(field.name for field in fields(FitConfig))
 
 
 class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations
-    """A trained network A with its second opinion, as scikit-learn has classifiers.
+    """A trained network with its second opinion, as scikit-learn has classifiers.
 
-    ``fit`` trains the second opinion and sets the threshold, as `petm.fitting.fit`; A itself is never trained.
+    ``fit`` trains the second opinion and sets the threshold, as `petm.fitting.fit`; the model itself is never trained.
 
-    - ``predict`` and ``predict_proba`` are A's own answer and A's own softmax. The mean of both opinions is not taken:
-      its greatest class may be another than the one that A answers and that is graded.
-    - ``decision_function`` says how far A's answer is to be trusted: threshold minus suspicion, as scikit-learn's
+    - ``predict`` and ``predict_proba`` are its own answer and its own softmax. The mean of both opinions is not taken:
+      its greatest class may be another than the one that the base model answers and that is graded.
+    - ``decision_function`` says how far a prediction is to be trusted: threshold minus suspicion, as scikit-learn's
       outlier detectors have it. Above 0 is trusted, 0 and below suspect. It is one number a sample, also where a
       classifier's would be one a class; so with two classes, which scikit-learn's AUROC scorer would read as confidence
       in the second, pass ``response_method="predict_proba"`` to it.
-    - ``score`` is A's accuracy, which no setting changes. To choose settings, such as ``recipe``, pass
+    - ``score`` is the base model's accuracy, which no setting changes. To choose settings, such as ``recipe``, pass
       ``scoring=petm.negative_aurc``.
 
-    A clone shares A instead of copying it. This is safe since nothing trains A, and an A of any size is held once in
-    cross-validation. With several processes each has its own. ``X`` that is to be sliced by cross-validation is an
-    array; a step before can give it A's shape.
+    A clone shares the base model instead of copying it. This is safe since nothing trains the base model, and an the
+    base model of any size is held once in cross-validation. With several processes each has its own. ``X`` that is to
+    be sliced by cross-validation is an array; a step before can give it the base model's shape.
 
     Args:
-        model: A, moved to ``device`` by ``fit``.
-        classes: The labels in the order of A's outputs; absent takes 0 to K-1 for whole numbers from that range, and
-            otherwise the ``K`` distinct labels in ``y``, sorted.
+        model: The base model, moved to ``device`` by ``fit``.
+        classes: The labels in the order of the base model's outputs; absent takes 0 to K-1 for whole numbers from that
+            range, and otherwise the ``K`` distinct labels in ``y``, sorted.
         calibration: Share of ``X`` that is held out for the threshold.
         recipe: A name of `petm.training.recipes.RECIPES`, or a recipe of your own.
         layers: The rank of each layer to adapt; absent follows the recipe.
-        max_extra_parameters: The adapters' budget as a share of A's parameters; absent follows the recipe.
+        max_extra_parameters: The adapters' budget as a share of the base model's parameters; absent follows the recipe.
         target: What is asked of the threshold, such as ``petm.MaxRisk(0.02)``; absent as in `petm.fitting.fit`.
         seed: Of everything.
         precision: Of the matrix products in training.
@@ -99,14 +99,15 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         """Fits the second opinion and the threshold; returns the estimator.
 
         Args:
-            X: ``(N, ...)``: float, or uint8 that is divided by 255. Best what A was trained on; a threshold set on such
-                promises too much of later inputs, so keep some that A has not seen among them where there are any.
+            X: ``(N, ...)``: float, or uint8 that is divided by 255. Best what the base model was trained on; a
+                threshold set on such guarantees too much of later inputs, so keep some that the base model has not seen
+                among them where there are any.
             y: ``(N,)`` labels.
 
         Raises:
-            ArgumentError: A setting breaks its rule, or the labels are not those of A's outputs.
+            ArgumentError: A setting breaks its rule, or the labels are not those of the base model's outputs.
             DataError: Labels are missing, or only one class is present.
-            ModelError: A cannot take the inputs.
+            ModelError: The base model cannot take the inputs.
         """
         inputs, found = validate_data(self, X, y, allow_nd=True, ensure_min_samples=2)
         check_classification_targets(found)
@@ -124,20 +125,20 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return replace(grades, labels=self._names[grades.labels], second=self._names[grades.second])
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """Returns A's answers ``(N,)``, labels as in ``classes_``."""
+        """Returns the base model's answers ``(N,)``, labels as in ``classes_``."""
         outputs = self._logits(X).argmax(1).numpy()
         answers: NDArray[Any] = self._names[outputs]
         return answers
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Returns A's softmax, float64 ``(N, K)``: rows sum to 1, columns are in the order of ``classes_``."""
+        """Returns the model's softmax, float64 ``(N, K)``: rows sum to 1, columns are in the order of ``classes_``."""
         probabilities: NDArray[np.float64] = self._logits(X).double().softmax(1).numpy()[:, self._columns]
         return probabilities
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Returns how far A's answers are to be trusted, float64 ``(N,)``: above 0 trusted, else suspect.
+        """Returns how far the base model's answers are to be trusted, float64 ``(N,)``: above 0 trusted, else suspect.
 
-        It is minus infinity where the threshold trusts nothing, over all or in the class that A answers.
+        It is minus infinity where the threshold trusts nothing, over all or in the class that the base model answers.
         """
         grades, values = self._grade(X), np.array(self.grader_.threshold.values)
         limits: NDArray[np.float64] = values[grades.labels] if len(values) > 1 else values
@@ -157,14 +158,15 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        tags.classifier_tags.poor_score = True  # that of A, whatever it is given
+        tags.classifier_tags.poor_score = True  # that of the base model, whatever it is given
         return tags
 
 
 def negative_aurc(estimator: GradedClassifier, X: ArrayLike, y: ArrayLike) -> float:  # noqa: N803
-    """Returns minus the area under the risk-coverage curve: how well suspicion orders A's errors, higher is better.
+    """Returns minus the area under the risk-coverage curve: how well suspicion orders its errors, higher is better.
 
-    A scorer for ``scoring=`` of scikit-learn, by which settings that leave A's answers as they are can be compared.
+    A scorer for ``scoring=`` of scikit-learn, by which settings that leave the base model's answers as they are can be
+    compared.
 
     Args:
         estimator: Fitted.
@@ -181,7 +183,7 @@ def _data(X: NDArray[Any], labels: Tensor | None = None) -> Data:  # noqa: N803
 
 
 def _names(y: NDArray[Any], classes: Sequence[Any] | None, outputs: int) -> NDArray[Any]:
-    """The labels ``(K,)`` in the order of A's outputs."""
+    """The labels ``(K,)`` in the order of the base model's outputs."""
     found = np.unique(y)
     if len(found) < 2:
         raise ArgumentError(
@@ -191,7 +193,7 @@ def _names(y: NDArray[Any], classes: Sequence[Any] | None, outputs: int) -> NDAr
         names = np.asarray(classes)
         if len(np.unique(names)) != outputs or len(names) != outputs:
             raise ArgumentError(
-                f"classes: expected {outputs} different labels, one an output of A, got {list(classes)}."
+                f"classes: expected {outputs} different labels, one an output of the model, got {list(classes)}."
             )
         strange = found[~np.isin(found, names)]
         if len(strange):

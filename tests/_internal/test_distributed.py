@@ -116,7 +116,7 @@ def test_every_sample_is_somebodys(count: int, n: int) -> None:
 def test_a_launch_that_cuts_the_model_in_parts(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
     monkeypatch.setenv(variable, "true")
     with (
-        pytest.raises(RunError, match=f"processes: expected each to hold A whole, got a launch with {name}"),
+        pytest.raises(RunError, match=f"processes: expected each to hold the model whole, got a launch with {name}"),
         together(),
     ):
         pass

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from networks import ResidualNet, TiedNet, TinyCNN, hooks, images, randomise, seeded, snapshot
+from petm.adapter import passes
 from petm.adapter.lora import adaptable_layers, sizes_of
 from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.peft_folder import load_adapter, save_adapter
@@ -66,7 +67,7 @@ def delta(adapted: AdaptedModel, layer: str) -> Tensor:
 
 
 def with_weights(model: nn.Module, adapted: AdaptedModel, alpha: float) -> nn.Module:
-    """A copy of A in which every adapted weight is W0 + alpha * B A."""
+    """A copy of the base model in which every adapted weight is W0 + alpha * B A."""
     explicit = copy.deepcopy(model).double()
     with torch.no_grad():
         for layer in adapted.ranks:
@@ -78,7 +79,7 @@ def with_weights(model: nn.Module, adapted: AdaptedModel, alpha: float) -> nn.Mo
     return explicit
 
 
-# the three promises about alpha
+# the three guarantees about alpha
 
 
 @pytest.mark.parametrize("network", LAYERS)
@@ -209,6 +210,14 @@ def test_hooks_go_with_the_last_reference() -> None:
     del second
     gc.collect()
     assert hooks(model) == 0
+
+
+def test_hooks_may_be_removed_while_others_are_added() -> None:
+    """The garbage collector removes hooks at any moment, also in the thread that holds the lock."""
+    adapted = attach_adapter(seeded(TinyCNN).eval(), {"fc1": 2})
+    with passes._ADAPTING._lock:
+        adapted.detach()
+    assert hooks(adapted.base) == 0
 
 
 def test_several_adapters_on_one_model_know_their_own() -> None:
@@ -347,11 +356,11 @@ def test_the_seed_decides_and_the_callers_random_numbers_are_left_alone() -> Non
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
 def test_layers_chosen_by_drift_stay_within_the_budget(share: float) -> None:
-    model, twin = seeded(TinyCNN), seeded(TinyCNN)
+    model, teacher = seeded(TinyCNN), seeded(TinyCNN)
     with torch.no_grad():
-        twin.fc1.weight += 0.3 * torch.randn(16, 1) @ torch.randn(1, 72)
-        twin.fc2.weight += 0.01 * torch.randn(10, 16)
-    adapted = attach_adapter(model, twin=twin, max_extra_parameters=share)
+        teacher.fc1.weight += 0.3 * torch.randn(16, 1) @ torch.randn(1, 72)
+        teacher.fc2.weight += 0.01 * torch.randn(10, 16)
+    adapted = attach_adapter(model, teacher=teacher, max_extra_parameters=share)
     budget = share * count_parameters(model)
     assert adapted.adapter_parameters() <= budget
     assert adapted.ranks["fc2"] if share == 0.02 else adapted.ranks["fc1"]
@@ -367,8 +376,8 @@ def test_layers_that_cannot_take_an_adapter_are_not_chosen() -> None:
             self.grouped, self.dilated = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, dilation=2)
             self.fc = nn.Linear(8, 3)
 
-    model, twin = seeded(Mixed), seeded(Mixed, seed=1)
-    assert attach_adapter(model, twin=twin, max_extra_parameters=0.9).ranks.keys() <= {"dilated", "fc"}
+    model, teacher = seeded(Mixed), seeded(Mixed, seed=1)
+    assert attach_adapter(model, teacher=teacher, max_extra_parameters=0.9).ranks.keys() <= {"dilated", "fc"}
 
 
 class Custom(nn.Conv2d):
@@ -417,7 +426,7 @@ def faulty() -> nn.Module:
         ({"fc": 2.0}, r"expected a rank from 1 to 4 for 'fc', got 2\.0\."),
         ({"fc": True}, r"expected a rank from 1 to 4 for 'fc', got True\."),
         ({"grouped": 3}, r"expected a multiple of 2 as rank of the grouped convolution 'grouped', got 3\."),
-        (None, r"expected a rank by layer name, or twin=\.\.\. to choose by, got neither\. Available: fc, conv"),
+        (None, r"expected a rank by layer name, or teacher=\.\.\. to choose by, got neither\. Available: fc, conv"),
     ],
 )
 def test_layers_outside_their_rule(layers: Any, message: str) -> None:
@@ -425,14 +434,14 @@ def test_layers_outside_their_rule(layers: Any, message: str) -> None:
         attach_adapter(faulty(), layers)
 
 
-def test_a_budget_that_buys_nothing_and_a_twin_that_has_not_moved() -> None:
+def test_a_budget_that_buys_nothing_and_a_teacher_that_has_not_moved() -> None:
     model = seeded(TinyCNN)
     with pytest.raises(ArgumentError, match=r"max_extra_parameters: expected a larger share, got 0.001: .*at least 26"):
-        attach_adapter(model, twin=seeded(TinyCNN, seed=1), max_extra_parameters=0.001)
-    with pytest.raises(ArgumentError, match=r"twin: expected weights that differ from the model's in conv1, .*same"):
-        attach_adapter(model, twin=seeded(TinyCNN))
-    with pytest.raises(ModelError, match=r"twin: expected weight of shape"):
-        attach_adapter(model, twin=seeded(ResidualNet))
+        attach_adapter(model, teacher=seeded(TinyCNN, seed=1), max_extra_parameters=0.001)
+    with pytest.raises(ArgumentError, match=r"teacher: expected weights that differ from the model's in conv1, .*same"):
+        attach_adapter(model, teacher=seeded(TinyCNN))
+    with pytest.raises(ModelError, match=r"teacher: expected weight of shape"):
+        attach_adapter(model, teacher=seeded(ResidualNet))
 
 
 def test_adaptable_layers() -> None:

@@ -7,8 +7,8 @@ from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import (
     DualLogits,
     dual_logits,
-    look_at_most,
     predict_dual,
+    set_cascade,
 )
 from petm.data.base import TensorData
 from petm.data.views import view
@@ -65,7 +65,7 @@ def test_a_committee_answers_with_the_mean_of_its_probabilities(
     assert torch.allclose(found.base, model(x), atol=1e-5)
     assert torch.allclose(found.second.double().softmax(1), probabilities, atol=1e-6)
     assert torch.allclose(adapted(x), found.second, atol=1e-5)
-    assert (adapted.parting.module == "") == any(member.view != "same" for member in members)
+    assert (adapted.split_point.module == "") == any(member.view != "same" for member in members)
 
 
 def test_what_a_committee_shares_is_computed_once() -> None:
@@ -74,7 +74,7 @@ def test_what_a_committee_shares_is_computed_once() -> None:
     for members in [(Member(),), (Member(), Member("second"), Member("third"))]:
         adapted = attach_adapter(model, {"fc2": 1}, members=members)
         dual_logits(adapted, images(4))
-        counted.append(adapted.parting.counted_ratio - 1)
+        counted.append(adapted.split_point.counted_ratio - 1)
     assert counted[1] == pytest.approx(3 * counted[0])
     assert counted[1] < 0.2
 
@@ -84,7 +84,7 @@ def test_a_second_look_at_the_least_sure(members: tuple[Member, ...]) -> None:
     model, x = seeded(ResidualNet).eval(), images(40)
     adapted = randomise(attach_adapter(model, {"fc": 3}, members=members), scale=0.5)
     everything = dual_logits(adapted, x)
-    look_at_most(adapted, TensorData(x), 0.25)
+    set_cascade(adapted, TensorData(x), 0.25)
     found = dual_logits(adapted, x)
     suspicion = 1 - everything.base.double().softmax(1).amax(1)
     looked = suspicion >= suspicion.sort().values[30]
@@ -94,10 +94,10 @@ def test_a_second_look_at_the_least_sure(members: tuple[Member, ...]) -> None:
     assert torch.allclose(found.base, everything.base, atol=1e-5)
     alone = [dual_logits(adapted, x[index : index + 1]).second for index in range(40)]
     assert torch.allclose(torch.cat(alone), found.second, atol=1e-5)
-    look_at_most(adapted, TensorData(x), 1.0)
+    set_cascade(adapted, TensorData(x), 1.0)
     assert torch.allclose(dual_logits(adapted, x).second, everything.second, atol=1e-5)
     with pytest.raises(ArgumentError, match=r"share: expected a number above 0 and at most 1, got 0"):
-        look_at_most(adapted, TensorData(x), 0)
+        set_cascade(adapted, TensorData(x), 0)
 
 
 def test_an_adapter_alone_is_all_that_is_trained() -> None:

@@ -52,7 +52,7 @@ ONLY = r"expected an adapter that is W0 \+ alpha \* B A in layers of the model a
 
 
 def trained_by_peft(model: nn.Module, folder: Path, config: Any = None, **keywords: Any) -> PeftModel:
-    """A copy of A under PEFT, whose adapter has some values, saved; in eval mode."""
+    """A copy of the base model under PEFT, whose adapter has some values, saved; in eval mode."""
     tuned = get_peft_model(copy.deepcopy(model), config or LoraConfig(**keywords))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

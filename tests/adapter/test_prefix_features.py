@@ -80,7 +80,7 @@ class MasksLate(Masked):
     ("network", "layers"),
     [
         (PaperCNN, {"conv1": 2, "fc1": 2}),  # the first layer is 2 % of the work
-        (MasksLate, {"blocks.1.down": 2}),  # the mask of the last block goes round the parting
+        (MasksLate, {"blocks.1.down": 2}),  # the mask of the last block goes round the split_point
     ],
 )
 def test_where_features_spare_little_or_do_not_suffice_nothing_is_cached(

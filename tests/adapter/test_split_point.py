@@ -13,7 +13,7 @@ from petm._internal.records import Record
 from petm.adapter import layer_choice, split_point
 from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import dual_logits
-from petm.adapter.split_point import Parting, from_json, map_tensors, parting_of, to_json
+from petm.adapter.split_point import SplitPoint, from_json, map_tensors, split_point_of, to_json
 from petm.data.base import Data
 from petm.errors import ModelError
 from petm.fitting import fit
@@ -76,8 +76,8 @@ def test_the_streams_part_as_late_as_is_safe(
     network: type[nn.Module], layers: dict[str, int], kind: str, module: str
 ) -> None:
     adapted = adapt(network, layers)
-    parting = parting_of(adapted, images(3))
-    assert (parting.kind, parting.module) == (kind, module)
+    split_point = split_point_of(adapted, images(3))
+    assert (split_point.kind, split_point.module) == (kind, module)
     for size in (1, 2, 3, 5, 28, 64):  # 28 is also a length within the samples
         x = images(size, seed=size)
         found, expected = torch.cat(dual_logits(adapted, x)), apart(adapted, x)
@@ -88,7 +88,7 @@ def test_the_streams_part_as_late_as_is_safe(
 
 def test_what_follows_the_batch_is_doubled_and_nothing_else() -> None:
     adapted = adapt(Masked, {"blocks.1.down": 2})
-    doubled = parting_of(adapted, images(3)).repeated
+    doubled = split_point_of(adapted, images(3)).repeated
     assert doubled == {"blocks.2": ((1, "extra", "masks", 0),)}
 
 
@@ -96,24 +96,24 @@ def test_the_parting_does_not_depend_on_the_samples_at_hand() -> None:
     one, equal = images(1), images(1).expand(6, -1, -1, -1)
     for x in (one, equal):
         adapted = adapt(ResidualNet, {"block.conv1": 2})
-        assert parting_of(adapted, x).module == "bn1"
+        assert split_point_of(adapted, x).module == "bn1"
         adapted = adapt(MixesBatch, {"fc": 3})
-        assert parting_of(adapted, x).kind == "apart"
+        assert split_point_of(adapted, x).kind == "apart"
 
 
 def test_an_untrained_adapter_parts_where_a_trained_one_does() -> None:
     adapted = attach_adapter(seeded(ResidualNet).eval(), {"block.conv1": 2})
-    assert parting_of(adapted, images(2)).module == "bn1"
+    assert split_point_of(adapted, images(2)).module == "bn1"
 
 
 def test_counted_operations_of_the_paper_network() -> None:
     conv1, conv2, fc1, fc2 = 26 * 26 * 32 * 9, 24 * 24 * 64 * 32 * 9, 9216 * 128, 128 * 10
     plain = conv1 + conv2 + fc1 + fc2
-    late = parting_of(adapt(PaperCNN, {"fc1": 64, "fc2": 5}), images(2))
+    late = split_point_of(adapt(PaperCNN, {"fc1": 64, "fc2": 5}), images(2))
     adapter = 64 * (9216 + 128) + 5 * (128 + 10)
     assert late.counted_ratio == pytest.approx((plain + fc2 + adapter) / plain)
     assert late.share_before == pytest.approx((plain - fc2) / plain)
-    early = parting_of(adapt(PaperCNN, {"conv1": 4, "fc1": 64, "fc2": 5}), images(2))
+    early = split_point_of(adapt(PaperCNN, {"conv1": 4, "fc1": 64, "fc2": 5}), images(2))
     adapter += 4 * 26 * 26 * (9 + 32)
     assert early.counted_ratio == pytest.approx((2 * plain - conv1 + adapter) / plain)
     assert early.share_before == pytest.approx(conv1 / plain)
@@ -228,27 +228,27 @@ def test_map_tensors_keeps_the_structure() -> None:
 
 
 def test_a_saved_split_point_is_checked_and_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = parting_of(adapt(ResidualNet, {"block.conv1": 2}), images(3))
+    found = split_point_of(adapt(ResidualNet, {"block.conv1": 2}), images(3))
     saved = from_json(Record(json.loads(json.dumps(to_json(found))), "a bundle"))
     assert saved == found
     searches: list[object] = []
-    search = split_point.find_parting
-    monkeypatch.setattr(split_point, "find_parting", lambda *given: searches.append(given) or search(*given))
+    search = split_point.find_split_point
+    monkeypatch.setattr(split_point, "find_split_point", lambda *given: searches.append(given) or search(*given))
     loaded = adapt(ResidualNet, {"block.conv1": 2})
     loaded.remembered = saved
     assert torch.allclose(torch.cat(dual_logits(loaded, images(4))), apart(loaded, images(4)), atol=1e-5)
-    assert (loaded.parting, searches) == (found, [])
-    for wrong in (Parting("inside", "block.conv1"), Parting("before", "no such module")):
+    assert (loaded.split_point, searches) == (found, [])
+    for wrong in (SplitPoint("inside", "block.conv1"), SplitPoint("before", "no such module")):
         other = adapt(ResidualNet, {"block.conv1": 2})
         other.remembered = wrong
-        assert parting_of(other, images(3)) == found
+        assert split_point_of(other, images(3)) == found
     assert len(searches) == 2
 
 
 def test_a_fit_searches_once(model: nn.Module, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     searches: list[object] = []
-    search = split_point.find_parting
+    search = split_point.find_split_point
     for module in (split_point, layer_choice):
-        monkeypatch.setattr(module, "find_parting", lambda *given: searches.append(given) or search(*given))
+        monkeypatch.setattr(module, "find_split_point", lambda *given: searches.append(given) or search(*given))
     fit(model, digits[0], calibration=digits[1], recipe=SHORT).grade(digits[2].inputs(range(5)))
     assert len(searches) == 1

@@ -17,7 +17,7 @@ from petm.adapter.layer_choice import choose_layers
 from petm.adapter.model import ONE, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.adapter.peft_folder import load_adapter, save_adapter
-from petm.adapter.split_point import parting_of
+from petm.adapter.split_point import split_point_of
 from petm.models.loading import call_model
 
 
@@ -171,7 +171,7 @@ def test_one_pass_is_two_passes_and_the_base_model_stays(
     with torch.no_grad():
         plain = call_model(model, x)
         both = dual_logits(adapted, x)
-        assert torch.equal(adapted(x, alpha=0), plain), "the base model to the bit"
+        assert torch.equal(adapted(x, alpha=0), plain), "the model to the bit"
         assert torch.allclose(both.base, plain, rtol=0, atol=1e-5)
         assert torch.allclose(both.second, adapted(x, alpha=1), rtol=0, atol=1e-5)
         assert not torch.allclose(both.base, both.second, atol=1e-3)
@@ -190,9 +190,9 @@ def test_late_layers_are_those_that_are_called_late(name: str) -> None:
     chosen = choose_layers(model, x, ONE, max_ratio=1.9, max_extra_parameters=0.5)
     assert chosen.ranks
     adapted = attach_adapter(model, chosen.ranks)
-    parting = parting_of(adapted, x)
-    assert 1 <= parting.counted_ratio <= 1.9
-    assert parting.operations > 0
+    split_point = split_point_of(adapted, x)
+    assert 1 <= split_point.counted_ratio <= 1.9
+    assert split_point.operations > 0
 
 
 def test_the_stem_is_not_late_though_it_is_defined_last() -> None:

@@ -36,11 +36,11 @@ def gain(entry: LayerDrift, rank: int) -> float:
 
 
 def test_drift_agrees_with_numpy_on_every_layer() -> None:
-    base, twin = network(0), network(1)
-    drift = weight_drift(base, twin)
+    base, teacher = network(0), network(1)
+    drift = weight_drift(base, teacher)
     assert [entry.layer for entry in drift] == ["0", "4", "5"]
     for entry in drift:
-        before, after = (net.get_submodule(entry.layer).weight.detach().double().numpy() for net in (base, twin))
+        before, after = (net.get_submodule(entry.layer).weight.detach().double().numpy() for net in (base, teacher))
         moved = (after - before).reshape(len(before), -1)
         eigenvalues = np.sort(
             np.linalg.eigvalsh(moved @ moved.T if moved.shape[0] < moved.shape[1] else moved.T @ moved)
@@ -54,12 +54,12 @@ def test_drift_agrees_with_numpy_on_every_layer() -> None:
 
 
 def test_drift_of_known_rank_and_size() -> None:
-    base, twin = paper_cnn(seed=0), paper_cnn(seed=0)
+    base, teacher = paper_cnn(seed=0), paper_cnn(seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        twin.fc1.weight += torch.randn(128, 3, generator=generator) @ torch.randn(3, 9216, generator=generator)
-        twin.fc2.weight *= 1.5
-    conv1, conv2, fc1, fc2 = weight_drift(base, twin)
+        teacher.fc1.weight += torch.randn(128, 3, generator=generator) @ torch.randn(3, 9216, generator=generator)
+        teacher.fc2.weight *= 1.5
+    conv1, conv2, fc1, fc2 = weight_drift(base, teacher)
     assert conv1.relative_norm == conv2.relative_norm == 0
     assert conv1.rank_90 == conv2.rank_90 == 0
     assert (conv1.full_rank, conv2.full_rank, fc1.full_rank, fc2.full_rank) == (9, 64, 128, 10)
@@ -74,21 +74,21 @@ def test_drift_of_known_rank_and_size() -> None:
     ids=["exactly 90 %", "just below", "flat", "one direction"],
 )
 def test_rank_90_of_a_diagonal_drift(diagonal: tuple[float, ...], rank_90: int) -> None:
-    base, twin = nn.Linear(3, 3), nn.Linear(3, 3)
+    base, teacher = nn.Linear(3, 3), nn.Linear(3, 3)
     with torch.no_grad():
         base.weight.copy_(torch.eye(3))
-        twin.weight.copy_(torch.eye(3) + torch.diag(torch.tensor(diagonal, dtype=torch.float32)))
-    (entry,) = weight_drift(nn.Sequential(base), nn.Sequential(twin))
+        teacher.weight.copy_(torch.eye(3) + torch.diag(torch.tensor(diagonal, dtype=torch.float32)))
+    (entry,) = weight_drift(nn.Sequential(base), nn.Sequential(teacher))
     assert entry.rank_90 == rank_90
     assert entry.relative_norm == pytest.approx(math.hypot(*diagonal) / math.sqrt(3), rel=1e-6)
     assert entry.singular_values == pytest.approx(sorted(diagonal, reverse=True), rel=1e-6)
 
 
 def test_a_zero_weight_that_moves_has_infinite_drift() -> None:
-    base, twin = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    base, teacher = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
     nn.init.zeros_(base[0].weight)
-    nn.init.eye_(twin[0].weight)
-    (entry,) = weight_drift(base, twin)
+    nn.init.eye_(teacher[0].weight)
+    (entry,) = weight_drift(base, teacher)
     assert entry.relative_norm == math.inf
     assert entry.rank_90 == 2
 
@@ -99,23 +99,23 @@ def test_convolutions_of_every_dimension_and_with_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("twin", "message"),
+    ("teacher", "message"),
     [
         (
             nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5)),
-            r"twin: expected weight of shape \(2, 3\) in layer '1'.*got \(5, 3\)",
+            r"teacher: expected weight of shape \(2, 3\) in layer '1'.*got \(5, 3\)",
         ),
-        (nn.Sequential(nn.Linear(4, 3)), r"twin: expected weight of shape \(2, 3\) in layer '1'.*got none"),
+        (nn.Sequential(nn.Linear(4, 3)), r"teacher: expected weight of shape \(2, 3\) in layer '1'.*got none"),
         (
             nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(2, 2)),
-            r"twin: expected weight of shape none in layer '2'",
+            r"teacher: expected weight of shape none in layer '2'",
         ),
     ],
     ids=["shape", "missing", "extra"],
 )
-def test_another_architecture_is_named(twin: nn.Module, message: str) -> None:
+def test_another_architecture_is_named(teacher: nn.Module, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        weight_drift(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), twin)
+        weight_drift(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), teacher)
 
 
 # allocate_ranks

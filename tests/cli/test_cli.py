@@ -43,7 +43,7 @@ def petm(monkeypatch, capfd):
 
 @pytest.fixture
 def place(tmp_path, model, digits, monkeypatch):
-    """A folder with weights of A, labelled images, and images to grade."""
+    """A folder with weights of the base model, labelled images, and images to grade."""
     monkeypatch.chdir(tmp_path)
     save_weights(model, tmp_path / "w.safetensors")
     write_images(digits[0], range(300), tmp_path / "images")
@@ -65,8 +65,8 @@ def test_fit_grade_inspect(place, petm):
     assert manifest["model"]["reference"] == NETWORK
     assert {"size": [28, 28], "channels": 1}.items() <= manifest["inputs"].items()
     assert manifest["adapter"]["parameters"] <= 0.2 * manifest["model"]["parameters"]
-    parting = manifest["adapter"]["split_point"]
-    assert 0 < parting["share_before"] <= 1 < parting["counted_ratio"]
+    split_point = manifest["adapter"]["split_point"]
+    assert 0 < split_point["share_before"] <= 1 < split_point["counted_ratio"]
     assert sorted(entry.name for entry in place.glob("my.petm*")) == ["my.petm"], "no run folder is left"
 
     code, out, err = petm("grade", "my.petm", "more", "-o", "grades.csv")
@@ -94,7 +94,7 @@ def test_fit_grade_inspect(place, petm):
     code, out, err = petm("inspect", "my.petm")
     assert code == 0
     assert "disagreement, as in the paper" in " ".join(out.replace("│", "").split())
-    assert f"the opinions part {parting['kind']} {parting['module']}" in " ".join(out.replace("│", "").split())
+    assert f"the opinions part {split_point['kind']} {split_point['module']}" in " ".join(out.replace("│", "").split())
 
     code, out, err = petm(*fit_arguments())
     assert code == 1

@@ -56,8 +56,8 @@ def test_a_promise_that_holds(petm):
     write(graded(3000, error_rate=0.05), Path("g.parquet"))
     code, out, err = petm("my.petm", "g.parquet")
     assert (code, err) == (0, "")
-    assert out.startswith("The promise holds: of ")
-    assert "10% at most was promised." in out
+    assert out.startswith("The guarantee holds: of ")
+    assert "10% at most was guaranteed." in out
     assert "This takes the labelled for a random part" in out
     assert "No drift of suspicion is seen (Kolmogorov-Smirnov distance 0.0" in out
     assert "against 2,000 calibration samples)" in out
@@ -69,19 +69,19 @@ def test_a_promise_that_is_broken_exits_3_and_says_where(petm, place):
     code, out, err = petm("my.petm", "monday.csv", "tuesday.csv", "-o", "watch", "--json")
     assert (code, err) == (3, "")
     told = json.loads(out)
-    assert (told["verdict"], told["exit_code"], told["promise"]["limit"]) == ("broken", 3, 0.1)
+    assert (told["verdict"], told["exit_code"], told["guarantee"]["limit"]) == ("broken", 3, 0.1)
     assert [row["name"] for row in told["windows"]] == ["monday.csv", "tuesday.csv"]
     monday, tuesday = (row["wrong"] for row in told["windows"])
     assert monday["high"] < 0.1 < tuesday["low"]
     assert told["whole"]["rows"] == 1600
-    assert told["whole"]["wrong"]["of"] == monday["of"] + tuesday["of"] == told["promise"]["found"]["of"]
-    assert told["findings"][0].startswith("The promise is BROKEN: of ")
+    assert told["whole"]["wrong"]["of"] == monday["of"] + tuesday["of"] == told["guarantee"]["found"]["of"]
+    assert told["findings"][0].startswith("The guarantee is BROKEN: of ")
 
     assert sorted(path.name for path in Path("watch").iterdir()) == [
         f"monitor.{kind}" for kind in ("json", "md", "png", "svg")
     ]
     assert json.loads(Path("watch/monitor.json").read_text()) == told
-    assert Path("watch/monitor.md").read_text().startswith("# broken\n\nThe promise is BROKEN")
+    assert Path("watch/monitor.md").read_text().startswith("# broken\n\nThe guarantee is BROKEN")
     with Image.open("watch/monitor.png") as image:
         assert image.format == "PNG"
     drawn = Path("watch/monitor.svg").read_text()
@@ -93,7 +93,7 @@ def test_too_few_labels_say_how_many_would_do(petm):
     write(graded(60, error_rate=0.0, labelled=0.3), Path("g.csv"))
     code, out, _ = petm("my.petm", "g.csv")
     assert code == 0
-    assert out.startswith("It cannot be told whether the promise holds: of ")
+    assert out.startswith("It cannot be told whether the guarantee holds: of ")
     # log(0.025) / log(0.9) = 35.01
     assert "About 36 labelled trusted predictions, drawn at random, would tell at the error rate seen." in out
 
@@ -102,7 +102,7 @@ def test_no_label_at_all(petm):
     write(graded(200, labelled=0.0), Path("g.csv"))
     code, out, _ = petm("my.petm", "g.csv", "-o", "watch")
     assert code == 0
-    assert "It cannot be told whether the promise holds: no trusted prediction is labelled; 10% at most" in out
+    assert "It cannot be told whether the guarantee holds: no trusted prediction is labelled; 10% at most" in out
     assert "would tell at the error rate of the calibration samples." in out
     assert "random part" not in out
     assert Path("watch/monitor.png").stat().st_size > 10_000
@@ -119,8 +119,8 @@ def test_only_suspects_are_labelled(petm):
     assert (code, err) == (0, "")
     assert f"only suspects are labelled ({len(suspects)}), which says nothing of the trusted" in out
     code, out, _ = petm("my.petm", "g.jsonl", "--labels", "labels.jsonl", "--json")
-    promise = json.loads(out)["promise"]
-    assert (promise["labelled_trusted"], promise["labelled_suspects"]) == (0, len(suspects))
+    guarantee = json.loads(out)["guarantee"]
+    assert (guarantee["labelled_trusted"], guarantee["labelled_suspects"]) == (0, len(suspects))
 
 
 def test_labels_by_name_that_fit_in_part(petm):
@@ -130,7 +130,7 @@ def test_labels_by_name_that_fit_in_part(petm):
     Path("l.csv").write_text("\n".join(["input,label", *names, "elsewhere/1.png,cat"]) + "\n")
     code, out, err = petm("my.petm", "g.parquet", "--labels", "l.csv")
     assert code == 0
-    assert f"The promise holds: of {len(names)} labelled trusted predictions 0 are wrong" in out
+    assert f"The guarantee holds: of {len(names)} labelled trusted predictions 0 are wrong" in out
     assert err == (
         f"Warning: labels: expected inputs and rows as in the grades, got 1 of {len(names) + 1} entries that name none "
         f"of them. Compare the columns input and row.\n"
@@ -183,12 +183,12 @@ def test_each_class(petm):
     assert code == 3
     for name in ("cat", "dog", "cow"):
         assert f"Class {name}: broken, " in out
-    assert "promised in each class." in out
+    assert "guaranteed in each class." in out
     starts = [line.split()[0] for line in out.splitlines() if line[:1].isdigit()]
     assert starts == ["0", "1500", "3000"], "the rows with which windows begin"
     told = json.loads(petm("class.petm", "g.csv", "--json")[1])
-    assert set(told["promise"]["classes"]) == {"0", "1", "2"}
-    assert told["promise"]["classes"]["2"]["verdict"] == "broken"
+    assert set(told["guarantee"]["classes"]) == {"0", "1", "2"}
+    assert told["guarantee"]["classes"]["2"]["verdict"] == "broken"
 
 
 def test_nothing_promised_and_an_old_bundle(petm):
@@ -196,7 +196,7 @@ def test_nothing_promised_and_an_old_bundle(petm):
     write(graded(400, error_rate=0.5), Path("g.csv"))
     code, out, _ = petm("old.petm", "g.csv", "--fail-on-drift")
     assert code == 0
-    assert "Nothing is promised." in out
+    assert "Nothing is guaranteed." in out
     assert "Beside it: of " in out
     assert "Whether suspicion has drifted cannot be told: the bundle does not know" in out
 
@@ -239,6 +239,6 @@ def test_the_picture_is_the_same_for_the_same_grades(petm):
 def test_in_python(place):
     write(graded(500), Path("g.csv"))
     found = monitor(THRESHOLD, CALIBRATION, ["g.csv"], confidence=0.5)
-    assert found.promise.confidence == 0.5
+    assert found.guarantee.confidence == 0.5
     with pytest.raises(ArgumentError, match=r"alpha: expected a number from 0\.001 to 1, got 1"):
         monitor(THRESHOLD, CALIBRATION, ["g.csv"], alpha=1)

@@ -28,7 +28,7 @@ LABELS = torch.arange(70) % 10
 
 
 def sides(network: type[nn.Module]) -> tuple[Answers, Answers]:
-    """What an untrained A says of training and of test samples: its features are as good as any for a formula."""
+    """What an untrained network says of training and of test samples: its features are as good as any for a formula."""
     model = seeded(network).eval()
     return tuple(compute_answers(model, TensorData(x), batch_size=32) for x in (images(70), images(25, seed=5)))  # type: ignore[return-value]
 

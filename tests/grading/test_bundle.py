@@ -21,7 +21,7 @@ import petm.grading.manifest
 from networks import ResidualNet, images, randomise, seeded
 from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
-from petm.adapter.split_point import parting_of, to_json
+from petm.adapter.split_point import split_point_of, to_json
 from petm.errors import BundleError, RunError
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.manifest import FORMAT_VERSION, Manifest, MemberRecord, read_manifest
@@ -53,9 +53,9 @@ def write(path: Path, adapted: AdaptedModel, *, include_base: bool = False, over
         parameters=9,
         layers=adapted.ranks,
         adapter_parameters=3,
-        split_point=to_json(adapted.parting) if adapted.parting else None,
+        split_point=to_json(adapted.split_point) if adapted.split_point else None,
         members=tuple(MemberRecord(member.adapter, member.view) for member in adapted.members),
-        cascade_threshold=adapted.look_from,
+        cascade_threshold=adapted.cascade_threshold,
         score="mean_of_both",
         threshold=DISAGREEMENT,
         target=MaxRisk(0.02, per="class"),
@@ -289,15 +289,15 @@ def test_a_bundle_may_be_moved(bundle: Path, model: nn.Module, adapted: AdaptedM
 )
 def test_a_committee_survives(tmp_path: Path, model: nn.Module, members: tuple[Member, ...]) -> None:
     adapted = randomise(attach_adapter(model, {"conv1": 2, "fc": 4}, members=members))
-    adapted.look_from = 0.25
+    adapted.cascade_threshold = 0.25
     write(tmp_path / "c.petm", adapted)
     files = set(content(tmp_path / "c.petm"))
     second = {"second/adapter_config.json", "second/adapter_model.safetensors"}
     assert files == {"README.md", "petm.json"} | (set(FILES) | second if adapted.adapters else set())
     again, _ = read_bundle(tmp_path / "c.petm", model)
     assert again.members == members
-    assert again.look_from == 0.25
-    adapted.look_from = again.look_from = 0.0
+    assert again.cascade_threshold == 0.25
+    adapted.cascade_threshold = again.cascade_threshold = 0.0
     for one, other in zip(dual_logits(adapted, images(5)), dual_logits(again, images(5)), strict=True):
         assert torch.equal(one, other)
 
@@ -342,9 +342,9 @@ def forge(bundle: Path, where: str, value: Any) -> None:
         ("measured", [1]),
         ("score", 3),
         ("score", "x" * 100_000),
-        ("look_from", 2),
-        ("look_from", math.nan),
-        ("look_from", 10**400),
+        ("cascade_threshold", 2),
+        ("cascade_threshold", math.nan),
+        ("cascade_threshold", 10**400),
         ("members", []),
         ("members", [{"adapter": "default", "view": "same"}] * 1000),
         ("members", [{"adapter": 3, "view": "same"}]),
@@ -395,24 +395,15 @@ def test_a_forger_who_changes_nothing_is_not_refused(bundle: Path) -> None:
     read_manifest(bundle)
 
 
-def test_a_bundle_of_version_2_is_read(bundle: Path, model: nn.Module) -> None:
-    forge(bundle, "target", ...)
-    forge(bundle, "adapter/split_point", ...)
-    forge(bundle, "adapter/parting", {"kind": "somewhere"})
-    forge(bundle, "format_version", 2)
-    adapted, manifest = read_bundle(bundle, model)
-    assert (manifest.target, manifest.split_point, adapted.remembered) == (None, None, None)
-
-
 def test_a_split_point_is_checked_once_instead_of_searched_again(
     tmp_path: Path, model: nn.Module, adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = parting_of(adapted, images(4))
+    expected = split_point_of(adapted, images(4))
     write(tmp_path / "b.petm", adapted)
     again, _ = read_bundle(tmp_path / "b.petm", model)
     with monkeypatch.context() as patch:
-        patch.setattr("petm.adapter.split_point.find_parting", pytest.fail)
-        assert parting_of(again, images(4)) == expected
+        patch.setattr("petm.adapter.split_point.find_split_point", pytest.fail)
+        assert split_point_of(again, images(4)) == expected
     for one, other in zip(dual_logits(adapted, images(5)), dual_logits(again, images(5)), strict=True):
         assert torch.equal(one, other)
 
@@ -422,7 +413,7 @@ def test_a_split_point_is_checked_once_instead_of_searched_again(
     [("kind", "nowhere"), ("module", 3), ("shared", "a"), ("repeated", {"a": [3]}), ("counted_ratio", 0.5)],
 )
 def test_a_forged_split_point(tmp_path: Path, model: nn.Module, adapted: AdaptedModel, where: str, value: Any) -> None:
-    parting_of(adapted, images(4))
+    split_point_of(adapted, images(4))
     write(tmp_path / "b.petm", adapted)
     forge(tmp_path / "b.petm", f"adapter/split_point/{where}", value)
     with pytest.raises(BundleError, match=f"split_point.*{where}"):
@@ -432,8 +423,8 @@ def test_a_forged_split_point(tmp_path: Path, model: nn.Module, adapted: Adapted
 def test_a_split_point_that_is_none_of_this_network_is_searched_again(
     tmp_path: Path, model: nn.Module, adapted: AdaptedModel
 ) -> None:
-    expected = parting_of(adapted, images(4))
+    expected = split_point_of(adapted, images(4))
     write(tmp_path / "b.petm", adapted)
     forge(tmp_path / "b.petm", "adapter/split_point/module", "elsewhere")
     again, _ = read_bundle(tmp_path / "b.petm", model)
-    assert parting_of(again, images(4)) == expected
+    assert split_point_of(again, images(4)) == expected

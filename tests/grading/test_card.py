@@ -53,10 +53,13 @@ def test_the_card_says_what_was_measured(adapted: AdaptedModel, digits: tuple[Da
     manifest = read_manifest(tmp_path / "g.petm")
     assert manifest.files["README.md"] == sha256_of_file(tmp_path / "g.petm" / "README.md")
     found, held = rows(text), plain(manifest.measured)
-    assert f"On {len(digits[2])} calibration samples, on which A makes {held['calibration_errors']} errors" in text
+    assert (
+        f"On {len(digits[2])} calibration samples, on which the base model makes {held['calibration_errors']} errors"
+        in text
+    )
     for name, key in (
-        ("Recall: of A's errors, flagged", "recall"),
-        ("Precision: of the flagged, A's errors", "precision"),
+        ("Recall: of the model's errors, flagged", "recall"),
+        ("Precision: of the flagged, the model's errors", "precision"),
     ):
         share = held[key]
         spread = f"95% interval {100 * share['low']:.1f}% to {100 * share['high']:.1f}%"
@@ -69,14 +72,14 @@ def test_the_card_says_what_was_measured(adapted: AdaptedModel, digits: tuple[Da
     assert found["Layers"] == ["fc1 rank 4, fc2 rank 5"]
     assert found["Data, calibration"] == [f"899 samples, SHA-256 {digits[2].content[:12]}"]
     assert found["Seed"] == ["3"]
-    assert "Nothing is promised: the threshold flags at least 90% of the errors seen here" in text
+    assert "Nothing is guaranteed: the threshold flags at least 90% of the errors seen here" in text
 
 
 def test_the_promise_stands_in_it(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:
     grader = fit_grader(adapted, digits[2], target=MaxRisk(0.2, confidence=0.9))
     assert grader.threshold.holds
     _, text = card_of(grader, tmp_path / "g.petm")
-    assert "The promise: of later predictions at most 20% of the trusted are wrong, with 90% confidence" in text
+    assert "The guarantee: of later predictions at most 20% of the trusted are wrong, with 90% confidence" in text
 
 
 @pytest.mark.parametrize(
@@ -113,13 +116,13 @@ def test_its_code_runs(
 
 def test_a_without_adapters_at_a_view(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
     adapted = attach_adapter(model, {"fc2": 1}, members=(Member("", "mirror"),))
-    adapted.look_from = 0.25
+    adapted.cascade_threshold = 0.25
     header, text = card_of(fit_grader(adapted, digits[1], target=Coverage(0.7)), tmp_path / "g.petm")
     assert header["library_name"] == "petm"
     assert "lora" not in header["tags"]
     assert text.count("```python") == 1
     assert "A itself looks at this view of it: mirror." in text
-    assert "only where 1 minus A's greatest probability is 0.25 or more" in text
+    assert "only where 1 minus the base model's greatest probability is 0.25 or more" in text
 
 
 def test_where_a_is(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:
@@ -165,11 +168,11 @@ def test_figures_that_are_not_there(adapted: AdaptedModel, digits: tuple[Data, .
         labels = adapted(x, alpha=0).argmax(1)
     _, text = card_of(fit_grader(adapted, (x, labels)), tmp_path / "a.petm")  # type: ignore[arg-type]
     assert rows(text)["AUROC, higher is better"] == ["not defined", "not defined"]
-    assert rows(text)["Recall: of A's errors, flagged"][0] == "not defined"
+    assert rows(text)["Recall: of the model's errors, flagged"][0] == "not defined"
     assert "A made no error on the calibration samples, so how many it would find is not known" in text
     _, text = card_of(Grader(adapted, DISAGREEMENT, measured={"auroc": 0.75, "flagged": 3}), tmp_path / "c.petm")
     assert rows(text)["AUROC, higher is better"] == ["0.7500", ""]
     assert "calibration samples, on which" not in text
     _, text = card_of(Grader(adapted, Threshold(0.5, "by hand")), tmp_path / "b.petm")
     assert "What it was measured to do" not in text
-    assert "Nothing is promised. The threshold: by hand." in text
+    assert "Nothing is guaranteed. The threshold: by hand." in text

@@ -56,7 +56,7 @@ def graded(path: str | Path) -> list[dict[str, Any]]:
 
 
 def test_each_input_has_the_grade_that_the_grader_gives_it(grader: Grader, arrays: Tensor) -> None:
-    tally = grade_files(grader, open_sources(["a.npz", "c.npz"]), READER, Path("g.parquet"), told={}, batch_size=8)
+    summary = grade_files(grader, open_sources(["a.npz", "c.npz"]), READER, Path("g.parquet"), told={}, batch_size=8)
     wanted, rows = grader.grade(arrays), graded("g.parquet")
     assert [(row["input"], row["row"]) for row in rows] == [("a.npz", n) for n in range(30)] + [
         ("c.npz", n) for n in range(20)
@@ -66,7 +66,7 @@ def test_each_input_has_the_grade_that_the_grader_gives_it(grader: Grader, array
     np.testing.assert_allclose([row["suspicion"] for row in rows], wanted.suspicion, atol=1e-6)
     np.testing.assert_allclose([row["probability"] for row in rows], wanted.probability, atol=1e-5)
     assert [row["grade"] == "trusted" for row in rows] == wanted.trusted.tolist()
-    assert tally.counts == {"trusted": wanted.trusted.sum(), "suspect": (~wanted.trusted).sum(), "unreadable": 0}
+    assert summary.counts == {"trusted": wanted.trusted.sum(), "suspect": (~wanted.trusted).sum(), "unreadable": 0}
     assert sorted(path.name for path in Path().iterdir()) == ["a.npz", "b.npz", "c.npz", "g.parquet"]
 
 
@@ -84,12 +84,12 @@ def test_formats_hold_the_same(grader: Grader, arrays: Tensor) -> None:
 
 
 def test_a_damaged_file_is_a_row_and_the_next_goes_on(grader: Grader, arrays: Tensor) -> None:
-    tally = grade_files(grader, open_sources(["b.npz", "c.npz"]), READER, Path("g.parquet"), told={})
+    summary = grade_files(grader, open_sources(["b.npz", "c.npz"]), READER, Path("g.parquet"), told={})
     rows = graded("g.parquet")
     assert (rows[0]["input"], rows[0]["grade"], rows[0]["label"]) == ("b.npz", "unreadable", None)
     assert "expected an npz archive" in rows[0]["reason"]
     assert [row["row"] for row in rows[1:]] == list(range(20))
-    assert tally.counts["unreadable"] == 1
+    assert summary.counts["unreadable"] == 1
 
 
 def test_a_file_that_breaks_off_is_read_to_there(
@@ -115,21 +115,21 @@ def test_a_file_that_breaks_off_is_read_to_there(
 
 
 def test_with_labels_the_grades_are_judged(grader: Grader, arrays: Tensor) -> None:
-    tally = grade_files(
+    summary = grade_files(
         grader, open_sources(["a.npz", "b.npz", "c.npz"], label_column="label"), READER, Path("g.csv"), told={},
         labelled=True,
     )  # fmt: skip
     grades = grader.grade(arrays[:30])
     wrong = grades.labels != np.arange(30) % 4
-    found = tally.judged(grader.threshold)
+    found = summary.judged(grader.threshold)
     assert found is not None
     assert found.known == 30
     assert found.flags == detection(~grades.trusted, wrong)
     assert found.auroc == pytest.approx(auroc(grades.suspicion, wrong))
-    assert found.promise.verdict == "nothing promised"
+    assert found.guarantee.verdict == "nothing guaranteed"
     assert [row["true_label"] for row in graded("g.csv")] == [n % 4 for n in range(30)] + [None] * 21
-    tally = grade_files(grader, open_sources(["c.npz"]), READER, Path("h.csv"), told={}, labelled=True)
-    assert tally.judged(grader.threshold) is None
+    summary = grade_files(grader, open_sources(["c.npz"]), READER, Path("h.csv"), told={}, labelled=True)
+    assert summary.judged(grader.threshold) is None
 
 
 class Failing:

@@ -48,7 +48,7 @@ ORIGIN = Origin(ModelOrigin("networks:TinyCNN", classes=NAMES), InputOrigin((28,
 
 @pytest.fixture(scope="module")
 def grader(_trained: nn.Module, digits: tuple[Data, ...]) -> Grader:
-    """A trained adapter on a trained A, with a threshold that is not the default."""
+    """A trained adapter on a trained base model, with a threshold that is not the default."""
     model = copy.deepcopy(_trained)
     teacher = copy.deepcopy(model)
     with torch.no_grad():
@@ -114,13 +114,13 @@ def test_onnxruntime_alone_answers_as_the_grader(
 BY_CLASS = Threshold(0.9, "by hand", classes=tuple(Threshold(label / 10, "by hand") for label in range(10)))
 
 
-@pytest.mark.parametrize("look_from", [0.0, 0.3])
+@pytest.mark.parametrize("cascade_threshold", [0.0, 0.3])
 def test_a_committee_with_a_view_and_a_second_look(
-    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, look_from: float
+    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, cascade_threshold: float
 ) -> None:
     members = (Member(), Member("second", "mirror"), Member("", "shift 1 0"))
     adapted = randomise(attach_adapter(model, {"fc1": 2, "fc2": 2}, members=members), scale=0.3)
-    adapted.look_from = look_from
+    adapted.cascade_threshold = cascade_threshold
     grader = replace(fit_grader(adapted, digits[1], target=Recall(0.8)), threshold=BY_CLASS)
     export_onnx(grader, tmp_path / "committee.onnx", digits[0].inputs(range(3)))
     expected, found = grader.grade(digits[2]), OnnxGrader(tmp_path / "committee.onnx").grade(digits[2])
@@ -459,7 +459,10 @@ def test_export_then_grade(petm: Any, digits: tuple[Data, ...]) -> None:
 
 def test_grade_refuses_what_a_graph_has_already(petm: Any) -> None:
     for options, message in (
-        (("--model", "networks:TinyCNN"), "--model, --weights: expected neither beside model.onnx, which holds A"),
+        (
+            ("--model", "networks:TinyCNN"),
+            "--model, --weights: expected neither beside model.onnx",
+        ),
         (("--device", "mps"), "--device: expected auto, cpu, cuda for an .onnx file, got mps"),
     ):
         code, _, err = petm("grade", "model.onnx", "more", *options)
@@ -472,7 +475,7 @@ def test_grade_refuses_what_a_graph_has_already(petm: Any) -> None:
 def test_a_graph_says_how_a_processor_reads_its_inputs(
     grader: Grader, digits: tuple[Data, ...], tmp_path: Path
 ) -> None:
-    """Else its images would be read without A's normalisation."""
+    """Else its images would be read without the base model's normalisation."""
     read = replace(grader, origin=replace(grader.origin, inputs=InputOrigin(processor="a/folder")))
     export_onnx(read, tmp_path / "g.onnx", digits[0].inputs(range(4)))
     assert OnnxGrader(tmp_path / "g.onnx").origin.inputs.processor == "a/folder"

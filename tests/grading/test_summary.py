@@ -3,7 +3,7 @@ import pytest
 
 from petm.grading.grade_table import grade_table
 from petm.grading.grades import Grades
-from petm.grading.summary import Tally
+from petm.grading.summary import Summary
 from petm.selective.metrics import auroc
 from petm.selective.thresholds import DISAGREEMENT, risk_threshold
 
@@ -27,15 +27,15 @@ def table(count: int, seed: int = 0, *, known: float = 1.0):
 
 
 def test_counts_and_judgement_over_several_tables() -> None:
-    tally, held = Tally(labelled=True), []
+    summary, held = Summary(labelled=True), []
     for seed in range(3):
         made, suspicion, wrong = table(200, seed, known=0.6)
-        tally.add(made)
+        summary.add(made)
         held.append((suspicion, wrong))
     suspicion, wrong = (np.concatenate(parts) for parts in zip(*held, strict=True))
-    assert tally.counts["unreadable"] == 60
-    assert sum(tally.counts.values()) == 600
-    found = tally.judged(DISAGREEMENT)
+    assert summary.counts["unreadable"] == 60
+    assert sum(summary.counts.values()) == 600
+    found = summary.judged(DISAGREEMENT)
     assert found is not None
     assert found.known == len(wrong)
     assert found.flags.caught == (wrong & (suspicion >= 0.5)).sum()
@@ -45,28 +45,28 @@ def test_counts_and_judgement_over_several_tables() -> None:
 
 def test_a_broken_promise_is_found() -> None:
     made, suspicion, wrong = table(3000)
-    tally = Tally(labelled=True)
-    tally.add(made)
+    summary = Summary(labelled=True)
+    summary.add(made)
     easy = risk_threshold(np.linspace(0, 1, 2000), np.zeros(2000, bool), max_risk=0.01)
     assert easy.holds
-    judged = tally.judged(easy)
+    judged = summary.judged(easy)
     assert judged is not None
-    found = judged.promise
+    found = judged.guarantee
     assert (found.found.count, found.found.of) == ((wrong & (suspicion < 0.5)).sum(), (suspicion < 0.5).sum())
     assert found.verdict == "broken"
 
 
 def test_without_labels_nothing_is_judged() -> None:
     made, _, _ = table(50, known=0.0)
-    tally = Tally(labelled=True)
-    tally.add(made)
-    assert tally.judged(DISAGREEMENT) is None
+    summary = Summary(labelled=True)
+    summary.add(made)
+    assert summary.judged(DISAGREEMENT) is None
 
 
 def test_one_kind_of_prediction_has_no_auroc() -> None:
     grades = Grades(*(np.zeros(4, int),) * 2, np.arange(4.0), np.zeros(4), np.ones(4, bool))
-    tally = Tally(labelled=True)
-    tally.add(grade_table(["x"] * 4, [0, 1, 2, 3], grades, (), true_labels=[0, 0, 0, 0]))
-    judged = tally.judged(DISAGREEMENT)
+    summary = Summary(labelled=True)
+    summary.add(grade_table(["x"] * 4, [0, 1, 2, 3], grades, (), true_labels=[0, 0, 0, 0]))
+    judged = summary.judged(DISAGREEMENT)
     assert judged is not None
     assert judged.auroc is None

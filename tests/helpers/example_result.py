@@ -38,7 +38,7 @@ def example() -> dict[str, Any]:
     }
     result = {
         "protocol": {
-            "base_epochs": 4, "twin_epochs": 6, "epochs": 60, "patience": None, "batch_size": 32, "epsilon": 0.1,
+            "base_epochs": 4, "teacher_epochs": 6, "epochs": 60, "patience": None, "batch_size": 32, "epsilon": 0.1,
             "start": "base", "samples": "replaced", "temperature": 1.0, "seed": 7, "base_weights": None,
         },
         "data": {
@@ -47,8 +47,8 @@ def example() -> dict[str, Any]:
         },
         "base": {"parameters": 1000, "test_accuracy": 0.96, "train_errors": 1, "test_errors": 40},
         "fidelity": {
-            "base_at_alpha_0": 1.0, "twin_at_alpha_1": 0.98765, "small_twin_at_alpha_1": 0.9,
-            "error_set": {"base_at_alpha_0": 1.0, "twin_at_alpha_1": 0.5, "small_twin_at_alpha_1": float("nan")},
+            "base_at_alpha_0": 1.0, "teacher_at_alpha_1": 0.98765, "small_teacher_at_alpha_1": 0.9,
+            "error_set": {"base_at_alpha_0": 1.0, "teacher_at_alpha_1": 0.5, "small_teacher_at_alpha_1": float("nan")},
         },
         "detection": {name: found(*counts) for name, counts in caught.items()},
         "ranking": {name: {"auroc": 0.98765, "aupr_error": float("nan")} for name in caught},
@@ -60,21 +60,21 @@ def example() -> dict[str, Any]:
             "softmax": differences(recall="better", precision="better", auroc="better"),
         },
         "cost": {
-            "base_parameters": 1000, "twin_parameters": 1000, "adapter_parameters": 500, "small_parameters": 20,
-            "base_bytes": 4000, "twin_bytes": 4000, "adapter_bytes": 2000, "small_bytes": 80,
-            "adapter_over_twin": 0.5, "small_over_twin": 0.02,
+            "base_parameters": 1000, "teacher_parameters": 1000, "adapter_parameters": 500, "small_parameters": 20,
+            "base_bytes": 4000, "teacher_bytes": 4000, "adapter_bytes": 2000, "small_bytes": 80,
+            "adapter_over_teacher": 0.5, "small_over_teacher": 0.02,
             "system_over_petm": 0.75, "small_system_over_petm": 0.51,
         },
         "drift": [
             {"layer": "conv1", "relative_norm": 0.0956, "rank_90": 2, "full_rank": 9},
             {"layer": "fc1", "relative_norm": float("inf"), "rank_90": 13, "full_rank": 128},
         ],
-        "dial": {
-            "alpha": [0.0, 0.5, 1.0], "fidelity_to_base": [1.0, 0.99, 0.95], "fidelity_to_twin": [0.9, 0.95, 0.98],
+        "sweep": {
+            "alpha": [0.0, 0.5, 1.0], "fidelity_to_base": [1.0, 0.99, 0.95], "fidelity_to_teacher": [0.9, 0.95, 0.98],
         },
         "figure_1": {
-            "conv1_explained": {"base": [0.3, 0.2, 0.5], "twin": [0.5, 0.25, 0.25]},
-            "conv2_explained": {"base": [0.3, 0.2, 0.5], "twin": [0.5, 0.25, 0.25]},
+            "conv1_explained": {"base": [0.3, 0.2, 0.5], "teacher": [0.5, 0.25, 0.25]},
+            "conv2_explained": {"base": [0.3, 0.2, 0.5], "teacher": [0.5, 0.25, 0.25]},
             "silhouette_features": 0.1, "silhouette_map": 0.04, "probe_accuracy": 0.875, "images": 300,
         },
         "training": {"lora_petm": {"epochs": 23, "best_epoch": 18, "loss": 0.0159}},
@@ -83,12 +83,12 @@ def example() -> dict[str, Any]:
         "versions": {"python": "3.11.7", "petm": "0.1.0"},
         "paper": {
             "source": "LoRA-PETM (ACK 2025)",
-            "fidelity": {"base_at_alpha_0": 1.0, "twin_at_alpha_1": 0.96},
+            "fidelity": {"base_at_alpha_0": 1.0, "teacher_at_alpha_1": 0.96},
             "detection": {
                 "petm": {"recall": 0.8750, "precision": 0.5904},
                 "lora_petm": {"recall": 0.8842, "precision": 0.5348},
             },
-            "cost": {"adapter_over_twin": 0.5, "system_over_petm": 0.75},
+            "cost": {"adapter_over_teacher": 0.5, "system_over_petm": 0.75},
         },
     }  # fmt: skip
     return json.loads(json.dumps(plain(result), allow_nan=False))

@@ -31,18 +31,18 @@ def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_filter_pca_agrees_with_the_covariance_matrix() -> None:
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(32, 1, 3, 3, generator=generator)
-    twin = base + 0.5 * torch.randn(32, 1, 3, 3, generator=generator)
-    result = filter_pca(base, twin)
-    rows = torch.cat((base, twin)).flatten(1).double().numpy()
+    teacher = base + 0.5 * torch.randn(32, 1, 3, 3, generator=generator)
+    result = filter_pca(base, teacher)
+    rows = torch.cat((base, teacher)).flatten(1).double().numpy()
     variances, axes = principal_axes(rows)
     expected = (rows - rows.mean(axis=0)) @ axes[:, :2]
-    got = np.concatenate((result.base, result.twin))
+    got = np.concatenate((result.base, result.teacher))
     assert got.dtype == np.float64
-    assert result.base.shape == result.twin.shape == (32, 2)
+    assert result.base.shape == result.teacher.shape == (32, 2)
     signs = np.sign((got * expected).sum(axis=0))  # the direction of an axis is free
     np.testing.assert_allclose(got, signs * expected, atol=1e-10)
     np.testing.assert_allclose(result.explained, (variances / variances.sum())[:2], rtol=1e-10)
-    for weight, explained in ((base, result.base_explained), (twin, result.twin_explained)):
+    for weight, explained in ((base, result.base_explained), (teacher, result.teacher_explained)):
         own, _ = principal_axes(weight.flatten(1).double().numpy())
         np.testing.assert_allclose(explained, own / own.sum(), rtol=1e-8)
 
@@ -51,14 +51,14 @@ def test_filters_on_one_line_need_one_axis() -> None:
     torch.manual_seed(0)
     line = torch.linspace(-1, 1, 16)[:, None] * torch.randn(1, 18)
     result = filter_pca(torch.randn(16, 2, 3, 3), line.reshape(16, 2, 3, 3))
-    assert result.twin_explained[0] == pytest.approx(1)
+    assert result.teacher_explained[0] == pytest.approx(1)
     assert result.base_explained[0] < 0.5
 
 
 @pytest.mark.parametrize(
-    ("base", "twin", "message"),
+    ("base", "teacher", "message"),
     [
-        (torch.rand(4, 9), torch.rand(4, 8), r"twin_weight: expected the base model's shape \(4, 9\), got \(4, 8\)\."),
+        (torch.rand(4, 9), torch.rand(4, 8), r"teacher_weight: expected the model's shape \(4, 9\), got \(4, 8\)\."),
         (
             torch.rand(1, 9),
             torch.rand(1, 9),
@@ -69,12 +69,12 @@ def test_filters_on_one_line_need_one_axis() -> None:
             torch.rand(4, 1),
             r"base_weight: expected at least 2 filters of at least 2 values, got .*\(4, 1\)",
         ),
-        (torch.rand(4, 9), torch.ones(4, 9), r"twin_weight: expected filters that differ, got 4 equal ones\."),
+        (torch.rand(4, 9), torch.ones(4, 9), r"teacher_weight: expected filters that differ, got 4 equal ones\."),
     ],
 )
-def test_filter_pca_faults(base: Tensor, twin: Tensor, message: str) -> None:
+def test_filter_pca_faults(base: Tensor, teacher: Tensor, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        filter_pca(base, twin)
+        filter_pca(base, teacher)
 
 
 # feature_tsne
@@ -84,7 +84,7 @@ def test_the_same_model_twice_cannot_be_told_apart() -> None:
     model = network()
     result = feature_tsne(model, copy.deepcopy(model), "0", images())
     assert result.layer == "0"
-    assert result.base.shape == result.twin.shape == (40, 2)
+    assert result.base.shape == result.teacher.shape == (40, 2)
     assert result.base.dtype == np.float64
     assert abs(result.probe_accuracy - 0.5) <= 0.1
     assert abs(result.silhouette_features) < 0.05
@@ -93,35 +93,35 @@ def test_the_same_model_twice_cannot_be_told_apart() -> None:
 
 def test_shifted_features_are_told_apart_and_nothing_else_changes() -> None:
     base, inputs = network(), images()
-    twin = copy.deepcopy(base)
+    teacher = copy.deepcopy(base)
     with torch.no_grad():
-        twin[0].bias += 5
+        teacher[0].bias += 5
     base.train()
     base[0].eval()
     before = [module.training for module in base.modules()]
-    result = feature_tsne(base, twin, "0", inputs)
+    result = feature_tsne(base, teacher, "0", inputs)
     assert result.probe_accuracy == 1
     # The shift is 5 in each of 144 features, and two images differ by less than 1 in each.
     assert result.silhouette_features > 0.8
     assert result.silhouette_map > 0.5
     assert [module.training for module in base.modules()] == before
     assert not base[0]._forward_hooks
-    assert not twin[0]._forward_hooks
+    assert not teacher[0]._forward_hooks
 
 
 def test_the_silhouette_is_that_of_its_definition() -> None:
     """Features of 3 values are only rotated by PCA, so the distances are those of the features themselves."""
     torch.manual_seed(0)
-    base, twin = (nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Linear(3, 2)) for _ in range(2))
+    base, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Linear(3, 2)) for _ in range(2))
     inputs = images(20)
     with torch.no_grad():
-        features = torch.cat([model[:2](inputs) for model in (base, twin)]).double()
+        features = torch.cat([model[:2](inputs) for model in (base, teacher)]).double()
     values = []
     for i, distances in enumerate(torch.cdist(features, features)):
         own, other = (distances[:20], distances[20:]) if i < 20 else (distances[20:], distances[:20])
         within, between = float(own.sum() / 19), float(other.mean())
         values.append((between - within) / max(within, between))
-    result = feature_tsne(base, twin, "1", inputs)
+    result = feature_tsne(base, teacher, "1", inputs)
     assert result.silhouette_features == pytest.approx(np.mean(values), abs=1e-4)
 
 
@@ -130,21 +130,21 @@ def test_features_are_taken_before_the_next_layer_works_in_place() -> None:
     base, inputs = network(), images()
     with torch.no_grad():
         base[0].bias -= 10
-    twin = copy.deepcopy(base)
+    teacher = copy.deepcopy(base)
     with torch.no_grad():
-        twin[0].bias -= 5
-    assert feature_tsne(base, twin, "0", inputs).probe_accuracy == 1
+        teacher[0].bias -= 5
+    assert feature_tsne(base, teacher, "0", inputs).probe_accuracy == 1
     with pytest.raises(
         ArgumentError, match=r"layer: expected at least 2 finite features that vary, got none such in '1'\."
     ):
-        feature_tsne(base, twin, "1", inputs)
+        feature_tsne(base, teacher, "1", inputs)
 
 
 def test_the_same_seed_gives_the_same_map_and_more_than_one_batch_keeps_the_order() -> None:
-    base, twin, inputs = network(0), network(1), images(260)
-    first, second = (feature_tsne(base, twin, "3", inputs, seed=3) for _ in range(2))
+    base, teacher, inputs = network(0), network(1), images(260)
+    first, second = (feature_tsne(base, teacher, "3", inputs, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first.base, second.base)
-    np.testing.assert_array_equal(first.twin, second.twin)
+    np.testing.assert_array_equal(first.teacher, second.teacher)
     assert first.probe_accuracy == second.probe_accuracy
     assert first.silhouette_map == second.silhouette_map
     assert first.perplexity == 30
@@ -196,5 +196,5 @@ def test_feature_faults() -> None:
         feature_tsne(model, model, "0", images(9))
     with pytest.raises(ArgumentError, match=r"perplexity: expected a positive number, got 0\."):
         feature_tsne(model, model, "0", images(), perplexity=0)
-    with pytest.raises(ModelError, match=r"twin: expected 144 features in layer '0' as in the base model, got 180\."):
+    with pytest.raises(ModelError, match=r"teacher: expected 144 features in layer '0' as in the model, got 180\."):
         feature_tsne(model, network(width=5), "0", images())

@@ -6,7 +6,7 @@ from petm.paper.comparison import compare_detectors
 
 
 def test_methods_by_hand():
-    # Four samples of class 0; A is wrong on the last two, and least sure of the first.
+    # Four samples of class 0; the base model is wrong on the last two, and least sure of the first.
     base = torch.tensor([[0.1, 0.0], [3.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
     catches_one = torch.tensor([[5.0, 0.0], [5.0, 0.0], [0.0, 5.0], [4.0, 0.0]])
     catches_both = torch.tensor([[5.0, 0.0], [0.0, 1.0], [5.0, 0.0], [5.0, 0.0]])
@@ -16,7 +16,9 @@ def test_methods_by_hand():
     one, both, softmax = (found["detection"][name] for name in ("one", "both", "softmax"))
     assert (one["recall"], one["precision"], one["flagged"], one["errors"], one["caught"]) == (0.5, 1.0, 1, 2, 1)
     assert (both["recall"], both["precision"], both["flagged"]) == (1.0, 2 / 3, 3)
-    assert (softmax["flagged"], softmax["caught"]) == (1, 0), "as many flags as the lead, on A's least sure sample"
+    assert (softmax["flagged"], softmax["caught"]) == (1, 0), (
+        "as many flags as the lead, on the model's least sure sample"
+    )
 
     wrong = [False, False, True, True]
     doubt = 1 - base.double().softmax(1).amax(1).numpy()

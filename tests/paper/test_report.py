@@ -124,8 +124,8 @@ def test_every_figure_is_in_the_page_and_is_named(page: Page) -> None:
         assert "viewbox" in attributes
         assert "width" not in attributes
     assert "Figure 1. There the conv1 filters" in page.text
-    assert "hold 50.0% of the variance of A's conv1 filters and 75.0% of those of A'" in page.text
-    assert "does not part A from A' (silhouette 0.04)" in page.text
+    assert "hold 50.0% of the variance of the model's conv1 filters and 75.0% of those of the teacher" in page.text
+    assert "does not separate the model from the teacher (silhouette 0.04)" in page.text
 
 
 def test_every_table_names_its_rows_and_columns(page: Page) -> None:
@@ -141,7 +141,7 @@ def test_the_curves_are_told_in_words_and_tables(page: Page) -> None:
     assert "The diamond is the paper's flag: it trusts 95.0%, and of these 5.3% (4.0–6.9) are wrong." in page.text
     assert "each probability is that of a curve fitted on the other folds of a cross-validation" in page.text
     # Half are 500: of the least suspect 26 are wrong, of the most suspect the 50 on top and 24 of the other 450.
-    assert "Coverage LoRA-PETM A's softmax 50% 5.20% 14.80% 60%" in page.text
+    assert "Coverage LoRA-PETM the model's softmax 50% 5.20% 14.80% 60%" in page.text
     labels = [attributes["aria-label"] for attributes in page.all("svg")]
     assert any(label.startswith("Scatter plot of the observed share of errors") for label in labels)
     assert any(label.startswith("Line chart of risk over coverage") for label in labels)
@@ -172,9 +172,9 @@ def test_names_from_the_data_are_text_and_never_markup(html: str, page: Page) ->
 
 
 def test_the_gallery_shows_both_opinions_and_who_is_wrong(html: str, page: Page) -> None:
-    assert "A is wrong on 1 of these 2." in page.text
+    assert "The base model is wrong on 1 of these 2." in page.text
     first, second = (Page(item).text for item in re.findall(r"<li>.*?</li>", html, re.DOTALL))
-    assert first.startswith("A is wrong True class <b>bee</b> Image a/<img src=x>.png Suspicion 0.62")
+    assert first.startswith("The model is wrong True class <b>bee</b> Image a/<img src=x>.png Suspicion 0.62")
     assert "A cat & dog 75.0% Second opinion <b>bee</b> 90.0%" in first
     assert second.startswith("A is right True class é Image 17")
     assert "A é 87.5% Second opinion cat & dog 56.2%" in second
@@ -260,10 +260,13 @@ def test_inline_svg_keeps_the_drawing_and_drops_what_belongs_to_a_file() -> None
 def test_the_summary_says_what_was_found_and_at_what_cost() -> None:
     told = summary(example())
     assert told.startswith(
-        "The base model A answers 96.0% of 1,000 test images right and is wrong on 40; 1 error on its training data "
-        "made the error set of A'. LoRA-PETM, an adapter of 500 parameters (50.0% of A'), flags 40 answers and finds "
-        "20 of the 40 errors: recall 50.0%, precision 50.0%. A small adapter (2.0% of A') finds 10 with 16 flags. "
-        "Against A's own softmax, which finds 0 with 0 flags, LoRA-PETM is better in recall, precision and AUROC. "
+        "The model answers 96.0% of 1,000 test images right and is wrong on 40; 1 error on its training data "
+        "made the error set of the teacher. LoRA-PETM, an adapter of 500 parameters (50.0% of the teacher), "
+        "flags 40 answers and finds "
+        "20 of the 40 errors: recall 50.0%, precision 50.0%. A small adapter (2.0% of the teacher) finds 10 with "
+        "16 flags. "
+        "Against the model's own softmax, which finds 0 with 0 flags, LoRA-PETM is better in recall, precision "
+        "and AUROC. "
     )
     assert (
         "which finds 20 with 44 flags, there is no clear difference in recall, precision or AUROC: as far as 40 errors "

@@ -16,7 +16,7 @@ from petm.models.loading import save_weights
 from petm.paper import reproduction
 from petm.paper.reproduction import PROTOCOLS, reproduce
 
-QUICK = replace(PROTOCOLS["digits"], base_epochs=2, twin_epochs=1, epochs=2, patience=1)
+QUICK = replace(PROTOCOLS["digits"], base_epochs=2, teacher_epochs=1, epochs=2, patience=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def test_result_json_has_what_is_documented(done):
     result = json.loads((done.folder / "result.json").read_text())
     assert result == done.result
     assert set(result["base"]) == {"parameters", "test_accuracy", "train_errors", "test_errors"}
-    assert {"base_at_alpha_0", "twin_at_alpha_1", "small_twin_at_alpha_1", "error_set"} == set(result["fidelity"])
+    assert {"base_at_alpha_0", "teacher_at_alpha_1", "small_teacher_at_alpha_1", "error_set"} == set(result["fidelity"])
     methods = {"petm", "lora_petm", "lora_petm_small", "control", "petm_control", "softmax"}
     assert set(result["detection"]) == set(result["ranking"]) == methods
     assert set(result["differences"]) == methods - {"lora_petm"}
     assert {"recall", "precision", "flagged", "errors", "caught"} <= set(result["detection"]["control"])
     assert [entry["layer"] for entry in result["drift"]] == ["conv1", "conv2", "fc1", "fc2"]
-    assert {"base", "twin", "lora_petm", "judge", "analysis"} <= set(result["seconds"])
+    assert {"base", "teacher", "lora_petm", "judge", "analysis"} <= set(result["seconds"])
     assert result["seed"] == 0
     assert result["versions"]["torch"] == torch.__version__
     page = (Path(__file__).parents[2] / "docs" / "result.md").read_text()
@@ -55,12 +55,12 @@ def test_figures_follow_from_the_paper_network(done):
     cost = done.result["cost"]
     assert cost["base_parameters"] == 32 * 10 + 64 * (32 * 9 + 1) + 128 * 9217 + 10 * 129 == 1_199_882
     assert cost["adapter_parameters"] == 4 * (9 + 32) + 64 * (9216 + 128) + 5 * (128 + 10) == 598_870
-    assert cost["adapter_over_twin"] <= 0.5
+    assert cost["adapter_over_teacher"] <= 0.5
     assert cost["system_over_petm"] <= 0.75
-    assert cost["small_over_twin"] <= 0.02
+    assert cost["small_over_teacher"] <= 0.02
     assert done.result["fidelity"]["base_at_alpha_0"] == 1.0
     assert done.result["fidelity"]["error_set"]["base_at_alpha_0"] == 1.0
-    assert done.result["dial"]["fidelity_to_base"][0] == 1.0
+    assert done.result["sweep"]["fidelity_to_base"][0] == 1.0
 
 
 def test_counts_agree_with_each_other(done, parts):
@@ -99,7 +99,9 @@ def test_base_without_errors_cannot_be_learned_from(parts, tmp_path):
     answers = model(inputs).argmax(1)
     assert len(answers.unique()) > 1
     save_weights(model, tmp_path / "a.safetensors")
-    with pytest.raises(NothingToLearnError, match=r"got none of 64\. The method learns from A's errors: give it"):
+    with pytest.raises(
+        NothingToLearnError, match=r"got none of 64\. The method learns from the model's errors: give it"
+    ):
         reproduce(
             petm.TensorData(inputs, answers),
             test,
@@ -135,7 +137,7 @@ def test_killed_run_resumes_to_the_same_result(done, tmp_path):
     """Killed with SIGKILL at several moments, each time in another training, and resumed each time."""
     code = KILLED.replace("QUICK", f"reproduction.Protocol(**{QUICK.__dict__!r})")
     arguments = [sys.executable, "-c", code, str(tmp_path / "run"), "import torch; torch.set_num_threads(1)"]
-    for step in ("base", "twin", "lora_petm", "control"):
+    for step in ("base", "teacher", "lora_petm", "control"):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         checkpoint = tmp_path / "run" / "checkpoints" / f"{step}.safetensors"
         while not checkpoint.exists():
@@ -145,5 +147,5 @@ def test_killed_run_resumes_to_the_same_result(done, tmp_path):
         process.wait()
     subprocess.run(arguments, check=True, capture_output=True, timeout=300)
     resumed = json.loads((tmp_path / "run" / "result.json").read_text())
-    for key in ("base", "fidelity", "detection", "ranking", "differences", "drift", "dial", "training"):
+    for key in ("base", "fidelity", "detection", "ranking", "differences", "drift", "sweep", "training"):
         assert resumed[key] == done.result[key], key

@@ -49,28 +49,28 @@ def test_the_papers_figure_draws_every_point_and_names_the_numbers() -> None:
     figure = paper_figure(conv1, conv2, layer)
     assert len(figure.axes) == 3
     for axes, held in zip(figure.axes, (conv1, conv2, layer), strict=True):
-        base, twin = axes.collections
+        base, teacher = axes.collections
         np.testing.assert_array_equal(base.get_offsets(), held.base)
-        np.testing.assert_array_equal(twin.get_offsets(), held.twin)
+        np.testing.assert_array_equal(teacher.get_offsets(), held.teacher)
         assert to_hex(base.get_facecolor()[0]) == BASE_COLOUR.lower()
-        assert to_hex(twin.get_facecolor()[0]) == TWIN_COLOUR.lower()
-        assert len(base.get_paths()[0].vertices) != len(twin.get_paths()[0].vertices), "markers differ too"
+        assert to_hex(teacher.get_facecolor()[0]) == TWIN_COLOUR.lower()
+        assert len(base.get_paths()[0].vertices) != len(teacher.get_paths()[0].vertices), "markers differ too"
     shown = texts(figure)
     for part in (
-        "conv1 filters", "conv2 filters", "A 75%, A' 96%", "PC1 (50%)", "PC2 (25%)", "block.0 features, t-SNE",
-        "silhouette 0.00 (before t-SNE 0.12)", "98.7% right", "base model A", "twin A'",
+        "conv1 filters", "conv2 filters", "A 75%, the teacher 96%", "PC1 (50%)", "PC2 (25%)", "block.0 features, t-SNE",
+        "silhouette 0.00 (before t-SNE 0.12)", "98.7% right", "base model A", "teacher A'",
     ):  # fmt: skip
         assert part in shown
 
 
 def test_the_alpha_figure_draws_both_lines() -> None:
-    alphas, to_base, to_twin = [0, 0.5, 1], [1, 0.99, 0.97], [0.97, 0.98, 0.995]
-    figure = alpha_figure(alphas, to_base, to_twin)
-    base, twin = figure.axes[0].lines
+    alphas, to_base, to_teacher = [0, 0.5, 1], [1, 0.99, 0.97], [0.97, 0.98, 0.995]
+    figure = alpha_figure(alphas, to_base, to_teacher)
+    base, teacher = figure.axes[0].lines
     np.testing.assert_array_equal(base.get_xydata(), np.column_stack((alphas, to_base)))
-    np.testing.assert_array_equal(twin.get_xydata(), np.column_stack((alphas, to_twin)))
-    assert "to the base model A" in texts(figure)
-    assert "to the twin A'" in texts(figure)
+    np.testing.assert_array_equal(teacher.get_xydata(), np.column_stack((alphas, to_teacher)))
+    assert "to the model" in texts(figure)
+    assert "to the teacher" in texts(figure)
 
 
 def test_the_drift_figure_draws_a_bar_a_layer_from_the_top() -> None:
@@ -106,13 +106,13 @@ def test_the_reliability_figure_draws_each_bin_with_its_interval() -> None:
     (intervals,) = axes.collections
     for segment, part in zip(intervals.get_segments(), bins, strict=True):
         np.testing.assert_allclose(
-            segment, [(part.promised, part.observed.low), (part.promised, part.observed.high)], atol=1e-12
+            segment, [(part.guaranteed, part.observed.low), (part.guaranteed, part.observed.high)], atol=1e-12
         )
     np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
     assert axes.get_xlim() == axes.get_ylim()
     assert axes.get_xlim()[1] > share(30, 90).high
     shown = texts(figure)
-    for part in ("as promised", "95% interval", "observed", "promised probability of error", "5%"):
+    for part in ("as guaranteed", "95% interval", "observed", "guaranteed probability of error", "5%"):
         assert part in shown
     quarter, whole = (axes.transData.transform((x, 0))[0] - axes.transData.transform((0, 0))[0] for x in (0.0625, 0.25))
     assert whole == pytest.approx(2 * quarter), "a square-root scale"
@@ -122,7 +122,7 @@ def lines() -> dict[str, RiskCurve]:
     coverage = np.array([0.05, 0.5, 1.0])
     return {
         "Grader": RiskCurve(coverage, np.array([1.0, 0.02, 0.1])),
-        "A's softmax": RiskCurve(coverage, np.array([0.0, 0.05, 0.1])),
+        "the model's softmax": RiskCurve(coverage, np.array([0.0, 0.05, 0.1])),
     }
 
 
@@ -137,7 +137,7 @@ def test_the_risk_figure_draws_both_curves_and_marks_the_chosen_point() -> None:
     np.testing.assert_allclose(chosen.get_xydata(), [(0.75, 0.05)])
     assert axes.get_ylim() == pytest.approx((0, 0.11)), "one error among the first few does not flatten the rest"
     shown = texts(figure)
-    for part in ("Grader", "A's softmax", "the flag", "coverage", "risk"):
+    for part in ("Grader", "the model's softmax", "the flag", "coverage", "risk"):
         assert part in shown
 
 

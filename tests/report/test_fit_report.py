@@ -13,7 +13,7 @@ from torch import nn
 from html_page import Page
 from networks import randomise
 from petm.adapter.model import AdaptedModel, attach_adapter
-from petm.adapter.one_pass import look_at_most
+from petm.adapter.one_pass import set_cascade
 from petm.cli.fit import fit
 from petm.data.base import Data, TensorData
 from petm.errors import DataError, RunError
@@ -173,7 +173,7 @@ def test_a_model_without_errors_has_a_page_that_says_so(
 
 def test_samples_that_set_no_threshold_are_told_apart(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
     threshold_set_on = calibration.subset(range(30, 300))
-    look_at_most(adapted, calibration.subset(range(30)), 0.5)
+    set_cascade(adapted, calibration.subset(range(30)), 0.5)
     origin = Origin(data={"calibration": describe_data(threshold_set_on)})
     grader = fit_grader(adapted, threshold_set_on, target=Recall(0.9), origin=origin)
     assert "set on 270 of these very samples" in written(grader, calibration, tmp_path / "all.html")[1].text

@@ -119,11 +119,11 @@ def test_settings_and_seconds_are_in_words() -> None:
     settings = dict(tables["settings"].rows)
     assert settings["Training data"] == "digits, 2,000 samples, SHA-256 abababababab…"
     assert settings["Weights of A"] == "trained here"
-    assert settings["A' learns from"] == "all data, A's errors replaced"
+    assert settings["the teacher learns from"] == "all data, the model's errors replaced"
     assert settings["Epochs without gain before it stops"] == "never stops early"
     assert (settings["FGSM epsilon"], settings["Temperature of the distillation"]) == ("0.1", "1")
     assert tables["seconds"].rows == (
-        ("Find and replace A's errors", "–", "–", "0.5"),
+        ("Find and replace the model's errors", "–", "–", "0.5"),
         ("Distill the adapter", "23", "18", "11.5"),
         ("something new", "–", "–", "2,000.0"),
         ("Total", "–", "–", "2,011.9"),

@@ -1,4 +1,4 @@
-"""Whether a promise holds: the interval by its definition, verdicts, and how often these are wrong."""
+"""Whether a guarantee holds: the interval by its definition, verdicts, and how often these are wrong."""
 
 import math
 
@@ -10,7 +10,7 @@ from scipy.stats import binom
 from petm.errors import ArgumentError
 from petm.selective.monitoring import (
     LabelledCounts,
-    check_promise,
+    check_guarantee,
     exact_share,
     samples_to_tell,
 )
@@ -62,7 +62,7 @@ def test_without_a_trial_nothing_is_known():
     ],
 )
 def test_verdicts(right, wrong, verdict):
-    check = check_promise(RISK, *rows(right, wrong, suspects_right=30, suspects_wrong=70))
+    check = check_guarantee(RISK, *rows(right, wrong, suspects_right=30, suspects_wrong=70))
     low, high = clopper_pearson(wrong, right + wrong, 0.95)
     assert verdict == ("holds" if high <= 0.05 else "broken" if low > 0.05 else "cannot tell"), "the test's own table"
     assert check.verdict == verdict
@@ -74,20 +74,20 @@ def test_verdicts(right, wrong, verdict):
 
 
 def test_another_confidence():
-    assert check_promise(RISK, *rows(88, 12), confidence=0.999).verdict == "cannot tell"
-    assert check_promise(RISK, *rows(88, 12), confidence=0.999).confidence == 0.999
+    assert check_guarantee(RISK, *rows(88, 12), confidence=0.999).verdict == "cannot tell"
+    assert check_guarantee(RISK, *rows(88, 12), confidence=0.999).confidence == 0.999
     for level in (0, 1, 1.5):
         with pytest.raises(ArgumentError, match=rf"confidence: expected a number between 0 and 1, got {level}"):
-            check_promise(RISK, *rows(88, 12), confidence=level)
+            check_guarantee(RISK, *rows(88, 12), confidence=level)
 
 
 def test_labels_of_suspects_alone_say_nothing_of_the_trusted():
-    check = check_promise(RISK, *rows(suspects_right=400, suspects_wrong=100))
+    check = check_guarantee(RISK, *rows(suspects_right=400, suspects_wrong=100))
     assert check.verdict == "cannot tell"
     assert check.only_suspects
     assert check.found.of == 0
     assert check.samples_needed == samples_to_tell(0.02, 0.05, 0.95), "at the rate of the calibration samples"
-    assert not check_promise(RISK, *rows()).only_suspects
+    assert not check_guarantee(RISK, *rows()).only_suspects
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.045, 0.08, 0.5, 1.0])
@@ -108,34 +108,34 @@ def test_samples_to_tell(rate, confidence):
 
 def test_a_share_at_the_limit_is_never_told():
     assert samples_to_tell(0.05, 0.05, 0.95) is None
-    check = check_promise(RISK, *rows(95, 5))
+    check = check_guarantee(RISK, *rows(95, 5))
     assert (check.verdict, check.samples_needed) == ("cannot tell", None)
 
 
 @pytest.mark.parametrize(("risk", "wrong_verdict"), [(0.05, "broken"), (0.0501, "holds")])
 @pytest.mark.parametrize("count", [20, 100, 500])
 def test_a_wrong_verdict_is_as_rare_as_said(risk, wrong_verdict, count):
-    """Exactly, over all numbers of errors: at most 2.5 % each, at a risk that just keeps or just breaks the promise."""
+    """Exactly, over all numbers of errors: at most 2.5 % each, at a risk just at the bound of the guarantee."""
     wrong = sum(
         binom.pmf(errors, count, risk)
         for errors in range(count + 1)
-        if check_promise(RISK, *rows(count - errors, errors)).verdict == wrong_verdict
+        if check_guarantee(RISK, *rows(count - errors, errors)).verdict == wrong_verdict
     )
     assert wrong <= 0.025
 
 
-# other promises
+# other guarantees
 
 
 def test_a_recall_is_about_the_errors_wherever_they_are():
     """Of 40 labelled errors 2 were trusted, where a fifth may be."""
-    check = check_promise(RECALL, *rows(900, 2, 100, 38))
+    check = check_guarantee(RECALL, *rows(900, 2, 100, 38))
     low, high = clopper_pearson(2, 40, 0.9)
     assert (check.of, check.limit) == ("trusted among the wrong", pytest.approx(0.2))
     assert (check.found.low, check.found.high) == pytest.approx((low, high))
     assert (check.verdict, high <= 0.2) == ("holds", True)
-    assert check_promise(RECALL, *rows(900, 20, 100, 20)).verdict == "broken"
-    only_suspects = check_promise(RECALL, *rows(suspects_right=10, suspects_wrong=90))
+    assert check_guarantee(RECALL, *rows(900, 20, 100, 20)).verdict == "broken"
+    only_suspects = check_guarantee(RECALL, *rows(suspects_right=10, suspects_wrong=90))
     assert only_suspects.verdict == "cannot tell", "it would hold for sure, however many errors were trusted"
 
 
@@ -149,8 +149,8 @@ def test_a_recall_is_about_the_errors_wherever_they_are():
     ],
 )
 def test_where_nothing_is_promised_nothing_can_break(threshold):
-    check = check_promise(threshold, *rows(0, 100))
-    assert (check.verdict, check.limit, check.samples_needed) == ("nothing promised", None, None)
+    check = check_guarantee(threshold, *rows(0, 100))
+    assert (check.verdict, check.limit, check.samples_needed) == ("nothing guaranteed", None, None)
     assert check.found.value == 1
     assert check.confidence == 0.95
 
@@ -169,7 +169,7 @@ def in_classes(*counts):
 
 def test_a_promise_in_each_class_is_checked_in_each_class():
     threshold = by_class(0.2, 0.3, -math.inf)
-    check = check_promise(threshold, *in_classes((500, 0), (500, 60), (0, 0)))
+    check = check_guarantee(threshold, *in_classes((500, 0), (500, 60), (0, 0)))
     assert check.verdict == "broken"
     assert [label for label, _ in check.classes] == [0, 1], "the third class is never trusted"
     first, second = (part for _, part in check.classes)
@@ -178,24 +178,24 @@ def test_a_promise_in_each_class_is_checked_in_each_class():
     assert (second.found.low, second.found.high) == pytest.approx(clopper_pearson(60, 560, 0.975))
     assert (check.found.count, check.found.of) == (60, 1060)
 
-    assert check_promise(threshold, *in_classes((500, 0), (500, 0), (0, 0))).verdict == "holds"
-    open_ = check_promise(threshold, *in_classes((500, 0), (50, 0), (0, 0)))
+    assert check_guarantee(threshold, *in_classes((500, 0), (500, 0), (0, 0))).verdict == "holds"
+    open_ = check_guarantee(threshold, *in_classes((500, 0), (50, 0), (0, 0)))
     assert open_.verdict == "cannot tell"
     needed = samples_to_tell(0, 0.05, 0.975)
     assert open_.samples_needed == math.ceil(needed * 550 / 50), "a random draw has one of class 1 in eleven"
-    none_yet = check_promise(threshold, *in_classes((500, 0), (0, 0), (0, 0)))
+    none_yet = check_guarantee(threshold, *in_classes((500, 0), (0, 0), (0, 0)))
     assert (none_yet.verdict, none_yet.samples_needed) == ("cannot tell", None)
 
 
 def test_an_average_that_holds_hides_no_broken_class():
-    check = check_promise(by_class(0.2, 0.3), *in_classes((5000, 0), (80, 20)))
+    check = check_guarantee(by_class(0.2, 0.3), *in_classes((5000, 0), (80, 20)))
     assert check.found.high < 0.05
     assert check.verdict == "broken"
 
 
 def test_no_class_is_trusted():
-    check = check_promise(by_class(-math.inf, -math.inf), *in_classes((0, 0), (0, 0)))
-    assert (check.verdict, check.classes) == ("nothing promised", ())
+    check = check_guarantee(by_class(-math.inf, -math.inf), *in_classes((0, 0), (0, 0)))
+    assert (check.verdict, check.classes) == ("nothing guaranteed", ())
 
 
 def test_pieces_give_what_the_whole_gives():
@@ -205,17 +205,17 @@ def test_pieces_give_what_the_whole_gives():
     for start in range(0, 1000, 130):
         piece = slice(start, start + 130)
         counts.add(trusted[piece], wrong[piece], labels[piece])
-    assert counts.check() == check_promise(by_class(0.2, 0.3), trusted, wrong, labels)
+    assert counts.check() == check_guarantee(by_class(0.2, 0.3), trusted, wrong, labels)
 
 
 def test_what_does_not_fit():
     with pytest.raises(
         ArgumentError, match=r"wrong: expected one entry for each of trusted, got shapes \(2,\) and \(3"
     ):
-        check_promise(RISK, [True] * 3, [False] * 2)
+        check_guarantee(RISK, [True] * 3, [False] * 2)
     with pytest.raises(
-        ArgumentError, match=r"labels: expected A's predictions, int \(3,\), .* each of 2 classes, got no"
+        ArgumentError, match=r"labels: expected the model's predictions, int \(3,\), .* each of 2 classes, got no"
     ):
-        check_promise(by_class(0.2, 0.3), [True] * 3, [False] * 3)
+        check_guarantee(by_class(0.2, 0.3), [True] * 3, [False] * 3)
     with pytest.raises(ArgumentError, match=r"labels: expected 3 classes from 0 to 1, got \(3,\) from 0 to 2"):
-        check_promise(by_class(0.2, 0.3), [True] * 3, [False] * 3, [0, 1, 2])
+        check_guarantee(by_class(0.2, 0.3), [True] * 3, [False] * 3, [0, 1, 2])

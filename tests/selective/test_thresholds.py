@@ -58,11 +58,11 @@ def slow_reference(suspicion: np.ndarray, wrong: np.ndarray, max_risk: float, co
 
 
 def most_broken(draws: int, allowed: float) -> int:
-    """So many broken promises, or fewer, in all but one of 10,000 runs of a test whose promise is good."""
+    """So many broken guarantees, or fewer, in all but one of 10,000 runs of a test whose guarantee is good."""
     return int(binom.ppf(0.9999, draws, allowed))
 
 
-# risk_threshold: the promise
+# risk_threshold: the guarantee
 
 
 @pytest.mark.parametrize("levels", [None, 20])
@@ -113,7 +113,7 @@ def test_the_promise_is_kept_where_the_risk_rises_and_falls() -> None:
 
 def test_the_promise_is_broken_hardly_less_often_than_it_may_be() -> None:
     # Right up to 0.95 and wrong from there: beyond 0.95/0.96 the risk exceeds 0.04, and the errors below that, of n
-    # samples, are binomial. The promise is broken where they are so few as to pass: about as often as it may be.
+    # samples, are binomial. The guarantee is broken where they are so few as to pass: about as often as it may be.
     random, draws, allowed = np.random.default_rng(2), 2000, 0.1
     counts = np.arange(900, 1001)
     few = np.array([binom.cdf(k - 1, n, 0.04) for k, n in zip(binom.ppf(allowed, counts, 0.04), counts, strict=True)])
@@ -389,7 +389,7 @@ def test_the_recall_is_kept_as_often_as_it_says() -> None:
         broken += recall_threshold(suspicion, wrong, recall=0.9, confidence=0.8).value ** 4 > 0.1
         plain += recall_threshold(suspicion, wrong, recall=0.9).value ** 4 > 0.1
     assert draws * 0.1 < broken <= most_broken(draws, 0.2)
-    assert plain > most_broken(draws, 0.2), "without a confidence nothing is promised"
+    assert plain > most_broken(draws, 0.2), "without a confidence nothing is guaranteed"
 
 
 # Threshold
@@ -517,7 +517,9 @@ def test_predictions_outside_their_rule() -> None:
     with pytest.raises(ArgumentError, match=r"predicted: expected classes from 0 to 1, got -1 to 1"):
         fit([-1, 1])
     parts = fit([0, 1])
-    with pytest.raises(ArgumentError, match=r"predicted: expected A's predictions, int \(1,\), .* with 2 classes, got"):
+    with pytest.raises(
+        ArgumentError, match=r"predicted: expected the model's predictions, int \(1,\), .* with 2 classes, got"
+    ):
         parts.trusts([0.0])
     with pytest.raises(ArgumentError, match=r"predicted: expected classes from 0 to 1, got 5 to 5"):
         parts.trusts([0.0], [5])

@@ -239,7 +239,7 @@ class Browser:
     def open(self, address: str) -> None:
         """Opens the page, and waits until the service has said what it grades."""
         self.driver.get(address)
-        self.wait_for("#about", "A sorts images into 10 classes.")
+        self.wait_for("#about", "The model sorts images into 10 classes.")
 
     def drop(self, paths: tuple[Path, ...]) -> None:
         """Drops files as a person does, by the browser's own drag and drop."""
@@ -294,13 +294,13 @@ def test_ten_images_are_graded_turned_reviewed_and_still_there_after_a_reload(
         browser.wait_for("#summary", "10 inputs: 4 trusted, 5 suspect, 1 unreadable.")
         check_cards(browser, served)
         browser.one("#start-review").click()
-        check_dial(browser, served)
+        check_sweep(browser, served)
 
         queue = served.suspects()
         for place, path in enumerate(queue):
             browser.wait_for("#progress", f"Suspect {place + 1} of 5")
             (label,) = served.grader.grade(served.inputs(path)).labels.tolist()
-            browser.wait_for("#case-title", f"A says {label}")
+            browser.wait_for("#case-title", f"The model says {label}")
             review(browser, place, label)
             browser.wait_for(f'#cards [data-id="{sha256(path)}"] .decision', "saved.")
             assert [line["sha256"] for line in lines(labels)][place:] == [sha256(path)]
@@ -356,7 +356,7 @@ def check_cards(browser: Browser, served: Served) -> None:
         card = f'#cards [data-id="{sha256(path)}"]'
         text = browser.text(card)
         probability = float(grades.probability[0])
-        assert f"A says {grades.labels[0]}" in text
+        assert f"The model says {grades.labels[0]}" in text
         assert path.name in text
         assert ("trusted" if grades.trusted[0] else "suspect") in text
         assert f"Probability of error {percent(probability)}" in text
@@ -369,7 +369,7 @@ def check_cards(browser: Browser, served: Served) -> None:
     assert MISSING not in text
 
 
-def check_dial(browser: Browser, served: Served) -> None:
+def check_sweep(browser: Browser, served: Served) -> None:
     """The slider of the most suspect ends at both opinions; it is moved by keyboard."""
     from selenium.webdriver.common.keys import Keys
 
@@ -377,7 +377,7 @@ def check_dial(browser: Browser, served: Served) -> None:
     both = dual_logits(served.grader.adapted, served.inputs(path))
     slider = browser.one('#case input[type="range"]')
     slider.send_keys(Keys.END)
-    browser.wait_for("#case .dial-head", "alpha = 1")
+    browser.wait_for("#case .sweep-head", "alpha = 1")
     for key, alpha, logits in ((Keys.HOME, "0", both.base), (Keys.END, "1", both.second)):
         slider.send_keys(key)
         probabilities = logits.double().softmax(1)[0]
@@ -386,7 +386,7 @@ def check_dial(browser: Browser, served: Served) -> None:
         said = f"{alpha}: {top} at {percent(float(probabilities[top]))}"
         assert slider.get_attribute("aria-valuetext") == said
     slider.send_keys(*[Keys.ARROW_LEFT] * 10)
-    browser.wait_for("#case .dial-head", "alpha = 0.5")
+    browser.wait_for("#case .sweep-head", "alpha = 0.5")
     with torch.no_grad():
         half = served.grader.adapted(served.inputs(path), alpha=0.5).double().softmax(1)[0]
     for label in half.topk(2).indices.tolist():
@@ -484,7 +484,7 @@ def test_a_key_is_asked_for_until_it_is_right(browser: Browser, served: Served, 
         browser.one("#key-field").send_keys("abracadabra\n")
         browser.wait_for("#key-reason", "The service refused this key.")
         browser.one("#key-field").send_keys("sesame-sesame-sesame\n")
-        browser.wait_for("#about", "A sorts images into 10 classes.")
+        browser.wait_for("#about", "The model sorts images into 10 classes.")
         browser.one("#files").send_keys(str(served.suspects()[0]))
         browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
         browser.wait_for("#not-kept", "petm serve --labels-file")
@@ -578,7 +578,7 @@ def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
     others = [label for label in highest.argsort(descending=True).tolist() if label != int(base.argmax())]
     with service(tmp_path / "twelve.petm", free_port(), "--labels-file", str(labels)) as address:
         browser.driver.get(address)
-        browser.wait_for("#about", "A sorts images into 12 classes.")
+        browser.wait_for("#about", "The model sorts images into 12 classes.")
         browser.drop((image,))
         browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
         browser.one("#start-review").click()
@@ -617,7 +617,7 @@ def test_texts_are_written_graded_and_corrected(browser: Browser, tmp_path: Path
     labels, asked = tmp_path / "labels.jsonl", ["Who met Galileo ?", "Where is <b>Rome</b> ?"]
     with service(tmp_path / "texts.petm", free_port(), "--labels-file", str(labels)) as address:
         browser.driver.get(address)
-        browser.wait_for("#about", "A sorts texts into 3 classes.")
+        browser.wait_for("#about", "The model sorts texts into 3 classes.")
         browser.one("#text").send_keys("\n\n".join([*asked, asked[0]]))
         browser.one("#texts button").click()
         browser.wait_for("#add-note", "1 input of 3 was here already.")

@@ -233,7 +233,7 @@ class Sums:
         return sum(inputs)
 
     def turn(self, sample: int, alphas: Sequence[float]) -> list[list[float]]:
-        raise ModelError(f"no dial for {sample}")
+        raise ModelError(f"no sweep for {sample}")
 
 
 def fails() -> Any:
@@ -253,7 +253,7 @@ def started(make: Callable[[], Any], patience: float = 60) -> EngineProcess:
 def test_an_engine_in_a_process_answers_as_here() -> None:
     engine = started(Sums)
     assert engine.run([3, 4]) == 7  # type: ignore[comparison-overlap]
-    with pytest.raises(ModelError, match="no dial for 5"):
+    with pytest.raises(ModelError, match="no sweep for 5"):
         engine.turn(5, [1.0])
     with pytest.raises(ModelError, match=r"model: expected an answer, got Stubborn: 1 and 2\."):
         engine.run([])

@@ -157,11 +157,11 @@ def test_a_graph_answers_as_the_bundle_does(grader: Grader, images: list[bytes],
         expected = ready(bundle).post("/grade?opinions=true", files=sent(*images)).json()["grades"]
         assert [(row["label"], row["grade"]) for row in rows] == [(row["label"], row["grade"]) for row in expected]
         np.testing.assert_allclose([row["opinion"] for row in rows], [row["opinion"] for row in expected], atol=1e-5)
-        assert graph.get("/about").json()["dial"] is False
-        refused = graph.post("/dial", json={"image": encoded(images[0])["images"][0], "alphas": [1]})
+        assert graph.get("/about").json()["sweep"] is False
+        refused = graph.post("/sweep", json={"image": encoded(images[0])["images"][0], "alphas": [1]})
         assert (refused.status_code, refused.json()["detail"]) == (
             404,
-            "An exported graph has no dial. Serve the bundle.",
+            "An exported graph has no sweep. Serve the bundle.",
         )
 
 
@@ -328,7 +328,7 @@ def test_what_takes_too_long_is_given_up_and_leaves_the_queue(grader: Grader, im
 def test_no_path_goes_round_the_key(grader: Grader, images: list[bytes], suffix: str) -> None:
     with client_of(engine_of(grader), key=KEY) as client:
         ready(client)
-        for path in ("/about", "/labels", "/metrics", "/grade", "/dial"):
+        for path in ("/about", "/labels", "/metrics", "/grade", "/sweep"):
             for ask in (client.get, client.post):
                 assert ask(f"{path}{suffix}", follow_redirects=False).status_code == 401, path
         for path in ("/", "/page.js", "/sha256.js", "/page.css", "/icon.svg", "/docs", "/openapi.json", "/healthz"):
@@ -417,9 +417,9 @@ def test_answers_forbid_foreign_and_inline_scripts(client: TestClient, path: str
 def test_about_tells_what_is_served(client: TestClient, grader: Grader) -> None:
     about = client.get("/about").json()
     assert (about["inputs"], about["classes"], about["size"], about["channels"]) == ("images", list(NAMES), [28, 28], 1)
-    assert (about["score"], about["dial"], about["labels"]) == ("mean_of_both", True, False)
+    assert (about["score"], about["sweep"], about["labels"]) == ("mean_of_both", True, False)
     assert about["threshold"]["value"] == grader.threshold.value
-    assert "at least 80% of the errors" in about["threshold"]["promise"]
+    assert "at least 80% of the errors" in about["threshold"]["guarantee"]
 
 
 def test_classes_without_names_are_numbers(grader: Grader) -> None:
@@ -429,7 +429,7 @@ def test_classes_without_names_are_numbers(grader: Grader) -> None:
 
 def test_the_documentation_needs_nothing_from_elsewhere(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    assert {"/grade", "/dial", "/labels", "/about", "/metrics", "/healthz", "/readyz"} == set(paths)
+    assert {"/grade", "/sweep", "/labels", "/about", "/metrics", "/healthz", "/readyz"} == set(paths)
     assert set(paths["/grade"]["post"]["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     page = client.get("/docs").text
     assert all(path in page for path in paths)
@@ -477,14 +477,14 @@ def test_metrics_count_grades_batches_and_drift(grader: Grader, digits: tuple[Da
         assert found["petm_suspicion_drift"] > 0.3
 
 
-# the dial
+# the sweep
 
 
 def test_the_dial_turns_from_a_to_the_second_opinion(
     client: TestClient, grader: Grader, digits: tuple[Data, ...], images: list[bytes]
 ) -> None:
     alphas = [0, 0.25, 1, 1.5]
-    answer = client.post("/dial", json={"image": encoded(images[3])["images"][0], "alphas": alphas}).json()
+    answer = client.post("/sweep", json={"image": encoded(images[3])["images"][0], "alphas": alphas}).json()
     x = torch.from_numpy(values(digits)[3:4, None]).float() / 255
     with torch.no_grad():
         expected = [grader.adapted(x, alpha=alpha).softmax(1)[0].tolist() for alpha in alphas]
@@ -503,7 +503,7 @@ def test_the_dial_turns_from_a_to_the_second_opinion(
     ],
 )
 def test_dials_that_are_refused(client: TestClient, body: dict[str, Any], status: int, detail: str) -> None:
-    answer = client.post("/dial", json=body)
+    answer = client.post("/sweep", json=body)
     assert (answer.status_code, answer.json()["detail"]) == (status, detail)
 
 
@@ -740,10 +740,10 @@ def test_a_graph_says_the_form_of_images() -> None:
     assert reader_for(InputOrigin(), Limits(), None, (3, 20, 30)).shape == (3, 20, 30)
 
 
-def test_a_graph_has_no_dial(grader: Grader, tmp_path: Path) -> None:
+def test_a_graph_has_no_sweep(grader: Grader, tmp_path: Path) -> None:
     export_onnx(grader, tmp_path / "model.onnx")
     engine = engine_of(OnnxGrader(tmp_path / "model.onnx"))(Limits())
-    with pytest.raises(ModelError, match="dial: expected a PyTorch bundle, got a graph"):
+    with pytest.raises(ModelError, match="sweep: expected a PyTorch bundle, got a graph"):
         engine.turn(engine.reader.blank(), [1])
 
 

@@ -50,7 +50,7 @@ def test_the_adapter_learns_to_answer_as_the_teacher(model: nn.Module, digits: t
     teacher = nn.Sequential(model, nn.Identity())
     teacher = seeded(TinyCNN)
     teacher.load_state_dict(model.state_dict())
-    with torch.no_grad():  # a twin that differs from A in a few directions, which a small adapter can follow
+    with torch.no_grad():  # a teacher that differs from the model in a few directions, which a small adapter can follow
         generator = torch.Generator().manual_seed(1)
         teacher.fc2.weight += 0.6 * torch.randn(10, 1, generator=generator) @ torch.randn(1, 16, generator=generator)
     teacher.train()

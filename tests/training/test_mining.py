@@ -245,7 +245,9 @@ def test_heads_are_fitted_without_the_sample() -> None:
 def test_a_sample_whose_label_is_its_own_secret_is_an_out_of_fold_error() -> None:
     data = clouds(40)
     data.images[:] = 3 * torch.eye(3)[data.labels] + 0.1 * images(120, 3)
-    data.labels[0] = 1  # labelled against its features, which A may have learnt by heart and a head without it cannot
+    data.labels[0] = (
+        1  # labelled against its features, which the base model may have learnt by heart and a head without it cannot
+    )
     assert out_of_fold_errors(Headed(), data).errors.indices.tolist() == [0]
 
 

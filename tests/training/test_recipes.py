@@ -91,7 +91,7 @@ def test_the_mirror_image_is_looked_at_where_it_keeps_the_class() -> None:
         assert adapted.members == members
     x = images(3, 1, 1, 32)
     adapted.members = at_mirror.members
-    adapted.parting = None
+    adapted.split_point = None
     assert torch.allclose(dual_logits(adapted, x).second, model(x.flip(3)), atol=1e-5)
 
 

@@ -20,7 +20,7 @@ def interrupt(path, told=TOLD):
 
 def test_finished_run_leaves_its_products_and_no_checkpoint(tmp_path):
     with open_run(tmp_path / "run", TOLD) as run, run.timed("step"):
-        storage = run.storage("twin")
+        storage = run.storage("teacher")
         storage.path.parent.mkdir()
         storage.path.write_text("state")
         (run.path / "result.json").write_text("{}")
@@ -51,7 +51,7 @@ def test_resume_wins_over_overwrite(tmp_path):
 
 def test_resume_of_nothing_starts(tmp_path):
     with open_run(tmp_path / "new", TOLD, resume=True) as run:
-        assert run.storage("twin").resume
+        assert run.storage("teacher").resume
 
 
 def test_other_settings_are_refused_and_named(tmp_path):

@@ -12,7 +12,7 @@ from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, ModelError, NothingToLearnError
 from petm.training.error_set import ErrorSet, find_errors
 from petm.training.loop import CROSS_ENTROPY, Settings, train
-from petm.training.teacher import require_errors, train_twin
+from petm.training.teacher import require_errors, train_teacher
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +36,25 @@ def replaced_by_hand(model: nn.Module, data: TensorData, errors: ErrorSet, epsil
 
 
 @pytest.mark.parametrize("samples", ["replaced", "errors"])
-def test_the_twin_is_a_further_trained_on_the_replaced_data(model: nn.Module, part: TensorData, samples: Any) -> None:
+def test_the_teacher_is_a_further_trained_on_the_replaced_data(
+    model: nn.Module, part: TensorData, samples: Any
+) -> None:
     before = snapshot(model)
     errors = find_errors(model, part)
-    twin = train_twin(model, part, errors, epsilon=0.15, samples=samples, epochs=2, batch_size=32, seed=4, device="cpu")
+    teacher = train_teacher(
+        model, part, errors, epsilon=0.15, samples=samples, epochs=2, batch_size=32, seed=4, device="cpu"
+    )
     assert snapshot(model) == before
-    assert not twin.training
+    assert not teacher.training
     by_hand = replaced_by_hand(model, part, errors, 0.15)
     seen = by_hand.subset(errors.indices) if samples == "errors" else by_hand
     train(model, seen, CROSS_ENTROPY, Settings(epochs=2, learning_rate=1e-3, batch_size=32, seed=4), device="cpu")
-    assert bits(twin) == bits(model)
-    assert bits(twin) != before["bits"]
+    assert bits(teacher) == bits(model)
+    assert bits(teacher) != before["bits"]
 
 
 def test_the_control_is_a_further_trained_on_the_same_data(model: nn.Module, part: TensorData) -> None:
-    control = train_twin(model, part, find_errors(model, part), epsilon=0, epochs=1, seed=4, device="cpu")
+    control = train_teacher(model, part, find_errors(model, part), epsilon=0, epochs=1, seed=4, device="cpu")
     train(model, part, CROSS_ENTROPY, Settings(epochs=1, learning_rate=1e-3, seed=4), device="cpu")
     assert bits(control) == bits(model)
 
@@ -60,13 +64,13 @@ def test_a_pair_of_tensors_will_do(model: nn.Module) -> None:
     labels = (model(inputs).argmax(1) + (torch.arange(20) % 2)) % 10
     errors = find_errors(model, (inputs, labels))
     assert len(errors) == 10
-    assert bits(train_twin(model, (inputs, labels), errors, epochs=1, device="cpu")) != bits(model)  # type: ignore[arg-type]
+    assert bits(train_teacher(model, (inputs, labels), errors, epochs=1, device="cpu")) != bits(model)  # type: ignore[arg-type]
 
 
-def test_a_frozen_base_has_a_twin_that_learns(model: nn.Module, part: TensorData) -> None:
+def test_a_frozen_base_has_a_teacher_that_learns(model: nn.Module, part: TensorData) -> None:
     model.requires_grad_(False)
-    twin = train_twin(model, part, find_errors(model, part), epochs=1, device="cpu")
-    assert all(bits(twin)[name] != value for name, value in bits(model).items())
+    teacher = train_teacher(model, part, find_errors(model, part), epochs=1, device="cpu")
+    assert all(bits(teacher)[name] != value for name, value in bits(model).items())
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -77,7 +81,7 @@ def test_from_scratch_every_weight_is_fresh(network: type[nn.Module]) -> None:
     errors = find_errors(model, data)
     state = torch.get_rng_state()
     keywords: dict[str, Any] = {"start": "scratch", "epochs": 1, "learning_rate": 1e-12, "device": "cpu"}
-    first, same, other = (train_twin(model, data, errors, seed=seed, **keywords) for seed in (1, 1, 2))
+    first, same, other = (train_teacher(model, data, errors, seed=seed, **keywords) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert bits(first) == bits(same)
     for name, parameter in model.named_parameters():
@@ -91,9 +95,11 @@ def test_from_scratch_every_weight_is_fresh(network: type[nn.Module]) -> None:
 
 def test_no_errors_nothing_to_learn(model: nn.Module, part: TensorData) -> None:
     none = torch.empty(0, dtype=torch.int64)
-    message = r"errors: expected at least one sample that A gets wrong, got none of 200\. The method learns from"
+    message = (
+        r"errors: expected at least one sample that the model gets wrong, got none of 200\. The method learns from"
+    )
     with pytest.raises(NothingToLearnError, match=message):
-        train_twin(model, part, ErrorSet(none, none, 200))
+        train_teacher(model, part, ErrorSet(none, none, 200))
     with pytest.raises(NothingToLearnError, match=message):
         require_errors(ErrorSet(none, none, 200))
     require_errors(ErrorSet(torch.tensor([3]), torch.tensor([1]), 200))
@@ -102,20 +108,20 @@ def test_no_errors_nothing_to_learn(model: nn.Module, part: TensorData) -> None:
 def test_choices_outside_their_rule(model: nn.Module, part: TensorData) -> None:
     errors = find_errors(model, part)
     with pytest.raises(ArgumentError, match=r"start: expected 'base' or 'scratch', got 'zero'\."):
-        train_twin(model, part, errors, start="zero")  # type: ignore[arg-type]
+        train_teacher(model, part, errors, start="zero")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"samples: expected 'replaced' or 'errors', got 'all'\."):
-        train_twin(model, part, errors, samples="all")  # type: ignore[arg-type]
+        train_teacher(model, part, errors, samples="all")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"epsilon: expected a finite number of at least 0, got -1"):
-        train_twin(model, part, errors, epsilon=-1)
+        train_teacher(model, part, errors, epsilon=-1)
     with pytest.raises(ArgumentError, match=r"epochs: expected a whole number of at least 1, got 0"):
-        train_twin(model, part, errors, epochs=0)
+        train_teacher(model, part, errors, epochs=0)
 
 
 def test_a_model_that_cannot_be_copied(model: nn.Module, part: TensorData) -> None:
     errors = find_errors(model, part)
     model.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(ModelError, match=r"model: cannot be copied \(TypeError"):
-        train_twin(model, part, errors)
+        train_teacher(model, part, errors)
 
 
 def test_a_weight_that_cannot_be_made_afresh(part: TensorData) -> None:
@@ -129,5 +135,5 @@ def test_a_weight_that_cannot_be_made_afresh(part: TensorData) -> None:
 
     for model, name in ((nn.Sequential(Scale()), "0"), (Scale(), "the model")):
         with pytest.raises(ModelError, match=rf"start: {name} \(Scale\) has weights but no reset_parameters"):
-            train_twin(model, part, find_errors(model, part), start="scratch")
-        train_twin(model, part, find_errors(model, part), start="base", epochs=1, device="cpu")
+            train_teacher(model, part, find_errors(model, part), start="scratch")
+        train_teacher(model, part, find_errors(model, part), start="base", epochs=1, device="cpu")

@@ -72,13 +72,14 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
 
     Raises:
         RunError: The processes cannot find each other, or one of them ends before the block does; or they were
-            started to hold A in parts, where petm holds it whole in each (docs/scale.md).
+            started to hold the base model in parts, where petm holds it whole in each (docs/scale.md).
     """
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):
             raise RunError(
-                f"processes: expected each to hold A whole, got a launch with {name}, which cuts it in parts. Launch "
-                f"without it: A takes no gradients, and only the adapters are trained."
+                f"processes: expected each to hold the model whole, got a launch with {name}, which cuts it in "
+                f"parts. Launch "
+                f"without it: The model takes no gradients, and only the adapters are trained."
             )
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield group()

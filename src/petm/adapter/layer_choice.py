@@ -9,7 +9,7 @@ from torch import nn
 from petm._internal.operations import count_along
 from petm.adapter.lora import Sizes, adaptable_layers, sizes_of, to_choose_from
 from petm.adapter.model import Member, attach_adapter
-from petm.adapter.split_point import Parting, find_parting
+from petm.adapter.split_point import SplitPoint, find_split_point
 from petm.data.fields import Inputs
 from petm.errors import ArgumentError
 from petm.models.loading import call_model, count_parameters
@@ -21,7 +21,7 @@ class Choice(NamedTuple):
 
     ranks: dict[str, int]
     """The rank of each layer by its name."""
-    parting: Parting | None
+    split_point: SplitPoint | None
     """Where the streams of one pass separate with these, if that had to be found."""
 
 
@@ -58,7 +58,7 @@ def choose_layers(
     weights = max(count_parameters(model), sum(sizes_of(layer).weights for layer in candidates.values()))
     budget = int(max_extra_parameters * weights) // adapters
     least = _least_ratio(total, calls, sizes, members)
-    found: dict[int, Parting] = {}
+    found: dict[int, SplitPoint] = {}
 
     def ranks(first: int) -> dict[str, int]:
         return _equal_ranks({name: sizes[name] for name in names[first:]}, budget)
@@ -67,7 +67,7 @@ def choose_layers(
         if max_ratio is None:
             return True
         adapted = attach_adapter(model, ranks(first), members=members)
-        found[first] = find_parting(adapted, x)
+        found[first] = find_split_point(adapted, x)
         adapted.detach()
         return found[first].counted_ratio <= max_ratio
 

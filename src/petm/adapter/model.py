@@ -20,7 +20,7 @@ from petm.models.holding import hold, in_eval_mode, release
 from petm.models.loading import call_model, count_parameters
 
 if TYPE_CHECKING:
-    from petm.adapter.split_point import Parting
+    from petm.adapter.split_point import SplitPoint
 
 _Seen = TypeVar("_Seen", Tensor, Inputs)
 
@@ -68,9 +68,10 @@ class AdaptedModel(nn.Module):
         base: The base model.
         adapter: All low-rank matrices.
         members: The ensemble that gives the second opinion, one member at least.
-        look_from: The base model's own suspicion (`petm.models.scores.maximum_softmax`) from which on the second
-            opinion is computed at all; surer predictions keep the base model's logits as both. 0 always computes it.
-        parting: Where the streams of one pass separate (`petm.adapter.split_point`), once that has been found.
+        cascade_threshold: The base model's own suspicion (`petm.models.scores.maximum_softmax`) from which on the
+            second opinion is computed at all; surer predictions keep the base model's logits as both. 0 always computes
+            it.
+        split point: Where the streams of one pass separate (`petm.adapter.split_point`), once that has been found.
         remembered: A split point that was saved with the adapter. It is checked once, where it is first needed.
 
     Reference:
@@ -83,9 +84,9 @@ class AdaptedModel(nn.Module):
     def __init__(self, base: nn.Module, adapter: Adapter, members: Sequence[Member] = ONE) -> None:
         super().__init__()
         self.base, self.adapter, self.members = base, adapter, tuple(members)
-        self.look_from = 0.0
-        self.parting: Parting | None = None
-        self.remembered: Parting | None = None
+        self.cascade_threshold = 0.0
+        self.split_point: SplitPoint | None = None
+        self.remembered: SplitPoint | None = None
         self.training = False
         self.hooks = Hooks(adapter.layers(base))
         self._finalize = finalize(self, self.hooks.detach)
@@ -95,8 +96,8 @@ class AdaptedModel(nn.Module):
         from copy import deepcopy
 
         other = AdaptedModel(deepcopy(self.base, memo), deepcopy(self.adapter, memo), self.members)
-        other.look_from = self.look_from
-        other.take_parting(self.parting)
+        other.cascade_threshold = self.cascade_threshold
+        other.take_split_point(self.split_point)
         return other
 
     @property
@@ -140,11 +141,11 @@ class AdaptedModel(nn.Module):
             if changed:
                 release(self.base)
 
-    def take_parting(self, parting: "Parting | None") -> None:
+    def take_split_point(self, split_point: "SplitPoint | None") -> None:
         """Sets where the streams separate, and lets the modules concerned ask for their arguments."""
-        self.parting = parting
-        if parting is not None:
-            self.hooks.ask({self.base.get_submodule(name): name for name in parting.asked})
+        self.split_point = split_point
+        if split_point is not None:
+            self.hooks.ask({self.base.get_submodule(name): name for name in split_point.asked})
 
     def detach(self) -> None:
         """Removes the hooks from the base model, which is then as it was before an adapter was attached."""
@@ -168,7 +169,7 @@ class AdaptedModel(nn.Module):
         """Returns the same adapter on a network of the same structure, such as a copy in another layout of memory."""
         other = AdaptedModel(base, self.adapter, self.members if members is None else members)
         if not any(member.view != SAME for member in self.members):
-            other.take_parting(self.parting)
+            other.take_split_point(self.split_point)
         return other
 
     def train(self, mode: bool = True) -> Self:
@@ -203,7 +204,7 @@ def attach_adapter(
     model: nn.Module,
     layers: Mapping[str, int] | None = None,
     *,
-    twin: nn.Module | None = None,
+    teacher: nn.Module | None = None,
     max_extra_parameters: float = 0.02,
     members: Sequence[Member] = ONE,
     seed: int = 0,
@@ -216,7 +217,7 @@ def attach_adapter(
     Args:
         model: The base model. Neither its modules nor its weights are changed; hooks are attached to its layers.
         layers: The rank of each layer to adapt, by module name.
-        twin: The teacher, from which to choose where no layers are named.
+        teacher: The teacher, from which to choose where no layers are named.
         max_extra_parameters: Then, the budget as a share of the base model's parameters. 2 % carries the method about
             as well as the paper's 50 % (see docs/reproduction.md).
         members: The ensemble that gives the second opinion; each adapter named gets initial values of its own.
@@ -232,12 +233,12 @@ def attach_adapter(
         598870
     """
     if layers is None:
-        if twin is None:
+        if teacher is None:
             raise ArgumentError(
-                "layers: expected a rank by layer name, or twin=... to choose by, got neither. "
+                "layers: expected a rank by layer name, or teacher=... to choose by, got neither. "
                 f"Available: {', '.join(adaptable_layers(model))}."
             )
-        layers = _choose_layers(model, twin, max_extra_parameters)
+        layers = _choose_layers(model, teacher, max_extra_parameters)
     check_ranks(layers, model)
     names = dict.fromkeys(member.adapter for member in members if member.adapter)
     with torch.random.fork_rng(devices=[]):
@@ -250,9 +251,9 @@ def views_alone(model: nn.Module, members: Sequence[Member]) -> AdaptedModel:
     return AdaptedModel(model, Adapter(model, (), {}), members)
 
 
-def _choose_layers(model: nn.Module, twin: nn.Module, max_extra_parameters: float) -> dict[str, int]:
+def _choose_layers(model: nn.Module, teacher: nn.Module, max_extra_parameters: float) -> dict[str, int]:
     layers = to_choose_from(model)
-    drift = [entry for entry in weight_drift(model, twin) if entry.layer in layers]
+    drift = [entry for entry in weight_drift(model, teacher) if entry.layer in layers]
     budget = int(max_extra_parameters * count_parameters(model))
     try:
         ranks = allocate_ranks(drift, {name: sizes_of(layer).rank_cost for name, layer in layers.items()}, budget)
@@ -262,7 +263,8 @@ def _choose_layers(model: nn.Module, twin: nn.Module, max_extra_parameters: floa
         ) from error
     if not ranks:
         raise ArgumentError(
-            f"twin: expected weights that differ from the model's in {', '.join(layers) or 'a layer'}, got the same. "
+            f"teacher: expected weights that differ from the model's in {', '.join(layers) or 'a layer'}, got the "
+            f"same. "
             f"Train it, or name the layers."
         )
     return ranks

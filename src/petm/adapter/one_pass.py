@@ -12,8 +12,8 @@ from petm.adapter.model import AdaptedModel, pool
 from petm.adapter.split_point import (
     APART,
     OnePass,
-    parting_of,
     run_one_pass,
+    split_point_of,
 )
 from petm.data.base import Data
 from petm.data.fields import Inputs, as_batch, filled_up
@@ -33,7 +33,7 @@ class DualLogits(NamedTuple):
     """Both opinions, logits ``(N, K)`` each."""
 
     base: Tensor
-    """What A says."""
+    """What the base model says."""
     second: Tensor
     """What the second opinion says, at alpha 1."""
 
@@ -41,12 +41,12 @@ class DualLogits(NamedTuple):
 def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> DualLogits:
     """Returns both opinions of a batch in one pass, without gradients.
 
-    What lies before the first adapted layer runs once on ``N`` samples; from the parting on, both streams run as one
-    batch of ``2N`` through the base weights (`split_point`). The first call for a model finds the parting, which takes
-    a few passes over a handful of samples.
+    What lies before the first adapted layer runs once on ``N`` samples; from the split point on, both streams run as
+    one batch of ``2N`` through the base weights (`split_point`). The first call for a model finds the split point,
+    which takes a few passes over a handful of samples.
 
     Args:
-        adapted: A with its adapter.
+        adapted: The base model with its adapter.
         x: float32 ``(N, C, H, W)``, or whatever the model takes, tensors by name too, on the model's device.
 
     Raises:
@@ -55,20 +55,20 @@ def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> Dual
     x = as_batch(x)
     n = x.shape[0]
     with torch.no_grad():
-        if adapted.look_from > 0:
+        if adapted.cascade_threshold > 0:
             return _second_look(adapted, x)
-        if n == 0 or (parting := parting_of(adapted, x)).kind == APART:
+        if n == 0 or (split_point := split_point_of(adapted, x)).kind == APART:
             return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
-        logits = run_one_pass(adapted, x, OnePass(n, parting, adapted.members))
+        logits = run_one_pass(adapted, x, OnePass(n, split_point, adapted.members))
         # Sliced by numbers that are known beforehand: a graph that is traced keeps a batch of any size.
         opinions = [logits[place * n : (place + 1) * n] for place in range(1 + len(adapted.members))]
         return DualLogits(opinions[0], pool(opinions[1:]))
 
 
 def _second_look(adapted: AdaptedModel, x: Inputs) -> DualLogits:
-    """Both opinions, the second computed only where A's own suspicion asks for it."""
+    """Both opinions, the second computed only where the base model's own suspicion asks for it."""
     base = adapted(x, alpha=0.0)
-    doubtful = maximum_softmax(base) >= adapted.look_from
+    doubtful = maximum_softmax(base) >= adapted.cascade_threshold
     if torch.compiler.is_exporting():  # a graph has no steps that depend on values
         return DualLogits(base, torch.where(doubtful[:, None], adapted(x), base))
     second = base.clone()
@@ -78,14 +78,14 @@ def _second_look(adapted: AdaptedModel, x: Inputs) -> DualLogits:
     return DualLogits(base, second)
 
 
-def look_at_most(adapted: AdaptedModel, data: Data, share: float) -> None:
-    """Sets ``adapted.look_from`` so that the second opinion is asked for on this share of the samples.
+def set_cascade(adapted: AdaptedModel, data: Data, share: float) -> None:
+    """Sets ``adapted.cascade_threshold`` so that the second opinion is asked for on this share of the samples.
 
     The least sure predictions are those where a second opinion changes the order most, and the rest costs nothing.
 
     Args:
-        adapted: A with its adapters.
-        data: Samples that A has not seen, such as the calibration samples; labels are not used.
+        adapted: The base model with its adapters.
+        data: Samples that the base model has not seen, such as the calibration samples; labels are not used.
         share: Above 0, at most 1, which asks always.
 
     Raises:
@@ -94,7 +94,7 @@ def look_at_most(adapted: AdaptedModel, data: Data, share: float) -> None:
     if not 0 < share <= 1:
         raise ArgumentError(f"share: expected a number above 0 and at most 1, got {share}.")
     suspicion = maximum_softmax(predict_logits(adapted, data, title="first look", alpha=0.0))
-    adapted.look_from = float(suspicion.quantile(1 - share)) if share < 1 else 0.0
+    adapted.cascade_threshold = float(suspicion.quantile(1 - share)) if share < 1 else 0.0
 
 
 def predict_dual(
@@ -103,7 +103,7 @@ def predict_dual(
     """Returns both opinions of a data set, float32 ``(N, K)`` each, on the CPU.
 
     Args:
-        adapted: A with its adapter.
+        adapted: The base model with its adapter.
         data: ``N`` samples.
         batch_size: Samples in one pass.
         title: What the progress bar says.

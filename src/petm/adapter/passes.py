@@ -9,7 +9,7 @@ kept on the model, so threads may run different passes through one model, and an
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Lock
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -92,7 +92,7 @@ class _Registered:
         self._register, self._function, self._options = register, function, options
         self._count: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         self._handles: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
-        self._lock = Lock()
+        self._lock = RLock()  # the garbage collector may remove hooks while others are added
 
     def add(self, modules: Iterable[nn.Module]) -> None:
         with self._lock:

@@ -28,10 +28,10 @@ from petm.adapter.split_point import (
     AROUND,
     BEFORE,
     INSIDE,
-    Parting,
     Place,
+    SplitPoint,
     map_tensors,
-    parting_of,
+    split_point_of,
 )
 from petm.data.base import Batch, Data
 from petm.data.fields import Inputs
@@ -47,7 +47,7 @@ from petm.models.prediction import (
 )
 
 LEAST_SHARE = 0.1
-"""Features that spare less than this share of A's operations are not worth their memory."""
+"""Features that spare less than this share of the base model's operations are not worth their memory."""
 
 LEAST_OPERATIONS = 50
 """Features that spare fewer operations for each number that they hold take longer to read than to compute."""
@@ -57,19 +57,19 @@ _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": t
 
 
 class _PrefixDone(Exception):  # noqa: N818 - it is no error: it ends a pass whose purpose is fulfilled
-    """Ends a pass at the parting."""
+    """Ends a pass at the split_point."""
 
 
 class _Prefix(Pass):
-    """Runs up to the parting and keeps what crosses it: features, and what the base weights there make of them."""
+    """Runs up to the split point and keeps what crosses it: features, and what the base weights there make of them."""
 
-    def __init__(self, parting: Parting, n: int) -> None:
+    def __init__(self, split_point: SplitPoint, n: int) -> None:
         super().__init__()
-        self.parting, self.n = parting, n
+        self.split_point, self.n = split_point, n
         self.crossing: list[tuple[Place, Tensor]] = []
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        if self.parting.kind == BEFORE and module == self.parting.module:
+        if self.split_point.kind == BEFORE and module == self.split_point.module:
             map_tensors(arguments, self._keep)
             raise _PrefixDone
         return arguments
@@ -85,22 +85,22 @@ class _Prefix(Pass):
 
 
 class _FromFeatures(Pass):
-    """Puts what crosses the parting in its place, whatever the prefix may have computed.
+    """Puts what crosses the split point in its place, whatever the prefix may have computed.
 
-    What goes round the parting into later modules is put in its place there too, if it is one of the very tensors that
-    cross the parting: every block of a transformer is given the same attention mask. Else features do not suffice,
-    which a KeyError says.
+    What goes round the split point into later modules is put in its place there too, if it is one of the very tensors
+    that cross the split point: every block of a transformer is given the same attention mask. Else features do not
+    suffice, which a KeyError says.
     """
 
-    def __init__(self, parting: Parting, crossing: Mapping[Place, Tensor], adapter: str) -> None:
+    def __init__(self, split_point: SplitPoint, crossing: Mapping[Place, Tensor], adapter: str) -> None:
         super().__init__(adapter=adapter)
-        self.parting, self.crossing = parting, crossing
+        self.split_point, self.crossing = split_point, crossing
         self.replaced: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, which lasts as long as they are held
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        if self.parting.kind == BEFORE and module == self.parting.module:
+        if self.split_point.kind == BEFORE and module == self.split_point.module:
             return map_tensors(arguments, self._put)
-        paths = self.parting.repeated.get(module, ())
+        paths = self.split_point.repeated.get(module, ())
         return map_tensors(arguments, lambda path, tensor: self.replaced[id(tensor)][1] if path in paths else tensor)
 
     def _put(self, place: Place, tensor: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class _FromFeatures(Pass):
         return self.crossing[place]
 
     def adapted_layer(self, layer: AdaptedLayer, x: Tensor, base: Tensor) -> Tensor:
-        if self.parting.kind != INSIDE or layer.name != self.parting.module:
+        if self.split_point.kind != INSIDE or layer.name != self.split_point.module:
             return super().adapted_layer(layer, x, base)
         features, shared = self.crossing.values()
         self.replaced[id(x)] = x, features
@@ -120,10 +120,10 @@ class _FromFeatures(Pass):
 class FeatureStudent(nn.Module):
     """The second opinion as a function of features: float32 rows ``(n, F)`` to logits ``(n, K)``.
 
-    A row holds, flattened, all that crosses the parting of one sample and follows the batch.
+    A row holds, flattened, all that crosses the split point of one sample and follows the batch.
 
     Args:
-        adapted: A with one adapter that looks at the input itself.
+        adapted: The base model with one adapter that looks at the input itself.
         x: At least one sample, of which only the form matters.
         idle: What the prefix runs on, to no purpose: best an empty batch.
 
@@ -132,11 +132,11 @@ class FeatureStudent(nn.Module):
     """
 
     takes_batches: ClassVar[bool] = True
-    """Rows are not cast to A's own precision on their way in (`petm.models.loading.call_model`)."""
+    """Rows are not cast to the base model's own precision on their way in (`petm.models.loading.call_model`)."""
 
     def __init__(self, adapted: AdaptedModel, x: Inputs, idle: Inputs) -> None:
         super().__init__()
-        self.adapted, self.parting, self._idle = adapted, parting_of(adapted, x), idle
+        self.adapted, self.split_point, self._idle = adapted, split_point_of(adapted, x), idle
         self._forms = {place: (tensor.shape[1:], tensor.dtype) for place, tensor in self._crossing(x).items()}
         self.width = sum(prod(form) for form, _ in self._forms.values())
 
@@ -149,7 +149,7 @@ class FeatureStudent(nn.Module):
             for part, (place, (form, dtype)) in zip(parts, self._forms.items(), strict=True)
         }
         (member,) = self.adapted.members
-        running = _FromFeatures(self.parting, crossing, member.adapter)
+        running = _FromFeatures(self.split_point, crossing, member.adapter)
         return self.adapted.run(running, self._idle.to(rows.device), rows=len(rows))
 
     @contextmanager
@@ -170,7 +170,7 @@ class FeatureStudent(nn.Module):
         return torch.cat([crossing[place].flatten(1) for place in self._forms], dim=1)
 
     def _crossing(self, x: Inputs) -> dict[Place, Tensor]:
-        prefix = _Prefix(self.parting, len(x))
+        prefix = _Prefix(self.split_point, len(x))
         with suppress(_PrefixDone):
             self.adapted.run(prefix, x)
         return dict(prefix.crossing)
@@ -216,13 +216,14 @@ def cached_features(
 ) -> Iterator[tuple["AdaptedModel | FeatureStudent", Data]]:
     """Yields what to train, and on what: the adapter on cached features where that is possible and pays.
 
-    The features are what crosses the parting of both opinions (`split_point`). The adapted model and the data
+    The features are what crosses the split point of both opinions (`split_point`). The adapted model and the data
     themselves are yielded where features spare little (the adapter starts at the input), take longer to read than to
     compute, or are not all that the rest of the model needs. That they suffice is proven by comparison on a few
     samples. Either way convolutions run in the layout that is fast for them.
 
     Args:
-        adapted: A with its adapters, the first of which is set to learn; ``alone`` of what is yielded sets another.
+        adapted: The base model with its adapters, the first of which is set to learn; ``alone`` of what is yielded sets
+            another.
         data: ``N`` samples.
         budget: Bytes of memory for the features; larger ones go into a temporary file (`row_store`), removed at
             the end. 0 caches nothing.
@@ -235,7 +236,7 @@ def cached_features(
     """
     if not adapted.adapters:
         raise ArgumentError(
-            "adapted: expected a member with an adapter to train, got views of A alone. They need no training."
+            "adapted: expected a member with an adapter to train, got views of the model alone. They need no training."
         )
     x = data.inputs(range(min(_PROBE, len(data)))).to(device_of(adapted))
     fast, student = prepare_student(adapted, x, budget)
@@ -252,7 +253,7 @@ def cached_features(
                 start += len(inputs)
                 progress.advance(len(inputs))
         give_back_blocks()
-        yield student, _Rows(data, rows, student.parting.module)
+        yield student, _Rows(data, rows, student.split_point.module)
 
 
 def prepare_student(adapted: AdaptedModel, x: Inputs, budget: int) -> tuple[AdaptedModel, FeatureStudent | None]:
@@ -263,7 +264,7 @@ def prepare_student(adapted: AdaptedModel, x: Inputs, budget: int) -> tuple[Adap
         x: Some samples, on the model's device.
         budget: Bytes for the features; 0 caches nothing.
     """
-    parting_of(adapted, x)  # found once, for the copy too
+    split_point_of(adapted, x)  # found once, for the copy too
     fast = _in_fast_layout(adapted, x).alone(adapted.adapters[0])
     return fast, find_student(fast, x) if budget > 0 else None
 
@@ -281,14 +282,14 @@ def find_student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:
     """Returns the second opinion as a function of features, or None where these do not suffice or do not pay.
 
     Args:
-        adapted: A with one adapter that looks at the input itself.
+        adapted: The base model with one adapter that looks at the input itself.
         x: Some samples, on the model's device.
     """
-    parting = parting_of(adapted, x)
-    if parting.kind in (APART, AROUND) or parting.share_before < LEAST_SHARE:
+    split_point = split_point_of(adapted, x)
+    if split_point.kind in (APART, AROUND) or split_point.share_before < LEAST_SHARE:
         return None
     student = _student(adapted, x)
-    if student is None or parting.share_before * parting.operations < LEAST_OPERATIONS * student.width:
+    if student is None or split_point.share_before * split_point.operations < LEAST_OPERATIONS * student.width:
         return None
     return student
 

@@ -1,8 +1,8 @@
 """Where the two opinions part: as late as is safe, which is found by trying and proven by comparing.
 
-Up to the parting all opinions are one computation on ``N`` samples. From there on they run as one batch through the
-base weights, A's first, then those of the members of the second opinion, and each member's adapter is added to its own
-part only. Members that look at a view of the input part at the input, where the view is made.
+Up to the split point all opinions are one computation on ``N`` samples. From there on they run as one batch through the
+base weights, the base model's first, then those of the members of the second opinion, and each member's adapter is
+added to its own part only. Members that look at a view of the input part at the input, where the view is made.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ _PROBES = (3, 5)
 
 
 @dataclass(frozen=True)
-class Parting:
+class SplitPoint:
     """Where the streams separate.
 
     Attributes:
@@ -64,13 +64,13 @@ class Parting:
         return {*self.repeated, *self.shared, *ends.get(self.kind, ())}
 
 
-def to_json(parting: Parting) -> dict[str, Json]:
+def to_json(split_point: SplitPoint) -> dict[str, Json]:
     """Returns a split point in JSON's types."""
-    found: dict[str, Json] = plain(parting)
+    found: dict[str, Json] = plain(split_point)
     return found
 
 
-def from_json(record: Record) -> Parting:
+def from_json(record: Record) -> SplitPoint:
     """Returns the split point that `to_json` has described.
 
     Raises:
@@ -79,7 +79,7 @@ def from_json(record: Record) -> Parting:
     kind, repeated = record.text("kind"), record.record("repeated")
     if kind not in (INSIDE, BEFORE, AROUND, APART):
         raise BundleError(f"{record.place}, kind: expected inside, before, around or apart, got {kind!r}.")
-    return Parting(
+    return SplitPoint(
         kind,
         record.text("module"),
         record.texts("shared"),
@@ -101,14 +101,14 @@ class OnePass(Pass):
 
     Args:
         n: Samples.
-        parting: Where the streams part.
+        split point: Where the streams part.
         members: Who gives the second opinion.
     """
 
-    def __init__(self, n: int, parting: Parting, members: Sequence[Member]) -> None:
+    def __init__(self, n: int, split_point: SplitPoint, members: Sequence[Member]) -> None:
         super().__init__()
-        self.n, self.parting, self.members = n, parting, members
-        self.parted = False
+        self.n, self.split_point, self.members = n, split_point, members
+        self.separated = False
 
     def adapted_layer(self, layer: AdaptedLayer, x: Tensor, base: Tensor) -> Tensor:
         """Adds each adapter's part to its member's rows, in place; where the streams separate, the rows begin here.
@@ -116,19 +116,19 @@ class OnePass(Pass):
         Each sum is written once, where it belongs: on large feature maps a pass over memory costs as much as a
         convolution.
         """
-        every = base if self.parted else _room(base, 1 + len(self.members))
-        if not self.parted:
+        every = base if self.separated else _room(base, 1 + len(self.members))
+        if not self.separated:
             every[: self.n] = base
         for place, member in enumerate(self.members, 1):
             rows = slice(place * self.n, (place + 1) * self.n)
             out = every[rows]
-            if member.adapter and self.parted:
+            if member.adapter and self.separated:
                 self.add(layer, member.adapter, out, x[rows], out)
             elif member.adapter:
                 self.add(layer, member.adapter, base, x, out)
-            elif not self.parted:
+            elif not self.separated:
                 out.copy_(base)
-        self.parted = True
+        self.separated = True
         return every
 
     def add(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor, out: Tensor) -> None:
@@ -137,14 +137,14 @@ class OnePass(Pass):
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         """Repeats what follows the batch: everything where the streams part, later what has not passed there."""
-        if self.parting.kind == AROUND:
+        if self.split_point.kind == AROUND:
             return self._around(module, arguments)
-        if not self.parted:
-            if self.parting.kind != BEFORE or module != self.parting.module:
+        if not self.separated:
+            if self.split_point.kind != BEFORE or module != self.split_point.module:
                 return arguments
-            self.parted = True
+            self.separated = True
             return map_tensors(arguments, lambda _, tensor: self._repeat(tensor))
-        paths = self.parting.repeated.get(module, ())
+        paths = self.split_point.repeated.get(module, ())
         return map_tensors(arguments, lambda path, tensor: self._repeat(tensor) if path in paths else tensor)
 
     def _around(self, module: str, arguments: Arguments) -> Arguments:
@@ -152,10 +152,10 @@ class OnePass(Pass):
 
         What the model does beside its blocks, such as finding the last token of each text, then fits its output.
         """
-        if module in ("", self.parting.module):
-            self.parted = module != ""
+        if module in ("", self.split_point.module):
+            self.separated = module != ""
             return map_tensors(arguments, lambda _, tensor: self._repeat(tensor))
-        if module not in self.parting.shared:
+        if module not in self.split_point.shared:
             return arguments
         rows = (1 + len(self.members)) * self.n
         return map_tensors(
@@ -180,8 +180,8 @@ def _room(base: Tensor, times: int) -> Tensor:
 class _Trial(OnePass):
     """A one pass on a probe: makes the untrained adapter count, and notes what still follows the single batch."""
 
-    def __init__(self, n: int, parting: Parting, members: Sequence[Member], *, note: bool = True) -> None:
-        super().__init__(n, parting, members)
+    def __init__(self, n: int, split_point: SplitPoint, members: Sequence[Member], *, note: bool = True) -> None:
+        super().__init__(n, split_point, members)
         self.note = note
         self.found: set[tuple[str, Place]] = set()
 
@@ -190,7 +190,7 @@ class _Trial(OnePass):
         torch.add(base, part + _pattern(part, adapter), out=out)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        if self.parting.kind == AROUND or not (self.parted and self.note):
+        if self.split_point.kind == AROUND or not (self.separated and self.note):
             return super().module_input(module, arguments)
 
         def repeat(path: Place, tensor: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class _Calls(Pass):
         return arguments
 
 
-def parting_of(adapted: AdaptedModel, x: Inputs) -> Parting:
+def split_point_of(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
     """Returns where the opinions of a model separate, which is found with samples ``x`` when first asked for.
 
     Args:
@@ -237,16 +237,16 @@ def parting_of(adapted: AdaptedModel, x: Inputs) -> Parting:
     Raises:
         ModelError: The model cannot take ``x``.
     """
-    if adapted.parting is None:
+    if adapted.split_point is None:
         with _finding:
-            if adapted.parting is None:
+            if adapted.split_point is None:
                 known = adapted.remembered
-                adapted.take_parting(known if known and holds(adapted, known, x) else find_parting(adapted, x))
-    assert adapted.parting is not None
-    return adapted.parting
+                adapted.take_split_point(known if known and holds(adapted, known, x) else find_split_point(adapted, x))
+    assert adapted.split_point is not None
+    return adapted.split_point
 
 
-def find_parting(adapted: AdaptedModel, x: Inputs) -> Parting:
+def find_split_point(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
     """Returns the latest safe split point for a model, proven on probes made of the samples ``x``.
 
     Tried in turn: inside the first adapted layer, behind its base weights; before that layer; before each module
@@ -266,36 +266,39 @@ def find_parting(adapted: AdaptedModel, x: Inputs) -> Parting:
     with torch.no_grad(), adapted.hooks.asking(_modules(adapted)) as asked:
         calls = _Calls()
         adapted.run_asking(calls, x, asked)
-        candidates = [Parting(INSIDE, calls.first)] if calls.first is not None else []
-        candidates += [Parting(BEFORE, module) for module in reversed(calls.modules) if module]
+        candidates = [SplitPoint(INSIDE, calls.first)] if calls.first is not None else []
+        candidates += [SplitPoint(BEFORE, module) for module in reversed(calls.modules) if module]
         candidates += [
-            Parting(AROUND, module, shared)
+            SplitPoint(AROUND, module, shared)
             for module in reversed(calls.modules)
             if (shared := _earlier_blocks(adapted.base, module, calls.modules))
         ]
-        candidates.append(Parting(BEFORE))
+        candidates.append(SplitPoint(BEFORE))
         if any(member.view != SAME for member in adapted.members):
-            candidates = [Parting(BEFORE)]
+            candidates = [SplitPoint(BEFORE)]
         for candidate in candidates:
             proven = _prove(adapted, candidate, x, asked)
             if proven is not None:
                 return _count(adapted, proven, x, asked)
-    return Parting(APART, counted_ratio=1.0 + len(adapted.members))
+    return SplitPoint(APART, counted_ratio=1.0 + len(adapted.members))
 
 
-def holds(adapted: AdaptedModel, parting: Parting, x: Inputs) -> bool:
+def holds(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs) -> bool:
     """Returns whether a split point that was found earlier, and saved, still gives what separate passes do.
 
     Args:
         adapted: The base model with its adapter.
-        parting: The split point.
+        split_point: The split point.
         x: At least one sample.
     """
-    if parting.kind == INSIDE and parting.module not in adapted.ranks:
+    if split_point.kind == INSIDE and split_point.module not in adapted.ranks:
         return False
     try:
-        with torch.no_grad(), adapted.hooks.asking({adapted.base.get_submodule(n): n for n in parting.asked}) as asked:
-            return parting.kind == APART or _agrees(adapted, parting, _probe(x, _PROBES[0]), asked)
+        with (
+            torch.no_grad(),
+            adapted.hooks.asking({adapted.base.get_submodule(n): n for n in split_point.asked}) as asked,
+        ):
+            return split_point.kind == APART or _agrees(adapted, split_point, _probe(x, _PROBES[0]), asked)
     except Exception:  # whatever a model raises whose streams cannot separate there
         return False
 
@@ -324,7 +327,9 @@ def run_one_pass(adapted: AdaptedModel, x: Inputs, running: OnePass) -> Tensor:
     return adapted.run(running, x, rows=(1 + len(running.members)) * x.shape[0])
 
 
-def _prove(adapted: AdaptedModel, candidate: Parting, x: Inputs, asked: Mapping[nn.Module, str]) -> Parting | None:
+def _prove(
+    adapted: AdaptedModel, candidate: SplitPoint, x: Inputs, asked: Mapping[nn.Module, str]
+) -> SplitPoint | None:
     """The candidate with what else must be repeated, or None where it is not safe."""
     followers: set[tuple[str, Place]] | None = None
     try:
@@ -343,9 +348,9 @@ def _prove(adapted: AdaptedModel, candidate: Parting, x: Inputs, asked: Mapping[
     return None
 
 
-def _agrees(adapted: AdaptedModel, parting: Parting, probe: Inputs, asked: Mapping[nn.Module, str]) -> bool:
+def _agrees(adapted: AdaptedModel, split_point: SplitPoint, probe: Inputs, asked: Mapping[nn.Module, str]) -> bool:
     """Whether one pass gives what separate passes do."""
-    trial = _Trial(len(probe), parting, adapted.members, note=False)
+    trial = _Trial(len(probe), split_point, adapted.members, note=False)
     found = adapted.run_asking(trial, probe, asked, (1 + len(adapted.members)) * len(probe))
     return _equal(found, torch.cat((adapted.run_asking(Pass(adapter=""), probe, {}), *_apart(adapted, probe))))
 
@@ -362,7 +367,7 @@ def _equal(found: Tensor, expected: Tensor) -> bool:
     return bool(torch.allclose(found, expected, rtol=0, atol=tolerance))
 
 
-def _count(adapted: AdaptedModel, parting: Parting, x: Inputs, asked: Mapping[nn.Module, str]) -> Parting:
+def _count(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs, asked: Mapping[nn.Module, str]) -> SplitPoint:
     """The split point with its counted operations; where none can be counted, with measured times in their place."""
     probe, members = _probe(x, 2), len(adapted.members)
 
@@ -370,15 +375,15 @@ def _count(adapted: AdaptedModel, parting: Parting, x: Inputs, asked: Mapping[nn
         return adapted.run_asking(Pass(adapter=""), probe, {})
 
     def one_pass() -> Tensor:
-        return adapted.run_asking(OnePass(2, parting, adapted.members), probe, asked, 2 * (1 + members))
+        return adapted.run_asking(OnePass(2, split_point, adapted.members), probe, asked, 2 * (1 + members))
 
     base, every = (count_operations(call, adapted.base) for call in (plain, one_pass))
     if not base:
-        return replace(parting, counted_ratio=time_ratio(one_pass, plain))
+        return replace(split_point, counted_ratio=time_ratio(one_pass, plain))
     added = count_operations(lambda: list(_apart(adapted, probe)), adapted.base) - members * base
     behind = ((every - added) / base - 1) / members
     return replace(
-        parting,
+        split_point,
         share_before=min(1.0, max(0.0, 1 - behind)),
         counted_ratio=every / base,
         operations=base / len(probe),

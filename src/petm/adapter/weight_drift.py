@@ -1,4 +1,4 @@
-"""How far a twin has moved from its base model: in weights, in filters, in features; and the ranks that follow."""
+"""How far a teacher has moved from its base model: in weights, in filters, in features; and the ranks that follow."""
 
 import heapq
 import math
@@ -20,7 +20,7 @@ _NOISE = 1e-6
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """How far one layer of the twin has moved, and in how many directions.
+    """How far one layer of the teacher has moved, and in how many directions.
 
     The drift ``W' - W0`` is read as a matrix ``(out, in)``, for convolutions ``(out, in / groups * kh * kw)``.
 
@@ -47,17 +47,17 @@ class FilterPCA:
 
     Attributes:
         base: float64 ``(F, 2)``, the base model's ``F`` filters.
-        twin: float64 ``(F, 2)``, the twin's.
+        teacher: float64 ``(F, 2)``, the teacher's.
         explained: float64 ``(2,)``, the share of the variance of all ``2 F`` filters on each common axis, in [0, 1].
         base_explained: float64 ``(min(F, D),)``, the shares on the base model's own axes, descending, sum 1.
-        twin_explained: float64 ``(min(F, D),)``, the same for the twin's own axes.
+        teacher_explained: float64 ``(min(F, D),)``, the same for the teacher's own axes.
     """
 
     base: NDArray[np.float64]
-    twin: NDArray[np.float64]
+    teacher: NDArray[np.float64]
     explained: NDArray[np.float64]
     base_explained: NDArray[np.float64]
-    twin_explained: NDArray[np.float64]
+    teacher_explained: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class FeatureMap:
     Attributes:
         layer: The layer's name in the model.
         base: float64 ``(n, 2)``, the base model's features on the t-SNE map.
-        twin: float64 ``(n, 2)``, the twin's; row ``i`` is the same image.
+        teacher: float64 ``(n, 2)``, the teacher's; row ``i`` is the same image.
         perplexity: The perplexity that t-SNE used.
         silhouette_features: Mean silhouette of the two clouds in at most 50 principal components, in [-1, 1];
             0 where they overlap, 1 where each is tight and far from the other.
@@ -78,22 +78,22 @@ class FeatureMap:
 
     layer: str
     base: NDArray[np.float64]
-    twin: NDArray[np.float64]
+    teacher: NDArray[np.float64]
     perplexity: float
     silhouette_features: float
     silhouette_map: float
     probe_accuracy: float
 
 
-def weight_drift(base: nn.Module, twin: nn.Module) -> list[LayerDrift]:
+def weight_drift(base: nn.Module, teacher: nn.Module) -> list[LayerDrift]:
     """Returns the weight drift of every linear and convolution layer, in the order of the network.
 
     An adapter of rank ``r`` can at best remove the energy of the ``r`` greatest singular values of ``W' - W0``
     (Eckart and Young), so these values say which layers deserve one, and how large. Singular values in float64.
 
     Args:
-        base: The base model A.
-        twin: The twin A', of the same architecture.
+        base: The base model.
+        teacher: The teacher, of the same architecture.
 
     Raises:
         ModelError: The two differ in a layer or in its shape.
@@ -101,13 +101,13 @@ def weight_drift(base: nn.Module, twin: nn.Module) -> list[LayerDrift]:
     Reference:
         Eckart and Young 1936; Ko et al. 2025 (LoRA-PETM), section 3.2: the layers with the largest drift are adapted.
     """
-    before, after = _weights(base), _weights(twin)
+    before, after = _weights(base), _weights(teacher)
     for layer in [*before, *(layer for layer in after if layer not in before)]:
         expected, got = (str(tuple(side[layer].shape)) if layer in side else "none" for side in (before, after))
         if expected != got:
             raise ModelError(
-                f"twin: expected weight of shape {expected} in layer {layer!r} as in the base model, got {got}. "
-                f"Use a twin of the same architecture."
+                f"teacher: expected weight of shape {expected} in layer {layer!r} as in the model, got {got}. "
+                f"Use a teacher of the same architecture."
             )
     return [_layer_drift(layer, weight, after[layer]) for layer, weight in before.items()]
 

@@ -12,8 +12,10 @@ from petm.cli import options
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @options.output(text="The .onnx file to write.")
-@click.option("--model", "reference", help="module:factory or hf:DIR of A, if it is no longer where the bundle says.")
-@click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
+@click.option(
+    "--model", "reference", help="module:factory or hf:DIR of the model, if it is no longer where the bundle says."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="the model's weights, if they are no longer there.")
 @click.option(
     "--example",
     type=click.Path(path_type=Path),

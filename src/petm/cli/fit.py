@@ -23,8 +23,12 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     "--data images/ --size 28 --channels 1 -o my.petm",
     short_help="Fit a grader to a trained model.",
 )
-@click.option("--model", "reference", required=True, help="module:factory or file.py:factory that builds A, or hf:DIR.")
-@click.option("--weights", type=click.Path(path_type=Path), help="A's weights: .safetensors, or a state_dict file.")
+@click.option(
+    "--model", "reference", required=True, help="module:factory or file.py:factory that builds the model, or hf:DIR."
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="the model's weights: .safetensors, or a state_dict file."
+)
 @click.option(
     "--model-arg", "arguments", type=options.Pairs(options.literal, "name=value,..."), help="For the factory."
 )
@@ -34,15 +38,15 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     required=True,
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Labelled data A was trained on; repeatable.",
+    help="Labelled data the model was trained on; repeatable.",
 )
 @click.option(
     "--calibration",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Labelled data A has not seen; repeatable. Absent: a fifth of --data.",
+    help="Labelled data the model has not seen; repeatable. Absent: a fifth of --data.",
 )
-@click.option("--classes", help="Class names in the order of A's outputs, separated by commas.")
+@click.option("--classes", help="Class names in the order of the model's outputs, separated by commas.")
 @click.option("--size", type=options.ImageSize(), help="Resize images.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Read images as grey or colour.")
 @click.option("--text-column", help="Of texts. [default: text]")
@@ -56,17 +60,17 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     type=click.Choice(get_args(RecipeName)),
     default="fast",
     show_default=True,
-    help="How the second opinion is made: within 1.25, 2.1 or 5 times A's time, or as published.",
+    help="How the second opinion is made: within 1.25, 2.1 or 5 times the model's time, or as published.",
 )
 @click.option(
     "--errors",
     type=click.Choice(get_args(ErrorSource)),
-    help="Where the recipe paper takes errors from, if A makes too few.",
+    help="Where the recipe paper takes errors from, if the model makes too few.",
 )
 @click.option(
     "--layers", type=options.Pairs(int, "layer=rank,..."), help="Layers to adapt. Absent: chosen by the recipe."
 )
-@click.option("--max-extra-parameters", type=float, help="The adapters' size over A's. Absent: the recipe's.")
+@click.option("--max-extra-parameters", type=float, help="The adapters' size over the model's. Absent: the recipe's.")
 @click.option("--max-extra-time", type=float, help="One pass over a plain forward, less 1. Absent: the recipe's.")
 @click.option(
     "--adapter",
@@ -89,7 +93,7 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     help="Bytes of memory for decoded data, adversarial examples and features; what takes more is read from disk or "
     "computed again.",
 )
-@click.option("--include-base", is_flag=True, help="Put A's weights into the bundle.")
+@click.option("--include-base", is_flag=True, help="Put the model's weights into the bundle.")
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),

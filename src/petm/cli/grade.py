@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from petm.grading.grader import Grader
     from petm.grading.onnx_grader import OnnxGrader
     from petm.grading.ray_engine import Open
-    from petm.grading.summary import Tally
+    from petm.grading.summary import Summary
     from petm.selective.thresholds import Threshold
 
 
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 )
 @click.option("--labels", "labelled", is_flag=True, help="Read true labels too, and say how good the grades are.")
 @click.option("--label-column", default="label", show_default=True, help="Of these, in tables.")
-@click.option("--model", "reference", help="module:factory or hf:DIR of A, if it is no longer where the bundle says.")
-@click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
+@click.option(
+    "--model", "reference", help="module:factory or hf:DIR of the model, if it is no longer where the bundle says."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="the model's weights, if they are no longer there.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Inputs in one pass.")
 @options.processor
 @options.trust_remote_code
@@ -69,8 +71,8 @@ def grade(
     """Grade images or texts: label, probability of error, suspicion and grade of each.
 
     Images come as files, folders, globs, Parquet or .npz; texts as Parquet, CSV or JSON Lines. With - the paths of
-    files are read from standard input, one a line. The label is A's, beside it stands the second opinion's. An input
-    that cannot be read is a row with the reason.
+    files are read from standard input, one a line. The label is the base model's, beside it stands the second
+    opinion's. An input that cannot be read is a row with the reason.
 
     With -o the run may end at any moment, and the same command goes on where it was. With --engine ray many machines
     share the work (extra petm[ray]), and -o names a folder of Parquet files.
@@ -99,15 +101,15 @@ def grade(
         opened = partial(
             open_both, bundle.absolute(), device, reference, weights, processor, trust_remote_code=trust_remote_code
         )
-        tally = _on_ray(opened, sources, output, workers, address, batch_size, labelled, overwrite)
+        summary = _on_ray(opened, sources, output, workers, address, batch_size, labelled, overwrite)
     elif file is None:
-        tally = _print(grader, sources, reader, batch_size, labelled, as_json)
+        summary = _print(grader, sources, reader, batch_size, labelled, as_json)
     else:
         told = {"grader": _identity(grader, bundle), "form": str(read_as), "batch_size": batch_size}
         told["label_column"] = label_column
         how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
-        tally = grade_files(grader, sources, reader, file, told=told, **how)
-    _report(tally, grader.threshold, output, as_json=as_json)
+        summary = grade_files(grader, sources, reader, file, told=told, **how)
+    _report(summary, grader.threshold, output, as_json=as_json)
 
 
 def _listed() -> list[str]:
@@ -140,19 +142,19 @@ def _on_ray(
     batch_size: int,
     labelled: bool,
     overwrite: bool,
-) -> "Tally":
+) -> "Summary":
     import pyarrow as pa
 
     from petm.grading.grade_table import read_grades
     from petm.grading.ray_engine import grade_on_ray
-    from petm.grading.summary import Tally
+    from petm.grading.summary import Summary
 
     how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
     grade_on_ray(opened, sources, output, workers=workers, address=address, **how)
-    tally = Tally(labelled=labelled)
+    summary = Summary(labelled=labelled)
     for batch in read_grades(output, None if labelled else ["grade"]):
-        tally.add(pa.Table.from_batches([batch]))
-    return tally
+        summary.add(pa.Table.from_batches([batch]))
+    return summary
 
 
 def _print(
@@ -162,18 +164,18 @@ def _print(
     batch_size: int,
     labelled: bool,
     as_json: bool,
-) -> "Tally":
+) -> "Summary":
     """Writes the rows to standard output as they come; nothing where there is to be one JSON object only."""
     from petm.errors import DataError, RunError
     from petm.grading.grade_files import write_csv
     from petm.grading.stream import grade_stream
-    from petm.grading.summary import Tally
+    from petm.grading.summary import Summary
 
-    tally = Tally(labelled=labelled)
+    summary = Summary(labelled=labelled)
 
     def tables() -> Any:
         for graded in grade_stream(grader, sources, reader, batch_size=batch_size, labelled=labelled):
-            tally.add(graded.table)
+            summary.add(graded.table)
             yield graded.table
 
     if as_json:
@@ -186,29 +188,30 @@ def _print(
             raise
         except OSError as error:
             raise RunError(f"standard output: could not be written ({error.strerror}). Free space.") from error
-    if not sum(tally.counts.values()):
+    if not sum(summary.counts.values()):
         raise DataError("inputs: expected at least one, got none. Name files, folders or globs that hold some.")
-    return tally
+    return summary
 
 
-def _report(tally: "Tally", threshold: "Threshold", output: "Located | None", *, as_json: bool) -> None:
+def _report(summary: "Summary", threshold: "Threshold", output: "Located | None", *, as_json: bool) -> None:
     """Says what the grades come to."""
-    from petm.selective.guarantee import promise
+    from petm.selective.guarantee import guarantee
 
-    total = sum(tally.counts.values())
-    judged = tally.judged(threshold) if tally.labelled else None
-    if tally.labelled and judged is None:
+    total = sum(summary.counts.values())
+    judged = summary.judged(threshold) if summary.labelled else None
+    if summary.labelled and judged is None:
         click.echo(
             "Warning: labels: expected true labels in the inputs, got none that the classifier knows. Put images into "
             "class folders, or name the column of labels.",
             err=True,
         )
     if as_json:
-        summary = {"inputs": total, **tally.counts} | ({"output": str(output)} if output else {})
-        options.print_json(summary | ({"judged": judged} if judged else {}))
-    unreadable = f", {tally.counts['unreadable']} unreadable" if tally.counts["unreadable"] else ""
+        told: dict[str, object] = {"inputs": total, **summary.counts} | ({"output": str(output)} if output else {})
+        options.print_json(told | ({"judged": judged} if judged else {}))
+    unreadable = f", {summary.counts['unreadable']} unreadable" if summary.counts["unreadable"] else ""
     click.echo(
-        f"{total} inputs: {tally.counts['trusted']} trusted, {tally.counts['suspect']} suspect{unreadable}.", err=True
+        f"{total} inputs: {summary.counts['trusted']} trusted, {summary.counts['suspect']} suspect{unreadable}.",
+        err=True,
     )
     if judged:
         recall, precision = judged.flags.recall.value, judged.flags.precision.value
@@ -218,8 +221,8 @@ def _report(tally: "Tally", threshold: "Threshold", output: "Located | None", *,
             f"precision {100 * precision:.1f} %{ranked}.",
             err=True,
         )
-        if judged.promise.verdict != "nothing promised":
-            found, verdict = judged.promise.found, judged.promise.verdict
+        if judged.guarantee.verdict != "nothing guaranteed":
+            found, verdict = judged.guarantee.found, judged.guarantee.verdict
             interval = f"{100 * found.value:.2f} % ({100 * found.low:.2f} to {100 * found.high:.2f} %)"
-            click.echo(promise(threshold), err=True)
-            click.echo(f"Here {interval} are {judged.promise.of}, of {found.of} labelled: {verdict}.", err=True)
+            click.echo(guarantee(threshold), err=True)
+            click.echo(f"Here {interval} are {judged.guarantee.of}, of {found.of} labelled: {verdict}.", err=True)

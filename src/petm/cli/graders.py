@@ -40,7 +40,7 @@ def open_grader(
     """
     if bundle.suffix == ".onnx":
         if reference or weights:
-            raise click.UsageError(f"--model, --weights: expected neither beside {bundle}, which holds A.")
+            raise click.UsageError(f"--model, --weights: expected neither beside {bundle}, which holds the model.")
         return _open_graph(bundle, device, threads)
     if not bundle.exists():
         raise BundleError(f"{bundle}: expected a petm bundle or an .onnx file, got nothing there. Check the path.")
@@ -84,7 +84,7 @@ def _open_graph(graph: Path, device: str, threads: int | None) -> OnnxGrader:
 
 
 def inputs_at(inputs: "InputOrigin", reference: str | None, processor: Path | None = None) -> "InputOrigin":
-    """Returns how a bundle's inputs are read when their processor is now in ``processor``, or in A's folder, if any."""
+    """Returns how a bundle's inputs are read when their processor is now in ``processor``, or in its folder, if any."""
     folder = processor or folder_of(reference)
     return replace(inputs, processor=str(folder)) if folder and inputs.processor else inputs
 

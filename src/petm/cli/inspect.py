@@ -103,7 +103,7 @@ def _split_point(bundle: Path, manifest: "Manifest") -> str:
     from petm._internal.records import Record
 
     if manifest.cascade_threshold > 0:
-        asked = f"1 minus A's greatest probability is {manifest.cascade_threshold:.3g} or more"
+        asked = f"1 minus the model's greatest probability is {manifest.cascade_threshold:.3g} or more"
         return f"A first; the second opinion only where {asked}"
     if manifest.split_point is None:
         return "not tried yet; found at the first use"

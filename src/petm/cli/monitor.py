@@ -1,4 +1,4 @@
-"""``petm monitor``: whether the promised risk still holds in production."""
+"""``petm monitor``: whether the guaranteed risk still holds in production."""
 
 import sys
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from petm.selective.thresholds import Threshold
 
 BROKEN = 3
-"""The exit code where the promise is broken; where drift is seen too, with --fail-on-drift."""
+"""The exit code where the guarantee is broken; where drift is seen too, with --fail-on-drift."""
 
 
 @click.command(
     epilog="Example: petm monitor my.petm monday.parquet tuesday.parquet --labels checked.csv -o watch",
-    short_help="Tell whether the promised risk still holds on graded data.",
+    short_help="Tell whether the guaranteed risk still holds on graded data.",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("grades", nargs=-1, required=True)
@@ -31,7 +31,7 @@ BROKEN = 3
     help="CSV, JSON Lines or Parquet with input[,row],label, or what petm serve --labels-file writes; repeatable.",
 )
 @click.option("--window", type=int, help="Rows of one point in the picture. Absent: each file is one.")
-@click.option("--confidence", type=float, help="Of the intervals. Absent: that of the promise, or 0.95.")
+@click.option("--confidence", type=float, help="Of the intervals. Absent: that of the guarantee, or 0.95.")
 @click.option("--alpha", default=0.01, show_default=True, help="How often drift may be seen where there is none.")
 @click.option("--fail-on-drift", is_flag=True, help="Exit 3 where suspicion has drifted, too.")
 @click.option(
@@ -53,13 +53,13 @@ def monitor(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Tell whether the promised risk still holds, from what petm grade wrote in production.
+    """Tell whether the guaranteed risk still holds, from what petm grade wrote in production.
 
     Where true labels are known, in the column true_label or from --labels, the error rate among the trusted is held
-    against the promise by its exact interval; the labelled must be a random part of the trusted. Without labels, the
+    against the guarantee by its exact interval; the labelled must be a random part of the trusted. Without labels, the
     suspicion of production is tested against that of the calibration samples.
 
-    Exit codes: 3 where the promise is broken (with --fail-on-drift also where suspicion has drifted), 0 where it is
+    Exit codes: 3 where the guarantee is broken (with --fail-on-drift also where suspicion has drifted), 0 where it is
     not or cannot be told, 1 where something could not be read, 2 for a wrong option.
     """
     from petm.data.labels import read_true_labels
@@ -77,7 +77,7 @@ def monitor(
         confidence=confidence,
         alpha=alpha,
     )
-    code = BROKEN if found.promise.verdict == "broken" or (found.drifted and fail_on_drift) else 0
+    code = BROKEN if found.guarantee.verdict == "broken" or (found.drifted and fail_on_drift) else 0
     result = {**found.as_json(), "exit_code": code}
     if output is not None:
         _write(found, result, output)
@@ -125,7 +125,7 @@ def _write(found: "Monitoring", result: dict[str, Any], output: Path) -> None:
     from petm.report.tables import markdown_table
 
     table = windows_table(found)
-    words = [f"# {found.promise.verdict}", *found.findings, *(f"Warning: {text}" for text in found.warnings)]
+    words = [f"# {found.guarantee.verdict}", *found.findings, *(f"Warning: {text}" for text in found.warnings)]
     write_text(output / "monitor.md", "\n\n".join([*words, markdown_table(table), table.caption]) + "\n")
     save_figure(monitor_figure(found), output, "monitor")
     write_json(output / "monitor.json", result)

@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 @click.option("--dataset", type=click.Choice(["digits", "mnist"]), default="digits", show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where MNIST's four files are [env: PETM_DATA_DIR].")
 @click.option("--download", is_flag=True, help="Fetch MNIST (11 MB) into the data folder where it is missing.")
-@click.option("--base", type=click.Path(path_type=Path), help="Weights of A, for the paper's network. Absent: train A.")
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    help="Weights of the model, for the paper's network. Absent: train the model.",
+)
 @options.output()
-@click.option("--base-epochs", type=int, help="Epochs of A, where it is trained here.")
-@click.option("--twin-epochs", type=int, help="Epochs of A'.")
+@click.option("--base-epochs", type=int, help="Epochs of the model, where it is trained here.")
+@click.option("--teacher-epochs", type=int, help="Epochs of the teacher.")
 @click.option("--epochs", type=int, help="Epochs of the distillation, at most; the paper runs 200.")
 @click.option("--patience", type=int, help="Epochs without a better held-out loss before the distillation stops.")
 @click.option("--batch-size", type=int, help="Samples in one step.")
 @click.option("--epsilon", type=float, help="FGSM step, in a range of 1.  [default: 0.1]")
-@click.option("--start", type=click.Choice(["base", "scratch"]), help="What A' starts from.  [default: base]")
+@click.option("--start", type=click.Choice(["base", "scratch"]), help="What the teacher starts from.  [default: base]")
 @click.option(
-    "--samples", type=click.Choice(["replaced", "errors"]), help="What A' is trained on.  [default: replaced]"
+    "--samples", type=click.Choice(["replaced", "errors"]), help="What the teacher is trained on.  [default: replaced]"
 )
 @click.option("--temperature", type=float, help="Of the distillation.  [default: 1]")
 @options.seed
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
 @options.as_json
 @options.config
 def reproduce(dataset: str, data_dir: Path | None, download: bool, output: Path, **settings: Any) -> None:
-    """Run the paper's experiment: A, its twin A', the adapter, the controls, and all of it judged on test data.
+    """Run the paper's experiment: The model, its teacher, the adapter, the controls, and all of it judged on test data.
 
     Writes result.json, report.html, figures/ and grader.petm into the output folder. What is not given takes the
     defaults of the data set, which docs/reproduction.md explains.

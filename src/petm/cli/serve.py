@@ -47,8 +47,10 @@ MEBI = 2**20
 @click.option(
     "--threads", type=click.IntRange(1), help="CPU threads of a pass. Absent: one fewer than there are cores."
 )
-@click.option("--model", "reference", help="module:factory or hf:DIR of A, if it is no longer where the bundle says.")
-@click.option("--weights", type=click.Path(path_type=Path), help="A's weights, if they are no longer there.")
+@click.option(
+    "--model", "reference", help="module:factory or hf:DIR of the model, if it is no longer where the bundle says."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="the model's weights, if they are no longer there.")
 @options.processor
 @options.trust_remote_code
 @options.device

@@ -1,4 +1,4 @@
-"""Views of an image that keep its label: what a second opinion may look at where A looks at the image itself."""
+"""Views of an image that keep its label."""
 
 import re
 from collections.abc import Callable

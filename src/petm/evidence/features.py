@@ -20,22 +20,23 @@ _CHUNK = 1 << 23
 
 @dataclass(frozen=True)
 class Mahalanobis:
-    """Suspicion is the distance ``sqrt((h - m_c)ᵀ S⁻¹ (h - m_c))`` of the features to the mean of A's class ``c``.
+    """Suspicion is the distance ``sqrt((h - m_c)ᵀ S⁻¹ (h - m_c))`` of the features to the mean of its class ``c``.
 
     ``m_k`` are the class means of the training features, ``S`` the covariance around them, one for all classes, shrunk
     towards a multiple of the identity by the amount that Ledoit and Wolf found best. The distance is to the class that
-    A predicts, not to the nearest one as in the detection of foreign inputs: A's answer is what is graded.
+    the base model predicts, not to the nearest one as in the detection of foreign inputs: the base model's answer is
+    what is graded.
 
-    Where A is sure its features are often long, and then far from every mean: on such networks this ranks right
+    Where the model is sure its features are often long, and then far from every mean: on such networks this ranks right
     predictions as more suspect than wrong ones. `RelativeMahalanobis` takes that out.
 
     Reference:
-        Lee et al. (2018), A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+        Lee et al. (2018), the model Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
         Attacks, section 2.1; Ledoit and Wolf (2004).
     """
 
     name: ClassVar[str] = "mahalanobis"
-    title: ClassVar[str] = "Mahalanobis distance to A's class"
+    title: ClassVar[str] = "Mahalanobis distance to the model's class"
     source: ClassVar[str] = "Lee et al. (2018)"
     fitted_on: ClassVar[Part | None] = "training"
 
@@ -51,18 +52,18 @@ class Mahalanobis:
 
 @dataclass(frozen=True)
 class RelativeMahalanobis:
-    """Suspicion is the squared distance to the mean of A's class ``c`` minus that to the mean of all samples.
+    """Suspicion is the squared distance to the mean of the model's class ``c`` minus that to the mean of all samples.
 
     ``(h - m_c)ᵀ S⁻¹ (h - m_c) - (h - m)ᵀ S_0⁻¹ (h - m)`` with ``m`` and ``S_0`` the mean and the shrunk covariance of
     the training features without regard to class. What is merely unusual is far from both, and drops out.
 
     Reference:
-        Ren et al. (2021), A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, section 2.2, for A's
-        class in place of the nearest.
+        Ren et al. (2021), the base model Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, section
+        2.2, for the base model's class in place of the nearest.
     """
 
     name: ClassVar[str] = "relative_mahalanobis"
-    title: ClassVar[str] = "Relative Mahalanobis distance to A's class"
+    title: ClassVar[str] = "Relative Mahalanobis distance to the model's class"
     source: ClassVar[str] = "Ren et al. (2021)"
     fitted_on: ClassVar[Part | None] = "training"
 
@@ -79,7 +80,7 @@ class RelativeMahalanobis:
 
 
 def class_gaussians(answers: Answers, labels: Tensor) -> "Gaussians":
-    """Returns the normal distributions of A's features in each class.
+    """Returns the normal distributions of the base model's features in each class.
 
     Raises:
         DataError: A class has no sample.
@@ -135,7 +136,7 @@ def inverse_root(covariance: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NeighbourLabels:
-    """Suspicion is the weight, among the ``k`` nearest training samples, of those that are not of A's class ``c``.
+    """Suspicion is the weight, among the ``k`` nearest training samples, of those that are not of its class ``c``.
 
     ``sum_{j: y_j != c} exp(-d_j) / sum_j exp(-d_j)`` with ``d_j`` the Euclidean distance of features. It is exactly 0
     wherever all ``k`` are of class ``c``: among those samples it has no order, which is the method's own.
@@ -179,7 +180,7 @@ class NeighbourLabels:
 class NeighbourDistance:
     """Suspicion is the distance to the ``k``-th nearest training sample, features scaled to length 1.
 
-    It asks whether the sample is unusual, whatever A says of it.
+    It asks whether the sample is unusual, whatever the base model says of it.
 
     Args:
         k: Which neighbour; no more than there are training samples.

@@ -42,7 +42,7 @@ SOFTMAX = LogitScore(
     "softmax",
     "Maximum softmax probability",
     "Hendrycks and Gimpel (2017)",
-    "Suspicion is ``1 - max p``: what A offers by itself, the score to beat",
+    "Suspicion is ``1 - max p``: what the model offers by itself, the score to beat",
     maximum_softmax,
 )
 ENTROPY = LogitScore(
@@ -52,7 +52,7 @@ MARGIN = LogitScore(
     "margin",
     "Margin between the first two classes",
     "Scheffer, Decomain, Wrobel (2001)",
-    "Suspicion is minus the lead of A's class over the runner-up, in logits",
+    "Suspicion is minus the lead of the model's class over the runner-up, in logits",
     margin,
 )
 ENERGY = LogitScore("energy", "Energy", "Liu et al. (2020)", "Suspicion is the free energy ``-log sum exp z``", energy)
@@ -60,14 +60,14 @@ ENERGY = LogitScore("energy", "Energy", "Liu et al. (2020)", "Suspicion is the f
 
 @dataclass(frozen=True)
 class TemperatureScaling:
-    """Suspicion is ``1 - max softmax(z / T)`` with the ``T`` that makes A's labels likeliest.
+    """Suspicion is ``1 - max softmax(z / T)`` with the ``T`` that makes the base model's labels likeliest.
 
     For ``K > 2`` a temperature changes not only the values but also their order. One number for a whole data set, so
     the order changes little.
 
     Args:
-        low: Least ``T``. Where A makes no error on the calibration data, ever lower ones fit ever better; at 0.1
-            float64 still keeps apart logits that differ by 70.
+        low: Least ``T``. Where the base model makes no error on the calibration data, ever lower ones fit ever better;
+            at 0.1 float64 still keeps apart logits that differ by 70.
         high: Greatest ``T``.
 
     Reference:

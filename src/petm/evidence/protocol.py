@@ -30,7 +30,7 @@ class Answers:
 
     logits: Tensor
     layer_input: Tensor | None = None
-    fault: str = "features: expected features of the base model, got none."
+    fault: str = "features: expected features of the model, got none."
 
     @property
     def features(self) -> Tensor:

@@ -5,8 +5,9 @@ my.petm/
 ├── adapter_model.safetensors    PEFT's
 ├── second/                      a further adapter, where there are several, in a folder of its name
 ├── README.md                    the model card, as Hugging Face has it
-├── base.safetensors             A's weights, only if asked for
-└── petm.json                    the manifest: what A is, the threshold, where it comes from, a hash of each file
+├── base.safetensors             the base model's weights, only if asked for
+└── petm.json                    the manifest: what the base model is, the threshold, where it comes from, a hash of
+each file
 """
 
 import os
@@ -73,18 +74,18 @@ def read_bundle(
     weights: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[AdaptedModel, Manifest]:
-    """Returns A with its adapter, and the manifest.
+    """Returns the base model with its adapter, and the manifest.
 
     Args:
         path: The bundle.
-        model: A. Absent, it is built by the factory that the manifest names, with the weights in the bundle, else
-            those that ``weights`` or the manifest names.
-        weights: Where A's weights are now, if not where they were.
+        model: The base model. Absent, it is built by the factory that the manifest names, with the weights in the
+            bundle, else those that ``weights`` or the manifest names.
+        weights: Where the base model's weights are now, if not where they were.
         trust_remote_code: As in `petm.models.loading.load_model`; a bundle does not remember it.
 
     Raises:
-        BundleError: As `read_manifest`; or A's weights are not those that the adapter was fitted to.
-        ModelError: A cannot be built.
+        BundleError: As `read_manifest`; or the base model's weights are not those that the adapter was fitted to.
+        ModelError: The base model cannot be built.
     """
     path, manifest = Path(path), read_manifest(path)
     described = manifest.origin.model
@@ -105,7 +106,7 @@ def read_bundle(
             f"Pass the model and the weights that it was fitted to."
         )
     adapted = load_adapter(model, path, [Member(member.adapter, member.view) for member in manifest.members])
-    adapted.look_from = manifest.cascade_threshold
+    adapted.cascade_threshold = manifest.cascade_threshold
     if manifest.split_point is not None:
         adapted.remembered = from_json(Record(manifest.split_point, f"{path}: {MANIFEST}, adapter, split_point"))
     return adapted, manifest

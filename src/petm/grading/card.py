@@ -12,12 +12,12 @@ from petm.adapter.lora import ADAPTER
 from petm.adapter.model import AdaptedModel
 from petm.data.views import SAME
 from petm.grading.manifest import Manifest
-from petm.selective.guarantee import promise
+from petm.selective.guarantee import guarantee
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FIGURES = {
-    "recall": "Recall: of A's errors, flagged",
-    "precision": "Precision: of the flagged, A's errors",
+    "recall": "Recall: of the model's errors, flagged",
+    "precision": "Precision: of the flagged, the model's errors",
     "auroc": "AUROC, higher is better",
     "aurc": "AURC, lower is better",
 }
@@ -31,8 +31,8 @@ def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool)
 
     Args:
         manifest: What `petm.grading.bundle.write_bundle` is given.
-        adapted: A with its adapters.
-        include_base: Whether A's weights lie beside it.
+        adapted: The base model with its adapters.
+        include_base: Whether the base model's weights lie beside it.
     """
     environment = Environment(
         loader=PackageLoader("petm.grading"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -55,13 +55,13 @@ def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool)
         ],
         calibration_samples=measured.get("calibration_samples"),
         calibration_errors=measured.get("calibration_errors"),
-        look_from=adapted.look_from,
-        promise=promise(manifest.threshold),
+        cascade_threshold=adapted.cascade_threshold,
+        guarantee=guarantee(manifest.threshold),
     )
 
 
 def _hub_name(adapted: AdaptedModel) -> str | None:
-    """A's name on the Hugging Face Hub, where it may be one; a folder has no place in a card."""
+    """The base model's name on the Hugging Face Hub, where it may be one; a folder has no place in a card."""
     name = getattr(adapted.base, "name_or_path", None)
     return name if name and _NAME.fullmatch(name) and not Path(name).exists() else None
 

@@ -26,7 +26,7 @@ from petm.grading.stream import (
     Place,
     grade_stream,
 )
-from petm.grading.summary import Tally
+from petm.grading.summary import Summary
 from petm.models import BATCH_SIZE
 from petm.training.run_folder import forget_finished, open_run
 
@@ -66,7 +66,7 @@ def grade_files(
     batch_size: int = BATCH_SIZE,
     labelled: bool = False,
     overwrite: bool = False,
-) -> Tally:
+) -> Summary:
     """Grades inputs into a Parquet, CSV or JSON Lines file, and returns what they come to.
 
     The file appears at the end, whole. Until then there are parts beside it; the same call goes on behind the last of
@@ -107,10 +107,10 @@ def grade_files(
                     progress.show(**{"per second": round(rate)})
             finally:
                 parts.close()
-        tally = Tally(labelled=labelled)
-        write_atomically(output, lambda path: write_tables(path, output.suffix.lower(), _told(parts.tables(), tally)))
+        summary = Summary(labelled=labelled)
+        write_atomically(output, lambda path: write_tables(path, output.suffix.lower(), _told(parts.tables(), summary)))
     shutil.rmtree(parts_folder(output), ignore_errors=True)
-    return tally
+    return summary
 
 
 def write_tables(path: Path, kind: str, tables: Iterator[Any]) -> None:
@@ -145,9 +145,9 @@ def write_csv(file: Any, tables: Iterator[Any]) -> None:
         file.flush()
 
 
-def _told(tables: Iterator[Any], tally: Tally) -> Iterator[Any]:
+def _told(tables: Iterator[Any], summary: Summary) -> Iterator[Any]:
     for table in tables:
-        tally.add(table)
+        summary.add(table)
         yield table
 
 

@@ -29,8 +29,9 @@ SCHEMA = pa.schema(
     ]
 )
 """``input`` is a path, and ``row`` where in this file: a row from 0 of Parquet and arrays, a line from 1 of texts, null
-for an image. ``label`` is A's, ``second`` the second opinion's, each with its class name; ``probability`` is that of an
-error; ``reason`` says why an input could not be read, and then all between is null. ``true_label`` is null where nobody
+for an image. ``label`` is the base model's, ``second`` the second opinion's, each with its class name; ``probability``
+is that of an error; ``reason`` says why an input could not be read, and then all between is null. ``true_label`` is
+null where nobody
 knows."""
 
 GRADE_SUFFIXES = (".parquet", ".csv", ".jsonl")

@@ -38,14 +38,14 @@ RECALL = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Grader:
-    """Grades predictions of A: trusted below a threshold on suspicion, suspect from it on.
+    """Grades predictions of the base model: trusted below a threshold on suspicion, suspect from it on.
 
     Attributes:
-        adapted: A with its fitted adapter.
-        threshold: Where suspicion turns from trusted to suspect, and what that promises.
+        adapted: The base model with its fitted adapter.
+        threshold: Where suspicion turns from trusted to suspect, and what that guarantees.
         score: What suspicion is, a name of `petm.models.scores.SCORES`.
         probability: The probability of error as a function of suspicion; absent where none was calibrated.
-        origin: Where A, the adapter and the data come from, for whoever opens the bundle.
+        origin: Where the base model, the adapter and the data come from, for whoever opens the bundle.
         measured: Figures of the fit, by name.
         target: What was asked of the threshold; absent where it was set by hand.
     """
@@ -105,7 +105,8 @@ class Grader:
 
         Args:
             path: The folder to make.
-            include_base: Put A's weights beside the adapter, so that nothing else is needed but the network's code.
+            include_base: Put the base model's weights beside the adapter, so that nothing else is needed but the
+                network's code.
             overwrite: Replace a bundle that is there.
 
         Raises:
@@ -118,9 +119,9 @@ class Grader:
             parameters=count_parameters(base),
             layers=adapted.ranks if adapted.adapters else {},
             adapter_parameters=adapted.adapter_parameters(),
-            split_point=to_json(adapted.parting) if adapted.parting else None,
+            split_point=to_json(adapted.split_point) if adapted.split_point else None,
             members=tuple(MemberRecord(member.adapter, member.view) for member in adapted.members),
-            cascade_threshold=adapted.look_from,
+            cascade_threshold=adapted.cascade_threshold,
             score=self.score,
             threshold=self.threshold,
             target=self.target,
@@ -212,14 +213,14 @@ def load(
 
     Args:
         path: The bundle.
-        model: A. Absent, it is built as the bundle says, which runs the code that the bundle names: leave it out only
-            for a bundle that you trust.
-        weights: Where A's weights are now, if not where they were.
-        trust_remote_code: Run the code of A's Hugging Face folder, if A is made of such.
+        model: The base model. Absent, it is built as the bundle says, which runs the code that the bundle names: leave
+            it out only for a bundle that you trust.
+        weights: Where the base model's weights are now, if not where they were.
+        trust_remote_code: Run the code of the base model's Hugging Face folder, if the base model is made of such.
 
     Raises:
         BundleError: The bundle is damaged, too new, or made for another model.
-        ModelError: A cannot be built.
+        ModelError: The base model cannot be built.
     """
     adapted, manifest = read_bundle(path, model, weights=weights, trust_remote_code=trust_remote_code)
     return Grader(

@@ -21,10 +21,11 @@ class Grades:
     """What a grader says of ``N`` samples.
 
     Attributes:
-        labels: int64 ``(N,)``, A's predictions.
+        labels: int64 ``(N,)``, the base model's predictions.
         second: int64 ``(N,)``, the second opinion's predictions.
         suspicion: float64 ``(N,)``, higher is more likely wrong; which of `petm.models.scores.SCORES`, the grader says.
-        probability: float64 ``(N,)``, the calibrated probability that A is wrong; NaN where none was calibrated.
+        probability: float64 ``(N,)``, the calibrated probability that the base model is wrong; NaN where none was
+            calibrated.
         trusted: bool ``(N,)``, the grade: trusted, or else suspect.
     """
 

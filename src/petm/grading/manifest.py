@@ -46,7 +46,7 @@ class Manifest:
         parameters: Of the base model.
         layers: The rank of each adapted layer.
         adapter_parameters: Of all adapters.
-        split_point: Where the streams of one pass separate, as `petm.adapter.split_point` writes it; absent where that
+        split point: Where the streams of one pass separate, as `petm.adapter.split_point` writes it; absent where that
             has not been found yet.
         members: Who gives the second opinion.
         cascade_threshold: The base model's own suspicion from which on the second opinion is asked for, in [0, 1].
@@ -91,7 +91,7 @@ class Manifest:
                     "split_point": self.split_point,
                 },
                 "members": self.members,
-                "look_from": self.cascade_threshold,
+                "cascade_threshold": self.cascade_threshold,
                 "inputs": origin.inputs,
                 "score": self.score,
                 "threshold": self.threshold.as_json(),
@@ -132,7 +132,7 @@ class Manifest:
             adapter.whole("parameters"),
             adapter.free("split_point") if adapter.has("split_point") else None,
             tuple(members),
-            record.number("look_from", least=0, most=1),
+            record.number("cascade_threshold", least=0, most=1),
             record.text("score"),
             Threshold.from_json(record.record("threshold")),
             target_from_json(record.record("target")) if record.has("target") else None,

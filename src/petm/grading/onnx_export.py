@@ -140,7 +140,7 @@ class _Graph(nn.Module):
 
 
 def _form_of(grader: Grader, x: Tensor) -> InputOrigin:
-    """How inputs are read for the graph: by A's processor, or else in the size that it was traced with."""
+    """How inputs are read for the graph: by the base model's processor, or else in the size that it was traced with."""
     told = grader.origin.inputs
     return told if told.processor else InputOrigin.of(x.shape)
 

@@ -39,7 +39,7 @@ class Answer(NamedTuple):
     """The outputs of the graph, in its order and under its names, for ``N`` samples."""
 
     label: NDArray[np.int64]
-    """A's predictions, ``(N,)``."""
+    """The base model's predictions, ``(N,)``."""
     suspicion: NDArray[np.float64]
     """As in `petm.grading.grades.Grades`, ``(N,)``."""
     probability: NDArray[np.float64]
@@ -47,13 +47,13 @@ class Answer(NamedTuple):
     trusted: NDArray[np.bool_]
     """The grade, ``(N,)``."""
     base: NDArray[np.float32]
-    """A's logits, ``(N, K)``."""
+    """The base model's logits, ``(N, K)``."""
     second: NDArray[np.float32]
     """The second opinion's logits, ``(N, K)``."""
 
 
 class OnnxGrader:
-    """Grades predictions of A as `Grader` does, from what `export_onnx` wrote.
+    """Grades predictions of the base model as `Grader` does, from what `export_onnx` wrote.
 
     Threads may use one grader at once.
 
@@ -64,11 +64,11 @@ class OnnxGrader:
 
     Attributes:
         path: The file.
-        threshold: Where suspicion turns from trusted to suspect, and what that promises.
+        threshold: Where suspicion turns from trusted to suspect, and what that guarantees.
         score: What suspicion is, a name of `petm.models.scores.SCORES`.
         origin: Class names, and how images are read.
         measured: Figures of the fit, by name; empty in graphs from before they were kept.
-        fingerprint: SHA-256 of A's weights.
+        fingerprint: SHA-256 of the base model's weights.
         shape: Of one input, ``(C, H, W)`` for images.
 
     Raises:

@@ -23,7 +23,7 @@ class GradesBatches(Protocol):
 
     @property
     def origin(self) -> Origin:
-        """Where A comes from, with the names of its classes."""
+        """Where the base model comes from, with the names of its classes."""
 
     def grade_batch(self, x: Batch) -> Grades:
         """Returns the grades of one batch."""

@@ -10,7 +10,7 @@ from petm.grading.grade_table import GRADE_NAMES
 
 if TYPE_CHECKING:
     from petm.selective.metrics import Detection
-    from petm.selective.monitoring import PromiseCheck
+    from petm.selective.monitoring import GuaranteeCheck
     from petm.selective.thresholds import Threshold
 
 
@@ -22,16 +22,16 @@ class Judged:
         known: How many these are.
         flags: Recall and precision of the suspects, with their intervals.
         auroc: Of suspicion; absent where all predictions are right, or all wrong.
-        promise: What they say of the threshold's promise.
+        guarantee: What they say of the threshold's guarantee.
     """
 
     known: int
     flags: "Detection"
     auroc: float | None
-    promise: "PromiseCheck"
+    guarantee: "GuaranteeCheck"
 
 
-class Tally:
+class Summary:
     """Counts graded inputs as they come; of those with a true label 26 bytes each are held.
 
     Args:
@@ -61,7 +61,7 @@ class Tally:
     def judged(self, threshold: "Threshold") -> Judged | None:
         """Returns how good the grades are where true labels are known; None where none is."""
         from petm.selective.metrics import auroc, detection
-        from petm.selective.monitoring import check_promise
+        from petm.selective.monitoring import check_guarantee
 
         suspicion, trusted, wrong, labels = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
         if not len(wrong):
@@ -70,7 +70,7 @@ class Tally:
             len(wrong),
             detection(~trusted, wrong),
             auroc(suspicion, wrong) if 0 < wrong.sum() < len(wrong) else None,
-            check_promise(threshold, trusted, wrong, labels),
+            check_guarantee(threshold, trusted, wrong, labels),
         )
 
 

@@ -19,7 +19,7 @@ class Suspect:
             input is several tensors.
         text: What a person would read of it; empty where the samples are no texts.
         label: Its true class.
-        base: float64 ``(K,)``, A's probabilities.
+        base: float64 ``(K,)``, the base model's probabilities.
         second: float64 ``(K,)``, those of the second opinion.
         suspicion: As the grader has it.
     """
@@ -39,7 +39,7 @@ def gather_suspects(
     """Returns the ``count`` samples of highest suspicion, most suspect first, the earlier of equal ones first.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
         second: The second opinion's logits ``(N, K)``.
         suspicion: float ``(N,)``.
         data: The ``N`` samples, labelled.

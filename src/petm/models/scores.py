@@ -1,9 +1,10 @@
-"""Suspicion scores: logits in, one float for each prediction of A out; higher is more likely wrong.
+"""Suspicion scores: logits in, one float for each prediction of the base model out; higher is more likely wrong.
 
-``z`` are A's logits and ``p`` their softmax, ``z'`` and ``p'`` those of the second opinion, ``c = argmax p`` the class
-that A predicts. Scores of A alone take ``base``, the others ``base`` and ``second``, both ``(N, K)`` with ``K >= 2``;
-`SCORES` has them all as functions of the two. All are computed in float64 and without differences of nearly equal
-numbers: a float32 softmax of a confident network is exactly 1 for most samples, which would then all be alike.
+``z`` are the base model's logits and ``p`` their softmax, ``z'`` and ``p'`` those of the second opinion, ``c = argmax
+p`` the class that the base model predicts. Scores of the base model alone take ``base``, the others ``base`` and
+``second``, both ``(N, K)`` with ``K >= 2``; `SCORES` has them all as functions of the two. All are computed in float64
+and without differences of nearly equal numbers: a float32 softmax of a confident network is exactly 1 for most samples,
+which would then all be alike.
 """
 
 from collections.abc import Callable
@@ -16,25 +17,25 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 
 def maximum_softmax(base: Tensor) -> Tensor:
-    """Returns ``1 - max p``, float64 ``(N,)`` in [0, 1 - 1/K]: what A itself offers, the score to beat.
+    """Returns ``1 - max p``, float64 ``(N,)`` in [0, 1 - 1/K]: what the base model itself offers, the score to beat.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
 
     Reference:
-        Hendrycks and Gimpel (2017), A Baseline for Detecting Misclassified and Out-of-Distribution Examples.
+        Hendrycks and Gimpel (2017), the model Baseline for Detecting Misclassified and Out-of-Distribution Examples.
     """
     return _probability_of_others(base, base.argmax(1))
 
 
 def entropy(base: Tensor) -> Tensor:
-    """Returns ``-sum_k p(k) ln p(k)`` in nats, float64 ``(N,)`` in [0, ln K]: how spread A's opinion is.
+    """Returns ``-sum_k p(k) ln p(k)`` in nats, float64 ``(N,)`` in [0, ln K]: how spread the base model's opinion is.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
 
     Reference:
-        Shannon (1948), A Mathematical Theory of Communication.
+        Shannon (1948), the base model Mathematical Theory of Communication.
     """
     chosen = base.argmax(1, keepdim=True)
     p = base.double().softmax(1)
@@ -44,23 +45,23 @@ def entropy(base: Tensor) -> Tensor:
 
 
 def margin(base: Tensor) -> Tensor:
-    """Returns ``max_{k != c} z(k) - z(c)``, float64 ``(N,)``, at most 0: minus A's lead over its runner-up, in logits.
+    """Returns ``max_{k != c} z(k) - z(c)``, float64 ``(N,)``, at most 0: minus its lead over its runner-up, in logits.
 
-    It is `opposition` with A as its own second opinion. In logits even the surest predictions keep apart.
+    It is `opposition` with the base model as its own second opinion. In logits even the surest predictions keep apart.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
     """
     return opposition(base, base)
 
 
 def energy(base: Tensor) -> Tensor:
-    """Returns ``-ln sum_k exp z(k)``, float64 ``(N,)``, any real number: low where A sees much of any class.
+    """Returns ``-ln sum_k exp z(k)``, float64 ``(N,)``, any real number: low where the model sees much of any class.
 
     Unlike the scores of the softmax it changes when a constant is added to all logits of a sample.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
 
     Reference:
         Liu et al. (2020), Energy-based Out-of-distribution Detection, at temperature 1.
@@ -69,34 +70,34 @@ def energy(base: Tensor) -> Tensor:
 
 
 def second_opinion(base: Tensor, second: Tensor) -> Tensor:
-    """Returns ``1 - p'(c)``, float64 ``(N,)`` in [0, 1]: how little the second opinion thinks of A's answer.
+    """Returns ``1 - p'(c)``, float64 ``(N,)`` in [0, 1]: how little the second opinion thinks of the model's answer.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
         second: The second opinion's logits ``(N, K)``.
     """
     return _probability_of_others(second, base.argmax(1))
 
 
 def mean_of_both(base: Tensor, second: Tensor) -> Tensor:
-    """Returns ``1 - (p(c) + p'(c)) / 2``, float64 ``(N,)`` in [0, 1): how little both together think of A's answer.
+    """Returns ``1 - (p(c) + p'(c)) / 2``, float64 ``(N,)`` in [0, 1): how little both together think of its answer.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
         second: The second opinion's logits ``(N, K)``.
 
     Reference:
         Lakshminarayanan et al. (2017), Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles:
-        the mean of two members, judged at A's class.
+        the mean of two members, judged at the base model's class.
     """
     return (maximum_softmax(base) + second_opinion(base, second)) / 2
 
 
 def disagreement(base: Tensor, second: Tensor) -> Tensor:
-    """Returns 1 where the second opinion predicts another class than A, else 0, float64 ``(N,)``: the paper's flag.
+    """Returns 1 where the second opinion predicts another class than the model, else 0: the paper's flag.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
         second: The second opinion's logits ``(N, K)``.
 
     Reference:
@@ -108,12 +109,12 @@ def disagreement(base: Tensor, second: Tensor) -> Tensor:
 def opposition(base: Tensor, second: Tensor) -> Tensor:
     """Returns ``max_{k != c} z'(k) - z'(c)``, float64 ``(N,)``: by how much the second opinion prefers another class.
 
-    A difference of logits, any real number: above 0 exactly where the second opinion disagrees with A (at 0 there is a
-    tie). So the threshold 0 is the paper's yes-or-no flag, and other thresholds are stricter or milder forms of it.
-    Unlike a difference of probabilities it keeps apart even the surest predictions.
+    A difference of logits, any real number: above 0 exactly where the second opinion disagrees with the base model (at
+    0 there is a tie). So the threshold 0 is the paper's yes-or-no flag, and other thresholds are stricter or milder
+    forms of it. Unlike a difference of probabilities it keeps apart even the surest predictions.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
         second: The second opinion's logits ``z'``, ``(N, K)``.
     """
     chosen = base.argmax(1, keepdim=True)
@@ -125,11 +126,12 @@ def opposition(base: Tensor, second: Tensor) -> Tensor:
 def jensen_shannon(base: Tensor, second: Tensor) -> Tensor:
     """Returns ``(KL(p, m) + KL(p', m)) / 2`` with ``m = (p + p') / 2``, float64 ``(N,)`` in [0, ln 2], in nats.
 
-    How far the two opinions lie apart as distributions, whatever A's answer is. With ``t = (p - p') / (p + p')`` it is
-    the sum of ``m (ln(1 - t²) + 2 t artanh t) / 2`` over the classes, of which each is at least 0, so nothing cancels.
+    How far the two opinions lie apart as distributions, whatever the base model's answer is. With ``t = (p - p') / (p +
+    p')`` it is the sum of ``m (ln(1 - t²) + 2 t artanh t) / 2`` over the classes, of which each is at least 0, so
+    nothing cancels.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
         second: The second opinion's logits ``(N, K)``.
 
     Reference:
@@ -137,7 +139,7 @@ def jensen_shannon(base: Tensor, second: Tensor) -> Tensor:
     """
     chosen = base.argmax(1, keepdim=True)
     p, q = base.double().softmax(1), second.double().softmax(1)
-    # For A's class, whose two probabilities are often both nearly 1, from those of the other classes.
+    # For the base model's class, whose two probabilities are often both nearly 1, from those of the other classes.
     of_chosen = q.scatter(1, chosen, 0.0).sum(1, keepdim=True) - p.scatter(1, chosen, 0.0).sum(1, keepdim=True)
     total = p + q
     t = (p - q).scatter(1, chosen, of_chosen) / total.clamp_min(torch.finfo(torch.float64).tiny)
@@ -149,7 +151,7 @@ def jensen_shannon(base: Tensor, second: Tensor) -> Tensor:
 
 
 def _of_base(score: Callable[[Tensor], Tensor]) -> Score:
-    """A score of A alone, as one that is given both."""
+    """A score of the base model alone, as one that is given both."""
     return lambda base, second: score(base)
 
 

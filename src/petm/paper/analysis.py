@@ -27,7 +27,7 @@ LEAST_SAMPLES = 10
 """Fewer images make neither a map nor five folds."""
 
 
-def filter_pca(base_weight: Tensor, twin_weight: Tensor) -> FilterPCA:
+def filter_pca(base_weight: Tensor, teacher_weight: Tensor) -> FilterPCA:
     """Returns the filters of both models in the plane of their two greatest common principal axes.
 
     Each filter is flattened to a row of ``X``, ``(F, D)`` with ``D = in * kh * kw``, for the paper's conv1
@@ -37,7 +37,7 @@ def filter_pca(base_weight: Tensor, twin_weight: Tensor) -> FilterPCA:
 
     Args:
         base_weight: Float ``(F, ...)``, a layer's weight in the base model; ``F`` and ``D`` at least 2.
-        twin_weight: The same layer's weight in the twin, of the same shape.
+        teacher_weight: The same layer's weight in the teacher, of the same shape.
 
     Raises:
         ArgumentError: A shape breaks its rule, or a model's filters are all the same.
@@ -45,30 +45,30 @@ def filter_pca(base_weight: Tensor, twin_weight: Tensor) -> FilterPCA:
     Reference:
         Ko et al. 2025 (LoRA-PETM), section 3.1 and Figure 1, left.
     """
-    if base_weight.shape != twin_weight.shape:
+    if base_weight.shape != teacher_weight.shape:
         raise ArgumentError(
-            f"twin_weight: expected the base model's shape {tuple(base_weight.shape)}, got {tuple(twin_weight.shape)}."
+            f"teacher_weight: expected the model's shape {tuple(base_weight.shape)}, got {tuple(teacher_weight.shape)}."
         )
-    base, twin = (weight.detach().cpu().double().flatten(1).numpy() for weight in (base_weight, twin_weight))
+    base, teacher = (weight.detach().cpu().double().flatten(1).numpy() for weight in (base_weight, teacher_weight))
     if min(base.shape) < 2:
         raise ArgumentError(
             f"base_weight: expected at least 2 filters of at least 2 values, got shape {tuple(base_weight.shape)}."
         )
-    for name, filters in (("base_weight", base), ("twin_weight", twin)):
+    for name, filters in (("base_weight", base), ("teacher_weight", teacher)):
         if not np.ptp(filters, axis=0).any():
             raise ArgumentError(f"{name}: expected filters that differ, got {len(filters)} equal ones.")
-    common = PCA(2, svd_solver="full").fit(np.concatenate((base, twin)))
+    common = PCA(2, svd_solver="full").fit(np.concatenate((base, teacher)))
     return FilterPCA(
         base=common.transform(base),
-        twin=common.transform(twin),
+        teacher=common.transform(teacher),
         explained=common.explained_variance_ratio_,
         base_explained=PCA(svd_solver="full").fit(base).explained_variance_ratio_,
-        twin_explained=PCA(svd_solver="full").fit(twin).explained_variance_ratio_,
+        teacher_explained=PCA(svd_solver="full").fit(teacher).explained_variance_ratio_,
     )
 
 
 def feature_tsne(
-    base: nn.Module, twin: nn.Module, layer: str, inputs: Tensor, *, seed: int = 0, perplexity: float = 30.0
+    base: nn.Module, teacher: nn.Module, layer: str, inputs: Tensor, *, seed: int = 0, perplexity: float = 30.0
 ) -> FeatureMap:
     """Returns a t-SNE map of one layer's features in both models, with measures of how far apart they lie.
 
@@ -81,8 +81,8 @@ def feature_tsne(
     Neither asks whether the models *decide* differently: another bias in one channel is enough for a perfect probe.
 
     Args:
-        base: The base model A.
-        twin: The twin A', of the same architecture.
+        base: The base model.
+        teacher: The teacher, of the same architecture.
         layer: Name of the module whose output is compared; one tensor ``(n, ...)``.
         inputs: Float ``(n, C, H, W)``, at least 10 images. Memory: the features of both models, ``2 n * D`` floats.
         seed: The same seed gives the same result on the same machine.
@@ -103,13 +103,13 @@ def feature_tsne(
         raise ArgumentError(f"inputs: expected at least {LEAST_SAMPLES} samples, got {n}.")
     if not perplexity > 0:
         raise ArgumentError(f"perplexity: expected a positive number, got {perplexity}.")
-    of_base, of_twin = (_features(model, layer, inputs) for model in (base, twin))
-    if of_base.shape != of_twin.shape:
+    of_base, of_teacher = (_features(model, layer, inputs) for model in (base, teacher))
+    if of_base.shape != of_teacher.shape:
         raise ModelError(
-            f"twin: expected {of_base.shape[1]} features in layer {layer!r} as in the base model, "
-            f"got {of_twin.shape[1]}. Use a twin of the same architecture."
+            f"teacher: expected {of_base.shape[1]} features in layer {layer!r} as in the model, "
+            f"got {of_teacher.shape[1]}. Use a teacher of the same architecture."
         )
-    features = np.concatenate((of_base, of_twin))
+    features = np.concatenate((of_base, of_teacher))
     if not np.isfinite(features).all() or features.shape[1] < 2 or not np.ptp(features, axis=0).any():
         raise ArgumentError(f"layer: expected at least 2 finite features that vary, got none such in {layer!r}.")
 
@@ -123,7 +123,7 @@ def feature_tsne(
     return FeatureMap(
         layer=layer,
         base=points[:n],
-        twin=points[n:],
+        teacher=points[n:],
         perplexity=perplexity,
         silhouette_features=float(silhouette_score(reduced, model)),
         silhouette_map=float(silhouette_score(points, model)),

@@ -1,4 +1,4 @@
-"""Detectors of A's errors side by side on the same samples: the paper's tables, the controls, the plain softmax."""
+"""Detectors of its errors side by side on the same samples: the paper's tables, the controls, the plain softmax."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,13 @@ from petm.selective.metrics import (
 
 
 def compare_detectors(base: Tensor, seconds: Mapping[str, Tensor], labels: Tensor, *, lead: str) -> dict[str, Any]:
-    """Returns what each second opinion finds of A's errors, beside the plain softmax of A.
+    """Returns what each second opinion finds of the base model's errors, beside the plain softmax of the base model.
 
-    As in the paper, a second opinion flags what it answers otherwise than A. The softmax has no flag of its own: it
-    flags as many samples as ``lead`` does, those of lowest maximum probability.
+    As in the paper, a second opinion flags what it answers otherwise tha base model. The softmax has no flag of
+    its own: it flags as many samples as ``lead`` does, those of lowest maximum probability.
 
     Args:
-        base: A's logits ``(N, K)``.
+        base: the base model's logits ``(N, K)``.
         seconds: Logits ``(N, K)`` of each second opinion, by name.
         labels: int64 ``(N,)``.
         lead: The name of the second opinion that the others are compared with.

@@ -73,19 +73,22 @@ def summary(result: Mapping[str, Any]) -> str:
     lead, small = found[LEAD], found["lora_petm_small"]
     errors, samples = base["test_errors"], result["data"]["test"]["samples"]
     told = [
-        f"The base model A answers {percent(base['test_accuracy'])} of {samples:,} test images right and is wrong on "
-        f"{errors:,}; {_count(base['train_errors'], 'error')} on its training data made the error set of A'.",
-        f"LoRA-PETM, an adapter of {cost['adapter_parameters']:,} parameters ({percent(cost['adapter_over_twin'])} of "
-        f"A'), flags {_count(lead['flagged'], 'answer')} and finds {lead['caught']:,} of the "
+        f"The model answers {percent(base['test_accuracy'])} of {samples:,} test images right and is wrong on "
+        f"{errors:,}; {_count(base['train_errors'], 'error')} on its training data made the error set of the teacher.",
+        f"LoRA-PETM, an adapter of {cost['adapter_parameters']:,} parameters "
+        f"({percent(cost['adapter_over_teacher'])} of "
+        f"the teacher), flags {_count(lead['flagged'], 'answer')} and finds {lead['caught']:,} of the "
         f"{_count(errors, 'error')}: recall {percent(lead['recall'])}, precision {percent(lead['precision'])}.",
-        f"A small adapter ({percent(cost['small_over_twin'])} of A') finds {small['caught']:,} with "
+        f"A small adapter ({percent(cost['small_over_teacher'])} of the teacher) finds {small['caught']:,} with "
         f"{_count(small['flagged'], 'flag')}.",
     ]
     if not errors:
-        return " ".join([*told, "Without an error of A on the test data there is nothing that a method could find."])
+        return " ".join(
+            [*told, "Without an error of the model on the test data there is nothing that a method could find."]
+        )
     for key, introduced, judges in (
-        ("softmax", "A's own softmax", False),
-        ("control", "the control, the same adapter distilled from A trained further on unchanged data", True),
+        ("softmax", "the model's own softmax", False),
+        ("control", "the control, the same adapter distilled from the model trained further on unchanged data", True),
         ("petm_control", "the whole model trained further on unchanged data (PETM control)", False),
     ):
         other = found[key]
@@ -146,21 +149,26 @@ def _found(result: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float |
 
 def _captions(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """For each figure what stands in for it where it cannot be seen, and the caption."""
-    dial, drift, measures = result["dial"], result["drift"], result["figure_1"]
-    to_base, to_twin = (dict(zip(dial["alpha"], dial[f"fidelity_to_{of}"], strict=True)) for of in ("base", "twin"))
-    nearest = max(to_twin, key=lambda alpha: to_twin[alpha])
+    sweep, drift, measures = result["sweep"], result["drift"], result["figure_1"]
+    to_base, to_teacher = (
+        dict(zip(sweep["alpha"], sweep[f"fidelity_to_{of}"], strict=True)) for of in ("base", "teacher")
+    )
+    nearest = max(to_teacher, key=lambda alpha: to_teacher[alpha])
     moved = max(drift, key=lambda entry: entry["relative_norm"] or 0.0)["layer"]
-    own = {of: percent(sum(measures["conv1_explained"][of][:2])) for of in ("base", "twin")}
+    own = {of: percent(sum(measures["conv1_explained"][of][:2])) for of in ("base", "teacher")}
     apart = measures["silhouette_map"]
-    parted = "does not part A from A'" if apart is not None and apart < _SEPARATE else "parts A from A'"
+    verb = "does not separate" if apart is not None and apart < _SEPARATE else "separates"
+    separated = f"{verb} the model from the teacher"
     silhouette = MISSING if apart is None else f"{apart:z.2f}"
     return {
         "alpha": (
-            f"Line chart over alpha: the fidelity to A falls from {percent(to_base[0.0])} at 0 to "
-            f"{percent(to_base[1.0])} at 1; the fidelity to A' goes from {percent(to_twin[0.0])} to "
-            f"{percent(to_twin[1.0])}.",
-            f"From A to A' by turning α. At α = 0 the adapted model answers as A on {percent(to_base[0.0])} of the "
-            f"images, at α = 1 as A' on {percent(to_twin[1.0])}; it is nearest to A' at α = {nearest:g}.",
+            f"Line chart over alpha: the fidelity to the model falls from {percent(to_base[0.0])} at 0 to "
+            f"{percent(to_base[1.0])} at 1; the fidelity to the teacher goes from {percent(to_teacher[0.0])} to "
+            f"{percent(to_teacher[1.0])}.",
+            f"From the model to the teacher by turning α. At α = 0 the adapted model answers as the model on "
+            f"{percent(to_base[0.0])} of the "
+            f"images, at α = 1 as the teacher on {percent(to_teacher[1.0])}; it is nearest to the teacher at α = "
+            f"{nearest:g}.",
         ),
         "drift": (
             "Bar chart of the relative weight drift by layer: "
@@ -170,12 +178,16 @@ def _captions(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             "fc2, most of all in conv1, and puts its adapter on those three.",
         ),
         "figure1": (
-            "Scatter plots of the filters of conv1 and conv2 of A and A' on two principal axes, and a t-SNE map of "
+            "Scatter plots of the filters of conv1 and conv2 of the model and the teacher on two principal axes, "
+            "and a t-SNE map of "
             "the conv1 features of both.",
-            f"The paper's Figure 1. There the conv1 filters of A' gather on few axes and the features form two "
-            f"clusters. Here the first two axes hold {own['base']} of the variance of A's conv1 filters and "
-            f"{own['twin']} of those of A', and the map of {measures['images']:,} images {parted} (silhouette "
-            f"{silhouette}); a linear probe tells A from A' in {percent(measures['probe_accuracy'])} of cases, which "
+            f"The paper's Figure 1. There the conv1 filters of the teacher gather on few axes and the features "
+            f"form two "
+            f"clusters. Here the first two axes hold {own['base']} of the variance of the model's conv1 filters and "
+            f"{own['teacher']} of those of the teacher, and the map of {measures['images']:,} images {separated} "
+            f"(silhouette "
+            f"{silhouette}); a linear probe tells the model from the teacher in "
+            f"{percent(measures['probe_accuracy'])} of cases, which "
             "a shift in a single channel is enough for.",
         ),
     }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from petm._internal.files import plain, write_json
 from petm.adapter.model import AdaptedModel, attach_adapter
-from petm.adapter.split_point import parting_of
+from petm.adapter.split_point import split_point_of
 from petm.adapter.weight_drift import weight_drift
 from petm.data.base import Data
 from petm.data.fields import one_tensor
@@ -50,25 +50,25 @@ from petm.training.loop import (
 )
 from petm.training.replacement import replace_errors
 from petm.training.run_folder import RunFolder, open_run
-from petm.training.teacher import require_errors, train_twin
+from petm.training.teacher import require_errors, train_teacher
 
 PAPER_RANKS = {"conv1": 4, "fc1": 64, "fc2": 5}
 """The paper's layers and its rank 64 on fc1; its other two ranks are not stated, half of what is possible here."""
 
 SMALL_RANKS = {"conv1": 4, "fc1": 2, "fc2": 5}
-"""The same layers at 1.6 % of A' instead of 50 %."""
+"""The same layers at 1.6 % of the teacher instead of 50 %."""
 
 ALPHAS = tuple(step / 8 for step in range(13))
-"""0 to 1.5: from A through A' to a little beyond."""
+"""0 to 1.5: from the base model through the teacher to a little beyond."""
 
 PAPER_VALUES: dict[str, Any] = {
     "source": "LoRA-PETM: A Memory-Efficient Architecture for Prediction Error Tracking (ACK 2025)",
-    "fidelity": {"base_at_alpha_0": 1.0, "twin_at_alpha_1": 0.96},
+    "fidelity": {"base_at_alpha_0": 1.0, "teacher_at_alpha_1": 0.96},
     "detection": {
         "petm": {"recall": 0.8750, "precision": 0.5904},
         "lora_petm": {"recall": 0.8842, "precision": 0.5348},
     },
-    "cost": {"adapter_over_twin": 0.5, "system_over_petm": 0.75},
+    "cost": {"adapter_over_teacher": 0.5, "system_over_petm": 0.75},
 }
 
 MAP_IMAGES, DIAL_IMAGES = 300, 2000
@@ -79,21 +79,21 @@ class Protocol:
     """What the paper's experiment is run with; what the paper leaves open has the defaults of the two data sets.
 
     Attributes:
-        base_epochs: Of A, where it is trained here.
-        twin_epochs: Of A'.
+        base_epochs: Of the base model, where it is trained here.
+        teacher_epochs: Of the teacher.
         epochs: At most, of the distillation.
         patience: Epochs without a better held-out loss before the distillation stops; ``None`` runs all.
         batch_size: Samples in one step.
         epsilon: FGSM step, in a range of 1.
-        start: Whether A' starts from A or from fresh weights.
-        samples: Whether A' sees the whole replaced data set or the replaced errors alone.
+        start: Whether the teacher starts from the base model or from fresh weights.
+        samples: Whether the teacher sees the whole replaced data set or the replaced errors alone.
         temperature: Of the distillation.
         seed: Of everything.
         precision: Of the matrix products in training.
     """
 
     base_epochs: int
-    twin_epochs: int
+    teacher_epochs: int
     epochs: int
     patience: int | None
     batch_size: int
@@ -107,8 +107,8 @@ class Protocol:
 
 PROTOCOLS = {
     # A is stopped early, as it must be to have errors to learn from; smaller data take more and smaller steps.
-    "digits": Protocol(base_epochs=4, twin_epochs=6, epochs=60, patience=5, batch_size=32),
-    "mnist": Protocol(base_epochs=3, twin_epochs=2, epochs=5, patience=2, batch_size=128),
+    "digits": Protocol(base_epochs=4, teacher_epochs=6, epochs=60, patience=5, batch_size=32),
+    "mnist": Protocol(base_epochs=3, teacher_epochs=2, epochs=5, patience=2, batch_size=128),
 }
 
 
@@ -142,22 +142,23 @@ def reproduce(
 ) -> Reproduction:
     """Runs the paper's experiment and writes its tables, figures and the fitted grader.
 
-    A is trained or loaded; A' is trained where A's errors are replaced by FGSM examples; the adapter is distilled from
-    A' at the paper's ranks and at small ones. The control goes the same way on unchanged data: A fine-tuned just as
-    long, and the same adapter distilled from that. Everything is then judged on the test data.
+    The base model is trained or loaded; the teacher is trained where the base model's errors are replaced by FGSM
+    examples; the adapter is distilled from The teacher at the paper's ranks and at small ones. The control goes the
+    same way on unchanged data: A fine-tuned just as long, and the same adapter distilled from that. Everything is then
+    judged on the test data.
 
     Args:
         train_data: Images ``(1, 28, 28)`` with labels.
         test_data: The same, never trained on.
         folder: Output folder.
         protocol: The hyperparameters.
-        base_weights: Weights of A, for the paper's network; absent trains A.
+        base_weights: Weights of the base model, for the paper's network; absent trains the base model.
         device: ``auto``, ``cpu``, ``cuda``, ...
         resume: Go on with the interrupted run in ``folder``.
         overwrite: Replace the run in ``folder``.
 
     Raises:
-        NothingToLearnError: A makes no training error.
+        NothingToLearnError: The base model makes no training error.
         RunError: The folder cannot be used.
         ModelError: ``base_weights`` do not fit the paper's network.
         DataError: The data do not suit the network.
@@ -182,26 +183,26 @@ def reproduce(
             errors = find_errors(base, train_data)
             require_errors(errors)
             replaced = replace_errors(base, train_data, errors, epsilon=protocol.epsilon)
-        twin = steps.twin("twin", base, train_data, errors, protocol.epsilon)
-        twin_control = steps.twin("twin_control", base, train_data, errors, 0.0)
-        adapted = steps.adapter("lora_petm", base, PAPER_RANKS, twin, replaced)
-        small = steps.adapter("lora_petm_small", base, SMALL_RANKS, twin, replaced)
-        control = steps.adapter("control", base, PAPER_RANKS, twin_control, train_data)
+        teacher = steps.teacher("teacher", base, train_data, errors, protocol.epsilon)
+        teacher_control = steps.teacher("teacher_control", base, train_data, errors, 0.0)
+        adapted = steps.adapter("lora_petm", base, PAPER_RANKS, teacher, replaced)
+        small = steps.adapter("lora_petm_small", base, SMALL_RANKS, teacher, replaced)
+        control = steps.adapter("control", base, PAPER_RANKS, teacher_control, train_data)
         with run.timed("judge"):
             models = {
                 "base": base,
-                "petm": twin,
+                "petm": teacher,
                 "lora_petm": adapted,
                 "lora_petm_small": small,
-                "petm_control": twin_control,
+                "petm_control": teacher_control,
                 "control": control,
             }
             logits = {name: predict_logits(model, test_data) for name, model in models.items()}
             base_logits, seconds = logits["base"], {name: value for name, value in logits.items() if name != "base"}
             compared = compare_detectors(base_logits, seconds, test_data.labels, lead="lora_petm")
-            agreement = _fidelity(base, twin, adapted, small, test_data, train_data.subset(errors.indices))
+            agreement = _fidelity(base, teacher, adapted, small, test_data, train_data.subset(errors.indices))
         with run.timed("analysis"):
-            analysis = _analyse(base, twin, adapted, test_data, run.path / "figures")
+            analysis = _analyse(base, teacher, adapted, test_data, run.path / "figures")
             judgement = _judge(base_logits, logits["lora_petm"], test_data.labels, run.path / "figures")
         wrong = int((base_logits.argmax(1) != test_data.labels).sum())
         result = {
@@ -226,8 +227,8 @@ def reproduce(
         }
         result = plain(result)
         save_weights(base, run.path / "base.safetensors")
-        save_weights(twin, run.path / "twin.safetensors")
-        parting_of(adapted, test_data.inputs([0]).to(choose_device(device)))
+        save_weights(teacher, run.path / "teacher.safetensors")
+        split_point_of(adapted, test_data.inputs([0]).to(choose_device(device)))
         found = result["detection"]["lora_petm"]
         grader = Grader(adapted, DISAGREEMENT, origin=_origin(protocol, train_data), measured=found)
         grader.save(run.path / "grader.petm", include_base=True, overwrite=True)
@@ -245,7 +246,7 @@ class _Steps:
         self.figures: dict[str, Any] = {}
 
     def base(self, model: nn.Module, data: Data, *, trained: bool) -> nn.Module:
-        """Returns A, trained where it is not yet."""
+        """Returns the base model, trained where it is not yet."""
         model.to(choose_device(self.device))
         if not trained:
             protocol = self.protocol
@@ -257,30 +258,30 @@ class _Steps:
             self._note("base", history)
         return model.eval()
 
-    def twin(self, name: str, base: nn.Module, data: Data, errors: ErrorSet, epsilon: float) -> nn.Module:
-        """Returns A', or the control where ``epsilon`` is 0."""
+    def teacher(self, name: str, base: nn.Module, data: Data, errors: ErrorSet, epsilon: float) -> nn.Module:
+        """Returns the teacher, or the control where ``epsilon`` is 0."""
         protocol = self.protocol
         with self.run.timed(name):
-            return train_twin(
+            return train_teacher(
                 base,
                 data,
                 errors,
                 epsilon=epsilon,
                 start=protocol.start,
                 samples=protocol.samples,
-                epochs=protocol.twin_epochs,
+                epochs=protocol.teacher_epochs,
                 batch_size=protocol.batch_size,
                 seed=protocol.seed,
                 precision=protocol.precision,
                 storage=self.run.storage(name),
                 device=self.device,
-                title="A'" if epsilon else "A', control",
+                title="A'" if epsilon else "the teacher, control",
             )
 
     def adapter(
         self, name: str, base: nn.Module, ranks: Mapping[str, int], teacher: nn.Module, data: Data
     ) -> AdaptedModel:
-        """Returns A with an adapter distilled from ``teacher``."""
+        """Returns the base model with an adapter distilled from ``teacher``."""
         protocol = self.protocol
         adapted = attach_adapter(base, ranks, seed=protocol.seed)
         history = distill(
@@ -307,41 +308,41 @@ class _Steps:
 
 
 def _fidelity(
-    base: nn.Module, twin: nn.Module, adapted: AdaptedModel, small: AdaptedModel, test: Data, error_set: Data
+    base: nn.Module, teacher: nn.Module, adapted: AdaptedModel, small: AdaptedModel, test: Data, error_set: Data
 ) -> dict[str, Any]:
-    """Table 1: the adapter against A at alpha 0 and against A' at alpha 1, on the test data and on the error set."""
+    """Table 1: the adapter against the model at alpha 0 and the teacher at alpha 1, on test data and error set."""
     found: dict[str, Any] = {}
     for place, data in (("test", test), ("error_set", error_set)):
-        of_base, of_twin = (predict_logits(model, data).argmax(1) for model in (base, twin))
+        of_base, of_teacher = (predict_logits(model, data).argmax(1) for model in (base, teacher))
         at_0, at_1 = (predict_logits(adapted, data, alpha=alpha).argmax(1) for alpha in (0.0, 1.0))
         found[place] = {
             "base_at_alpha_0": fidelity(at_0, of_base),
-            "twin_at_alpha_1": fidelity(at_1, of_twin),
-            "small_twin_at_alpha_1": fidelity(predict_logits(small, data).argmax(1), of_twin),
+            "teacher_at_alpha_1": fidelity(at_1, of_teacher),
+            "small_teacher_at_alpha_1": fidelity(predict_logits(small, data).argmax(1), of_teacher),
         }
     return {**found["test"], "error_set": found["error_set"]}
 
 
-def _analyse(base: nn.Module, twin: nn.Module, adapted: AdaptedModel, test: Data, folder: Path) -> dict[str, Any]:
-    """The paper's Figure 1, the drift of the weights and the dial, as numbers and as pictures."""
+def _analyse(base: nn.Module, teacher: nn.Module, adapted: AdaptedModel, test: Data, folder: Path) -> dict[str, Any]:
+    """The paper's Figure 1, the drift of the weights and the sweep, as numbers and as pictures."""
     conv1, conv2 = (
-        filter_pca(base.get_parameter(f"{layer}.weight"), twin.get_parameter(f"{layer}.weight"))
+        filter_pca(base.get_parameter(f"{layer}.weight"), teacher.get_parameter(f"{layer}.weight"))
         for layer in ("conv1", "conv2")
     )
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    features = feature_tsne(base, twin, "conv1", one_tensor(test.inputs(chosen[:MAP_IMAGES]), "to map"))
+    features = feature_tsne(base, teacher, "conv1", one_tensor(test.inputs(chosen[:MAP_IMAGES]), "to map"))
     seen = test.subset(chosen[:DIAL_IMAGES])
-    of_base, of_twin = (predict_logits(model, seen).argmax(1) for model in (base, twin))
-    turned = [predict_logits(adapted, seen, alpha=alpha, title="dial").argmax(1) for alpha in ALPHAS]
-    dial = {
+    of_base, of_teacher = (predict_logits(model, seen).argmax(1) for model in (base, teacher))
+    turned = [predict_logits(adapted, seen, alpha=alpha, title="sweep").argmax(1) for alpha in ALPHAS]
+    sweep = {
         "alpha": ALPHAS,
         "fidelity_to_base": [fidelity(answer, of_base) for answer in turned],
-        "fidelity_to_twin": [fidelity(answer, of_twin) for answer in turned],
+        "fidelity_to_teacher": [fidelity(answer, of_teacher) for answer in turned],
     }
-    drift = weight_drift(base, twin)
+    drift = weight_drift(base, teacher)
     save_figure(paper_figure(conv1, conv2, features), folder, "figure1")
     save_figure(drift_figure(drift), folder, "drift")
-    save_figure(alpha_figure(*dial.values()), folder, "alpha")
+    save_figure(alpha_figure(*sweep.values()), folder, "alpha")
     return {
         "drift": [
             {
@@ -352,10 +353,10 @@ def _analyse(base: nn.Module, twin: nn.Module, adapted: AdaptedModel, test: Data
             }
             for entry in drift
         ],
-        "dial": dial,
+        "sweep": sweep,
         "figure_1": {
-            "conv1_explained": {"base": conv1.base_explained.tolist(), "twin": conv1.twin_explained.tolist()},
-            "conv2_explained": {"base": conv2.base_explained.tolist(), "twin": conv2.twin_explained.tolist()},
+            "conv1_explained": {"base": conv1.base_explained.tolist(), "teacher": conv1.teacher_explained.tolist()},
+            "conv2_explained": {"base": conv2.base_explained.tolist(), "teacher": conv2.teacher_explained.tolist()},
             "silhouette_features": features.silhouette_features,
             "silhouette_map": features.silhouette_map,
             "probe_accuracy": features.probe_accuracy,
@@ -368,7 +369,7 @@ def _judge(base: Tensor, second: Tensor, labels: Tensor, folder: Path) -> Judgem
     """The probability of error and the order by suspicion, on the test data, with the paper's flag, and as pictures."""
     wrong, suspicion, softmax = (base.argmax(1) != labels).numpy(), opposition(base, second), maximum_softmax(base)
     found = judge(suspicion, softmax, wrong, DISAGREEMENT.trusts(suspicion))
-    lines = {"LoRA-PETM": risk_coverage(suspicion, wrong), "A's softmax": risk_coverage(softmax, wrong)}
+    lines = {"LoRA-PETM": risk_coverage(suspicion, wrong), "the model's softmax": risk_coverage(softmax, wrong)}
     save_figure(risk_coverage_figure(lines, found, "the paper's flag"), folder, "risk_coverage")
     if found.bins:
         save_figure(reliability_figure(found.bins), folder, "reliability")
@@ -376,14 +377,19 @@ def _judge(base: Tensor, second: Tensor, labels: Tensor, folder: Path) -> Judgem
 
 
 def _cost(base: nn.Module, adapted: AdaptedModel, small: AdaptedModel) -> dict[str, Any]:
-    """Parameters and float32 bytes of A, A' and the adapters; PETM holds A and A', LoRA-PETM A and an adapter."""
+    """Parameters and float32 bytes: PETM holds the model and the teacher, LoRA-PETM the model and an adapter."""
     whole = count_parameters(base)
-    sizes = {"base": whole, "twin": whole, "adapter": adapted.adapter_parameters(), "small": small.adapter_parameters()}
+    sizes = {
+        "base": whole,
+        "teacher": whole,
+        "adapter": adapted.adapter_parameters(),
+        "small": small.adapter_parameters(),
+    }
     return {
         **{f"{name}_parameters": size for name, size in sizes.items()},
         **{f"{name}_bytes": 4 * size for name, size in sizes.items()},
-        "adapter_over_twin": sizes["adapter"] / whole,
-        "small_over_twin": sizes["small"] / whole,
+        "adapter_over_teacher": sizes["adapter"] / whole,
+        "small_over_teacher": sizes["small"] / whole,
         "system_over_petm": (whole + sizes["adapter"]) / (2 * whole),
         "small_system_over_petm": (whole + sizes["small"]) / (2 * whole),
     }

@@ -1,4 +1,4 @@
-"""The pictures: the paper's Figure 1, the dial alpha, the weight drift, ratios of time, reliability, risk curves."""
+"""The pictures: the paper's Figure 1, the sweep alpha, the weight drift, ratios of time, reliability, risk curves."""
 
 import io
 import math
@@ -17,7 +17,7 @@ from petm._internal.files import write_atomically, write_text
 from petm.adapter.weight_drift import FeatureMap, FilterPCA, LayerDrift
 from petm.selective.curves import Bin, Judgement, RiskCurve
 
-BASE_COLOUR, TWIN_COLOUR = "#0072B2", "#D55E00"
+BASE_COLOUR, TEACHER_COLOUR = "#0072B2", "#D55E00"
 """Blue and red as in the paper, in the shades of Okabe and Ito (2008) that colour-blind readers tell apart."""
 
 STYLE: dict[Any, Any] = {
@@ -61,21 +61,21 @@ def paper_figure(conv1: FilterPCA, conv2: FilterPCA, features: FeatureMap) -> Fi
         panels = figure.subplot_mosaic([["conv1", "conv2"], ["map", "map"]], height_ratios=[1, 1.4])
         for name, filters in (("conv1", conv1), ("conv2", conv2)):
             axes = panels[name]
-            _clouds(axes, filters.base, filters.twin, size=30)
-            own = [shares[:2].sum() for shares in (filters.base_explained, filters.twin_explained)]
-            _head(axes, f"{name} filters", f"variance on two own axes:\nA {own[0]:.0%}, A' {own[1]:.0%}")
+            _clouds(axes, filters.base, filters.teacher, size=30)
+            own = [shares[:2].sum() for shares in (filters.base_explained, filters.teacher_explained)]
+            _head(axes, f"{name} filters", f"variance on two own axes:\nA {own[0]:.0%}, the teacher {own[1]:.0%}")
             first, second = filters.explained
             axes.set(xlabel=f"PC1 ({first:.0%})", ylabel=f"PC2 ({second:.0%})")
             axes.set_aspect("equal", adjustable="datalim")
             axes.xaxis.set_major_locator(MaxNLocator(4))
 
         axes = panels["map"]
-        _clouds(axes, features.base, features.twin, size=float(np.clip(8000 / len(features.base), 6, 30)))
+        _clouds(axes, features.base, features.teacher, size=float(np.clip(8000 / len(features.base), 6, 30)))
         _head(
             axes,
             f"{features.layer} features, t-SNE",
             f"silhouette {features.silhouette_map:z.2f} (before t-SNE {features.silhouette_features:z.2f})\n"
-            f"linear probe A or A': {features.probe_accuracy:.1%} right (chance 50%)",
+            f"linear probe the model or the teacher: {features.probe_accuracy:.1%} right (chance 50%)",
         )
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -83,13 +83,13 @@ def paper_figure(conv1: FilterPCA, conv2: FilterPCA, features: FeatureMap) -> Fi
     return figure
 
 
-def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_twin: ArrayLike) -> Figure:
-    """Returns how the opinion turns from A to A' as alpha goes from 0 to 1.
+def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_teacher: ArrayLike) -> Figure:
+    """Returns how the opinion turns from the base model to the teacher as alpha goes from 0 to 1.
 
     Args:
         alphas: Float ``(n,)``, ascending.
-        fidelity_to_base: Float ``(n,)`` in [0, 1], fidelity of the adapted model at each alpha to A.
-        fidelity_to_twin: Float ``(n,)`` in [0, 1], its fidelity to A'.
+        fidelity_to_base: Float ``(n,)`` in [0, 1], fidelity of the adapted model at each alpha to the base model.
+        fidelity_to_teacher: Float ``(n,)`` in [0, 1], its fidelity to the teacher.
 
     Reference:
         Ko et al. 2025 (LoRA-PETM), section 3.2 and Table 1.
@@ -97,8 +97,8 @@ def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_twi
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4))
         axes = figure.subplots()
-        axes.plot(alphas, fidelity_to_base, marker="o", color=BASE_COLOUR, label="to the base model A")
-        axes.plot(alphas, fidelity_to_twin, marker="^", color=TWIN_COLOUR, label="to the twin A'", linestyle="--")
+        axes.plot(alphas, fidelity_to_base, marker="o", color=BASE_COLOUR, label="to the model")
+        axes.plot(alphas, fidelity_to_teacher, marker="^", color=TEACHER_COLOUR, label="to the teacher", linestyle="--")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set(title="Fidelity of W₀ + α BA", xlabel="α")
         figure.legend(loc="outside upper left", ncols=2)
@@ -124,15 +124,15 @@ def drift_figure(drift: Sequence[LayerDrift]) -> Figure:
         # Room for the labels to the right of the bars.
         axes.set_xlim(0, 1.5 * max(lengths, default=0.0) or 1.0)
         axes.set_xlabel("‖W' − W₀‖ / ‖W₀‖")
-        _head(axes, "Weight drift from A to A'", "beside each bar the rank\nthat holds 90% of its energy")
+        _head(axes, "Weight drift from the model to the teacher", "beside each bar the rank\nthat holds 90% of its energy")
     return figure
 
 
 def reliability_figure(bins: Sequence[Bin]) -> Figure:
-    """Returns the share of errors that was observed over the one that was promised, with 95 % intervals.
+    """Returns the share of errors that was observed over the one that was guaranteed, with 95 % intervals.
 
     Both axes have a square-root scale, so that the small probabilities of a good classifier have room; the diagonal,
-    on which promised and observed are equal, stays a straight line.
+    on which guaranteed and observed are equal, stays a straight line.
 
     Args:
         bins: From `petm.selective.curves.reliability`, at least one.
@@ -140,20 +140,20 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
     Reference:
         Niculescu-Mizil and Caruana (2005), Predicting Good Probabilities with Supervised Learning.
     """
-    promised, observed = [part.promised for part in bins], [part.observed for part in bins]
+    guaranteed, observed = [part.guaranteed for part in bins], [part.observed for part in bins]
     ends = [part.low for part in observed], [part.high for part in observed]
-    top = min(1.0, 1.08 * max(*promised, *ends[1]))
+    top = min(1.0, 1.08 * max(*guaranteed, *ends[1]))
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 5))
         axes = figure.subplots()
         axes.set_xscale("function", functions=(_root, np.square))
         axes.set_yscale("function", functions=(_root, np.square))
-        axes.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1, label="as promised")
-        axes.vlines(promised, *ends, color=TWIN_COLOUR, alpha=0.45, linewidth=3, label="95% interval")
+        axes.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1, label="as guaranteed")
+        axes.vlines(guaranteed, *ends, color=TEACHER_COLOUR, alpha=0.45, linewidth=3, label="95% interval")
         axes.plot(
-            promised,
+            guaranteed,
             [part.value for part in observed],
-            color=TWIN_COLOUR,
+            color=TEACHER_COLOUR,
             marker="o",
             linestyle="none",
             label="observed",
@@ -164,7 +164,7 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
             axis.set_major_locator(FixedLocator([place for place in _ROOT_TICKS if place <= top]))
             axis.set_major_formatter(PercentFormatter(1))
         axes.set(xlim=(0, top), ylim=(0, top))
-        axes.set(xlabel="promised probability of error", ylabel="observed share of errors", title="Reliability")
+        axes.set(xlabel="guaranteed probability of error", ylabel="observed share of errors", title="Reliability")
         figure.legend(loc="outside upper left", ncols=3)
     return figure
 
@@ -185,7 +185,7 @@ def risk_coverage_figure(lines: Mapping[str, RiskCurve], judgement: Judgement, c
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.4))
         axes = figure.subplots()
-        for (name, line), colour, style in zip(lines.items(), (TWIN_COLOUR, BASE_COLOUR), ("-", "--"), strict=False):
+        for (name, line), colour, style in zip(lines.items(), (TEACHER_COLOUR, BASE_COLOUR), ("-", "--"), strict=False):
             axes.plot(line.coverage, line.risk, color=colour, linestyle=style, linewidth=1.6, label=name)
         tops = [line.risk[line.coverage >= 0.1].max() for line in lines.values()]
         if judgement.risk.of:
@@ -246,9 +246,12 @@ def _root(values: ArrayLike) -> NDArray[np.float64]:
     return np.sqrt(np.maximum(values, 0.0))
 
 
-def _clouds(axes: Axes, base: NDArray[np.float64], twin: NDArray[np.float64], *, size: float) -> None:
+def _clouds(axes: Axes, base: NDArray[np.float64], teacher: NDArray[np.float64], *, size: float) -> None:
     """Two clouds ``(n, 2)`` that differ in colour and in marker."""
-    for cloud, colour, marker, label in ((base, BASE_COLOUR, "o", "base model A"), (twin, TWIN_COLOUR, "^", "twin A'")):
+    for cloud, colour, marker, label in (
+        (base, BASE_COLOUR, "o", "base model"),
+        (teacher, TEACHER_COLOUR, "^", "teacher"),
+    ):
         axes.scatter(
             cloud[:, 0], cloud[:, 1], s=size, color=colour, marker=marker, alpha=0.7, linewidths=0, label=label
         )

@@ -30,7 +30,7 @@ from petm.report.tables import (
 )
 from petm.selective.bootstrap import paired_bootstrap
 from petm.selective.curves import judge, risk_coverage
-from petm.selective.guarantee import promise
+from petm.selective.guarantee import guarantee
 from petm.selective.metrics import (
     Detection,
     Share,
@@ -41,7 +41,7 @@ from petm.selective.metrics import (
 )
 from petm.selective.thresholds import DISAGREEMENT
 
-GRADER, SOFTMAX, CHOSEN = "Grader", "A's softmax", "the chosen threshold"
+GRADER, SOFTMAX, CHOSEN = "Grader", "the model's softmax", "the chosen threshold"
 
 
 def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> None:
@@ -86,7 +86,7 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
         samples=len(data),
         judged=_judged(grader, len(data)),
         summary=_summary(flags, judgement.risk, len(data)),
-        promise=promise(grader.threshold),
+        guarantee=guarantee(grader.threshold),
         tables={
             "flag": _flag_table(flags, judgement.risk, len(data)),
             "order": _order_table(suspicion, softmax, wrong),
@@ -107,7 +107,7 @@ def _summary(flags: Detection, risk: Share, samples: int) -> str:
     """The page in three sentences."""
     right = share(samples - flags.errors, samples)
     return (
-        f"The base model A answers {percent(right.value)} of {samples:,} calibration samples right and is wrong on "
+        f"The model answers {percent(right.value)} of {samples:,} calibration samples right and is wrong on "
         f"{flags.errors:,}. The grader flags {flags.flagged:,} of its answers and finds {flags.caught:,} of the "
         f"{flags.errors:,} errors. It trusts the other {risk.of:,}, of which {risk.count:,} "
         f"{'is' if risk.count == 1 else 'are'} wrong."
@@ -119,7 +119,7 @@ def _judged(grader: Grader, samples: int) -> str:
     if grader.threshold.value == DISAGREEMENT.value:
         return "The threshold is the paper's flag, which depends on no samples."
     used = grader.origin.data["calibration"].samples if "calibration" in grader.origin.data else samples
-    if used < samples and grader.adapted.look_from > 0:
+    if used < samples and grader.adapted.cascade_threshold > 0:
         return (
             f"The threshold was set on {used:,} of these very samples, so it suits them a little better than later "
             f"ones. The others had, without their labels, said which predictions are worth a second look."
@@ -129,7 +129,7 @@ def _judged(grader: Grader, samples: int) -> str:
 
 def _flag_table(flags: Detection, risk: Share, samples: int) -> Table:
     rows = {
-        "Error rate of A": share(flags.errors, samples),
+        "Error rate of the model": share(flags.errors, samples),
         "Coverage": share(risk.of, samples),
         "Error rate of the trusted": risk,
         "Recall": flags.recall,
@@ -137,8 +137,9 @@ def _flag_table(flags: Detection, risk: Share, samples: int) -> Table:
     }
     return Table(
         "The flag",
-        "Coverage: the share that is trusted. Recall: of A's errors, the share that is flagged. Precision: of the "
-        "flagged, the share that are A's errors. With 95% Wilson intervals.",
+        "Coverage: the share that is trusted. Recall: of the model's errors, the share that is flagged. "
+        "Precision: of the "
+        "flagged, the share that are the model's errors. With 95% Wilson intervals.",
         ("Measure", "Share", "95% interval", "Count"),
         tuple(
             (name, percent(_known(found.value)), _of_share(found), f"{found.count:,} of {found.of:,}")

@@ -32,9 +32,9 @@ from petm.selective.drift import (
     differences_of,
     drift_of,
 )
-from petm.selective.guarantee import promise
+from petm.selective.guarantee import guarantee
 from petm.selective.metrics import Share
-from petm.selective.monitoring import PromiseCheck, exact_share
+from petm.selective.monitoring import GuaranteeCheck, exact_share
 from petm.selective.thresholds import Threshold
 
 ALPHA = 0.01
@@ -73,8 +73,8 @@ class Monitoring:
     """What graded production data say of a grader.
 
     Attributes:
-        promise: Whether it holds.
-        promised: What was promised, in words.
+        guarantee: Whether it holds.
+        guaranteed: What was guaranteed, in words.
         drift: Of suspicion; absent where the bundle does not know that of its calibration samples.
         drifted: Whether drift is seen.
         labelled_unlike: p-value of the test that the labelled trusted are as suspect as the other trusted; absent where
@@ -87,8 +87,8 @@ class Monitoring:
         warnings: What is in the way of these, as sentences.
     """
 
-    promise: PromiseCheck
-    promised: str
+    guarantee: GuaranteeCheck
+    guaranteed: str
     drift: Drift | None
     drifted: bool
     labelled_unlike: float | None
@@ -102,8 +102,8 @@ class Monitoring:
     def as_json(self) -> dict[str, Any]:
         """Returns everything in JSON's types."""
         told: dict[str, Any] = plain(self)
-        told["promise"]["classes"] = {str(label): plain(part) for label, part in self.promise.classes}
-        return {"verdict": self.promise.verdict} | told
+        told["guarantee"]["classes"] = {str(label): plain(part) for label, part in self.guarantee.classes}
+        return {"verdict": self.guarantee.verdict} | told
 
 
 def monitor(
@@ -117,7 +117,7 @@ def monitor(
     confidence: float | None = None,
     alpha: float = ALPHA,
 ) -> Monitoring:
-    """Returns whether a grader's promise still holds on graded production data, and whether suspicion has drifted.
+    """Returns whether a grader's guarantee still holds on graded production data, and whether suspicion has drifted.
 
     The files are read once, in constant memory.
 
@@ -128,7 +128,7 @@ def monitor(
         labels: True labels by input (`petm.data.labels.read_true_labels`); they go before those in the files.
         classes: Class names, for the words.
         window: Rows in a window; absent makes each file one.
-        confidence: Of the intervals; absent takes that of the promise, or 0.95.
+        confidence: Of the intervals; absent takes that of the guarantee, or 0.95.
         alpha: At most so often drift is reported where there is none; at least 0.001.
 
     Raises:
@@ -148,7 +148,7 @@ def monitor(
     counts = {"entries": len(labels or {}), "matched": found.matched[0], "of_several_rows": found.matched[1]}
     return Monitoring(
         check,
-        promise(threshold),
+        guarantee(threshold),
         drift,
         drift is not None and drift.p_value <= alpha,
         unlike,
@@ -156,7 +156,7 @@ def monitor(
         threshold.coverage,
         tuple(_figures_of(each, profile, check.confidence) for each in found.windows),
         _figures_of(whole, profile, check.confidence),
-        (*_of_promise(check, promise(threshold), classes), _of_drift(drift, alpha)),
+        (*_of_guarantee(check, guarantee(threshold), classes), _of_drift(drift, alpha)),
         tuple(_warnings(found, check, unlike, counts)),
     )
 
@@ -165,7 +165,7 @@ def windows_table(found: Monitoring) -> Table:
     """Returns the windows as a table, and all of them together as its last row."""
     rows = (*found.windows, found.whole) if len(found.windows) > 1 else found.windows
     unread = found.whole.unreadable > 0
-    level = _percent(found.promise.confidence)
+    level = _percent(found.guarantee.confidence)
     return Table(
         "Over time",
         f"P(error): mean probability of error as graded. Wrong: among the labelled trusted, with {level} intervals. "
@@ -189,19 +189,19 @@ def windows_table(found: Monitoring) -> Table:
 
 def monitor_figure(found: Monitoring) -> Figure:
     """Returns suspects, probability of error and errors among the labelled trusted, window by window."""
-    places, windows, limit = range(len(found.windows)), found.windows, found.promise.limit
+    places, windows, limit = range(len(found.windows)), found.windows, found.guarantee.limit
     expected = None if found.coverage is None else 1 - found.coverage
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 7.2))
         suspects, probability, wrong = figure.subplots(3, 1, sharex=True)
         _line(suspects, places, [row.suspects.value for row in windows], "Suspects", expected, "in calibration")
         _line(probability, places, [row.probability for row in windows], "Mean probability of error", None, "")
-        if not found.promise.of.startswith("wrong"):
+        if not found.guarantee.of.startswith("wrong"):
             limit = None  # it is on another share
         values = [row.wrong.value for row in windows]
         known = [place for place in places if windows[place].wrong.of]
         ends = [windows[place].wrong.low for place in known], [windows[place].wrong.high for place in known]
-        _line(wrong, places, values, "Wrong among the labelled trusted", limit, "promised at most", ends[1])
+        _line(wrong, places, values, "Wrong among the labelled trusted", limit, "guaranteed at most", ends[1])
         wrong.vlines(known, *ends, color=TWIN_COLOUR, alpha=0.45, linewidth=3)
         if not known:
             wrong.text(0.5, 0.5, "no label", transform=wrong.transAxes, ha="center", color="#444444")
@@ -253,28 +253,28 @@ def _figures_of(window: Window, profile: SuspicionProfile | None, confidence: fl
     )
 
 
-def _of_promise(check: PromiseCheck, promised: str, classes: Sequence[str]) -> list[str]:
+def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str]) -> list[str]:
     seen = f"{check.found.count:,} of {check.found.of:,} labelled are {check.of}"
     if check.of.startswith("wrong"):
         seen = f"of {check.found.of:,} labelled trusted predictions {check.found.count:,} are wrong"
     if check.found.of:
         seen += f", {share_with_interval(plain(check.found))}"
-    if check.verdict == "nothing promised":
-        return [promised] + ([f"Beside it: {seen}."] if check.found.of else [])
-    limit = "" if check.limit is None else f"{_percent(check.limit)} at most was promised"
+    if check.verdict == "nothing guaranteed":
+        return [guaranteed] + ([f"Beside it: {seen}."] if check.found.of else [])
+    limit = "" if check.limit is None else f"{_percent(check.limit)} at most was guaranteed"
     limit += " in each class" if check.classes else ""
     told = {
-        "holds": f"The promise holds: {seen}; {limit}.",
-        "broken": f"The promise is BROKEN: {seen}; {limit}.",
-        "cannot tell": f"It cannot be told whether the promise holds: {seen}; {limit}.",
+        "holds": f"The guarantee holds: {seen}; {limit}.",
+        "broken": f"The guarantee is BROKEN: {seen}; {limit}.",
+        "cannot tell": f"It cannot be told whether the guarantee holds: {seen}; {limit}.",
     }[check.verdict]
     if check.only_suspects:
         told = (
-            f"It cannot be told whether the promise holds: only suspects are labelled ({check.labelled_suspects:,}), "
+            f"It cannot be told whether the guarantee holds: only suspects are labelled ({check.labelled_suspects:,}), "
             f"which says nothing of the trusted; {limit}."
         )
     elif not check.labelled_trusted:
-        told = f"It cannot be told whether the promise holds: no trusted prediction is labelled; {limit}."
+        told = f"It cannot be told whether the guarantee holds: no trusted prediction is labelled; {limit}."
     sentences = [told]
     for label, part in check.classes:
         if part.verdict != "holds":
@@ -290,12 +290,12 @@ def _of_promise(check: PromiseCheck, promised: str, classes: Sequence[str]) -> l
     return sentences
 
 
-def _remedy(check: PromiseCheck) -> str:
+def _remedy(check: GuaranteeCheck) -> str:
     whose = "trusted predictions" if check.of.startswith("wrong") else "errors"
     if check.samples_needed is None:
         if check.classes:
             return "Label more, drawn at random, in every class."
-        return "At the share seen no number of labels would tell: it is the promised one."
+        return "At the share seen no number of labels would tell: it is the guaranteed one."
     seen = "at the error rate seen" if check.found.of else "at the error rate of the calibration samples"
     return f"About {check.samples_needed:,} labelled {whose}, drawn at random, would tell {seen}."
 
@@ -316,7 +316,7 @@ def _of_drift(drift: Drift | None, alpha: float) -> str:
     return f"Suspicion has DRIFTED, it is {way} than in calibration ({figures}; the most at {drift.at:.4g})."
 
 
-def _warnings(found: Production, check: PromiseCheck, unlike: float | None, counts: Mapping[str, int]) -> list[str]:
+def _warnings(found: Production, check: GuaranteeCheck, unlike: float | None, counts: Mapping[str, int]) -> list[str]:
     told = []
     if counts["entries"] > counts["matched"]:
         told.append(

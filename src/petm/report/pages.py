@@ -53,7 +53,7 @@ def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
         "risk_coverage": Table(
             "Risk at coverage",
             "Share of errors among the least suspect answers, in the order of each suspicion.",
-            ("Coverage", name, "A's softmax"),
+            ("Coverage", name, "the model's softmax"),
             tuple(
                 (percent(step["coverage"], 0), percent(step["risk"], 2), percent(step["softmax"], 2))
                 for step in judgement["steps"]
@@ -63,12 +63,12 @@ def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
     if judgement["bins"]:
         told["reliability"] = Table(
             "Reliability",
-            "Samples in the order of their promised probability of error, in bins of about equally many. In brackets "
+            "Samples in the order of their guaranteed probability of error, in bins of about equally many. In brackets "
             "95% Wilson intervals.",
-            ("Promised", "Observed", "Errors", "Samples"),
+            ("Guaranteed", "Observed", "Errors", "Samples"),
             tuple(
                 (
-                    percent(part["promised"], 2),
+                    percent(part["guaranteed"], 2),
                     share_with_interval(part["observed"]),
                     f"{part['observed']['count']:,}",
                     f"{part['observed']['of']:,}",
@@ -95,7 +95,8 @@ def curve_captions(judgement: Mapping[str, Any], name: str, chosen: str) -> dict
     told = {
         "risk_coverage": (
             f"Line chart of risk over coverage, from {percent(half['risk'])} for {name} and "
-            f"{percent(half['softmax'])} for A's softmax at a coverage of {percent(half['coverage'], 0)} to A's error "
+            f"{percent(half['softmax'])} for the model's softmax at a coverage of {percent(half['coverage'], 0)} "
+            f"to the model's error "
             f"rate of {percent(judgement['steps'][-1]['risk'])} at 100%. {point}",
             f"Risk over coverage: how many of the trusted are wrong as more are trusted, the least suspect first. "
             f"Lower is better. {point}",
@@ -104,11 +105,12 @@ def curve_captions(judgement: Mapping[str, Any], name: str, chosen: str) -> dict
     if judgement["bins"]:
         first, last = judgement["bins"][0], judgement["bins"][-1]
         told["reliability"] = (
-            f"Scatter plot of the observed share of errors over the promised probability of error in "
-            f"{len(judgement['bins'])} bins, beside the diagonal: promised {percent(first['promised'], 2)} and "
-            f"observed {percent(first['observed']['value'], 2)} in the lowest bin, {percent(last['promised'])} and "
+            f"Scatter plot of the observed share of errors over the guaranteed probability of error in "
+            f"{len(judgement['bins'])} bins, beside the diagonal: guaranteed {percent(first['guaranteed'], 2)} and "
+            f"observed {percent(first['observed']['value'], 2)} in the lowest bin, {percent(last['guaranteed'])} and "
             f"{percent(last['observed']['value'])} in the highest.",
-            f"What the probability of error promises and what was observed, with 95% Wilson intervals; on the diagonal "
+            f"What the probability of error guarantees and what was observed, with 95% Wilson intervals; on the "
+            f"diagonal "
             f"both are equal. Calibration error {percent(judgement['calibration_error'], 2)}: the mean distance over "
             f"the bins, which chance alone keeps above 0. Both axes have a square-root scale. No sample is judged by a "
             f"curve that has seen it: each probability is that of a curve fitted on the other folds of a "

@@ -25,10 +25,10 @@ MEASURES = {"recall": "recall", "precision": "precision", "auroc": "AUROC"}
 BETTER, WORSE, UNCLEAR, MISSING = "better", "worse", "no clear difference", "–"
 
 _STEPS = {
-    "base": "Train A",
-    "errors": "Find and replace A's errors",
-    "twin": "Train A'",
-    "twin_control": "Train A further (control)",
+    "base": "Train the base model",
+    "errors": "Find and replace the model's errors",
+    "teacher": "Train the teacher",
+    "teacher_control": "Train the model further (control)",
     "lora_petm": "Distill the adapter",
     "lora_petm_small": "Distill the small adapter",
     "control": "Distill the control's adapter",
@@ -36,12 +36,12 @@ _STEPS = {
     "analysis": "PCA, t-SNE, drift, figures",
 }
 _SETTINGS = {
-    "base_weights": "Weights of A",
-    "base_epochs": "Epochs of A",
+    "base_weights": "Weights of the base model",
+    "base_epochs": "Epochs of the base model",
     "epsilon": "FGSM epsilon",
-    "start": "A' starts from",
-    "samples": "A' learns from",
-    "twin_epochs": "Epochs of A'",
+    "start": "the teacher starts from",
+    "samples": "the teacher learns from",
+    "teacher_epochs": "Epochs of the teacher",
     "epochs": "Epochs of the distillation, at most",
     "patience": "Epochs without gain before it stops",
     "temperature": "Temperature of the distillation",
@@ -51,9 +51,9 @@ _SETTINGS = {
 _IN_WORDS = {
     ("base_weights", None): "trained here",
     ("patience", None): "never stops early",
-    ("start", "base"): "A",
+    ("start", "base"): "base model",
     ("start", "scratch"): "fresh weights",
-    ("samples", "replaced"): "all data, A's errors replaced",
+    ("samples", "replaced"): "all data, the model's errors replaced",
     ("samples", "errors"): "the replaced errors alone",
 }
 
@@ -135,16 +135,17 @@ def markdown_table(table: Table) -> str:
 
 
 def fidelity_table(result: Mapping[str, Any]) -> Table:
-    """Returns the paper's Table 1: how often the adapter answers as A at alpha 0, and as A' at alpha 1."""
+    """Returns the paper's Table 1: how often the adapter agrees with the model at alpha 0, with the teacher at 1."""
     test, errors, paper = result["fidelity"], result["fidelity"]["error_set"], result["paper"]["fidelity"]
     pairs = {
-        "base_at_alpha_0": "LoRA-PETM at α = 0 and A",
-        "twin_at_alpha_1": "LoRA-PETM at α = 1 and A'",
-        "small_twin_at_alpha_1": "LoRA-PETM small at α = 1 and A'",
+        "base_at_alpha_0": "LoRA-PETM at α = 0 and the base model",
+        "teacher_at_alpha_1": "LoRA-PETM at α = 1 and A'",
+        "small_teacher_at_alpha_1": "LoRA-PETM small at α = 1 and A'",
     }
     return Table(
         "Table 1: fidelity",
-        "Share of samples where the two predict the same class. The error set: training samples that A gets wrong.",
+        "Share of samples where the two predict the same class. The error set: training samples that the model "
+        "gets wrong.",
         ("Compared", "Test data", "Error set", "Paper"),
         tuple(
             (name, percent(test[key], 2), percent(errors[key], 2), percent(paper.get(key), 0))
@@ -154,7 +155,7 @@ def fidelity_table(result: Mapping[str, Any]) -> Table:
 
 
 def detection_table(result: Mapping[str, Any]) -> Table:
-    """Returns the paper's Table 2: what each method finds of A's errors, with the controls and the softmax."""
+    """Returns the paper's Table 2: what each method finds of the model's errors, with the controls and the softmax."""
     rows = []
     for key, found in _by_method(result["detection"]):
         rows.append(
@@ -171,9 +172,12 @@ def detection_table(result: Mapping[str, Any]) -> Table:
             rows.append((f"{METHODS.get(key, key)} in the paper", *shares, MISSING, MISSING))
     return Table(
         "Table 2: detection",
-        "Recall: of A's errors, the share that is flagged. Precision: of the flagged, the share that are A's errors. "
-        "In brackets 95% Wilson intervals. Caught: of A's errors. PETM control: A trained further on unchanged data, "
-        "in place of A'. Control: the adapter distilled from that. Softmax: A's least confident answers, as many as "
+        "Recall: of the model's errors, the share that is flagged. Precision: of the flagged, the share that are "
+        "the model's errors. "
+        "In brackets 95% Wilson intervals. Caught: of the model's errors. PETM control: the model trained "
+        "further on unchanged data, "
+        "in place of the teacher. Control: the adapter distilled from that. Softmax: the model's least confident "
+        "answers, as many as "
         "LoRA-PETM flags.",
         ("Method", "Recall", "Precision", "Flagged", "Caught"),
         tuple(rows),
@@ -230,15 +234,15 @@ def cost_table(result: Mapping[str, Any]) -> Table:
         ("Held", "Parameters", "Size", "Share", "Paper"),
         (
             row("A", ["base"], MISSING),
-            row("A'", ["twin"], MISSING),
+            row("A'", ["teacher"], MISSING),
             row(
                 "Adapter",
                 ["adapter"],
-                f"{percent(cost['adapter_over_twin'])} of A'",
-                percent(paper["adapter_over_twin"]),
+                f"{percent(cost['adapter_over_teacher'])} of A'",
+                percent(paper["adapter_over_teacher"]),
             ),
-            row("Small adapter", ["small"], f"{percent(cost['small_over_twin'])} of A'"),
-            row("PETM: A and A'", ["base", "twin"], MISSING),
+            row("Small adapter", ["small"], f"{percent(cost['small_over_teacher'])} of A'"),
+            row("PETM: A and A'", ["base", "teacher"], MISSING),
             row(
                 "LoRA-PETM: A and adapter",
                 ["base", "adapter"],
@@ -251,10 +255,11 @@ def cost_table(result: Mapping[str, Any]) -> Table:
 
 
 def drift_table(result: Mapping[str, Any]) -> Table:
-    """Returns how far each layer has moved from A to A', and in how many directions."""
+    """Returns how far each layer has moved from the base model to the teacher, and in how many directions."""
     return Table(
         "Drift",
-        "From A to A': the norm of the change of weights over that of the weights, and the least rank that holds 90% "
+        "From the model to the teacher: the norm of the change of weights over that of the weights, and the "
+        "least rank that holds 90% "
         "of the change's energy.",
         ("Layer", "Relative norm", "Rank for 90%", "Full rank"),
         tuple(

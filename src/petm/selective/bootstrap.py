@@ -54,7 +54,7 @@ def bootstrap(
     Args:
         metric: A function of ``(suspicion, wrong)``, such as `petm.selective.metrics.auroc`.
         suspicion: float ``(N,)``.
-        wrong: bool ``(N,)``, where A is wrong.
+        wrong: bool ``(N,)``, where the base model is wrong.
         resamples: Number of bootstrap samples, at least 1.
         confidence: Level of the interval, between 0 and 1, both excluded.
         seed: Seed of the resampling.
@@ -88,7 +88,7 @@ def paired_bootstrap(
         metric: A function of ``(suspicion, wrong)``, such as `petm.selective.metrics.auroc`.
         first: float ``(N,)``, one method's suspicion (or its flags).
         second: float ``(N,)``, the other's.
-        wrong: bool ``(N,)``, where A is wrong.
+        wrong: bool ``(N,)``, where the base model is wrong.
         resamples: Number of bootstrap samples, at least 1.
         confidence: Level of the interval, between 0 and 1, both excluded.
         seed: Seed of the resampling.

@@ -37,11 +37,11 @@ class Bin:
     """One bin of a reliability diagram.
 
     Attributes:
-        promised: The mean probability of error of its samples.
+        guaranteed: The mean probability of error of its samples.
         observed: The share of errors among them.
     """
 
-    promised: float
+    guaranteed: float
     observed: Share
 
 
@@ -78,8 +78,8 @@ def judge(suspicion: ArrayLike, softmax: ArrayLike, wrong: ArrayLike, trusted: A
 
     Args:
         suspicion: float ``(N,)``, finite.
-        softmax: float ``(N,)``, `petm.models.scores.maximum_softmax` of A.
-        wrong: bool ``(N,)``, where A is wrong.
+        softmax: float ``(N,)``, `petm.models.scores.maximum_softmax` of the base model.
+        wrong: bool ``(N,)``, where the base model is wrong.
         trusted: bool ``(N,)``, the grades.
 
     Raises:
@@ -104,7 +104,7 @@ def risk_coverage(suspicion: ArrayLike, wrong: ArrayLike) -> RiskCurve:
 
     Args:
         suspicion: float ``(N,)``.
-        wrong: bool ``(N,)``, where A is wrong.
+        wrong: bool ``(N,)``, where the base model is wrong.
 
     Raises:
         ArgumentError: The shapes differ, or suspicion holds NaN.
@@ -120,14 +120,14 @@ def risk_coverage(suspicion: ArrayLike, wrong: ArrayLike) -> RiskCurve:
 
 
 def reliability(probability: ArrayLike, wrong: ArrayLike, *, bins: int = BINS) -> tuple[Bin, ...]:
-    """Returns promised and observed shares of errors over bins of equally many samples, as far as ties allow.
+    """Returns guaranteed and observed shares of errors over bins of equally many samples, as far as ties allow.
 
     They are the bins of `expected_calibration_error`: a level goes whole into the bin of its middle rank,
     and bins without samples are left out.
 
     Args:
         probability: float ``(N,)`` in [0, 1], of error.
-        wrong: bool ``(N,)``, where A is wrong.
+        wrong: bool ``(N,)``, where the base model is wrong.
         bins: At least 1.
 
     Raises:
@@ -139,12 +139,12 @@ def reliability(probability: ArrayLike, wrong: ArrayLike, *, bins: int = BINS) -
     ranking = RankedRows(probability, wrong).ranking()
     samples = ranking.right + ranking.wrong
     chosen = (bins * (samples.cumsum() - samples / 2) / max(samples.sum(), 1)).astype(np.int64)
-    held, failed, promised = (
+    held, failed, guaranteed = (
         np.bincount(chosen, weights=weights, minlength=bins)
         for weights in (samples, ranking.wrong, samples * ranking.levels)
     )
     return tuple(
-        Bin(float(promised[place] / held[place]), share(int(failed[place]), int(held[place])))
+        Bin(float(guaranteed[place] / held[place]), share(int(failed[place]), int(held[place])))
         for place in np.flatnonzero(held)
     )
 
@@ -157,7 +157,7 @@ def cross_validated(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
 
     Args:
         suspicion: float ``(N,)``, finite.
-        wrong: bool ``(N,)``, where A is wrong.
+        wrong: bool ``(N,)``, where the base model is wrong.
         seed: Of the folds.
 
     Returns:

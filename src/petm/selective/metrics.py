@@ -1,8 +1,9 @@
-"""How well a flag or a suspicion finds A's errors: pure functions of arrays.
+"""How well a flag or a suspicion finds the base model's errors: pure functions of arrays.
 
 The metrics of a suspicion are called with ``(suspicion, wrong)``: float ``(N,)``, higher is more likely wrong, and bool
-``(N,)``, where A is wrong. They are written on the `Ranking` of these two, in which equal suspicion is one level:
-its samples are accepted together or not at all, and the order of rows has no effect. Without any sample all are NaN.
+``(N,)``, where the base model is wrong. They are written on the `Ranking` of these two, in which equal suspicion is one
+level: its samples are accepted together or not at all, and the order of rows has no effect. Without any sample all are
+NaN.
 
 Accepting the samples up to a level gives a *coverage*, the share of all samples that is accepted, and a *risk*, the
 share of errors among the accepted; the *generalised risk* is the share of accepted errors among all samples.
@@ -71,11 +72,11 @@ class Detection:
     """What a yes-or-no flag finds.
 
     Attributes:
-        recall: Of A's errors, the share that is flagged.
-        precision: Of the flagged, the share that are A's errors.
+        recall: Of the base model's errors, the share that is flagged.
+        precision: Of the flagged, the share that are the base model's errors.
         flagged: How many are flagged.
-        errors: How many errors A makes.
-        caught: How many of A's errors are flagged.
+        errors: How many errors the base model makes.
+        caught: How many of the base model's errors are flagged.
     """
 
     recall: Share
@@ -90,7 +91,7 @@ def detection(flagged: ArrayLike, wrong: ArrayLike) -> Detection:
 
     Args:
         flagged: bool ``(N,)``.
-        wrong: bool ``(N,)``, where A is wrong.
+        wrong: bool ``(N,)``, where the base model is wrong.
 
     Raises:
         ArgumentError: The shapes differ.
@@ -142,7 +143,7 @@ def most_suspect(suspicion: ArrayLike, count: int) -> NDArray[np.bool_]:
 def auroc(ranking: Ranking) -> float:
     """Returns the probability that an error is more suspect than a right prediction, ties counted half, in [0, 1].
 
-    NaN where A is always right or always wrong.
+    NaN where the base model is always right or always wrong.
 
     Reference:
         Hanley and McNeil (1982), The Meaning and Use of the Area under a ROC Curve.
@@ -153,7 +154,7 @@ def auroc(ranking: Ranking) -> float:
 
 @metric("AUPR-Error", higher_is_better=True)
 def aupr_error(ranking: Ranking) -> float:
-    """Returns the average precision with A's errors as the positive class, in [0, 1]; NaN where there is no error."""
+    """Returns the average precision with its errors as the positive class, in [0, 1]; NaN where there is no error."""
     return _average_precision(ranking.wrong[::-1], ranking.right[::-1])
 
 
@@ -171,7 +172,7 @@ def fpr95(ranking: Ranking) -> float:
     """Returns the share of errors that are accepted where at least 95 % of the right predictions are, in [0, 1].
 
     The convention of the papers on error detection: right predictions are the positive class, and the threshold is
-    the strictest that accepts 95 % of them. NaN where A is always right or always wrong.
+    the strictest that accepts 95 % of them. NaN where the base model is always right or always wrong.
 
     Reference:
         Corbière et al. (2019), Addressing Failure Prediction by Learning Model Confidence.
@@ -183,7 +184,8 @@ def fpr95(ranking: Ranking) -> float:
 def fpr95_error_positive(ranking: Ranking) -> float:
     """Returns the share of right predictions that are flagged where at least 95 % of the errors are, in [0, 1].
 
-    The other convention: A's errors are the positive class. NaN where A is always right or always wrong.
+    The other convention: the base model's errors are the positive class. NaN where the base model is always right or
+    always wrong.
 
     Reference:
         Hendrycks et al. (2019), Deep Anomaly Detection with Outlier Exposure.
@@ -195,7 +197,7 @@ def fpr95_error_positive(ranking: Ranking) -> float:
 def aurc(ranking: Ranking) -> float:
     """Returns the area under the risk over coverage, by the trapezoid rule between levels, in [0, 1].
 
-    Before the first level the risk is taken as there, so that without any order the area is A's error rate.
+    Before the first level the risk is taken as there, so that without any order the area is the model's error rate.
 
     Reference:
         Geifman et al. (2019), Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers; with ties as
@@ -209,7 +211,7 @@ def aurc(ranking: Ranking) -> float:
 
 @metric("E-AURC", higher_is_better=False)
 def eaurc(ranking: Ranking) -> float:
-    """Returns the AURC in excess of ``e + (1 - e) ln(1 - e)``, the least there is at A's error rate ``e``.
+    """Returns the AURC in excess of ``e + (1 - e) ln(1 - e)``, the least there is at the base model's error rate ``e``.
 
     That least is the area for infinitely many samples, all errors above all right predictions. Between few levels the
     trapezoid rule can lie below it, so that a perfect score of two levels has an E-AURC below 0.
@@ -261,7 +263,7 @@ def aurc_achievable(ranking: Ranking) -> float:
 def coverage_at_risk(ranking: Ranking, risk: float) -> float:
     """Returns the greatest coverage of a threshold with at most this ``risk``, in [0, 1]; 0 where none has.
 
-    It is found on these very samples and promises nothing for others: for that there is `risk_threshold`.
+    It is found on these very samples and guarantees nothing for others: for that there is `risk_threshold`.
     ``risk`` is a number from 0 to 1, or an `ArgumentError` is raised.
     """
     if not 0 <= risk <= 1:
@@ -287,7 +289,7 @@ def risk_at_coverage(ranking: Ranking, coverage: float) -> float:
 
 @metric("Recall", higher_is_better=True)
 def recall_at(ranking: Ranking, threshold: float) -> float:
-    """Returns the share of A's errors with a suspicion of at least ``threshold``, in [0, 1]; NaN without errors."""
+    """Returns the share of its errors with a suspicion of at least ``threshold``, in [0, 1]; NaN without errors."""
     flagged = np.searchsorted(ranking.levels, threshold)
     return _ratio(ranking.wrong[flagged:].sum(), ranking.wrong.sum())
 
@@ -302,7 +304,7 @@ def precision_at(ranking: Ranking, threshold: float) -> float:
 
 @metric("Calibration error", higher_is_better=False)
 def expected_calibration_error(ranking: Ranking, bins: int = 15) -> float:
-    """Returns the mean distance between the promised and the observed share of errors over ``bins`` bins, in [0, 1].
+    """Returns the mean distance between the guaranteed and the observed share of errors over ``bins`` bins, in [0, 1].
 
     The suspicion is read as the probability of error. Bins hold equally many samples as far as ties allow: of equal
     width, nearly all samples of a good classifier would share the lowest bin. A level goes whole into the bin of its
@@ -327,7 +329,7 @@ def expected_calibration_error(ranking: Ranking, bins: int = 15) -> float:
 
 @metric("Brier score", higher_is_better=False)
 def brier(ranking: Ranking) -> float:
-    """Returns the mean squared distance of the promised probability of error from what happened, 0 or 1; in [0, 1].
+    """Returns the mean squared distance of the guaranteed probability of error from what happened, 0 or 1; in [0, 1].
 
     The suspicion is read as that probability. Raises `ArgumentError` for values outside [0, 1].
 

@@ -1,10 +1,10 @@
-"""Whether a threshold's promise still holds, by the exact interval of the error rate among labelled predictions.
+"""Whether a threshold's guarantee still holds, by the exact interval of the error rate among labelled predictions.
 
-    check = check_promise(threshold, trusted, wrong, labels)         # bool (n,), bool (n,), int (n,) or None
+    check = check_guarantee(threshold, trusted, wrong, labels)         # bool (n,), bool (n,), int (n,) or None
     check = LabelledCounts(threshold).add(trusted, wrong, labels)... .check()   # the same in pieces
 
-Only rows whose true label is known go in, the suspects among them too. ``labels`` are A's predictions, needed where the
-promise is made in each class.
+Only rows whose true label is known go in, the suspects among them too. ``labels`` are the base model's predictions,
+needed where the guarantee is made in each class.
 """
 
 import math
@@ -20,22 +20,23 @@ from petm.errors import ArgumentError
 from petm.selective.metrics import Share
 from petm.selective.thresholds import Threshold
 
-Verdict = Literal["holds", "cannot tell", "broken", "nothing promised"]
+Verdict = Literal["holds", "cannot tell", "broken", "nothing guaranteed"]
 
 MOST_SAMPLES = 10**9
 """Beyond so many labelled samples it is said that no number would do."""
 
 
 @dataclass(frozen=True)
-class PromiseCheck:
-    """What labelled predictions say of a promise.
+class GuaranteeCheck:
+    """What labelled predictions say of a guarantee.
 
     Attributes:
         verdict: ``holds`` where the whole interval keeps the limit, ``broken`` where the whole of it exceeds the limit,
-            ``cannot tell`` where the limit lies within; ``nothing promised`` where there is no limit.
-        of: What the limit is on: ``wrong among the trusted``; where a recall was promised, ``trusted among the wrong``.
-        limit: The greatest share that was promised; absent where nothing was.
-        confidence: Of the interval; in a class, what leaves that of the promise over all of them.
+            ``cannot tell`` where the limit lies within; ``nothing guaranteed`` where there is no limit.
+        of: What the limit is on: ``wrong among the trusted``; where a recall was guaranteed, ``trusted among the
+            wrong``.
+        limit: The greatest share that was guaranteed; absent where nothing was.
+        confidence: Of the interval; in a class, what leaves that of the guarantee over all of them.
         found: The share seen, with its Clopper-Pearson interval.
         labelled_trusted: Trusted predictions with a known label.
         labelled_suspects: Suspects with a known label; they say nothing of the trusted.
@@ -53,7 +54,7 @@ class PromiseCheck:
     labelled_trusted: int
     labelled_suspects: int
     samples_needed: int | None = None
-    classes: tuple[tuple[int, "PromiseCheck"], ...] = ()
+    classes: tuple[tuple[int, "GuaranteeCheck"], ...] = ()
 
     @property
     def only_suspects(self) -> bool:
@@ -65,7 +66,7 @@ class LabelledCounts:
     """Right and wrong among labelled predictions, counted as they come.
 
     Args:
-        threshold: Whose promise is to be checked.
+        threshold: Whose guarantee is to be checked.
 
     Attributes:
         trusted: int64 ``(K,)``, labelled and trusted, for each class with a threshold of its own; ``(1,)`` for all.
@@ -85,8 +86,8 @@ class LabelledCounts:
 
         Args:
             trusted: bool ``(n,)``, their grades.
-            wrong: bool ``(n,)``, where A is wrong.
-            labels: int ``(n,)``, A's predictions; needed where there is a threshold for each class.
+            wrong: bool ``(n,)``, where the base model is wrong.
+            labels: int ``(n,)``, the base model's predictions; needed where there is a threshold for each class.
 
         Raises:
             ArgumentError: Shapes differ, or ``labels`` is absent but needed or outside 0..K-1.
@@ -101,7 +102,8 @@ class LabelledCounts:
         if kinds > 1:
             if labels is None:
                 raise ArgumentError(
-                    f"labels: expected A's predictions, int {grades.shape}, for a promise in each of {kinds} classes, "
+                    f"labels: expected the model's predictions, int {grades.shape}, for a guarantee in each of "
+                    f"{kinds} classes, "
                     f"got none. Pass them."
                 )
             classes = np.asarray(labels, np.int64)
@@ -116,8 +118,8 @@ class LabelledCounts:
         self.found += int((~grades & errors).sum())
         return self
 
-    def check(self, *, confidence: float | None = None) -> PromiseCheck:
-        """Returns what the counted say of the promise; as `check_promise`."""
+    def check(self, *, confidence: float | None = None) -> GuaranteeCheck:
+        """Returns what the counted say of the guarantee; as `check_guarantee`."""
         threshold, level = self.threshold, _level(self.threshold, confidence)
         total, errors = int(self.trusted.sum()), int(self.wrong.sum())
         if threshold.classes:
@@ -131,10 +133,10 @@ class LabelledCounts:
         else:
             limit, expected = threshold.max_risk, threshold.risk
             counts, of = (errors, total), "wrong among the trusted"
-        promised = limit if threshold.holds and threshold.confidence is not None else None
-        return _judge(counts, of, promised, level, expected, total, self.suspects)
+        guaranteed = limit if threshold.holds and threshold.confidence is not None else None
+        return _judge(counts, of, guaranteed, level, expected, total, self.suspects)
 
-    def _in_each_class(self, level: float) -> PromiseCheck:
+    def _in_each_class(self, level: float) -> GuaranteeCheck:
         parts = self.threshold.classes
         kept = [label for label, part in enumerate(parts) if part.holds]
         each = 1 - (1 - level) / max(1, len(kept))
@@ -148,8 +150,8 @@ class LabelledCounts:
         for worse in ("cannot tell", "broken"):
             if any(check.verdict == worse for _, check in checks):
                 verdict = worse
-        return PromiseCheck(
-            verdict if kept and limit is not None else "nothing promised",
+        return GuaranteeCheck(
+            verdict if kept and limit is not None else "nothing guaranteed",
             of,
             limit if kept else None,
             level,
@@ -161,31 +163,31 @@ class LabelledCounts:
         )
 
 
-def check_promise(
+def check_guarantee(
     threshold: Threshold,
     trusted: ArrayLike,
     wrong: ArrayLike,
     labels: ArrayLike | None = None,
     *,
     confidence: float | None = None,
-) -> PromiseCheck:
-    """Returns whether a threshold's promise holds on labelled predictions, is broken, or cannot be told from so few.
+) -> GuaranteeCheck:
+    """Returns whether a threshold's guarantee holds on labelled predictions, is broken, or cannot be told from so few.
 
     The errors among ``n`` trusted predictions drawn at random from all are binomial, so the interval of Clopper and
-    Pearson holds the error rate with probability ``confidence`` at least, however small ``n`` is. The promise holds
-    where the interval ends at the promised risk or below, and is broken where it begins above. A promise that is kept
-    is called broken with probability ``(1 - confidence) / 2`` at most, and one that is broken is called held no more
-    often. Where it was made in each class, the intervals of all classes hold together.
+    Pearson holds the error rate with probability ``confidence`` at least, however small ``n`` is. The guarantee holds
+    where the interval ends at the guaranteed risk or below, and is broken where it begins above. A guarantee that is
+    kept is called broken with probability ``(1 - confidence) / 2`` at most, and one that is broken is called held no
+    more often. Where it was made in each class, the intervals of all classes hold together.
 
     This assumes that the labelled are a random part of the trusted. Labels of suspects alone say nothing of the
     trusted, and then it cannot be told.
 
     Args:
-        threshold: From `petm.selective.thresholds`; what it promises is checked.
+        threshold: From `petm.selective.thresholds`; what it guarantees is checked.
         trusted: bool ``(n,)``, the grades of predictions whose true label is known.
-        wrong: bool ``(n,)``, where A is wrong on them.
-        labels: int ``(n,)``, A's predictions; needed where there is a threshold for each class.
-        confidence: Of the interval, between 0 and 1; absent takes that of the promise, or 0.95 where there is none.
+        wrong: bool ``(n,)``, where the base model is wrong on them.
+        labels: int ``(n,)``, the base model's predictions; needed where there is a threshold for each class.
+        confidence: Of the interval, between 0 and 1; absent takes that of the guarantee, or 0.95 where there is none.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -247,17 +249,17 @@ def _judge(
     expected: float | None,
     labelled_trusted: int,
     suspects: int,
-) -> PromiseCheck:
+) -> GuaranteeCheck:
     found = exact_share(*counts, confidence=level)
     needed, verdict = None, _verdict(found, limit, labelled_trusted)
     if verdict == "cannot tell" and limit is not None:
         needed = samples_to_tell(found.value if found.of else expected or 0.0, limit, level)
-    return PromiseCheck(verdict, of, limit, level, found, labelled_trusted, suspects, needed)
+    return GuaranteeCheck(verdict, of, limit, level, found, labelled_trusted, suspects, needed)
 
 
 def _verdict(found: Share, limit: float | None, labelled_trusted: int) -> Verdict:
     if limit is None:
-        return "nothing promised"
+        return "nothing guaranteed"
     if not labelled_trusted:
         return "cannot tell"
     if found.high <= limit:
@@ -265,7 +267,7 @@ def _verdict(found: Share, limit: float | None, labelled_trusted: int) -> Verdic
     return "broken" if found.low > limit else "cannot tell"
 
 
-def _needed_over_all(checks: Sequence[tuple[int, PromiseCheck]], total: int) -> int | None:
+def _needed_over_all(checks: Sequence[tuple[int, GuaranteeCheck]], total: int) -> int | None:
     """How many labelled trusted samples of all classes would tell in every class, drawn as the present ones are."""
     needed = []
     for _, check in checks:

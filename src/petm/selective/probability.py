@@ -27,7 +27,7 @@ _INSIDE = (1e-15, 1 - 1e-15)
 
 @dataclass(frozen=True)
 class ErrorProbability:
-    """The probability that A is wrong, as a function of suspicion that never falls and is never 0 or 1.
+    """The probability that the base model is wrong, as a function of suspicion that never falls and is never 0 or 1.
 
     Attributes:
         method: ``logistic``, ``1 / (1 + exp(-(slope s + intercept)))``; ``log-odds``, the same of ``log(s / (1 - s))``;
@@ -113,7 +113,7 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
 
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
-        wrong: bool ``(N,)``, where A is wrong on them.
+        wrong: bool ``(N,)``, where the base model is wrong on them.
         seed: Of the folds.
 
     Raises:

@@ -18,7 +18,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """How many predictions of A are right and wrong at each level of suspicion, from the least suspect up.
+    """How many predictions of the base model are right and wrong at each level of suspicion, from the least suspect up.
 
     Attributes:
         levels: float64 ``(L,)``, ascending.
@@ -36,7 +36,7 @@ class RankedRows:
 
     Attributes:
         levels: float64 ``(L,)``, the distinct values of the suspicion, ascending.
-        cells: int64 ``(N,)``, the level of each sample, and ``L`` more where A is wrong.
+        cells: int64 ``(N,)``, the level of each sample, and ``L`` more where the base model is wrong.
     """
 
     def __init__(self, suspicion: ArrayLike, wrong: ArrayLike) -> None:
@@ -85,7 +85,7 @@ class Metric(Generic[P]):
 
         Args:
             suspicion: float ``(N,)``, higher is more likely wrong.
-            wrong: bool ``(N,)``, where A is wrong.
+            wrong: bool ``(N,)``, where the base model is wrong.
             args: What else the metric takes.
             kwargs: The same by name.
 
@@ -112,7 +112,7 @@ def metric(title: str, *, higher_is_better: bool) -> Callable[[Callable[Concaten
 
 
 def aligned(values: NDArray[Any], wrong: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Returns scores or flags, and where A is wrong, after checking that both have one shape ``(N,)``.
+    """Returns scores or flags, and where the base model is wrong, after checking that both have one shape ``(N,)``.
 
     Args:
         values: Any dtype, ``(N,)``.
@@ -130,7 +130,7 @@ def aligned(values: NDArray[Any], wrong: ArrayLike) -> tuple[NDArray[Any], NDArr
 
 
 def calibration_arrays(suspicion: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Returns suspicion, float64 ``(N,)``, and where A is wrong, bool ``(N,)``, of a calibration set that was checked.
+    """Returns suspicion, float64 ``(N,)``, and errors, bool ``(N,)``, of a calibration set that was checked.
 
     Args:
         suspicion: float ``(N,)``, higher is more likely wrong.

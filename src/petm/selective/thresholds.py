@@ -14,8 +14,8 @@ from petm.selective.ranking import calibration_arrays
 BEARABLE_ERRORS, FIRST_COVERAGE = 12, 0.3
 """`risk_threshold` begins where its test bears so many errors, or at this coverage if that comes first.
 
-An earlier test falls to a single unlucky error, a later one misses a suspicion that can promise little coverage. Found
-by simulation, at 300 to 20,000 samples of two trained networks; the promise holds for any choice.
+An earlier test falls to a single unlucky error, a later one misses a suspicion that can guarantee little coverage.
+Found by simulation, at 300 to 20,000 samples of two trained networks; the guarantee holds for any choice.
 """
 FEWEST = 30
 """What `Threshold.samples_needed` takes for an error rate is seen on so many samples, or on half of them, at least."""
@@ -29,14 +29,14 @@ class Threshold:
         value: The threshold; minus infinity trusts nothing. With ``classes``, the greatest of theirs.
         rule: How it was found, in words.
         coverage: Share of the calibration samples that it trusts; absent where there were none.
-        max_risk: The promised largest share of errors among the trusted; absent where none is promised.
-        confidence: Of the promise; with ``classes``, that all of theirs are kept at once.
+        max_risk: The guaranteed largest share of errors among the trusted; absent where none is guaranteed.
+        confidence: Of the guarantee; with ``classes``, that all of theirs are kept at once.
         risk: Share of errors among the calibration samples that it trusts. It was chosen on them, so this is what was
-            seen and not what is promised; absent where none is trusted.
-        recall: The share of A's errors that is to be flagged; absent where none was asked for.
-        samples_needed: Where the promise could not be made: about how many calibration samples would do, if errors
+            seen and not what is guaranteed; absent where none is trusted.
+        recall: The share of the base model's errors that is to be flagged; absent where none was asked for.
+        samples_needed: Where the guarantee could not be made: about how many calibration samples would do, if errors
             stayed as frequent as seen; absent where no number would.
-        classes: One threshold for each class that A may predict; empty where one serves all.
+        classes: One threshold for each class that the base model may predict; empty where one serves all.
     """
 
     value: float
@@ -51,17 +51,17 @@ class Threshold:
 
     @property
     def holds(self) -> bool:
-        """Whether everything that was asked for is promised; where it is not, nothing is trusted (in that class)."""
+        """Whether everything that was asked for is guaranteed; where it is not, nothing is trusted (in that class)."""
         return all(part.holds for part in self.classes) if self.classes else self.value > -math.inf
 
     @property
     def values(self) -> tuple[float, ...]:
-        """One value for each class that A may predict, or the one value that serves all."""
+        """One value for each class that the base model may predict, or the one value that serves all."""
         return tuple(part.value for part in self.classes) or (self.value,)
 
     @property
     def remedy(self) -> str:
-        """What it would take to make the promise, as a sentence; empty where it is made."""
+        """What it would take to make the guarantee, as a sentence; empty where it is made."""
         if self.holds:
             return ""
         if self.samples_needed is None:
@@ -75,7 +75,7 @@ class Threshold:
 
         Args:
             suspicion: float ``(N,)``.
-            predicted: int ``(N,)``, the classes that A predicts; needed where there is a threshold for each.
+            predicted: int ``(N,)``, the classes that the model predicts; needed where there is a threshold for each.
 
         Raises:
             ArgumentError: ``predicted`` is absent but needed, has another shape, or names a class without a threshold.
@@ -85,7 +85,8 @@ class Threshold:
             return np.asarray(scores < self.value)
         if predicted is None:
             raise ArgumentError(
-                f"predicted: expected A's predictions, int {scores.shape}, for a threshold with {len(self.classes)} "
+                f"predicted: expected the model's predictions, int {scores.shape}, for a threshold with "
+                f"{len(self.classes)} "
                 f"classes, got none. Pass them."
             )
         return np.asarray(scores < np.array(self.values)[_labels(predicted, scores, len(self.classes))])
@@ -132,15 +133,15 @@ def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, c
     """Returns the greatest threshold found whose error rate among the trusted is guaranteed to be at most ``max_risk``.
 
     Theorem: let the calibration samples and the later ones be drawn independently from one distribution, whichever it
-    is, and let A and suspicion be fixed before the calibration samples are looked at. Then, with probability at least
-    ``confidence`` over the calibration samples, the probability that a prediction is wrong, given that it is trusted,
-    is at most ``max_risk``.
+    is, and let the base model and suspicion be fixed before the calibration samples are looked at. Then, with
+    probability at least ``confidence`` over the calibration samples, the probability that a prediction is wrong, given
+    that it is trusted, is at most ``max_risk``.
 
     Method: order the samples by suspicion and let ``K(m)`` be the errors among the first ``m``. The hypothesis that
     these lie below a threshold whose risk exceeds ``max_risk`` has the exact binomial p-value
     ``P(Bin(m, max_risk) <= K(m))``. The counts are tested upwards, one after the other, from a first one that follows
     from ``N`` and the arguments alone, and the tests end with the first p-value above ``1 - confidence``. To break the
-    promise they would have to pass the first count of too great a risk, which happens with probability
+    guarantee they would have to pass the first count of too great a risk, which happens with probability
     ``1 - confidence`` at most. So many thresholds are tried, and nothing is paid for it.
 
     Why the thresholds may be the samples' own: cut the scale of suspicion wherever the risk below a threshold passes
@@ -152,7 +153,7 @@ def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, c
 
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
-        wrong: bool ``(N,)``, where A is wrong on them.
+        wrong: bool ``(N,)``, where the base model is wrong on them.
         max_risk: Between 0 and 1, both excluded.
         confidence: Between 0 and 1, both excluded.
 
@@ -180,7 +181,7 @@ def class_thresholds(
     max_risk: float,
     confidence: float = 0.95,
 ) -> Threshold:
-    """Returns one threshold for each class that A predicts, so that the risk is guaranteed in each of them.
+    """Returns one threshold for each class that the model predicts, so that the risk is guaranteed in each of them.
 
     With probability at least ``confidence`` over the calibration samples, for all classes at once: the probability that
     a prediction of this class is wrong, given that it is trusted, is at most ``max_risk``. Each class is calibrated by
@@ -189,8 +190,8 @@ def class_thresholds(
 
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
-        wrong: bool ``(N,)``, where A is wrong on them.
-        predicted: int ``(N,)``, the classes that A predicts for them.
+        wrong: bool ``(N,)``, where the base model is wrong on them.
+        predicted: int ``(N,)``, the classes that the base model predicts for them.
         classes: ``K``.
         max_risk: Between 0 and 1, both excluded.
         confidence: Between 0 and 1, both excluded.
@@ -227,7 +228,7 @@ def class_thresholds(
 def coverage_threshold(suspicion: ArrayLike, coverage: float) -> Threshold:
     """Returns the least threshold that trusts at least a share ``coverage`` of the calibration samples.
 
-    It needs no labels and promises nothing about errors. Among later samples the share that is trusted varies about
+    It needs no labels and guarantees nothing about errors. Among later samples the share that is trusted varies about
     ``coverage`` with a standard deviation of about ``sqrt(coverage (1 - coverage) / N)``.
 
     Args:
@@ -248,9 +249,9 @@ def coverage_threshold(suspicion: ArrayLike, coverage: float) -> Threshold:
 def recall_threshold(
     suspicion: ArrayLike, wrong: ArrayLike, *, recall: float, confidence: float | None = None
 ) -> Threshold:
-    """Returns the greatest threshold at which at least a share ``recall`` of A's errors is flagged as suspect.
+    """Returns the greatest threshold at which at least a share ``recall`` of the model's errors is flagged as suspect.
 
-    Without ``confidence`` this holds on the calibration samples and is no promise: of later errors a smaller share is
+    Without ``confidence`` this holds on the calibration samples and is no guarantee: of later errors a smaller share is
     flagged about as often as not. With it, and calibration and later samples drawn independently from one distribution:
     with probability at least ``confidence`` over the calibration samples, an error is flagged with probability at least
     ``recall``. Of ``E`` errors, ``j`` are then missed, the most with ``P(Bin(E, 1 - recall) <= j) <= 1 - confidence``:
@@ -259,9 +260,9 @@ def recall_threshold(
 
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
-        wrong: bool ``(N,)``, where A is wrong on them; at least once.
+        wrong: bool ``(N,)``, where the base model is wrong on them; at least once.
         recall: Above 0, at most 1; below 1 with ``confidence``.
-        confidence: Between 0 and 1, both excluded; absent, nothing is promised.
+        confidence: Between 0 and 1, both excluded; absent, nothing is guaranteed.
 
     Returns:
         The threshold; where none can be guaranteed, one that trusts nothing and says how many samples would be needed.
@@ -298,7 +299,7 @@ def recall_threshold(
 def _guarantee(
     scores: NDArray[np.float64], errors: NDArray[np.bool_], max_risk: float, confidence: float, level: float
 ) -> Threshold:
-    """The threshold whose promise may be broken with probability ``level``; ``confidence`` is for the record."""
+    """The threshold whose guarantee may be broken with probability ``level``; ``confidence`` is for the record."""
     total, rule = len(scores), "guaranteed risk"
     if not total:
         return Threshold(-math.inf, rule, 0.0, max_risk, confidence)

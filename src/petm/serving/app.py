@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from petm.errors import RunError
-from petm.selective.guarantee import promise
+from petm.selective.guarantee import guarantee
 from petm.serving.bodies import (
     FORM,
     JSON,
@@ -127,13 +127,13 @@ def _add_grading(app: FastAPI, service: Service) -> None:
         )
 
     @app.post(
-        "/dial",
+        "/sweep",
         response_model=DialAnswer,
         responses=_FAULTS,
         summary="How the opinion on one input turns with the strength of the adapter.",
         openapi_extra=_body(DialRequest),
     )
-    async def dial(request: Request) -> Response:
+    async def sweep(request: Request) -> Response:
         engine = service.engine
         async with service.bodies.read(_as_json(request)) as body:
             asked = await _parsed(body, lambda: parse_json(body, DialRequest))
@@ -150,9 +150,9 @@ def _add_grading(app: FastAPI, service: Service) -> None:
                 "classes": facts.classes,
                 "size": shape and shape[1:],
                 "channels": shape and shape[0],
-                "threshold": facts.threshold.as_json() | {"promise": promise(facts.threshold)},
+                "threshold": facts.threshold.as_json() | {"guarantee": guarantee(facts.threshold)},
                 "score": facts.score,
-                "dial": facts.has_dial,
+                "sweep": facts.has_sweep,
                 "labels": service.takes_labels,
                 "limits": {"body": limits.body, "pixels": limits.pixels, "inputs": limits.inputs},
                 "version": version("petm"),

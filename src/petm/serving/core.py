@@ -180,11 +180,11 @@ class Service:
         """Returns the probabilities of the classes at each strength of the adapter.
 
         Raises:
-            Refusal: The queue is full, the input cannot be read, the grader has no dial, or the engine has ended.
+            Refusal: The queue is full, the input cannot be read, the grader has no sweep, or the engine has ended.
         """
         engine, batcher = self._loaded()
-        if not engine.facts.has_dial:
-            raise Refusal(404, "An exported graph has no dial. Serve the bundle.")
+        if not engine.facts.has_sweep:
+            raise Refusal(404, "An exported graph has no sweep. Serve the bundle.")
         async with self._accept(len(alphas)):
             sample = await self.read(engine.reader.read, content)
             return await batcher.alone(lambda: engine.turn(sample, alphas))

@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
     """What the grader says of one input."""
 
     label: int
-    """A's prediction."""
+    """The base model's prediction."""
     second: int
     """The second opinion's."""
     probability: float | None
@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
     trusted: bool
     """The grade."""
     base: NDArray[np.float32]
-    """A's logits, ``(K,)``."""
+    """The base model's logits, ``(K,)``."""
     opinion: NDArray[np.float32]
     """The second opinion's logits, ``(K,)``."""
 
@@ -56,7 +56,7 @@ class Facts(NamedTuple):
     """What suspicion is."""
     measured: Mapping[str, Any]
     """Figures of the fit."""
-    has_dial: bool
+    has_sweep: bool
     """Whether the strength of the adapter can be set: not in a graph."""
     inputs: InputOrigin
     """How its inputs are read."""
@@ -72,7 +72,7 @@ class Opinions(NamedTuple):
     grades: Grades
     """Of the others in their order."""
     base: NDArray[np.float32]
-    """A's logits of these, ``(M, K)``."""
+    """The base model's logits of these, ``(M, K)``."""
     opinion: NDArray[np.float32]
     """The second opinion's, ``(M, K)``."""
 
@@ -113,11 +113,11 @@ class Engine(Protocol):
 
         Args:
             sample: One.
-            alphas: 0 is A, 1 the second opinion.
+            alphas: 0 is the base model, 1 the second opinion.
 
         Raises:
             EngineEndedError: It has ended by itself.
-            ModelError: The grader has no such dial.
+            ModelError: The grader has no such sweep.
         """
 
     def check(self) -> None:
@@ -184,7 +184,7 @@ class GraderEngine:
     def turn(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
         """As in `Engine`."""
         if not isinstance(self._grader, Grader):
-            raise ModelError("dial: expected a PyTorch bundle, got a graph. Serve the bundle.")
+            raise ModelError("sweep: expected a PyTorch bundle, got a graph. Serve the bundle.")
         adapted = self._grader.adapted
         x = self.reader.collate([sample]).to(device_of(adapted))
         with torch.no_grad():
@@ -218,9 +218,9 @@ _NOTHING: Any = (Grades(_NONE, _NONE, _NONE, _NONE, _NONE), np.empty((0, 0), np.
 
 
 def _lay_out(adapted: AdaptedModel, x: Inputs) -> None:
-    """Lays the weights of convolutions out channels last, which takes a quarter off their time, where A bears it.
+    """Lays the weights of convolutions out channels last, a quarter faster, where the model allows it.
 
-    The values stay, and A is the service's own: nobody else holds it.
+    The values stay, and the base model is the service's own: nobody else holds it.
     """
     kernels = [weight for weight in adapted.parameters() if weight.ndim == 4]
     for weight in kernels:

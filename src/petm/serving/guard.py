@@ -17,7 +17,7 @@ from petm.serving.core import Service
 LOG = logging.getLogger("petm.serving")
 OPEN = frozenset({"/healthz", "/readyz", "/", "/docs", "/openapi.json"})
 """Paths that tell nothing of the grader; they and the files of the page do without the key."""
-COUNTED = OPEN | {"/grade", "/dial", "/labels", "/about", "/metrics"}
+COUNTED = OPEN | {"/grade", "/sweep", "/labels", "/about", "/metrics"}
 _PAGE = re.compile(r"/[a-z0-9]+\.(js|css|svg)")
 HEADERS = [
     (

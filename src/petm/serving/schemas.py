@@ -24,7 +24,7 @@ class DialRequest(_Sent):
     image: str | None = Field(None, description="An image file in base64.")
     text: str | None = None
     alphas: Annotated[list[Annotated[FiniteFloat, Field(ge=-4, le=4)]], Field(fail_fast=True)] = Field(
-        min_length=1, max_length=64, description="0 is A, 1 the second opinion."
+        min_length=1, max_length=64, description="0 is the model, 1 the second opinion."
     )
 
 
@@ -39,7 +39,7 @@ class LabelRequest(_Sent):
     )
     label: int | None = Field(None, ge=0, description="The class; null takes back what was said before.")
     label_name: Name | None = None
-    confirmed: bool = Field(False, description="Whether it is what A says.")
+    confirmed: bool = Field(False, description="Whether it is what the model says.")
     predicted: int | None = None
     second: int | None = None
     probability: FiniteFloat | None = None
@@ -59,7 +59,7 @@ class Grade(BaseModel):
     suspicion: float | None
     grade: Literal["trusted", "suspect", "unreadable"]
     reason: str | None = Field(description="Why the input could not be read.")
-    base: list[float] | None = Field(None, description="A's probabilities by class, where opinions=true.")
+    base: list[float] | None = Field(None, description="the model's probabilities by class, where opinions=true.")
     opinion: list[float] | None = Field(None, description="The second opinion's.")
 
 
@@ -83,9 +83,9 @@ class About(BaseModel):
     classes: list[str]
     size: tuple[int, int] | None = Field(description="Height and width that images are resized to.")
     channels: int | None
-    threshold: dict[str, Any] = Field(description="Where suspicion turns, and what that promises, in words.")
+    threshold: dict[str, Any] = Field(description="Where suspicion turns, and what that guarantees, in words.")
     score: str
-    dial: bool
+    sweep: bool
     labels: bool
     limits: dict[str, float]
     version: str

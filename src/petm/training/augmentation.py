@@ -1,4 +1,4 @@
-"""Random changes to an image that keep its label: where a converged A still makes errors."""
+"""Random changes to an image that keep its label: where a converged model still makes errors."""
 
 import math
 from collections.abc import Sequence
@@ -58,15 +58,15 @@ SAMPLES = 2000
 def choose_augmentation(
     model: nn.Module, data: Data, *, most_errors: float = 0.05, samples: int = SAMPLES, seed: int = 0
 ) -> Augmentation:
-    """Returns the strongest augmentation under which A still recognises its own training samples.
+    """Returns the strongest augmentation under which the base model still recognises its own training samples.
 
-    What keeps the label is not known to petm, but A knows it: a change that leaves A's error rate on samples that it
-    was trained on within ``most_errors`` of the plain one has kept their labels. The mirror is tried by itself, then
-    `MILD` at falling strengths.
+    What keeps the label is not known to petm, but the base model knows it: a change that leaves the base model's error
+    rate on samples that it was trained on within ``most_errors`` of the plain one has kept their labels. The mirror is
+    tried by itself, then `MILD` at falling strengths.
 
     Args:
-        model: A.
-        data: Labelled images ``(N, C, H, W)``, best those that A was trained on.
+        model: The base model.
+        data: Labelled images ``(N, C, H, W)``, best those that the base model was trained on.
         most_errors: How much the error rate may rise, between 0 and 1.
         samples: At most this many are looked at, at least 1.
         seed: Of which, and of the changes.

@@ -1,4 +1,4 @@
-"""Knowledge distillation: the adapter learns to answer as A' does."""
+"""Knowledge distillation: the adapter learns to answer as the teacher does."""
 
 from pathlib import Path
 
@@ -46,14 +46,14 @@ def distill(
     device: str = "auto",
     title: str = "distill",
 ) -> History:
-    """Trains the adapter so that A at alpha 1 answers as the teacher does, and returns what happened.
+    """Trains the adapter so that the base model at alpha 1 answers as the teacher does, and returns what happened.
 
     Minimises ``T² KL(softmax(z_teacher / T) || softmax(z_student / T))`` over the adapter alone. The teacher's logits
     are computed once. A part of the data is held out: its loss says when to stop and which weights to keep.
 
     Args:
-        adapted: A with an adapter, which is trained in place; A itself keeps every bit.
-        teacher: A', or any model with the same classes, on whichever device it is.
+        adapted: The base model with an adapter, which is trained in place; the base model itself keeps every bit.
+        teacher: the teacher, or any model with the same classes, on whichever device it is.
         data: Samples; labels are not used.
         temperature: ``T``, above 0; 1 is plain KL, as in the paper.
         epochs: At most this many; the paper runs 200.
@@ -63,15 +63,17 @@ def distill(
         held_out: Share of the data held out, between 0 and 1.
         seed: Of the part held out and of the order of samples.
         precision: Of the matrix products, as in `petm.training.loop.Settings`.
-        cache_budget: Bytes of memory for what the frozen part of A makes of the data, which is computed once where the
-            adapter starts late (`prefix_features`); what is larger goes into a temporary file. 0 caches nothing.
+        cache_budget: Bytes of memory for what the frozen part of the base model makes of the data, which is computed
+            once where the adapter starts late (`prefix_features`); what is larger goes into a temporary file. 0 caches
+            nothing.
         cache_folder: Where that file goes; absent takes the system's folder for temporary files.
         storage: Where checkpoints go.
         device: ``auto``, ``cpu``, ``cuda``, ...
         title: What the progress bar says.
 
     Raises:
-        ArgumentError: An argument breaks its rule, the teacher has other classes than A, or no member has an adapter.
+        ArgumentError: An argument breaks its rule, the teacher has other classes tha base model, or no member has
+            an adapter.
         RunError: There is no room for the temporary file.
 
     Reference:

@@ -16,7 +16,7 @@ def embedding_of(model: nn.Module, inputs: Fields) -> str:
     """Returns the name of the module that turns tokens into numbers: the embedding that the model calls first.
 
     Args:
-        model: A.
+        model: The base model.
         inputs: At least one sample.
 
     Raises:
@@ -40,14 +40,14 @@ def embedding_of(model: nn.Module, inputs: Fields) -> str:
 
 
 def fgsm_step(model: nn.Module, inputs: Fields, labels: Tensor, *, at: str, epsilon: float) -> Tensor:
-    """Returns what to add to the output of a module so that A's loss rises fastest to first order, ``(n, ...)``.
+    """Returns what to add to the output of a module so that its loss rises fastest to first order, ``(n, ...)``.
 
     ``epsilon * sign(grad_h CE(A(x), y))``, ``h`` being what the module answers: the step of FGSM, in a space in which
     text can be moved. As the field ``+MODULE`` of the inputs it is added in every later call
     (`petm.models.loading.call_model`).
 
     Args:
-        model: A.
+        model: The base model.
         inputs: ``n`` samples.
         labels: int64 ``(n,)``, the true classes.
         at: The module's name.
@@ -74,7 +74,7 @@ def answer_spread(model: nn.Module, inputs: Fields, at: str) -> float:
     """Returns the standard deviation of what a module answers, over all its numbers for some samples.
 
     Args:
-        model: A.
+        model: The base model.
         inputs: Samples, as many as make it certain.
         at: The module's name.
 
@@ -86,7 +86,7 @@ def answer_spread(model: nn.Module, inputs: Fields, at: str) -> float:
 
 
 def _answers(model: nn.Module, inputs: Fields, at: str) -> tuple[Tensor, Tensor]:
-    """A's logits, and what a module has answered on the way, by which they can be differentiated."""
+    """The base model's logits, and what a module has answered on the way, by which they can be differentiated."""
     seen: list[Tensor] = []
 
     def note(_: nn.Module, __: Any, output: Any) -> Tensor:

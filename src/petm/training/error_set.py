@@ -1,4 +1,4 @@
-"""Where A is wrong, and what FGSM makes of it."""
+"""Where the base model is wrong, and what FGSM makes of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,18 +20,19 @@ from petm.models.prediction import (
 )
 
 Direction = Literal["gradient", "random"]
-"""Where a replaced error moves: against A, or anywhere, which is the control for that idea."""
+"""Where a replaced error moves: against the base model, or anywhere, which is the control for that idea."""
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorSet:
-    """The samples that A gets wrong; or those that take their place where A makes too few errors (`mining`).
+    """The samples that the model gets wrong; or those that take their place where there are too few (`mining`).
 
     Attributes:
         indices: int64 ``(E,)``, ascending positions in the data set.
-        predictions: int64 ``(E,)``, what A says of them; or what another judge says that has found them.
+        predictions: int64 ``(E,)``, what the base model says of them; or what another judge says that has found them.
         total: ``N``, how many samples were looked at.
-        source: How they were found: ``plain`` for A's own errors, else a name of `petm.training.mining.SOURCES`.
+        source: How they were found: ``plain`` for the base model's own errors, else a name of
+            `petm.training.mining.SOURCES`.
     """
 
     indices: Tensor
@@ -48,11 +49,12 @@ class ErrorSet:
 
 
 def find_errors(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -> ErrorSet:
-    """Returns the samples that A gets wrong by plain prediction.
+    """Returns the samples that the base model gets wrong by plain prediction.
 
     Args:
-        model: A.
-        data: ``N`` labelled samples, usually those that A was trained on; or whatever `petm.data.base.as_data` takes.
+        model: The base model.
+        data: ``N`` labelled samples, usually those that the base model was trained on; or whatever
+            `petm.data.base.as_data` takes.
         batch_size: Samples in one forward pass.
 
     Raises:
@@ -75,11 +77,12 @@ def fgsm(
 ) -> Tensor:
     """Returns adversarial examples of the fast gradient sign method, float32 ``(n, C, H, W)``.
 
-    ``clip(x + epsilon * sign(grad_x CE(A(x), y)))``: the step of size epsilon in every pixel that raises A's loss
-    fastest to first order. A is in eval mode meanwhile and is left as it was; no gradient is left on its weights.
+    ``clip(x + epsilon * sign(grad_x CE(A(x), y)))``: the step of size epsilon in every pixel that raises the base
+    model's loss fastest to first order. The base model is in eval mode meanwhile and is left as it was; no gradient is
+    left on its weights.
 
     Args:
-        model: A.
+        model: The base model.
         inputs: float32 ``(n, C, H, W)``.
         labels: int64 ``(n,)``, the true classes.
         epsilon: Step in units of the inputs, at least 0.

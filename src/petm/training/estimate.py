@@ -16,7 +16,7 @@ from petm._internal.records import Json
 from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import predict_dual
 from petm.adapter.prefix_features import FeatureStudent, cached_features
-from petm.adapter.split_point import parting_of, to_json
+from petm.adapter.split_point import split_point_of, to_json
 from petm.data.base import Batch, Data, TensorData
 from petm.data.fields import Inputs
 from petm.models.loading import count_parameters
@@ -37,7 +37,7 @@ _TIMED = 6
 _TUNING_BATCH, _TEACHING_BATCH = 256, 128
 """Samples in one step of `petm.training.tuning.tune`, and of the trainings of and by a teacher."""
 _TEACHER_EPOCHS = 2
-"""Default of `petm.training.teacher.train_twin`."""
+"""Default of `petm.training.teacher.train_teacher`."""
 
 Branch = Literal["adapters", "views", "teacher"]
 
@@ -72,7 +72,7 @@ class Estimate:
         share: Parameters of the adapters over those of the base model.
         operations: Of the base model for one sample.
         one_pass_ratio: Operations of one pass over those of a plain forward pass.
-        split_point: Where the streams of one pass separate.
+        split point: Where the streams of one pass separate.
         samples: To learn from, without copies.
         calibration_samples: To calibrate on.
         feature_bytes: Size of the prefix features; 0 where none are cached.
@@ -252,13 +252,13 @@ class _Timing:
             lambda: replace_errors(making.model, mined.data, mined.errors, epsilon=recipe.epsilon)
         )
         self._add("adversarial examples", -(-round(len(mined.errors) * scale) // BACKWARD), 2 * seconds * scale)
-        twin = deepcopy(making.model).requires_grad_()
-        each = self._steps(twin, replaced, _TEACHING_BATCH)
+        teacher = deepcopy(making.model).requires_grad_()
+        each = self._steps(teacher, replaced, _TEACHING_BATCH)
         steps = _TEACHER_EPOCHS * -(-total // _TEACHING_BATCH)
         self._add("train the teacher", steps, steps * each)
         adapted, seconds = _timed(
             lambda: attach_adapter(
-                making.model, making.layers, twin=twin, max_extra_parameters=recipe.max_extra_parameters
+                making.model, making.layers, teacher=teacher, max_extra_parameters=recipe.max_extra_parameters
             )
         )
         self._add("choose the layers", 1, seconds)
@@ -311,7 +311,7 @@ class _Timing:
         noise = np.random.default_rng(0).normal(size=count)
         _, seconds = _timed(lambda: fit_probability(noise + wrong[rows], wrong[rows]))
         self._add("calibrate", -(-count // BATCH_SIZE), each * count + seconds)
-        split = parting_of(adapted, making.some())
+        split = split_point_of(adapted, making.some())
         bytes_each = [tensor.nbytes for name in adapted.adapters for tensor in adapted.adapter_state(name).values()]
         parameters = adapted.adapter_parameters()
         return Estimate(

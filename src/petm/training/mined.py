@@ -7,7 +7,7 @@ from petm.training.error_set import ErrorSet
 
 
 class Mined(NamedTuple):
-    """Data, and in them the samples that stand for A's errors."""
+    """Data, and in them the samples that stand for the base model's errors."""
 
     data: Data
     """``N`` labelled samples: those that were given, or more."""

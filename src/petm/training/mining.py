@@ -16,20 +16,20 @@ from petm.training.out_of_fold import out_of_fold_errors
 
 
 def plain_errors(model: nn.Module, data: Data) -> Mined:
-    """Returns the samples that A gets wrong, as `find_errors` does and with its errors raised."""
+    """Returns the samples that the base model gets wrong, as `find_errors` does and with its errors raised."""
     data = as_data(data)
     return Mined(data, find_errors(model, data))
 
 
 def hardest_samples(model: nn.Module, data: Data, *, share: float = 0.02) -> Mined:
-    """Returns the samples on which A is right by the least margin, or wrong: the given share of the data.
+    """Returns the samples on which the base model is right by the least margin, or wrong: the given share of the data.
 
-    The margin of a sample ``(x, y)`` is ``z_y - max_{k != y} z_k`` in A's logits ``z``: at most 0 where A is wrong, so
-    A's errors come first. Of equal margins the earlier sample comes first.
+    The margin of a sample ``(x, y)`` is ``z_y - max_{k != y} z_k`` in the base model's logits ``z``: at most 0 where
+    the base model is wrong, so the base model's errors come first. Of equal margins the earlier sample comes first.
 
     Args:
-        model: A.
-        data: ``N`` labelled samples, usually those that A was trained on.
+        model: The base model.
+        data: ``N`` labelled samples, usually those that the base model was trained on.
         share: Of the samples, above 0 and up to 1; at least one sample is returned. 0.02 gave the paper's network, with
             9 errors of its own in 60,000 samples, a better second opinion than those 9.
 
@@ -52,13 +52,13 @@ def hardest_samples(model: nn.Module, data: Data, *, share: float = 0.02) -> Min
 def augmented_errors(
     model: nn.Module, data: Data, augmentation: Augmentation | None = None, *, copies: int = 1, seed: int = 0
 ) -> Mined:
-    """Returns the data with randomly changed copies of all images behind them, and A's errors in the whole.
+    """Returns the data with randomly changed copies of all images behind them, and the model's errors in the whole.
 
-    A that has learnt its training images by heart has not learnt them a little turned, shifted or resized.
+    The base model that has learnt its training images by heart has not learnt them a little turned, shifted or resized.
 
     Args:
-        model: A.
-        data: ``N`` labelled images ``(N, C, H, W)``, usually those that A was trained on.
+        model: The base model.
+        data: ``N`` labelled images ``(N, C, H, W)``, usually those that the base model was trained on.
         augmentation: How far the changes go; absent lets `petm.training.augmentation.choose_augmentation` choose.
         copies: Of each image, at least 1; the returned data have ``(1 + copies) N`` samples.
         seed: Of the changes.
@@ -87,8 +87,8 @@ def mine_errors(model: nn.Module, data: Data, source: str = "plain", *, seed: in
     """Returns what the source of that name finds.
 
     Args:
-        model: A.
-        data: ``N`` labelled samples, usually those that A was trained on.
+        model: The base model.
+        data: ``N`` labelled samples, usually those that the base model was trained on.
         source: A name in `SOURCES`.
         seed: Of whatever is random in it.
 

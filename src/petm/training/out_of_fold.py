@@ -19,16 +19,17 @@ from petm.training.mined import Mined
 
 
 def out_of_fold_errors(model: nn.Module, data: Data, *, folds: int = 5, seed: int = 0) -> Mined:
-    """Returns the samples that a head gets wrong which was fitted without them, on A's frozen features.
+    """Returns the samples that a head gets wrong which was fitted without them, on the base model's frozen features.
 
-    The features are the input of the linear layer that A calls last. The samples are dealt into folds, class by class;
-    for each fold a multinomial logistic regression with the penalty ``||w||² / 2`` is fitted on the standardised
-    features of the other folds. A's features themselves have seen every sample, so that such errors are far fewer than
-    those on fresh data; and a head that is fitted to its end may be right where that of an A stopped early is wrong.
+    The features are the input of the linear layer that the base model calls last. The samples are dealt into folds,
+    class by class; for each fold a multinomial logistic regression with the penalty ``||w||² / 2`` is fitted on the
+    standardised features of the other folds. The base model's features themselves have seen every sample, so that such
+    errors are far fewer than those on fresh data; and a head that is fitted to its end may be right where that of an
+    the base model stopped early is wrong.
 
     Args:
-        model: A.
-        data: ``N`` labelled samples, usually those that A was trained on.
+        model: The base model.
+        data: ``N`` labelled samples, usually those that the base model was trained on.
         folds: At least 2, at most ``N``.
         seed: Of the folds.
 
@@ -38,7 +39,7 @@ def out_of_fold_errors(model: nn.Module, data: Data, *, folds: int = 5, seed: in
     Raises:
         ArgumentError: ``folds`` breaks its rule.
         DataError: A label is missing or outside 0..K-1, or fewer than two classes have two samples or more.
-        ModelError: A has no linear layer, or the last one does not take one row of features a sample.
+        ModelError: The base model has no linear layer, or the last one does not take one row of features a sample.
 
     Reference:
         Stone (1974), Cross-Validatory Choice and Assessment of Statistical Predictions.
@@ -69,7 +70,7 @@ def out_of_fold_errors(model: nn.Module, data: Data, *, folds: int = 5, seed: in
 
 
 def _features(model: nn.Module, data: Data) -> tuple[NDArray[np.float32], int]:
-    """The inputs of the linear layer that A calls last, float32 ``(N, D)``, and ``K``."""
+    """The inputs of the linear layer that the base model calls last, float32 ``(N, D)``, and ``K``."""
     network = share_weights(model)
     last = LastLinear(network)
     parts, classes = [], 0

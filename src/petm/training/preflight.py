@@ -1,4 +1,4 @@
-"""A check before the flight: how many errors A makes on its training data, and what follows from that."""
+"""A check before the flight: how many errors the base model makes on its training data, and what follows from that."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ from petm.training.error_set import ErrorSet, check_error_set, find_errors
 CHECKED = 10_000
 """Samples at most on which the errors of the base model are counted where none of them is replaced."""
 ENOUGH, ENOUGH_SHARE = 100, 0.005
-"""Errors, and their share of the samples, from which on A's own suffice: 507 of 60,000 did, 9 did not."""
+"""Errors, and their share of the samples, from which on the base model's own suffice: 507 of 60,000 did, 9 did not."""
 
 Verdict = Literal["none", "too few", "enough", "too many"]
 _MINE = "mine errors from another source (hardest, augmented, out-of-fold)"
@@ -21,11 +21,11 @@ _MINE = "mine errors from another source (hardest, augmented, out-of-fold)"
 
 @dataclass(frozen=True)
 class Preflight:
-    """How many errors A makes on its training data, and what follows from that.
+    """How many errors the base model makes on its training data, and what follows from that.
 
     Attributes:
         samples: ``N``.
-        errors: How many of them A gets wrong.
+        errors: How many of them the base model gets wrong.
         accuracy: Share of the others, in [0, 1].
         error_rate: With its 95 % Wilson interval.
         verdict: ``none``, ``too few``, ``enough`` or ``too many``.
@@ -46,15 +46,15 @@ class Preflight:
 
 
 def preflight(model: nn.Module, data: Data, *, errors: ErrorSet | None = None) -> Preflight:
-    """Returns how many errors A makes on its training data, and what that means for the method.
+    """Returns how many errors the base model makes on its training data, and what that means for the method.
 
-    Enough are at least 100 and 0.5 % of the samples. Too many are so many that A cannot be told from guessing: the
-    interval of its error rate reaches ``1 - 1/K``.
+    Enough are at least 100 and 0.5 % of the samples. Too many are so many that the base model cannot be told from
+    guessing: the interval of its error rate reaches ``1 - 1/K``.
 
     Args:
-        model: A.
-        data: ``N`` labelled samples, those that A was trained on.
-        errors: A's errors in ``data``, where they are known already; this spares the pass over the data.
+        model: The base model.
+        data: ``N`` labelled samples, those that the base model was trained on.
+        errors: the base model's errors in ``data``, where they are known already; this spares the pass over the data.
 
     Raises:
         ArgumentError: ``errors`` belongs to other data.

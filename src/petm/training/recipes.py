@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from petm._internal.files import check_room
 from petm.adapter.layer_choice import choose_layers
 from petm.adapter.model import ONE, AdaptedModel, Member, attach_adapter, views_alone
-from petm.adapter.one_pass import look_at_most
+from petm.adapter.one_pass import set_cascade
 from petm.adapter.prefix_features import FeatureStudent, prepare_student
 from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Inputs
@@ -32,7 +32,7 @@ from petm.training.error_set import Direction, ErrorSet
 from petm.training.loop import Storage
 from petm.training.mining import mine_errors
 from petm.training.replacement import replace_errors
-from petm.training.teacher import require_errors, train_twin
+from petm.training.teacher import require_errors, train_teacher
 from petm.training.tuning import tune
 
 FEATURES_SHARE, EXAMPLES_SHARE, DATA_SHARE = 2, 4, 4
@@ -50,16 +50,16 @@ class Recipe:
         members: Who gives it.
         mirrored: The recipe that takes the place of this one where an image's mirror image keeps its class.
         errors: Where errors come from where there is a teacher, a name of `petm.training.mining.SOURCES`.
-        teacher: Whether a twin is trained and distilled, as in the papers; otherwise the adapters learn from labels.
-        look: Share of the predictions, A's least sure, for which the members are asked at all.
-        epsilon: FGSM step; 0 takes none. Where there is a teacher, of A's errors and in the units of the inputs, as
-            published; where there is none, of all samples of one more copy of the data and as a share of their range.
-            Text moves at A's embedding, by so many standard deviations.
+        teacher: Whether a teacher is trained and distilled, as in the papers; otherwise the adapters learn from labels.
+        look: Share of the predictions, the base model's least sure, for which the members are asked at all.
+        epsilon: FGSM step; 0 takes none. Where there is a teacher, of the base model's errors and in the units of the
+            inputs, as published; where there is none, of all samples of one more copy of the data and as a share of
+            their range. Text moves at the base model's embedding, by so many standard deviations.
         direction: Of that step, ``gradient``, or ``random`` for the control.
         copies: Augmented copies of the training data beside the data themselves.
         max_ratio: Time of one pass over a plain forward, in counted operations, within which layers are adapted;
             absent adapts all of them.
-        max_extra_parameters: All adapters together, as a share of A's parameters.
+        max_extra_parameters: All adapters together, as a share of the base model's parameters.
         epochs: Passes of each adapter over the data.
         learning_rate: Of Adam, at the start.
         score: What suspicion is, a name of `petm.models.scores.SCORES`.
@@ -150,17 +150,17 @@ def within(recipe: Recipe, config: FitConfig) -> Recipe:
 
 
 def focus(adapted: AdaptedModel, recipe: Recipe, samples: Data) -> bool:
-    """Lets the members look at A's least sure predictions only, and returns whether the recipe says so.
+    """Lets the members look at the base model's least sure predictions only, and returns whether the recipe says so.
 
     Args:
         adapted: What `adapt` has returned.
         recipe: By which it was made.
-        samples: What A has not seen, labels unused. Not those on which a risk is to be guaranteed: there, suspicion
-            must be fixed beforehand.
+        samples: What the base model has not seen, labels unused. Not those on which a risk is to be guaranteed: there,
+            suspicion must be fixed beforehand.
     """
     made = recipe.mirrored if recipe.mirrored and adapted.members == recipe.mirrored.members else recipe
     if made.look < 1:
-        look_at_most(adapted, samples, made.look)
+        set_cascade(adapted, samples, made.look)
     return made.look < 1
 
 
@@ -176,11 +176,11 @@ def adapt(
     device: str = "auto",
     storage: Callable[[str], Storage | None] | None = None,
 ) -> AdaptedModel:
-    """Returns A with adapters that were trained by a recipe.
+    """Returns the base model with adapters that were trained by a recipe.
 
     Args:
-        model: A; it stays as it is, but is moved to ``device``.
-        data: Labelled samples, best those that A was trained on.
+        model: The base model; it stays as it is, but is moved to ``device``.
+        data: Labelled samples, best those that the base model was trained on.
         recipe: A name of `RECIPES`, or a recipe of your own.
         layers: The rank of each layer to adapt; absent follows the recipe. Without effect where no member has an
             adapter.
@@ -255,7 +255,7 @@ class Making:
             max_extra_parameters=recipe.max_extra_parameters,
         )
         adapted = attach_adapter(self.model, chosen.ranks, members=recipe.members, seed=self.seed)
-        adapted.take_parting(chosen.parting)
+        adapted.take_split_point(chosen.split_point)
         return adapted
 
     def student(self, adapted: AdaptedModel) -> FeatureStudent | None:
@@ -277,22 +277,22 @@ class Making:
         model, recipe, storage = self.model, self.recipe, self.storage or (lambda _: None)
         data, errors = mine_errors(model, self.data, recipe.errors, seed=self.seed)
         require_errors(errors)
-        twin = train_twin(
+        teacher = train_teacher(
             model,
             data,
             errors,
             epsilon=recipe.epsilon,
             seed=self.seed,
             precision=self.precision,
-            storage=storage("twin"),
+            storage=storage("teacher"),
             device=self.device,
         )
         adapted = attach_adapter(
-            model, self.layers, twin=twin, max_extra_parameters=recipe.max_extra_parameters, seed=self.seed
+            model, self.layers, teacher=teacher, max_extra_parameters=recipe.max_extra_parameters, seed=self.seed
         )
         distill(
             adapted,
-            teacher=twin,
+            teacher=teacher,
             data=replace_errors(model, data, errors, epsilon=recipe.epsilon, budget=self.for_examples),
             epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,

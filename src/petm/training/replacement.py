@@ -1,4 +1,4 @@
-"""The data set in which A's errors are replaced by adversarial examples: held, or made whenever they are read."""
+"""The data set in which its errors are replaced by adversarial examples: held, or made whenever they are read."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,20 +96,22 @@ def replace_errors(
     batch_size: int = BACKWARD,
     budget: int | None = None,
 ) -> Replaced:
-    """Returns a view of ``data`` in which each of A's errors is replaced by its FGSM example, label unchanged.
+    """Returns a view of ``data`` in which each of the model's errors is replaced by its FGSM example, label unchanged.
 
     The view with only the errors in it is ``replace_errors(...).subset(errors.indices)``. Text is moved where tokens
     have become numbers: at the output of a named module, as further field of the inputs (`petm.training.embeddings`).
 
     Args:
-        model: A.
+        model: The base model.
         data: The samples in which ``errors`` were found.
         errors: What `find_errors` or a source of `petm.training.mining` returned.
         epsilon: FGSM step in units of the inputs; at a module, in standard deviations of what it answers.
-        direction: ``gradient``, the sign of the gradient of A's loss, which is FGSM; or ``random``, a random sign for
-            every number of the input: the control, whose samples lie as far away, but in no direction that A minds.
-        at: The module whose output is moved where the inputs are several tensors; absent takes the embedding that A
-            calls first.
+        direction: ``gradient``, the sign of the gradient of the base model's loss, which is FGSM; or ``random``, a
+            random sign for
+            every number of the input: the control, whose samples lie as far away, but in no direction that the base
+                model minds.
+        at: The module whose output is moved where the inputs are several tensors; absent takes the embedding that the
+            base model calls first.
         seed: Of the random signs.
         batch_size: Samples in one backward pass.
         budget: Bytes of memory for the examples. Where they take more, they are not held: each is made anew whenever

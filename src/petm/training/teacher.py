@@ -1,4 +1,4 @@
-"""The twin A': A's own architecture, trained where A's errors are replaced by adversarial examples."""
+"""The teacher: the model's own architecture, trained where the model's errors are replaced by adversarial examples."""
 
 from copy import deepcopy
 from typing import Literal
@@ -19,7 +19,7 @@ from petm.training.loop import (
 from petm.training.replacement import replace_errors
 
 
-def train_twin(
+def train_teacher(
     model: nn.Module,
     data: Data,
     errors: ErrorSet,
@@ -34,24 +34,24 @@ def train_twin(
     precision: Precision = "float32",
     storage: Storage | None = None,
     device: str = "auto",
-    title: str = "twin",
+    title: str = "teacher",
 ) -> nn.Module:
-    """Returns the twin A', in eval mode.
+    """Returns the teacher, in eval mode.
 
-    Trained by cross-entropy on the data set in which each of A's errors ``(x, y)`` is replaced by
-    ``(clip(x + epsilon * sign(grad_x CE(A(x), y))), y)``. Where A was wrong the twin has learned from harder versions
-    of the same samples, so that it answers differently there.
+    Trained by cross-entropy on the data set in which each of the base model's errors ``(x, y)`` is replaced by
+    ``(clip(x + epsilon * sign(grad_x CE(A(x), y))), y)``. Where the base model was wrong the teacher has learned from
+    harder versions of the same samples, so that it answers differently there.
 
     Args:
-        model: A; it stays as it is.
-        data: ``N`` labelled samples, those that A was trained on.
-        errors: A's errors in ``data``.
+        model: The base model; it stays as it is.
+        data: ``N`` labelled samples, those that the base model was trained on.
+        errors: the base model's errors in ``data``.
         epsilon: FGSM step in units of the inputs; 0.1 of a range of 1 is what the authors' public code uses. 0 replaces
             each error by itself: the control, which shows how much of a result is further training alone.
-        start: From A's weights, as the authors' code does, or from fresh ones.
+        start: From the base model's weights, as the authors' code does, or from fresh ones.
         samples: The whole replaced data set, as the papers say, or its errors alone, as the authors' code does.
-        epochs: Passes over the samples. On the whole data 2 suffice: further ones make A' a copy of A that is
-            merely better trained.
+        epochs: Passes over the samples. On the whole data 2 suffice: further ones make the teacher a copy of the base
+            model that is merely better trained.
         learning_rate: Of Adam. 1e-3, with which the paper's network is usually trained from scratch too.
         batch_size: Samples in one step.
         seed: Of the order of samples, and of fresh weights.
@@ -78,28 +78,30 @@ def train_twin(
     if samples == "errors":
         seen = seen.subset(errors.indices)
     try:
-        twin = deepcopy(model).requires_grad_()
+        teacher = deepcopy(model).requires_grad_()
     except Exception as error:
         raise ModelError(f"model: cannot be copied ({type(error).__name__}: {error}). Remove what holds it.") from error
     if start == "scratch":
-        _initialise(twin, seed)
+        _initialise(teacher, seed)
     settings = Settings(
         epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed, precision=precision
     )
-    train(twin, seen, CROSS_ENTROPY, settings, storage=storage, device=device, title=title)
-    return twin
+    train(teacher, seen, CROSS_ENTROPY, settings, storage=storage, device=device, title=title)
+    return teacher
 
 
 def require_errors(errors: ErrorSet) -> None:
     """Checks that there is something to learn from.
 
     Raises:
-        NothingToLearnError: A makes no error.
+        NothingToLearnError: The base model makes no error.
     """
     if not len(errors):
         raise NothingToLearnError(
-            f"errors: expected at least one sample that A gets wrong, got none of {errors.total}. The method learns "
-            f"from A's errors: give it labelled data that A was not trained on, or an A that was stopped earlier."
+            f"errors: expected at least one sample that the model gets wrong, got none of {errors.total}. The "
+            f"method learns "
+            f"from the model's errors: give it labelled data that the model was not trained on, or a model that "
+            f"was stopped earlier."
         )
 
 

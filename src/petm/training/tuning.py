@@ -1,4 +1,4 @@
-"""Training the adapters themselves, without a teacher: cross-entropy on harder data, A staying as it is."""
+"""Training the adapters themselves, without a teacher: cross-entropy on harder data, the model staying as it is."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +39,9 @@ def tune(
     pays (`petm.adapter.prefix_features`). The learning rate falls along half a cosine.
 
     Args:
-        adapted: A with untrained adapters; A itself keeps every bit.
-        data: Labelled samples, usually A's training data beside changed copies of them (`petm.training.mining`).
+        adapted: The base model with untrained adapters; the base model itself keeps every bit.
+        data: Labelled samples, usually the base model's training data beside changed copies of them
+            (`petm.training.mining`).
         objective: What is minimised.
         epochs: Passes over the data.
         learning_rate: Of Adam, at the start.

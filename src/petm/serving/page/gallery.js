@@ -66,7 +66,7 @@ export class Gallery {
     const { row, name, kind } = input;
     const read = row && row.grade !== "unreadable";
     const verdict = read
-      ? ["A says ", make("b", {}, className(about, row.label))]
+      ? ["The model says ", make("b", {}, className(about, row.label))]
       : row
         ? ["No grade"]
         : ["Waiting for its grade"];
@@ -85,7 +85,7 @@ export class Gallery {
     const card = make("li", { "data-id": input.id }, head, kind === "texts" ? picture(input) : null);
     if (row && !read) card.append(make("p", { class: "problem" }, row.reason ?? "It could not be read."));
     if (read) card.append(errorProbability(row), opinions(about, row, 3));
-    if (read && about.dial) card.append(this.dial(input));
+    if (read && about.sweep) card.append(this.sweep(input));
     card.append(make("p", { class: "decision", hidden: "" }));
     if (read) {
       const open = make("button", { type: "button", class: "quiet", onclick: () => this.review(input) }, "Review");
@@ -95,9 +95,9 @@ export class Gallery {
     return card;
   }
 
-  dial(input) {
+  sweep(input) {
     const { element, ask } = turning(this.session.about, input);
-    const summary = make("summary", {}, "From A to the second opinion");
+    const summary = make("summary", {}, "From the model to the second opinion");
     return make("details", { ontoggle: ask }, summary, element);
   }
 }

@@ -1,7 +1,7 @@
 /** What is known of one input, drawn: its picture, the grade, both opinions, and how one turns into the other. */
 
 import { bar, make, percent } from "./dom.js";
-import { dial } from "./service.js";
+import { sweep } from "./service.js";
 
 const LARGEST = 640; // pixels of a picture's longer side
 const SMALL = 96; // below, pixels are shown as squares
@@ -64,7 +64,7 @@ export function opinions(about, row, most) {
     return make(
       "p",
       {},
-      "A says ",
+      "The model says ",
       make("b", {}, named(row.label)),
       ", the second opinion ",
       make("b", {}, named(row.second)),
@@ -97,13 +97,13 @@ export function opinions(about, row, most) {
     make(
       "thead",
       {},
-      make("tr", {}, make("th", { scope: "col" }, "Class"), head("base", "A"), head("second", "Second opinion")),
+      make("tr", {}, make("th", { scope: "col" }, "Class"), head("base", "The model"), head("second", "Second opinion")),
     ),
     make("tbody", {}, ...rows),
   );
 }
 
-/** The slider from A to the second opinion; `ask()` asks the service, once, what is said on the way. */
+/** The slider from the model to the second opinion; `ask()` asks the service, once, what is said on the way. */
 export function turning(about, input) {
   const range = make("input", {
     type: "range",
@@ -111,17 +111,17 @@ export function turning(about, input) {
     max: STEPS,
     step: 1,
     value: 0,
-    "aria-label": "Alpha, from A at 0 to A' at 1",
+    "aria-label": "Alpha, from the model at 0 to the second opinion at 1",
   });
   const alpha = make("output", {}, "0");
   const story = make("p", { class: "turn" });
   const rows = make("div", { class: "shares" });
   const element = make(
     "div",
-    { class: "dial" },
-    make("p", { class: "dial-head" }, "alpha = ", alpha),
+    { class: "sweep" },
+    make("p", { class: "sweep-head" }, "alpha = ", alpha),
     range,
-    make("p", { class: "ends", "aria-hidden": "true" }, make("span", {}, "0: A"), make("span", {}, "1: A'")),
+    make("p", { class: "ends", "aria-hidden": "true" }, make("span", {}, "0: the model"), make("span", {}, "1: the second opinion")),
     story,
     rows,
   );
@@ -150,7 +150,7 @@ export function turning(about, input) {
     story.className = "turn";
     story.textContent = "Asking the service …";
     try {
-      if (!DIALS.has(input)) DIALS.set(input, await dial(input, ALPHAS));
+      if (!DIALS.has(input)) DIALS.set(input, await sweep(input, ALPHAS));
       probabilities = DIALS.get(input);
       rows.replaceChildren(
         ...likeliest(probabilities, 5).map((label) =>
@@ -179,7 +179,7 @@ export function turning(about, input) {
   return { element, ask };
 }
 
-/** Where the likeliest class changes between A and the second opinion, in words. */
+/** Where the likeliest class changes between the model and the second opinion, in words. */
 function turnInWords(about, probabilities) {
   const tops = probabilities.map((each) => each.indexOf(Math.max(...each)));
   const turns = ALPHAS.flatMap((alpha, step) =>

@@ -64,12 +64,12 @@ async function start() {
 }
 
 function describe({ inputs, classes, threshold, version }) {
-  const promise = typeof threshold === "string" ? threshold : threshold?.promise;
+  const guarantee = typeof threshold === "string" ? threshold : threshold?.guarantee;
   byId("about").textContent =
-    `A sorts ${inputs} into ${classes.length.toLocaleString("en")} classes. ` +
-    "A second opinion looks again, and each answer is graded trusted or suspect.";
-  byId("promise").textContent = promise ?? "";
-  byId("promise").hidden = !promise;
+    `The model sorts ${inputs} into ${classes.length.toLocaleString("en")} classes. ` +
+    "A second opinion is computed, and each prediction is graded trusted or suspect.";
+  byId("guarantee").textContent = guarantee ?? "";
+  byId("guarantee").hidden = !guarantee;
   byId("version").textContent = `petm ${version}`;
   byId("main").hidden = false;
 }

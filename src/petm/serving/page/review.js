@@ -5,7 +5,7 @@ import { badge, className, errorProbability, opinions, picture, turning } from "
 
 const AHEAD = 5; // inputs of the queue that are shown before and after the one in review
 const MOST_KEYS = 9;
-const WAIT = 150; // milliseconds on one input before its dial is asked for
+const WAIT = 150; // milliseconds on one input before its sweep is asked for
 
 export class Review {
   /** Takes a `Session`. */
@@ -64,7 +64,7 @@ export class Review {
       make(
         "h3",
         { id: "case-title" },
-        "A says ",
+        "The model says ",
         make("b", {}, className(about, current.row.label)),
         " ",
         badge(current.row.grade),
@@ -77,7 +77,7 @@ export class Review {
     const facts = make("div", { class: "facts" }, ...parts);
     byId("case").replaceChildren(picture(current, 4000), facts);
     clearTimeout(this.asking);
-    if (about.dial) {
+    if (about.sweep) {
       const { element, ask } = turning(about, current);
       facts.append(element);
       this.asking = setTimeout(ask, WAIT);
@@ -254,7 +254,7 @@ export class Review {
     const { about } = this.session;
     const { row, name } = this.current;
     return (
-      `${byId("progress").textContent}: ${name}. A says ${className(about, row.label)}, ` +
+      `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}, ` +
       `the second opinion ${className(about, row.second)}. Probability of error ${percent(row.probability)}.`
     );
   }

@@ -24,7 +24,7 @@ let key = heldKey.get() ?? "";
 let askForKey = () => Promise.reject(new ServiceError("The service wants a key.", 401));
 let asked = null;
 
-/** Names the function that asks a person for the key: it takes a sentence and returns a promise of the key. */
+/** Names the function that asks a person for the key: it takes a sentence and returns a guarantee of the key. */
 export function whenKeyIsWanted(ask) {
   askForKey = ask;
 }
@@ -56,8 +56,8 @@ export async function* grade(inputs, limits) {
 }
 
 /** Returns the probabilities of the classes, a list for each of `alphas`. */
-export async function dial(input, alphas) {
-  const answer = await (await post("dial", { ...(await encoded(input)), alphas })).json();
+export async function sweep(input, alphas) {
+  const answer = await (await post("sweep", { ...(await encoded(input)), alphas })).json();
   return answer.probabilities;
 }
 

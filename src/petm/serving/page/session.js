@@ -69,7 +69,7 @@ export class Session extends EventTarget {
     else delete input.decision;
   }
 
-  /** Adds inputs `{name, kind, read}`, where `read` promises the content; returns `{added, known, lost}`. */
+  /** Adds inputs `{name, kind, read}`, where `read` guarantees the content; returns `{added, known, lost}`. */
   async add(candidates) {
     const count = { added: 0, known: 0, lost: [] };
     await this.restoring;

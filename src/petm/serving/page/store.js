@@ -4,7 +4,7 @@ const NAME = "petm";
 const INPUTS = "inputs";
 
 /**
- * Returns `{all, put, clear}`, promises each; where the browser keeps nothing (private windows, no space), `put` and
+ * Returns `{all, put, clear}`, guarantees each; where the browser keeps nothing (private windows, no space), `put` and
  * `clear` do nothing, and `lasting` is false.
  */
 export async function openStore() {
