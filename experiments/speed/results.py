@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from rich.console import Console
 
 from petm._internal.files import write_json, write_text
-from petm.report.figures import STYLE, TWIN_COLOUR, WIDTH, save_figure
+from petm.report.figures import STYLE, TEACHER_COLOUR, WIDTH, save_figure
 from petm.report.tables import (
     MISSING,
     Table,
@@ -67,7 +67,7 @@ def ratio_figure(cases: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.barh(y, ratio["median"] - 1, thickness, left=1, color=shades[place % len(shades)])
                 axes.hlines(y, ratio["low"], ratio["high"], color="#333333", linewidth=1)
                 if row["counted_ratio"] is not None:
-                    axes.plot(row["counted_ratio"], y, marker="d", color=TWIN_COLOUR, markersize=4, linestyle="none")
+                    axes.plot(row["counted_ratio"], y, marker="d", color=TEACHER_COLOUR, markersize=4, linestyle="none")
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -81,7 +81,7 @@ def ratio_figure(cases: Sequence[Mapping[str, Any]]) -> Figure:
         handles = [
             Patch(color=shades[place % len(shades)], label=f"batch {batch}") for place, batch in enumerate(batches)
         ]
-        counted = Line2D([], [], marker="d", color=TWIN_COLOUR, markersize=4, linestyle="none", label="counted")
+        counted = Line2D([], [], marker="d", color=TEACHER_COLOUR, markersize=4, linestyle="none", label="counted")
         figure.legend(handles=[*handles, counted], loc="outside upper left", ncols=len(handles) + 1)
     return figure
 

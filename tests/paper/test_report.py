@@ -175,7 +175,7 @@ def test_the_gallery_shows_both_opinions_and_who_is_wrong(html: str, page: Page)
     assert "The base model is wrong on 1 of these 2." in page.text
     first, second = (Page(item).text for item in re.findall(r"<li>.*?</li>", html, re.DOTALL))
     assert first.startswith("The model is wrong True class <b>bee</b> Image a/<img src=x>.png Suspicion 0.62")
-    assert "A cat & dog 75.0% Second opinion <b>bee</b> 90.0%" in first
+    assert "The model cat & dog 75.0% Second opinion <b>bee</b> 90.0%" in first
     assert second.startswith("A is right True class é Image 17")
     assert "A é 87.5% Second opinion cat & dog 56.2%" in second
     labels = [attributes["aria-label"] for _, attributes in page.tags if attributes.get("class") == "bars"]

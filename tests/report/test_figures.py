@@ -12,7 +12,7 @@ from petm.adapter.weight_drift import FeatureMap, FilterPCA, LayerDrift
 from petm.errors import RunError
 from petm.report.figures import (
     BASE_COLOUR,
-    TWIN_COLOUR,
+    TEACHER_COLOUR,
     alpha_figure,
     drift_figure,
     paper_figure,
@@ -53,7 +53,7 @@ def test_the_papers_figure_draws_every_point_and_names_the_numbers() -> None:
         np.testing.assert_array_equal(base.get_offsets(), held.base)
         np.testing.assert_array_equal(teacher.get_offsets(), held.teacher)
         assert to_hex(base.get_facecolor()[0]) == BASE_COLOUR.lower()
-        assert to_hex(teacher.get_facecolor()[0]) == TWIN_COLOUR.lower()
+        assert to_hex(teacher.get_facecolor()[0]) == TEACHER_COLOUR.lower()
         assert len(base.get_paths()[0].vertices) != len(teacher.get_paths()[0].vertices), "markers differ too"
     shown = texts(figure)
     for part in (
@@ -132,7 +132,7 @@ def test_the_risk_figure_draws_both_curves_and_marks_the_chosen_point() -> None:
     grader, softmax, chosen = axes.lines
     for drawn, line in zip((grader, softmax), lines().values(), strict=True):
         np.testing.assert_array_equal(drawn.get_xydata(), np.column_stack(line))
-    assert (grader.get_color(), softmax.get_color()) == (TWIN_COLOUR, BASE_COLOUR)
+    assert (grader.get_color(), softmax.get_color()) == (TEACHER_COLOUR, BASE_COLOUR)
     assert grader.get_linestyle() != softmax.get_linestyle()
     np.testing.assert_allclose(chosen.get_xydata(), [(0.75, 0.05)])
     assert axes.get_ylim() == pytest.approx((0, 0.11)), "one error among the first few does not flatten the rest"

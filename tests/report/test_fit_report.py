@@ -81,7 +81,7 @@ def test_the_figures_are_those_of_the_samples(adapted: AdaptedModel, calibration
     errors, caught = int(wrong.sum()), int((wrong & flagged).sum())
     assert 0 < caught < flagged.sum()
     for name, count, of in (
-        ("Error rate of A", errors, 300),
+        ("Error rate of the model", errors, 300),
         ("Coverage", 300 - int(flagged.sum()), 300),
         ("Error rate of the trusted", errors - caught, int(grades.trusted.sum())),
         ("Recall", caught, errors),
@@ -137,7 +137,7 @@ def test_the_most_suspect_samples_are_shown(adapted: AdaptedModel, calibration: 
         label, answer = int(calibration.labels[index]), grades.labels[index]
         assert item.startswith(
             f"A is {'right' if label == answer else 'wrong'} True class {label} Image {calibration.name(index)} "
-            f"Probability of error {percent(grades.probability[index])} A {answer} "
+            f"Probability of error {percent(grades.probability[index])} The model {answer} "
         )
         assert f"Second opinion {grades.second[index]} " in item
     assert all(image["alt"].startswith("Calibration image ") for image in page.all("img"))

@@ -72,7 +72,7 @@ def test_every_row_of_every_table_is_text_under_its_header() -> None:
 
 def test_table_1_stands_beside_the_paper() -> None:
     assert result_tables(example())["fidelity"].rows == (
-        ("LoRA-PETM at α = 0 and A", "100.00%", "100.00%", "100%"),
+        ("LoRA-PETM at α = 0 and the base model", "100.00%", "100.00%", "100%"),
         ("LoRA-PETM at α = 1 and A'", "98.77%", "50.00%", "96%"),
         ("LoRA-PETM small at α = 1 and A'", "90.00%", "–", "–"),
     )
@@ -118,7 +118,7 @@ def test_settings_and_seconds_are_in_words() -> None:
     tables = result_tables(example())
     settings = dict(tables["settings"].rows)
     assert settings["Training data"] == "digits, 2,000 samples, SHA-256 abababababab…"
-    assert settings["Weights of A"] == "trained here"
+    assert settings["Weights of the base model"] == "trained here"
     assert settings["the teacher learns from"] == "all data, the model's errors replaced"
     assert settings["Epochs without gain before it stops"] == "never stops early"
     assert (settings["FGSM epsilon"], settings["Temperature of the distillation"]) == ("0.1", "1")

@@ -19,7 +19,7 @@ from petm.grading.production import Production, Window, read_production
 from petm.report.figures import (
     BASE_COLOUR,
     STYLE,
-    TWIN_COLOUR,
+    TEACHER_COLOUR,
     WIDTH,
 )
 from petm.report.pages import share_with_interval
@@ -202,7 +202,7 @@ def monitor_figure(found: Monitoring) -> Figure:
         known = [place for place in places if windows[place].wrong.of]
         ends = [windows[place].wrong.low for place in known], [windows[place].wrong.high for place in known]
         _line(wrong, places, values, "Wrong among the labelled trusted", limit, "guaranteed at most", ends[1])
-        wrong.vlines(known, *ends, color=TWIN_COLOUR, alpha=0.45, linewidth=3)
+        wrong.vlines(known, *ends, color=TEACHER_COLOUR, alpha=0.45, linewidth=3)
         if not known:
             wrong.text(0.5, 0.5, "no label", transform=wrong.transAxes, ha="center", color="#444444")
         wrong.set_xlim(-0.5, len(windows) - 0.5)
@@ -224,7 +224,7 @@ def _line(
     label: str,
     ends: Sequence[float] = (),
 ) -> None:
-    axes.plot(places, values, color=TWIN_COLOUR, marker="o", markersize=4, linewidth=1.2, clip_on=False, zorder=3)
+    axes.plot(places, values, color=TEACHER_COLOUR, marker="o", markersize=4, linewidth=1.2, clip_on=False, zorder=3)
     if line is not None:
         axes.axhline(line, color=BASE_COLOUR, linestyle="--", linewidth=1.2, label=f"{label} {_percent(line)}")
         axes.legend(loc="upper right")
