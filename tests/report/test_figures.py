@@ -58,7 +58,7 @@ def test_the_papers_figure_draws_every_point_and_names_the_numbers() -> None:
     shown = texts(figure)
     for part in (
         "conv1 filters", "conv2 filters", "A 75%, the teacher 96%", "PC1 (50%)", "PC2 (25%)", "block.0 features, t-SNE",
-        "silhouette 0.00 (before t-SNE 0.12)", "98.7% right", "base model A", "teacher A'",
+        "silhouette 0.00 (before t-SNE 0.12)", "98.7% right", "base model", "teacher",
     ):  # fmt: skip
         assert part in shown
 
