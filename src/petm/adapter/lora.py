@@ -99,7 +99,9 @@ class LoraLayer(nn.Module):
 
     def add(self, base: Tensor, x: Tensor, out: Tensor) -> None:
         """Writes ``base`` plus what the adapter adds for the input ``x`` into ``out``, which may be ``base`` itself."""
-        if self.kind == "linear" and base.ndim == 2 and base.dtype == x.dtype == self.lora_A.weight.dtype:
+        if torch.compiler.is_exporting():  # older versions of torch.export reject out=
+            out.copy_(base + self(x))
+        elif self.kind == "linear" and base.ndim == 2 and base.dtype == x.dtype == self.lora_A.weight.dtype:
             factor = self.lora_B.weight.t()
             torch.addmm(base, F.linear(x, self.lora_A.weight), factor, alpha=self.scale, out=out)
         else:
