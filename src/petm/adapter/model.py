@@ -37,7 +37,7 @@ class Member:
     adapter: str = ADAPTER
     view: str = SAME
 
-    def look(self, x: _Seen) -> _Seen:
+    def view_of(self, x: _Seen) -> _Seen:
         """Returns the member's view of inputs ``(N, ...)``; only images have another view than the same.
 
         Raises:
@@ -121,7 +121,7 @@ class AdaptedModel(nn.Module):
         batch = as_batch(tensors if x is None else x)
         if alpha == 0:
             return self.run(Pass(0.0, ""), batch)
-        return pool([self.run(Pass(float(alpha), each.adapter), each.look(batch)) for each in self.members])
+        return pool([self.run(Pass(float(alpha), each.adapter), each.view_of(batch)) for each in self.members])
 
     def run(self, running: Pass, x: Inputs, *, rows: int | None = None) -> Tensor:
         """Returns the logits of the base model in a pass, ``(rows, K)``; ``rows`` is ``N`` where it is not given.

@@ -9,23 +9,11 @@ from torch import Tensor
 from petm._internal.distributed import gathered
 from petm._internal.progress import track
 from petm.adapter.model import AdaptedModel, pool
-from petm.adapter.split_point import (
-    APART,
-    OnePass,
-    run_one_pass,
-    split_point_of,
-)
+from petm.adapter.split_point import APART, OnePass, run_one_pass, split_point_of
 from petm.data.base import Data
 from petm.data.fields import Inputs, as_batch, filled_up
 from petm.errors import ArgumentError, DataError
-from petm.models.prediction import (
-    BATCH_SIZE,
-    Collected,
-    batches,
-    device_of,
-    own_share,
-    predict_logits,
-)
+from petm.models.prediction import BATCH_SIZE, Collected, batches, device_of, own_share, predict_logits
 from petm.models.scores import maximum_softmax
 
 
@@ -33,9 +21,9 @@ class DualLogits(NamedTuple):
     """Both opinions, logits ``(N, K)`` each."""
 
     base: Tensor
-    """What the base model says."""
+    """Of the base model."""
     second: Tensor
-    """What the second opinion says, at alpha 1."""
+    """Of the second opinion, at alpha 1."""
 
 
 def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> DualLogits:
@@ -56,7 +44,7 @@ def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> Dual
     n = x.shape[0]
     with torch.no_grad():
         if adapted.cascade_threshold > 0:
-            return _second_look(adapted, x)
+            return _cascade(adapted, x)
         if n == 0 or (split_point := split_point_of(adapted, x)).kind == APART:
             return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
         logits = run_one_pass(adapted, x, OnePass(n, split_point, adapted.members))
@@ -65,7 +53,7 @@ def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> Dual
         return DualLogits(opinions[0], pool(opinions[1:]))
 
 
-def _second_look(adapted: AdaptedModel, x: Inputs) -> DualLogits:
+def _cascade(adapted: AdaptedModel, x: Inputs) -> DualLogits:
     """Both opinions, the second computed only where the base model's own suspicion asks for it."""
     base = adapted(x, alpha=0.0)
     doubtful = maximum_softmax(base) >= adapted.cascade_threshold
@@ -93,7 +81,7 @@ def set_cascade(adapted: AdaptedModel, data: Data, share: float) -> None:
     """
     if not 0 < share <= 1:
         raise ArgumentError(f"share: expected a number above 0 and at most 1, got {share}.")
-    suspicion = maximum_softmax(predict_logits(adapted, data, title="first look", alpha=0.0))
+    suspicion = maximum_softmax(predict_logits(adapted, data, title="cascade", alpha=0.0))
     adapted.cascade_threshold = float(suspicion.quantile(1 - share)) if share < 1 else 0.0
 
 

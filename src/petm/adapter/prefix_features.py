@@ -23,28 +23,12 @@ from petm._internal.spill import RowStore, give_back_blocks, row_store
 from petm.adapter.lora import AdaptedLayer
 from petm.adapter.model import AdaptedModel
 from petm.adapter.passes import Arguments, Pass
-from petm.adapter.split_point import (
-    APART,
-    AROUND,
-    BEFORE,
-    INSIDE,
-    Place,
-    SplitPoint,
-    map_tensors,
-    split_point_of,
-)
+from petm.adapter.split_point import APART, AROUND, BEFORE, INSIDE, Place, SplitPoint, map_tensors, split_point_of
 from petm.data.base import Batch, Data
 from petm.data.fields import Inputs
 from petm.errors import ArgumentError, ModelError
 from petm.models.loading import share_weights
-from petm.models.prediction import (
-    BATCH_SIZE,
-    Precision,
-    batches,
-    device_of,
-    in_fast_layout,
-    own_share,
-)
+from petm.models.prediction import BATCH_SIZE, Precision, batches, device_of, in_fast_layout, own_share
 
 LEAST_SHARE = 0.1
 """Features that spare less than this share of the base model's operations are not worth their memory."""
@@ -123,7 +107,7 @@ class FeatureStudent(nn.Module):
     A row holds, flattened, all that crosses the split point of one sample and follows the batch.
 
     Args:
-        adapted: The base model with one adapter that looks at the input itself.
+        adapted: The base model with one adapter, on the input itself.
         x: At least one sample, of which only the form matters.
         idle: What the prefix runs on, to no purpose: best an empty batch.
 
@@ -282,7 +266,7 @@ def find_student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:
     """Returns the second opinion as a function of features, or None where these do not suffice or do not pay.
 
     Args:
-        adapted: The base model with one adapter that looks at the input itself.
+        adapted: The base model with one adapter, on the input itself.
         x: Some samples, on the model's device.
     """
     split_point = split_point_of(adapted, x)

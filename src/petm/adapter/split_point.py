@@ -1,8 +1,8 @@
-"""Where the two opinions part: as late as is safe, which is found by trying and proven by comparing.
+"""Where the streams of both opinions separate: as late as is safe, found by trials and proven by comparison.
 
-Up to the split point all opinions are one computation on ``N`` samples. From there on they run as one batch through the
-base weights, the base model's first, then those of the members of the second opinion, and each member's adapter is
-added to its own part only. Members that look at a view of the input part at the input, where the view is made.
+Before the split point all opinions are one computation on ``N`` samples. Behind it they run as one batch through the
+base weights, the base model's rows first, then those of the ensemble members, and each member's adapter is added to its
+own rows only. Members that see a view of the input separate at the input, where the view is made.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,7 +101,7 @@ class OnePass(Pass):
 
     Args:
         n: Samples.
-        split point: Where the streams part.
+        split_point: Where the streams separate.
         members: Who gives the second opinion.
     """
 
@@ -136,7 +136,7 @@ class OnePass(Pass):
         layer.adapters[adapter].add(base, x, out)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        """Repeats what follows the batch: everything where the streams part, later what has not passed there."""
+        """Repeats what follows the batch: everything at the split point, later what has not passed it."""
         if self.split_point.kind == AROUND:
             return self._around(module, arguments)
         if not self.separated:
@@ -165,7 +165,7 @@ class OnePass(Pass):
     def _repeat(self, tensor: Tensor) -> Tensor:
         if not tensor.ndim or tensor.shape[0] != self.n:
             return tensor
-        return torch.cat((tensor, *(member.look(tensor) for member in self.members)))
+        return torch.cat((tensor, *(member.view_of(tensor) for member in self.members)))
 
 
 def _room(base: Tensor, times: int) -> Tensor:
@@ -254,7 +254,7 @@ def find_split_point(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
     A split point is safe where the one pass gives the logits of separate passes, at two batch sizes, with an adapter
     that is made to matter. A skip connection across it, a reshape to a fixed batch size or another surprise fails that
     test, and an earlier point is tried. A model that mixes the samples of a batch fails it everywhere, and its opinions
-    are computed apart.
+    are computed in passes of their own.
 
     Args:
         adapted: The base model with its adapter.
@@ -358,7 +358,7 @@ def _agrees(adapted: AdaptedModel, split_point: SplitPoint, probe: Inputs, asked
 def _apart(adapted: AdaptedModel, x: Inputs) -> Iterator[Tensor]:
     """Each member's logits from a pass of its own, with the mark of a trial on its adapter."""
     for member in adapted.members:
-        yield adapted.run_asking(_Marked(adapter=member.adapter), member.look(x), {})
+        yield adapted.run_asking(_Marked(adapter=member.adapter), member.view_of(x), {})
 
 
 def _equal(found: Tensor, expected: Tensor) -> bool:
