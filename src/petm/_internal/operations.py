@@ -142,3 +142,4 @@ _ON_CPU = {
 """PyTorch's counter knows the attention kernels of CUDA alone."""
 
 _FORMULAS: dict[Any, Any] = FlopCounterMode(display=False, custom_mapping=_ON_CPU).flop_registry
+_FORMULAS |= {torch.ops.aten.addmm_: _FORMULAS[torch.ops.aten.addmm]}

@@ -86,26 +86,35 @@ class LoraLayer(nn.Module):
             nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
             nn.init.zeros_(self.lora_B.weight)
 
+        # Held once more, as a module's attributes take long to find beside a small layer's own time.
+        self._linear = (self.lora_A.weight, self.lora_B.weight) if sizes.kind == "linear" else None
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns the part that the adapter adds to the layer's output for the input ``x``."""
-        if self.kind == "embedding":
+        if self._linear is not None:
+            down, up = self._linear
+            part = F.linear(F.linear(x if x.dtype == down.dtype else x.to(down.dtype), down), up)
+        elif self.kind == "embedding":
             part = F.embedding(x, self.lora_embedding_A.T) @ self.lora_embedding_B.T
-        elif self.kind == "linear":
-            down = self.lora_A.weight
-            part = F.linear(F.linear(x if x.dtype == down.dtype else x.to(down.dtype), down), self.lora_B.weight)
         else:
             part = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
         return part if self.scale == 1 else part * self.scale
 
-    def add(self, base: Tensor, x: Tensor, out: Tensor) -> None:
-        """Writes ``base`` plus what the adapter adds for the input ``x`` into ``out``, which may be ``base`` itself."""
-        if torch.compiler.is_exporting():  # older versions of torch.export reject out=
-            out.copy_(base + self(x))
-        elif self.kind == "linear" and base.ndim == 2 and base.dtype == x.dtype == self.lora_A.weight.dtype:
-            factor = self.lora_B.weight.t()
-            torch.addmm(base, F.linear(x, self.lora_A.weight), factor, alpha=self.scale, out=out)
+    def sum(self, base: Tensor, x: Tensor) -> Tensor:
+        """Returns ``base`` plus what the adapter adds for the input ``x``."""
+        if self._linear is not None and base.ndim == 2 and base.dtype == x.dtype == self._linear[0].dtype:
+            down, up = self._linear
+            return torch.addmm(base, F.linear(x, down), up.t(), alpha=self.scale)
+        total: Tensor = base + self(x)
+        return total.to(base.dtype)
+
+    def add_(self, base: Tensor, x: Tensor) -> None:
+        """Adds to ``base``, in place, what the adapter adds for the input ``x``."""
+        if self._linear is not None and base.ndim == 2 and base.dtype == x.dtype == self._linear[0].dtype:
+            down, up = self._linear
+            base.addmm_(F.linear(x, down), up.t(), alpha=self.scale)
         else:
-            torch.add(base, self(x), out=out)
+            base.add_(self(x))
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ class AdaptedModel(nn.Module):
         cascade_threshold: The base model's own suspicion (`petm.models.scores.maximum_softmax`) from which on the
             second opinion is computed at all; surer predictions keep the base model's logits as both. 0 always computes
             it.
-        split point: Where the streams of one pass separate (`petm.adapter.split_point`), once that has been found.
+        split_point: Where the streams of one pass separate (`petm.adapter.split_point`), once that has been found.
         remembered: A split point that was saved with the adapter. It is checked once, where it is first needed.
 
     Reference:

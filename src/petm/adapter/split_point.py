@@ -116,24 +116,30 @@ class OnePass(Pass):
         Each sum is written once, where it belongs: on large feature maps a pass over memory costs as much as a
         convolution.
         """
-        every = base if self.separated else _room(base, 1 + len(self.members))
-        if not self.separated:
-            every[: self.n] = base
-        for place, member in enumerate(self.members, 1):
-            rows = slice(place * self.n, (place + 1) * self.n)
-            out = every[rows]
-            if member.adapter and self.separated:
-                self.add(layer, member.adapter, out, x[rows], out)
-            elif member.adapter:
-                self.add(layer, member.adapter, base, x, out)
-            elif not self.separated:
-                out.copy_(base)
+        if self.separated:
+            for place, member in enumerate(self.members, 1):
+                if member.adapter:
+                    rows = slice(place * self.n, (place + 1) * self.n)
+                    self._add(layer, member.adapter, base[rows], x[rows])
+            return base
         self.separated = True
+        if base.ndim == 2 or torch.compiler.is_exporting():
+            return torch.cat((base, *(self._sum(layer, each.adapter, base, x) for each in self.members)))
+        every = _room(base, 1 + len(self.members))
+        every[: self.n] = base
+        for place, member in enumerate(self.members, 1):
+            out = every[place * self.n : (place + 1) * self.n]
+            if member.adapter:
+                torch.add(base, self.delta(layer, x, member.adapter), out=out)
+            else:
+                out.copy_(base)
         return every
 
-    def add(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor, out: Tensor) -> None:
-        """Writes an adapter's sum for some rows into ``out``."""
-        layer.adapters[adapter].add(base, x, out)
+    def _sum(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor) -> Tensor:
+        return layer.adapters[adapter].sum(base, x) if adapter else base
+
+    def _add(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor) -> None:
+        layer.adapters[adapter].add_(base, x)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         """Repeats what follows the batch: everything at the split point, later what has not passed it."""
@@ -185,9 +191,15 @@ class _Trial(OnePass):
         self.note = note
         self.found: set[tuple[str, Place]] = set()
 
-    def add(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor, out: Tensor) -> None:
-        part = self.delta(layer, x, adapter)
-        torch.add(base, part + _pattern(part, adapter), out=out)
+    def delta(self, layer: AdaptedLayer, x: Tensor, adapter: str) -> Tensor:
+        part = super().delta(layer, x, adapter)
+        return part + _pattern(part, adapter)
+
+    def _sum(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor) -> Tensor:
+        return (base + self.delta(layer, x, adapter)).to(base.dtype) if adapter else base
+
+    def _add(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor) -> None:
+        base.add_(self.delta(layer, x, adapter))
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
         if self.split_point.kind == AROUND or not (self.separated and self.note):
