@@ -89,7 +89,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What a detector has learned of one the base model.
+    """What a detector has learned of one base model.
 
     Attributes:
         score: From what the base model says of ``N`` samples to suspicion, float64 ``(N,)``.
@@ -226,7 +226,7 @@ class OfEvidence(Baseline):
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A detector that knows one the base model.
+    """A detector that knows one base model.
 
     Attributes:
         baseline: What was fitted.

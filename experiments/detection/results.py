@@ -1,4 +1,4 @@
-"""What the detection benchmark found, as tables and pictures: of one the base model, or of several on one page."""
+"""What the detection benchmark found, as tables and pictures: of one base model, or of several on one page."""
 
 import json
 import math

@@ -176,7 +176,7 @@ def write_layout(scored: Sequence[Scored], conditions: Sequence[Condition], fold
         RunError: A file could not be written.
 
     Reference:
-        Jaeger et al. (2023), the base model Call to Reflect on Evaluation Practices for Failure Detection in Image
+        Jaeger et al. (2023), A Call to Reflect on Evaluation Practices for Failure Detection in Image
         Classification; the layout is that of its code.
     """
     rows = {

@@ -23,7 +23,7 @@ def maximum_softmax(base: Tensor) -> Tensor:
         base: the base model's logits ``(N, K)``.
 
     Reference:
-        Hendrycks and Gimpel (2017), the model Baseline for Detecting Misclassified and Out-of-Distribution Examples.
+        Hendrycks and Gimpel (2017), A Baseline for Detecting Misclassified and Out-of-Distribution Examples.
     """
     return _probability_of_others(base, base.argmax(1))
 
