@@ -82,11 +82,7 @@ def fit(
     tenth = -(-len(order) // 10)
     if focus(adapted, recipe, calibration.subset(order[:tenth])):
         calibration = calibration.subset(order[tenth:])
-    told = config.told() | {
-        "recipe": recipe.title,
-        "training_errors": seen.errors,
-        "training_samples": seen.samples,
-    }
+    told = config.told() | {"recipe": recipe.title, "training_errors": seen.errors, "training_samples": seen.samples}
     told |= {"preflight": str(seen)} if recipe.teacher else {}  # the others do not learn from the model's errors
     used = {"train": describe_data(data), "calibration": describe_data(calibration)}
     return fit_grader(
@@ -187,11 +183,7 @@ class _Fitting:
 
 
 def _prepare(
-    model: nn.Module,
-    data: Data,
-    calibration: Data | float | None,
-    config: FitConfig | None,
-    settings: FitSettings,
+    model: nn.Module, data: Data, calibration: Data | float | None, config: FitConfig | None, settings: FitSettings
 ) -> _Fitting:
     """Checks everything that can be checked before the first pass over the data."""
     config = replace(config or FitConfig(), **settings)

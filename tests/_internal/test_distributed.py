@@ -9,16 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from petm._internal.distributed import (
-    FEWEST,
-    Group,
-    gathered,
-    group,
-    sum_gradients,
-    together,
-    totals,
-    wait,
-)
+from petm._internal.distributed import FEWEST, Group, gathered, group, sum_gradients, together, totals, wait
 from petm.errors import RunError
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "together_trainings.py"

@@ -12,14 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from petm._internal.files import (
-    fingerprint,
-    plain,
-    sha256_of_file,
-    write_atomically,
-    write_json,
-    write_text,
-)
+from petm._internal.files import fingerprint, plain, sha256_of_file, write_atomically, write_json, write_text
 from petm.errors import RunError
 from small_disk import files_of_at_most
 

@@ -17,13 +17,7 @@ import pytest
 from PIL import Image
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
-from petm._internal.storage import (
-    RemotePath,
-    for_arrow,
-    identity_of,
-    locate,
-    open_binary,
-)
+from petm._internal.storage import RemotePath, for_arrow, identity_of, locate, open_binary
 from petm.data.reader import Reader
 from petm.data.sources import open_sources
 from petm.errors import DataError, RunError

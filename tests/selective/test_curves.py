@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 
 from petm.errors import ArgumentError
-from petm.selective.curves import (
-    COVERAGES,
-    cross_validated,
-    judge,
-    reliability,
-    risk_coverage,
-)
+from petm.selective.curves import COVERAGES, cross_validated, judge, reliability, risk_coverage
 from petm.selective.metrics import expected_calibration_error, share
 from petm.selective.probability import fit_probability
 

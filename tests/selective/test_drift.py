@@ -5,14 +5,7 @@ import pytest
 from scipy.stats import binom, chi2_contingency, ks_2samp
 
 from petm.errors import ArgumentError
-from petm.selective.drift import (
-    RESOLUTION,
-    SuspicionProfile,
-    alike,
-    differences_of,
-    drift_of,
-    suspicion_profile,
-)
+from petm.selective.drift import RESOLUTION, SuspicionProfile, alike, differences_of, drift_of, suspicion_profile
 
 
 def profile_of(suspicion):

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from petm.selective.guarantee import guarantee
-from petm.selective.thresholds import (
-    DISAGREEMENT,
-    Threshold,
-    coverage_threshold,
-    recall_threshold,
-)
+from petm.selective.thresholds import DISAGREEMENT, Threshold, coverage_threshold, recall_threshold
 
 GOOD = Threshold(0.5, "guaranteed risk", 0.8, 0.05, 0.9, 0.01)
 BAD = replace(GOOD, value=-np.inf, coverage=0.0, risk=None, samples_needed=700)

@@ -8,12 +8,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from petm.errors import ArgumentError
-from petm.selective.monitoring import (
-    LabelledCounts,
-    check_guarantee,
-    exact_share,
-    samples_to_tell,
-)
+from petm.selective.monitoring import LabelledCounts, check_guarantee, exact_share, samples_to_tell
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 
 RISK = Threshold(0.3, "guaranteed risk", 0.9, max_risk=0.05, confidence=0.95, risk=0.02)

@@ -17,12 +17,7 @@ from petm.selective.targets import (
     target_of,
     target_to_json,
 )
-from petm.selective.thresholds import (
-    class_thresholds,
-    coverage_threshold,
-    recall_threshold,
-    risk_threshold,
-)
+from petm.selective.thresholds import class_thresholds, coverage_threshold, recall_threshold, risk_threshold
 
 TARGETS: tuple[Target, ...] = (
     MaxRisk(0.1),

@@ -112,12 +112,7 @@ class RowStore(Protocol):
 
 @contextmanager
 def row_store(
-    samples: int,
-    width: int,
-    dtype: "torch.dtype",
-    *,
-    budget: int,
-    folder: str | Path | None = None,
+    samples: int, width: int, dtype: "torch.dtype", *, budget: int, folder: str | Path | None = None
 ) -> Iterator[RowStore]:
     """Yields room for rows of features, which is gone at the end of the block.
 

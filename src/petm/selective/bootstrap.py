@@ -8,12 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
-from petm.selective.ranking import (
-    Metric,
-    RankedRows,
-    Ranking,
-    aligned,
-)
+from petm.selective.ranking import Metric, RankedRows, Ranking, aligned
 
 AnyMetric = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
 """A function of ``(suspicion, wrong)``: one of `metrics`, one with its arguments in a ``partial``, or a user's."""

@@ -6,12 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from petm.selective.metrics import (
-    Share,
-    expected_calibration_error,
-    risk_at_coverage,
-    share,
-)
+from petm.selective.metrics import Share, expected_calibration_error, risk_at_coverage, share
 from petm.selective.probability import FOLDS, fit_probability
 from petm.selective.ranking import RankedRows, aligned
 

@@ -18,12 +18,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
-from petm.selective.ranking import (
-    Metric,
-    Ranking,
-    aligned,
-    metric,
-)
+from petm.selective.ranking import Metric, Ranking, aligned, metric
 
 
 @dataclass(frozen=True)
@@ -343,17 +338,7 @@ def brier(ranking: Ranking) -> float:
 
 METRICS: dict[str, Metric[[]]] = {
     chosen.name: chosen
-    for chosen in (
-        auroc,
-        aupr_error,
-        aupr_success,
-        fpr95,
-        fpr95_error_positive,
-        aurc,
-        eaurc,
-        augrc,
-        aurc_achievable,
-    )
+    for chosen in (auroc, aupr_error, aupr_success, fpr95, fpr95_error_positive, aurc, eaurc, augrc, aurc_achievable)
 }
 """The metrics that need no more than suspicion and wrong, by name, in the order of a table's columns."""
 
