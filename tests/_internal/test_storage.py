@@ -117,7 +117,7 @@ def test_files_by_their_addresses(tmp_path: Path) -> None:
         assert file.seek(2) == 2
         assert file.read() == b"1.txt"
     assert for_arrow(root / "b") == (str(tmp_path / "b"), LocalFileSystem())
-    with pytest.raises(DataError, match=r"d: expected a store that can be reached, got: "):
+    with pytest.raises(DataError, match="d:"):
         (root / "d").entries()
 
 
