@@ -98,7 +98,7 @@ def test_judge_holds_the_chosen_point_and_the_steps() -> None:
 
 def test_shapes_must_agree() -> None:
     for call in (risk_coverage, reliability, cross_validated):
-        with pytest.raises(ArgumentError, match=r"wrong: expected the same shape \(N,\)"):
+        with pytest.raises(ArgumentError, match=r"^wrong:"):
             call([0.1, 0.2], [True])
-    with pytest.raises(ArgumentError, match=r"wrong: expected the same shape \(N,\)"):
+    with pytest.raises(ArgumentError, match=r"^wrong:"):
         judge([0.1], [0.1], [True], [True, False])

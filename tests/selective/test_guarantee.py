@@ -41,11 +41,11 @@ SCORES, WRONG = np.arange(10) / 10, np.arange(10) >= 6
         (recall_threshold(SCORES, WRONG, recall=0.9), "Nothing is guaranteed: the threshold flags at least 90% of the"),
         (
             coverage_threshold(SCORES, 0.7),
-            "Nothing is guaranteed of errors: the threshold was set by the share to trust",
+            "Nothing is guaranteed about errors: the threshold was set by the share to trust",
         ),
         (DISAGREEMENT, "Nothing is guaranteed. The threshold: disagreement, as in the paper."),
     ],
     ids=lambda value: getattr(value, "rule", "said"),
 )
-def test_the_promise_in_words(threshold: Threshold, said: str) -> None:
+def test_the_guarantee_in_words(threshold: Threshold, said: str) -> None:
     assert said in guarantee(threshold)

@@ -75,7 +75,7 @@ def test_a_target_gives_the_threshold_of_its_rule() -> None:
     ],
 )
 def test_a_target_is_checked_when_it_is_made(kind: type, arguments: dict[str, Any], argument: str) -> None:
-    with pytest.raises(ArgumentError, match=f"^{argument}: expected"):
+    with pytest.raises(ArgumentError, match=f"^{argument}:"):
         kind(**arguments)
     if arguments.get("max_risk") == arguments.get("max_risk"):  # no NaN, which compares with nothing
         with pytest.raises(BundleError, match=argument):
@@ -110,5 +110,5 @@ def test_options_name_a_target(options: dict[str, Any], target: Target | None) -
     ],
 )
 def test_options_that_name_none(options: dict[str, Any], argument: str) -> None:
-    with pytest.raises(ArgumentError, match=f"^{argument}: expected"):
+    with pytest.raises(ArgumentError, match=f"^{argument}:"):
         target_of(**options)
