@@ -64,7 +64,7 @@ def test_a_calibration_without_errors_falls_back_to_disagreement(model: nn.Modul
     np.testing.assert_array_equal(grades.trusted, grades.labels == grades.second)
 
 
-def test_a_second_look_is_set_on_samples_that_the_threshold_does_not_use() -> None:
+def test_the_cascade_is_set_on_samples_that_the_threshold_does_not_use() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 2)).eval()
     with torch.no_grad():
@@ -82,14 +82,14 @@ def test_a_second_look_is_set_on_samples_that_the_threshold_does_not_use() -> No
 
 
 def test_faults(model: nn.Module, digits: tuple[Data, ...]) -> None:
-    with pytest.raises(ArgumentError, match=r"recipe: expected one of .*, got 'slow'"):
+    with pytest.raises(ArgumentError, match=r"^recipe:"):
         fit(model, digits[0], recipe="slow")
-    with pytest.raises(ArgumentError, match=r"calibration: expected data or a share between 0 and 1, got 1\.5"):
+    with pytest.raises(ArgumentError, match=r"^calibration:"):
         fit(model, digits[0], calibration=1.5)
     x = digits[0].inputs(range(50))
     with torch.no_grad():
         labels = model(x).argmax(1)
-    with pytest.raises(NothingToLearnError, match=r"errors: expected at least one sample that the model gets wrong"):
+    with pytest.raises(NothingToLearnError, match=r"^errors:"):
         fit(model, TensorData(x, labels), calibration=digits[1], recipe="paper")
     with pytest.raises(ArgumentError, match=r"not even rank 1"):
         fit(model, digits[0], recipe="balanced", max_extra_parameters=1e-9)
@@ -127,7 +127,7 @@ def test_budgets_bound_what_is_adapted(model: nn.Module, digits: tuple[Data, ...
     ],
 )
 def test_settings_are_checked_when_they_are_made(settings: dict[str, Any], argument: str) -> None:
-    with pytest.raises(ArgumentError, match=f"^{argument}: expected"):
+    with pytest.raises(ArgumentError, match=f"^{argument}:"):
         FitConfig(**settings)
 
 
@@ -173,12 +173,12 @@ def test_faults_are_found_before_any_pass_over_the_data(
 ) -> None:
     monkeypatch.setattr("petm.fitting.preflight", lambda *_: pytest.fail("a pass over the data"))
     x, y = digits[1].inputs(range(60)), digits[1].labels[:60]
-    told = {"data": digits[0], "calibration": digits[1], "recipe": recipe}
-    told |= {name: value(x, y) if callable(value) else value for name, value in wrong.items()}
+    found = {"data": digits[0], "calibration": digits[1], "recipe": recipe}
+    found |= {name: value(x, y) if callable(value) else value for name, value in wrong.items()}
     before = snapshot(model)
     for begin in (fit, estimate):
         with pytest.raises(error, match=message):
-            begin(model, told["data"], **{name: value for name, value in told.items() if name != "data"})
+            begin(model, found["data"], **{name: value for name, value in found.items() if name != "data"})
     assert snapshot(model) == before
 
 
@@ -192,30 +192,30 @@ def test_a_full_disk_is_found_before_the_adversarial_copy(
 
 
 @pytest.mark.parametrize("budget", [4 << 30, 1000, 0], ids=["memory", "disk", "none"])
-def test_an_estimate_says_what_the_fit_does(model: nn.Module, digits: tuple[Data, ...], budget: int) -> None:
+def test_an_estimate_describes_the_fit(model: nn.Module, digits: tuple[Data, ...], budget: int) -> None:
     before = snapshot(model)
-    told = estimate(model, digits[0], calibration=digits[2], recipe=SHORT, cache_budget=budget)
+    found = estimate(model, digits[0], calibration=digits[2], recipe=SHORT, cache_budget=budget)
     assert snapshot(model) == before
     grader = fit(model, digits[0], calibration=digits[2], recipe=SHORT, cache_budget=budget)
     adapted = grader.adapted
-    assert told.branch == "adapters"
-    assert told.layers == adapted.ranks
-    assert told.adapter_parameters == adapted.adapter_parameters()
-    assert told.adapter_bytes == 4 * told.adapter_parameters
-    assert told.members == tuple((member.adapter, member.view) for member in adapted.members)
-    assert told.share == told.adapter_parameters / sum(weight.numel() for weight in model.parameters())
+    assert found.branch == "adapters"
+    assert found.layers == adapted.ranks
+    assert found.adapter_parameters == adapted.adapter_parameters()
+    assert found.adapter_bytes == 4 * found.adapter_parameters
+    assert found.members == tuple((member.adapter, member.view) for member in adapted.members)
+    assert found.share == found.adapter_parameters / sum(weight.numel() for weight in model.parameters())
     grader.grade(digits[2].inputs(range(4)))
     assert adapted.split_point is not None
-    assert told.split_point["module"] == adapted.split_point.module
-    assert told.one_pass_ratio == adapted.split_point.counted_ratio
-    assert (told.samples, told.calibration_samples) == (len(digits[0]), len(digits[2]))
-    assert told.features_on_disk == (budget == 1000)
-    assert (told.feature_bytes > 0) == (budget > 0)
-    steps = {stage.title: stage.batches for stage in told.stages}
+    assert found.split_point["module"] == adapted.split_point.module
+    assert found.one_pass_ratio == adapted.split_point.counted_ratio
+    assert (found.samples, found.calibration_samples) == (len(digits[0]), len(digits[2]))
+    assert found.features_on_disk == (budget == 1000)
+    assert (found.feature_bytes > 0) == (budget > 0)
+    steps = {stage.title: stage.batches for stage in found.stages}
     assert steps["train the adapters"] == 3 * -(-3 * len(digits[0]) // 256), "three adapters, one epoch, two copies"
     assert ("cache features" in steps) == (budget > 0)
-    assert all(stage.seconds >= 0 for stage in told.stages)
-    assert not told.at_most
+    assert all(stage.seconds >= 0 for stage in found.stages)
+    assert not found.at_most
 
 
 def test_an_estimate_by_views_trains_nothing(model: nn.Module, digits: tuple[Data, ...]) -> None:
@@ -226,19 +226,19 @@ def test_an_estimate_by_views_trains_nothing(model: nn.Module, digits: tuple[Dat
         data.labels = model(data.images).argmax(1)
     data.labels[:30] = (data.labels[:30] + 1) % 10
     recipe = replace(SHORT, mirrored=AT_MIRROR)
-    told = estimate(model, data, calibration=data, recipe=recipe)
-    assert (told.branch, told.recipe, told.adapter_parameters) == ("views", "mirror", 0)
-    assert (told.members, told.layers) == ((("", "mirror"),), {})
-    assert told.one_pass_ratio == pytest.approx(1.2)
-    assert told.calibration_samples == 270
-    assert not any("train" in stage.title for stage in told.stages)
+    found = estimate(model, data, calibration=data, recipe=recipe)
+    assert (found.branch, found.recipe, found.adapter_parameters) == ("views", "mirror", 0)
+    assert (found.members, found.layers) == ((("", "mirror"),), {})
+    assert found.one_pass_ratio == pytest.approx(1.2)
+    assert found.calibration_samples == 270
+    assert not any("train" in stage.title for stage in found.stages)
 
 
 def test_an_estimate_with_a_teacher_is_a_bound(model: nn.Module, digits: tuple[Data, ...]) -> None:
-    told = estimate(model, digits[0], calibration=digits[2], recipe="paper", max_extra_parameters=0.2)
-    assert (told.branch, told.at_most) == ("teacher", True)
-    assert 0 < told.adapter_parameters <= 0.2 * sum(weight.numel() for weight in model.parameters())
-    steps = {stage.title: stage.batches for stage in told.stages}
+    found = estimate(model, digits[0], calibration=digits[2], recipe="paper", max_extra_parameters=0.2)
+    assert (found.branch, found.at_most) == ("teacher", True)
+    assert 0 < found.adapter_parameters <= 0.2 * sum(weight.numel() for weight in model.parameters())
+    steps = {stage.title: stage.batches for stage in found.stages}
     assert steps["train the teacher"] == 2 * -(-len(digits[0]) // 128)
     assert steps["distil into the adapter, at most"] == 20 * -(-len(digits[0]) // 128)
 
@@ -252,5 +252,5 @@ def test_an_estimate_decodes_a_sample_only(
 
     whole = Decoded(digits[0].inputs(range(200)), digits[0].labels[:200]).subset(range(200))
     monkeypatch.setattr("petm.training.estimate.SAMPLES", 50)
-    told = estimate(model, whole, calibration=digits[2], recipe=SHORT, decoded=True)
-    assert told.stages[0].title == "decode the data"
+    found = estimate(model, whole, calibration=digits[2], recipe=SHORT, decoded=True)
+    assert found.stages[0].title == "decode the data"

@@ -53,58 +53,30 @@ if TYPE_CHECKING:
     from petm.training.teacher import train_teacher as train_teacher
 
 _HOME = {
-    "adapter.model": (
-        "AdaptedModel",
-        "Member",
-        "attach_adapter",
-    ),
-    "adapter.one_pass": (
-        "DualLogits",
-        "dual_logits",
-    ),
+    "adapter.model": ("AdaptedModel", "Member", "attach_adapter"),
+    "adapter.one_pass": ("DualLogits", "dual_logits"),
     "adapter.peft_folder": ("adopt_adapter",),
     "adapter.weight_drift": ("weight_drift",),
-    "data.base": (
-        "Data",
-        "TensorData",
-    ),
+    "data.base": ("Data", "TensorData"),
     "data.digits": ("load_digits", "load_mnist"),
     "data.opening": ("open_data",),
     "errors": ("PetmError",),
     "fitting": ("estimate", "fit"),
-    "grading.grader": (
-        "Grader",
-        "fit_grader",
-        "load",
-    ),
+    "grading.grader": ("Grader", "fit_grader", "load"),
     "grading.grades": ("Grades",),
     "grading.hub": ("push_to_hub",),
     "grading.onnx_export": ("export_onnx",),
     "grading.onnx_grader": ("OnnxGrader",),
     "models.loading": ("load_model",),
     "models.paper": ("PaperCNN", "paper_cnn"),
-    "paper.reproduction": (
-        "PROTOCOLS",
-        "reproduce",
-    ),
+    "paper.reproduction": ("PROTOCOLS", "reproduce"),
     "selective.targets": ("Coverage", "Disagreement", "MaxRisk", "Recall"),
-    "sklearn": (
-        "GradedClassifier",
-        "negative_aurc",
-    ),
+    "sklearn": ("GradedClassifier", "negative_aurc"),
     "training.config": ("FitConfig",),
     "training.distillation": ("distill",),
-    "training.error_set": (
-        "ErrorSet",
-        "fgsm",
-        "find_errors",
-    ),
+    "training.error_set": ("ErrorSet", "fgsm", "find_errors"),
     "training.run_folder": ("Storage",),
-    "training.recipes": (
-        "RECIPES",
-        "Recipe",
-        "adapt",
-    ),
+    "training.recipes": ("RECIPES", "Recipe", "adapt"),
     "training.replacement": ("replace_errors",),
     "training.teacher": ("train_teacher",),
 }

@@ -1,6 +1,6 @@
-"""From a trained model and labelled data to a grader, in one call; and what that will take, before it is begun."""
+"""From a trained model and labelled data to a grader, in one call; and an estimate of what that will take."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -25,7 +25,7 @@ from petm.training.recipes import Recipe, adapt, focus, recipe_named, within
 from petm.training.run_folder import RunFolder
 
 _COPIES_IN_CHECKPOINT = 4
-"""Of the trained weights: themselves, two moments of Adam, and the best so far."""
+"""Copies of the trained weights: the weights, two moments of Adam, and the best so far."""
 
 
 def fit(
@@ -40,31 +40,30 @@ def fit(
 ) -> Grader:
     """Returns a grader for a trained model: adapters by a recipe, probability of error and threshold by calibration.
 
-    Everything that can be known without training is checked first: settings, layers, labels, classes and shapes.
+    Settings, layers, labels, classes and shapes are checked before the first pass.
 
     Args:
-        model: The base model; it stays as it is, but is moved to the device.
+        model: The base model; unchanged, but moved to the device.
         data: Labelled samples, best those that the base model was trained on.
-        calibration: Labelled samples that the base model has *not* seen, on which the threshold is set; or the share of
-            ``data`` to hold out for that. A model looks better on its own training data than it is, so a threshold set
-            on a share of them guarantees too much: pass fresh samples where there are any.
-        config: Everything else; absent takes the defaults.
+        calibration: Labelled samples that the base model has *not* seen, for the threshold; or the share of ``data`` to
+            hold out for it. A model makes fewer errors on its own training data, so a threshold set on a share of them
+            guarantees too much: pass fresh samples where there are any.
+        config: All other settings; absent takes the defaults.
         origin: How the base model is built again, for the bundle.
-        run: Where the trainings leave their checkpoints.
+        run: Folder of the checkpoints.
         **settings: Fields of `petm.training.config.FitConfig`, in place of those of ``config``.
 
     Raises:
         NothingToLearnError: The recipe is the paper's, and the base model makes no errors on ``data``.
-        ArgumentError: An argument breaks its rule.
+        ArgumentError: An argument is out of range.
         DataError: Labels are missing or outside 0..K-1, only one class is present, or the calibration set has other
             classes or shapes.
-        RunError: There is no room for what the fit keeps on disk.
+        RunError: The disk has no room for the cached features.
 
     Example:
         >>> grader = fit(model, train, calibration=fresh, target=petm.MaxRisk(0.02))  # doctest: +SKIP
     """
-    fitting = _prepare(model, data, calibration, config, settings)
-    data, calibration, config, recipe = fitting.data, fitting.calibration, fitting.config, fitting.recipe
+    data, calibration, config, recipe = _prepare(model, data, calibration, config, settings)
     seed = config.seed
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
     adapted = adapt(
@@ -82,12 +81,8 @@ def fit(
     tenth = -(-len(order) // 10)
     if focus(adapted, recipe, calibration.subset(order[:tenth])):
         calibration = calibration.subset(order[tenth:])
-    told = config.told() | {
-        "recipe": recipe.title,
-        "training_errors": seen.errors,
-        "training_samples": seen.samples,
-    }
-    told |= {"preflight": str(seen)} if recipe.teacher else {}  # the others do not learn from the model's errors
+    told = config.told() | {"recipe": recipe.title, "training_errors": seen.errors, "training_samples": seen.samples}
+    told |= {"preflight": str(seen)} if recipe.teacher else {}  # only the paper's recipe learns from errors
     used = {"train": describe_data(data), "calibration": describe_data(calibration)}
     return fit_grader(
         adapted,
@@ -107,21 +102,18 @@ def estimate(
     decoded: bool = False,
     **settings: Unpack[FitSettings],
 ) -> Estimate:
-    """Returns what `fit` will take, after timing a few batches of each stage that it will run; nothing is trained.
+    """Returns what `fit` will take, after timing a few batches of each stage; checks as `fit` does, trains nothing.
 
     Args:
-        model: As in `fit`, and so are the others; so are the checks.
+        model: The base model.
         data: Labelled samples.
-        calibration: Labelled samples, or a share.
-        config: Everything else.
-        decoded: Whether the fit is given the data decoded beforehand, as the command line does.
+        calibration: Labelled samples, or a share of ``data``.
+        config: All other settings.
+        decoded: Whether the fit gets the data decoded beforehand, as from the command line.
         **settings: Fields of `petm.training.config.FitConfig`.
-
-    Raises:
-        PetmError: What `fit` raises before it trains.
     """
-    fitting = _prepare(model, data, calibration, config, settings)
-    return estimate_fit(model, fitting.data, fitting.calibration, fitting.recipe, fitting.config, decoded=decoded)
+    data, calibration, config, recipe = _prepare(model, data, calibration, config, settings)
+    return estimate_fit(model, data, calibration, recipe, config, decoded=decoded)
 
 
 def fit_adopted(
@@ -133,19 +125,18 @@ def fit_adopted(
     device: str = "auto",
     origin: Origin | None = None,
 ) -> Grader:
-    """Returns a grader whose second opinion is an adapter that PEFT has trained; nothing is trained, only calibrated.
+    """Returns a grader whose second opinion is an adapter that PEFT has trained; it is only calibrated.
 
     Args:
-        model: The base model; it stays as it is, but is moved to ``device``.
-        folder: The adapter, as in `petm.adapter.peft_folder.adopt_adapter`.
-        calibration: Labelled samples that neither the base model nor the adapter has seen; all set the threshold.
-        target: What is asked of the threshold; absent flags nine of ten errors.
+        model: The base model; unchanged, but moved to ``device``.
+        folder: Folder of the adapter, as in `petm.adapter.peft_folder.adopt_adapter`.
+        calibration: Labelled samples that neither the base model nor the adapter has seen.
+        target: Target of the threshold; absent flags nine of ten errors.
         device: ``auto``, ``cpu``, ``cuda``, ...
         origin: How the base model is built again, for the bundle.
 
     Raises:
         BundleError: The folder holds no LoRA adapter for the base model.
-        ArgumentError: An argument breaks its rule.
         DataError: Labels are missing or outside 0..K-1, or only one class is present.
     """
     calibration = as_data(calibration)
@@ -158,13 +149,7 @@ def fit_adopted(
 
 
 def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_base: bool) -> None:
-    """Checks that the disk of a bundle has room for it, and for the checkpoints beside it.
-
-    Args:
-        output: The bundle.
-        model: The base model.
-        config: Of the fit.
-        include_base: Whether the base model's weights go into the bundle.
+    """Checks that the disk has room for a bundle and its checkpoints; ``include_base`` adds the base model's weights.
 
     Raises:
         RunError: It has not.
@@ -176,24 +161,10 @@ def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_bas
     check_room(output, checkpoints + adapters + (base if include_base else 0), "the bundle and its checkpoints")
 
 
-@dataclass(frozen=True)
-class _Fitting:
-    """What `fit` was told, checked."""
-
-    data: Data
-    calibration: Data
-    config: FitConfig
-    recipe: Recipe
-
-
 def _prepare(
-    model: nn.Module,
-    data: Data,
-    calibration: Data | float | None,
-    config: FitConfig | None,
-    settings: FitSettings,
-) -> _Fitting:
-    """Checks everything that can be checked before the first pass over the data."""
+    model: nn.Module, data: Data, calibration: Data | float | None, config: FitConfig | None, settings: FitSettings
+) -> tuple[Data, Data, FitConfig, Recipe]:
+    """Returns data, calibration set, settings and recipe, checked as far as possible before a pass over the data."""
     config = replace(config or FitConfig(), **settings)
     if isinstance(calibration, int | float):
         config, calibration = replace(config, calibration=calibration), None
@@ -208,11 +179,11 @@ def _prepare(
         calibration = as_data(calibration, source="calibration")
         _check_alike(data, calibration)
     _check_data(model, calibration)
-    return _Fitting(data, calibration, config, within(recipe_named(config.recipe), config))
+    return data, calibration, config, within(recipe_named(config.recipe), config)
 
 
 def _check_data(model: nn.Module, data: Data) -> None:
-    """Checks labels and class names against the outputs of the model, which one sample tells."""
+    """Checks labels and class names against the number of outputs of the model, found with one sample."""
     if not len(data):
         raise DataError(f"{data.source}: expected at least one sample, got none.")
     with evaluating(model):
@@ -226,7 +197,7 @@ def _check_data(model: nn.Module, data: Data) -> None:
 
 
 def _check_alike(data: Data, calibration: Data) -> None:
-    """Checks that the calibration set has the classes and the form of the data."""
+    """Checks that the calibration set has the same classes and shapes as the data."""
     if data.classes and calibration.classes and data.classes != calibration.classes:
         raise DataError(
             f"{calibration.source}: expected the classes of {data.source}, {', '.join(data.classes[:12])}, got "
@@ -240,13 +211,13 @@ def _check_alike(data: Data, calibration: Data) -> None:
 
 
 def _form(data: Data) -> tuple[int, ...] | tuple[str, ...]:
-    """The shape of a sample; of several tensors their names, since texts have a length each."""
+    """The shape of a sample; for fields their names, since texts differ in length."""
     x = data.inputs([0])
     return tuple(sorted(x.keys())) if isinstance(x, Fields) else tuple(x.shape[1:])
 
 
 def _some(data: Data, most: int, seed: int) -> Data:
-    """The data, or so many of them at random where there are more."""
+    """At most so many samples of the data, drawn at random."""
     if len(data) <= most:
         return data
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""A grader as a scikit-learn classifier, so that it drops into pipelines and cross-validation."""
+"""A grader as a scikit-learn classifier, for pipelines and cross-validation."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -28,34 +28,31 @@ _CONFIGURED = frozenset(field.name for field in fields(FitConfig))
 
 
 class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations
-    """A trained network with its second opinion, as scikit-learn has classifiers.
+    """A trained network with its second opinion, as a scikit-learn classifier.
 
-    ``fit`` trains the second opinion and sets the threshold, as `petm.fitting.fit`; the model itself is never trained.
+    ``fit`` trains the second opinion and sets the threshold, as `petm.fitting.fit`; the base model is never trained.
 
-    - ``predict`` and ``predict_proba`` are its own answer and its own softmax. The mean of both opinions is not taken:
-      its greatest class may be another than the one that the base model answers and that is graded.
-    - ``decision_function`` says how far a prediction is to be trusted: threshold minus suspicion, as scikit-learn's
-      outlier detectors have it. Above 0 is trusted, 0 and below suspect. It is one number a sample, also where a
-      classifier's would be one a class; so with two classes, which scikit-learn's AUROC scorer would read as confidence
-      in the second, pass ``response_method="predict_proba"`` to it.
+    - ``predict`` and ``predict_proba`` give the base model's class and softmax.
+    - ``decision_function`` is threshold minus suspicion, one number a sample: above 0 is trusted, 0 and below suspect.
+      With two classes scikit-learn's AUROC scorer would read it as confidence in the second class: pass
+      ``response_method="predict_proba"`` to the scorer.
     - ``score`` is the base model's accuracy, which no setting changes. To choose settings, such as ``recipe``, pass
       ``scoring=petm.negative_aurc``.
 
-    A clone shares the base model instead of copying it. This is safe since nothing trains the base model, and an the
-    base model of any size is held once in cross-validation. With several processes each has its own. ``X`` that is to
-    be sliced by cross-validation is an array; a step before can give it the base model's shape.
+    A clone shares the base model instead of copying it, so cross-validation in one process holds it once.
+    Cross-validation slices ``X``, which must be an array; an earlier step can give it the base model's shape.
 
     Args:
         model: The base model, moved to ``device`` by ``fit``.
         classes: The labels in the order of the base model's outputs; absent takes 0 to K-1 for whole numbers from that
             range, and otherwise the ``K`` distinct labels in ``y``, sorted.
-        calibration: Share of ``X`` that is held out for the threshold.
-        recipe: A name of `petm.training.recipes.RECIPES`, or a recipe of your own.
-        layers: The rank of each layer to adapt; absent follows the recipe.
-        max_extra_parameters: The adapters' budget as a share of the base model's parameters; absent follows the recipe.
-        target: What is asked of the threshold, such as ``petm.MaxRisk(0.02)``; absent as in `petm.fitting.fit`.
-        seed: Of everything.
-        precision: Of the matrix products in training.
+        calibration: Share of ``X`` to hold out for the threshold.
+        recipe: A name in `petm.training.recipes.RECIPES`, or a recipe.
+        layers: Rank of each layer to adapt; absent follows the recipe.
+        max_extra_parameters: Most adapter parameters, as a share of the base model's; absent follows the recipe.
+        target: Target of the threshold, such as ``petm.MaxRisk(0.02)``; absent as in `petm.fitting.fit`.
+        seed: Seed of everything random.
+        precision: Precision of the matrix products in training.
         device: ``auto``, ``cpu``, ``cuda``, ...
         batch_size: Samples in one pass of grading.
 
@@ -99,13 +96,12 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         """Fits the second opinion and the threshold; returns the estimator.
 
         Args:
-            X: ``(N, ...)``: float, or uint8 that is divided by 255. Best what the base model was trained on; a
-                threshold set on such guarantees too much of later inputs, so keep some that the base model has not seen
-                among them where there are any.
+            X: ``(N, ...)``: float, or uint8 that is divided by 255. Best the base model's training data, and some
+                samples that it has not seen: on training data alone the threshold guarantees too much.
             y: ``(N,)`` labels.
 
         Raises:
-            ArgumentError: A setting breaks its rule, or the labels are not those of the base model's outputs.
+            ArgumentError: A setting is out of range, or the labels do not fit the base model's outputs.
             DataError: Labels are missing, or only one class is present.
             ModelError: The base model cannot take the inputs.
         """
@@ -120,32 +116,30 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return self
 
     def grade(self, X: ArrayLike) -> Grades:  # noqa: N803
-        """Returns the grades; the answers of both opinions in them are labels as in ``classes_``."""
+        """Returns the grades, with the answers of both opinions as in ``classes_``."""
         grades = self._grade(X)
         return replace(grades, labels=self._names[grades.labels], second=self._names[grades.second])
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """Returns the base model's answers ``(N,)``, labels as in ``classes_``."""
         outputs = self._logits(X).argmax(1).numpy()
-        answers: NDArray[Any] = self._names[outputs]
-        return answers
+        return np.asarray(self._names[outputs])
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
         """Returns the model's softmax, float64 ``(N, K)``: rows sum to 1, columns are in the order of ``classes_``."""
-        probabilities: NDArray[np.float64] = self._logits(X).double().softmax(1).numpy()[:, self._columns]
-        return probabilities
+        return np.asarray(self._logits(X).double().softmax(1).numpy()[:, self._columns])
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Returns how far the base model's answers are to be trusted, float64 ``(N,)``: above 0 trusted, else suspect.
+        """Returns threshold minus suspicion, float64 ``(N,)``: above 0 trusted, else suspect.
 
-        It is minus infinity where the threshold trusts nothing, over all or in the class that the base model answers.
+        It is minus infinity where the threshold trusts nothing, over all or in the predicted class.
         """
         grades, values = self._grade(X), np.array(self.grader_.threshold.values)
         limits: NDArray[np.float64] = values[grades.labels] if len(values) > 1 else values
         return limits - grades.suspicion
 
     def _grade(self, X: ArrayLike) -> Grades:  # noqa: N803
-        data = self._checked(X)
+        data = self._checked(X)  # before the attribute: it checks that there was a fit
         return self.grader_.grade(data, batch_size=self.batch_size)
 
     def _logits(self, X: ArrayLike) -> Tensor:  # noqa: N803
@@ -163,14 +157,11 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
 
 def negative_aurc(estimator: GradedClassifier, X: ArrayLike, y: ArrayLike) -> float:  # noqa: N803
-    """Returns minus the area under the risk-coverage curve: how well suspicion orders its errors, higher is better.
-
-    A scorer for ``scoring=`` of scikit-learn, by which settings that leave the base model's answers as they are can be
-    compared.
+    """Returns minus the area under the risk-coverage curve, for ``scoring=`` of scikit-learn; higher is better.
 
     Args:
-        estimator: Fitted.
-        X: ``(N, ...)``, samples that it was not fitted on.
+        estimator: A fitted classifier.
+        X: ``(N, ...)``, samples outside the fit.
         y: ``(N,)`` labels.
     """
     grades = estimator.grade(X)

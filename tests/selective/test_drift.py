@@ -5,14 +5,7 @@ import pytest
 from scipy.stats import binom, chi2_contingency, ks_2samp
 
 from petm.errors import ArgumentError
-from petm.selective.drift import (
-    RESOLUTION,
-    SuspicionProfile,
-    alike,
-    differences_of,
-    drift_of,
-    suspicion_profile,
-)
+from petm.selective.drift import RESOLUTION, SuspicionProfile, alike, differences_of, drift_of, suspicion_profile
 
 
 def profile_of(suspicion):
@@ -27,17 +20,17 @@ def draw(kind, count, generator, shift=0.0):
 
 def test_a_profile_is_21_samples_and_how_many_lie_up_to_each():
     values = np.random.default_rng(0).random(200)
-    told = suspicion_profile(np.concatenate([values, [0.5] * 100]))
+    profile = suspicion_profile(np.concatenate([values, [0.5] * 100]))
     ordered = np.sort(np.concatenate([values, [0.5] * 100]))
-    assert len(told["suspicion_quantiles"]) == len(told["suspicion_ranks"]) == 21
-    assert told["suspicion_quantiles"][0] == ordered[0]
-    assert told["suspicion_quantiles"][-1] == ordered[-1]
+    assert len(profile["suspicion_quantiles"]) == len(profile["suspicion_ranks"]) == 21
+    assert profile["suspicion_quantiles"][0] == ordered[0]
+    assert profile["suspicion_quantiles"][-1] == ordered[-1]
     for share, value, rank in zip(
-        np.linspace(0, 1, 21), told["suspicion_quantiles"], told["suspicion_ranks"], strict=True
+        np.linspace(0, 1, 21), profile["suspicion_quantiles"], profile["suspicion_ranks"], strict=True
     ):
         assert rank == (ordered <= value).sum() >= share * 300
         assert (ordered < value).sum() <= share * 300
-    assert told["suspicion_quantiles"].count(0.5) >= 6, "a third of the samples is tied"
+    assert profile["suspicion_quantiles"].count(0.5) >= 6, "a third of the samples is tied"
 
 
 def test_ties_make_one_edge_of_several_quantiles():
@@ -124,11 +117,9 @@ def test_power_with_drift(monkeypatch):
 
 def test_counts_of_another_profile():
     profile = profile_of(np.arange(100.0))
-    with pytest.raises(
-        ArgumentError, match=r"counts: expected 22 counts of at least one sample, got shape \(3,\) of 6"
-    ):
+    with pytest.raises(ArgumentError, match=r"^counts:"):
         drift_of(profile, [1, 2, 3])
-    with pytest.raises(ArgumentError, match=r"counts: expected 22 counts .* got shape \(22,\) of 0"):
+    with pytest.raises(ArgumentError, match=r"^counts:"):
         drift_of(profile, np.zeros(22))
 
 

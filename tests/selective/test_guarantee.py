@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from petm.selective.guarantee import guarantee
-from petm.selective.thresholds import (
-    DISAGREEMENT,
-    Threshold,
-    coverage_threshold,
-    recall_threshold,
-)
+from petm.selective.thresholds import DISAGREEMENT, Threshold, coverage_threshold, recall_threshold
 
 GOOD = Threshold(0.5, "guaranteed risk", 0.8, 0.05, 0.9, 0.01)
 BAD = replace(GOOD, value=-np.inf, coverage=0.0, risk=None, samples_needed=700)
@@ -46,11 +41,11 @@ SCORES, WRONG = np.arange(10) / 10, np.arange(10) >= 6
         (recall_threshold(SCORES, WRONG, recall=0.9), "Nothing is guaranteed: the threshold flags at least 90% of the"),
         (
             coverage_threshold(SCORES, 0.7),
-            "Nothing is guaranteed of errors: the threshold was set by the share to trust",
+            "Nothing is guaranteed about errors: the threshold was set by the share to trust",
         ),
         (DISAGREEMENT, "Nothing is guaranteed. The threshold: disagreement, as in the paper."),
     ],
     ids=lambda value: getattr(value, "rule", "said"),
 )
-def test_the_promise_in_words(threshold: Threshold, said: str) -> None:
+def test_the_guarantee_in_words(threshold: Threshold, said: str) -> None:
     assert said in guarantee(threshold)

@@ -63,7 +63,7 @@ def test_wilson_against_scipy(count: int, of: int, confidence: float) -> None:
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
-def test_a_share_of_nothing_says_nothing() -> None:
+def test_a_share_without_trials() -> None:
     found = share(0, 0)
     assert math.isnan(found.value)
     assert (found.count, found.of, found.low, found.high) == (0, 0, 0.0, 1.0)
@@ -91,7 +91,7 @@ def test_detection_without_flags_or_errors() -> None:
 
 @pytest.mark.parametrize("metric", [detection, *METRICS.values(), *PROBABILITY_METRICS.values()])
 def test_shapes_must_agree(metric: object) -> None:
-    with pytest.raises(ArgumentError, match=r"wrong: expected the same shape \(N,\) .* got \(2,\) and \(3,\)"):
+    with pytest.raises(ArgumentError, match=r"^wrong:"):
         metric([0, 1, 0], [True, False])  # type: ignore[operator]
     with pytest.raises(ArgumentError, match=r"got \(1, 2\) and \(1, 2\)"):
         metric([[0, 1]], [[True, False]])  # type: ignore[operator]
@@ -106,7 +106,7 @@ def test_fidelity() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [([], []), ([1], [1, 2])])
 def test_fidelity_refuses(first: list[int], second: list[int]) -> None:
-    with pytest.raises(ArgumentError, match=r"fidelity: expected two equal shapes of at least one sample"):
+    with pytest.raises(ArgumentError, match=r"^fidelity:"):
         fidelity(first, second)
 
 
@@ -458,13 +458,13 @@ def test_recall_without_errors() -> None:
 
 @pytest.mark.parametrize("risk", [-0.1, 1.1, math.nan])
 def test_a_risk_lies_between_0_and_1(risk: float) -> None:
-    with pytest.raises(ArgumentError, match=r"risk: expected a number from 0 to 1, got"):
+    with pytest.raises(ArgumentError, match=r"^risk:"):
         coverage_at_risk(*POINTS, risk)
 
 
 @pytest.mark.parametrize("coverage", [0, 1.1, math.nan])
 def test_a_coverage_lies_between_0_and_1(coverage: float) -> None:
-    with pytest.raises(ArgumentError, match=r"coverage: expected a number above 0 and at most 1, got"):
+    with pytest.raises(ArgumentError, match=r"^coverage:"):
         risk_at_coverage(*POINTS, coverage)
 
 
@@ -515,10 +515,10 @@ def test_brier_against_sklearn() -> None:
 @pytest.mark.parametrize("metric", PROBABILITY_METRICS.values())
 @pytest.mark.parametrize("suspicion", [[-0.1, 0.5], [0.5, 1.5], [0.5, math.inf]])
 def test_a_probability_lies_between_0_and_1(metric: Metric[...], suspicion: list[float]) -> None:
-    with pytest.raises(ArgumentError, match=r"probability: expected numbers from 0 to 1, got .* Turn the suspicion"):
+    with pytest.raises(ArgumentError, match=r"^probability:"):
         metric(suspicion, [True, False])
 
 
 def test_at_least_one_bin() -> None:
-    with pytest.raises(ArgumentError, match=r"bins: expected at least 1, got 0"):
+    with pytest.raises(ArgumentError, match=r"^bins:"):
         expected_calibration_error([0.5], [True], 0)

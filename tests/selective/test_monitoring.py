@@ -8,12 +8,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from petm.errors import ArgumentError
-from petm.selective.monitoring import (
-    LabelledCounts,
-    check_guarantee,
-    exact_share,
-    samples_to_tell,
-)
+from petm.selective.monitoring import LabelledCounts, check_guarantee, exact_share, samples_to_tell
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 
 RISK = Threshold(0.3, "guaranteed risk", 0.9, max_risk=0.05, confidence=0.95, risk=0.02)
@@ -77,7 +72,7 @@ def test_another_confidence():
     assert check_guarantee(RISK, *rows(88, 12), confidence=0.999).verdict == "cannot tell"
     assert check_guarantee(RISK, *rows(88, 12), confidence=0.999).confidence == 0.999
     for level in (0, 1, 1.5):
-        with pytest.raises(ArgumentError, match=rf"confidence: expected a number between 0 and 1, got {level}"):
+        with pytest.raises(ArgumentError, match=r"^confidence:"):
             check_guarantee(RISK, *rows(88, 12), confidence=level)
 
 
@@ -106,7 +101,7 @@ def test_samples_to_tell(rate, confidence):
         assert found == pytest.approx(math.log((1 - confidence) / 2) / math.log(0.95), rel=0.02)
 
 
-def test_a_share_at_the_limit_is_never_told():
+def test_a_share_at_the_limit_needs_no_number():
     assert samples_to_tell(0.05, 0.05, 0.95) is None
     check = check_guarantee(RISK, *rows(95, 5))
     assert (check.verdict, check.samples_needed) == ("cannot tell", None)
@@ -148,7 +143,7 @@ def test_a_recall_is_about_the_errors_wherever_they_are():
         Threshold(-math.inf, "guaranteed risk", 0.0, max_risk=0.01, confidence=0.95),
     ],
 )
-def test_where_nothing_is_promised_nothing_can_break(threshold):
+def test_without_a_guarantee_there_is_no_violation(threshold):
     check = check_guarantee(threshold, *rows(0, 100))
     assert (check.verdict, check.limit, check.samples_needed) == ("nothing guaranteed", None, None)
     assert check.found.value == 1
@@ -167,7 +162,7 @@ def in_classes(*counts):
     return np.concatenate(trusted), np.concatenate(wrong), labels
 
 
-def test_a_promise_in_each_class_is_checked_in_each_class():
+def test_a_guarantee_in_each_class_is_checked_in_each_class():
     threshold = by_class(0.2, 0.3, -math.inf)
     check = check_guarantee(threshold, *in_classes((500, 0), (500, 60), (0, 0)))
     assert check.verdict == "broken"
@@ -209,13 +204,9 @@ def test_pieces_give_what_the_whole_gives():
 
 
 def test_what_does_not_fit():
-    with pytest.raises(
-        ArgumentError, match=r"wrong: expected one entry for each of trusted, got shapes \(2,\) and \(3"
-    ):
+    with pytest.raises(ArgumentError, match=r"^wrong:"):
         check_guarantee(RISK, [True] * 3, [False] * 2)
-    with pytest.raises(
-        ArgumentError, match=r"labels: expected the model's predictions, int \(3,\), .* each of 2 classes, got no"
-    ):
+    with pytest.raises(ArgumentError, match=r"^labels:"):
         check_guarantee(by_class(0.2, 0.3), [True] * 3, [False] * 3)
-    with pytest.raises(ArgumentError, match=r"labels: expected 3 classes from 0 to 1, got \(3,\) from 0 to 2"):
+    with pytest.raises(ArgumentError, match=r"^labels:"):
         check_guarantee(by_class(0.2, 0.3), [True] * 3, [False] * 3, [0, 1, 2])

@@ -17,12 +17,7 @@ from petm.selective.targets import (
     target_of,
     target_to_json,
 )
-from petm.selective.thresholds import (
-    class_thresholds,
-    coverage_threshold,
-    recall_threshold,
-    risk_threshold,
-)
+from petm.selective.thresholds import class_thresholds, coverage_threshold, recall_threshold, risk_threshold
 
 TARGETS: tuple[Target, ...] = (
     MaxRisk(0.1),
@@ -80,7 +75,7 @@ def test_a_target_gives_the_threshold_of_its_rule() -> None:
     ],
 )
 def test_a_target_is_checked_when_it_is_made(kind: type, arguments: dict[str, Any], argument: str) -> None:
-    with pytest.raises(ArgumentError, match=f"^{argument}: expected"):
+    with pytest.raises(ArgumentError, match=f"^{argument}:"):
         kind(**arguments)
     if arguments.get("max_risk") == arguments.get("max_risk"):  # no NaN, which compares with nothing
         with pytest.raises(BundleError, match=argument):
@@ -115,5 +110,5 @@ def test_options_name_a_target(options: dict[str, Any], target: Target | None) -
     ],
 )
 def test_options_that_name_none(options: dict[str, Any], argument: str) -> None:
-    with pytest.raises(ArgumentError, match=f"^{argument}: expected"):
+    with pytest.raises(ArgumentError, match=f"^{argument}:"):
         target_of(**options)

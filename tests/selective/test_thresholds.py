@@ -66,7 +66,7 @@ def most_broken(draws: int, allowed: float) -> int:
 
 
 @pytest.mark.parametrize("levels", [None, 20])
-def test_the_promise_is_kept_as_often_as_it_says(levels: int | None) -> None:
+def test_the_guarantee_has_its_confidence(levels: int | None) -> None:
     random, draws, confidence, max_risk = np.random.default_rng(0), 1000, 0.8, 0.05
     broken = naive_broken = 0
     coverage = []
@@ -80,14 +80,14 @@ def test_the_promise_is_kept_as_often_as_it_says(levels: int | None) -> None:
         naive = max((t for t in candidates if wrong[suspicion < t].mean() <= max_risk), default=-math.inf)
         naive_broken += true_risk(naive, levels=levels) > max_risk
     assert broken <= most_broken(draws, 1 - confidence)
-    # t³/4 is 0.05 at t = 0.58, beyond which nobody may go; a bound over ten coverages reaches 0.45 here.
+    # t³/4 is 0.05 at t = 0.58, the greatest threshold allowed; a bound over ten coverages reaches 0.45 here.
     assert np.mean(coverage) > 0.45
     if levels is None:
         assert naive_broken > most_broken(draws, 1 - confidence), "or else this test shows nothing"
         assert broken > draws * (1 - confidence) / 4, "or else more could be trusted"
 
 
-def test_the_promise_is_kept_where_the_risk_rises_and_falls() -> None:
+def test_the_guarantee_holds_where_the_risk_rises_and_falls() -> None:
     # Risk by tenths of the samples: too great up to 0.1, fine from 0.25, too great again from 0.5, fine from 0.7.
     rates = np.array([0.08, 0, 0.02, 0.08, 0.12, 0.0, 0.0, 0.02, 0.0, 0.0])
     edges = np.linspace(0, 1, 11)
@@ -111,7 +111,7 @@ def test_the_promise_is_kept_where_the_risk_rises_and_falls() -> None:
     assert trusting > draws / 5
 
 
-def test_the_promise_is_broken_hardly_less_often_than_it_may_be() -> None:
+def test_the_guarantee_is_not_needlessly_strict() -> None:
     # Right up to 0.95 and wrong from there: beyond 0.95/0.96 the risk exceeds 0.04, and the errors below that, of n
     # samples, are binomial. The guarantee is broken where they are so few as to pass: about as often as it may be.
     random, draws, allowed = np.random.default_rng(2), 2000, 0.1
@@ -187,7 +187,7 @@ def test_the_order_of_equal_samples_does_not_matter() -> None:
         assert (found.value, found.risk) == (math.inf, 0.04)
 
 
-def test_where_nothing_can_be_promised_nothing_is_trusted() -> None:
+def test_without_a_guarantee_nothing_is_trusted() -> None:
     suspicion = np.arange(50.0)
     threshold = risk_threshold(suspicion, np.ones(50, bool), max_risk=0.01)
     assert threshold == Threshold(-math.inf, "guaranteed risk", 0.0, 0.01, 0.95)
@@ -225,7 +225,7 @@ def test_no_number_will_do_where_the_least_suspect_err_too_often() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.005])
-def test_so_many_samples_as_it_says_are_about_enough(rate: float) -> None:
+def test_the_proposed_number_of_samples_is_about_enough(rate: float) -> None:
     # The less suspect half errs at this rate and the other half always; 400 samples have seen just that.
     suspicion = (np.arange(400) + 0.5) / 400
     wrong = (suspicion > 0.5) | (np.arange(400) == 100) * (rate > 0)
@@ -288,7 +288,7 @@ def test_a_class_is_calibrated_as_alone_at_its_part_of_the_level() -> None:
         assert part.value == risk_threshold(suspicion[rows], wrong[rows], max_risk=0.1, confidence=0.95).value
 
 
-def test_a_class_that_cannot_be_promised_trusts_nothing_and_says_so() -> None:
+def test_nothing_of_a_class_without_a_guarantee_is_trusted() -> None:
     # Class 1 has 40 samples of 440, too few for 0.95^n <= 0.025; class 2 was never predicted.
     suspicion = np.concatenate([np.arange(400.0), np.arange(40.0)])
     predicted = np.repeat([0, 1], [400, 40])
@@ -306,7 +306,7 @@ def test_a_class_that_cannot_be_promised_trusts_nothing_and_says_so() -> None:
     assert (nothing.value, nothing.coverage, nothing.risk) == (-math.inf, 0, None)
 
 
-def test_the_promise_is_kept_in_all_classes_at_once() -> None:
+def test_the_guarantee_holds_in_all_classes_at_once() -> None:
     random, draws, confidence, classes = np.random.default_rng(5), 300, 0.8, 5
     broken = uncorrected = 0
     for _ in range(draws):
@@ -380,7 +380,7 @@ def test_guaranteed_recall_takes_errors() -> None:
         assert (found.value == -math.inf) is not holds
 
 
-def test_the_recall_is_kept_as_often_as_it_says() -> None:
+def test_a_guaranteed_recall_has_its_confidence() -> None:
     # Of the errors of `population`, a share t⁴ lies below t.
     random, draws = np.random.default_rng(6), 1000
     broken = plain = 0
@@ -454,43 +454,43 @@ def test_json_of_a_version_without_classes() -> None:
 def test_levels_outside_their_rule(value: float) -> None:
     for name in ("max_risk", "confidence"):
         arguments = {"max_risk": 0.1, "confidence": 0.9, name: value}
-        with pytest.raises(ArgumentError, match=rf"{name}: expected a number between 0 and 1, got {value}"):
+        with pytest.raises(ArgumentError, match=f"^{name}:"):
             risk_threshold([0.0], [False], **arguments)
-        with pytest.raises(ArgumentError, match=rf"{name}: expected a number between 0 and 1, got {value}"):
+        with pytest.raises(ArgumentError, match=f"^{name}:"):
             class_thresholds([0.0], [False], [0], classes=1, **arguments)
     for name in ("recall", "confidence"):
         arguments = {"recall": 0.5, "confidence": 0.9, name: value}
-        with pytest.raises(ArgumentError, match=rf"{name}: expected a number between 0 and 1, got {value}"):
+        with pytest.raises(ArgumentError, match=f"^{name}:"):
             recall_threshold([0.0], [True], **arguments)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.1, math.nan])
 def test_shares_outside_their_rule(value: float) -> None:
-    with pytest.raises(ArgumentError, match=rf"coverage: expected a number above 0 and at most 1, got {value}"):
+    with pytest.raises(ArgumentError, match=r"^coverage:"):
         coverage_threshold([0.0], value)
-    with pytest.raises(ArgumentError, match=rf"recall: expected a number above 0 and at most 1, got {value}"):
+    with pytest.raises(ArgumentError, match=r"^recall:"):
         recall_threshold([0.0], [True], recall=value)
 
 
 @pytest.mark.parametrize(("suspicion", "wrong"), [([], []), ([0.1], [True, False]), ([[0.1]], [[True]])])
 def test_shapes_outside_their_rule(suspicion: list[float], wrong: list[bool]) -> None:
-    with pytest.raises(ArgumentError, match=r"suspicion: expected shape \(N,\) as wrong"):
+    with pytest.raises(ArgumentError, match=r"^suspicion:"):
         risk_threshold(suspicion, wrong, max_risk=0.1)
-    with pytest.raises(ArgumentError, match=r"suspicion: expected shape \(N,\) as wrong"):
+    with pytest.raises(ArgumentError, match=r"^suspicion:"):
         class_thresholds(suspicion, wrong, [0], classes=1, max_risk=0.1)
-    with pytest.raises(ArgumentError, match=r"suspicion: expected shape \(N,\) as wrong"):
+    with pytest.raises(ArgumentError, match=r"^suspicion:"):
         recall_threshold(suspicion, wrong, recall=0.5)
 
 
 def test_coverage_needs_one_row() -> None:
     for suspicion in ([], [[0.1]]):
-        with pytest.raises(ArgumentError, match=r"suspicion: expected shape \(N,\)"):
+        with pytest.raises(ArgumentError, match=r"^suspicion:"):
             coverage_threshold(suspicion, 0.5)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_suspicion_must_be_finite(value: float) -> None:
-    message = rf"suspicion: expected finite numbers, got {value} for sample 1\. Check the model's logits"
+    message = "^suspicion:"
     with pytest.raises(ArgumentError, match=message):
         risk_threshold([0.0, value], [False, False], max_risk=0.1)
     with pytest.raises(ArgumentError, match=message):
@@ -498,7 +498,7 @@ def test_suspicion_must_be_finite(value: float) -> None:
 
 
 def test_recall_without_an_error() -> None:
-    with pytest.raises(ArgumentError, match=r"wrong: expected at least one error, got none in 2\. Add calibration"):
+    with pytest.raises(ArgumentError, match=r"^wrong:"):
         recall_threshold([0.0, 1.0], [False, False], recall=0.5)
 
 
@@ -506,20 +506,16 @@ def test_predictions_outside_their_rule() -> None:
     def fit(predicted: list[float]) -> Threshold:
         return class_thresholds([0.0, 1.0], [False, True], predicted, classes=2, max_risk=0.1)
 
-    with pytest.raises(ArgumentError, match=r"predicted: expected integers of shape \(2,\) as suspicion, got int64 of"):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         fit([0])
-    with pytest.raises(
-        ArgumentError, match=r"predicted: expected integers of shape \(2,\) as suspicion, got float64 of"
-    ):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         fit([0.0, 1.0])
-    with pytest.raises(ArgumentError, match=r"predicted: expected classes from 0 to 1, got 0 to 2"):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         fit([0, 2])
-    with pytest.raises(ArgumentError, match=r"predicted: expected classes from 0 to 1, got -1 to 1"):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         fit([-1, 1])
     parts = fit([0, 1])
-    with pytest.raises(
-        ArgumentError, match=r"predicted: expected the model's predictions, int \(1,\), .* with 2 classes, got"
-    ):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         parts.trusts([0.0])
-    with pytest.raises(ArgumentError, match=r"predicted: expected classes from 0 to 1, got 5 to 5"):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         parts.trusts([0.0], [5])

@@ -1,1 +1,1 @@
-"""What several packages need and no user sees: files, progress, processes, counted operations."""
+"""Private tools of several packages: files, progress, processes, counted operations."""

@@ -1,7 +1,7 @@
-"""Several processes as one: which rank this is, what its shard is, and how shards come together.
+"""Several processes: rank, shard, all-gather and all-reduce.
 
-Nothing is shared out unless a caller says so with `together`, in every process alike: a program that runs petm in one
-of its processes must not wait for the others.
+Work is sharded only inside `together`, which every process must enter: a program that runs petm in one of its processes
+must not wait for the others. Exchanges raise `RunError` where another process has ended.
 """
 
 import atexit
@@ -20,66 +20,59 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEWEST = 8
-"""With fewer samples for each process, every process does the whole."""
+"""Fewest samples a process for which work is sharded."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that work together.
-
-    Attributes:
-        rank: Which of them this is, from 0.
-        count: How many there are.
-    """
+    """The processes that work together: the ``rank`` of this one, from 0, and their ``count``."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def own(self, n: int) -> range:
-        """Returns which of ``n`` samples are this process's: every ``count``-th, or all of a few."""
+        """Returns the shard of ``n`` samples of this process: every ``count``-th, or all of a few."""
         return range(self.rank, n, self.count) if self.shares(n) else range(n)
 
     def shares(self, n: int) -> bool:
-        """Returns whether so many samples are shared out; of a few, each process does the whole."""
+        """Returns whether ``n`` samples are sharded; few are not."""
         return self.count > 1 and n >= FEWEST * self.count
 
 
 _SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
-"""What ``accelerate launch`` sets where it is told to cut a model in parts, one for each process."""
-
+"""Variables by which ``accelerate launch`` asks for a model in parts, one for each process."""
 ALONE = Group()
 _group: ContextVar[Group] = ContextVar("group", default=ALONE)
 
 
 def group() -> Group:
-    """Returns the processes that work together; this one alone where nobody has said otherwise."""
+    """Returns the processes that work together; outside `together` this one alone."""
     return _group.get()
 
 
 @contextmanager
 def together(*, cpu: bool = False) -> Iterator[Group]:
-    """Lets the processes that ``torchrun`` or ``accelerate launch`` has started share the work of the block.
+    """Shares the work of a block among the processes that ``torchrun`` or ``accelerate launch`` has started.
 
-    Each of them runs the same block. Where there is one process only, nothing changes.
+    Each of them runs the same block.
 
     Args:
-        cpu: Work on the CPU, even where there is an accelerator.
+        cpu: Whether to work on the CPU even where there is an accelerator.
 
     Raises:
-        RunError: The processes cannot find each other, or one of them ends before the block does; or they were
-            started to hold the base model in parts, where petm holds it whole in each (docs/scale.md).
+        RunError: A process cannot be reached or ends early; or the launch asks for a model in parts, while petm holds
+            the base model whole in each process (docs/scale.md).
     """
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):
             raise RunError(
-                f"processes: expected each to hold the model whole, got a launch with {name}, which cuts it in "
-                f"parts. Launch "
-                f"without it: The model takes no gradients, and only the adapters are trained."
+                f"processes: expected each to hold the model whole, got a launch with {name}, which cuts it in parts. "
+                "Launch without it: the model takes no gradients, and only the adapters are trained."
             )
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield group()
@@ -91,11 +84,11 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
         with _reaching_others():
             accelerated = torch.accelerator.is_available() and not cpu
             accelerator = torch.accelerator.current_accelerator() if accelerated else None
-            if accelerator is not None:  # from here on "cuda" is this one
+            if accelerator is not None:  # makes "cuda" this one
                 torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
             backend = distributed.get_default_backend_for_device(accelerator) if accelerator else "gloo"
             distributed.init_process_group(backend)
-        atexit.register(_part)  # left open, its threads may abort the process while the interpreter ends
+        atexit.register(_leave)  # else its threads may abort the process while the interpreter ends
     token = _group.set(Group(distributed.get_rank(), distributed.get_world_size()))
     quiet = console.quiet
     console.quiet = quiet or not group().is_main
@@ -106,7 +99,7 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
         _group.reset(token)
 
 
-def _part() -> None:
+def _leave() -> None:
     import torch
 
     if torch.distributed.is_initialized():
@@ -114,25 +107,13 @@ def _part() -> None:
 
 
 def wait() -> None:
-    """Returns when every process has come here.
-
-    Raises:
-        RunError: One of them has ended.
-    """
+    """Returns when every process has called it."""
     if group().count > 1:
         totals([0.0])
 
 
 def totals(values: Sequence[float], device: "torch.device | str" = "cpu") -> list[float]:
-    """Returns the sums of numbers over all processes.
-
-    Args:
-        values: As many in every process.
-        device: Through which they are summed.
-
-    Raises:
-        RunError: Another process has ended.
-    """
+    """Returns the sums of numbers, equally many in each process, over all processes; computed on ``device``."""
     if group().count == 1:
         return list(values)
     import torch
@@ -141,11 +122,7 @@ def totals(values: Sequence[float], device: "torch.device | str" = "cpu") -> lis
 
 
 def sum_gradients(parameters: "Iterable[Tensor]") -> None:
-    """Replaces each gradient by its sum over all processes; a process that has none adds nothing.
-
-    Raises:
-        RunError: Another process has ended.
-    """
+    """Replaces each gradient by its sum over all processes; a missing gradient counts as 0."""
     if group().count == 1:
         return
     import torch
@@ -158,14 +135,11 @@ def sum_gradients(parameters: "Iterable[Tensor]") -> None:
 
 
 def gathered(rows: "Tensor", n: int) -> "Tensor":
-    """Returns what all processes have made of their own samples (`Group.own`), in the order of the samples.
+    """Returns the rows of all ``n`` samples, in their order, from those of each shard (`Group.own`).
 
     Args:
         rows: ``(len(group().own(n)), ...)``, on the CPU.
-        n: All samples.
-
-    Raises:
-        RunError: Another process has ended.
+        n: Number of all samples.
     """
     if not group().shares(n):
         return rows
@@ -192,7 +166,7 @@ def _sum(values: "Tensor") -> "Tensor":
 
 
 def _sent(values: "Tensor") -> "Tensor":
-    """Values on the device between which the processes exchange them."""
+    """The values on the device through which the processes exchange them."""
     import torch
 
     accelerator = torch.accelerator.current_accelerator() if torch.distributed.get_backend() != "gloo" else None
@@ -207,5 +181,5 @@ def _reaching_others() -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
             f"processes: expected all {os.environ.get('WORLD_SIZE', '?')} to work together until the end, but one "
-            f"cannot be reached ({reason}). Start them again; with --resume the run goes on from its checkpoint."
+            f"cannot be reached ({reason}). Start them again; with --resume the run continues from its checkpoint."
         ) from error

@@ -1,4 +1,4 @@
-"""Packages that only some users need."""
+"""Optional packages."""
 
 from importlib import import_module
 from typing import Any
@@ -7,15 +7,7 @@ from petm.errors import ExtraError
 
 
 def import_extra(extra: str, *names: str) -> list[Any]:
-    """Returns modules of the packages that an extra of petm installs.
-
-    Args:
-        extra: Its name, as in ``petm[onnx]``.
-        names: Of the modules.
-
-    Raises:
-        ExtraError: One cannot be imported.
-    """
+    """Returns modules by name; raises `ExtraError` where one is missing, which ``petm[extra]`` would install."""
     try:
         return [import_module(name) for name in names]
     except ImportError as error:

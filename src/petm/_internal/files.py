@@ -23,7 +23,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     Args:
         path: The file to write; its folder is made when absent.
-        write: Called with the path of a temporary file in the same folder, which it fills.
+        write: Function that fills the temporary file, in the same folder, whose path it gets.
 
     Raises:
         RunError: The file could not be written (no space, no permission); the old content is kept.
@@ -32,11 +32,6 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.open("xb").close()
-    except OSError as error:
-        raise RunError(
-            f"{path}: could not be written ({error.strerror}). Free space or choose another folder."
-        ) from error
-    try:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -48,12 +43,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             raise RunError(f"{path}: could not be written ({reason}). Free space or choose another folder.") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` as UTF-8, atomically; raises as `write_atomically` does."""
-    write_atomically(path, lambda temporary: _fill(temporary, text))
+
+    def fill(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, fill)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -62,11 +62,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def check_room(folder: Path, size: int, what: str) -> None:
-    """Checks that so many bytes fit onto the disk of a folder, which need not be there yet.
-
-    Raises:
-        RunError: They do not.
-    """
+    """Raises `RunError` unless ``size`` bytes fit onto the disk of a folder, which need not exist yet."""
     there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()), Path("/"))
     free = shutil.disk_usage(there).free
     if free < size:
@@ -112,20 +108,13 @@ def fingerprint(parts: "Iterable[str | Tensor]") -> str:
     return digest.hexdigest()
 
 
-def _fill(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def take_lock(path: Path) -> Callable[[], None]:
-    """Takes a lock that one process at a time can have; returns what gives it back, and removes its file.
+    """Takes a lock, held by one process at a time, in a file; returns the function that releases it.
 
-    The lock of a process that has been killed is free, though its file is still there.
-
-    Args:
-        path: The file that stands for the lock.
+    Releasing removes the file. The lock of a killed process is free, though its file remains.
 
     Raises:
-        BlockingIOError: Another process has it.
+        BlockingIOError: Another process holds it.
         OSError: The file cannot be made.
     """
     from filelock import FileLock, Timeout
@@ -136,9 +125,9 @@ def take_lock(path: Path) -> Callable[[], None]:
     except Timeout as error:
         raise BlockingIOError(f"{path} is locked") from error
 
-    def give_back() -> None:
-        with suppress(OSError):  # while it is held, so that nobody has just opened it; Windows removes no open file
+    def release() -> None:
+        with suppress(OSError):  # before the release, so that nobody has just opened it; Windows keeps an open file
             path.unlink()
         lock.release()
 
-    return give_back
+    return release

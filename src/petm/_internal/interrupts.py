@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, taken when it suits."""
+"""Deferred Ctrl-C and SIGTERM."""
 
 import signal
 import threading
@@ -11,8 +11,7 @@ from typing import Any
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     """Turns Ctrl-C and SIGTERM into a flag while the block runs; yields the function that reads it.
 
-    Whoever reads the flag stops where nothing is cut in two. A second signal interrupts at once. Outside the main
-    thread, which alone may handle signals, they keep their usual effect.
+    A second signal interrupts at once. Outside the main thread, which alone handles signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

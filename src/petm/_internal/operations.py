@@ -1,4 +1,4 @@
-"""Counted operations: what a call costs before any machine is asked."""
+"""Counted operations: the cost of a call on any machine."""
 
 import math
 import time
@@ -17,13 +17,12 @@ Call = Callable[[], object]
 def count_operations(call: Call, model: nn.Module | None = None) -> int:
     """Returns the floating-point operations of the matrix products, convolutions and attentions in a call.
 
-    What is done element by element is not counted, nor are reads and writes of memory: a measured ratio above the
-    counted one says how much these weigh. Backward passes within the call are counted too.
+    Backward passes are included; operations by element and memory traffic are not.
 
     Args:
-        call: What is counted.
-        model: A network that is run in it. Its linear and recurrent layers whose operations PyTorch's counter does not
-            know, such as quantised ones, are counted by their sizes.
+        call: The call to run.
+        model: A network that it runs. Linear and recurrent layers unknown to PyTorch's counter, such as quantised ones,
+            are counted by their sizes.
     """
     return count_along(call, {}, model)[0]
 
@@ -31,10 +30,9 @@ def count_operations(call: Call, model: nn.Module | None = None) -> int:
 def count_along(
     call: Call, modules: Mapping[str, nn.Module], model: nn.Module | None = None
 ) -> tuple[int, dict[str, tuple[int, int]]]:
-    """Returns the operations of a call, and by module how many were done when it was first called and had answered.
+    """Returns the operations of a call, and for each module the counts before and after its first call.
 
-    Modules that are not called are left out; the others come in the order of their calls. The first and the last
-    argument are those of `count_operations`.
+    Modules come in the order of their calls; those not called are left out. Other arguments as in `count_operations`.
     """
     found: dict[str, tuple[int, int]] = {}
     began: dict[str, int] = {}
@@ -100,11 +98,7 @@ def time_ratio(call: Call, other: Call, *, rounds: int = 5) -> float:
 
 
 class _Counted(TorchDispatchMode):
-    """Adds up what PyTorch's formulas say of each operation.
-
-    `torch.utils.flop_counter.FlopCounterMode` itself follows modules as well, and fails where the gradient of an input
-    is taken.
-    """
+    """The sum of PyTorch's formulas; its own `FlopCounterMode` fails where the gradient of an input is taken."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -127,7 +121,7 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
 
 
 def _fused_layer(x: Any, *others: Any, **__: Any) -> int:
-    """PyTorch's fused transformer layers: all their matrices, and the attention between the positions."""
+    """PyTorch's fused transformer layers: all their matrices, and the attention between positions."""
     samples, length, width = map(int, x)
     matrices = sum(math.prod(other) for other in others if isinstance(other, torch.Size) and len(other) == 2)
     return int(2 * samples * length * matrices + 4 * samples * length**2 * width)
@@ -139,7 +133,6 @@ _ON_CPU = {
     torch.ops.aten._transformer_encoder_layer_fwd: _fused_layer,
     torch.ops.aten._native_multi_head_attention: _fused_layer,
 }
-"""PyTorch's counter knows the attention kernels of CUDA alone."""
-
+"""Formulas that PyTorch's counter lacks: it has the attention kernels of CUDA alone."""
 _FORMULAS: dict[Any, Any] = FlopCounterMode(display=False, custom_mapping=_ON_CPU).flop_registry
 _FORMULAS |= {torch.ops.aten.addmm_: _FORMULAS[torch.ops.aten.addmm]}

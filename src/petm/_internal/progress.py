@@ -1,4 +1,4 @@
-"""Progress on standard error, for people; nothing of it goes to standard output."""
+"""Progress bars on standard error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,21 +17,21 @@ from rich.progress import (
 )
 
 console = Console(stderr=True)
-"""Where progress and prose go."""
+"""Console of progress and prose."""
 
 _lock = Lock()
 _shown: list[tuple[Progress, TaskID]] = []
-"""The bars under way, of all threads, in one display: a terminal has room for one."""
+"""The running bars of all threads, in one display: a terminal has room for one."""
 
 
 class Bar:
-    """One running task: how far it is, and the figures that it shows beside."""
+    """One running task, with figures beside its progress."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
     def advance(self, steps: int = 1) -> None:
-        """Moves the bar on."""
+        """Advances the bar."""
         self._progress.advance(self._task, steps)
 
     def show(self, **figures: float) -> None:
@@ -42,15 +42,14 @@ class Bar:
 
 @contextmanager
 def track(title: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """Shows a live bar with figures and time left while the block runs; a bar inside a bar stands below it.
+    """Shows a live bar with figures and time left while the block runs; a nested bar stands below.
 
-    A bar that ends within two seconds leaves no trace; a longer one leaves its last line. Where standard error is no
-    terminal, only those last lines appear. Standard output stays the caller's.
+    A bar that runs longer than two seconds leaves a line at its end, also where standard error is no terminal.
 
     Args:
-        title: What is being done.
+        title: Name of the task.
         total: Number of steps.
-        done: Steps that an earlier, interrupted run has made.
+        done: Steps of an earlier, interrupted run.
     """
     progress, task = _open(title, total, done)
     try:
@@ -60,7 +59,7 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Bar]:
 
 
 def _open(title: str, total: int, done: int) -> tuple[Progress, TaskID]:
-    """A new bar in the display, which is put up where there is none."""
+    """Adds a bar to the display, which is created with the first one."""
     with _lock:
         if _shown:
             progress = _shown[0][0]
@@ -75,7 +74,7 @@ def _open(title: str, total: int, done: int) -> tuple[Progress, TaskID]:
                 console=console,
                 transient=True,
                 redirect_stdout=False,
-                # Where there is no terminal, rich would leave an empty line for every bar.
+                # Without a terminal rich would leave an empty line for every bar.
                 disable=not (console.is_interactive or console.is_jupyter),
             )
             progress.start()
@@ -85,7 +84,7 @@ def _open(title: str, total: int, done: int) -> tuple[Progress, TaskID]:
 
 
 def _close(progress: Progress, task: TaskID) -> None:
-    """Takes the bar away, and with the last one the display; what took long leaves a line."""
+    """Removes the bar, and with the last one the display; a long task leaves a line."""
     with _lock:
         state: Any = next(entry for entry in progress.tasks if entry.id == task)
         progress.remove_task(task)

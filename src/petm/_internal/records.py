@@ -1,4 +1,4 @@
-"""JSON from a file that anybody may have written: every entry is checked as it is read."""
+"""Untrusted JSON: every entry is checked when it is read."""
 
 import json
 import math
@@ -11,18 +11,18 @@ from petm.errors import BundleError
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 LONGEST_FILE, LONGEST_TEXT, MOST_ENTRIES = 64 << 20, 1 << 16, 1 << 20
-"""Bytes of a file, characters of a text and entries of a list that are read: far above what petm writes."""
+"""Limits on bytes of a file, characters of a text and entries of a list, far above those that petm writes."""
 
 
 class Record:
     """A JSON object whose entries are read by name and checked by type, size and range.
 
     Args:
-        content: What the JSON holds, of whatever type.
-        place: How a message names it: the file, and the path within it.
+        content: Parsed JSON of any type.
+        place: Name in messages: the file, and the path within it.
 
     Raises:
-        BundleError: ``content`` is no JSON object. So do all methods for an entry that breaks its rule.
+        BundleError: ``content`` is no JSON object. All methods raise it for an entry of another type or range.
     """
 
     def __init__(self, content: object, place: str) -> None:
@@ -74,13 +74,6 @@ class Record:
             self._refuse(name, f"a finite number from {least} to {most}", value)
         return float(value)
 
-    def flag(self, name: str) -> bool:
-        """Returns a truth value."""
-        value = self.content.get(name)
-        if not isinstance(value, bool):
-            self._refuse(name, "true or false", value)
-        return value
-
     def sequence(self, name: str) -> list[object]:
         """Returns a list, entries unchecked."""
         value = self.content.get(name)
@@ -113,7 +106,7 @@ class Record:
         return [Record(entry, f"{self.place}, {name}[{at}]") for at, entry in enumerate(self.sequence(name))]
 
     def free(self, name: str) -> dict[str, Json]:
-        """Returns an object whose entries mean something to a reader only; absent is empty."""
+        """Returns an object with unchecked entries; absent is empty."""
         return dict(self.record(name).content) if self.has(name) else {}
 
     def _refuse(self, name: str, rule: str, value: object) -> NoReturn:

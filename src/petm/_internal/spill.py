@@ -1,4 +1,4 @@
-"""Room for what may be too large for memory: a temporary file, and rows of numbers in memory or in such a file."""
+"""Data that may be too large for memory: temporary files, and rows of numbers in memory or in such a file."""
 
 import ctypes
 import os
@@ -21,19 +21,16 @@ if TYPE_CHECKING:
 
 
 class ScratchFile:
-    """A temporary file without a name, which is gone when it is closed, or forgotten, or the process ends.
+    """A temporary file without a name, removed when it is closed or collected, or when the process ends.
 
-    Its content lies in the system's cache as far as there is room, and on disk. It is not mapped into memory: pages of
-    a mapped file count as the process's own, and a full disk would end the process instead of raising an error.
+    It is not mapped into memory: pages of a mapped file count as the process's own, and a full disk would end the
+    process instead of raising an error. All methods raise `RunError` where the folder is missing or full.
 
     Args:
-        what: It is to hold, in words for a message.
-        cure: What to do where there is no room for it, a sentence for the message.
-        folder: Where it lies; absent takes the system's folder for temporary files.
+        what: Name of the content in messages.
+        cure: Next step in messages about a full folder, a sentence.
+        folder: Folder of the file; absent takes the system's folder for temporary files.
         reserve: Bytes to reserve at once, where the system can.
-
-    Raises:
-        RunError: The folder is not there, or has no room.
     """
 
     def __init__(self, what: str, cure: str, *, folder: str | Path | None = None, reserve: int = 0) -> None:
@@ -48,11 +45,7 @@ class ScratchFile:
         self.close = weakref.finalize(self, os.close, self._descriptor)
 
     def write(self, position: int, content: Any) -> None:
-        """Writes bytes, or whatever gives its own as a buffer, from a position on.
-
-        Raises:
-            RunError: There is no room.
-        """
+        """Writes bytes, or a buffer of them, from a position on."""
         left = memoryview(content).cast("B")
         while left:
             try:
@@ -62,11 +55,7 @@ class ScratchFile:
             left, position = left[done:], position + done
 
     def read_into(self, position: int, buffer: Any) -> None:
-        """Fills a buffer with what stands from a position on.
-
-        Raises:
-            RunError: Nothing was written there.
-        """
+        """Fills a buffer with the content from a position on."""
         done, left = _read_at(self._descriptor, buffer, position), memoryview(buffer).cast("B")
         while left := left[done:]:  # a single call reads 2 GiB at most
             done, position = _read_at(self._descriptor, left, position + done), position + done
@@ -78,7 +67,7 @@ class ScratchFile:
 
 
 _moving = threading.Lock()
-"""Held where a file's position is moved, which all threads share: on Windows there is no other way."""
+"""Lock for Windows, where reading and writing move the position that all threads share."""
 
 
 def _write_at(descriptor: int, content: memoryview, position: int) -> int:
@@ -101,7 +90,7 @@ def _read_at(descriptor: int, buffer: Any, position: int) -> int:
 
 
 class RowStore(Protocol):
-    """Room for ``N`` rows of ``F`` numbers."""
+    """Storage for ``N`` rows of ``F`` numbers."""
 
     def write(self, start: int, rows: "Tensor") -> None:
         """Writes rows ``(n, F)``, on any device and of any float type, from row ``start`` on."""
@@ -112,27 +101,19 @@ class RowStore(Protocol):
 
 @contextmanager
 def row_store(
-    samples: int,
-    width: int,
-    dtype: "torch.dtype",
-    *,
-    budget: int,
-    folder: str | Path | None = None,
+    samples: int, width: int, dtype: "torch.dtype", *, budget: int, folder: str | Path | None = None
 ) -> Iterator[RowStore]:
-    """Yields room for rows of features, which is gone at the end of the block.
-
-    In a file a row is read by a system call of its own, straight into the tensor that is returned: what the system has
-    in its cache comes as fast as from memory, and no page of the file counts as the process's memory.
+    """Yields storage for rows of features during the block.
 
     Args:
-        samples: ``N``.
-        width: ``F``, at least 1.
-        dtype: Of the numbers.
-        budget: Bytes that may lie in memory; more goes into a temporary file.
-        folder: Where that file goes; absent takes the system's folder for temporary files.
+        samples: Number of rows ``N``.
+        width: Numbers in a row ``F``, at least 1.
+        dtype: Type of the numbers.
+        budget: Most bytes to keep in memory; above, a temporary file is used.
+        folder: Folder of that file; absent takes the system's folder for temporary files.
 
     Raises:
-        RunError: The folder has no room for the file, all of which is reserved at once.
+        RunError: The folder has no room for the file, which is reserved as a whole.
     """
     import torch
 
@@ -180,16 +161,13 @@ class _InFile:
 
 
 def _bytes_of(rows: "Tensor") -> "NDArray[np.uint8]":
-    """The memory of rows as ``(n, bytes of a row)``; NumPy itself has no bfloat16."""
+    """The memory of rows as ``(n, bytes of a row)``; NumPy has no bfloat16."""
     import torch
 
     return rows.view(torch.uint8).numpy()
 
 
 def give_back_blocks() -> None:
-    """Gives freed memory back to the system between two computations of different kinds, where the C library is glibc.
-
-    What one of them has used and freed, in blocks of its own sizes, the next can rarely use: their peaks would add up.
-    """
+    """Returns freed memory to the system between two computations, with glibc; otherwise their peaks may add up."""
     if sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,6 +1,6 @@
-"""Files by path on this machine, or by address in a store that Arrow knows: ``s3://bucket/folder``, ``gs://…``.
+"""Files by path on this machine, or by address in a store that Arrow supports: ``s3://bucket/folder``, ``gs://…``.
 
-Keys, regions and endpoints come from where the store's own tools look for them, or from the address.
+Keys, regions and endpoints come from the settings of the store's own tools, or from the address.
 """
 
 import io
@@ -18,19 +18,19 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _BUCKETS = ("s3", "gs", "gcs")
 _KEYS = re.compile(r"//[^/@]*@")
 _BUFFER = 1 << 20
-"""Bytes that are asked for at a time: each time costs the way to the store and back."""
+"""Bytes of one request, which takes a round trip to the store."""
 
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A file or a folder in a store, with what is used here of `pathlib.Path`.
+    """A file or a folder in a store, with some methods of `pathlib.Path`; as text, its address without keys.
 
-    As a text it is its address without keys and settings.
+    All methods raise `DataError` where the store cannot be reached; only `read_bytes` raises `OSError`.
 
     Attributes:
         filesystem: A ``pyarrow.fs.FileSystem``.
-        key: The path in it.
-        scheme: With which its addresses begin.
+        key: Path in the file system.
+        scheme: Scheme of the address.
     """
 
     filesystem: Any
@@ -47,44 +47,35 @@ class RemotePath:
 
     @property
     def suffix(self) -> str:
-        """The ending of the name, with its dot."""
+        """The suffix of the name, with its dot."""
         return PurePosixPath(self.key).suffix
 
     def __truediv__(self, name: str) -> "RemotePath":
         return replace(self, key=str(PurePosixPath(self.key) / name))
 
     def exists(self) -> bool:
-        """Returns whether there is anything; raises DataError where the store cannot be reached."""
+        """Returns whether it exists."""
         from pyarrow.fs import FileType
 
         return bool(self._info().type != FileType.NotFound)
 
     def is_dir(self) -> bool:
-        """Returns whether it is a folder; raises DataError where the store cannot be reached."""
+        """Returns whether it is a folder."""
         from pyarrow.fs import FileType
 
         return bool(self._info().type == FileType.Directory)
 
     def is_file(self) -> bool:
-        """Returns whether it is a file; raises DataError where the store cannot be reached."""
+        """Returns whether it is a file."""
         return bool(self._info().is_file)
 
     def read_bytes(self) -> bytes:
-        """Returns the content of a file.
-
-        Raises:
-            OSError: It cannot be read.
-        """
+        """Returns the content of a file."""
         with self.filesystem.open_input_stream(self.key) as file:
-            content: bytes = file.read()
-        return content
+            return bytes(file.read())
 
     def entries(self) -> list[tuple["RemotePath", bool]]:
-        """Returns what lies in a folder in the order of the names, each with whether it is a folder.
-
-        Raises:
-            DataError: It cannot be listed.
-        """
+        """Returns the entries of a folder, ordered by name, each with whether it is a folder."""
         from pyarrow.fs import FileSelector
 
         try:
@@ -95,11 +86,7 @@ class RemotePath:
         return [(replace(self, key=info.path), not info.is_file) for info in found]
 
     def matching(self) -> list["RemotePath"]:
-        """Returns what there is by this path, in which ``*`` stands for anything but ``/``, in the order of the paths.
-
-        Raises:
-            DataError: A folder cannot be listed.
-        """
+        """Returns the paths that match this one, ordered, where ``*`` stands for anything but ``/``."""
         parts = PurePosixPath(self.key).parts
         fixed = next((place for place, part in enumerate(parts) if "*" in part), len(parts))
         found = [(replace(self, key=str(PurePosixPath(*parts[:fixed]))), True)]
@@ -126,17 +113,17 @@ class RemotePath:
 
 
 Located = Path | RemotePath
-"""A file or a folder, wherever it is."""
+"""A file or a folder on this machine or in a store."""
 
 
 def locate(where: str | Path) -> Located:
-    """Returns the path on this machine, or in the store of an address.
+    """Returns a path on this machine, or in a store.
 
     Args:
-        where: A path; or an address, ``scheme://…``, percent-encoded, with settings of the store behind a ``?``.
+        where: A path; or an address, ``scheme://…``, percent-encoded, with settings of the store after a ``?``.
 
     Raises:
-        DataError: No store is known by such an address, or it cannot be reached.
+        DataError: The scheme is unknown, or the store cannot be reached.
     """
     if isinstance(where, Path) or not _ADDRESS.match(where):
         return Path(where)
@@ -145,7 +132,7 @@ def locate(where: str | Path) -> Located:
 
     parts = urlsplit(where)
     try:
-        if parts.scheme in _BUCKETS:  # one connection for all that lies in a bucket, however many are named
+        if parts.scheme in _BUCKETS:  # one connection for a bucket, for any number of files
             bucket = parts.netloc.rpartition("@")[2]
             key = unquote(f"{bucket}{parts.path}").rstrip("/")
             return RemotePath(_bucket(parts.scheme, parts.netloc, parts.query), key, parts.scheme)
@@ -170,12 +157,12 @@ def open_binary(place: Located) -> Any:
 
 
 def for_arrow(place: Located) -> tuple[str, Any]:
-    """Returns path and file system as functions of Arrow take them."""
+    """Returns path and file system for functions of Arrow."""
     return (str(place), None) if isinstance(place, Path) else (place.key, place.filesystem)
 
 
 def identity_of(place: Located) -> str:
-    """Returns path, size and time of change of a file; raises OSError or DataError where it is not there."""
+    """Returns path, size and time of change of a file; raises OSError or DataError without one."""
     if isinstance(place, RemotePath):
         return place.identity()
     state = place.stat()

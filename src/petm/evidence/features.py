@@ -1,4 +1,4 @@
-"""Evidence from the base model's features: distances to where the training samples lie."""
+"""Evidence from the base model's features: distances to the training samples."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,26 +12,22 @@ from petm.errors import ArgumentError, DataError
 from petm.evidence.protocol import Answers, FittedEvidence, Part
 
 AT_MOST = 20_000
-"""Training samples that are kept; a search among them costs about as much as a pass of a small network."""
-
+"""Most training samples kept; a search among them costs about as much as a pass of a small network."""
 _CHUNK = 1 << 23
-"""Distances held at once: 64 MB."""
+"""Distances in memory at a time: 64 MB."""
 
 
 @dataclass(frozen=True)
 class Mahalanobis:
     """Suspicion is the distance ``sqrt((h - m_c)ᵀ S⁻¹ (h - m_c))`` of the features to the mean of its class ``c``.
 
-    ``m_k`` are the class means of the training features, ``S`` the covariance around them, one for all classes, shrunk
-    towards a multiple of the identity by the amount that Ledoit and Wolf found best. The distance is to the class that
-    the base model predicts, not to the nearest one as in the detection of foreign inputs: the base model's answer is
-    what is graded.
-
-    Where the model is sure its features are often long, and then far from every mean: on such networks this ranks right
-    predictions as more suspect than wrong ones. `RelativeMahalanobis` takes that out.
+    ``m_k`` are the class means of the training features, ``S`` their common covariance, shrunk after Ledoit and Wolf.
+    ``c`` is the class that the base model predicts, not the nearest one as in the detection of foreign inputs. On
+    networks whose features are long where they are certain, right predictions are ranked above wrong ones;
+    `RelativeMahalanobis` corrects that.
 
     Reference:
-        Lee et al. (2018), the model Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+        Lee et al. (2018), A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
         Attacks, section 2.1; Ledoit and Wolf (2004).
     """
 
@@ -52,14 +48,14 @@ class Mahalanobis:
 
 @dataclass(frozen=True)
 class RelativeMahalanobis:
-    """Suspicion is the squared distance to the mean of the model's class ``c`` minus that to the mean of all samples.
+    """Suspicion is the squared distance to the mean of the predicted class ``c`` minus that to the mean of all samples.
 
     ``(h - m_c)ᵀ S⁻¹ (h - m_c) - (h - m)ᵀ S_0⁻¹ (h - m)`` with ``m`` and ``S_0`` the mean and the shrunk covariance of
-    the training features without regard to class. What is merely unusual is far from both, and drops out.
+    all training features. A sample that is merely unusual is far from both.
 
     Reference:
-        Ren et al. (2021), the base model Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, section
-        2.2, for the base model's class in place of the nearest.
+        Ren et al. (2021), A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, section 2.2, with the
+        predicted class in place of the nearest.
     """
 
     name: ClassVar[str] = "relative_mahalanobis"
@@ -80,11 +76,7 @@ class RelativeMahalanobis:
 
 
 def class_gaussians(answers: Answers, labels: Tensor) -> "Gaussians":
-    """Returns the normal distributions of the base model's features in each class.
-
-    Raises:
-        DataError: A class has no sample.
-    """
+    """Returns the normal distributions of features by class; raises `DataError` for a class without samples."""
     classes = answers.logits.shape[1]
     missing = (labels.bincount(minlength=classes) == 0).nonzero()
     if len(missing):
@@ -101,7 +93,7 @@ class Gaussians:
     Args:
         features: float ``(N, D)``.
         labels: int64 ``(N,)``, each class at least once.
-        classes: ``K``.
+        classes: Number of classes ``K``.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
@@ -114,7 +106,7 @@ class Gaussians:
 
     @property
     def numbers(self) -> int:
-        """How many numbers describe them."""
+        """Number of parameters."""
         return self._whiten.numel() + self._centres.numel()
 
     def squared_distance(self, features: Tensor, classes: Tensor) -> Tensor:
@@ -123,11 +115,7 @@ class Gaussians:
 
 
 def inverse_root(covariance: Tensor) -> Tensor:
-    """Returns ``W``, float64 ``(D, D)``, with ``W Wᵀ`` the inverse; directions without any spread are left out.
-
-    Args:
-        covariance: float64 ``(D, D)``, symmetric, with eigenvalues of at least 0.
-    """
+    """Returns ``W``, float64 ``(D, D)``, with ``W Wᵀ`` the pseudo-inverse of a covariance matrix."""
     values, vectors = torch.linalg.eigh(covariance)
     spread = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     root: Tensor = vectors * torch.where(spread, values, 1.0).rsqrt() * spread
@@ -135,36 +123,37 @@ def inverse_root(covariance: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NeighbourLabels:
-    """Suspicion is the weight, among the ``k`` nearest training samples, of those that are not of its class ``c``.
-
-    ``sum_{j: y_j != c} exp(-d_j) / sum_j exp(-d_j)`` with ``d_j`` the Euclidean distance of features. It is exactly 0
-    wherever all ``k`` are of class ``c``: among those samples it has no order, which is the method's own.
-
-    Args:
-        k: Neighbours; no more than there are training samples.
-        at_most: Training samples kept, drawn evenly from the classes where there are more.
-
-    Raises:
-        ArgumentError: An argument is below 1.
-
-    Reference:
-        Mandelbaum and Weinshall (2017), Distance-based Confidence Score for Neural Network Classifiers.
-    """
-
+class _Neighbours:
     k: int = 50
     at_most: int = AT_MOST
 
-    name: ClassVar[str] = "knn"
-    title: ClassVar[str] = "Labels of the nearest neighbours"
-    source: ClassVar[str] = "Mandelbaum and Weinshall (2017)"
     fitted_on: ClassVar[Part | None] = "training"
 
     def __post_init__(self) -> None:
         at_least_1(k=self.k, at_most=self.at_most)
 
+
+@dataclass(frozen=True)
+class NeighbourLabels(_Neighbours):
+    """Suspicion is the weight, among the ``k`` nearest training samples, of those outside the predicted class ``c``.
+
+    ``sum_{j: y_j != c} exp(-d_j) / sum_j exp(-d_j)`` with ``d_j`` the Euclidean distance of features. It is exactly 0,
+    and so without order, wherever all ``k`` are of class ``c``.
+
+    Args:
+        k: Number of neighbours, at least 1; lowered to the number of training samples.
+        at_most: Most training samples kept, at least 1, drawn evenly from the classes.
+
+    Reference:
+        Mandelbaum and Weinshall (2017), Distance-based Confidence Score for Neural Network Classifiers.
+    """
+
+    name: ClassVar[str] = "knn"
+    title: ClassVar[str] = "Labels of the nearest neighbours"
+    source: ClassVar[str] = "Mandelbaum and Weinshall (2017)"
+
     def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
-        """Returns the score by these samples, or an even draw of them."""
+        """Returns the score by these samples, or a stratified draw of them."""
         kept = stratified_sample(labels, self.at_most, seed)
         rows, labels = answers.features[kept].double(), labels[kept]
 
@@ -177,35 +166,23 @@ class NeighbourLabels:
 
 
 @dataclass(frozen=True)
-class NeighbourDistance:
+class NeighbourDistance(_Neighbours):
     """Suspicion is the distance to the ``k``-th nearest training sample, features scaled to length 1.
 
-    It asks whether the sample is unusual, whatever the base model says of it.
-
     Args:
-        k: Which neighbour; no more than there are training samples.
-        at_most: Training samples kept, drawn evenly from the classes where there are more.
-
-    Raises:
-        ArgumentError: An argument is below 1.
+        k: Rank of the neighbour, at least 1; lowered to the number of training samples.
+        at_most: Most training samples kept, at least 1, drawn evenly from the classes.
 
     Reference:
         Sun et al. (2022), Out-of-Distribution Detection with Deep Nearest Neighbors, section 3.
     """
 
-    k: int = 50
-    at_most: int = AT_MOST
-
     name: ClassVar[str] = "knn_distance"
     title: ClassVar[str] = "Distance to the nearest neighbours"
     source: ClassVar[str] = "Sun et al. (2022)"
-    fitted_on: ClassVar[Part | None] = "training"
-
-    def __post_init__(self) -> None:
-        at_least_1(k=self.k, at_most=self.at_most)
 
     def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
-        """Returns the score by these samples, or an even draw of them."""
+        """Returns the score by these samples, or a stratified draw of them."""
         kept = stratified_sample(labels, self.at_most, seed)
         rows = F.normalize(answers.features[kept].double())
 
@@ -217,14 +194,14 @@ class NeighbourDistance:
 
 
 def nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Returns the squared Euclidean distances to the ``k`` nearest rows, ascending, and which rows those are.
+    """Returns squared Euclidean distances to the ``k`` nearest rows, ascending, and their indices.
 
-    ``|q|² + |r|² - 2 q·r``, a matrix product, in float64, in which little is lost.
+    ``|q|² + |r|² - 2 q·r`` by matrix products.
 
     Args:
         queries: float64 ``(n, D)``.
         rows: float64 ``(M, D)``.
-        k: At least 1; lowered to ``M``.
+        k: Number of neighbours, at least 1; lowered to ``M``.
 
     Returns:
         float64 ``(n, min(k, M))`` and int64 of the same shape.
@@ -244,8 +221,8 @@ def stratified_sample(labels: Tensor, at_most: int, seed: int) -> Tensor:
 
     Args:
         labels: int64 ``(N,)``.
-        at_most: All are kept where there are no more than this.
-        seed: Of the draw.
+        at_most: Number of samples up to which all are kept.
+        seed: Seed of the draw.
     """
     if len(labels) <= at_most:
         return torch.arange(len(labels))

@@ -15,14 +15,11 @@ from petm.models.scores import energy, entropy, margin, maximum_softmax
 
 @dataclass(frozen=True)
 class LogitScore:
-    """A formula of the logits, with nothing to fit.
+    """A formula of the logits, with nothing to fit. See `petm.evidence.protocol.Evidence`.
 
     Attributes:
-        name: Short, for tables and files.
-        title: The name in words.
-        source: Author and year.
         definition: The formula in a sentence.
-        formula: From logits ``(N, K)`` to float64 ``(N,)``, one of `petm.models.scores`.
+        formula: A function from logits ``(N, K)`` to float64 ``(N,)``, one of `petm.models.scores`.
     """
 
     name: str
@@ -34,7 +31,7 @@ class LogitScore:
     fitted_on: ClassVar[Part | None] = None
 
     def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
-        """Returns the formula; nothing is learned."""
+        """Returns the formula."""
         return FittedEvidence(lambda graded: self.formula(graded.logits))
 
 
@@ -42,7 +39,7 @@ SOFTMAX = LogitScore(
     "softmax",
     "Maximum softmax probability",
     "Hendrycks and Gimpel (2017)",
-    "Suspicion is ``1 - max p``: what the model offers by itself, the score to beat",
+    "Suspicion is ``1 - max p``, the score to beat",
     maximum_softmax,
 )
 ENTROPY = LogitScore(
@@ -60,14 +57,13 @@ ENERGY = LogitScore("energy", "Energy", "Liu et al. (2020)", "Suspicion is the f
 
 @dataclass(frozen=True)
 class TemperatureScaling:
-    """Suspicion is ``1 - max softmax(z / T)`` with the ``T`` that makes the base model's labels likeliest.
+    """Suspicion is ``1 - max softmax(z / T)`` with the temperature ``T`` of least cross-entropy.
 
-    For ``K > 2`` a temperature changes not only the values but also their order. One number for a whole data set, so
-    the order changes little.
+    For ``K > 2`` a temperature also changes the order of the values, but little.
 
     Args:
-        low: Least ``T``. Where the base model makes no error on the calibration data, ever lower ones fit ever better;
-            at 0.1 float64 still keeps apart logits that differ by 70.
+        low: Least ``T``. Where the base model makes no error on the calibration data the lowest fits best; at 0.1
+            float64 still distinguishes logits that differ by 70.
         high: Greatest ``T``.
 
     Reference:
@@ -83,10 +79,7 @@ class TemperatureScaling:
     fitted_on: ClassVar[Part | None] = "calibration"
 
     def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
-        """Returns the score at the ``T`` in [low, high] that minimises the cross-entropy of ``softmax(z / T)``.
-
-        Cross-entropy is convex in ``1 / T``, so it has one minimum in ``log T`` as well, which a bounded search finds.
-        """
+        """Returns the score at the ``T`` in [low, high] of least cross-entropy, which has one minimum in ``log T``."""
         exact = answers.logits.double()
         found = minimize_scalar(
             lambda log_temperature: F.cross_entropy(exact / float(exp(log_temperature)), labels).item(),

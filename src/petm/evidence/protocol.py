@@ -1,4 +1,4 @@
-"""What evidence is: one number about each prediction, computed from the base model's logits and features."""
+"""Evidence: one number about each prediction, computed from the base model's logits and features."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ Part = Literal["training", "calibration"]
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the base model computes for ``N`` samples.
+    """Logits and features of ``N`` samples.
 
     Attributes:
         logits: float32 ``(N, K)``, on the CPU.
-        layer_input: float32 ``(N, D)``, the features; absent where the model has none.
+        layer_input: float32 ``(N, D)``, the features; None where the model has none.
         fault: Why it has none.
     """
 
@@ -34,11 +34,7 @@ class Answers:
 
     @property
     def features(self) -> Tensor:
-        """The input of the base model's last linear layer, float32 ``(N, D)``.
-
-        Raises:
-            ModelError: There are none.
-        """
+        """The input of the base model's last linear layer, float32 ``(N, D)``; raises `ModelError` without one."""
         if self.layer_input is None:
             raise ModelError(f"{self.fault} Use evidence that needs no features.")
         return self.layer_input
@@ -51,12 +47,12 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class FittedEvidence:
-    """Evidence that knows one base model.
+    """Evidence fitted to one base model.
 
     Attributes:
-        score: From `Answers` of ``N`` samples to float64 ``(N,)``; higher is more likely wrong.
-        parameters: How many numbers it keeps beside the model's weights.
-        chosen: The settings that were fitted, by name.
+        score: Function from `Answers` of ``N`` samples to float64 ``(N,)``; higher is more likely wrong.
+        parameters: Number of fitted parameters.
+        chosen: Fitted settings by name.
     """
 
     score: Callable[[Answers], Tensor]
@@ -68,11 +64,10 @@ class Evidence(Protocol):
     """One number about each prediction; an implementation is a frozen dataclass of hyperparameters.
 
     Attributes:
-        name: Short, for tables and files.
-        title: The name in words.
+        name: Short name in tables and files.
+        title: Name in words.
         source: Author and year.
-        fitted_on: The labelled samples that it learns from: those that the base model was trained on, or fresh ones.
-            None where it learns nothing.
+        fitted_on: Labelled samples to fit on: the base model's training data or fresh samples; None without a fit.
     """
 
     @property
@@ -91,7 +86,7 @@ class Evidence(Protocol):
         """Returns the evidence fitted to labelled samples.
 
         Args:
-            answers: What the base model computes for ``N`` samples; not used where nothing is learned.
+            answers: Answers of the base model for ``N`` samples.
             labels: int64 ``(N,)``, the true classes, in 0..K-1.
             seed: Seed of everything random.
 
@@ -99,15 +94,12 @@ class Evidence(Protocol):
             DataError: Samples that are needed are missing.
             ModelError: Features are needed and the model has none.
         """
-        ...
 
 
 def compute_answers(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -> Answers:
-    """Returns what the base model computes for a data set, in one pass.
+    """Returns logits and features of a data set, in one pass that leaves the base model as it is.
 
-    The features are the input of the linear layer that the model calls last, which for most classifiers is what the
-    head sees. The pass runs a second structure over the same weights, so the model itself is not touched. Memory:
-    ``4 N (K + D)`` bytes.
+    The features are the input of the linear layer that is called last. Memory: ``4 N (K + D)`` bytes.
 
     Args:
         model: The base model.
@@ -122,7 +114,7 @@ def compute_answers(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZ
             logits.append(call_model(network, inputs).float().cpu())
             fault = fault or last.fault(len(inputs))
             if not fault:
-                # A copy: the features may be a view of something much larger, which would stay with them.
+                # A copy, since a view would keep the whole tensor behind it in memory.
                 features.append(last.input.detach().float().cpu().clone())
             progress.advance(len(inputs))
     return Answers(torch.cat(logits), None if fault else torch.cat(features), fault)

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: of a metric, and of the difference between two methods on the same samples."""
+"""Bootstrap intervals of a metric, and of the difference between two methods on the same samples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,29 +8,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
-from petm.selective.ranking import (
-    Metric,
-    RankedRows,
-    Ranking,
-    aligned,
-)
+from petm.selective.ranking import Metric, RankedRows, Ranking, aligned
 
 AnyMetric = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
-"""A function of ``(suspicion, wrong)``: one of `metrics`, one with its arguments in a ``partial``, or a user's."""
+"""A function of ``(suspicion, wrong)``: of `petm.selective.metrics`, a ``partial`` of one, or the user's."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric with its interval, 95 % unless asked otherwise."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference between two methods on the same samples, with its interval, 95 % unless asked otherwise."""
+    """A metric, or a difference of two, with its interval, 95 % unless asked otherwise."""
 
     value: float
     low: float
@@ -48,8 +34,8 @@ def bootstrap(
 ) -> Estimate:
     """Returns a metric with its percentile interval over samples drawn with replacement.
 
-    Resamples on which the metric is undefined (no error drawn) are left out. A metric of `metrics`, also within
-    a ``functools.partial``, is recounted at suspicion levels that are sorted once; any other function gets the rows.
+    Resamples on which the metric is undefined (no error drawn) are left out. Metrics of `petm.selective.metrics` are
+    fast, also within a ``functools.partial``: suspicion is sorted once.
 
     Args:
         metric: A function of ``(suspicion, wrong)``, such as `petm.selective.metrics.auroc`.
@@ -58,9 +44,6 @@ def bootstrap(
         resamples: Number of bootstrap samples, at least 1.
         confidence: Level of the interval, between 0 and 1, both excluded.
         seed: Seed of the resampling.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
 
     Reference:
         Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
@@ -78,33 +61,26 @@ def paired_bootstrap(
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Difference:
-    """Returns ``metric(first) - metric(second)`` with a percentile interval from samples drawn for both at once.
+) -> Estimate:
+    """Returns ``metric(first) - metric(second)`` with a percentile interval from the same resamples for both.
 
-    Resampling the same rows for both methods keeps what they have in common out of the interval, which two separate
-    intervals would not. Resamples on which the metric is undefined (no error drawn) are left out.
+    Common rows keep what both methods have in common out of the interval. All else is as in `bootstrap`.
 
     Args:
-        metric: A function of ``(suspicion, wrong)``, such as `petm.selective.metrics.auroc`.
-        first: float ``(N,)``, one method's suspicion (or its flags).
-        second: float ``(N,)``, the other's.
+        metric: A function of ``(suspicion, wrong)``.
+        first: float ``(N,)``, suspicion or flags of one method.
+        second: float ``(N,)``, those of the other.
         wrong: bool ``(N,)``, where the base model is wrong.
         resamples: Number of bootstrap samples, at least 1.
         confidence: Level of the interval, between 0 and 1, both excluded.
         seed: Seed of the resampling.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
-
-    Reference:
-        Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
     """
     of_first, of_second = _of_rows(metric, first, wrong), _of_rows(metric, second, wrong)
 
     def difference(rows: NDArray[np.int64] | None) -> float:
         return of_first(rows) - of_second(rows)
 
-    return Difference(*_interval(difference, np.size(wrong), resamples=resamples, confidence=confidence, seed=seed))
+    return Estimate(*_interval(difference, np.size(wrong), resamples=resamples, confidence=confidence, seed=seed))
 
 
 def _interval(
@@ -127,7 +103,7 @@ def _interval(
 
 
 def _of_rows(metric: AnyMetric, suspicion: ArrayLike, wrong: ArrayLike) -> Callable[[NDArray[np.int64] | None], float]:
-    """The metric as a function of the rows drawn, or of all where these are absent."""
+    """The metric as a function of the rows drawn; None stands for all rows."""
     of_ranking = _of_ranking(metric)
     if of_ranking is not None:
         ranked = RankedRows(suspicion, wrong)

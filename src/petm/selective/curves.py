@@ -1,4 +1,4 @@
-"""What a suspicion is worth at every threshold, and what a probability of error is worth at every level."""
+"""Risk-coverage curve of a suspicion, and reliability diagram of a probability of error."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,40 +6,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from petm.selective.metrics import (
-    Share,
-    expected_calibration_error,
-    risk_at_coverage,
-    share,
-)
+from petm.selective.metrics import Share, expected_calibration_error, risk_at_coverage, share
 from petm.selective.probability import FOLDS, fit_probability
 from petm.selective.ranking import RankedRows, aligned
 
 BINS = 10
-"""Of the reliability diagram, with equally many samples each; in few bins each share is told more exactly."""
+"""Bins of the reliability diagram, with equally many samples each; few, so that each share is precise."""
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-"""At which the risk is told in figures."""
+"""Coverages at which reports give the risk."""
 POINTS = 400
-"""A drawn curve has about so many points at most."""
+"""Points of a drawn curve, about, at most."""
 
 
 class RiskCurve(NamedTuple):
-    """Risk over coverage, float64 ``(n,)`` each, coverage ascending to 1."""
+    """Risk, the share of errors among the accepted, over coverage, ascending to 1; float64 ``(n,)`` each."""
 
     coverage: NDArray[np.float64]
-    """The share of all samples that is accepted."""
     risk: NDArray[np.float64]
-    """The share of errors among them."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """One bin of a reliability diagram.
-
-    Attributes:
-        guaranteed: The mean probability of error of its samples.
-        observed: The share of errors among them.
-    """
+    """One bin of a reliability diagram: the mean probability of error of its samples, and their share of errors."""
 
     guaranteed: float
     observed: Share
@@ -47,7 +35,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Step:
-    """The risk of two orders at one coverage: of the suspicion, and of the plain softmax."""
+    """The risk at one coverage by suspicion, and by the softmax alone."""
 
     coverage: float
     risk: float
@@ -56,12 +44,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a report tells of a suspicion and of its probability of error.
+    """Quality of a suspicion and of its probability of error, for reports.
 
     Attributes:
         bins: The reliability diagram; empty where errors, or right predictions, are too few to cross-validate.
-        calibration_error: Over these bins, in [0, 1]; NaN without them.
-        coverage: The share that the chosen threshold trusts.
+        calibration_error: The mean distance from the diagonal over these bins, in [0, 1]; NaN without them.
+        coverage: The share that is trusted.
         risk: The share of errors among the trusted, with its interval.
         steps: The risk at the coverages `COVERAGES`.
     """
@@ -74,16 +62,13 @@ class Judgement:
 
 
 def judge(suspicion: ArrayLike, softmax: ArrayLike, wrong: ArrayLike, trusted: ArrayLike) -> Judgement:
-    """Returns the reliability of a cross-validated probability of error, and risk at coverage beside the softmax's.
+    """Returns the reliability of the probability of error, cross-validated, and the risk at several coverages.
 
     Args:
         suspicion: float ``(N,)``, finite.
         softmax: float ``(N,)``, `petm.models.scores.maximum_softmax` of the base model.
         wrong: bool ``(N,)``, where the base model is wrong.
         trusted: bool ``(N,)``, the grades.
-
-    Raises:
-        ArgumentError: The shapes differ, or there is no sample.
     """
     kept, errors = aligned(np.asarray(trusted, bool), wrong)
     probability = cross_validated(suspicion, errors)
@@ -106,9 +91,6 @@ def risk_coverage(suspicion: ArrayLike, wrong: ArrayLike) -> RiskCurve:
         suspicion: float ``(N,)``.
         wrong: bool ``(N,)``, where the base model is wrong.
 
-    Raises:
-        ArgumentError: The shapes differ, or suspicion holds NaN.
-
     Reference:
         El-Yaniv and Wiener (2010), On the Foundations of Noise-free Selective Classification.
     """
@@ -120,18 +102,14 @@ def risk_coverage(suspicion: ArrayLike, wrong: ArrayLike) -> RiskCurve:
 
 
 def reliability(probability: ArrayLike, wrong: ArrayLike, *, bins: int = BINS) -> tuple[Bin, ...]:
-    """Returns guaranteed and observed shares of errors over bins of equally many samples, as far as ties allow.
+    """Returns predicted and observed shares of errors in bins of equally many samples, as far as ties allow.
 
-    They are the bins of `expected_calibration_error`: a level goes whole into the bin of its middle rank,
-    and bins without samples are left out.
+    The bins are those of `expected_calibration_error`; bins without samples are left out.
 
     Args:
-        probability: float ``(N,)`` in [0, 1], of error.
+        probability: float ``(N,)``, probability of error in [0, 1].
         wrong: bool ``(N,)``, where the base model is wrong.
-        bins: At least 1.
-
-    Raises:
-        ArgumentError: The shapes differ, or probability holds NaN.
+        bins: Number of bins, at least 1.
 
     Reference:
         Nguyen and O'Connor (2015), Posterior Calibration and Exploratory Analysis, for bins of equal mass.
@@ -150,21 +128,14 @@ def reliability(probability: ArrayLike, wrong: ArrayLike, *, bins: int = BINS) -
 
 
 def cross_validated(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) -> NDArray[np.float64] | None:
-    """Returns for each sample the probability of error by a curve that was fitted without it, float64 ``(N,)``.
+    """Returns the probability of error of each sample by `fit_probability` on the other folds, float64 ``(N,)``.
 
-    The samples are dealt into folds, stratified by error; `fit_probability`, its choice of method
-    included, is fitted on all folds but one and gives the probabilities of that one.
+    The folds are stratified by error. None where there are fewer than two errors, or two right predictions.
 
     Args:
         suspicion: float ``(N,)``, finite.
         wrong: bool ``(N,)``, where the base model is wrong.
-        seed: Of the folds.
-
-    Returns:
-        Nothing where there are fewer than two errors, or fewer than two right predictions.
-
-    Raises:
-        ArgumentError: The shapes differ, or a suspicion is not finite.
+        seed: Seed of the folds.
     """
     scores, errors = aligned(np.asarray(suspicion, np.float64), wrong)
     rarer = int(min(errors.sum(), (~errors).sum()))

@@ -1,4 +1,4 @@
-"""Whether suspicion has drifted: production against calibration, at the quantiles that a bundle remembers."""
+"""Drift of suspicion: production against calibration, at the quantiles that a bundle holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,23 +11,22 @@ from numpy.typing import ArrayLike, NDArray
 from petm.errors import ArgumentError
 
 QUANTILES = 21
-"""At 0, 5, ..., 100 % of the calibration samples."""
+"""Number of quantiles, at 0, 5, ..., 100 % of the calibration samples."""
 RESOLUTION = 1e-5
 """Relative difference up to which two suspicions count as equal: batch sizes and onnxruntime change the last digits."""
 DRAWS = 9_999
-"""Of the statistic where nothing has drifted; a p-value is a multiple of 1 / (DRAWS + 1)."""
+"""Draws of the statistic without drift; a p-value is a multiple of 1 / (DRAWS + 1)."""
 FEWEST_IN_BIN = 5
-"""Expected in each bin of the chi-square test, at least."""
+"""Least expected count in each bin of the chi-square test."""
 
 
 @dataclass(frozen=True)
 class SuspicionProfile:
-    """What a bundle remembers of the suspicion of its calibration samples.
+    """The distribution of suspicion in calibration, as a bundle holds it.
 
     Attributes:
         edges: float64 ``(J,)``, ascending: the distinct quantiles.
-        ranks: int64 ``(J,)``, ascending: how many calibration samples lie up to each; ties make it more than the
-            quantile says.
+        ranks: int64 ``(J,)``, ascending: how many calibration samples lie up to each, ties included.
     """
 
     edges: NDArray[np.float64]
@@ -35,12 +34,12 @@ class SuspicionProfile:
 
     @property
     def samples(self) -> int:
-        """Calibration samples."""
+        """Number of calibration samples."""
         return int(self.ranks[-1])
 
     @classmethod
     def from_measured(cls, measured: Mapping[str, Any]) -> "SuspicionProfile | None":
-        """Returns the profile among a grader's figures, or none where the bundle is too old to have one."""
+        """Returns the profile in a grader's measured figures, or None where the bundle is too old to have one."""
         quantiles, ranks = measured.get("suspicion_quantiles"), measured.get("suspicion_ranks")
         if not quantiles or not ranks:
             return None
@@ -59,11 +58,10 @@ class Drift:
     """How far the suspicion of production lies from that of calibration.
 
     Attributes:
-        samples: In production.
-        calibration_samples: In calibration.
-        distance: The Kolmogorov-Smirnov statistic at the quantiles, in [0, 1]: the largest difference of the shares of
-            both that lie up to one of them.
-        p_value: How often chance alone gives this distance or more.
+        samples: Number of samples in production.
+        calibration_samples: Number of samples in calibration.
+        distance: The Kolmogorov-Smirnov statistic at the quantiles, in [0, 1].
+        p_value: Probability of this distance or more by chance alone.
         at: The suspicion where the distance is largest.
         more_suspect: Whether production lies above calibration there.
     """
@@ -77,9 +75,9 @@ class Drift:
 
 
 def suspicion_profile(suspicion: ArrayLike) -> dict[str, list[Any]]:
-    """Returns what a bundle remembers of calibration suspicion: 21 quantiles, and how many samples lie up to each.
+    """Returns what a bundle holds of calibration suspicion: 21 quantiles, and how many samples lie up to each.
 
-    Each quantile is the suspicion of a sample: the least with at least that share of the samples up to it.
+    A quantile is the least suspicion of a sample up to which at least that share of the samples lies.
 
     Args:
         suspicion: float ``(N,)``, at least one, finite.
@@ -91,21 +89,18 @@ def suspicion_profile(suspicion: ArrayLike) -> dict[str, list[Any]]:
 
 
 def drift_of(profile: SuspicionProfile, counts: ArrayLike) -> Drift:
-    """Returns the two-sample Kolmogorov-Smirnov test of production against calibration, at the remembered quantiles.
+    """Returns the two-sample Kolmogorov-Smirnov test of production against calibration, at the quantiles.
 
     ``D = max_j |C_j / n - R_j / N|``, where ``C_j`` of ``n`` production and ``R_j`` of ``N`` calibration samples lie
     up to the ``j``-th quantile. Without drift, and for a continuous suspicion of whatever distribution, the
     probabilities between the quantiles are Dirichlet (spacings of order statistics) and the counts multinomial given
     these, so the distribution of ``D`` follows from ``n`` and the ranks alone. It is drawn 9,999 times, from a fixed
-    seed: the p-value ``(1 + #{D' >= D}) / (1 + 9999)`` is exact, not asymptotic. Ties fall into one bin on both sides.
-    What happens between two quantiles is not seen: a difference of less than 5 % of the mass may stay hidden.
+    seed: the p-value ``(1 + #{D' >= D}) / (1 + 9999)`` is exact, not asymptotic. A difference between two quantiles,
+    of less than 5 % of the mass, may stay hidden.
 
     Args:
-        profile: Of the calibration samples.
-        counts: int ``(J + 1,)``, from `SuspicionProfile.counts`; sums of such for several batches.
-
-    Raises:
-        ArgumentError: The counts are not those of this profile, or nothing was counted.
+        profile: Profile of the calibration samples.
+        counts: int ``(J + 1,)``, from `SuspicionProfile.counts`, summed over batches.
 
     Reference:
         Smirnov (1939) for the statistic; Wilks (1962), Mathematical Statistics, section 8.7, for the spacings;
@@ -130,17 +125,7 @@ def drift_of(profile: SuspicionProfile, counts: ArrayLike) -> Drift:
 
 
 def differences_of(profile: SuspicionProfile, counts: ArrayLike) -> NDArray[np.float64]:
-    """Returns by how much a larger share of production than of calibration lies up to each edge, float64 ``(J,)``.
-
-    The largest of them, without its sign, is the distance of `drift_of`.
-
-    Args:
-        profile: Of the calibration samples.
-        counts: As in `drift_of`.
-
-    Raises:
-        ArgumentError: The counts are not those of this profile, or nothing was counted.
-    """
+    """Returns ``C_j / n - R_j / N`` of `drift_of` at each edge, float64 ``(J,)``; its arguments are the same."""
     held, edges = np.asarray(counts, np.int64), len(profile.edges)
     total = int(held.sum())
     if held.shape != (edges + 1,) or not total:
@@ -153,11 +138,11 @@ def differences_of(profile: SuspicionProfile, counts: ArrayLike) -> NDArray[np.f
 def alike(first: ArrayLike, second: ArrayLike) -> float | None:
     """Returns the p-value of Pearson's chi-square test that two histograms are drawn from one distribution.
 
-    Bins with fewer than five expected are merged with the next; absent where that leaves fewer than two.
+    Bins with an expected count below 5 are merged with the next; None where fewer than two bins are left.
 
     Args:
-        first: int ``(B,)``.
-        second: int ``(B,)``, over the same bins.
+        first: int ``(B,)``, counts.
+        second: int ``(B,)``, counts in the same bins.
     """
     table = np.array([first, second], np.int64)
     total = table.sum()

@@ -18,12 +18,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
-from petm.selective.ranking import (
-    Metric,
-    Ranking,
-    aligned,
-    metric,
-)
+from petm.selective.ranking import Metric, Ranking, aligned, metric
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,8 @@ class Share:
 
     Attributes:
         value: ``count / of``, in [0, 1].
-        count: How many.
-        of: Out of how many.
+        count: Number counted.
+        of: Number of trials.
         low: Lower end of the interval.
         high: Upper end of the interval.
     """
@@ -69,14 +64,14 @@ def share(count: int, of: int, *, confidence: float = 0.95) -> Share:
 
 @dataclass(frozen=True)
 class Detection:
-    """What a yes-or-no flag finds.
+    """Quality of a flag.
 
     Attributes:
-        recall: Of the base model's errors, the share that is flagged.
-        precision: Of the flagged, the share that are the base model's errors.
-        flagged: How many are flagged.
-        errors: How many errors the base model makes.
-        caught: How many of the base model's errors are flagged.
+        recall: Share of the base model's errors that is flagged.
+        precision: Share of errors among the flagged.
+        flagged: Number of flagged samples.
+        errors: Number of errors of the base model.
+        caught: Number of flagged errors.
     """
 
     recall: Share
@@ -92,9 +87,6 @@ def detection(flagged: ArrayLike, wrong: ArrayLike) -> Detection:
     Args:
         flagged: bool ``(N,)``.
         wrong: bool ``(N,)``, where the base model is wrong.
-
-    Raises:
-        ArgumentError: The shapes differ.
 
     Example:
         >>> found = detection([True, True, False, False], [True, False, True, False])
@@ -118,9 +110,6 @@ def fidelity(first: ArrayLike, second: ArrayLike) -> float:
     Args:
         first: int ``(N,)``, predicted classes.
         second: int ``(N,)``, predicted classes.
-
-    Raises:
-        ArgumentError: The shapes differ or there are no samples.
     """
     a, b = np.asarray(first), np.asarray(second)
     if a.shape != b.shape or not a.size:
@@ -129,10 +118,7 @@ def fidelity(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def most_suspect(suspicion: ArrayLike, count: int) -> NDArray[np.bool_]:
-    """Returns bool ``(N,)``: the ``count`` samples of highest suspicion, the earlier of equal ones first.
-
-    It turns a score into a flag of a given size, so that two detectors are compared at the same number of flags.
-    """
+    """Returns bool ``(N,)``: the ``count`` samples of highest suspicion, the earlier of equal ones first."""
     order = np.argsort(-np.asarray(suspicion, float), kind="stable")
     flags = np.zeros(len(order), bool)
     flags[order[:count]] = True
@@ -154,16 +140,13 @@ def auroc(ranking: Ranking) -> float:
 
 @metric("AUPR-Error", higher_is_better=True)
 def aupr_error(ranking: Ranking) -> float:
-    """Returns the average precision with its errors as the positive class, in [0, 1]; NaN where there is no error."""
+    """Returns the average precision with errors as the positive class, in [0, 1]; NaN where there is no error."""
     return _average_precision(ranking.wrong[::-1], ranking.right[::-1])
 
 
 @metric("AUPR-Success", higher_is_better=True)
 def aupr_success(ranking: Ranking) -> float:
-    """Returns the average precision with right predictions as the positive class, in [0, 1]; NaN where there is none.
-
-    The samples are taken from the least suspect up.
-    """
+    """Returns the average precision with right predictions as the positive class, in [0, 1]; NaN without any."""
     return _average_precision(ranking.right, ranking.wrong)
 
 
@@ -211,10 +194,10 @@ def aurc(ranking: Ranking) -> float:
 
 @metric("E-AURC", higher_is_better=False)
 def eaurc(ranking: Ranking) -> float:
-    """Returns the AURC in excess of ``e + (1 - e) ln(1 - e)``, the least there is at the base model's error rate ``e``.
+    """Returns the AURC in excess of ``e + (1 - e) ln(1 - e)``, the least possible at the model's error rate ``e``.
 
-    That least is the area for infinitely many samples, all errors above all right predictions. Between few levels the
-    trapezoid rule can lie below it, so that a perfect score of two levels has an E-AURC below 0.
+    That least is the area for infinitely many samples with all errors above all right predictions. With few levels the
+    trapezoid rule can lie below it, so a perfect score of two levels has an E-AURC below 0.
 
     Reference:
         Geifman et al. (2019), Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers.
@@ -263,8 +246,7 @@ def aurc_achievable(ranking: Ranking) -> float:
 def coverage_at_risk(ranking: Ranking, risk: float) -> float:
     """Returns the greatest coverage of a threshold with at most this ``risk``, in [0, 1]; 0 where none has.
 
-    It is found on these very samples and guarantees nothing for others: for that there is `risk_threshold`.
-    ``risk`` is a number from 0 to 1, or an `ArgumentError` is raised.
+    It describes these samples and guarantees nothing for others: `risk_threshold` does.
     """
     if not 0 <= risk <= 1:
         raise ArgumentError(f"risk: expected a number from 0 to 1, got {risk}.")
@@ -274,10 +256,7 @@ def coverage_at_risk(ranking: Ranking, risk: float) -> float:
 
 @metric("Risk at coverage", higher_is_better=False)
 def risk_at_coverage(ranking: Ranking, coverage: float) -> float:
-    """Returns the risk of the strictest threshold that accepts at least the share ``coverage``, in [0, 1].
-
-    ``coverage`` is a number above 0 and at most 1, or an `ArgumentError` is raised.
-    """
+    """Returns the risk of the strictest threshold that accepts at least the share ``coverage``, in (0, 1]."""
     if not 0 < coverage <= 1:
         raise ArgumentError(f"coverage: expected a number above 0 and at most 1, got {coverage}.")
     covered, failed = _accepted(ranking)
@@ -289,7 +268,7 @@ def risk_at_coverage(ranking: Ranking, coverage: float) -> float:
 
 @metric("Recall", higher_is_better=True)
 def recall_at(ranking: Ranking, threshold: float) -> float:
-    """Returns the share of its errors with a suspicion of at least ``threshold``, in [0, 1]; NaN without errors."""
+    """Returns the share of errors with a suspicion of at least ``threshold``, in [0, 1]; NaN without errors."""
     flagged = np.searchsorted(ranking.levels, threshold)
     return _ratio(ranking.wrong[flagged:].sum(), ranking.wrong.sum())
 
@@ -304,12 +283,11 @@ def precision_at(ranking: Ranking, threshold: float) -> float:
 
 @metric("Calibration error", higher_is_better=False)
 def expected_calibration_error(ranking: Ranking, bins: int = 15) -> float:
-    """Returns the mean distance between the guaranteed and the observed share of errors over ``bins`` bins, in [0, 1].
+    """Returns the mean distance between the predicted and the observed share of errors over ``bins`` bins, in [0, 1].
 
-    The suspicion is read as the probability of error. Bins hold equally many samples as far as ties allow: of equal
-    width, nearly all samples of a good classifier would share the lowest bin. A level goes whole into the bin of its
-    middle rank. The estimate is biased upwards, the more so the fewer samples a bin holds. Raises `ArgumentError` for
-    ``bins`` below 1 and for values outside [0, 1].
+    Suspicion must be a probability of error, in [0, 1]. Bins hold equally many samples as far as ties allow: with equal
+    widths, nearly all samples of a good classifier would share the lowest bin. A level belongs to the bin of its middle
+    rank. The estimate is biased upwards, more so with fewer samples in a bin.
 
     Reference:
         Naeini et al. (2015), Obtaining Well Calibrated Probabilities Using Bayesian Binning; Nguyen and O'Connor
@@ -329,9 +307,7 @@ def expected_calibration_error(ranking: Ranking, bins: int = 15) -> float:
 
 @metric("Brier score", higher_is_better=False)
 def brier(ranking: Ranking) -> float:
-    """Returns the mean squared distance of the guaranteed probability of error from what happened, 0 or 1; in [0, 1].
-
-    The suspicion is read as that probability. Raises `ArgumentError` for values outside [0, 1].
+    """Returns the mean squared distance of a probability of error from what happened, 0 or 1; in [0, 1].
 
     Reference:
         Brier (1950), Verification of Forecasts Expressed in Terms of Probability.
@@ -343,22 +319,12 @@ def brier(ranking: Ranking) -> float:
 
 METRICS: dict[str, Metric[[]]] = {
     chosen.name: chosen
-    for chosen in (
-        auroc,
-        aupr_error,
-        aupr_success,
-        fpr95,
-        fpr95_error_positive,
-        aurc,
-        eaurc,
-        augrc,
-        aurc_achievable,
-    )
+    for chosen in (auroc, aupr_error, aupr_success, fpr95, fpr95_error_positive, aurc, eaurc, augrc, aurc_achievable)
 }
-"""The metrics that need no more than suspicion and wrong, by name, in the order of a table's columns."""
+"""The metrics without further arguments, by name, in the order of a table's columns."""
 
 PROBABILITY_METRICS: dict[str, Metric[...]] = {chosen.name: chosen for chosen in (expected_calibration_error, brier)}
-"""The metrics that read suspicion as a probability of error, by name."""
+"""The metrics of a probability of error, by name."""
 
 
 def _ratio(count: Any, of: Any) -> float:

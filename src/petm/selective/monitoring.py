@@ -1,11 +1,4 @@
-"""Whether a threshold's guarantee still holds, by the exact interval of the error rate among labelled predictions.
-
-    check = check_guarantee(threshold, trusted, wrong, labels)         # bool (n,), bool (n,), int (n,) or None
-    check = LabelledCounts(threshold).add(trusted, wrong, labels)... .check()   # the same in pieces
-
-Only rows whose true label is known go in, the suspects among them too. ``labels`` are the base model's predictions,
-needed where the guarantee is made in each class.
-"""
+"""Whether a threshold's guarantee still holds, by the exact interval of the error rate among labelled predictions."""
 
 import math
 from collections.abc import Sequence
@@ -18,32 +11,30 @@ from numpy.typing import ArrayLike
 
 from petm.errors import ArgumentError
 from petm.selective.metrics import Share
-from petm.selective.thresholds import Threshold
+from petm.selective.thresholds import Threshold, check_share
 
 Verdict = Literal["holds", "cannot tell", "broken", "nothing guaranteed"]
 
 MOST_SAMPLES = 10**9
-"""Beyond so many labelled samples it is said that no number would do."""
+"""Greatest number of labelled samples that is proposed."""
 
 
 @dataclass(frozen=True)
 class GuaranteeCheck:
-    """What labelled predictions say of a guarantee.
+    """A guarantee, checked on labelled predictions.
 
     Attributes:
-        verdict: ``holds`` where the whole interval keeps the limit, ``broken`` where the whole of it exceeds the limit,
-            ``cannot tell`` where the limit lies within; ``nothing guaranteed`` where there is no limit.
-        of: What the limit is on: ``wrong among the trusted``; where a recall was guaranteed, ``trusted among the
-            wrong``.
-        limit: The greatest share that was guaranteed; absent where nothing was.
-        confidence: Of the interval; in a class, what leaves that of the guarantee over all of them.
+        verdict: ``holds`` where the whole interval is within the limit, ``broken`` where the whole of it exceeds the
+            limit, ``cannot tell`` where the limit lies inside; ``nothing guaranteed`` where there is no limit.
+        of: The share that is limited: ``wrong among the trusted`` or, for a recall, ``trusted among the wrong``.
+        limit: The greatest share that was guaranteed; None where nothing was.
+        confidence: Confidence of the interval; in a class, that which gives the overall one.
         found: The share seen, with its Clopper-Pearson interval.
-        labelled_trusted: Trusted predictions with a known label.
-        labelled_suspects: Suspects with a known label; they say nothing of the trusted.
-        samples_needed: Where it cannot be told: about how many labelled samples of the kind that is counted in
-            ``found.of`` would do, if the share stayed as seen, or as seen in calibration where none is; absent where no
-            number would.
-        classes: The check of each class that is ever trusted, by its number; empty where one threshold serves all.
+        labelled_trusted: Number of trusted predictions with a known label.
+        labelled_suspects: Number of suspect predictions with a known label.
+        samples_needed: With ``cannot tell``: about how many labelled samples of the kind in ``found.of`` would do, if
+            the share stayed as seen (or as in calibration where none is seen); None where no number would.
+        classes: Class number and check of each class with trusted predictions; empty where one threshold serves all.
     """
 
     verdict: Verdict
@@ -58,21 +49,19 @@ class GuaranteeCheck:
 
     @property
     def only_suspects(self) -> bool:
-        """Whether labels were given to suspects alone, which says nothing of the trusted."""
+        """Whether only suspects are labelled."""
         return self.labelled_suspects > 0 and self.labelled_trusted == 0
 
 
 class LabelledCounts:
-    """Right and wrong among labelled predictions, counted as they come.
-
-    Args:
-        threshold: Whose guarantee is to be checked.
+    """Counts of right and wrong among labelled predictions, for `check_guarantee` in pieces.
 
     Attributes:
+        threshold: The threshold whose guarantee is checked.
         trusted: int64 ``(K,)``, labelled and trusted, for each class with a threshold of its own; ``(1,)`` for all.
-        wrong: int64 ``(K,)``, how many of these are wrong.
-        suspects: Labelled suspects.
-        found: How many of these are wrong.
+        wrong: int64 ``(K,)``, the wrong ones among these.
+        suspects: Number of labelled suspects.
+        found: Number of wrong ones among these.
     """
 
     def __init__(self, threshold: Threshold) -> None:
@@ -82,16 +71,7 @@ class LabelledCounts:
         self.suspects, self.found = 0, 0
 
     def add(self, trusted: ArrayLike, wrong: ArrayLike, labels: ArrayLike | None = None) -> "LabelledCounts":
-        """Counts some labelled predictions, and returns itself.
-
-        Args:
-            trusted: bool ``(n,)``, their grades.
-            wrong: bool ``(n,)``, where the base model is wrong.
-            labels: int ``(n,)``, the base model's predictions; needed where there is a threshold for each class.
-
-        Raises:
-            ArgumentError: Shapes differ, or ``labels`` is absent but needed or outside 0..K-1.
-        """
+        """Adds labelled predictions, as in `check_guarantee`, and returns the counts themselves."""
         grades, errors = np.asarray(trusted, bool), np.asarray(wrong, bool)
         if grades.ndim != 1 or grades.shape != errors.shape:
             raise ArgumentError(
@@ -103,8 +83,7 @@ class LabelledCounts:
             if labels is None:
                 raise ArgumentError(
                     f"labels: expected the model's predictions, int {grades.shape}, for a guarantee in each of "
-                    f"{kinds} classes, "
-                    f"got none. Pass them."
+                    f"{kinds} classes, got none. Pass them."
                 )
             classes = np.asarray(labels, np.int64)
             if classes.shape != grades.shape or (classes.size and not 0 <= classes.min() <= classes.max() < kinds):
@@ -119,20 +98,18 @@ class LabelledCounts:
         return self
 
     def check(self, *, confidence: float | None = None) -> GuaranteeCheck:
-        """Returns what the counted say of the guarantee; as `check_guarantee`."""
-        threshold, level = self.threshold, _level(self.threshold, confidence)
+        """Returns the check of the guarantee, as `check_guarantee`."""
+        threshold = self.threshold
+        level = confidence if confidence is not None else threshold.confidence or 0.95
+        check_share("confidence", level, below_1=True)
         total, errors = int(self.trusted.sum()), int(self.wrong.sum())
         if threshold.classes:
             return self._in_each_class(level)
-        limit: float | None
-        expected: float | None
+        limit, expected = threshold.max_risk, threshold.risk
+        counts, of = (errors, total), "wrong among the trusted"
         if threshold.recall is not None and threshold.confidence is not None:
-            # Of labelled errors, wherever they are: those that were trusted have been missed.
-            limit, expected = 1 - threshold.recall, 1 - threshold.recall
+            limit = expected = 1 - threshold.recall
             counts, of = (errors, errors + self.found), "trusted among the wrong"
-        else:
-            limit, expected = threshold.max_risk, threshold.risk
-            counts, of = (errors, total), "wrong among the trusted"
         guaranteed = limit if threshold.holds and threshold.confidence is not None else None
         return _judge(counts, of, guaranteed, level, expected, total, self.suspects)
 
@@ -146,10 +123,8 @@ class LabelledCounts:
             counts = int(self.wrong[label]), int(self.trusted[label])
             checks.append((label, _judge(counts, of, limit, each, parts[label].risk, counts[1], 0)))
         total, errors = int(self.trusted.sum()), int(self.wrong.sum())
-        verdict: Verdict = "holds"
-        for worse in ("cannot tell", "broken"):
-            if any(check.verdict == worse for _, check in checks):
-                verdict = worse
+        verdicts: tuple[Verdict, ...] = ("broken", "cannot tell")
+        verdict: Verdict = next((one for one in verdicts if any(check.verdict == one for _, check in checks)), "holds")
         return GuaranteeCheck(
             verdict if kept and limit is not None else "nothing guaranteed",
             of,
@@ -173,24 +148,19 @@ def check_guarantee(
 ) -> GuaranteeCheck:
     """Returns whether a threshold's guarantee holds on labelled predictions, is broken, or cannot be told from so few.
 
-    The errors among ``n`` trusted predictions drawn at random from all are binomial, so the interval of Clopper and
-    Pearson holds the error rate with probability ``confidence`` at least, however small ``n`` is. The guarantee holds
-    where the interval ends at the guaranteed risk or below, and is broken where it begins above. A guarantee that is
-    kept is called broken with probability ``(1 - confidence) / 2`` at most, and one that is broken is called held no
-    more often. Where it was made in each class, the intervals of all classes hold together.
+    The errors among ``n`` trusted predictions drawn at random are binomial, so the interval of Clopper and Pearson
+    covers the error rate with probability ``confidence`` at least, for every ``n``. The guarantee holds where the
+    interval ends at the guaranteed risk or below, and is broken where it begins above. Either verdict is false with
+    probability ``(1 - confidence) / 2`` at most; with a guarantee in each class, over all classes at once.
 
-    This assumes that the labelled are a random part of the trusted. Labels of suspects alone say nothing of the
-    trusted, and then it cannot be told.
+    The labelled must be a random part of the trusted; labels of suspects alone do not tell.
 
     Args:
-        threshold: From `petm.selective.thresholds`; what it guarantees is checked.
+        threshold: A threshold of `petm.selective.thresholds`.
         trusted: bool ``(n,)``, the grades of predictions whose true label is known.
         wrong: bool ``(n,)``, where the base model is wrong on them.
         labels: int ``(n,)``, the base model's predictions; needed where there is a threshold for each class.
-        confidence: Of the interval, between 0 and 1; absent takes that of the guarantee, or 0.95 where there is none.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
+        confidence: Confidence of the interval, between 0 and 1; None for that of the guarantee, or 0.95 without one.
 
     Reference:
         Clopper and Pearson (1934), The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial.
@@ -199,13 +169,7 @@ def check_guarantee(
 
 
 def exact_share(count: int, of: int, *, confidence: float = 0.95) -> Share:
-    """Returns ``count / of`` with its Clopper-Pearson interval, which holds its level for every count.
-
-    Args:
-        count: 0 to ``of``.
-        of: Trials; without any the interval is [0, 1].
-        confidence: Level of the interval, between 0 and 1.
-    """
+    """Returns ``count / of`` with its Clopper-Pearson interval at level ``confidence``; [0, 1] without any trial."""
     if not of:
         return Share(math.nan, 0, 0, 0.0, 1.0)
     ends = scipy.stats.binomtest(count, of).proportion_ci(confidence, method="exact")
@@ -215,13 +179,8 @@ def exact_share(count: int, of: int, *, confidence: float = 0.95) -> Share:
 def samples_to_tell(rate: float, limit: float, confidence: float) -> int | None:
     """Returns about how many trials show on which side of ``limit`` a share lies that stays at ``rate``.
 
-    The least ``n`` (within a hundredth) whose Clopper-Pearson interval leaves out the limit, with ``rate n`` counted,
-    rounded towards the limit. Absent where ``rate`` is the limit itself, or too near to it.
-
-    Args:
-        rate: In [0, 1].
-        limit: Between 0 and 1.
-        confidence: Of the interval.
+    The least ``n`` (within a hundredth) whose Clopper-Pearson interval at level ``confidence`` excludes the limit, with
+    ``rate n`` counted, rounded towards the limit. None where ``rate`` is the limit, or too near to it.
     """
     steps = math.ceil(math.log(MOST_SAMPLES, 1.01))
     trials, tail = np.unique(np.ceil(1.01 ** np.arange(steps + 1))), (1 - confidence) / 2
@@ -232,13 +191,6 @@ def samples_to_tell(rate: float, limit: float, confidence: float) -> int | None:
         counts = np.floor(trials * rate + 1e-9)
         told = (counts > 0) & (scipy.stats.beta.ppf(tail, np.maximum(counts, 1), trials - counts + 1) > limit)
     return int(trials[told][0]) if told.any() else None
-
-
-def _level(threshold: Threshold, confidence: float | None) -> float:
-    level = confidence if confidence is not None else threshold.confidence or 0.95
-    if not 0 < level < 1:
-        raise ArgumentError(f"confidence: expected a number between 0 and 1, got {level}.")
-    return level
 
 
 def _judge(
@@ -260,15 +212,13 @@ def _judge(
 def _verdict(found: Share, limit: float | None, labelled_trusted: int) -> Verdict:
     if limit is None:
         return "nothing guaranteed"
-    if not labelled_trusted:
-        return "cannot tell"
-    if found.high <= limit:
+    if labelled_trusted and found.high <= limit:
         return "holds"
-    return "broken" if found.low > limit else "cannot tell"
+    return "broken" if labelled_trusted and found.low > limit else "cannot tell"
 
 
 def _needed_over_all(checks: Sequence[tuple[int, GuaranteeCheck]], total: int) -> int | None:
-    """How many labelled trusted samples of all classes would tell in every class, drawn as the present ones are."""
+    """About how many labelled trusted samples of all classes would tell in every class."""
     needed = []
     for _, check in checks:
         if check.verdict == "cannot tell":

@@ -15,30 +15,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDS = 5
-"""Of the cross-validation; fewer where there are fewer errors, or fewer right predictions."""
+"""Folds of the cross-validation; fewer where there are fewer errors, or fewer right predictions."""
 KNOTS = 300
-"""At most so many points describe the isotonic curve."""
-
-
+"""Most points of the isotonic curve."""
 Method = Literal["logistic", "log-odds", "isotonic"]
 _INSIDE = (1e-15, 1 - 1e-15)
-"""Where log-odds are taken: beyond, they tell rounding rather than probability."""
+"""Range in which log-odds are taken; beyond it rounding dominates."""
 
 
 @dataclass(frozen=True)
 class ErrorProbability:
-    """The probability that the base model is wrong, as a function of suspicion that never falls and is never 0 or 1.
+    """The probability that the base model is wrong, as a non-decreasing function of suspicion, strictly within 0 and 1.
 
     Attributes:
         method: ``logistic``, ``1 / (1 + exp(-(slope s + intercept)))``; ``log-odds``, the same of ``log(s / (1 - s))``;
             or ``isotonic``, straight lines between knots.
-        least: The least probability that is given, and 1 less the greatest: what the calibration samples can tell.
-        slope: Of a logistic curve, 0 or above.
-        intercept: Of a logistic curve.
-        knots: Suspicions of the isotonic curve, rising.
-        values: Its probabilities there.
-        log_losses: Of each method that was tried, in cross-validation, in nats a sample; empty where there were too few
-            errors for it.
+        least: The least probability, and 1 less the greatest.
+        slope: Slope of a logistic curve, 0 or above.
+        intercept: Intercept of a logistic curve.
+        knots: Suspicions at the knots of the isotonic curve, ascending.
+        values: Probabilities at the knots.
+        log_losses: Log loss of each method in cross-validation, in nats a sample; empty where errors were too few.
     """
 
     method: Method
@@ -55,11 +52,7 @@ class ErrorProbability:
         object.__setattr__(self, "values", tuple(self.values))
 
     def probability(self, suspicion: ArrayLike) -> NDArray[np.float64]:
-        """Returns the probability of error, float64 of the same shape, strictly between 0 and 1; NaN for NaN.
-
-        Args:
-            suspicion: float ``(N,)``, of any shape.
-        """
+        """Returns the probability of error, float64 of the same shape; NaN for NaN."""
         scores = np.asarray(suspicion, np.float64)
         if self.method == "isotonic":
             found = np.where(np.isnan(scores), scores, np.interp(scores, self.knots, self.values))
@@ -71,11 +64,7 @@ class ErrorProbability:
         return np.clip(found, self.least, 1 - self.least)
 
     def as_tensor(self, suspicion: "Tensor") -> "Tensor":
-        """Returns what `probability` does, float64 ``(N,)``, in operations that `torch.export` and ONNX know.
-
-        Args:
-            suspicion: float ``(N,)``.
-        """
+        """Returns the same, float64 ``(N,)``, in operations that `torch.export` and ONNX support."""
         scores = suspicion.double()
 
         def constant(*numbers: float) -> "Tensor":  # a plain number becomes a float32 in an ONNX graph
@@ -100,24 +89,22 @@ class ErrorProbability:
 def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) -> ErrorProbability:
     """Returns the probability of error as a function of suspicion, fitted on calibration samples.
 
-    Isotonic and logistic regression are tried; what has the least log loss in stratified cross-validation is kept.
-    *Isotonic*: the rising step curve of greatest likelihood, with straight lines between its plateaus. Half an error is
-    added at the least suspicion and half a right prediction at the greatest, so that a plateau of ``n`` right ones at
-    the low end says ``0.5 / (n + 0.5)`` and not 0. *Logistic*: Platt's curve, whose targets are
-    ``(errors + 1) / (errors + 2)`` for errors and ``1 / (right + 2)`` for right predictions; a slope that would fall is
-    0 instead. Where every suspicion lies in [0, 1] it may be a probability itself, and its log-odds are tried besides:
-    the slope is then an inverse temperature. None says less than ``0.5 / (N + 1)``, nor more than 1 less that.
+    Of these methods, the one with the least log loss in stratified cross-validation is chosen:
 
-    With fewer than two errors, or fewer than two right predictions, nothing can be cross-validated: with one, the
-    logistic curve is taken, which has less to go astray; with none, a constant, ``0.5 / (N + 1)`` or 1 less that.
+    - *Isotonic*: the rising step curve of greatest likelihood, with straight lines between its plateaus. Half an error
+      is added at the least suspicion and half a right prediction at the greatest, so a plateau of ``n`` right
+      predictions at the low end has the value ``0.5 / (n + 0.5)`` and not 0.
+    - *Logistic*: Platt's curve with targets ``(errors + 1) / (errors + 2)`` for errors and ``1 / (right + 2)`` for
+      right predictions; a falling slope is replaced by 0.
+    - *Log-odds*, where every suspicion lies in [0, 1]: the logistic curve of the log-odds of suspicion.
+
+    Values are kept within ``0.5 / (N + 1)`` and 1 less that. With one error, or one right prediction, the logistic
+    curve is taken; with none, a constant at that bound.
 
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
         wrong: bool ``(N,)``, where the base model is wrong on them.
-        seed: Of the folds.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
+        seed: Seed of the folds.
 
     Reference:
         Zadrozny and Elkan (2002), Transforming Classifier Scores into Accurate Multiclass Probability Estimates;
@@ -148,8 +135,6 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
 def _logistic(
     scores: NDArray[np.float64], errors: NDArray[np.bool_], *, method: Method = "logistic"
 ) -> ErrorProbability:
-    from sklearn.linear_model import LogisticRegression
-
     if method == "log-odds":
         scores = _log_odds(scores)
     bad, good = int(errors.sum()), int((~errors).sum())

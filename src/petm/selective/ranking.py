@@ -1,7 +1,7 @@
-"""Samples in the order of their suspicion, as counts of right and wrong at each level: what the metrics read.
+"""Counts of right and wrong at each level of suspicion, on which the metrics are defined.
 
 A level is one distinct value of the suspicion. Samples of one level are accepted together or not at all, so nothing
-depends on the order of rows, and a resample of the rows is nothing but other counts at the same levels.
+depends on the order of rows, and a resample of the rows is other counts at the same levels.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,9 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """How many predictions of the base model are right and wrong at each level of suspicion, from the least suspect up.
+    """Numbers of right and wrong predictions, int64 ``(L,)``, at each level of suspicion, float64 ``(L,)``, ascending.
 
-    Attributes:
-        levels: float64 ``(L,)``, ascending.
-        right: int64 ``(L,)``.
-        wrong: int64 ``(L,)``. Right and wrong may both be 0, at a level of which a resample holds no sample.
+    Both are 0 at a level of which a resample holds no sample.
     """
 
     levels: NDArray[np.float64]
@@ -32,12 +29,7 @@ class Ranking:
 
 
 class RankedRows:
-    """Samples that are sorted once, and counted as often as needed; made from suspicion and wrong, ``(N,)`` each.
-
-    Attributes:
-        levels: float64 ``(L,)``, the distinct values of the suspicion, ascending.
-        cells: int64 ``(N,)``, the level of each sample, and ``L`` more where the base model is wrong.
-    """
+    """Samples that are sorted once and counted for each resample; made from suspicion and wrong, ``(N,)`` each."""
 
     def __init__(self, suspicion: ArrayLike, wrong: ArrayLike) -> None:
         values, errors = aligned(np.asarray(suspicion, np.float64), wrong)
@@ -47,14 +39,10 @@ class RankedRows:
                 f"suspicion: expected numbers, got NaN for {missing} of {len(values)} samples. Leave these samples out."
             )
         self.levels, level = np.unique(values, return_inverse=True)
-        self.cells = level + len(self.levels) * errors
+        self.cells = level + len(self.levels) * errors  # int64 (N,): the level, and L more where the model is wrong
 
     def ranking(self, rows: NDArray[np.int64] | None = None) -> Ranking:
-        """Returns the counts of all samples, or of some, each as often as its row is named.
-
-        Args:
-            rows: int64 ``(n,)``; absent, every sample once.
-        """
+        """Returns the counts of the samples at ``rows``, int64 ``(n,)``, with repetitions; by default of all once."""
         cells = self.cells if rows is None else self.cells[rows]
         counts = np.bincount(cells, minlength=2 * len(self.levels))
         return Ranking(self.levels, counts[: len(self.levels)], counts[len(self.levels) :])
@@ -64,10 +52,10 @@ class Metric(Generic[P]):
     """A function of ``(suspicion, wrong)`` that is computed from their ranking.
 
     Attributes:
-        name: As in tables and files.
-        title: As a reader knows it.
+        name: Name in files.
+        title: Name in the literature.
         higher_is_better: Whether a better suspicion has a higher value.
-        of_ranking: The same metric as a function of a `Ranking`, which a bootstrap calls on each resample.
+        of_ranking: The same metric as a function of a `Ranking`.
     """
 
     def __init__(
@@ -86,8 +74,8 @@ class Metric(Generic[P]):
         Args:
             suspicion: float ``(N,)``, higher is more likely wrong.
             wrong: bool ``(N,)``, where the base model is wrong.
-            args: What else the metric takes.
-            kwargs: The same by name.
+            args: Further arguments of the metric.
+            kwargs: Further arguments by name.
 
         Raises:
             ArgumentError: The shapes differ, suspicion holds NaN, or an argument breaks its rule.
@@ -102,25 +90,12 @@ class Metric(Generic[P]):
 
 
 def metric(title: str, *, higher_is_better: bool) -> Callable[[Callable[Concatenate[Ranking, P], float]], Metric[P]]:
-    """Returns a decorator that makes a `Metric` of a function of a ranking.
-
-    Args:
-        title: As a reader knows the metric.
-        higher_is_better: Whether a better suspicion has a higher value.
-    """
+    """Returns a decorator that makes a `Metric` of a function of a ranking."""
     return lambda of_ranking: Metric(of_ranking, title, higher_is_better=higher_is_better)
 
 
 def aligned(values: NDArray[Any], wrong: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Returns scores or flags, and where the base model is wrong, after checking that both have one shape ``(N,)``.
-
-    Args:
-        values: Any dtype, ``(N,)``.
-        wrong: bool ``(N,)``.
-
-    Raises:
-        ArgumentError: The shapes differ.
-    """
+    """Returns values, of any dtype, and errors, bool, after checking that both have one shape ``(N,)``."""
     errors = np.asarray(wrong, bool)
     if values.ndim != 1 or values.shape != errors.shape:
         raise ArgumentError(
@@ -130,11 +105,7 @@ def aligned(values: NDArray[Any], wrong: ArrayLike) -> tuple[NDArray[Any], NDArr
 
 
 def calibration_arrays(suspicion: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Returns suspicion, float64 ``(N,)``, and errors, bool ``(N,)``, of a calibration set that was checked.
-
-    Args:
-        suspicion: float ``(N,)``, higher is more likely wrong.
-        wrong: bool ``(N,)``.
+    """Returns suspicion, float64 ``(N,)``, and errors, bool ``(N,)``, after checking shapes and values.
 
     Raises:
         ArgumentError: The shapes differ, there is no sample, or suspicion holds NaN or an infinity.

@@ -1,4 +1,4 @@
-"""Where trust ends: what is asked of a threshold, as one object from the command line to the calibration."""
+"""Targets of a threshold: one object from the command line to the calibration, checked when it is made."""
 
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, get_args
@@ -11,6 +11,7 @@ from petm.errors import ArgumentError, BundleError
 from petm.selective.thresholds import (
     DISAGREEMENT,
     Threshold,
+    check_share,
     class_thresholds,
     coverage_threshold,
     recall_threshold,
@@ -21,7 +22,7 @@ Per = Literal["class"]
 
 
 class Target(Protocol):
-    """What is asked of a threshold. It is checked when it is made, before anything is computed for it."""
+    """What a threshold must reach."""
 
     kind: ClassVar[str]
 
@@ -31,8 +32,8 @@ class Target(Protocol):
         Args:
             suspicion: float ``(N,)``, finite.
             wrong: bool ``(N,)``, where the base model is wrong.
-            predicted: int ``(N,)``, the classes that it predicts.
-            classes: ``K``.
+            predicted: int ``(N,)``, the classes that the base model predicts.
+            classes: Number of classes ``K``.
 
         Raises:
             ArgumentError: The samples do not suffice for this target.
@@ -41,15 +42,12 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class MaxRisk:
-    """At most this share of errors among the trusted, guaranteed (`risk_threshold`, `class_thresholds`).
+    """Guarantee at most this share of errors among the trusted (`risk_threshold`, `class_thresholds`).
 
     Attributes:
-        max_risk: Between 0 and 1, both excluded.
+        max_risk: Share of errors among the trusted, between 0 and 1, both excluded.
         confidence: Probability with which the guarantee holds, between 0 and 1, both excluded.
-        per: ``class`` guarantees it in each class that the base model predicts; absent over all.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
+        per: ``class`` for a guarantee in each class that the base model predicts; None for one over all.
 
     Example:
         >>> MaxRisk(0.02)
@@ -62,8 +60,8 @@ class MaxRisk:
     per: Per | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_share("max_risk", self.max_risk, below_1=True)
-        _check_share("confidence", self.confidence, below_1=True)
+        check_share("max_risk", self.max_risk, below_1=True)
+        check_share("confidence", self.confidence, below_1=True)
         if self.per is not None and self.per not in get_args(Per):
             raise ArgumentError(f"per: expected 'class' or None, got {self.per!r}.")
 
@@ -85,24 +83,20 @@ class Coverage:
     """Trust this share of the predictions (`coverage_threshold`).
 
     Attributes:
-        coverage: Above 0, at most 1.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
+        coverage: Share of predictions to trust, above 0, at most 1.
     """
 
     kind: ClassVar[str] = "coverage"
     coverage: float
 
     def __post_init__(self) -> None:
-        _check_share("coverage", self.coverage)
+        check_share("coverage", self.coverage)
 
     def __str__(self) -> str:
         return f"a coverage of {self.coverage:.3g}"
 
     def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
         """Returns the threshold."""
-        del wrong, predicted, classes
         return coverage_threshold(suspicion, self.coverage)
 
 
@@ -111,12 +105,9 @@ class Recall:
     """Flag this share of the errors (`recall_threshold`).
 
     Attributes:
-        recall: Above 0, at most 1; below 1 with a confidence.
-        confidence: Probability with which it is guaranteed for later errors, between 0 and 1, both excluded; absent
-            guarantees nothing.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
+        recall: Share of errors to flag, above 0, at most 1; below 1 with a confidence.
+        confidence: Probability with which the guarantee holds for later errors, between 0 and 1, both excluded; None
+            for no guarantee.
     """
 
     kind: ClassVar[str] = "recall"
@@ -124,9 +115,9 @@ class Recall:
     confidence: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_share("recall", self.recall, below_1=self.confidence is not None)
+        check_share("recall", self.recall, below_1=self.confidence is not None)
         if self.confidence is not None:
-            _check_share("confidence", self.confidence, below_1=True)
+            check_share("confidence", self.confidence, below_1=True)
 
     def __str__(self) -> str:
         guaranteed = "" if self.confidence is None else f", {self.confidence:.3g} confidence"
@@ -134,7 +125,6 @@ class Recall:
 
     def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
         """Returns the threshold."""
-        del predicted, classes
         return recall_threshold(suspicion, wrong, recall=self.recall, confidence=self.confidence)
 
 
@@ -149,7 +139,6 @@ class Disagreement:
 
     def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
         """Returns the threshold, which depends on no sample."""
-        del wrong, predicted, classes
         return replace(DISAGREEMENT, coverage=float(np.mean(DISAGREEMENT.trusts(suspicion))))
 
 
@@ -164,24 +153,24 @@ def target_of(
     confidence: float | None = None,
     per_class: bool = False,
 ) -> Target | None:
-    """Returns the target that options such as those of the command line name, or none where they name none.
+    """Returns the target that options such as those of the command line name, or None where they name none.
 
     Args:
-        max_risk: As in `MaxRisk`.
-        coverage: As in `Coverage`.
-        recall: As in `Recall`.
-        confidence: Of ``max_risk`` or of ``recall``; absent takes 0.95 for the former and none for the latter.
+        max_risk: Share of errors, as in `MaxRisk`.
+        coverage: Share to trust, as in `Coverage`.
+        recall: Share of errors to flag, as in `Recall`.
+        confidence: Confidence of ``max_risk`` (0.95 where absent) or of ``recall`` (no guarantee where absent).
         per_class: Whether ``max_risk`` is guaranteed in each class.
 
     Raises:
-        ArgumentError: An option breaks its rule, more than one target is named, or an option stands without its target.
+        ArgumentError: A value is out of range, several targets are named, or an option lacks its target.
     """
     named = {"max_risk": max_risk, "coverage": coverage, "recall": recall}
     given = [name for name, value in named.items() if value is not None]
     if len(given) > 1:
         raise ArgumentError(f"{', '.join(given)}: expected one of these, got {len(given)}. Choose.")
     if confidence is not None:
-        _check_share("confidence", confidence, below_1=True)
+        check_share("confidence", confidence, below_1=True)
         if max_risk is None and recall is None:
             raise ArgumentError(f"confidence: expected max_risk or recall beside it, got {given or 'neither'}.")
     if per_class and max_risk is None:
@@ -199,7 +188,7 @@ def target_to_json(target: Target) -> dict[str, Json]:
 
 
 def target_from_json(record: Record) -> Target:
-    """Returns the target that `target_to_json` has described.
+    """Returns the target that `target_to_json` wrote.
 
     Raises:
         BundleError: There is no such target.
@@ -217,10 +206,3 @@ def target_from_json(record: Record) -> Target:
             except ArgumentError as error:
                 raise BundleError(f"{record.place}: {error}") from error
     raise BundleError(f"{record.place}, kind: expected {', '.join(known.kind for known in _KINDS)}, got {kind!r}.")
-
-
-def _check_share(name: str, value: object, *, below_1: bool = False) -> None:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not 0 < value <= 1 or (below_1 and value == 1):  # type: ignore[operator]
-        rule = "between 0 and 1" if below_1 else "above 0 and at most 1"
-        raise ArgumentError(f"{name}: expected a number {rule}, got {value!r}.")

@@ -1,4 +1,4 @@
-"""Thresholds on suspicion: with a guaranteed risk, over all or for each class, with a coverage, with a recall."""
+"""Thresholds on suspicion, set by a guaranteed risk (over all or in each class), a coverage or a recall."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -12,13 +12,13 @@ from petm.errors import ArgumentError, BundleError
 from petm.selective.ranking import calibration_arrays
 
 BEARABLE_ERRORS, FIRST_COVERAGE = 12, 0.3
-"""`risk_threshold` begins where its test bears so many errors, or at this coverage if that comes first.
+"""`risk_threshold` starts at the count whose test allows so many errors, or at this coverage if that comes first.
 
-An earlier test falls to a single unlucky error, a later one misses a suspicion that can guarantee little coverage.
-Found by simulation, at 300 to 20,000 samples of two trained networks; the guarantee holds for any choice.
+Found by simulation, at 300 to 20,000 samples of two trained networks; the guarantee holds for any choice. An earlier
+start fails by a single unlucky error, a later one where suspicion is weak.
 """
 FEWEST = 30
-"""What `Threshold.samples_needed` takes for an error rate is seen on so many samples, or on half of them, at least."""
+"""Fewest samples (or half of all) on which `Threshold.samples_needed` takes an error rate."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,13 @@ class Threshold:
     Attributes:
         value: The threshold; minus infinity trusts nothing. With ``classes``, the greatest of theirs.
         rule: How it was found, in words.
-        coverage: Share of the calibration samples that it trusts; absent where there were none.
-        max_risk: The guaranteed largest share of errors among the trusted; absent where none is guaranteed.
-        confidence: Of the guarantee; with ``classes``, that all of theirs are kept at once.
-        risk: Share of errors among the calibration samples that it trusts. It was chosen on them, so this is what was
-            seen and not what is guaranteed; absent where none is trusted.
-        recall: The share of the base model's errors that is to be flagged; absent where none was asked for.
-        samples_needed: Where the guarantee could not be made: about how many calibration samples would do, if errors
-            stayed as frequent as seen; absent where no number would.
+        coverage: Share of the calibration samples that is trusted; None where there were none.
+        max_risk: Greatest share of errors among the trusted; None where the target is another.
+        confidence: Confidence of the guarantee; with ``classes``, of all their guarantees at once.
+        risk: Share of errors among the trusted calibration samples, as seen and not guaranteed; None where none is.
+        recall: Share of the base model's errors to flag; None where the target is another.
+        samples_needed: About how many calibration samples a guarantee that could not be made would need, at the error
+            rates seen; None where no number suffices.
         classes: One threshold for each class that the base model may predict; empty where one serves all.
     """
 
@@ -51,7 +50,7 @@ class Threshold:
 
     @property
     def holds(self) -> bool:
-        """Whether everything that was asked for is guaranteed; where it is not, nothing is trusted (in that class)."""
+        """Whether the target is reached; where it is not, nothing is trusted (in that class)."""
         return all(part.holds for part in self.classes) if self.classes else self.value > -math.inf
 
     @property
@@ -61,7 +60,7 @@ class Threshold:
 
     @property
     def remedy(self) -> str:
-        """What it would take to make the guarantee, as a sentence; empty where it is made."""
+        """The next step where the guarantee could not be made, as a sentence; else empty."""
         if self.holds:
             return ""
         if self.samples_needed is None:
@@ -75,7 +74,7 @@ class Threshold:
 
         Args:
             suspicion: float ``(N,)``.
-            predicted: int ``(N,)``, the classes that the model predicts; needed where there is a threshold for each.
+            predicted: int ``(N,)``, the classes that the base model predicts; needed with ``classes``.
 
         Raises:
             ArgumentError: ``predicted`` is absent but needed, has another shape, or names a class without a threshold.
@@ -85,9 +84,8 @@ class Threshold:
             return np.asarray(scores < self.value)
         if predicted is None:
             raise ArgumentError(
-                f"predicted: expected the model's predictions, int {scores.shape}, for a threshold with "
-                f"{len(self.classes)} "
-                f"classes, got none. Pass them."
+                f"predicted: expected the model's predictions, int {scores.shape}, for a threshold in each of "
+                f"{len(self.classes)} classes, got none. Pass them."
             )
         return np.asarray(scores < np.array(self.values)[_labels(predicted, scores, len(self.classes))])
 
@@ -99,7 +97,7 @@ class Threshold:
 
     @classmethod
     def from_json(cls, record: Record) -> "Threshold":
-        """Returns the threshold that `as_json` has described.
+        """Returns the threshold that `as_json` wrote.
 
         Raises:
             BundleError: An entry breaks its rule.
@@ -126,49 +124,40 @@ class Threshold:
 
 
 DISAGREEMENT = Threshold(math.nextafter(0.0, 1.0), "disagreement, as in the paper")
-"""On `opposition`: what lies above 0 is suspect; 0 itself is a tie, in which the second opinion agrees."""
+"""Threshold on `petm.models.scores.opposition`: above 0 is suspect; at 0, a tie, the second opinion agrees."""
 
 
 def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, confidence: float = 0.95) -> Threshold:
     """Returns the greatest threshold found whose error rate among the trusted is guaranteed to be at most ``max_risk``.
 
-    Theorem: let the calibration samples and the later ones be drawn independently from one distribution, whichever it
-    is, and let the base model and suspicion be fixed before the calibration samples are looked at. Then, with
-    probability at least ``confidence`` over the calibration samples, the probability that a prediction is wrong, given
-    that it is trusted, is at most ``max_risk``.
+    Theorem: let the calibration samples and the later ones be drawn independently from one distribution, and let base
+    model and suspicion be fixed before. Then, with probability at least ``confidence`` over the calibration samples,
+    the probability that a prediction is wrong, given that it is trusted, is at most ``max_risk``.
 
     Method: order the samples by suspicion and let ``K(m)`` be the errors among the first ``m``. The hypothesis that
     these lie below a threshold whose risk exceeds ``max_risk`` has the exact binomial p-value
-    ``P(Bin(m, max_risk) <= K(m))``. The counts are tested upwards, one after the other, from a first one that follows
-    from ``N`` and the arguments alone, and the tests end with the first p-value above ``1 - confidence``. To break the
-    guarantee they would have to pass the first count of too great a risk, which happens with probability
-    ``1 - confidence`` at most. So many thresholds are tried, and nothing is paid for it.
-
-    Why the thresholds may be the samples' own: cut the scale of suspicion wherever the risk below a threshold passes
-    ``max_risk``, and condition on how many samples lie in each piece. This fixes which count is the first of too great
-    a risk. Its errors are ``Bin(m, max_risk)`` or more, since the risk in a whole piece is ``max_risk`` exactly, and
-    from a cut up to a threshold of too great a risk it is more. ``docs/guarantee.md`` has the proof in full. Equal
-    suspicion is trusted together or not at all; it is tested as a whole, save that the first test may take a part of it
-    at random.
+    ``P(Bin(m, max_risk) <= K(m))``. The counts are tested upwards from a first one that follows from ``N`` and the
+    arguments alone, and the tests end with the first p-value above ``1 - confidence``. To violate the guarantee they
+    would have to pass the first count of too great a risk, which has probability ``1 - confidence`` at most; so the
+    number of thresholds costs nothing. ``docs/guarantee.md`` has the proof, also for thresholds at the samples
+    themselves. Equal suspicion is tested and trusted as a whole; only the first test may take a random part of it.
 
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
         wrong: bool ``(N,)``, where the base model is wrong on them.
-        max_risk: Between 0 and 1, both excluded.
-        confidence: Between 0 and 1, both excluded.
+        max_risk: Greatest share of errors among the trusted, between 0 and 1, both excluded.
+        confidence: Confidence of the guarantee, between 0 and 1, both excluded.
 
     Returns:
-        The threshold; where none can be guaranteed, one that trusts nothing and says how many samples would be needed.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
+        The threshold; where none can be guaranteed, one that trusts nothing, with `Threshold.samples_needed`.
 
     Reference:
         Angelopoulos, Bates, Candès, Jordan and Lei (2021), Learn then Test, for fixed-sequence testing of thresholds;
         Geifman and El-Yaniv (2017), Selective Classification for Deep Neural Networks, for the task; Clopper and
         Pearson (1934) for the test.
     """
-    _check_open(max_risk=max_risk, confidence=confidence)
+    check_share("max_risk", max_risk, below_1=True)
+    check_share("confidence", confidence, below_1=True)
     return _guarantee(*calibration_arrays(suspicion, wrong), max_risk, confidence, 1 - confidence)
 
 
@@ -181,28 +170,26 @@ def class_thresholds(
     max_risk: float,
     confidence: float = 0.95,
 ) -> Threshold:
-    """Returns one threshold for each class that the model predicts, so that the risk is guaranteed in each of them.
+    """Returns one threshold for each class that the base model predicts, with the risk guaranteed in each of them.
 
     With probability at least ``confidence`` over the calibration samples, for all classes at once: the probability that
     a prediction of this class is wrong, given that it is trusted, is at most ``max_risk``. Each class is calibrated by
-    `risk_threshold` on the samples predicted as it, at the level ``(1 - confidence) / K``. A class that cannot be
-    guaranteed trusts nothing, and says so.
+    `risk_threshold` on the samples predicted as it, at the level ``(1 - confidence) / K``. Without a guarantee, nothing
+    of a class is trusted.
 
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
         wrong: bool ``(N,)``, where the base model is wrong on them.
         predicted: int ``(N,)``, the classes that the base model predicts for them.
-        classes: ``K``.
-        max_risk: Between 0 and 1, both excluded.
-        confidence: Between 0 and 1, both excluded.
+        classes: Number of classes ``K``.
+        max_risk: Greatest share of errors among the trusted, between 0 and 1, both excluded.
+        confidence: Confidence of all guarantees at once, between 0 and 1, both excluded.
 
     Returns:
-        A threshold whose ``classes`` holds that of each class; what is needed there is counted over all classes.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
+        A threshold with ``classes``, whose ``samples_needed`` count samples of all classes.
     """
-    _check_open(max_risk=max_risk, confidence=confidence)
+    check_share("max_risk", max_risk, below_1=True)
+    check_share("confidence", confidence, below_1=True)
     scores, errors = calibration_arrays(suspicion, wrong)
     labels = _labels(predicted, scores, classes)
     parts = []
@@ -228,18 +215,14 @@ def class_thresholds(
 def coverage_threshold(suspicion: ArrayLike, coverage: float) -> Threshold:
     """Returns the least threshold that trusts at least a share ``coverage`` of the calibration samples.
 
-    It needs no labels and guarantees nothing about errors. Among later samples the share that is trusted varies about
-    ``coverage`` with a standard deviation of about ``sqrt(coverage (1 - coverage) / N)``.
+    It guarantees nothing about errors. The share of trusted later samples varies about ``coverage`` with a standard
+    deviation of about ``sqrt(coverage (1 - coverage) / N)``.
 
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
-        coverage: Above 0, at most 1.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
+        coverage: Share to trust, above 0, at most 1.
     """
-    if not 0 < coverage <= 1:
-        raise ArgumentError(f"coverage: expected a number above 0 and at most 1, got {coverage}.")
+    check_share("coverage", coverage)
     scores, _ = calibration_arrays(suspicion, np.zeros(np.shape(suspicion), bool))
     last = np.sort(scores)[math.ceil(round(coverage * len(scores), 9)) - 1]
     value = float(min(scores[scores > last], default=math.inf))
@@ -251,32 +234,27 @@ def recall_threshold(
 ) -> Threshold:
     """Returns the greatest threshold at which at least a share ``recall`` of the model's errors is flagged as suspect.
 
-    Without ``confidence`` this holds on the calibration samples and is no guarantee: of later errors a smaller share is
-    flagged about as often as not. With it, and calibration and later samples drawn independently from one distribution:
-    with probability at least ``confidence`` over the calibration samples, an error is flagged with probability at least
-    ``recall``. Of ``E`` errors, ``j`` are then missed, the most with ``P(Bin(E, 1 - recall) <= j) <= 1 - confidence``:
-    a one-sided tolerance limit, exact for a continuous suspicion and on the safe side with ties. Only one threshold is
-    tried, so there is nothing to correct.
+    Without ``confidence`` this holds on the calibration samples alone: of later errors a smaller share is flagged about
+    as often as not. With ``confidence``, and samples drawn independently from one distribution: with that probability
+    at least over the calibration samples, an error is flagged with probability at least ``recall``. Of ``E`` errors,
+    ``j`` are then missed, the most with ``P(Bin(E, 1 - recall) <= j) <= 1 - confidence``: a one-sided tolerance limit,
+    exact for a continuous suspicion and conservative with ties.
 
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
         wrong: bool ``(N,)``, where the base model is wrong on them; at least once.
-        recall: Above 0, at most 1; below 1 with ``confidence``.
-        confidence: Between 0 and 1, both excluded; absent, nothing is guaranteed.
+        recall: Share of errors to flag, above 0, at most 1; below 1 with ``confidence``.
+        confidence: Confidence of the guarantee, between 0 and 1, both excluded; None for no guarantee.
 
     Returns:
-        The threshold; where none can be guaranteed, one that trusts nothing and says how many samples would be needed.
-
-    Raises:
-        ArgumentError: An argument breaks its rule.
+        The threshold; where none can be guaranteed, one that trusts nothing, with `Threshold.samples_needed`.
 
     Reference:
         Wilks (1941), Determination of Sample Sizes for Setting Tolerance Limits.
     """
+    check_share("recall", recall, below_1=confidence is not None)
     if confidence is not None:
-        _check_open(recall=recall, confidence=confidence)
-    elif not 0 < recall <= 1:
-        raise ArgumentError(f"recall: expected a number above 0 and at most 1, got {recall}.")
+        check_share("confidence", confidence, below_1=True)
     scores, errors = calibration_arrays(suspicion, wrong)
     missed, bad = np.sort(scores[errors]), int(errors.sum())
     if not bad:
@@ -299,11 +277,11 @@ def recall_threshold(
 def _guarantee(
     scores: NDArray[np.float64], errors: NDArray[np.bool_], max_risk: float, confidence: float, level: float
 ) -> Threshold:
-    """The threshold whose guarantee may be broken with probability ``level``; ``confidence`` is for the record."""
+    """The threshold whose guarantee is violated with probability ``level`` at most; ``confidence`` is only recorded."""
     total, rule = len(scores), "guaranteed risk"
     if not total:
         return Threshold(-math.inf, rule, 0.0, max_risk, confidence)
-    # Within equal suspicion any order will do that has nothing to do with the labels; the samples' own may have.
+    # Within equal suspicion the order must not depend on the labels; that of the samples may.
     order = np.lexsort((np.random.default_rng(0).permutation(total), scores))
     counts, failures = np.arange(1, total + 1), errors[order].cumsum()
     start = int(_first_counts(total, max_risk, level))
@@ -316,36 +294,30 @@ def _guarantee(
         needed = _samples_needed(failures, max_risk, level)
         return Threshold(-math.inf, rule, 0.0, max_risk, confidence, samples_needed=needed)
     last = found[-1]
-    return Threshold(
-        float(following[last]),
-        rule,
-        float(counts[last] / total),
-        max_risk,
-        confidence,
-        risk=float(failures[last] / counts[last]),
-    )
+    coverage, risk = float(counts[last] / total), float(failures[last] / counts[last])
+    return Threshold(float(following[last]), rule, coverage, max_risk, confidence, risk)
 
 
 def _least_count(failures: int, max_risk: float, level: float) -> int:
-    """The least ``m`` at which so many errors prove the risk: ``P(Bin(m, max_risk) <= failures) <= level``."""
+    """The least ``m`` with ``P(Bin(m, max_risk) <= failures) <= level``."""
     return int(scipy.stats.nbinom.isf(level, failures + 1, max_risk)) + failures + 1
 
 
 def _first_counts(totals: ArrayLike, max_risk: float, level: float) -> NDArray[np.int64]:
-    """The counts at which the tests begin, for so many samples; above their number where no test can pass."""
+    """The first count tested, for each number of samples; greater than that number where no test can pass."""
     robust = np.minimum(_least_count(BEARABLE_ERRORS, max_risk, level), np.ceil(FIRST_COVERAGE * np.asarray(totals)))
     return np.maximum(_least_count(0, max_risk, level), robust).astype(np.int64)
 
 
 def _samples_needed(failures: NDArray[np.int64], max_risk: float, level: float) -> int | None:
-    """About how many samples would pass the first test at the error rates seen, or none if no number would."""
+    """About how many samples would pass the first test at the error rates seen; None if no number would."""
     seen, fewest = len(failures), min(FEWEST, math.ceil(len(failures) / 2))
     start = max(seen + 1, _least_count(0, max_risk, level))
     limit = seen * _least_count(BEARABLE_ERRORS, max_risk, level) / fewest
     steps = np.arange(max(0, math.ceil(math.log(limit / start, 1.01))) + 1)
     totals = np.ceil(start * 1.01**steps).astype(np.int64)
     firsts = _first_counts(totals, max_risk, level)
-    # Of the samples seen, those that the first test would be about, and the errors to be expected in it.
+    # The samples seen that correspond to the first test, and the errors expected in it.
     alike = np.ceil(seen * firsts / totals).astype(np.int64)
     expected = np.ceil(failures[np.minimum(alike, seen) - 1] * firsts / alike)
     enough = (scipy.stats.binom.cdf(expected, firsts, max_risk) <= level) & (seen * firsts >= totals * fewest)
@@ -365,7 +337,9 @@ def _labels(predicted: ArrayLike, scores: NDArray[np.float64], classes: int) -> 
     return labels.astype(np.int64)
 
 
-def _check_open(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if not 0 < value < 1:
-            raise ArgumentError(f"{name}: expected a number between 0 and 1, got {value}.")
+def check_share(name: str, value: object, *, below_1: bool = False) -> None:
+    """Raises `ArgumentError` unless ``value`` is a number above 0 and at most 1, or below 1."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1 or (below_1 and value == 1):  # type: ignore[operator]
+        rule = "between 0 and 1" if below_1 else "above 0 and at most 1"
+        raise ArgumentError(f"{name}: expected a number {rule}, got {value!r}.")
