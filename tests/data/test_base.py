@@ -10,16 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from networks import images
-from petm.data.base import (
-    Data,
-    Joined,
-    Subset,
-    TensorData,
-    WithTargets,
-    as_data,
-    as_is,
-    check_finite,
-)
+from petm.data.base import Data, Joined, Subset, TensorData, WithTargets, as_data, as_is, check_finite
 from petm.data.labels import UNLABELLED
 from petm.errors import ArgumentError, DataError
 

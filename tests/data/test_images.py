@@ -85,13 +85,7 @@ def test_linked_folders_are_classes_and_loops_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "colour", "expected"),
-    [
-        ("1", 1, [255]),
-        ("L", GREY, [120]),
-        ("LA", (GREY, 0), [120]),
-        ("RGB", RED, RED),
-        ("RGBA", (*RED, 0), RED),
-    ],
+    [("1", 1, [255]), ("L", GREY, [120]), ("LA", (GREY, 0), [120]), ("RGB", RED, RED), ("RGBA", (*RED, 0), RED)],
 )
 def test_pixels_are_scaled_and_alpha_is_dropped(
     tmp_path: Path, mode: str, colour: object, expected: tuple[int, ...]

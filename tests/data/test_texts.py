@@ -226,11 +226,7 @@ WHOLE = b"text,label\na,0\nb,1\n"
         ("x.csv", b'"text,label\na,0\n', r"x\.csv: expected a whole CSV file, got: expected a quote"),
         ("x.csv", b"text,label\na,0\nb, or not,1\n", r"x\.csv:3: expected 2 fields as in the header, got 3"),
         ("x.jsonl", b"", "expected at least one text, got none"),
-        (
-            "x.jsonl",
-            b'{"text": "a", "label": 0}\n{"text": ',
-            r"x\.jsonl:2: expected a JSON object, got: Expect",
-        ),
+        ("x.jsonl", b'{"text": "a", "label": 0}\n{"text": ', r"x\.jsonl:2: expected a JSON object, got: Expect"),
         ("x.jsonl", b"[1, 2]\n", r"x\.jsonl:1: expected a JSON object, got list"),
         ("x.jsonl", b'{"text": "\xff"}', r"x\.jsonl:1: expected text in UTF-8"),
         ("x.jsonl", b'{"text": "\\ud800", "label": 0}', r"x\.jsonl:1: expected text in UTF-8"),

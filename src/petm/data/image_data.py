@@ -15,17 +15,7 @@ from petm._internal.files import fingerprint, sha256_of_file
 from petm._internal.progress import track
 from petm._internal.spill import ScratchFile
 from petm.data.base import Data
-from petm.data.images import (
-    LEAVE_OUT,
-    WORKERS,
-    Channels,
-    Encoded,
-    ImageError,
-    Processor,
-    decode,
-    form_of,
-    read_image,
-)
+from petm.data.images import LEAVE_OUT, WORKERS, Channels, Encoded, ImageError, Processor, decode, form_of, read_image
 from petm.data.labels import LabelColumn, refuse_faults
 from petm.data.sources import Source, TableRows
 from petm.errors import DataError

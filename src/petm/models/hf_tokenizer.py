@@ -7,12 +7,7 @@ from typing import Any
 
 from petm._internal.files import fingerprint
 from petm.errors import ModelError
-from petm.models.hf_folder import (
-    quiet,
-    read_json,
-    refuse_custom_code,
-    transformers_reading,
-)
+from petm.models.hf_folder import quiet, read_json, refuse_custom_code, transformers_reading
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _BEHIND_PADDING = frozenset({"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
