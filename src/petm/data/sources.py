@@ -32,11 +32,11 @@ class Rows:
     """Some inputs in their order.
 
     Attributes:
-        inputs: The path of each.
-        rows: Where in this file: a row from 0, in a file of lines a line from 1; None for a file that is one input.
-        contents: What stands there.
-        labels: What stands beside it as its label, a class number or name if all is well; None where nothing does.
-        faults: Why it could not be read, where that is known already.
+        inputs: Path of each.
+        rows: Row in the file from 0, or line from 1 in a file of lines; None where the file is one input.
+        contents: Content of each.
+        labels: A class number or name as it was read; None where there is none.
+        faults: Why the input cannot be read, where that is known already.
     """
 
     inputs: list[str] = field(default_factory=list)
@@ -57,6 +57,10 @@ class Rows:
         self.contents.append(content)
         self.labels.append(label)
         self.faults.append(fault)
+
+    def each(self) -> Iterator[tuple[str, int | None, Content, object, str | None]]:
+        """Yields path, row, content, label and fault of each input."""
+        return zip(self.inputs, self.rows, self.contents, self.labels, self.faults, strict=True)
 
 
 class Source(ABC):
@@ -90,19 +94,13 @@ class Source(ABC):
         """Returns how a person would find an input again, by its row as in `Rows`."""
         return self.name if row is None else f"{self.name} row {row}"
 
-    def part(self, start: int, stop: int) -> "Source":
-        """Returns the inputs from ``start`` to before ``stop`` as a source that another process can read by itself."""
-        return _Part(self, start, stop)
-
     def parts(self, size: int) -> Iterator["Source"]:
-        """Yields all inputs in parts of up to ``size``."""
+        """Yields all inputs in parts of up to ``size``, sources that other processes can read."""
         for start in range(0, self.count(), size):
-            yield self.part(start, start + size)
+            yield _Part(self, start, start + size)
 
 
 class _Part(Source):
-    """Some inputs of a source that follow each other."""
-
     def __init__(self, whole: Source, start: int, stop: int) -> None:
         self.name, self.whole, self.start, self.stop = whole.name, whole, start, min(stop, whole.count())
 
@@ -129,35 +127,31 @@ def chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[Rows]:
 
 
 class ImageFiles(Source):
-    """Image files in a fixed order, of which only the paths under way are held.
+    """Image files in a fixed order, of which few paths are in memory at a time.
 
     Args:
-        name: Of the folder or the list.
-        find: What goes through all of them, each time in the same order.
+        name: Path of the folder, or a name of the list.
+        find: Function that yields all of them, each time in the same order.
     """
 
     def __init__(self, name: str, find: Callable[[], Iterator[Found]]) -> None:
         self.name, self.find = name, find
 
     def count(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of files."""
         return self._seen[0]
 
     def identity(self) -> str:
-        """Returns a SHA-256 over all paths, and on this machine over sizes and times of change."""
+        """Returns a SHA-256 over all paths, and for local files over sizes and times of change."""
         return self._seen[1]
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
         """Yields the files from ``start`` to before ``stop``, up to ``size`` at a time."""
         found = islice(self.find(), start, stop)
-        yield from chunks(((str(path), None, _located(path), label, fault) for path, label, fault in found), size)
-
-    def part(self, start: int, stop: int) -> "ImageFiles":
-        """Returns some of the files as a list of their paths, which nobody has to look for again."""
-        return listed(tuple(islice(self.find(), start, stop)), self.name)
+        yield from chunks(((str(each.path), None, each.located, each.label, each.fault) for each in found), size)
 
     def parts(self, size: int) -> Iterator[Source]:
-        """Yields all files in lists of up to ``size``, found in one go."""
+        """Yields all files in lists of up to ``size``, found in one pass."""
         found = self.find()
         while some := tuple(islice(found, size)):
             yield listed(some, self.name)
@@ -184,10 +178,10 @@ class TableRows(Source):
 
     Args:
         path: The file.
-        column: Of encoded images (binary, or a struct with a field ``bytes``) or of texts.
-        label_column: Of labels; absent reads none.
+        column: Column of encoded images (binary, or a struct with a field ``bytes``) or of texts.
+        label_column: Column of labels; None reads none.
         texts: Whether the column holds texts.
-        needs_labels: Whether the column of labels must be there.
+        needs_labels: Whether the column of labels must exist.
 
     Raises:
         DataError: The file is not whole, or a column is missing or of an unsuitable type.
@@ -198,13 +192,10 @@ class TableRows(Source):
     ) -> None:
         self.name, self._column, self._texts = str(path), column, texts
         columns = (column, label_column) if label_column else (column,)
+        required = columns[: 2 if needs_labels and path.suffix.lower() in (".csv", ".parquet") else 1]
         hint = "Name the columns of texts and labels (--text-column, --label-column)."
-        self._table = open_table(
-            path,
-            columns,
-            required=columns[: 2 if needs_labels and path.suffix.lower() in (".csv", ".parquet") else 1],
-            hint=hint if texts else "Rename the columns of images and labels.",
-        )
+        hint = hint if texts else "Rename the columns of images and labels."
+        self._table = open_table(path, columns, required=required, hint=hint)
         self.class_names = self._table.class_names(label_column)
         kind = self._table.kind(column)
         if kind is not None and not _suits(kind, texts=texts):
@@ -212,7 +203,7 @@ class TableRows(Source):
             raise DataError(f"{path}: expected {wanted} in column '{column}', got {kind}. Name another column.")
 
     def count(self) -> int:
-        """Returns how many rows there are."""
+        """Returns the number of rows."""
         return self._table.count()
 
     def identity(self) -> str:
@@ -298,12 +289,12 @@ def open_sources(
     """Returns what paths, folders and globs stand for, in their order.
 
     Args:
-        paths: Image files that follow each other become one source.
-        text_column: Of texts, where the classifier reads such; absent reads images.
-        label_column: Of labels, where they are wanted; folders of images have those of their classes.
+        paths: Files, folders and globs; adjacent image files become one source.
+        text_column: Column of texts; None reads images.
+        label_column: Column of labels; None reads none. In folders of images, the sub-folders are the classes.
 
     Raises:
-        DataError: There is nothing at a path, or it is of a kind that the classifier does not read, or lacks a column.
+        DataError: There is nothing at a path, the classifier does not read its kind, or it lacks a column.
     """
     sources: list[Source] = []
     images: list[Found] = []
@@ -345,11 +336,11 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
 
 
 def _matching(path: str | Path) -> list[Located]:
-    """What is at a path, at an address in a store, or what a glob stands for, in order."""
+    """What is at a path, at an address in a store, or matches a glob, in order."""
     place = locate(path)
     found: list[Located]
     if isinstance(place, RemotePath) and is_image(place.name) and "*" not in place.name:
-        found = [place]  # whether it is there, is seen when it is fetched: a question each would take hours for a list
+        found = [place]  # not asked for until it is fetched: a question for each would take hours for a list
     elif place.exists():
         found = [place]
     elif isinstance(place, RemotePath):
@@ -359,7 +350,3 @@ def _matching(path: str | Path) -> list[Located]:
     if not found:
         raise DataError(f"{place}: expected a file, a folder or a glob, got nothing there. Check the path.")
     return found
-
-
-def _located(path: str | RemotePath) -> Located:
-    return Path(path) if isinstance(path, str) else path
