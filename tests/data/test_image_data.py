@@ -53,14 +53,15 @@ def test_a_file_in_the_hugging_face_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
-def test_plain_binary_and_other_column_names(tmp_path: Path, kind: pa.DataType) -> None:
-    columns = {"picture": pa.array([png(7), png(8)], kind), "digit": pa.array([3, 1], pa.int8()), "id": ["a", "b"]}
+def test_plain_binary_columns(tmp_path: Path, kind: pa.DataType) -> None:
+    columns = {"image": pa.array([png(7), png(8)], kind), "label": pa.array([3, 1], pa.int8()), "id": ["a", "b"]}
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
-    data = open_data(tmp_path / "x.parquet", image_column="picture", label_column="digit")
+    data = open_data(tmp_path / "x.parquet")
     assert greys(data) == [7, 8]
     assert data.labels.tolist() == [3, 1]
     assert data.classes == ()
-    assert open_data(tmp_path / "x.parquet", image_column="picture").labels.tolist() == [UNLABELLED] * 2
+    pq.write_table(pa.table({"image": columns["image"]}), tmp_path / "x.parquet")
+    assert open_data(tmp_path / "x.parquet").labels.tolist() == [UNLABELLED] * 2
 
 
 def test_shards_of_a_folder_or_a_glob(tmp_path: Path) -> None:
@@ -121,25 +122,22 @@ GOOD = {"image": [png(1), png(2)], "label": [0, 1]}
 
 
 @pytest.mark.parametrize(
-    ("columns", "options", "message"),
+    ("columns", "message"),
     [
-        ({"text": ["a"], "label": [0]}, {}, "expected a column 'image', got the columns text, label"),
-        (GOOD, {"label_column": "digit"}, "expected a column 'digit', got the columns image, label"),
-        ({"image": ["a.png"]}, {}, r"expected encoded images .*in column 'image', got string"),
-        ({"image": [{"path": "a.png"}]}, {}, "expected encoded images .*in column 'image', got struct<path: string>"),
-        ({**GOOD, "label": [0.0, 1.5]}, {}, r"row 0: expected a class number .*, got float \(and 1 more such rows\)"),
-        ({**GOOD, "image": [png(1), None]}, {}, r"row 1: expected an image in column 'image', got nothing.*--skip-bad"),
-        ({"image": [{"bytes": None, "path": "a.png"}]}, {"image_column": "image"}, "column 'image'"),
-        ({"image": pa.array([], pa.binary())}, {}, "expected at least one image, got none"),
-        ({**GOOD, "label": [0, -5]}, {}, "expected labels of at least 0 .* got -5"),
+        ({"text": ["a"], "label": [0]}, "expected a column 'image', got the columns text, label"),
+        ({"image": ["a.png"]}, r"expected encoded images .*in column 'image', got string"),
+        ({"image": [{"path": "a.png"}]}, "expected encoded images .*in column 'image', got struct<path: string>"),
+        ({**GOOD, "label": [0.0, 1.5]}, r"row 0: expected a class number .*, got float \(and 1 more such rows\)"),
+        ({**GOOD, "image": [png(1), None]}, r"row 1: expected an image in column 'image', got nothing.*--skip-bad"),
+        ({"image": [{"bytes": None, "path": "a.png"}]}, "column 'image'"),
+        ({"image": pa.array([], pa.binary())}, "expected at least one image, got none"),
+        ({**GOOD, "label": [0, -5]}, "expected labels of at least 0 .* got -5"),
     ],
 )
-def test_unsuitable_columns_are_refused(
-    tmp_path: Path, columns: dict[str, object], options: dict[str, str], message: str
-) -> None:
+def test_unsuitable_columns_are_refused(tmp_path: Path, columns: dict[str, object], message: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=rf"x\.parquet.*{message}"):
-        open_data(tmp_path / "x.parquet", **options)  # type: ignore[arg-type]
+        open_data(tmp_path / "x.parquet")
 
 
 def test_a_null_inside_the_struct_is_a_missing_image(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import hf_folders
-from petm.data.opening import load_npz, open_data
+from petm.data.opening import open_data
 from petm.data.reader import Reader
 from petm.data.sources import Rows, Source, open_sources
 from petm.errors import DataError
@@ -112,7 +112,7 @@ def test_images_are_read_as_data_are(place: Path) -> None:
     for name in ("x.npz", "floats.npz"):
         (archive,) = open_sources([name])
         (rows,) = archive.rows(0, 7, 7)
-        np.testing.assert_allclose(reader.read(rows).inputs, load_npz(name).inputs(range(7)), rtol=1e-6)
+        np.testing.assert_allclose(reader.read(rows).inputs, open_data(name).inputs(range(7)), rtol=1e-6)
 
 
 def test_labels_by_name_and_by_number(place: Path) -> None:
