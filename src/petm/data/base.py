@@ -167,17 +167,7 @@ class TensorData(Data):
 
 
 class FieldsData(Data):
-    """Samples of several tensors by name, such as tokens, held in memory.
-
-    Args:
-        fields: ``(N, ...)`` each.
-        labels: int64 ``(N,)``; None means unlabelled.
-        classes: Class names.
-        source: Origin of the samples, for messages.
-
-    Raises:
-        DataError: There is not one label for each sample, or a value is NaN or infinite.
-    """
+    """Samples of several tensors by name, such as tokens, held in memory; the arguments are those of `TensorData`."""
 
     value_range = (-float("inf"), float("inf"))
 
@@ -235,7 +225,7 @@ class Subset(Data):
         return self.data.text(int(self.indices[index]))
 
 
-class WithTargets(Data):
+class WithTargets(Subset):
     """A view of the same inputs with other targets, such as a teacher's logits.
 
     Args:
@@ -245,20 +235,11 @@ class WithTargets(Data):
     """
 
     def __init__(self, data: Data, targets: Tensor, *, origin: str) -> None:
-        self.data, self.targets, self.origin = data, targets, origin
-        self.labels, self.classes = data.labels, data.classes
-        self.value_range, self.source, self.home = data.value_range, data.source, data.home
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
-        """Returns the inputs at ``indices``, in that order."""
-        return self.data.inputs(indices)
-
-    def name(self, index: int) -> str:
-        """Returns the sample's name in the data set that this is a view of."""
-        return self.data.name(index)
+        super().__init__(data, torch.arange(len(data)))
+        self.targets, self.origin = targets, origin
 
     def subset(self, indices: Sequence[int] | Tensor) -> Data:
-        """Returns a view of the samples at ``indices`` that keeps the targets."""
+        """Returns a view of the samples at ``indices`` and their targets."""
         chosen = _as_indices(indices)
         return WithTargets(self.data.subset(chosen), self.targets[chosen], origin=self.origin)
 

@@ -126,32 +126,23 @@ def chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[Rows]:
         yield held
 
 
-class ImageFiles(Source):
-    """Image files in a fixed order, of which few paths are in memory at a time.
-
-    Args:
-        name: Path of the folder, or a name of the list.
-        find: Function that yields all of them, each time in the same order.
-    """
+class _ImageFiles(Source):
+    """Image files in the fixed order of ``find()``; their paths are not kept."""
 
     def __init__(self, name: str, find: Callable[[], Iterator[Found]]) -> None:
         self.name, self.find = name, find
 
     def count(self) -> int:
-        """Returns the number of files."""
         return self._seen[0]
 
     def identity(self) -> str:
-        """Returns a SHA-256 over all paths, and for local files over sizes and times of change."""
         return self._seen[1]
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
-        """Yields the files from ``start`` to before ``stop``, up to ``size`` at a time."""
         found = islice(self.find(), start, stop)
         yield from chunks(((str(each.path), None, each.located, each.label, each.fault) for each in found), size)
 
     def parts(self, size: int) -> Iterator[Source]:
-        """Yields all files in lists of up to ``size``, found in one pass."""
         found = self.find()
         while some := tuple(islice(found, size)):
             yield listed(some, self.name)
@@ -168,9 +159,9 @@ class ImageFiles(Source):
         return count, digest.hexdigest()
 
 
-def listed(paths: Sequence[Found], name: str = "images") -> ImageFiles:
+def listed(paths: Sequence[Found], name: str = "images") -> Source:
     """Returns the files of a list."""
-    return ImageFiles(name, lambda: iter(paths))
+    return _ImageFiles(name, lambda: iter(paths))
 
 
 class TableRows(Source):
@@ -266,23 +257,6 @@ class _ArrayRows(Source):
             yield Rows([self.name] * n, list(range(first, first + n)), list(images), labels, [None] * n)
 
 
-class _Unreadable(Source):
-    """A file that is there and cannot be read: one input with a fault."""
-
-    def __init__(self, path: Located, reason: str) -> None:
-        self.name, self.reason = str(path), reason
-
-    def count(self) -> int:
-        return 1
-
-    def identity(self) -> str:
-        return f"{self.name} {self.reason}"
-
-    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
-        if start < 1 <= stop:
-            yield Rows([self.name], [None], [None], [None], [self.reason])
-
-
 def open_sources(
     paths: Iterable[str | Path], *, text_column: str | None = None, label_column: str | None = None
 ) -> list[Source]:
@@ -301,7 +275,7 @@ def open_sources(
     for path in paths:
         for found in _matching(path):
             if text_column is None and is_image(found.name) and (isinstance(found, RemotePath) or found.is_file()):
-                images.append(Found(found if isinstance(found, RemotePath) else str(found)))
+                images.append(_found(found))
                 continue
             if images:
                 sources.append(listed(tuple(images)))
@@ -321,7 +295,7 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
             return [source for shard in shards for source in _open_source(shard, text_column, label_column)]
         if texts:
             raise DataError(f"{path}: expected {wanted}, got a folder.")
-        return [ImageFiles(str(path), lambda: images_below(path))]
+        return [_ImageFiles(str(path), lambda: images_below(path))]
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet" or (texts and suffix in TABLE_SUFFIXES):
@@ -331,7 +305,7 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
     except DataError as error:
         if error.__cause__ is None:  # it is whole, and does not suit
             raise
-        return [_Unreadable(path, str(error))]
+        return [listed([_found(path, str(error))], str(path))]
     raise DataError(f"{path}: expected {wanted}, got a file of the kind '{suffix or path.name}'. Name other inputs.")
 
 
@@ -350,3 +324,7 @@ def _matching(path: str | Path) -> list[Located]:
     if not found:
         raise DataError(f"{place}: expected a file, a folder or a glob, got nothing there. Check the path.")
     return found
+
+
+def _found(path: Located, fault: str | None = None) -> Found:
+    return Found(path if isinstance(path, RemotePath) else str(path), None, fault)
