@@ -77,7 +77,7 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     whole = save(tmp_path, x=BYTES).read_bytes()
     for content in (b"", b"not an archive", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"samples\.npz: expected an npz archive of plain arrays, got: "):
+        with pytest.raises(DataError, match=r"samples\.npz: "):
             open_data(path)
 
 

@@ -1,13 +1,14 @@
 """Handwritten digits: those of scikit-learn, and MNIST from a folder or a mirror."""
 
+import gzip
 import hashlib
 import os
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from petm._internal.files import write_atomically
 from petm._internal.progress import track
-from petm.data.arrays import read_content, read_idx
+from petm.data.arrays import read_idx
 from petm.data.base import Data, TensorData
 from petm.data.labels import match_classes
 from petm.errors import DataError
@@ -145,7 +146,7 @@ def _fetch(name: str, path: Path) -> None:
     for mirror in MIRRORS:
         try:
             content = _download(f"{mirror}{name}.gz", SHA256[name])
-        except (OSError, HTTPException, DataError) as error:
+        except (OSError, EOFError, zlib.error, HTTPException, DataError) as error:
             failures.append(f"{mirror} ({str(error)[:300]})")
             continue
         write_atomically(path, partial(_write, content))
@@ -161,14 +162,13 @@ def _write(content: bytes, path: Path) -> None:
 
 
 def _download(address: str, sha256: str) -> bytes:
-    """The uncompressed bytes at ``address``; raises OSError or DataError when their hash differs."""
-    with TemporaryDirectory() as folder:
-        fetched = Path(folder) / "download"
-        with urlopen(address, timeout=30) as answer, fetched.open("wb") as file, track("download", 0) as progress:
-            while part := answer.read(1 << 16):
-                file.write(part)
-                progress.advance(len(part))
-        content = read_content(fetched)
+    """The uncompressed bytes at ``address``; raises DataError when their hash differs."""
+    packed = bytearray()
+    with urlopen(address, timeout=30) as answer, track("download", 0) as progress:
+        while part := answer.read(1 << 16):
+            packed += part
+            progress.advance(len(part))
+    content = gzip.decompress(packed) if packed.startswith(b"\x1f\x8b") else bytes(packed)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise DataError(f"other bytes, with SHA-256 {found[:12]}…")

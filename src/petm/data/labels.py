@@ -141,6 +141,7 @@ def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -
             is invalid; the first such row is named with the reason.
     """
     labels: dict[Place, int] = {}
+    known = f"one of {_enumerate(classes)}, or a number below {len(classes)}" if classes else "a number from 0 on"
     for path in map(Path, paths):
         kind = path.suffix.lower()
         if not path.is_file() or kind not in TABLE_SUFFIXES:
@@ -163,12 +164,12 @@ def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -
                 elif said is None:
                     labels.pop((str(name), row), None)
                 elif number is None:
-                    fault = f"expected as label {_known(classes)}, got {said!r}"
+                    fault = f"expected as label {known}, got {said!r}"
                 else:
                     labels[str(name), row] = number
             if fault is not None:
                 faults[last] = fault
-        if by_line and last in faults and not _ends_a_line(path):
+        if by_line and last in faults and not path.read_bytes().endswith(b"\n"):
             del faults[last]
         refuse_faults(faults, "Correct it.")
     return labels
@@ -180,16 +181,6 @@ def refuse_faults(faults: Mapping[str, str], cure: str) -> None:
         place, reason = next(iter(faults.items()))
         more = f" (and {len(faults) - 1:,} more such rows)" if len(faults) > 1 else ""
         raise DataError(f"{place}: {reason.rstrip('.')}{more}. {cure}")
-
-
-def _known(classes: Sequence[str]) -> str:
-    return f"one of {_enumerate(classes)}, or a number below {len(classes)}" if classes else "a number from 0 on"
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read() == b"\n"
 
 
 def _enumerate(names: Sequence[str], limit: int = 12) -> str:
