@@ -146,15 +146,18 @@ def test_rows_of_another_length_are_faults(place: Path) -> None:
     assert [row[3] for row in rows] == [None, "expected 2 fields as in the header, got 3", None]
 
 
-def test_one_bad_image_does_not_spoil_the_others(place: Path) -> None:
-    rows = Rows()
-    rows.append("a.png", None, png(pixels(1)[0]))
-    rows.append("b.png", None, png(pixels(1)[0])[:40])
-    rows.append("c.png", None, place / "absent.png")
-    rows.append("d.parquet", 3, None)
-    rows.append("e.npz", 0, np.full((1, 6, 5), np.nan, np.float32))
-    rows.append("f.npz", 0, np.zeros((1, 5, 5), np.float32))
-    rows.append("g.npz", 0, np.zeros((1, 6, 5), np.uint8))
+def test_the_others_are_read_beside_a_bad_image(place: Path) -> None:
+    entries = [
+        ("a.png", None, png(pixels(1)[0])),
+        ("b.png", None, png(pixels(1)[0])[:40]),
+        ("c.png", None, place / "absent.png"),
+        ("d.parquet", 3, None),
+        ("e.npz", 0, np.full((1, 6, 5), np.nan, np.float32)),
+        ("f.npz", 0, np.zeros((1, 5, 5), np.float32)),
+        ("g.npz", 0, np.zeros((1, 6, 5), np.uint8)),
+    ]
+    names, numbers, contents = map(list, zip(*entries, strict=True))
+    rows = Rows(names, numbers, contents, [None] * 7, [None] * 7)
     readings = Reader(size=(6, 5), channels=1).read(rows)
     assert isinstance(readings.inputs, np.ndarray)
     assert readings.inputs.shape == (2, 1, 6, 5)
@@ -209,7 +212,7 @@ def test_identity_follows_names_and_changes(place: Path) -> None:
     assert open_sources(["images"])[0].identity() != after[0], "the same names, another file"
 
 
-def test_what_cannot_be_listed_or_breaks_off_spoils_nothing_else(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_else_is_read_beside_an_unlisted_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
     def refuse(folder: Any) -> Any:

@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -39,24 +39,14 @@ class Rows:
         faults: Why the input cannot be read, where that is known already.
     """
 
-    inputs: list[str] = field(default_factory=list)
-    rows: list[int | None] = field(default_factory=list)
-    contents: list[Content] = field(default_factory=list)
-    labels: list[object] = field(default_factory=list)
-    faults: list[str | None] = field(default_factory=list)
+    inputs: list[str]
+    rows: list[int | None]
+    contents: list[Content]
+    labels: list[object]
+    faults: list[str | None]
 
     def __len__(self) -> int:
         return len(self.inputs)
-
-    def append(
-        self, path: str, row: int | None, content: Content, label: object = None, fault: str | None = None
-    ) -> None:
-        """Adds one input."""
-        self.inputs.append(path)
-        self.rows.append(row)
-        self.contents.append(content)
-        self.labels.append(label)
-        self.faults.append(fault)
 
     def each(self) -> Iterator[tuple[str, int | None, Content, object, str | None]]:
         """Yields path, row, content, label and fault of each input."""
@@ -114,16 +104,10 @@ class _Part(Source):
         yield from self.whole.rows(self.start + start, min(self.start + stop, self.stop), size)
 
 
-def chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[Rows]:
-    """Yields single rows, as `Rows.append` takes them, up to ``size`` at a time."""
-    held = Rows()
-    for row in rows:
-        held.append(*row)
-        if len(held) == size:
-            yield held
-            held = Rows()
-    if len(held):
-        yield held
+def _chunks(rows: Iterator[tuple[str, int | None, Content, object, str | None]], size: int) -> Iterator[Rows]:
+    while some := tuple(islice(rows, size)):
+        inputs, numbers, contents, labels, faults = map(list, zip(*some, strict=True))
+        yield Rows(inputs, numbers, contents, labels, faults)
 
 
 class _ImageFiles(Source):
@@ -140,7 +124,7 @@ class _ImageFiles(Source):
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
         found = islice(self.find(), start, stop)
-        yield from chunks(((str(each.path), None, each.located, each.label, each.fault) for each in found), size)
+        yield from _chunks(((str(each.path), None, each.located, each.label, each.fault) for each in found), size)
 
     def parts(self, size: int) -> Iterator[Source]:
         found = self.find()
@@ -207,7 +191,7 @@ class TableRows(Source):
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
         """Yields the rows from ``start`` to before ``stop``, up to ``size`` at a time."""
-        yield from chunks(map(self._row, self._table.records(start, stop, size)), size)
+        yield from _chunks(map(self._row, self._table.records(start, stop, size)), size)
 
     def _row(self, record: Record) -> tuple[str, int, Content, object, str | None]:
         content, label = (*record.values, None, None)[:2]
