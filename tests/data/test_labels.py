@@ -128,7 +128,7 @@ def test_the_number_of_a_class(label, classes, number):
     assert class_number(label, classes) == number
 
 
-def test_a_column_of_labels_says_what_is_none():
+def test_a_column_of_labels_refuses_other_types():
     column = LabelColumn()
     assert [column.add(label) is None for label in (2, None, True, 0.5, 1 << 70, -1, [1])] == [
         True, True, False, False, False, True, False,

@@ -1,4 +1,4 @@
-"""What every data set in petm is: labelled samples, read by index, a batch at a time."""
+"""Data sets: labelled samples, read by index, a batch at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from petm.errors import ArgumentError, DataError
 
 
 class Batch(NamedTuple):
-    """Some samples: what goes into the model, and what should come out."""
+    """Some samples: inputs of the model, and targets."""
 
     inputs: Inputs
     """float32 ``(n, C, H, W)`` for images; tensors by name for text."""
@@ -54,11 +54,11 @@ class Data(Dataset[Batch], ABC):
         """A SHA-256 that changes when the samples or their labels change."""
 
     def name(self, index: int) -> str:
-        """Returns how a person would find sample ``index`` again: a path, or its number."""
+        """Returns the name of sample ``index`` for a person: a path, or its number."""
         return str(index)
 
     def text(self, index: int) -> str:
-        """Returns what a person would read of sample ``index``; empty where the samples are no texts."""
+        """Returns the text of sample ``index``; empty where the samples are no texts."""
         del index
         return ""
 

@@ -66,11 +66,11 @@ class Source(ABC):
 
     @abstractmethod
     def count(self) -> int:
-        """Returns how many inputs there are."""
+        """Returns the number of inputs."""
 
     @abstractmethod
     def identity(self) -> str:
-        """Returns what changes when the inputs do: names, sizes, times; not their content."""
+        """Returns names, sizes and times of change of the inputs as text, without their content."""
 
     @abstractmethod
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
@@ -81,7 +81,7 @@ class Source(ABC):
         """
 
     def place(self, row: int | None) -> str:
-        """Returns how a person would find an input again, by its row as in `Rows`."""
+        """Returns the place of an input for a person, by its row as in `Rows`."""
         return self.name if row is None else f"{self.name} row {row}"
 
     def parts(self, size: int) -> Iterator["Source"]:

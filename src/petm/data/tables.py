@@ -74,7 +74,7 @@ class Table(ABC):
         return None
 
     def place(self, number: int) -> str:
-        """Returns how a person would find a row again: ``x.csv:17``, ``x.parquet row 15``."""
+        """Returns the place of a row for a person: ``x.csv:17``, ``x.parquet row 15``."""
         return f"{self.path}{self.numbered}{number}"
 
     def _check(self, present: Collection[str]) -> None:
@@ -183,7 +183,7 @@ class _LineTable(Table):
     @cached_property
     def _count(self) -> int:
         count = 0
-        with suppress(DataError):  # the rows before it are read, and one more says why there are no others
+        with suppress(DataError):  # one more row has the reason why no others follow
             for _ in self._all():
                 count += 1
             return count

@@ -224,7 +224,7 @@ class Tokenized(Data):
 
 
 def _encode(texts: Texts, encoder: Encoder, limit: int | None) -> tuple[dict[str, Tensor], Tensor]:
-    """The tokens of all texts behind each other for each field, in the smallest dtype, and their counts ``(N,)``."""
+    """The tokens of all texts in order for each field, in the smallest dtype, and their counts ``(N,)``."""
     parts: dict[str, list[Tensor]] = {}
     counts: list[int] = []
     with track("tokenize", len(texts)) as progress:

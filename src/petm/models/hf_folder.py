@@ -55,9 +55,8 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     architectures = [str(name) for name in content.get("architectures") or ()]
     tasks: tuple[Task, Task] = ("ImageClassification", "SequenceClassification")
     with transformers_reading(folder) as transformers:
-        config = transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
+        how = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+        config = transformers.AutoConfig.from_pretrained(folder, **how)
     return config, next((task for task in tasks if any(f"For{task}" in name for name in architectures)), None)
 
 

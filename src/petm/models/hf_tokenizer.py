@@ -61,7 +61,7 @@ def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tok
 
 
 def has_vocabulary(folder: Path) -> bool:
-    """Returns whether a tokenizer is there; without one, transformers makes an empty one and says nothing."""
+    """Returns whether the folder has a tokenizer; without one, transformers silently makes an empty one."""
     return any(True for pattern in _VOCABULARIES for _ in folder.glob(pattern))
 
 
@@ -79,7 +79,7 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
 def padding_id(config: Any, tokenizer: Any | None) -> int | None:
     """Returns the id of the token that pads, or None where there is none.
 
-    The model's id comes first: models look for it to find the last token, or to count positions. Where neither the
+    The model's id comes first: models use it to find the last token, or to count positions. Where neither the
     model nor the tokenizer has one, as with GPT-2, it is the token that ends a text.
     """
     known = (

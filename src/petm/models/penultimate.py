@@ -11,7 +11,7 @@ class LastLinear:
     """Remembers the linear layer that a network called last, and its input.
 
     Args:
-        network: A copy of one's own, in eval mode, as from `share_weights`; hooks stay on it.
+        network: A copy, in eval mode, such as from `share_weights`; hooks stay on it.
 
     Attributes:
         name: Name of the layer; empty before the first call.

@@ -85,15 +85,9 @@ def _of_all(model: nn.Module, data: Data, answer: Callable[[Inputs], Tensor], ba
 
 
 class Collected:
-    """Answers of batches, copied into one tensor.
+    """The answers for ``n`` samples, copied batch by batch into ``whole``, ``(n, ...)`` on the CPU.
 
     Separate answers would fragment the memory of a pass's large tensors: a process grew by hundreds of megabytes.
-
-    Args:
-        n: Number of rows in all.
-
-    Attributes:
-        whole: ``(n, ...)`` on the CPU; without rows before the first batch.
     """
 
     def __init__(self, n: int) -> None:
