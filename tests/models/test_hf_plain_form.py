@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import hf_folders
-from networks import TinyCNN, randomise, seeded
+from networks import randomise
 from petm.adapter.model import attach_adapter
 from petm.cli import main
+from petm.grading import onnx_export
 from petm.grading.grader import Grader
-from petm.grading.onnx_export import export_onnx
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.hf_processors import load_processor, plain_form
 from petm.models.loading import load_model
@@ -71,52 +71,36 @@ def test_a_processor_that_crops_has_none(tmp_path):
 # in the metadata of a graph
 
 
-def preprocessing(path):
-    entries = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
-    return entries["petm.preprocessing"], entries["petm.value_range"]
-
-
-def test_a_graph_tells_the_form_of_its_processor(tmp_path):
+def test_a_graph_has_the_form_of_its_processor(tmp_path):
     processor = processor_with(tmp_path / "vit", resample=3)
-    adapted = randomise(attach_adapter(load_model(f"hf:{tmp_path / 'vit'}"), {"classifier": 2}))
-    grader = Grader(adapted, DISAGREEMENT, origin=Origin(inputs=InputOrigin(processor="vit")))
-    export_onnx(grader, tmp_path / "g.onnx", processor=processor)
-    told, span = preprocessing(tmp_path / "g.onnx")
-    assert told == {
+    assert onnx_export._preprocessing(InputOrigin(processor="vit"), processor) == {
         "convert_first": True,
-        "size": [16, 16],
+        "size": (16, 16),
         "channels": 3,
         "resample": "bicubic",
         "scale": pytest.approx(1 / 255),
-        "mean": [0.5] * 3,
-        "std": [0.5] * 3,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
     }
-    assert span == pytest.approx([-1, 1])
+    assert onnx_export._preprocessing(InputOrigin(processor="vit"), None) == {"needs_processor": "vit"}
 
 
-def test_a_graph_without_a_processor_tells_how_petm_reads_images(tmp_path):
-    adapted = randomise(attach_adapter(seeded(TinyCNN), {"fc2": 2}))
-    grader = Grader(adapted, DISAGREEMENT, origin=Origin(inputs=InputOrigin((28, 28), 1)), measured={"aurc": 0.25})
-    export_onnx(grader, tmp_path / "g.onnx")
-    told, span = preprocessing(tmp_path / "g.onnx")
-    assert told == {
+def test_a_graph_without_a_processor_has_the_form_that_petm_reads():
+    assert onnx_export._preprocessing(InputOrigin((28, 28), 1), None) == {
         "convert_first": False,
-        "size": [28, 28],
+        "size": (28, 28),
         "channels": 1,
         "resample": "bilinear",
         "scale": pytest.approx(1 / 255),
-        "mean": [0.0],
-        "std": [1.0],
+        "mean": (0.0,),
+        "std": (1.0,),
     }
-    assert span == [0, 1]
+    assert onnx_export._preprocessing(InputOrigin(), None) is None, "of inputs that are no images"
 
 
-def test_a_graph_of_no_images_tells_nothing(tmp_path):
-    from torch import nn, rand
-
-    adapted = randomise(attach_adapter(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), {"0": 1}))
-    export_onnx(Grader(adapted, DISAGREEMENT), tmp_path / "g.onnx", rand(3, 4))
-    assert preprocessing(tmp_path / "g.onnx")[0] is None
+def preprocessing(path):
+    entries = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+    return entries["petm.preprocessing"], entries["petm.value_range"]
 
 
 def test_petm_export_finds_the_processor(tmp_path, monkeypatch, capfd):
@@ -138,8 +122,10 @@ def test_petm_export_finds_the_processor(tmp_path, monkeypatch, capfd):
         return code, capfd.readouterr().err
 
     assert export("-o", "one.onnx") == (0, "")
-    assert preprocessing("one.onnx")[0]["mean"] == [0.5] * 3
+    form, span = preprocessing("one.onnx")
+    assert (form["convert_first"], form["size"], form["mean"]) == (True, [16, 16], [0.5] * 3)
+    assert span == pytest.approx([-1, 1])
     hf_folders.save(tmp_path / "other", hf_folders.vit(), hf_folders.image_processor(resample=3))
     code, err = export("-o", "two.onnx", "--processor", "other")
     assert code == 1
-    assert "processor: expected the one that the grader was fitted with, got another one in other." in err
+    assert "processor: " in err

@@ -265,10 +265,7 @@ def test_code_of_its_own_is_run_only_when_trusted(
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     (copied / "own.py").write_text(CODE)
-    places = {
-        "AutoConfig": "own.OwnConfig",
-        "AutoModelForSequenceClassification": "own.OwnForSequenceClassification",
-    }
+    places = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.OwnForSequenceClassification"}
     change(copied / "config.json", auto_map=places, model_type="own", architectures=["OwnForSequenceClassification"])
     message = r"expected a model of transformers' own in .*copied, got one with code of its own.*--trust-remote-code"
     for load in (load_classifier, load_processor, class_names, class_count):

@@ -29,14 +29,8 @@ _IDX_KINDS = {1: "labels", 3: "images"}  # by the number of dimensions
 class ArrayArchive:
     """The array ``images`` or ``x`` of a NumPy archive, and ``labels`` or ``y`` if it is there.
 
-    Grey images ``(N, H, W)`` get a channel, uint8 images ``(N, H, W, C)`` with 1 or 3 channels last are turned to
-    ``(N, C, H, W)``, and everything else keeps its shape.
-
-    Args:
-        path: The ``.npz`` file; pickled arrays in it are refused.
-
-    Attributes:
-        labels: ``(N,)`` of any dtype; absent where there are none.
+    Grey images ``(N, H, W)`` get a channel, uint8 images ``(N, H, W, C)`` with 1 or 3 channels become ``(N, C, H, W)``,
+    and others keep their shape. ``labels`` are ``(N,)`` of any dtype, or None. Pickled arrays are refused.
 
     Raises:
         DataError: The file is no such archive or is damaged, the array of images is missing or of an unsuitable dtype
@@ -58,25 +52,20 @@ class ArrayArchive:
         except _BROKEN as error:
             raise self._broken(error) from error
         if found is None:
-            raise DataError(
-                f"{path}: expected an array 'images' or 'x', got {', '.join(names) or 'nothing'}. "
-                f"Rename the array of images."
-            )
+            wanted, got = "an array 'images' or 'x'", ", ".join(names) or "nothing"
+            raise DataError(f"{path}: expected {wanted}, got {got}. Rename the array of images.")
         if self._dtype.hasobject:
             raise self._broken(ValueError(f"an array of {self._dtype}"))
         with_channels(np.empty((0, *self._shape[1:]) if self._shape else (), self._dtype), str(path))
         if self.labels is not None and self.labels.shape != self._shape[:1]:
-            raise DataError(
-                f"{path}: expected one label for each of {len(self)} samples, got labels of shape {self.labels.shape}."
-            )
+            got = f"labels of shape {self.labels.shape}"
+            raise DataError(f"{path}: expected one label for each of {len(self)} samples, got {got}.")
 
     def __len__(self) -> int:
         return int(self._shape[0])
 
     def images(self, start: int, stop: int, size: int) -> Iterator[tuple[int, NDArray[np.generic]]]:
-        """Yields the images from ``start`` to before ``stop``, up to ``size`` at a time, with the row of the first.
-
-        They are read as they come, uint8 or float32 ``(n, C, H, W)`` or ``(n, D)``.
+        """Yields uint8 or float32 ``(n, C, H, W)`` or ``(n, D)``, ``n <= size``, each with the row of its first image.
 
         Raises:
             DataError: The file is damaged.
@@ -113,23 +102,17 @@ class ArrayArchive:
 
 
 def with_channels(images: NDArray[np.generic], source: str) -> NDArray[np.generic]:
-    """Returns uint8 or float32 ``(N, C, H, W)`` or ``(N, D)``, contiguous.
-
-    Raises:
-        DataError: They have an unsuitable dtype or shape.
-    """
+    """Returns uint8 or float32 ``(N, C, H, W)`` or ``(N, D)``, contiguous; DataError for another dtype or shape."""
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise DataError(f"{source}: expected images of dtype uint8 or float, got {images.dtype}. Convert them.")
     if images.ndim not in (2, 3, 4):
-        raise DataError(
-            f"{source}: expected images (N, H, W), (N, H, W, C), (N, C, H, W) or features (N, D), "
-            f"got {images.ndim} dimensions. Reshape them."
-        )
+        wanted = "images (N, H, W), (N, H, W, C), (N, C, H, W) or features (N, D)"
+        raise DataError(f"{source}: expected {wanted}, got {images.ndim} dimensions. Reshape them.")
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.dtype == np.uint8 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused by name later
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused by name later
         return np.ascontiguousarray(images, dtype=np.uint8 if images.dtype == np.uint8 else np.float32)
 
 
@@ -148,10 +131,9 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     content = read_content(path)
     kind, header = _IDX_KINDS[dimensions], 4 + 4 * dimensions
     if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise DataError(
-            f"{path}: expected an idx file of unsigned bytes (it starts with 00 00 08), "
-            f"got {content[:4].hex(' ') or 'an empty file'}. Fetch it again."
-        )
+        start = content[:4].hex(" ") or "an empty file"
+        wanted = "an idx file of unsigned bytes (it starts with 00 00 08)"
+        raise DataError(f"{path}: expected {wanted}, got {start}. Fetch it again.")
     if content[3] != dimensions:
         known = _IDX_KINDS.get(content[3])
         other = f", as a file of {known} has: are the two swapped?" if known else "."
@@ -161,24 +143,17 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     if len(content) < header:
         raise DataError(f"{path}: expected a header of {header} bytes, got {len(content)}. Fetch it again.")
     sizes = struct.unpack(f">{dimensions}I", content[4:header])
-    expected, got = math.prod(sizes), len(content) - header
+    expected, got, shape = math.prod(sizes), len(content) - header, "×".join(map(str, sizes))
     if got != expected:
         fault = "truncated" if got < expected else "trailing bytes"
-        raise DataError(
-            f"{path}: expected {'×'.join(map(str, sizes))} = {expected} bytes of {kind}, got {got} ({fault}). "
-            f"Fetch it again."
-        )
+        raise DataError(f"{path}: expected {shape} = {expected} bytes of {kind}, got {got} ({fault}). Fetch it again.")
     if not expected:
-        raise DataError(f"{path}: expected at least one sample, got sizes {'×'.join(map(str, sizes))}. Fetch it again.")
+        raise DataError(f"{path}: expected at least one sample, got sizes {shape}. Fetch it again.")
     return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(sizes)
 
 
 def read_content(path: Path) -> bytes:
-    """Returns the uncompressed bytes of a file that is plain or gzip, whatever its name says.
-
-    Raises:
-        DataError: The file cannot be read, or its gzip stream is truncated or damaged.
-    """
+    """Returns the uncompressed bytes of a file that is plain or gzip; raises DataError where it cannot be read."""
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
@@ -204,5 +179,5 @@ def _skip(stream: IO[bytes], count: int) -> None:
     while count > 0:
         read = len(stream.read(min(count, _CHUNK)))
         if not read:
-            raise EOFError("the end of the file before the row to go on with")
+            raise EOFError("the end of the file before the row to continue at")
         count -= read

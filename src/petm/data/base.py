@@ -1,4 +1,4 @@
-"""What every data set in petm is: labelled samples, read by index, a batch at a time."""
+"""Data sets: labelled samples, read by index, a batch at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from petm.errors import ArgumentError, DataError
 
 
 class Batch(NamedTuple):
-    """Some samples: what goes into the model, and what should come out."""
+    """Some samples: inputs of the model, and targets."""
 
     inputs: Inputs
     """float32 ``(n, C, H, W)`` for images; tensors by name for text."""
@@ -28,16 +28,14 @@ class Batch(NamedTuple):
 class Data(Dataset[Batch], ABC):
     """Samples with labels, read by index and decoded only when read.
 
-    A subclass reads inputs; everything else follows. Batched reading uses PyTorch's ``__getitems__`` convention, so a
-    ``DataLoader`` needs ``collate_fn=petm.data.base.as_is`` and nothing more.
+    A ``DataLoader`` reads whole batches (``__getitems__``) with ``collate_fn=petm.data.base.as_is``.
 
     Attributes:
         labels: int64 ``(N,)``; ``UNLABELLED`` (-1) where a sample has none.
-        classes: ``K`` class names, the label being the index; empty when they have no names.
+        classes: ``K`` class names in the order of the labels; empty when they have no names.
         value_range: The least and the greatest value that an input may take; adversarial examples are clipped to it.
-        source: Where the samples come from, in words that fit into a message.
-        home: int64 ``(N,)``, which of several processes holds a sample (`distributed`); absent where all can read
-            all.
+        source: Origin of the samples, for messages.
+        home: int64 ``(N,)``, the process that holds each sample; None where all processes can read all.
     """
 
     labels: Tensor
@@ -56,11 +54,11 @@ class Data(Dataset[Batch], ABC):
         """A SHA-256 that changes when the samples or their labels change."""
 
     def name(self, index: int) -> str:
-        """Returns how a person would find sample ``index`` again: a path, or its number."""
+        """Returns the name of sample ``index`` for a person: a path, or its number."""
         return str(index)
 
     def text(self, index: int) -> str:
-        """Returns what a person would read of sample ``index``; empty where the samples are no texts."""
+        """Returns the text of sample ``index``; empty where the samples are no texts."""
         del index
         return ""
 
@@ -81,11 +79,9 @@ class Data(Dataset[Batch], ABC):
     def split(self, shares: Sequence[float], *, seed: int = 0) -> tuple["Data", ...]:
         """Returns disjoint random views that hold the given shares of the samples of every class.
 
-        Stratified: each class is cut at the same shares, so that a small part still holds every class.
-
         Args:
             shares: Positive numbers with a sum of at most 1.
-            seed: The same seed gives the same parts.
+            seed: Seed of the random choice.
 
         Raises:
             ArgumentError: ``shares`` breaks its rule.
@@ -103,17 +99,11 @@ class Data(Dataset[Batch], ABC):
         return tuple(self.subset(torch.cat(part).sort().values) for part in parts)
 
     def in_memory(self, budget: int = 1 << 30) -> "Data":
-        """Returns the same samples decoded once and held as tensors, or itself where that would exceed ``budget``.
-
-        Args:
-            budget: Bytes.
-        """
+        """Returns the same samples decoded once and held as tensors, or itself where that exceeds ``budget`` bytes."""
         if not len(self) or isinstance(self, TensorData | FieldsData):
             return self
         first = self.inputs([0])
-        if isinstance(first, Fields):  # tokens are held by whoever made them
-            return self
-        if first.nbytes * len(self) > budget:
+        if isinstance(first, Fields) or first.nbytes * len(self) > budget:  # tokens are in memory already
             return self
         images = first.new_empty((len(self), *first.shape[1:]))
         for start in range(0, len(self), 1024):
@@ -130,10 +120,10 @@ class TensorData(Data):
 
     Args:
         images: float ``(N, ...)``, or uint8 ``(N, ...)`` that is divided by 255 as it is read.
-        labels: int64 ``(N,)``; absent means unlabelled.
+        labels: int64 ``(N,)``; None means unlabelled.
         classes: Class names.
-        source: Where the samples come from.
-        value_range: As in `Data`; absent means 0 and 1 for uint8, the least and greatest value present for floats.
+        source: Origin of the samples, for messages.
+        value_range: As in `Data`; None means 0 and 1 for uint8, the least and greatest value present for floats.
 
     Raises:
         DataError: Images are neither float nor uint8, lengths differ, or a value is NaN or infinite.
@@ -150,14 +140,11 @@ class TensorData(Data):
         source: str = "tensors",
         value_range: tuple[float, float] | None = None,
     ) -> None:
-        self.images = images
-        self.labels = torch.full((len(images),), UNLABELLED) if labels is None else labels.to(torch.int64)
-        self.classes, self.source = tuple(classes), source
+        self.images, self.classes, self.source = images, tuple(classes), source
         if not (images.is_floating_point() or images.dtype == torch.uint8):
             raise DataError(f"{source}: expected images of dtype float or uint8, got {images.dtype}. Convert them.")
-        _check_one_label_each(self.labels, len(images), source)
-        if images.is_floating_point():
-            check_finite(images, source)
+        self.labels = _one_label_each(labels, len(images), source)
+        check_finite(images, source)
         if value_range is None:
             value_range = (0.0, 1.0)
             if images.is_floating_point() and images.numel():
@@ -180,35 +167,20 @@ class TensorData(Data):
 
 
 class FieldsData(Data):
-    """Samples of several tensors by name, held in memory: tokens, say.
-
-    Args:
-        fields: ``(N, ...)`` each.
-        labels: int64 ``(N,)``; absent means unlabelled.
-        classes: Class names.
-        source: Where the samples come from.
-
-    Raises:
-        DataError: There is not one label for each sample, or a value is NaN or infinite.
-    """
+    """Samples of several tensors by name, such as tokens, held in memory; the arguments are those of `TensorData`."""
 
     value_range = (-float("inf"), float("inf"))
 
     def __init__(
         self, fields: Fields, labels: Tensor | None = None, *, classes: Sequence[str] = (), source: str = "tensors"
     ) -> None:
-        self.fields = fields
-        self.labels = torch.full((len(fields),), UNLABELLED) if labels is None else labels.to(torch.int64)
-        self.classes, self.source = tuple(classes), source
-        _check_one_label_each(self.labels, len(fields), source)
+        self.fields, self.classes, self.source = fields, tuple(classes), source
+        self.labels = _one_label_each(labels, len(fields), source)
         check_finite(fields, source)
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Fields:
         """Returns the fields at ``indices``, in that order."""
         return self.fields[torch.as_tensor(indices, dtype=torch.int64)]
-
-    def __len__(self) -> int:
-        return len(self.fields)
 
     @cached_property
     def content(self) -> str:
@@ -217,11 +189,13 @@ class FieldsData(Data):
         return fingerprint((*parts, self.labels))
 
 
-def _check_one_label_each(labels: Tensor, n: int, source: str) -> None:
+def _one_label_each(labels: Tensor | None, n: int, source: str) -> Tensor:
+    if labels is None:
+        return torch.full((n,), UNLABELLED)
     if labels.shape != (n,):
-        raise DataError(
-            f"{source}: expected one label for each of {n} samples, got labels of shape {tuple(labels.shape)}."
-        )
+        got = f"labels of shape {tuple(labels.shape)}"
+        raise DataError(f"{source}: expected one label for each of {n} samples, got {got}.")
+    return labels.to(torch.int64)
 
 
 class Subset(Data):
@@ -251,30 +225,21 @@ class Subset(Data):
         return self.data.text(int(self.indices[index]))
 
 
-class WithTargets(Data):
+class WithTargets(Subset):
     """A view of the same inputs with other targets, such as a teacher's logits.
 
     Args:
-        data: The samples.
-        targets: ``(N, ...)``, what a batch holds in place of the labels.
-        origin: What made the targets, in words or as a hash; it enters `content`.
+        data: Samples whose inputs are read.
+        targets: ``(N, ...)``, read in place of the labels.
+        origin: What made the targets, in words or as a hash; part of `content`.
     """
 
     def __init__(self, data: Data, targets: Tensor, *, origin: str) -> None:
-        self.data, self.targets, self.origin = data, targets, origin
-        self.labels, self.classes = data.labels, data.classes
-        self.value_range, self.source, self.home = data.value_range, data.source, data.home
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
-        """Returns the inputs at ``indices``, in that order."""
-        return self.data.inputs(indices)
-
-    def name(self, index: int) -> str:
-        """Returns the sample's name in the data set that this is a view of."""
-        return self.data.name(index)
+        super().__init__(data, torch.arange(len(data)))
+        self.targets, self.origin = targets, origin
 
     def subset(self, indices: Sequence[int] | Tensor) -> Data:
-        """Returns a view of the samples at ``indices`` that keeps the targets."""
+        """Returns a view of the samples at ``indices`` and their targets."""
         chosen = _as_indices(indices)
         return WithTargets(self.data.subset(chosen), self.targets[chosen], origin=self.origin)
 
@@ -287,7 +252,7 @@ class WithTargets(Data):
 
     @cached_property
     def content(self) -> str:
-        """A SHA-256 over the data set's content and what made the targets (whose last bits vary between machines)."""
+        """A SHA-256 over the data set's content and the origin of the targets, whose last bits vary by machine."""
         return fingerprint((self.data.content, self.origin))
 
 
@@ -295,10 +260,10 @@ class Joined(Data):
     """A view of several data sets, the samples of the first before those of the second, and so on.
 
     Args:
-        *parts: Samples of one shape and type, of the same classes; a part without class names is taken by its labels.
+        *parts: Samples of one shape and type, of the same classes; a part without class names keeps its labels.
 
     Raises:
-        ArgumentError: There is no part, or one carries targets in place of labels (give those to the whole).
+        ArgumentError: There is no part, or one has targets in place of labels.
         DataError: The classes, or the shape or type of the samples, differ.
 
     Example:
@@ -311,9 +276,8 @@ class Joined(Data):
         if not parts:
             raise ArgumentError("parts: expected at least one data set, got none.")
         if any(isinstance(part, WithTargets) for part in parts):
-            raise ArgumentError(
-                "parts: expected data sets with labels, got one with other targets. Join first, then give targets."
-            )
+            got = "one with other targets. Join first, then give targets."
+            raise ArgumentError(f"parts: expected data sets with labels, got {got}")
         self.parts = parts
         self.labels = torch.cat([part.labels for part in parts])
         self.classes = _same_classes(parts)
@@ -366,7 +330,6 @@ class Joined(Data):
 
 
 def _same_classes(parts: Sequence[Data]) -> tuple[str, ...]:
-    """The class names that all parts with names agree on."""
     named = [part for part in parts if part.classes]
     for part in named[1:]:
         if part.classes != named[0].classes:
@@ -378,22 +341,16 @@ def _same_classes(parts: Sequence[Data]) -> tuple[str, ...]:
 
 
 def _check_form(parts: Sequence[Data]) -> None:
-    """Checks one sample of each part."""
-    first: str | None = None
-    for part in parts:
-        if not len(part):
-            continue
-        form = _form(part.inputs([0]))
-        first = form if first is None else first
-        if form != first:
+    forms = [(_form(part.inputs([0])), part.source) for part in parts if len(part)]
+    for form, source in forms:
+        if form != forms[0][0]:
             raise DataError(
-                f"parts: expected samples of one shape and type, got {first} and {form} in {part.source}. "
+                f"parts: expected samples of one shape and type, got {forms[0][0]} and {form} in {source}. "
                 f"Read all at one size, with the same channels."
             )
 
 
 def _form(sample: Inputs) -> str:
-    """Shape and type of a sample, in words."""
     if isinstance(sample, Tensor):
         return f"{tuple(sample.shape[1:])} {sample.dtype}"
     return ", ".join(f"{name} {_form(tensor)}" for name, tensor in sorted(sample.items()))
@@ -404,35 +361,30 @@ def as_data(samples: Any, *, source: str = "data") -> Data:
 
     Args:
         samples: `Data`; or ``(inputs, labels)`` tensors or NumPy arrays, the inputs also as a mapping of these by name;
-            or a ``torch.utils.data.Dataset`` with a
-            length, read lazily after one pass over its labels (its ``targets`` attribute, where it has one, spares
-            that pass).
-        source: Where the samples come from, for messages.
+            or a ``torch.utils.data.Dataset`` with a length, whose inputs are read lazily and whose labels come from
+            its ``targets``, or else from one pass.
+        source: Origin of the samples, for messages.
 
     Raises:
         ArgumentError: ``samples`` is none of these.
     """
     if isinstance(samples, Data):
         return samples
-    if (
-        isinstance(samples, tuple)
-        and len(samples) == 2
-        and all(isinstance(part, Tensor | np.ndarray) for part in samples)
-    ):
-        return TensorData(*(torch.as_tensor(part) for part in samples), source=source)
-    if isinstance(samples, tuple) and len(samples) == 2 and isinstance(samples[0], Fields | Mapping):
-        fields = samples[0] if isinstance(samples[0], Fields) else fields_of(samples[0])
-        return FieldsData(fields, torch.as_tensor(samples[1]), source=source)
+    if isinstance(samples, tuple) and len(samples) == 2:
+        inputs, labels = samples
+        if isinstance(inputs, Fields | Mapping):
+            fields = inputs if isinstance(inputs, Fields) else fields_of(inputs)
+            return FieldsData(fields, torch.as_tensor(labels), source=source)
+        if all(isinstance(part, Tensor | np.ndarray) for part in samples):
+            return TensorData(torch.as_tensor(inputs), torch.as_tensor(labels), source=source)
     if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, Tensor):
         return _MapStyle(samples, source)
-    raise ArgumentError(
-        f"data: expected petm Data, an (inputs, labels) pair of tensors or a map-style dataset, "
-        f"got {type(samples).__name__}."
-    )
+    wanted = "petm Data, an (inputs, labels) pair of tensors or a map-style dataset"
+    raise ArgumentError(f"data: expected {wanted}, got {type(samples).__name__}.")
 
 
 class _MapStyle(Data):
-    """Somebody else's map-style dataset of ``(input, label)`` pairs."""
+    """A map-style dataset of ``(input, label)`` pairs."""
 
     def __init__(self, dataset: Any, source: str) -> None:
         self.dataset, self.source = dataset, source
@@ -454,7 +406,7 @@ class _MapStyle(Data):
 
     @cached_property
     def content(self) -> str:
-        """A SHA-256 over the labels and the first and last input: a whole pass would cost an epoch."""
+        """A SHA-256 over the labels and the first and last input; reading all would cost an epoch."""
         ends = self.inputs([0, len(self) - 1]) if len(self) else torch.empty(0)
         return fingerprint((self.source, self.labels, ends))
 
@@ -465,7 +417,7 @@ def fields_of(tensors: Mapping[str, Any]) -> Fields:
 
 
 def _as_indices(chosen: Sequence[int] | Tensor) -> Tensor:
-    """Returns int64 indices; those where it is true for a bool mask."""
+    """int64 indices; those of the true values of a bool mask."""
     chosen = torch.as_tensor(chosen)
     return chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen.to(torch.int64)
 
@@ -477,8 +429,7 @@ def as_is(batch: Any) -> Any:
 
 def check_finite(inputs: Inputs, source: str) -> None:
     """Raises DataError when a sample of ``inputs``, ``(N, ...)``, holds NaN or an infinite value."""
-    floats = [tensor for tensor in tensors_of(inputs) if tensor.is_floating_point()]
-    finite = [torch.isfinite(tensor) for tensor in floats]
+    finite = [torch.isfinite(tensor) for tensor in tensors_of(inputs) if tensor.is_floating_point()]
     if all(bool(each.all()) for each in finite):
         return
     bad = torch.stack([(~each).flatten(1).any(1) for each in finite]).any(0).nonzero().flatten()

@@ -1,12 +1,14 @@
 """Handwritten digits: those of scikit-learn, and MNIST from a folder or a mirror."""
 
+import gzip
 import hashlib
 import os
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 
 from petm._internal.files import write_atomically
 from petm._internal.progress import track
-from petm.data.arrays import read_content, read_idx
+from petm.data.arrays import read_idx
 from petm.data.base import Data, TensorData
 from petm.data.labels import match_classes
 from petm.errors import DataError
@@ -32,7 +34,7 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Of the uncompressed bytes: mirrors compress them differently."""
+"""SHA-256 of the uncompressed files: mirrors compress them differently."""
 
 DATA_DIR_VARIABLE = "PETM_DATA_DIR"
 
@@ -40,13 +42,12 @@ DATA_DIR_VARIABLE = "PETM_DATA_DIR"
 def load_digits(*, splits: Sequence[float] = (0.4, 0.1, 0.5), seed: int = 0) -> tuple[Data, ...]:
     """Returns stratified parts of scikit-learn's 1,797 handwritten digits, enlarged to the shape of MNIST.
 
-    The 8×8 images with values 0 to 16 are divided by 16 and resized bilinearly, so that the paper's CNN, which expects
-    28×28, takes them as they are.
+    The 8×8 images with values 0 to 16 are divided by 16 and resized bilinearly to the 28×28 of the paper's CNN.
 
     Args:
         splits: The share of the samples of each class in each part; by default train, calibration and test. Half is
             for the test because misclassifications are rare, and few of them make every measure noisy.
-        seed: The same seed gives the same parts.
+        seed: Seed of the split.
 
     Returns:
         One `Data` for each share; inputs float32 ``(n, 1, 28, 28)`` in [0, 1], classes "0" to "9".
@@ -64,34 +65,20 @@ def load_digits(*, splits: Sequence[float] = (0.4, 0.1, 0.5), seed: int = 0) -> 
     pixels, labels = load_small_digits(return_X_y=True)
     small = torch.from_numpy(pixels).float().div_(16).reshape(-1, 1, 8, 8)
     images = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
-    digits = TensorData(
-        images,
-        torch.from_numpy(labels),
-        classes=[str(digit) for digit in range(10)],
-        source="digits",
-        value_range=(0.0, 1.0),
-    )
+    labels, classes = torch.from_numpy(labels), list("0123456789")
+    digits = TensorData(images, labels, classes=classes, source="digits", value_range=(0.0, 1.0))
     return digits.split(splits, seed=seed)
 
 
-def load_mnist(
-    data_dir: str | Path | None = None,
-    *,
-    download: bool = False,
-    mirrors: Sequence[str] = MIRRORS,
-    sha256: Mapping[str, str] = SHA256,
-) -> tuple[TensorData, TensorData]:
+def load_mnist(data_dir: str | Path | None = None, *, download: bool = False) -> tuple[TensorData, TensorData]:
     """Returns the training and the test samples of MNIST: 60,000 and 10,000 handwritten digits.
 
     The four idx files, plain or gzip, are looked for in ``data_dir``, ``data_dir/mnist`` and ``data_dir/MNIST/raw``.
-    What is there is read as it is, so that Fashion-MNIST in the same layout serves as well; only what is fetched must
-    be the original.
+    Present files are read as they are, Fashion-MNIST in the same layout too; downloaded files must be the original.
 
     Args:
-        data_dir: The folder; absent means the environment variable ``PETM_DATA_DIR``, or else the user's cache folder.
-        download: Fetch what is absent into ``data_dir/mnist``.
-        mirrors: Addresses that are tried in turn, each ending in a slash.
-        sha256: SHA-256 of the uncompressed content of each of the four files, for what is fetched.
+        data_dir: The folder; None means the environment variable ``PETM_DATA_DIR``, or else the user's cache folder.
+        download: Fetch absent files into ``data_dir/mnist``.
 
     Returns:
         Train and test; uint8 images ``(N, 1, 28, 28)`` in memory, read as float32 in [0, 1]; classes "0" to "9".
@@ -101,7 +88,8 @@ def load_mnist(
         RunError: A fetched file could not be written.
     """
     root = Path(data_dir) if data_dir is not None else default_data_dir()
-    found = next((files for place in _places(root) if len(files := _find_files(place)) == len(SHA256)), None)
+    places = (root, root / "mnist", root / "MNIST" / "raw")
+    found = next((files for place in places if len(files := _find_files(place)) == len(SHA256)), None)
     if found is None:
         folder = root / "mnist"
         if not download:
@@ -113,7 +101,7 @@ def load_mnist(
         present = _find_files(folder)
         for name in SHA256:
             if name not in present:
-                _fetch(name, folder / name, mirrors, sha256[name])
+                _fetch(name, folder / name)
         found = _find_files(folder)
     return _read_part(found, "train"), _read_part(found, "t10k")
 
@@ -129,12 +117,8 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "petm"
 
 
-def _places(root: Path) -> tuple[Path, ...]:
-    return root, root / "mnist", root / "MNIST" / "raw"
-
-
 def _find_files(folder: Path) -> dict[str, Path]:
-    """Returns those of the four files that are in ``folder``, in whatever spelling, by name."""
+    """Those of the four files that are in ``folder``, in any spelling, by name."""
     found = {}
     for name in SHA256:
         for spelling in (name, f"{name}.gz", name.replace("-idx", ".idx"), f"{name.replace('-idx', '.idx')}.gz"):
@@ -151,42 +135,40 @@ def _read_part(files: Mapping[str, Path], part: str) -> TensorData:
             f"{labels_file}: expected {len(images)} labels, one for each image in {images_file.name}, "
             f"got {len(labels)}. Fetch both files again."
         )
-    digits = [str(digit) for digit in range(10)]
-    numbers, classes = match_classes(labels.astype(np.int64), digits, None, str(labels_file))
+    numbers, classes = match_classes(labels.astype(np.int64), "0123456789", None, str(labels_file))
     held = torch.from_numpy(images).unsqueeze(1)
     return TensorData(held, torch.from_numpy(numbers), classes=classes, source=str(images_file))
 
 
-def _fetch(name: str, path: Path, mirrors: Sequence[str], sha256: str) -> None:
+def _fetch(name: str, path: Path) -> None:
     """Writes the uncompressed file ``name`` to ``path`` from the first mirror that has the right bytes."""
-
-    def fill(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
     failures = []
-    for mirror in mirrors:
+    for mirror in MIRRORS:
         try:
-            content = _download(f"{mirror}{name}.gz", sha256)
-        except (OSError, HTTPException, DataError) as error:
+            content = _download(f"{mirror}{name}.gz", SHA256[name])
+        except (OSError, EOFError, zlib.error, HTTPException, DataError) as error:
             failures.append(f"{mirror} ({str(error)[:300]})")
             continue
-        write_atomically(path, fill)
+        write_atomically(path, partial(_write, content))
         return
     raise DataError(
-        f"download: expected {name} with SHA-256 {sha256[:12]}… from one of {len(mirrors)} mirrors, "
+        f"download: expected {name} with SHA-256 {SHA256[name][:12]}… from one of {len(MIRRORS)} mirrors, "
         f"got {'; '.join(failures) or 'nothing'}. Check the network, or put the four files into {path.parent} by hand."
     )
 
 
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
 def _download(address: str, sha256: str) -> bytes:
-    """Returns the uncompressed bytes at ``address``; raises OSError or DataError when they are not the expected."""
-    with TemporaryDirectory() as folder:
-        fetched = Path(folder) / "download"
-        with urlopen(address, timeout=30) as answer, fetched.open("wb") as file, track("download", 0) as progress:
-            while part := answer.read(1 << 16):
-                file.write(part)
-                progress.advance(len(part))
-        content = read_content(fetched)
+    """The uncompressed bytes at ``address``; raises DataError when their hash differs."""
+    packed = bytearray()
+    with urlopen(address, timeout=30) as answer, track("download", 0) as progress:
+        while part := answer.read(1 << 16):
+            packed += part
+            progress.advance(len(part))
+    content = gzip.decompress(packed) if packed.startswith(b"\x1f\x8b") else bytes(packed)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise DataError(f"other bytes, with SHA-256 {found[:12]}…")

@@ -1,4 +1,4 @@
-"""Inputs of several tensors by name, as the models of transformers take them; and what holds for all inputs."""
+"""Inputs of several tensors by name, as transformers' models take them; and functions for inputs of either kind."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, overload
@@ -14,7 +14,7 @@ class Fields:
     """A batch of ``N`` samples as tensors by name: ``input_ids``, ``attention_mask``, and so on.
 
     Along its first dimension it is used like one tensor: it has a length, is indexed by numbers, slices, masks and
-    tensors, and moves to a device as a whole. By a name it gives that tensor, and ``model(**fields)`` calls a model.
+    tensors, and moves to a device as a whole. A name as index returns that tensor; ``model(**fields)`` calls a model.
 
     Args:
         tensors: ``(N, ...)`` each, at least one.
@@ -51,7 +51,7 @@ class Fields:
 
     @property
     def shape(self) -> torch.Size:
-        """``(N,)``: what all tensors have in common."""
+        """``(N,)``, the dimension that all tensors share."""
         return next(self.values()).shape[:1]
 
     @property
@@ -64,10 +64,10 @@ class Fields:
     @overload
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> "Fields": ...
     def __getitem__(self, index: Any) -> "Tensor | Fields":
-        """Returns the tensor of a name; or the samples at an index, a number taking one as ``(...)`` without ``N``."""
+        """Returns the tensor of a name, or the samples at an index; a number returns a batch of one."""
         if isinstance(index, str):
             return self._tensors[index]
-        if isinstance(index, int):  # of one sample, kept as a batch: tensors by name have no other form
+        if isinstance(index, int):
             index = slice(index, index + 1 or None)
         return self.map(lambda tensor: tensor[index])
 
@@ -88,7 +88,7 @@ Inputs: TypeAlias = Tensor | Fields
 
 
 def as_batch(x: Any) -> Inputs:
-    """Returns a batch that a caller gives: a tensor as it is, a mapping as `Fields`, NumPy arrays as tensors.
+    """Returns a caller's batch: a tensor as it is, a mapping as `Fields`, a NumPy array as a tensor.
 
     Raises:
         ArgumentError: It is none of these, or the tensors have different lengths.
@@ -108,32 +108,23 @@ def tensors_of(x: Inputs) -> tuple[Tensor, ...]:
 
 
 def describe(x: Inputs) -> str:
-    """Returns the shape of a batch in words: of its tensor, or of each by name."""
+    """Returns the shape of a batch as text: of its tensor, or of each by name."""
     if isinstance(x, Tensor):
         return str(tuple(x.shape))
     return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in x.items())
 
 
 def filled_up(x: Inputs, multiple: int = 16) -> Inputs:
-    """Returns a batch in which the last sample is repeated until their number is a multiple of ``multiple``.
+    """Returns a batch, its last sample repeated until ``N`` is a multiple; fewer than ``multiple`` stay as they are.
 
-    Fewer than that stay as they are. For batches of ever other sizes: on a CPU the library of convolutions (oneDNN)
-    keeps the code that it makes for each size, in all up to 1,024 pieces, which may be hundreds of megabytes.
-
-    Args:
-        x: At least one sample.
-        multiple: At least 1.
+    On a CPU, oneDNN keeps up to 1,024 kernels for sizes of batches, which may need hundreds of megabytes.
     """
     n = len(x)
     return x if n < multiple or n % multiple == 0 else x[torch.arange(n + -n % multiple).clamp(max=n - 1)]
 
 
 def concatenate(batches: Sequence[Inputs]) -> Inputs:
-    """Returns the batches as one; all are tensors, or all have the same names.
-
-    Raises:
-        ArgumentError: They are not.
-    """
+    """Returns the batches as one; raises ArgumentError unless all are tensors, or all have the same names."""
     tensors = [batch for batch in batches if isinstance(batch, Tensor)]
     if len(tensors) == len(batches):
         return torch.cat(tensors)
@@ -145,20 +136,7 @@ def concatenate(batches: Sequence[Inputs]) -> Inputs:
 
 
 def one_tensor(x: Inputs, purpose: str) -> Tensor:
-    """Returns inputs that are one tensor, for what can be done to such only.
-
-    Args:
-        x: A batch.
-        purpose: What is to be done, in words for the message.
-
-    Raises:
-        DataError: They are several by name.
-    """
+    """Returns inputs that are one tensor; raises DataError, with ``purpose`` in the message, where they are fields."""
     if isinstance(x, Tensor):
         return x
     raise DataError(f"inputs: expected one tensor {purpose}, got {describe(x)}.")
-
-
-def width_of(x: Inputs) -> int:
-    """Returns how many numbers a sample has."""
-    return sum(tensor[:1].numel() for tensor in tensors_of(x))

@@ -15,17 +15,7 @@ from petm._internal.files import fingerprint, sha256_of_file
 from petm._internal.progress import track
 from petm._internal.spill import ScratchFile
 from petm.data.base import Data
-from petm.data.images import (
-    LEAVE_OUT,
-    WORKERS,
-    Channels,
-    Encoded,
-    ImageError,
-    Processor,
-    decode,
-    form_of,
-    read_image,
-)
+from petm.data.images import LEAVE_OUT, WORKERS, Channels, Encoded, ImageError, Processor, decode, form_of, read_image
 from petm.data.labels import LabelColumn, refuse_faults
 from petm.data.sources import Source, TableRows
 from petm.errors import DataError
@@ -43,16 +33,14 @@ class ImageData(Data):
 
     Args:
         sources: Image files, or tables with encoded images; all of one kind.
-        source: Where the samples come from, in words that fit into a message.
+        source: Origin of the samples, for messages.
         root: The folder to which the paths of image files are relative in `content`.
         names: The data's own class names in order; empty where they have none.
-        size: Height and width to resize to, bilinear with antialiasing; absent means that all images must have the
-            size of the first.
-        channels: 1 or 3; absent means as the first image.
+        size: Height and width to resize to, bilinear with antialiasing; None refuses images unlike the first.
+        channels: 1 or 3; None means as the first image.
         classes: The expected class names in order, such as a model's.
         skip_bad: Decode every image once now, and leave out what cannot be read.
-        processor: What prepares the images for a model, in place of ``size`` and ``channels``; its values may lie
-            outside [0, 1].
+        processor: Prepares the images for a model, in place of ``size`` and ``channels``.
 
     Attributes:
         form: The shape of every image.
@@ -60,8 +48,8 @@ class ImageData(Data):
 
     Raises:
         ArgumentError: ``size`` or ``channels`` breaks its rule.
-        DataError: A row has a fault that was not to be skipped, a class is not among ``classes``, there is no image,
-            or the first one is unreadable.
+        DataError: A row has a fault and ``skip_bad`` is off, a class is not among ``classes``, there is no image, or
+            the first one is unreadable.
         RunError: There is no room for a temporary file.
     """
 
@@ -86,7 +74,17 @@ class ImageData(Data):
         self._numbers, self._ends = array("q"), list[int]()
         labels, self.skipped = LabelColumn(), dict[str, str]()
         for each in sources:
-            self._take(each, labels)
+            for rows in each.rows(0, sys.maxsize, _ROWS):
+                for path, row, content, label, fault in rows.each():
+                    fault = fault or labels.add(label)
+                    if fault is not None:
+                        self.skipped[path if row is None else each.place(row)] = fault
+                    elif isinstance(content, bytes):
+                        self._blobs.append(content)
+                        self._numbers.append(row or 0)
+                    else:
+                        self._files.append(str(Path(path).relative_to(self._root)))
+            self._ends.append(len(self._blobs))
         if not skip_bad:
             refuse_faults(self.skipped, LEAVE_OUT)
         numbers, self.classes = labels.numbers(names, classes, source)
@@ -108,7 +106,7 @@ class ImageData(Data):
         """Returns float32 ``(n, C, H, W)`` in ``value_range``: the images at ``indices``, in that order.
 
         Raises:
-            DataError: An image cannot be read, or has another size than the first one and no size was asked for.
+            DataError: An image cannot be read, or has another size than the first one and no size was given.
         """
         rows: list[int] = torch.as_tensor(indices, dtype=torch.int64).tolist()
         images = torch.empty((len(rows), self.form.channels, *self.form.size))
@@ -143,22 +141,6 @@ class ImageData(Data):
         hashes = [sha256_of_file(Path(table.name)) for table in self._tables]
         return fingerprint((str(self.form), *hashes, self._rows, self.labels))
 
-    def _take(self, source: Source, labels: LabelColumn) -> None:
-        """Takes the rows of a source, and notes why some cannot be read."""
-        for rows in source.rows(0, sys.maxsize, _ROWS):
-            for path, row, content, label, fault in zip(
-                rows.inputs, rows.rows, rows.contents, rows.labels, rows.faults, strict=True
-            ):
-                fault = fault or labels.add(label)
-                if fault is not None:
-                    self.skipped[path if row is None else source.place(row)] = fault
-                elif isinstance(content, bytes):
-                    self._blobs.append(content)
-                    self._numbers.append(row or 0)
-                else:
-                    self._files.append(str(Path(path).relative_to(self._root)))
-        self._ends.append(len(self._blobs))
-
     def _encoded(self, index: int) -> Encoded:
         row = int(self._rows[index])
         return self._root / self._files[row] if self._files else self._blobs[row]
@@ -185,8 +167,8 @@ class ImageData(Data):
 class Blobs:
     """Encoded images that are appended, and then read one by one in any order.
 
-    From Parquet, images can be read in groups of rows only: a shuffled batch would take a whole group for each of its
-    images. Copied once into a file of its own, every image is one short read away, and memory holds 8 bytes for it.
+    Parquet is read in groups of rows: a shuffled batch would take a whole group for each image. Copied once into a
+    file, every image is one short read away, and needs 8 bytes of memory.
     """
 
     def __init__(self) -> None:
@@ -210,7 +192,7 @@ class Blobs:
 
     def __getitem__(self, row: int) -> bytes:
         start, end = self._ends[row], self._ends[row + 1]
-        waiting = self._ends[-1] - len(self._held)  # where what lies in memory begins
+        waiting = self._ends[-1] - len(self._held)  # where the part in memory begins
         if self._file is None or start >= waiting:
             return bytes(memoryview(self._held)[start - waiting : end - waiting])
         image = bytearray(end - start)

@@ -42,18 +42,23 @@ class Found(NamedTuple):
     """An image file that was found, or a folder that could not be listed."""
 
     path: str | RemotePath
-    """On this machine as text, of which there may be millions."""
+    """Text for a local path: there may be millions."""
     label: str | None = None
-    """The name of the outermost folder that it lies in, below the one that was named."""
+    """The name of the outermost folder below the one that was named."""
     fault: str | None = None
     """Why a folder could not be listed."""
+
+    @property
+    def located(self) -> Located:
+        """The path as one that can be opened."""
+        return Path(self.path) if isinstance(self.path, str) else self.path
 
 
 def images_below(folder: Located) -> Iterator[Found]:
     """Yields the images below a folder, each folder in the order of its names; hidden ones are left out.
 
-    Links to folders are followed in the folder itself, where they may be classes, and not further down, where they may
-    be loops. A folder further down that cannot be listed is one entry with a fault.
+    Links to folders are followed in the folder itself, where they may be classes, and not below, where they may be
+    loops. A folder below that cannot be listed is one entry with a fault.
 
     Raises:
         DataError: The folder itself cannot be listed.
@@ -89,19 +94,19 @@ def _entries(folder: str | RemotePath, *, follow: bool) -> Iterator[tuple[str, s
 
 
 class Processor(Protocol):
-    """What prepares images for a model, such as `petm.models.hf_processors.ImageProcessor`."""
+    """A function that prepares images for a model, such as `petm.models.hf_processors.ImageProcessor`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of what it makes of an image."""
+        """``(C, H, W)`` of a prepared image."""
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """The least and the greatest value that it makes of pixels."""
+        """The least and the greatest value of a prepared image."""
 
     @property
     def settings(self) -> str:
-        """What identifies it."""
+        """All settings, which identify the processor."""
 
     def __call__(self, image: Image) -> NDArray[np.float32]:
         """Returns float32 ``(C, H, W)`` for an image as `read_image` gives it."""
@@ -109,7 +114,7 @@ class Processor(Protocol):
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is refused by its first bytes, before a pixel is decoded: for images that strangers send.
+    """Limits checked by the first bytes, before a pixel is decoded: for images that strangers send.
 
     Attributes:
         formats: Names of Pillow's formats that are read, such as ``PNG``.
@@ -121,11 +126,7 @@ class ImageLimits:
 
 
 class ImageError(DataError):
-    """An image that cannot be read.
-
-    Attributes:
-        reason: What was expected and got, without the name of the image.
-    """
+    """An image that cannot be read; ``reason`` says what was expected and got, without the name of the image."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -138,15 +139,15 @@ class TooManyPixelsError(ValueError):
 
 @dataclass(frozen=True)
 class ImageForm:
-    """The shape that every image of a data set is given.
+    """The shape of every image of a data set.
 
     Attributes:
         size: Height and width in pixels.
         channels: 1 for grey, 3 for red, green and blue.
         resizes: Whether an image of another size is resized; otherwise it is refused.
         converts: Whether a colour image is turned grey where ``channels`` is 1; otherwise it is refused.
-        processor: What prepares the images in place of all this; absent means values in [0, 1].
-        limits: What is refused; absent reads what Pillow reads.
+        processor: Prepares the images in place of all this; None means values in [0, 1].
+        limits: What is refused; None reads what Pillow reads.
     """
 
     size: tuple[int, int]
@@ -169,14 +170,14 @@ def form_of(
     channels: Channels | None,
     processor: Processor | None = None,
 ) -> ImageForm:
-    """Returns the form that a data set gets from the user's wishes, or else from its first image.
+    """Returns the form that the user asks for, completed by the first image.
 
     Args:
         encoded: The first image.
-        name: What to call it in messages.
-        size: Height and width in pixels; absent means those of the first image.
-        channels: 1 or 3; absent means 1 when the first image is grey, else 3.
-        processor: What prepares the images, in a size of its own.
+        name: Name of the first image, for messages.
+        size: Height and width in pixels; None means those of the first image.
+        channels: 1 or 3; None means 1 when the first image is grey, else 3.
+        processor: Prepares the images, in a size of its own.
 
     Raises:
         ArgumentError: ``size`` or ``channels`` breaks its rule, or is given beside ``processor``.
@@ -200,15 +201,14 @@ def form_of(
 
 
 def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
-    """Returns float32 ``(C, H, W)``, in [0, 1] unless a processor has its own range: one image in the data set's form.
+    """Returns one image as float32 ``(C, H, W)`` in the data set's form, in [0, 1] unless a processor is set.
 
-    Resizing is bilinear with antialiasing, colour becomes grey by ITU-R 601 luma, and grey is repeated over three
-    channels.
+    Resizing is bilinear with antialiasing, colour becomes grey by ITU-R 601 luma, grey is repeated over 3 channels.
 
     Args:
         encoded: The image.
-        name: What to call it in messages.
-        form: The shape to give it.
+        name: Name of the image, for messages.
+        form: Form of the result.
 
     Raises:
         DataError: The image cannot be read, or the form does not allow its size or its colours.
@@ -243,12 +243,11 @@ def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -
 
     Args:
         encoded: The image.
-        name: What to call it in messages.
+        name: Name of the image, for messages.
         limits: What is refused.
 
     Raises:
-        ImageError: The image cannot be read: damaged, truncated, of an unknown format, absurdly large or beyond the
-            limits.
+        ImageError: The image is damaged, truncated, of an unknown format, absurdly large or beyond the limits.
     """
     from PIL import UnidentifiedImageError
 
@@ -256,11 +255,9 @@ def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -
         return _read(encoded.read_bytes() if isinstance(encoded, Path) else encoded, limits)
     except Exception as error:  # each of Pillow's parsers raises what it likes
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "an empty or unknown format" if unknown else str(error).rstrip(".") or type(error).__name__
-        raise ImageError(
-            f"{name}: expected a readable image, got: {reason}. {LEAVE_OUT}",
-            f"expected a readable image, got: {reason}",
-        ) from error
+        got = "an empty or unknown format" if unknown else str(error).rstrip(".") or type(error).__name__
+        reason = f"expected a readable image, got: {got}"
+        raise ImageError(f"{name}: {reason}. {LEAVE_OUT}", reason) from error
 
 
 def _read(encoded: bytes, limits: ImageLimits | None) -> Image:

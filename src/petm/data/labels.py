@@ -1,4 +1,4 @@
-"""Labels: which class number a sample has, from whatever stands beside it; and files of true labels by input."""
+"""Labels: class numbers from values of any kind beside the samples; and files of true labels by input."""
 
 import re
 from array import array
@@ -15,15 +15,15 @@ from petm.errors import DataError
 UNLABELLED = -1
 
 Place: TypeAlias = tuple[str, int | None]
-"""An input and the row in it, as in a table of grades."""
+"""An input and its row, as in a table of grades."""
 
 
 def class_number(label: object, classes: Sequence[str]) -> int | None:
-    """Returns the number of a class that a label names, or None where it names none.
+    """Returns the number of the class that a label names, or None where it names none.
 
     Args:
         label: A class name; or a class number from 0 on, also as text.
-        classes: ``K`` class names; empty where the classes have none, and every number is one.
+        classes: ``K`` class names; empty where the classes have none, and every number is valid.
     """
     if isinstance(label, str):
         label = label if label in classes else label.strip()
@@ -36,13 +36,13 @@ def class_number(label: object, classes: Sequence[str]) -> int | None:
 
 
 class LabelColumn:
-    """Labels as they are read, one after the other; each value is held once."""
+    """Labels in the order in which they are read; each value is held once."""
 
     def __init__(self) -> None:
         self._codes, self._code_of = array("q"), dict[int | str, int]()
 
     def add(self, label: object) -> str | None:
-        """Adds the next label, where None is none; or returns why it is no label, and adds nothing."""
+        """Adds the next label (None for no label); or returns why it is no label, and adds nothing."""
         if label is None:
             self._codes.append(UNLABELLED)
             return None
@@ -64,7 +64,7 @@ class LabelColumn:
         Args:
             names: The data's own class names in order; empty where they have no order of their own.
             classes: The expected class names in order, such as a model's.
-            source: Where the labels come from, for messages.
+            source: Origin of the labels, for messages.
 
         Raises:
             DataError: Names and numbers are mixed, a name is a fraction, or as in `match_classes`.
@@ -77,9 +77,8 @@ class LabelColumn:
             if not set(words) <= set(classes or ()):
                 fractions = [word for word in words if re.fullmatch(r"-?\d+\.\d*", word)]
                 if fractions:
-                    raise DataError(
-                        f"{source}: expected names or whole numbers as labels, got {fractions[0]}. Write class numbers."
-                    )
+                    wanted = "names or whole numbers as labels"
+                    raise DataError(f"{source}: expected {wanted}, got {fractions[0]}. Write class numbers.")
                 if all(re.fullmatch(r"-?\d{1,18}", word) for word in words):
                     values, words = [int(word) for word in words], []
             names = tuple(sorted(words))
@@ -96,12 +95,9 @@ def match_classes(
 
     Args:
         labels: int64 ``(N,)``, indices into ``names``; ``UNLABELLED`` stays.
-        names: The data's own class names; empty when they have none, and the labels then count in ``classes``.
-        classes: ``K`` expected class names; absent or empty means the data's own.
-        source: Where the data come from, for messages.
-
-    Returns:
-        int64 ``(N,)`` labels, and the class names that they index.
+        names: The data's own class names; empty when they have none, and the labels then index ``classes``.
+        classes: ``K`` expected class names; None or empty means the data's own.
+        source: Origin of the data, for messages.
 
     Raises:
         DataError: A sample has a class that is not among ``classes``, or a label outside its range.
@@ -129,22 +125,23 @@ def match_classes(
 
 
 def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -> dict[Place, int]:
-    """Returns what is known of inputs, by input and row; the last entry of an input holds.
+    """Returns known labels by input and row; the last entry of an input counts.
 
     A file has the columns ``input``, ``label`` and, where inputs are rows of files, ``row``; others are ignored. A
-    label is a class name or a class number as in the column ``label`` of grades. No label takes back what was said
-    before. Rows that name no input are passed over, and so is a last line of JSON Lines that was never finished, as
-    ``petm serve`` leaves it where it was killed while writing.
+    label is a class name or a class number as in the column ``label`` of grades; an empty one removes earlier ones.
+    Rows without an input are ignored, and so is an unfinished last line of JSON Lines, which ``petm serve`` leaves
+    when it is killed.
 
     Args:
         paths: CSV, JSON Lines or Parquet files.
         classes: ``K`` class names; empty where the classes have none.
 
     Raises:
-        DataError: A file is absent, of another kind or damaged, lacks a column, or has rows without a label or row
-            number that can be understood; the first of these is named with its reason.
+        DataError: A file is absent, of another kind or damaged, lacks a column, or has a row whose label or row number
+            is invalid; the first such row is named with the reason.
     """
     labels: dict[Place, int] = {}
+    known = f"one of {_enumerate(classes)}, or a number below {len(classes)}" if classes else "a number from 0 on"
     for path in map(Path, paths):
         kind = path.suffix.lower()
         if not path.is_file() or kind not in TABLE_SUFFIXES:
@@ -167,41 +164,25 @@ def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -
                 elif said is None:
                     labels.pop((str(name), row), None)
                 elif number is None:
-                    fault = f"expected as label {_known(classes)}, got {said!r}"
+                    fault = f"expected as label {known}, got {said!r}"
                 else:
                     labels[str(name), row] = number
             if fault is not None:
                 faults[last] = fault
-        if by_line and last in faults and not _ends_a_line(path):
+        if by_line and last in faults and not path.read_bytes().endswith(b"\n"):
             del faults[last]
         refuse_faults(faults, "Correct it.")
     return labels
 
 
 def refuse_faults(faults: Mapping[str, str], cure: str) -> None:
-    """Raises DataError where there are faults: the first with its place and reason, and how many more there are.
-
-    Args:
-        faults: Reasons by place, such as ``x.csv:17``.
-        cure: What to do, a sentence for the message.
-    """
+    """Raises DataError where there are faults (reasons by place): the first, how many more there are, and the cure."""
     if faults:
         place, reason = next(iter(faults.items()))
         more = f" (and {len(faults) - 1:,} more such rows)" if len(faults) > 1 else ""
         raise DataError(f"{place}: {reason.rstrip('.')}{more}. {cure}")
 
 
-def _known(classes: Sequence[str]) -> str:
-    return f"one of {_enumerate(classes)}, or a number below {len(classes)}" if classes else "a number from 0 on"
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read() == b"\n"
-
-
 def _enumerate(names: Sequence[str], limit: int = 12) -> str:
-    """The names with commas between, shortened where they are many."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -33,14 +33,12 @@ def open_data(
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
     processor: Processor | None = None,
-    image_column: str = "image",
-    label_column: str | None = None,
 ) -> Data:
     """Returns the samples at ``path``: an image folder, an image, Parquet shards or an npz archive.
 
     In a folder, each sub-folder that holds images, at any depth, is a class; a folder that only holds images itself, or
-    a single image file, is unlabelled. In Parquet files, the column of images is binary or a struct with a field
-    ``bytes``, and class names are taken from the Hugging Face metadata of the schema when it has them.
+    a single image file, is unlabelled. In Parquet files, images are in the column ``image`` (binary, or a struct with a
+    field ``bytes``) and labels in ``label`` if it exists, with class names from Hugging Face metadata, if any.
 
     Args:
         path: A file, a folder, or a glob of Parquet files.
@@ -49,11 +47,7 @@ def open_data(
         classes: The expected class names in order, such as a model's; labels are matched by name when the data have
             names, and by number when they have none.
         skip_bad: Leave out what cannot be read; reasons by name are in the result's ``skipped``.
-        processor: What prepares images for a model, in place of ``size`` and ``channels``; arrays in an npz archive
-            must be prepared already.
-        image_column: The column of encoded images in Parquet files.
-        label_column: Their column of labels; absent means ``label`` when there is such a column, and otherwise that the
-            images are unlabelled.
+        processor: Prepares images for a model, in place of ``size`` and ``channels``; arrays must be prepared already.
 
     Raises:
         ArgumentError: ``size`` or ``channels`` breaks its rule.
@@ -61,22 +55,15 @@ def open_data(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    form: Any = {
-        "size": size, "channels": channels, "classes": classes, "skip_bad": skip_bad, "processor": processor,
-    }  # fmt: skip
+    form: Any = dict(size=size, channels=channels, classes=classes, skip_bad=skip_bad, processor=processor)  # noqa: C408
     if suffix == ".parquet" or (path.is_dir() and find_shards(path)):
-        return _open_tables(path, image_column, label_column, form)
+        return _open_tables(path, form)
     if path.is_dir() or (path.is_file() and is_image(path.name)):
         return _open_folder(path, form)
     if path.is_file() and suffix == ".npz":
-        data = load_npz(path, classes=classes)
-        if processor is not None and data.images.dtype == torch.uint8:
-            raise DataError(
-                f"{path}: expected floats that the model's processor has made, got bytes. "
-                f"Save what the processor makes of the images, or name image files."
-            )
-        _check_form(data, *((processor.shape[1:], processor.shape[0]) if processor else (size, channels)))
-        return data
+        if processor is None:
+            return _load_npz(path, classes, size, channels)
+        return _load_npz(path, classes, processor.shape[1:], processor.shape[0], prepared=True)
     if suffix in TABLE_SUFFIXES and path.exists():
         raise DataError(
             f"{path}: expected {UNDERSTOOD}, got texts. Name a text classifier (--model hf:DIR), whose tokenizer reads "
@@ -86,38 +73,42 @@ def open_data(
     raise DataError(f"{path}: expected {UNDERSTOOD}, got {got}. Check the path.")
 
 
-def load_npz(path: str | Path, *, classes: Sequence[str] | None = None) -> TensorData:
-    """Returns the samples of a NumPy archive, in memory: the array ``images`` or ``x``, and ``labels`` or ``y``.
-
-    Bytes are divided by 255 when read; floats stay as they are.
-
-    Args:
-        path: As for `petm.data.arrays.ArrayArchive`.
-        classes: The class names that the labels count in.
-
-    Returns:
-        uint8 or float32 images and int64 labels, unlabelled where the archive has no such array.
-
-    Raises:
-        DataError: As for `petm.data.arrays.ArrayArchive`; or there is no image, a value is NaN or infinite, or labels
-            are no integers.
-    """
-    source = str(path)
-    archive = ArrayArchive(Path(path))
+def _load_npz(
+    path: Path,
+    classes: Sequence[str] | None,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    *,
+    prepared: bool = False,
+) -> TensorData:
+    """The samples of a NumPy archive, in memory; images must have the size and channels, and be floats if prepared."""
+    archive = ArrayArchive(path)
     whole = next(archive.images(0, len(archive), max(1, len(archive))), None)
     if whole is None:
-        raise DataError(f"{source}: expected at least one image, got none. Name other data.")
+        raise DataError(f"{path}: expected at least one image, got none. Name other data.")
     if archive.labels is not None and not np.issubdtype(archive.labels.dtype, np.integer):
-        raise DataError(f"{source}: expected integer labels, got {archive.labels.dtype}. Save the class numbers.")
-    data = TensorData(torch.from_numpy(whole[1]), source=source)
+        raise DataError(f"{path}: expected integer labels, got {archive.labels.dtype}. Save the class numbers.")
+    data = TensorData(torch.from_numpy(whole[1]), source=str(path))
     numbers = data.labels.numpy() if archive.labels is None else archive.labels.astype(np.int64)
-    numbers, data.classes = match_classes(numbers, (), classes, source)
+    numbers, data.classes = match_classes(numbers, (), classes, str(path))
     data.labels = torch.from_numpy(numbers)
+    if prepared and data.images.dtype == torch.uint8:
+        raise DataError(
+            f"{path}: expected floats that the model's processor has made, got bytes. "
+            f"Save the output of the processor, or name image files."
+        )
+    shape = tuple(data.images.shape[1:])
+    if (size and shape[1:] != tuple(size)) or (channels and shape[0] != channels):
+        rule = "×".join(str(number or "?") for number in (channels, *(size or (None, None))))
+        raise DataError(
+            f"{path}: expected images of {rule} (channels × height × width), got {'×'.join(map(str, shape))}. "
+            f"Arrays are not resized: save them in that shape."
+        )
     return data
 
 
 def find_files(path: str | Path) -> list[Path]:
-    """Returns the file at a path, the Parquet shards of a folder, or the files that a glob stands for, in order."""
+    """Returns the file at a path, the Parquet shards of a folder, or the files that match a glob, in order."""
     path = Path(path)
     if path.is_dir():
         return list(map(Path, map(str, find_shards(path))))
@@ -125,7 +116,7 @@ def find_files(path: str | Path) -> list[Path]:
 
 
 def refuse_several_splits(path: str | Path, files: Sequence[Path]) -> None:
-    """Raises DataError when file names such as ``train-00000-of-00002.parquet`` tell of several splits."""
+    """Raises DataError when file names such as ``train-00000-of-00002.parquet`` name several splits."""
     splits = sorted({file.name.lower().replace("_", "-").replace(".", "-").split("-")[0] for file in files})
     splits = [split for split in splits if split in SPLIT_NAMES]
     if len(splits) > 1:
@@ -146,15 +137,12 @@ def same_class_names(sources: Sequence[TableRows]) -> tuple[str, ...]:
     return sources[0].class_names
 
 
-def _open_tables(path: Path, image_column: str, label_column: str | None, form: Any) -> ImageData:
+def _open_tables(path: Path, form: Any) -> ImageData:
     files = find_files(path)
     if not files:
         raise DataError(f"{path}: expected Parquet files, got nothing there. Check the path.")
     refuse_several_splits(path, files)
-    sources = [
-        TableRows(file, image_column, label_column or "label", texts=False, needs_labels=label_column is not None)
-        for file in files
-    ]
+    sources = [TableRows(file, "image", "label", texts=False) for file in files]
     return ImageData(sources, str(path), names=same_class_names(sources), **form)
 
 
@@ -175,14 +163,3 @@ def _open_folder(path: Path, form: Any) -> ImageData:
             f"Name one of them, such as {path / names[0]}."
         )
     return ImageData([listed(found)], str(path), root=path, names=names, **form)
-
-
-def _check_form(data: TensorData, size: tuple[int, int] | None, channels: int | None) -> None:
-    """Raises DataError unless the arrays already have the asked-for size and channels."""
-    shape = tuple(data.images.shape[1:])
-    if (size and shape[1:] != tuple(size)) or (channels and shape[0] != channels):
-        rule = "×".join(str(number or "?") for number in (channels, *(size or (None, None))))
-        raise DataError(
-            f"{data.source}: expected images of {rule} (channels × height × width), "
-            f"got {'×'.join(str(number) for number in shape)}. Arrays are not resized: save them in that shape."
-        )

@@ -1,4 +1,4 @@
-"""Rows made into what the classifier takes, each by itself: one that cannot be read does not spoil the others."""
+"""From rows to a classifier's inputs: a row that cannot be read gets a reason, and the others are read."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +15,14 @@ from petm.data.sources import Content, Rows
 from petm.errors import DataError
 
 _REQUESTS = 32
-"""Images that are fetched from a store at a time: most of that is waiting."""
+"""Images fetched from a store at the same time: most of that is waiting."""
 
 Arrays: TypeAlias = NDArray[np.float32] | Mapping[str, NDArray[np.int64]]
-"""A batch as NumPy has it: images float32 ``(N, C, H, W)``, or the fields ``(N, L)`` of texts by name."""
+"""A batch in NumPy: images float32 ``(N, C, H, W)``, or the fields ``(N, L)`` of texts by name."""
 
 
 class Encoder(Protocol):
-    """What turns texts into tokens, such as `petm.models.hf_tokenizer.Tokenizer`."""
+    """A tokenizer, such as `petm.models.hf_tokenizer.Tokenizer`."""
 
     @property
     def maximum(self) -> int | None:
@@ -30,11 +30,11 @@ class Encoder(Protocol):
 
     @property
     def padding(self) -> Mapping[str, int]:
-        """What the fields are filled up with, by name; those that are not named, with 0."""
+        """The number that fills up each field, by name; 0 for others."""
 
     @property
     def pads_left(self) -> bool:
-        """Whether they are filled up on the left."""
+        """Whether fields are filled up on the left."""
 
     def encode(self, texts: Sequence[str], limit: int | None) -> Mapping[str, Sequence[Sequence[int]]]:
         """Returns ``input_ids`` and the other fields of each text, one number a token, of at most ``limit`` tokens."""
@@ -42,12 +42,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Readings:
-    """What was read of some rows.
-
-    Attributes:
-        inputs: Of the ``m`` rows that could be read, in their order; absent where there are none.
-        reasons: Why a row could not be read; None where it could.
-    """
+    """Inputs of the rows that could be read, in order (None where there are none), and why each other was not."""
 
     inputs: Arrays | None
     reasons: list[str | None]
@@ -57,11 +52,11 @@ class Reader:
     """Makes a classifier's inputs of rows, images in a few threads.
 
     Args:
-        size: Height and width that images are resized to.
+        size: Height and width to resize images to.
         channels: 1 or 3.
-        processor: What prepares images instead.
-        encoder: What makes tokens of texts; absent reads images and arrays.
-        length: To which every text is padded or cut; absent takes the longest of those that are read together.
+        processor: Prepares images, in place of ``size`` and ``channels``.
+        encoder: Tokenizer of texts; None reads images and arrays.
+        length: Number of tokens to which every text is padded or cut; None means that of the longest in a batch.
     """
 
     def __init__(
@@ -82,7 +77,7 @@ class Reader:
         self._pool, self._requests = ThreadPoolExecutor(WORKERS), ThreadPoolExecutor(_REQUESTS)
 
     def read(self, rows: Rows) -> Readings:
-        """Returns the inputs of those rows that can be read, and why the others cannot."""
+        """Returns the inputs of the rows that can be read, and why the others cannot."""
         if self.encoder is not None:
             return self._texts(self.encoder, rows, list(rows.faults))
         remote = any(isinstance(content, RemotePath) for content in rows.contents)
@@ -106,7 +101,7 @@ class Reader:
         if not isinstance(content, Path | bytes) or content == b"":
             return "expected an image, got nothing"
         if self.form is None:
-            return "expected arrays, as the grader was fitted with, got an image"
+            return "expected arrays, like those in the fit of the grader, got an image"
         try:
             return decode(content, name, self.form)
         except ImageError as error:
@@ -141,12 +136,12 @@ class Reader:
 def pad_batch(
     encoder: Encoder, encoded: Mapping[str, Sequence[Sequence[int]]], length: int | None = None
 ) -> dict[str, NDArray[np.int64]]:
-    """Returns encoded texts as int64 ``(n, L)`` fields by name, padded to one length.
+    """Returns encoded texts, each of at least one token, as int64 ``(n, L)`` fields by name, padded to one length.
 
     Args:
-        encoder: What has encoded them.
-        encoded: One row of numbers a text, of at least one token, for each field.
-        length: ``L``; absent takes the longest's.
+        encoder: The tokenizer.
+        encoded: Rows of tokens by field.
+        length: ``L``; None means that of the longest text.
     """
     counts = np.array([len(tokens) for tokens in encoded["input_ids"]])[:, None]
     most = length or int(counts.max())

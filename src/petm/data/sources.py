@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -32,31 +32,25 @@ class Rows:
     """Some inputs in their order.
 
     Attributes:
-        inputs: The path of each.
-        rows: Where in this file: a row from 0, in a file of lines a line from 1; None for a file that is one input.
-        contents: What stands there.
-        labels: What stands beside it as its label, a class number or name if all is well; None where nothing does.
-        faults: Why it could not be read, where that is known already.
+        inputs: Path of each.
+        rows: Row in the file from 0, or line from 1 in a file of lines; None where the file is one input.
+        contents: Content of each.
+        labels: A class number or name as it was read; None where there is none.
+        faults: Why the input cannot be read, where that is known already.
     """
 
-    inputs: list[str] = field(default_factory=list)
-    rows: list[int | None] = field(default_factory=list)
-    contents: list[Content] = field(default_factory=list)
-    labels: list[object] = field(default_factory=list)
-    faults: list[str | None] = field(default_factory=list)
+    inputs: list[str]
+    rows: list[int | None]
+    contents: list[Content]
+    labels: list[object]
+    faults: list[str | None]
 
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def append(
-        self, path: str, row: int | None, content: Content, label: object = None, fault: str | None = None
-    ) -> None:
-        """Adds one input."""
-        self.inputs.append(path)
-        self.rows.append(row)
-        self.contents.append(content)
-        self.labels.append(label)
-        self.faults.append(fault)
+    def each(self) -> Iterator[tuple[str, int | None, Content, object, str | None]]:
+        """Yields path, row, content, label and fault of each input."""
+        return zip(self.inputs, self.rows, self.contents, self.labels, self.faults, strict=True)
 
 
 class Source(ABC):
@@ -72,11 +66,11 @@ class Source(ABC):
 
     @abstractmethod
     def count(self) -> int:
-        """Returns how many inputs there are."""
+        """Returns the number of inputs."""
 
     @abstractmethod
     def identity(self) -> str:
-        """Returns what changes when the inputs do: names, sizes, times; not their content."""
+        """Returns names, sizes and times of change of the inputs as text, without their content."""
 
     @abstractmethod
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
@@ -87,22 +81,16 @@ class Source(ABC):
         """
 
     def place(self, row: int | None) -> str:
-        """Returns how a person would find an input again, by its row as in `Rows`."""
+        """Returns the place of an input for a person, by its row as in `Rows`."""
         return self.name if row is None else f"{self.name} row {row}"
 
-    def part(self, start: int, stop: int) -> "Source":
-        """Returns the inputs from ``start`` to before ``stop`` as a source that another process can read by itself."""
-        return _Part(self, start, stop)
-
     def parts(self, size: int) -> Iterator["Source"]:
-        """Yields all inputs in parts of up to ``size``."""
+        """Yields all inputs in parts of up to ``size``, sources that other processes can read."""
         for start in range(0, self.count(), size):
-            yield self.part(start, start + size)
+            yield _Part(self, start, start + size)
 
 
 class _Part(Source):
-    """Some inputs of a source that follow each other."""
-
     def __init__(self, whole: Source, start: int, stop: int) -> None:
         self.name, self.whole, self.start, self.stop = whole.name, whole, start, min(stop, whole.count())
 
@@ -116,48 +104,29 @@ class _Part(Source):
         yield from self.whole.rows(self.start + start, min(self.start + stop, self.stop), size)
 
 
-def chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[Rows]:
-    """Yields single rows, as `Rows.append` takes them, up to ``size`` at a time."""
-    held = Rows()
-    for row in rows:
-        held.append(*row)
-        if len(held) == size:
-            yield held
-            held = Rows()
-    if len(held):
-        yield held
+def _chunks(rows: Iterator[tuple[str, int | None, Content, object, str | None]], size: int) -> Iterator[Rows]:
+    while some := tuple(islice(rows, size)):
+        inputs, numbers, contents, labels, faults = map(list, zip(*some, strict=True))
+        yield Rows(inputs, numbers, contents, labels, faults)
 
 
-class ImageFiles(Source):
-    """Image files in a fixed order, of which only the paths under way are held.
-
-    Args:
-        name: Of the folder or the list.
-        find: What goes through all of them, each time in the same order.
-    """
+class _ImageFiles(Source):
+    """Image files in the fixed order of ``find()``; their paths are not kept."""
 
     def __init__(self, name: str, find: Callable[[], Iterator[Found]]) -> None:
         self.name, self.find = name, find
 
     def count(self) -> int:
-        """Returns how many there are."""
         return self._seen[0]
 
     def identity(self) -> str:
-        """Returns a SHA-256 over all paths, and on this machine over sizes and times of change."""
         return self._seen[1]
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
-        """Yields the files from ``start`` to before ``stop``, up to ``size`` at a time."""
         found = islice(self.find(), start, stop)
-        yield from chunks(((str(path), None, _located(path), label, fault) for path, label, fault in found), size)
-
-    def part(self, start: int, stop: int) -> "ImageFiles":
-        """Returns some of the files as a list of their paths, which nobody has to look for again."""
-        return listed(tuple(islice(self.find(), start, stop)), self.name)
+        yield from _chunks(((str(each.path), None, each.located, each.label, each.fault) for each in found), size)
 
     def parts(self, size: int) -> Iterator[Source]:
-        """Yields all files in lists of up to ``size``, found in one go."""
         found = self.find()
         while some := tuple(islice(found, size)):
             yield listed(some, self.name)
@@ -174,9 +143,9 @@ class ImageFiles(Source):
         return count, digest.hexdigest()
 
 
-def listed(paths: Sequence[Found], name: str = "images") -> ImageFiles:
+def listed(paths: Sequence[Found], name: str = "images") -> Source:
     """Returns the files of a list."""
-    return ImageFiles(name, lambda: iter(paths))
+    return _ImageFiles(name, lambda: iter(paths))
 
 
 class TableRows(Source):
@@ -184,10 +153,10 @@ class TableRows(Source):
 
     Args:
         path: The file.
-        column: Of encoded images (binary, or a struct with a field ``bytes``) or of texts.
-        label_column: Of labels; absent reads none.
+        column: Column of encoded images (binary, or a struct with a field ``bytes``) or of texts.
+        label_column: Column of labels; None reads none.
         texts: Whether the column holds texts.
-        needs_labels: Whether the column of labels must be there.
+        needs_labels: Whether the column of labels must exist.
 
     Raises:
         DataError: The file is not whole, or a column is missing or of an unsuitable type.
@@ -198,13 +167,10 @@ class TableRows(Source):
     ) -> None:
         self.name, self._column, self._texts = str(path), column, texts
         columns = (column, label_column) if label_column else (column,)
+        required = columns[: 2 if needs_labels and path.suffix.lower() in (".csv", ".parquet") else 1]
         hint = "Name the columns of texts and labels (--text-column, --label-column)."
-        self._table = open_table(
-            path,
-            columns,
-            required=columns[: 2 if needs_labels and path.suffix.lower() in (".csv", ".parquet") else 1],
-            hint=hint if texts else "Rename the columns of images and labels.",
-        )
+        hint = hint if texts else "Rename the columns of images and labels."
+        self._table = open_table(path, columns, required=required, hint=hint)
         self.class_names = self._table.class_names(label_column)
         kind = self._table.kind(column)
         if kind is not None and not _suits(kind, texts=texts):
@@ -212,7 +178,7 @@ class TableRows(Source):
             raise DataError(f"{path}: expected {wanted} in column '{column}', got {kind}. Name another column.")
 
     def count(self) -> int:
-        """Returns how many rows there are."""
+        """Returns the number of rows."""
         return self._table.count()
 
     def identity(self) -> str:
@@ -225,7 +191,7 @@ class TableRows(Source):
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
         """Yields the rows from ``start`` to before ``stop``, up to ``size`` at a time."""
-        yield from chunks(map(self._row, self._table.records(start, stop, size)), size)
+        yield from _chunks(map(self._row, self._table.records(start, stop, size)), size)
 
     def _row(self, record: Record) -> tuple[str, int, Content, object, str | None]:
         content, label = (*record.values, None, None)[:2]
@@ -275,42 +241,25 @@ class _ArrayRows(Source):
             yield Rows([self.name] * n, list(range(first, first + n)), list(images), labels, [None] * n)
 
 
-class _Unreadable(Source):
-    """A file that is there and cannot be read: one input with a fault."""
-
-    def __init__(self, path: Located, reason: str) -> None:
-        self.name, self.reason = str(path), reason
-
-    def count(self) -> int:
-        return 1
-
-    def identity(self) -> str:
-        return f"{self.name} {self.reason}"
-
-    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
-        if start < 1 <= stop:
-            yield Rows([self.name], [None], [None], [None], [self.reason])
-
-
 def open_sources(
     paths: Iterable[str | Path], *, text_column: str | None = None, label_column: str | None = None
 ) -> list[Source]:
     """Returns what paths, folders and globs stand for, in their order.
 
     Args:
-        paths: Image files that follow each other become one source.
-        text_column: Of texts, where the classifier reads such; absent reads images.
-        label_column: Of labels, where they are wanted; folders of images have those of their classes.
+        paths: Files, folders and globs; adjacent image files become one source.
+        text_column: Column of texts; None reads images.
+        label_column: Column of labels; None reads none. In folders of images, the sub-folders are the classes.
 
     Raises:
-        DataError: There is nothing at a path, or it is of a kind that the classifier does not read, or lacks a column.
+        DataError: There is nothing at a path, the classifier does not read its kind, or it lacks a column.
     """
     sources: list[Source] = []
     images: list[Found] = []
     for path in paths:
         for found in _matching(path):
             if text_column is None and is_image(found.name) and (isinstance(found, RemotePath) or found.is_file()):
-                images.append(Found(found if isinstance(found, RemotePath) else str(found)))
+                images.append(_found(found))
                 continue
             if images:
                 sources.append(listed(tuple(images)))
@@ -330,7 +279,7 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
             return [source for shard in shards for source in _open_source(shard, text_column, label_column)]
         if texts:
             raise DataError(f"{path}: expected {wanted}, got a folder.")
-        return [ImageFiles(str(path), lambda: images_below(path))]
+        return [_ImageFiles(str(path), lambda: images_below(path))]
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet" or (texts and suffix in TABLE_SUFFIXES):
@@ -340,16 +289,16 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
     except DataError as error:
         if error.__cause__ is None:  # it is whole, and does not suit
             raise
-        return [_Unreadable(path, str(error))]
+        return [listed([_found(path, str(error))], str(path))]
     raise DataError(f"{path}: expected {wanted}, got a file of the kind '{suffix or path.name}'. Name other inputs.")
 
 
 def _matching(path: str | Path) -> list[Located]:
-    """What is at a path, at an address in a store, or what a glob stands for, in order."""
+    """What is at a path, at an address in a store, or matches a glob, in order."""
     place = locate(path)
     found: list[Located]
     if isinstance(place, RemotePath) and is_image(place.name) and "*" not in place.name:
-        found = [place]  # whether it is there, is seen when it is fetched: a question each would take hours for a list
+        found = [place]  # not asked for until it is fetched: a question for each would take hours for a list
     elif place.exists():
         found = [place]
     elif isinstance(place, RemotePath):
@@ -361,5 +310,5 @@ def _matching(path: str | Path) -> list[Located]:
     return found
 
 
-def _located(path: str | RemotePath) -> Located:
-    return Path(path) if isinstance(path, str) else path
+def _found(path: Located, fault: str | None = None) -> Found:
+    return Found(path if isinstance(path, RemotePath) else str(path), None, fault)

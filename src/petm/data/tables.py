@@ -1,16 +1,15 @@
-"""Rows of Parquet, CSV and JSON Lines files: one reader for each format, each row with its number and its fault.
-
-A row that cannot be read is a row with a reason, and everything behind it is still read.
-"""
+"""Rows of Parquet, CSV and JSON Lines files, each with its number; a fault in one leaves the others readable."""
 
 import io
 import json
 import re
 from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from sys import maxsize
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
@@ -29,7 +28,7 @@ _BUFFER = 1 << 20
 _LONGEST = 1 << 26
 """Characters of a quoted cell; a quote that is not closed within them was never closed."""
 _NO_UTF8 = re.compile("[\ud800-\udfff]")
-"""What stands for bytes that are no UTF-8, or comes from half an escaped character in JSON."""
+"""Stands for bytes that are no UTF-8, or for half an escaped character in JSON."""
 
 
 class Record(NamedTuple):
@@ -38,41 +37,34 @@ class Record(NamedTuple):
     number: int
     """The line on which it begins, from 1; in a Parquet file the row, from 0."""
     values: tuple[Any, ...]
-    """What stands in the columns that were asked for, None in an empty cell; empty where the row has a fault."""
+    """The values of the requested columns, None for an empty cell; empty where the row has a fault."""
     fault: str | None = None
     """Why the row cannot be read."""
 
 
 class Table(ABC):
-    """The rows of a file, read from its beginning or from any row on.
-
-    Args:
-        path: The file.
-        columns: The columns to read.
-        required: Those of them that must be there.
-        hint: What to do where one is not, a sentence for the message.
-    """
+    """The rows of a file, read from any row on; the arguments are those of `open_table`."""
 
     numbered = ":"
-    """What stands between the path and the number of a row."""
+    """Text between the path and the number of a row."""
 
     def __init__(self, path: Located, columns: Sequence[str], required: Collection[str], hint: str) -> None:
         self.path, self.columns, self.required, self.hint = path, tuple(columns), required, hint
 
     @abstractmethod
     def count(self) -> int:
-        """Returns how many rows there are."""
+        """Returns the number of rows."""
 
     @abstractmethod
     def records(self, start: int = 0, stop: int = maxsize, size: int = 1024) -> Iterator[Record]:
-        """Yields the rows from ``start`` to before ``stop``; of a Parquet file ``size`` are held at a time.
+        """Yields the rows from ``start`` to before ``stop``; of a Parquet file ``size`` are in memory at a time.
 
         Raises:
-            DataError: The file breaks off.
+            DataError: The file is truncated.
         """
 
     def class_names(self, column: str | None) -> tuple[str, ...]:
-        """Returns the names of the classes that a column of numbers counts in, where the file knows them."""
+        """Returns the class names behind a column of numbers, where the file has them."""
         del column
         return ()
 
@@ -82,16 +74,14 @@ class Table(ABC):
         return None
 
     def place(self, number: int) -> str:
-        """Returns how a person would find a row again: ``x.csv:17``, ``x.parquet row 15``."""
+        """Returns the place of a row for a person: ``x.csv:17``, ``x.parquet row 15``."""
         return f"{self.path}{self.numbered}{number}"
 
     def _check(self, present: Collection[str]) -> None:
         for column in self.columns:
             if column in self.required and column not in present:
-                raise DataError(
-                    f"{self.path}: expected a column '{column}', got the columns "
-                    f"{', '.join(present) or 'of an empty file'}. {self.hint}"
-                )
+                got = f"the columns {', '.join(present) or 'of an empty file'}"
+                raise DataError(f"{self.path}: expected a column '{column}', got {got}. {self.hint}")
 
     def _broken(self, kind: str, error: Exception) -> DataError:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
@@ -104,8 +94,8 @@ def open_table(path: Located, columns: Sequence[str], *, required: Collection[st
     Args:
         path: The file, whose suffix is one of `TABLE_SUFFIXES`.
         columns: The columns to read.
-        required: Those of them that must be there: in the file, or in each row of JSON Lines.
-        hint: What to do where one is not, a sentence for the message.
+        required: Columns that must exist: in the file, or in each row of JSON Lines.
+        hint: Next step where a column is missing, a sentence for the message.
 
     Raises:
         DataError: The file is not whole, or a required column is missing.
@@ -142,15 +132,12 @@ class _ParquetTable(Table):
     def records(self, start: int = 0, stop: int = maxsize, size: int = 1024) -> Iterator[Record]:
         import pyarrow as pa
 
-        groups: list[int] = []
-        row, before, stop = 0, 0, min(stop, self._rows)
-        for group, count in enumerate(self._groups):
-            if before + count > start and before < stop:
-                row = row if groups else before
-                groups.append(group)
-            before += count
+        stop = min(stop, self._rows)
         if start >= stop:
             return
+        ends = list(accumulate(self._groups))
+        groups = list(range(bisect_right(ends, start), bisect_left(ends, stop) + 1))
+        row = ends[groups[0]] - self._groups[groups[0]]
         present = [column for column in self.columns if column in self._schema.names]
         try:
             with self._opened() as file:
@@ -196,18 +183,16 @@ class _LineTable(Table):
     @cached_property
     def _count(self) -> int:
         count = 0
-        try:
+        with suppress(DataError):  # one more row has the reason why no others follow
             for _ in self._all():
                 count += 1
-        except DataError:  # the rows before it are read, and one more says why there are no others
-            count += 1
-        return count
+            return count
+        return count + 1
 
     def _all(self) -> Iterator[Record]:
+        how: Any = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
         try:
-            with io.TextIOWrapper(
-                open_binary(self.path), encoding="utf-8-sig", errors="surrogateescape", newline=""
-            ) as file:
+            with io.TextIOWrapper(open_binary(self.path), **how) as file:
                 yield from self._each(file)
         except OSError as error:
             raise self._broken(self.path.suffix.lstrip("."), error) from error
@@ -224,8 +209,7 @@ class _LineTable(Table):
 class _CsvTable(_LineTable):
     """The rows of a CSV file with a header, its cells separated by commas; an empty cell is None.
 
-    The csv module is not used: it has one limit of the length of a cell for the whole process, and what follows a
-    quote that was never closed would be lost.
+    The csv module limits the length of a cell for the whole process, and loses all behind a quote that is not closed.
     """
 
     def _each(self, file: TextIO) -> Iterator[Record]:
@@ -278,11 +262,7 @@ class _JsonTable(_LineTable):
 
 
 class _Lines:
-    """Lines that are taken one by one, and can be given back.
-
-    Attributes:
-        number: That of the line that was taken last, from 1.
-    """
+    """Lines, taken one by one and given back; ``number`` is that of the last line taken, from 1."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines, self._back, self.number = lines, deque[str](), 0
@@ -298,7 +278,7 @@ class _Lines:
 
 
 def _cells(line: str, lines: _Lines) -> list[str]:
-    """The cells of the row that begins with a line; raises ValueError with its fault, after which the next line is up.
+    """The cells of the row that begins with a line; after a ValueError the next line is that behind it.
 
     A cell in quotes may hold commas, line ends and doubled quotes (RFC 4180).
     """
@@ -339,7 +319,7 @@ def _cells(line: str, lines: _Lines) -> list[str]:
 
 
 def find_shards(path: Located) -> Sequence[Located]:
-    """Returns the Parquet files of a folder in the order of their names, without hidden ones."""
+    """Returns the Parquet files of a folder in the order of their names, hidden ones excluded."""
     if isinstance(path, RemotePath):
         return (path / "*.parquet").matching()
     found: list[Path] = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))

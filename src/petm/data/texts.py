@@ -38,11 +38,11 @@ class Texts:
     Attributes:
         texts: ``pyarrow.ChunkedArray`` of ``N`` large strings, none of them blank.
         labels: int64 ``(N,)``; ``UNLABELLED`` (-1) where a text has none.
-        classes: ``K`` class names, the label being the index; empty when they have no names.
-        source: Where the texts come from, in words that fit into a message.
-        files: What they were read from.
+        classes: ``K`` class names in the order of the labels; empty when they have no names.
+        source: Origin of the texts, for messages.
+        files: The files that were read.
         file_of: int64 ``(N,)``, the file of each text.
-        numbers: int64 ``(N,)``, its line (of a CSV or JSON Lines file, from 1) or row (of a Parquet file, from 0).
+        numbers: int64 ``(N,)``, the line (of a CSV or JSON Lines file, from 1) or row (of a Parquet file, from 0).
         skipped: Why rows were left out, by name.
     """
 
@@ -74,7 +74,7 @@ def read_texts(
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
 ) -> Texts:
-    """Returns the texts and labels of Parquet, CSV or JSON Lines files, behind each other.
+    """Returns the texts and labels of Parquet, CSV or JSON Lines files, in the order of the files.
 
     Labels are integers, or names of classes. Names are matched to ``classes``; without these, a label is the place of
     its name among all names in order. Class names in the Hugging Face metadata of a Parquet file count as names.
@@ -88,10 +88,9 @@ def read_texts(
         skip_bad: Leave out rows that cannot be read or whose text is blank; reasons by name are in ``skipped``.
 
     Raises:
-        DataError: There is no such file, it is of another kind, is not whole, or holds no texts; a column is missing
-            or has an unsuitable type; a row cannot be read, or its text is blank; a label is outside 0..K-1 or names no
-            class of ``classes``; the files are of several parts such as train and test, or do not agree on the
-            classes.
+        DataError: There is no such file, it is of another kind, damaged, or holds no texts; a column is missing or of
+            an unsuitable type; a row cannot be read, or its text is blank; a label is outside 0..K-1 or not in
+            ``classes``; the files are several parts, such as train and test, or have different classes.
     """
     import pyarrow as pa
 
@@ -106,7 +105,7 @@ def read_texts(
     for file in files:
         before = len(numbers)
         for rows in file.rows(0, sys.maxsize, _ROWS):
-            for row, content, label, fault in zip(rows.rows, rows.contents, rows.labels, rows.faults, strict=True):
+            for _, row, content, label, fault in rows.each():
                 fault = fault or labels.add(label)
                 if fault is not None or row is None:
                     skipped[file.place(row)] = fault or ""
@@ -124,9 +123,8 @@ def read_texts(
         raise DataError(f"{source}: expected at least one text, got none{lost}. Name other data.")
     found, names = labels.numbers(same_class_names(files), classes, source)
     if label_column is not None and not (found != UNLABELLED).any():
-        raise DataError(
-            f"{source}: expected labels in column '{label_column}', got none. Name the column (--label-column)."
-        )
+        got = "none. Name the column (--label-column)."
+        raise DataError(f"{source}: expected labels in column '{label_column}', got {got}")
     chunks.append(pa.array(held, pa.large_string()))
     return Texts(
         texts=pa.chunked_array(chunks),
@@ -141,7 +139,7 @@ def read_texts(
 
 
 def _find(path: str | Path) -> list[Path]:
-    """The files that a path stands for, all of one kind."""
+    """The files at a path, all of one kind."""
     kinds = ", ".join(f"*{suffix}" for suffix in TABLE_SUFFIXES)
     files = find_files(path)
     if not files:
@@ -156,14 +154,12 @@ def _find(path: str | Path) -> list[Path]:
 
 
 class Tokenized(Data):
-    """Texts as tokens, encoded once, held without padding and padded as they are read.
-
-    All samples have one length ``L``, that of the longest text or the one that is asked for.
+    """Texts as tokens, encoded once, held without padding and padded to one length when read.
 
     Args:
         texts: ``N`` texts with labels.
-        encoder: What makes tokens of them.
-        length: ``L``, to which every text is padded or cut; absent means that of the longest text, at most what the
+        encoder: The tokenizer.
+        length: ``L``, to which every text is padded or cut; None means that of the longest text, at most what the
             model takes.
 
     Attributes:
@@ -176,7 +172,7 @@ class Tokenized(Data):
         DataError: A text has no token.
     """
 
-    value_range = (-float("inf"), float("inf"))  # tokens are numbers without an order, which no attack may move
+    value_range = (-float("inf"), float("inf"))  # tokens have no order: no attack may move them
 
     def __init__(self, texts: Texts, encoder: Encoder, *, length: int | None = None) -> None:
         self.texts, self.labels, self.classes, self.source = texts, texts.labels, texts.classes, texts.source
@@ -197,7 +193,7 @@ class Tokenized(Data):
         self.length = length or int(self._counts.max())
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Fields:
-        """Returns int64 ``(n, L)`` fields by name: ``input_ids``, ``attention_mask`` and what the encoder has more."""
+        """Returns int64 ``(n, L)`` fields by name: ``input_ids``, ``attention_mask`` and others of the encoder."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
         starts, counts = self._starts[rows, None], self._counts[rows, None]
         places = torch.arange(self.length) - (self.length - counts if self._pads_left else 0)
@@ -228,7 +224,7 @@ class Tokenized(Data):
 
 
 def _encode(texts: Texts, encoder: Encoder, limit: int | None) -> tuple[dict[str, Tensor], Tensor]:
-    """The tokens of all texts in a row for each field, in as few bytes as they need, and their counts ``(N,)``."""
+    """The tokens of all texts in order for each field, in the smallest dtype, and their counts ``(N,)``."""
     parts: dict[str, list[Tensor]] = {}
     counts: list[int] = []
     with track("tokenize", len(texts)) as progress:
@@ -244,7 +240,5 @@ def _encode(texts: Texts, encoder: Encoder, limit: int | None) -> tuple[dict[str
 
 
 def _compact(numbers: Sequence[int]) -> Tensor:
-    """The numbers in the smallest of PyTorch's integer types that holds them all."""
-    kinds = (torch.uint8, torch.int16, torch.int32, torch.int64)
-    greatest = max(numbers, default=0)
+    kinds, greatest = (torch.uint8, torch.int16, torch.int32, torch.int64), max(numbers, default=0)
     return torch.tensor(numbers, dtype=next(kind for kind in kinds if greatest <= torch.iinfo(kind).max))

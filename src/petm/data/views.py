@@ -16,9 +16,8 @@ _SHIFT = re.compile(r"shift ([+-]?\d+) ([+-]?\d+)")
 def view(name: str) -> Callable[[Tensor], Tensor]:
     """Returns the view of that name, a function of images ``(N, C, H, W)`` to images of the same shape.
 
-    ``same`` is the image itself, ``mirror`` its left and right exchanged, ``shift X Y`` the image moved by X pixels to
-    the right and Y down, the pixels at the border repeated in what becomes free. Several with commas between them are
-    applied one after the other.
+    ``same`` is the image itself, ``mirror`` exchanges left and right, ``shift X Y`` moves it by X pixels to the right
+    and Y down and repeats the pixels at the border. Several with commas between them are applied in order.
 
     Args:
         name: ``same``, ``mirror`` or ``shift X Y`` with whole numbers, or several of these: ``mirror, shift 2 0``.
@@ -35,26 +34,18 @@ def view(name: str) -> Callable[[Tensor], Tensor]:
         steps = [view(part) for part in name.split(", ")]
         return lambda images: reduce(lambda seen, step: step(seen), steps, images)
     if name == SAME:
-        return _same
+        return lambda images: images
     if name == MIRROR:
-        return _mirror
+        return lambda images: images.flip(-1)
     found = _SHIFT.fullmatch(name)
     if found is None:
         raise ArgumentError(f"view: expected 'same', 'mirror' or 'shift X Y', got {name!r}.")
     right, down = int(found[1]), int(found[2])
-    return lambda images: _shift(images, right, down)
+    left, up = max(-right, 0), max(-down, 0)
+    padding = (max(right, 0), left, max(down, 0), up)
 
+    def shifted(images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        return F.pad(images, padding, mode="replicate")[..., up : up + height, left : left + width]
 
-def _same(images: Tensor) -> Tensor:
-    return images
-
-
-def _mirror(images: Tensor) -> Tensor:
-    return images.flip(-1)
-
-
-def _shift(images: Tensor, right: int, down: int) -> Tensor:
-    height, width = images.shape[-2:]
-    padding = (max(right, 0), max(-right, 0), max(down, 0), max(-down, 0))
-    grown = F.pad(images, padding, mode="replicate")
-    return grown[..., max(-down, 0) : max(-down, 0) + height, max(-right, 0) : max(-right, 0) + width]
+    return shifted

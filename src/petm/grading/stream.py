@@ -87,9 +87,7 @@ def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[
                 row += len(rows)
                 yield rows, Place(index, row)
         except DataError as error:
-            broken = Rows()
-            broken.append(sources[index].name, None, None, None, str(error))
-            yield broken, Place(index + 1)
+            yield Rows([sources[index].name], [None], [None], [None], [str(error)]), Place(index + 1)
 
 
 def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: Reader) -> Iterator[tuple[Rows, Readings, Place]]:

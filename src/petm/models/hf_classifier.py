@@ -13,12 +13,11 @@ from petm.models.hf_tokenizer import has_vocabulary, padding_id, read_tokenizer
 def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
     """Returns the image or sequence classifier of a folder, in eval mode, in the precision of its weights file.
 
-    A text model that does not say which token pads gets one in memory (the tokenizer's padding token, else the one
-    that ends a text), as a batch of texts needs one; the folder stays as it is.
+    A text model without a padding token gets one in memory: the tokenizer's, else the one that ends a text.
 
     Args:
         folder: With ``config.json`` and weights as safetensors, as ``save_pretrained`` writes them.
-        trust_remote_code: Run the folder's own code, if its model is made of such.
+        trust_remote_code: Whether to run the folder's own code, if its model needs any.
 
     Raises:
         ModelError: There is no such folder, config or weights; it is not a classifier with one of at least two classes
@@ -62,9 +61,7 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
 
 
 def class_names(folder: str | Path, *, trust_remote_code: bool = False) -> tuple[str, ...]:
-    """Returns the names of the classifier's ``K`` classes in the order of its outputs; empty where it has none.
-
-    ``LABEL_0``, ``LABEL_1`` and so on stand for no names.
+    """Returns the names of the ``K`` classes in the order of the outputs; empty for ``LABEL_0``, ``LABEL_1``, ...
 
     Raises:
         ModelError: As `load_classifier`, as far as ``config.json`` tells.
@@ -75,10 +72,6 @@ def class_names(folder: str | Path, *, trust_remote_code: bool = False) -> tuple
 
 
 def class_count(folder: str | Path, *, trust_remote_code: bool = False) -> int:
-    """Returns ``K``, the number of the classifier's classes.
-
-    Raises:
-        ModelError: As `load_classifier`, as far as ``config.json`` tells.
-    """
+    """Returns ``K``, the number of classes; raises ModelError as `class_names` does."""
     config, _ = read_classifier_config(Path(folder), trust_remote_code=trust_remote_code)
     return int(config.num_labels)

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says of its model, and the library that reads it: quiet, and with errors of one line."""
+"""The configuration of a Hugging Face folder, and transformers to read it: quiet, and with errors of one line."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from petm._internal.extras import import_extra
 from petm.errors import ModelError, PetmError
 
 PREFIX = "hf:"
-"""What a reference to such a folder begins with, where others read ``module:factory``."""
+"""Prefix of a reference to such a folder, where others are ``module:factory``."""
 
 Task = Literal["ImageClassification", "SequenceClassification"]
 
@@ -43,7 +43,7 @@ def read_classifier_config(folder: Path, *, trust_remote_code: bool) -> tuple[An
 
 
 def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | None]:
-    """Returns the configuration of a folder's model, and which of the known kinds of classifiers it is, if any.
+    """Returns the configuration of a folder's model, and its kind of classifier, None for others.
 
     Raises:
         ModelError: There is no such folder or config, or it has code of its own that is not trusted.
@@ -55,18 +55,13 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     architectures = [str(name) for name in content.get("architectures") or ()]
     tasks: tuple[Task, Task] = ("ImageClassification", "SequenceClassification")
     with transformers_reading(folder) as transformers:
-        config = transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
+        how = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+        config = transformers.AutoConfig.from_pretrained(folder, **how)
     return config, next((task for task in tasks if any(f"For{task}" in name for name in architectures)), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file of the folder.
-
-    Raises:
-        ModelError: There is no such file, or it holds something else.
-    """
+    """Returns the JSON object in a file of the folder; raises ModelError where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -81,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_custom_code(folder: Path, content: Mapping[str, Any], *, trust_remote_code: bool) -> None:
-    """Raises ModelError where one of the folder's JSON files names code of its own, unless that is trusted."""
+    """Raises ModelError where one of the folder's JSON files names code that is not trusted."""
     if content.get("auto_map") and not trust_remote_code:
         raise ModelError(
             f"model: expected a model of transformers' own in {folder}, got one with code of its own. "
@@ -91,7 +86,7 @@ def refuse_custom_code(folder: Path, content: Mapping[str, Any], *, trust_remote
 
 @contextmanager
 def transformers_reading(folder: Path) -> Iterator[Any]:
-    """Gives the library for the block, quiet; what fails in it becomes a ModelError of one line."""
+    """Lends transformers to the block, quiet; an exception in it becomes a ModelError of one line."""
     (transformers,) = import_extra("hf", "transformers")
     try:
         with quiet():

@@ -1,4 +1,4 @@
-"""What prepares the inputs of a model, as a Hugging Face folder has it: its tokenizer or its image processor."""
+"""The tokenizer or the image processor of a Hugging Face folder, which prepares a model's inputs."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 _CONFIGS = ("preprocessor_config.json", "processor_config.json")
 _SQUARE, _WIDE = (64, 64), (96, 40)
-"""Width and height of the images that the processor is tried on."""
+"""Width and height of the images on which the processor is tried."""
 TOLERANCE = 1e-5
-"""Largest difference of a value of a plain form from the processor's, beside a range of 1."""
+"""Largest difference of a value of a plain form from the processor's, for a range of 1."""
 _TRIED = (_SQUARE, _WIDE, (33, 57), (7, 9))
 """Width and height of the noise on which both are compared."""
 
 
 def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> Tokenizer | ImageProcessor:
-    """Returns what prepares a model's inputs: the tokenizer of a folder, or its image processor.
+    """Returns the tokenizer of a folder, or its image processor.
 
-    The folder's model says which, where there is a classifier; otherwise the tokenizer comes first.
+    The model's ``config.json`` decides, if it names a classifier; otherwise a tokenizer is preferred.
 
     Args:
         folder: With the files of a tokenizer or an image processor, as ``save_pretrained`` writes them; best beside the
-            ``config.json`` of their model, which says how many tokens it takes, and what pads.
-        trust_remote_code: Run the folder's own code, if there is such.
+            ``config.json`` of their model, which has the most tokens and the padding token.
+        trust_remote_code: Whether to run the folder's own code, if there is any.
 
     Raises:
         ModelError: The files are missing or cannot be used; the images have no fixed size; no token can pad; or the
@@ -62,9 +62,9 @@ class ImageProcessor:
     """The image processor of an image classifier: its size, its cropping and its normalisation.
 
     Attributes:
-        shape: ``(C, H, W)`` of what it makes of an image.
-        value_range: The least and the greatest value that it makes of black and white.
-        settings: All of its settings as text, which identifies it.
+        shape: ``(C, H, W)`` of a prepared image.
+        value_range: The least and the greatest value, from black and white.
+        settings: All settings as JSON, which identifies the processor.
     """
 
     shape: tuple[int, int, int]
@@ -77,24 +77,13 @@ class ImageProcessor:
         """SHA-256 of its settings."""
         return fingerprint((self.settings,))
 
-    @property
-    def settings_by_name(self) -> dict[str, Any]:
-        """All of its settings."""
-        settings: dict[str, Any] = json.loads(self.settings)
-        return settings
-
     def __call__(self, image: Image) -> NDArray[np.float32]:
         """Returns float32 ``(C, H, W)`` for an image of mode L, RGB or, with values in [0, 1], F."""
         return _process(self._processor, self.shape[0], image)
 
 
 def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> ImageProcessor:
-    """Returns the image processor of a folder, in the form that needs Pillow only.
-
-    Raises:
-        ModelError: There is none, it cannot be read, its images have no fixed size, or it has code of its own that is
-            not trusted.
-    """
+    """Returns the image processor of a folder, in the form that needs Pillow only; raises as `load_processor`."""
     from PIL import Image
 
     present = [folder / name for name in _CONFIGS if (folder / name).is_file()]
@@ -134,15 +123,15 @@ def _process(processor: Any, channels: int, image: Image) -> NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PlainForm:
-    """Resize to a size, scale, subtract the mean, divide by the deviation.
+    """Resizes an image, scales it, subtracts the mean and divides by the standard deviation.
 
     Attributes:
         size: Height and width in pixels.
-        channels: 1 for grey, 3 for colour; the image is turned into these first.
+        channels: 1 for grey, 3 for colour.
         resample: Pillow's filter, in small letters.
         scale: Factor of the pixels, which are from 0 to 255.
-        mean: Then subtracted, for each channel.
-        std: Then divided by, for each channel.
+        mean: Subtracted then, one for each channel.
+        std: Divisor then, one for each channel.
     """
 
     size: tuple[int, int]
@@ -166,16 +155,13 @@ class PlainForm:
 
 
 def plain_form(processor: ImageProcessor) -> PlainForm | None:
-    """Returns a processor's plain form, proven on noise of several sizes, or none where it does anything else.
+    """Returns a processor's plain form, checked on noise of several sizes.
 
-    Cropping, padding, keeping the sides' ratio and other colours are something else.
-
-    Args:
-        processor: From `petm.models.hf_processors.load_processor`.
+    None where it does anything else: cropping, padding, keeping the ratio of the sides, other colours.
     """
     from PIL import Image
 
-    settings = processor.settings_by_name
+    settings: dict[str, Any] = json.loads(processor.settings)
     channels, height, width = processor.shape
     try:
         normal = settings.get("do_normalize", False)

@@ -7,18 +7,13 @@ from typing import Any
 
 from petm._internal.files import fingerprint
 from petm.errors import ModelError
-from petm.models.hf_folder import (
-    quiet,
-    read_json,
-    refuse_custom_code,
-    transformers_reading,
-)
+from petm.models.hf_folder import quiet, read_json, refuse_custom_code, transformers_reading
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _BEHIND_PADDING = frozenset({"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
 """Kinds of models that count positions from the padding id on, and so take fewer tokens than they have positions."""
 _NO_LIMIT = 1 << 40
-"""A tokenizer that knows no limit says a number far beyond this one."""
+"""A tokenizer without a limit has a maximum far above this number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +21,10 @@ class Tokenizer:
     """The tokenizer of a text classifier.
 
     Attributes:
-        maximum: The most tokens that the model takes; absent where there is no limit.
-        padding: What the fields are filled up with, by name; those that are not named, with 0.
-        pads_left: Whether they are filled up on the left.
-        fingerprint: SHA-256 of its vocabulary and its rules.
+        maximum: The most tokens that the model takes; None where there is no limit.
+        padding: The number that fills up each field, by name; 0 for others.
+        pads_left: Whether fields are filled up on the left.
+        fingerprint: SHA-256 of vocabulary and rules.
     """
 
     maximum: int | None
@@ -39,12 +34,7 @@ class Tokenizer:
     _tokenizer: Any
 
     def encode(self, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
-        """Returns the fields of each text, one number for each token, without padding.
-
-        Args:
-            texts: ``n`` texts.
-            limit: The most tokens of a text, those added at its ends included; the rest is cut off.
-        """
+        """Returns the fields of each text, at most ``limit`` numbers with special tokens included, without padding."""
         with quiet():
             encoded = self._tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False)
         return dict(encoded)
@@ -71,16 +61,12 @@ def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tok
 
 
 def has_vocabulary(folder: Path) -> bool:
-    """Returns whether a tokenizer is there; without one, transformers makes an empty one and says nothing."""
+    """Returns whether the folder has a tokenizer; without one, transformers silently makes an empty one."""
     return any(True for pattern in _VOCABULARIES for _ in folder.glob(pattern))
 
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
-    """Returns the tokenizer of a folder as transformers has it.
-
-    Raises:
-        ModelError: It cannot be read, or it has code of its own that is not trusted.
-    """
+    """Returns the tokenizer of a folder; raises ModelError where it cannot be read or has untrusted code."""
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
         refuse_custom_code(folder, read_json(settings), trust_remote_code=trust_remote_code)
@@ -91,10 +77,10 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
 
 
 def padding_id(config: Any, tokenizer: Any | None) -> int | None:
-    """Returns the id of the token that pads, or None where nothing can.
+    """Returns the id of the token that pads, or None where there is none.
 
-    The model's word comes first, as models look for that id to find the last token, or to count positions. Where
-    neither the model nor the tokenizer has one, as with GPT-2, it is the token that ends a text.
+    The model's id comes first: models use it to find the last token, or to count positions. Where neither the
+    model nor the tokenizer has one, as with GPT-2, it is the token that ends a text.
     """
     known = (
         config.pad_token_id,
@@ -106,13 +92,13 @@ def padding_id(config: Any, tokenizer: Any | None) -> int | None:
 
 
 def _rules(tokenizer: Any) -> str:
-    """All that makes tokens of a text; of a tokenizer in Python, its kind and its vocabulary."""
+    """All that turns text into tokens; of a tokenizer in Python, its kind and its vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
 
 
 def _longest(config: Any, tokenizer: Any) -> int | None:
-    """The most tokens that both the tokenizer and the model's table of positions allow."""
+    """The most tokens that the tokenizer and the model's table of positions allow."""
     places = getattr(config, "max_position_embeddings", None)
     if places is not None and config.model_type in _BEHIND_PADDING:
         places -= config.pad_token_id + 1

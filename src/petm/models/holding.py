@@ -1,4 +1,4 @@
-"""Running somebody's network as it is meant to run, and leaving it as it was found."""
+"""Eval mode and frozen parameters for a block, restored afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass
 class _Changed:
-    """What a network gets back when the last block that holds it ends."""
+    """State to restore when the last block that holds the network ends."""
 
     blocks: int = 0
     modes: dict[nn.Module, bool] = field(default_factory=dict)
@@ -23,14 +23,13 @@ _lock = Lock()
 
 
 def hold(model: nn.Module, *, freeze: bool) -> bool:
-    """Puts a network into eval mode, and says whether `release` has to follow.
+    """Puts a network into eval mode, and returns whether `release` must follow.
 
-    Calls of several threads may overlap: the first one changes the network, the last `release` restores it. Nothing has
-    to change for a network in eval mode, which costs a microsecond or two.
+    Calls of several threads may overlap: the first one changes the network, the last `release` restores it.
 
     Args:
         model: Any network.
-        freeze: Let none of its parameters require a gradient.
+        freeze: Whether to let none of its parameters require a gradient.
     """
     if model not in _changed and not freeze and not any(module.training for module in model.modules()):
         return False
@@ -48,7 +47,7 @@ def hold(model: nn.Module, *, freeze: bool) -> bool:
 
 
 def release(model: nn.Module) -> None:
-    """Gives a network back its modes and flags, if no other block holds it."""
+    """Restores a network's modes and flags, if no other block holds it."""
     with _lock:
         state = _changed[model]
         state.blocks -= 1
@@ -65,12 +64,7 @@ def release(model: nn.Module) -> None:
 
 @contextmanager
 def in_eval_mode(model: nn.Module, *, freeze: bool = False) -> Iterator[None]:
-    """Runs the block with the model in eval mode; every module gets its own mode back afterwards.
-
-    Args:
-        model: Any network.
-        freeze: Let none of its parameters require a gradient in the block.
-    """
+    """Runs the block with the model in eval mode (as `hold`); every module gets its own mode back afterwards."""
     changed = hold(model, freeze=freeze)
     try:
         yield

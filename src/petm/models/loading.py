@@ -1,4 +1,4 @@
-"""Any network of the user's: loading it, its weights, calling it."""
+"""The user's network: loading it, its weights, calling it."""
 
 import copy
 import importlib
@@ -30,15 +30,13 @@ def load_model(
 ) -> nn.Module:
     """Returns the user's network, in eval mode, built by the factory or read from the folder that ``reference`` names.
 
-    The factory is the user's own code and is run; the weights file is only read, never unpickled.
-
     Args:
-        reference: ``module:factory`` that can be imported, ``path/to/file.py:factory``, or
-            ``hf:DIR`` for a Hugging Face folder with an image or sequence classifier.
+        reference: ``module:factory`` that can be imported, ``path/to/file.py:factory``, or ``hf:DIR`` for a Hugging
+            Face folder with an image or sequence classifier. The factory is the user's own code and is run.
         weights: A ``.safetensors`` file, or a ``state_dict`` file that ``torch.load`` can read with
-            ``weights_only=True``. Absent keeps what the factory returns.
+            ``weights_only=True``; nothing is unpickled. None keeps the weights of the factory.
         arguments: Keyword arguments for the factory.
-        trust_remote_code: Run the Hugging Face folder's own code, if its model is made of such.
+        trust_remote_code: Whether to run the Hugging Face folder's own code, if its model needs any.
 
     Raises:
         ModelError: The factory cannot be found, fails, returns no module, or the weights do not fit; or the Hugging
@@ -77,7 +75,7 @@ def _find_factory(reference: str) -> Callable[..., Any]:
             if spec is None or spec.loader is None:
                 raise ModelError(f"model: {place} cannot be imported.")
             module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # data classes look their own module up while it runs
+            sys.modules[spec.name] = module  # data classes look up their own module meanwhile
             try:
                 spec.loader.exec_module(module)
             except BaseException:
@@ -97,11 +95,7 @@ def _find_factory(reference: str) -> Callable[..., Any]:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Returns the tensors of a ``.safetensors`` or ``weights_only`` state-dict file by name.
-
-    Raises:
-        ModelError: The file is absent, damaged, or holds something other than tensors by name.
-    """
+    """Returns the tensors of a ``.safetensors`` or ``weights_only`` file by name; raises ModelError for others."""
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"weights: expected a file, got {path}, which does not exist.")
@@ -143,11 +137,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes the model's ``state_dict`` as safetensors, atomically.
-
-    Raises:
-        RunError: The file could not be written.
-    """
+    """Writes the model's ``state_dict`` as safetensors, atomically; raises RunError where it could not be written."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary))
 
@@ -165,8 +155,8 @@ def count_parameters(model: nn.Module) -> int:
 def share_weights(model: nn.Module) -> nn.Module:
     """Returns a copy of the modules, in eval mode, over the *same* weights and buffers, frozen.
 
-    What is done to the copy's structure (an adapter, a mode, ``requires_grad``) does not reach the caller's model, and
-    no weight is held twice. Tied parameters stay tied.
+    Changes of the copy's structure (an adapter, a mode, ``requires_grad``) do not reach the caller's model. Tied
+    parameters stay tied.
 
     Raises:
         ModelError: The model cannot be copied.
@@ -184,13 +174,13 @@ def share_weights(model: nn.Module) -> nn.Module:
 
 
 def call_model(model: nn.Module, inputs: Inputs, *, rows: int | None = None, **arguments: Any) -> Tensor:
-    """Returns the logits ``(N, K)`` of a model that answers with a tensor or with an object that has ``.logits``.
+    """Returns the logits ``(N, K)`` of a model that returns a tensor or an object that has ``.logits``.
 
     Args:
-        model: Inputs to logits.
-        inputs: ``(N, ...)``; or tensors by name, which the model takes by these names. What is named ``+MODULE`` is no
-            input: it is added to what that module answers, as a perturbation of text is (`petm.training.replacement`).
-        rows: How many rows of logits are expected, where these are not ``N``.
+        model: Any network.
+        inputs: ``(N, ...)``; or tensors by name, which the model takes by these names. A field named ``+MODULE`` is
+            added to the output of that module, such as a perturbation of text (`petm.training.replacement`).
+        rows: Number of rows of logits, where it is not ``N``.
         **arguments: Further arguments of the model's forward.
 
     Raises:
@@ -216,7 +206,7 @@ def call_model(model: nn.Module, inputs: Inputs, *, rows: int | None = None, **a
 
 
 ADDED = "+"
-"""How the name of a field begins that is added to a module's output; what follows is the module's name."""
+"""Prefix of a field that is added to a module's output; the module's name follows."""
 
 
 def _call(model: nn.Module, inputs: Inputs, arguments: Mapping[str, Any]) -> Any:
@@ -236,7 +226,7 @@ def _call(model: nn.Module, inputs: Inputs, arguments: Mapping[str, Any]) -> Any
 
 
 def _in_precision_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Floats in the precision of the model, as they come from data in float32."""
+    """A float32 tensor in the precision of the model."""
     others = (torch.float16, torch.bfloat16, torch.float64)
     if x.dtype != torch.float32 or (held := (_first_parameter(model) or [x])[0].dtype) not in others:
         return x

@@ -1,4 +1,4 @@
-"""The penultimate features: what enters the linear layer that a classifier calls last."""
+"""The penultimate features: the input of the linear layer that a classifier calls last."""
 
 from functools import partial
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 class LastLinear:
-    """Remembers which linear layer a network has called last, and with what.
+    """Remembers the linear layer that a network called last, and its input.
 
     Args:
-        network: A structure of one's own, in eval mode, as `share_weights` gives it; hooks stay on it.
+        network: A copy, in eval mode, such as from `share_weights`; hooks stay on it.
 
     Attributes:
-        name: Of the layer; empty before the first call.
-        input: What it was called with, best copied where it is kept: it may be a view of something much larger.
+        name: Name of the layer; empty before the first call.
+        input: Its input; copy it to keep it, as it may be a view of something much larger.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -29,7 +29,7 @@ class LastLinear:
         self.name, self.input = name, linear_input(arguments, keywords)
 
     def fault(self, n: int) -> str:
-        """Returns what keeps the last input from being features ``(n, D)``, in a sentence; empty where nothing does."""
+        """Returns why the last input is not features ``(n, D)``, in a sentence; empty where it is."""
         if self.input.ndim == 2 and len(self.input) == n:
             return ""
         if not self.input.numel():

@@ -1,4 +1,4 @@
-"""A data set through a model, batch by batch."""
+"""Predictions for a data set, batch by batch."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ from petm.models.holding import in_eval_mode as in_eval_mode
 from petm.models.loading import call_model
 
 Precision = Literal["float32", "bfloat16"]
-"""Of the matrix products in training; weights and losses are float32 in any case."""
+"""Precision of the matrix products in training; weights and losses are float32."""
 
 
 def choose_device(device: str = "auto") -> torch.device:
     """Returns the named device; ``auto`` is the first accelerator present, else the CPU.
 
-    In one of several processes, each of which has an accelerator of its own, a number behind the name says nothing.
+    With several processes, each has its own accelerator: a number behind the name is ignored.
     """
     if device != "auto":
         return torch.device(device if group().count == 1 else device.partition(":")[0])
@@ -51,13 +51,13 @@ def predict_logits(
 ) -> Tensor:
     """Returns float32 logits ``(N, K)`` of a data set on the CPU, without gradients.
 
-    Processes that work together (`petm._internal.distributed`) run a share each.
+    Several processes (`petm._internal.distributed`) share the samples.
 
     Args:
-        model: Put into eval mode while it runs, and back into its own afterwards.
+        model: Any network, in eval mode while this runs.
         data: ``N`` samples.
         batch_size: Samples in one forward pass.
-        title: What the progress bar says.
+        title: Title of the progress bar.
         **arguments: Further arguments of the model's forward, such as ``alpha``.
 
     Raises:
@@ -68,23 +68,11 @@ def predict_logits(
 
 
 def predict_classes(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE, title: str = "predict") -> Tensor:
-    """Returns the predicted classes of a data set, int64 ``(N,)`` on the CPU: 8 bytes a sample, however many classes.
-
-    Args:
-        model: As in `predict_logits`, and so are the others.
-        data: ``N`` samples.
-        batch_size: Samples in one forward pass.
-        title: What the progress bar says.
-
-    Raises:
-        DataError: There is no sample, or one holds NaN or infinity.
-        ModelError: The model cannot take the inputs, or does not return ``(N, K)``.
-    """
+    """Returns the predicted classes of a data set, int64 ``(N,)`` on the CPU; otherwise as `predict_logits`."""
     return _of_all(model, data, lambda x: call_model(model, x).argmax(1), batch_size, title)
 
 
 def _of_all(model: nn.Module, data: Data, answer: Callable[[Inputs], Tensor], batch_size: int, title: str) -> Tensor:
-    """What is answered to each sample, this process's share of them first, then of all together."""
     if not len(data):
         raise DataError(f"{data.source}: expected at least one sample, got none.")
     own = own_share(data)
@@ -97,16 +85,9 @@ def _of_all(model: nn.Module, data: Data, answer: Callable[[Inputs], Tensor], ba
 
 
 class Collected:
-    """What batches answer, copied into one tensor that is there from the first of them on.
+    """The answers for ``n`` samples, copied batch by batch into ``whole``, ``(n, ...)`` on the CPU.
 
-    Kept by themselves, answers would lie in the room that larger tensors of a pass have left, which then no longer
-    suffices for those of the next one: a process grew by hundreds of megabytes.
-
-    Args:
-        n: Rows in all.
-
-    Attributes:
-        whole: ``(n, ...)`` on the CPU; without rows before the first batch.
+    Separate answers would fragment the memory of a pass's large tensors: a process grew by hundreds of megabytes.
     """
 
     def __init__(self, n: int) -> None:
@@ -122,16 +103,15 @@ class Collected:
 
 
 def own_share(data: Data) -> Data:
-    """Returns the samples that are this process's where several work together, and all where one does."""
+    """Returns this process's samples where several processes share them, and all where one runs."""
     return data.subset(group().own(len(data))) if group().shares(len(data)) else data
 
 
 def in_fast_layout(model: nn.Module, x: Inputs) -> nn.Module:
     """Returns the same network with its frozen 4-D weights channels last, which convolutions read up to twice as fast.
 
-    Only those weights are copied; every other tensor, one that is trained above all, is shared, and the model itself
-    stays as it is. A network that asks for another layout (``view`` on what a convolution returns), or that answers
-    otherwise to ``x``, is returned as it is.
+    Only those weights are copied; every other tensor is shared. A network that needs another layout (``view`` of a
+    convolution's output), or whose logits for ``x`` differ, is returned as it is.
 
     Args:
         model: Any network, in eval mode.
@@ -148,7 +128,7 @@ def in_fast_layout(model: nn.Module, x: Inputs) -> nn.Module:
         laid_out = copy.deepcopy(model, same)
         with evaluating(model):
             alike = torch.allclose(call_model(laid_out, x), call_model(model, x), rtol=1e-4, atol=1e-5)
-    except Exception:  # whatever a model raises that cannot be copied, or that asks for another layout
+    except Exception:  # the model cannot be copied, or needs another layout
         return model
     return laid_out if alike else model
 
@@ -161,15 +141,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def check_labels(labels: Tensor, classes: int, source: str) -> None:
-    """Checks that every sample is labelled with one of the model's classes, and that not all have the same.
+    """Raises DataError unless every label is in 0..``classes``-1 and at least two classes are present.
 
     Args:
         labels: int64 ``(N,)``.
         classes: ``K`` of the model.
-        source: Where the labels come from.
-
-    Raises:
-        DataError: A label is missing or outside 0..K-1, or only one class is present.
+        source: Origin of the labels, for messages.
     """
     bad = ((labels < 0) | (labels >= classes)).nonzero().flatten()
     if len(bad):
