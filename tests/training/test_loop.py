@@ -22,14 +22,7 @@ from networks import ResidualNet, TiedNet, TinyCNN, images, seeded
 from petm.data.base import TensorData
 from petm.errors import ArgumentError, RunError, TrainingError
 from petm.training.checkpoint import read_checkpoint
-from petm.training.loop import (
-    CROSS_ENTROPY,
-    Settings,
-    ShuffledBatches,
-    Storage,
-    evaluate,
-    train,
-)
+from petm.training.loop import CROSS_ENTROPY, Settings, ShuffledBatches, Storage, evaluate, train
 from small_disk import files_of_at_most
 
 SETTINGS = Settings(epochs=2, learning_rate=0.01, batch_size=16, seed=3)

@@ -13,20 +13,9 @@ from networks import images, snapshot
 from petm._internal.files import plain
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, DataError, ModelError
-from petm.training.augmentation import (
-    MILD,
-    Augmentation,
-    Augmented,
-    choose_augmentation,
-)
+from petm.training.augmentation import MILD, Augmentation, Augmented, choose_augmentation
 from petm.training.error_set import ErrorSet, find_errors
-from petm.training.mining import (
-    SOURCES,
-    augmented_errors,
-    hardest_samples,
-    mine_errors,
-    plain_errors,
-)
+from petm.training.mining import SOURCES, augmented_errors, hardest_samples, mine_errors, plain_errors
 from petm.training.out_of_fold import out_of_fold_errors
 from petm.training.preflight import preflight
 from petm.training.replacement import replace_errors

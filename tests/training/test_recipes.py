@@ -10,13 +10,7 @@ from petm.adapter.one_pass import dual_logits, predict_dual
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError
 from petm.models.prediction import predict_logits
-from petm.training.recipes import (
-    COMMITTEE,
-    RECIPES,
-    Recipe,
-    adapt,
-    choose_layers,
-)
+from petm.training.recipes import COMMITTEE, RECIPES, Recipe, adapt, choose_layers
 from short_recipe import SHORT
 
 

@@ -9,12 +9,7 @@ from torch import Tensor
 
 from petm.models.scores import disagreement, maximum_softmax, opposition
 from petm.selective.bootstrap import paired_bootstrap
-from petm.selective.metrics import (
-    aupr_error,
-    auroc,
-    detection,
-    most_suspect,
-)
+from petm.selective.metrics import aupr_error, auroc, detection, most_suspect
 
 
 def compare_detectors(base: Tensor, seconds: Mapping[str, Tensor], labels: Tensor, *, lead: str) -> dict[str, Any]:

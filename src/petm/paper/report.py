@@ -8,24 +8,8 @@ from xml.etree import ElementTree
 from petm.errors import RunError
 from petm.paper.reproduction import Reproduction
 from petm.report.gallery import shown
-from petm.report.pages import (
-    curve_captions,
-    curve_tables,
-    inline_svg,
-    write_page,
-)
-from petm.report.tables import (
-    BETTER,
-    LEAD,
-    MEASURES,
-    METHODS,
-    MISSING,
-    UNCLEAR,
-    WORSE,
-    judged,
-    percent,
-    result_tables,
-)
+from petm.report.pages import curve_captions, curve_tables, inline_svg, write_page
+from petm.report.tables import BETTER, LEAD, MEASURES, METHODS, MISSING, UNCLEAR, WORSE, judged, percent, result_tables
 
 _SEPARATE = 0.25
 """A mean silhouette below this is no substantial structure (Kaufman and Rousseeuw 1990, chapter 2)."""

@@ -15,13 +15,7 @@ from petm.adapter.weight_drift import weight_drift
 from petm.data.base import Data
 from petm.data.fields import one_tensor
 from petm.grading.grader import Grader
-from petm.grading.provenance import (
-    InputOrigin,
-    ModelOrigin,
-    Origin,
-    describe_data,
-    library_versions,
-)
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, describe_data, library_versions
 from petm.grading.suspects import Suspect, gather_suspects
 from petm.models.loading import count_parameters, load_weights, save_weights, weights_fingerprint
 from petm.models.paper import paper_cnn
@@ -42,12 +36,7 @@ from petm.selective.metrics import fidelity
 from petm.selective.thresholds import DISAGREEMENT
 from petm.training.distillation import distill
 from petm.training.error_set import ErrorSet, find_errors
-from petm.training.loop import (
-    CROSS_ENTROPY,
-    History,
-    Settings,
-    train,
-)
+from petm.training.loop import CROSS_ENTROPY, History, Settings, train
 from petm.training.replacement import replace_errors
 from petm.training.run_folder import RunFolder, open_run
 from petm.training.teacher import require_errors, train_teacher

@@ -10,21 +10,8 @@ from petm.adapter.prefix_features import cached_features
 from petm.data.base import Data, WithTargets, as_data
 from petm.errors import ArgumentError
 from petm.models.loading import share_weights, weights_fingerprint
-from petm.models.prediction import (
-    Precision,
-    choose_device,
-    device_of,
-    evaluating,
-    in_fast_layout,
-    predict_logits,
-)
-from petm.training.loop import (
-    History,
-    Objective,
-    Settings,
-    Storage,
-    train,
-)
+from petm.models.prediction import Precision, choose_device, device_of, evaluating, in_fast_layout, predict_logits
+from petm.training.loop import History, Objective, Settings, Storage, train
 
 
 def distill(

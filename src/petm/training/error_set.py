@@ -11,13 +11,7 @@ from torch.nn import functional as F
 from petm.data.base import Data, as_data
 from petm.errors import ArgumentError
 from petm.models.loading import call_model
-from petm.models.prediction import (
-    BATCH_SIZE,
-    check_labels,
-    in_eval_mode,
-    predict_classes,
-    predict_logits,
-)
+from petm.models.prediction import BATCH_SIZE, check_labels, in_eval_mode, predict_classes, predict_logits
 
 Direction = Literal["gradient", "random"]
 """Where a replaced error moves: against the base model, or anywhere, which is the control for that idea."""

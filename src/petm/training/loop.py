@@ -20,20 +20,8 @@ from petm.data.base import Batch, Data, as_is
 from petm.data.fields import Inputs, tensors_of
 from petm.errors import ArgumentError, RunError, TrainingError
 from petm.models.loading import call_model, weights_fingerprint
-from petm.models.prediction import (
-    Precision,
-    batches,
-    choose_device,
-    device_of,
-    evaluating,
-)
-from petm.training.checkpoint import (
-    Checkpoint,
-    ShuffledBatches,
-    read_checkpoint,
-    seed_of,
-    write_checkpoint,
-)
+from petm.models.prediction import Precision, batches, choose_device, device_of, evaluating
+from petm.training.checkpoint import Checkpoint, ShuffledBatches, read_checkpoint, seed_of, write_checkpoint
 from petm.training.run_folder import Storage as Storage
 
 

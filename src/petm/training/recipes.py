@@ -19,12 +19,7 @@ from petm.data.fields import Inputs
 from petm.data.views import MIRROR
 from petm.errors import ArgumentError
 from petm.models.loading import share_weights
-from petm.models.prediction import (
-    Precision,
-    choose_device,
-    device_of,
-    in_fast_layout,
-)
+from petm.models.prediction import Precision, choose_device, device_of, in_fast_layout
 from petm.training.augmentation import Augmentation, choose_augmentation, with_copies
 from petm.training.config import FitConfig
 from petm.training.distillation import distill

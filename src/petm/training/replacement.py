@@ -12,25 +12,13 @@ from petm._internal.distributed import gathered, group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
 from petm.data.base import Data, as_data
-from petm.data.fields import (
-    Fields,
-    Inputs,
-    filled_up,
-    one_tensor,
-)
+from petm.data.fields import Fields, Inputs, filled_up, one_tensor
 from petm.errors import ArgumentError
 from petm.models.loading import ADDED, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, device_of
 from petm.training.checkpoint import seed_of
 from petm.training.embeddings import answer_spread, embedding_of, fgsm_step
-from petm.training.error_set import (
-    Direction,
-    ErrorSet,
-    check_error_set,
-    check_step,
-    fgsm,
-    random_signs,
-)
+from petm.training.error_set import Direction, ErrorSet, check_error_set, check_step, fgsm, random_signs
 
 BACKWARD = 64
 """Samples in one backward pass to the inputs, which holds what all layers answer, where a forward pass holds what two

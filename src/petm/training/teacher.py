@@ -10,12 +10,7 @@ from petm.data.base import Data, as_data
 from petm.errors import ArgumentError, ModelError, NothingToLearnError
 from petm.models.prediction import Precision
 from petm.training.error_set import ErrorSet
-from petm.training.loop import (
-    CROSS_ENTROPY,
-    Settings,
-    Storage,
-    train,
-)
+from petm.training.loop import CROSS_ENTROPY, Settings, Storage, train
 from petm.training.replacement import replace_errors
 
 

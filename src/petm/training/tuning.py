@@ -7,14 +7,7 @@ from petm.adapter.model import AdaptedModel
 from petm.adapter.prefix_features import cached_features
 from petm.data.base import Data, as_data
 from petm.models.prediction import Precision, choose_device
-from petm.training.loop import (
-    CROSS_ENTROPY,
-    History,
-    Objective,
-    Settings,
-    Storage,
-    train,
-)
+from petm.training.loop import CROSS_ENTROPY, History, Objective, Settings, Storage, train
 
 
 def tune(
