@@ -102,5 +102,5 @@ def test_the_papers_recipe_needs_errors(digits: tuple[Data, ...], model: nn.Modu
 
 
 def test_an_unknown_recipe() -> None:
-    with pytest.raises(ArgumentError, match=r"recipe: expected one of paper, fast, balanced, .*got 'gut'"):
+    with pytest.raises(ArgumentError, match="recipe:"):
         adapt(seeded(ResidualNet), TensorData(images(4)), recipe="gut")
