@@ -3,10 +3,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from torch import Tensor, nn
 
 from petm.errors import ArgumentError, ModelError
-from petm.paper.analysis import feature_tsne, filter_pca
+from petm.paper.analysis import FeatureMap, FilterPCA, _features, feature_tsne, filter_pca, paper_figure
+from petm.report.figures import BASE_COLOUR, TEACHER_COLOUR
 
 
 def network(seed: int = 0, width: int = 4) -> nn.Sequential:
@@ -138,8 +141,14 @@ def test_features_are_taken_before_the_next_layer_works_in_place() -> None:
         feature_tsne(base, teacher, "1", inputs)
 
 
-def test_the_same_seed_gives_the_same_map_and_more_than_one_batch_keeps_the_order() -> None:
-    base, teacher, inputs = network(0), network(1), images(260)
+def test_features_of_several_batches_are_in_the_order_of_the_images() -> None:
+    base, inputs = network(), images(260)
+    with torch.no_grad():
+        np.testing.assert_allclose(_features(base, "3", inputs), base(inputs), atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_map() -> None:
+    base, teacher, inputs = network(0), network(1), images(90)
     first, second = (feature_tsne(base, teacher, "3", inputs, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first.base, second.base)
     np.testing.assert_array_equal(first.teacher, second.teacher)
@@ -172,7 +181,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize("layer", ["pair", "twice", "never"])
 def test_layers_without_one_tensor_a_sample(layer: str) -> None:
     model = Odd()
-    message = rf"layer:"
+    message = r"layer:"
     with pytest.raises(ArgumentError, match=message):
         feature_tsne(model, model, layer, images())
     assert not model.get_submodule(layer)._forward_hooks
@@ -196,3 +205,39 @@ def test_feature_faults() -> None:
         feature_tsne(model, model, "0", images(), perplexity=0)
     with pytest.raises(ModelError, match="teacher:"):
         feature_tsne(model, network(width=5), "0", images())
+
+
+# paper_figure
+
+
+def filters(count: int, dimensions: int) -> FilterPCA:
+    random = np.random.default_rng(count)
+    shares = np.array([0.5, 0.25, *np.full(dimensions - 2, 0.25 / (dimensions - 2))])
+    return FilterPCA(
+        random.normal(size=(count, 2)), random.normal(size=(count, 2)), shares[:2], shares, np.array([0.9, 0.06, 0.04])
+    )
+
+
+def layer_map(n: int = 25) -> FeatureMap:
+    random = np.random.default_rng(n)
+    return FeatureMap("block.0", random.normal(size=(n, 2)), random.normal(size=(n, 2)) + 5, 8.0, 0.123, -0.001, 0.987)
+
+
+def test_the_papers_figure_draws_every_point_and_names_the_numbers() -> None:
+    conv1, conv2, layer = filters(32, 9), filters(64, 288), layer_map()
+    figure = paper_figure(conv1, conv2, layer)
+    assert len(figure.axes) == 3
+    for axes, held in zip(figure.axes, (conv1, conv2, layer), strict=True):
+        base, teacher = axes.collections
+        np.testing.assert_array_equal(base.get_offsets(), held.base)
+        np.testing.assert_array_equal(teacher.get_offsets(), held.teacher)
+        assert to_hex(base.get_facecolor()[0]) == BASE_COLOUR.lower()
+        assert to_hex(teacher.get_facecolor()[0]) == TEACHER_COLOUR.lower()
+        assert len(base.get_paths()[0].vertices) != len(teacher.get_paths()[0].vertices), "markers differ too"
+    figure.draw_without_rendering()
+    shown = "\n".join(text.get_text() for text in figure.findobj(Text))
+    for part in (
+        "conv1 filters", "conv2 filters", "model 75%, teacher 96%", "PC1 (50%)", "PC2 (25%)", "block.0 features, t-SNE",
+        "silhouette 0.00 (before t-SNE 0.12)", "98.7% right", "base model", "teacher",
+    ):  # fmt: skip
+        assert part in shown

@@ -99,9 +99,7 @@ def test_base_without_errors_cannot_be_learned_from(parts, tmp_path):
     answers = model(inputs).argmax(1)
     assert len(answers.unique()) > 1
     save_weights(model, tmp_path / "a.safetensors")
-    with pytest.raises(
-        NothingToLearnError, match=r"got none of 64\. The method learns from the model's errors: give it"
-    ):
+    with pytest.raises(NothingToLearnError, match="errors:"):
         reproduce(
             petm.TensorData(inputs, answers),
             test,
