@@ -29,6 +29,7 @@ def parts(digits):
 def done(parts, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(reproduction, "MAP_IMAGES", 24)
+    patch.setattr(reproduction, "SWEEP_IMAGES", 24)
     result = reproduce(*parts, tmp_path_factory.mktemp("runs") / "quick", protocol=QUICK)
     patch.undo()
     return result
@@ -121,7 +122,7 @@ from petm import load_digits
 from petm.paper import reproduction
 from petm.training.loop import Storage
 import petm.training.run_folder
-reproduction.MAP_IMAGES = 24
+reproduction.MAP_IMAGES = reproduction.SWEEP_IMAGES = 24
 petm.training.run_folder.Storage = lambda path, resume: Storage(path, resume, every=0.0)
 exec(sys.argv[2])
 train, _, test = load_digits()
