@@ -273,9 +273,9 @@ def test_a_perturbation_is_the_step_of_fgsm_in_embedding_space() -> None:
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        ("bert.nothing", r"at: expected the name of a module of the model, got 'bert.nothing'"),
+        ("bert.nothing", "at:"),
         ("bert.pooler.activation", None),
-        ("bert.encoder", r"at: expected a module that answers with floats \(N, ...\), got 'bert.encoder'"),
+        ("bert.encoder", "at:"),
     ],
 )
 def test_where_text_may_be_moved(at: str, message: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Trains in forked processes that are killed at chosen moments; run by test_training as a script of its own.
+"""Trains in forked processes that are killed at chosen moments; run by test_loop as a script of its own.
 
 One import of torch serves all of them: `python interrupted_trainings.py FOLDER`.
 """
@@ -18,12 +18,7 @@ from torch import Tensor
 import petm.training.checkpoint
 from networks import ResidualNet, TinyCNN, images, seeded
 from petm.data.base import TensorData
-from petm.training.loop import (
-    CROSS_ENTROPY,
-    Settings,
-    Storage,
-    train,
-)
+from petm.training.loop import CROSS_ENTROPY, Settings, Storage, train
 
 CASES = {
     "dropout and BatchNorm": (ResidualNet, Settings(epochs=3, learning_rate=0.01, batch_size=16, seed=5)),
@@ -103,5 +98,6 @@ def main(folder: Path, case: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch, which each child would do anew
     for case in CASES:
         main(Path(sys.argv[1]) / case, case)

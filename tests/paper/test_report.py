@@ -13,17 +13,17 @@ from PIL import Image
 from example_result import differences, example
 from html_page import Page
 from petm._internal.files import plain
-from petm.adapter.weight_drift import FeatureMap, FilterPCA, LayerDrift
+from petm.adapter.weight_drift import LayerDrift
 from petm.errors import RunError
 from petm.grading.grader import Grader
 from petm.grading.provenance import ModelOrigin, Origin
 from petm.grading.suspects import Suspect
+from petm.paper.analysis import FeatureMap, FilterPCA, paper_figure
 from petm.paper.report import summary, write_report
 from petm.paper.reproduction import Reproduction
 from petm.report.figures import (
     alpha_figure,
     drift_figure,
-    paper_figure,
     reliability_figure,
     risk_coverage_figure,
     save_figure,
@@ -123,8 +123,8 @@ def test_every_figure_is_in_the_page_and_is_named(page: Page) -> None:
         assert len(attributes["aria-label"]) > 40
         assert "viewbox" in attributes
         assert "width" not in attributes
-    assert "Figure 1. There the conv1 filters" in page.text
-    assert "hold 50.0% of the variance of the model's conv1 filters and 75.0% of those of the teacher" in page.text
+    assert "Figure 1. In the paper the teacher's conv1 filters" in page.text
+    assert "hold 50.0% of the variance of the model's conv1 filters and 75.0% of the teacher's" in page.text
     assert "does not separate the model from the teacher (silhouette 0.04)" in page.text
 
 
@@ -177,7 +177,7 @@ def test_the_gallery_shows_both_opinions_and_who_is_wrong(html: str, page: Page)
     assert first.startswith("The model is wrong True class <b>bee</b> Image a/<img src=x>.png Suspicion 0.62")
     assert "The model cat & dog 75.0% Second opinion <b>bee</b> 90.0%" in first
     assert second.startswith("The model is right True class é Image 17")
-    assert "A é 87.5% Second opinion cat & dog 56.2%" in second
+    assert "The model é 87.5% Second opinion cat & dog 56.2%" in second
     labels = [attributes["aria-label"] for _, attributes in page.tags if attributes.get("class") == "bars"]
     assert labels[1].endswith("<b>bee</b> 0.0 and 0.0; cat & dog 12.5 and 56.2; é 87.5 and 43.8")
 
@@ -301,4 +301,4 @@ def test_the_summary_of_a_perfect_model_says_that_there_is_nothing_to_find() -> 
     result["detection"]["lora_petm"] |= {"errors": 0, "caught": 0, "recall": None, "precision": 0.0}
     told = summary(result)
     assert "recall –" in told
-    assert told.endswith("there is nothing that a method could find.")
+    assert told.endswith("so there is nothing to find.")

@@ -5,17 +5,15 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from petm.adapter.weight_drift import FeatureMap, FilterPCA, LayerDrift
+from petm.adapter.weight_drift import LayerDrift
 from petm.errors import RunError
 from petm.report.figures import (
     BASE_COLOUR,
     TEACHER_COLOUR,
     alpha_figure,
     drift_figure,
-    paper_figure,
     reliability_figure,
     risk_coverage_figure,
     save_figure,
@@ -25,42 +23,10 @@ from petm.selective.curves import Bin, Judgement, RiskCurve
 from petm.selective.metrics import share
 
 
-def filters(count: int, dimensions: int) -> FilterPCA:
-    random = np.random.default_rng(count)
-    shares = np.array([0.5, 0.25, *np.full(dimensions - 2, 0.25 / (dimensions - 2))])
-    return FilterPCA(
-        random.normal(size=(count, 2)), random.normal(size=(count, 2)), shares[:2], shares, np.array([0.9, 0.06, 0.04])
-    )
-
-
-def features(n: int = 25) -> FeatureMap:
-    random = np.random.default_rng(n)
-    return FeatureMap("block.0", random.normal(size=(n, 2)), random.normal(size=(n, 2)) + 5, 8.0, 0.123, -0.001, 0.987)
-
-
 def texts(figure: Figure) -> str:
     """All that can be read on a figure."""
     figure.draw_without_rendering()
     return "\n".join(text.get_text() for text in figure.findobj(mpl.text.Text))
-
-
-def test_the_papers_figure_draws_every_point_and_names_the_numbers() -> None:
-    conv1, conv2, layer = filters(32, 9), filters(64, 288), features()
-    figure = paper_figure(conv1, conv2, layer)
-    assert len(figure.axes) == 3
-    for axes, held in zip(figure.axes, (conv1, conv2, layer), strict=True):
-        base, teacher = axes.collections
-        np.testing.assert_array_equal(base.get_offsets(), held.base)
-        np.testing.assert_array_equal(teacher.get_offsets(), held.teacher)
-        assert to_hex(base.get_facecolor()[0]) == BASE_COLOUR.lower()
-        assert to_hex(teacher.get_facecolor()[0]) == TEACHER_COLOUR.lower()
-        assert len(base.get_paths()[0].vertices) != len(teacher.get_paths()[0].vertices), "markers differ too"
-    shown = texts(figure)
-    for part in (
-        "conv1 filters", "conv2 filters", "A 75%, the teacher 96%", "PC1 (50%)", "PC2 (25%)", "block.0 features, t-SNE",
-        "silhouette 0.00 (before t-SNE 0.12)", "98.7% right", "base model", "teacher",
-    ):  # fmt: skip
-        assert part in shown
 
 
 def test_the_alpha_figure_draws_both_lines() -> None:
@@ -170,7 +136,7 @@ def test_a_saved_figure_is_the_same_every_time(tmp_path: Path, monkeypatch: pyte
     before = settings()
     contents = []
     for folder in (tmp_path / "first", tmp_path / "second"):
-        figure = paper_figure(filters(32, 9), filters(64, 20), features())
+        figure = alpha_figure([0, 1], [1, 0.9], [0.9, 1])
         png, svg = save_figure(figure, folder, "figure_1")
         assert sorted(folder.iterdir()) == [png, svg] == [folder / "figure_1.png", folder / "figure_1.svg"]
         assert not figure.axes

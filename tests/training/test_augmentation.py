@@ -143,17 +143,10 @@ def test_strengths_are_relative() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "most"),
-    [
-        ("rotation", 181, "180"),
-        ("shift", 1.1, "1"),
-        ("scale", 1, "0.9"),
-        ("shear", -0.1, "2"),
-        ("shift", math.nan, "1"),
-    ],
+    ("name", "value"), [("rotation", 181), ("shift", 1.1), ("scale", 1), ("shear", -0.1), ("shift", math.nan)]
 )
-def test_an_amount_has_its_limits(name: str, value: float, most: str) -> None:
-    with pytest.raises(ArgumentError, match=rf"{name}: expected a number from 0 to {most}, got {value}"):
+def test_an_amount_has_its_limits(name: str, value: float) -> None:
+    with pytest.raises(ArgumentError, match=f"{name}:"):
         Augmentation(**{name: value})
 
 
@@ -215,10 +208,7 @@ def test_only_images_can_be_augmented(held: Tensor) -> None:
         def inputs(self, indices: object) -> Tensor:
             return held[torch.as_tensor(indices)]
 
-    shape = str(tuple(held.shape)).replace("(", r"\(").replace(")", r"\)")
-    with pytest.raises(
-        ArgumentError, match=rf"data: expected images \(N, C, H, W\) to augment, got .* of shape {shape}"
-    ):
+    with pytest.raises(ArgumentError, match="data:"):
         Augmented(Raw(images(3)), MILD, seed=0).inputs(range(3))
 
 
@@ -237,7 +227,7 @@ def test_copies_lie_behind_the_data_and_differ(data: TensorData) -> None:
 
 
 def test_at_least_one_copy(data: TensorData) -> None:
-    with pytest.raises(ArgumentError, match="copies: expected at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="copies:"):
         with_copies(data, MILD, copies=0)
 
 
@@ -283,7 +273,7 @@ def test_a_mirror_that_exchanges_classes_is_not_chosen() -> None:
 
 @pytest.mark.parametrize(("network", "make"), [(Bright, halves), (Symmetric, centres)])
 @pytest.mark.parametrize("most_errors", [0.05, 0.3])
-def test_the_strongest_that_a_bears_is_chosen(
+def test_the_strongest_that_keeps_the_labels_is_chosen(
     network: type[nn.Module], make: Callable[[], Data], most_errors: float
 ) -> None:
     model, data = network(), make()
@@ -296,9 +286,9 @@ def test_the_strongest_that_a_bears_is_chosen(
 
     mirror = errors(Augmentation(mirror=True)) <= most_errors / 2  # both networks are right on the images themselves
     tried = [replace(MILD.times(strength), mirror=mirror) for strength in STRENGTHS]
-    borne = [augmentation for augmentation in tried if errors(augmentation) <= most_errors]
+    allowed = [augmentation for augmentation in tried if errors(augmentation) <= most_errors]
     chosen = choose_augmentation(model, data, most_errors=most_errors)
-    assert chosen == (borne[0] if borne else Augmentation(mirror=mirror))
+    assert chosen == (allowed[0] if allowed else Augmentation(mirror=mirror))
 
 
 class Exact(nn.Module):
@@ -309,7 +299,7 @@ class Exact(nn.Module):
         return torch.stack((same, 0.5 + 0 * same), 1)
 
 
-def test_nothing_is_chosen_where_nothing_is_borne() -> None:
+def test_nothing_is_chosen_where_every_change_makes_errors() -> None:
     data = TensorData(images(1).repeat(40, 1, 1, 1), torch.tensor([0] * 39 + [1]))
     assert choose_augmentation(Exact(), data) == Augmentation()
 
@@ -323,9 +313,9 @@ def test_the_choice_leaves_the_model_alone(model: nn.Module, digits: tuple[Data,
 
 def test_arguments_of_the_choice() -> None:
     model, data = seeded(nn.Identity), halves()
-    with pytest.raises(ArgumentError, match="most_errors: expected a share between 0 and 1, got 1"):
+    with pytest.raises(ArgumentError, match="most_errors:"):
         choose_augmentation(model, data, most_errors=1)
-    with pytest.raises(ArgumentError, match="samples: expected at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="samples:"):
         choose_augmentation(model, data, samples=0)
     with pytest.raises(DataError, match="expected labels from 0 to 1, got none"):
         choose_augmentation(Bright(), TensorData(images(4)))

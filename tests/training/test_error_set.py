@@ -1,6 +1,5 @@
 import copy
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from networks import ResidualNet, TinyCNN, images, seeded, snapshot
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, DataError, ModelError
 from petm.training.error_set import ErrorSet, fgsm, find_errors
-from petm.training.replacement import replace_errors
 
 
 class Failing(nn.Module):
@@ -62,7 +60,7 @@ def test_errors_take_a_pair_of_tensors_and_leave_the_model_alone() -> None:
 
 
 def test_errors_want_labels() -> None:
-    with pytest.raises(DataError, match=r"tensors: expected labels from 0 to 9, got none for sample 0"):
+    with pytest.raises(DataError, match="tensors:"):
         find_errors(seeded(TinyCNN), TensorData(images(3)))
 
 
@@ -135,108 +133,8 @@ def test_fgsm_restores_the_modes_when_the_model_fails() -> None:
 
 @pytest.mark.parametrize("epsilon", [-0.1, math.nan, math.inf])
 def test_fgsm_refuses_an_epsilon(epsilon: float) -> None:
-    with pytest.raises(ArgumentError, match=rf"epsilon: expected a finite number of at least 0, got {epsilon}"):
+    with pytest.raises(ArgumentError, match="epsilon:"):
         fgsm(nn.Linear(4, 3), torch.zeros(2, 4), torch.tensor([0, 1]), epsilon=epsilon, value_range=(0, 1))
-
-
-# replace_errors
-
-
-@pytest.fixture(scope="module")
-def replaced_parts(digits: tuple[Data, ...]) -> tuple[nn.Module, Data, ErrorSet, Data]:
-    model = seeded(TinyCNN)
-    data = digits[1].in_memory()
-    errors = ErrorSet(torch.tensor([3, 5, 100]), torch.tensor([0, 0, 0]), len(data))
-    return model, data, errors, replace_errors(model, data, errors, epsilon=0.2, batch_size=2)
-
-
-def test_only_the_errors_are_replaced_and_keep_their_labels(replaced_parts: tuple) -> None:
-    model, data, errors, replaced = replaced_parts
-    everything = range(len(data))
-    plain, labels = data.__getitems__(everything)
-    expected = plain.clone()
-    for index in errors.indices.tolist():
-        expected[index] = fgsm(
-            model, plain[index : index + 1], labels[index : index + 1], epsilon=0.2, value_range=(0, 1)
-        )
-    found, targets = replaced.__getitems__(everything)
-    assert torch.equal(targets, labels)
-    assert torch.equal(replaced.labels, data.labels)
-    changed = (found != plain).flatten(1).any(1).nonzero().flatten()
-    assert changed.tolist() == errors.indices.tolist()
-    torch.testing.assert_close(found, expected, atol=0, rtol=0)
-    assert (replaced.classes, replaced.value_range, replaced.source) == (data.classes, data.value_range, data.source)
-    assert replaced.name(3) == data.name(3)
-
-
-def test_the_replaced_data_set_is_a_view(replaced_parts: tuple) -> None:
-    _, data, errors, replaced = replaced_parts
-    before = data.inputs(range(len(data)))
-    replaced.inputs(range(len(data)))
-    assert torch.equal(data.inputs(range(len(data))), before)
-    held = [value for value in vars(replaced).values() if isinstance(value, Tensor) and value.is_floating_point()]
-    assert [len(value) for value in held] == [len(errors)]
-
-
-def test_any_order_any_number(replaced_parts: tuple) -> None:
-    _, data, errors, replaced = replaced_parts
-    everything = replaced.inputs(range(len(data)))
-    for indices in ([5, 5, 4, 3], [7], [], torch.tensor([100, 0])):
-        assert torch.equal(replaced.inputs(indices), everything[torch.as_tensor(indices, dtype=torch.int64)])
-    assert torch.equal(replaced.subset(errors.indices).inputs([0, 1, 2]), everything[errors.indices])
-    assert torch.equal(replaced[5].inputs, everything[5])
-
-
-class Lending(Data):
-    """Hands out its own memory instead of a copy."""
-
-    def __init__(self) -> None:
-        self.held = images(4)
-        self.labels, self.classes, self.value_range, self.source = torch.arange(4), (), (0.0, 1.0), "lending"
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        return self.held[: len(indices)]
-
-    content = "held"  # type: ignore[assignment]
-
-
-def test_data_that_hands_out_its_own_memory_is_not_written_to() -> None:
-    data = Lending()
-    replaced = replace_errors(seeded(TinyCNN), data, ErrorSet(torch.tensor([1]), torch.tensor([0]), 4), epsilon=0.2)
-    assert not torch.equal(replaced.inputs(range(4)), images(4))
-    assert torch.equal(data.held, images(4))
-
-
-def test_the_content_follows_data_errors_epsilon_and_model(replaced_parts: tuple) -> None:
-    model, data, errors, replaced = replaced_parts
-    fewer = ErrorSet(errors.indices[1:], errors.predictions[1:], errors.total)
-    other_data = TensorData(data.inputs(range(len(data))), data.labels.roll(1), value_range=(0, 1))
-    others = [
-        replace_errors(model, data, errors, epsilon=0.1),
-        replace_errors(model, data, fewer, epsilon=0.2),
-        replace_errors(seeded(TinyCNN, seed=1), data, errors, epsilon=0.2),
-        replace_errors(model, other_data, errors, epsilon=0.2),
-    ]
-    assert replace_errors(model, data, errors, epsilon=0.2).content == replaced.content
-    assert len({other.content for other in [*others, replaced]}) == 5
-
-
-def test_no_errors_replace_nothing(replaced_parts: tuple) -> None:
-    model, data, _, _ = replaced_parts
-    none = torch.empty(0, dtype=torch.int64)
-    replaced = replace_errors(model, data, ErrorSet(none, none, len(data)), epsilon=0.2)
-    assert torch.equal(replaced.inputs(range(9)), data.inputs(range(9)))
-
-
-def test_errors_of_another_data_set(replaced_parts: tuple) -> None:
-    model, data, errors, _ = replaced_parts
-    with pytest.raises(
-        ArgumentError, match=r"errors: expected an error set of these 10 samples, got ErrorSet\(3 of 179 samples\)"
-    ):
-        replace_errors(model, data.subset(range(10)), errors, epsilon=0.1)
-
-
-# the source of an error set
 
 
 def test_an_error_set_says_how_it_was_found() -> None:
@@ -244,61 +142,3 @@ def test_an_error_set_says_how_it_was_found() -> None:
     assert errors.source == "hardest"
     assert repr(errors) == "ErrorSet(1 of 10 samples, hardest)"
     assert ErrorSet(torch.tensor([3]), torch.tensor([0]), 10).source == "plain"
-
-
-# the random direction
-
-
-def test_random_signs_go_as_far_as_fgsm_but_elsewhere(replaced_parts: tuple) -> None:
-    model, data, errors, _ = replaced_parts
-    wide = TensorData(data.inputs(range(len(data))), data.labels, value_range=(-9, 9))  # so that nothing is clipped
-    plain = wide.inputs(errors.indices)
-    steps = {}
-    for direction in ("gradient", "random"):
-        moved = replace_errors(model, wide, errors, epsilon=0.2, direction=direction)
-        steps[direction] = moved.inputs(errors.indices) - plain
-        others = torch.tensor([index for index in range(len(wide)) if index not in errors.indices])
-        assert torch.equal(moved.inputs(others), wide.inputs(others))
-    assert torch.allclose(steps["random"].abs(), torch.full_like(plain, 0.2), atol=1e-6)
-    assert steps["gradient"].abs().max() == pytest.approx(0.2, abs=1e-6)
-    count = plain.numel()
-    assert abs(float(steps["random"].sign().mean())) < 4 / math.sqrt(count)
-    assert abs(float((steps["random"] * steps["gradient"]).mean()) / 0.04) < 4 / math.sqrt(count)
-
-
-def test_random_signs_follow_the_seed_and_stay_in_the_range(replaced_parts: tuple) -> None:
-    model, data, errors, _ = replaced_parts
-
-    def moved(seed: int, **keywords: object) -> Data:
-        return replace_errors(model, data, errors, epsilon=0.2, direction="random", seed=seed, **keywords)  # type: ignore[arg-type]
-
-    one, again, other = moved(1), moved(1, batch_size=1), moved(2)
-    assert torch.equal(one.inputs(errors.indices), again.inputs(errors.indices))
-    assert not torch.equal(one.inputs(errors.indices), other.inputs(errors.indices))
-    assert (float(one.inputs(errors.indices).min()), float(one.inputs(errors.indices).max())) == (0, 1)
-    assert len({view.content for view in (one, again, other, replace_errors(model, data, errors, epsilon=0.2))}) == 3
-
-
-def test_directions_have_names(replaced_parts: tuple) -> None:
-    model, data, errors, _ = replaced_parts
-    with pytest.raises(ArgumentError, match="direction: expected 'gradient' or 'random', got 'up'"):
-        replace_errors(model, data, errors, epsilon=0.2, direction="up")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="epsilon: expected a finite number of at least 0, got -1"):
-        replace_errors(model, data, errors, epsilon=-1, direction="random")
-
-
-@pytest.mark.parametrize("direction", ["gradient", "random"])
-def test_what_is_no_float_cannot_be_moved(direction: str) -> None:
-    class Tokens(TensorData):
-        def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-            return torch.zeros(len(indices), 5, dtype=torch.int64)
-
-    data = Tokens(torch.zeros(4, 5), torch.tensor([0, 1, 2, 0]))
-    with pytest.raises(ArgumentError, match=r"inputs: expected floats, which can be moved by a step, got torch.int64"):
-        replace_errors(
-            nn.Embedding(3, 3),
-            data,
-            ErrorSet(torch.tensor([1]), torch.tensor([0]), 4),
-            epsilon=0.1,
-            direction=direction,  # type: ignore[arg-type]
-        )

@@ -22,14 +22,7 @@ from networks import ResidualNet, TiedNet, TinyCNN, images, seeded
 from petm.data.base import TensorData
 from petm.errors import ArgumentError, RunError, TrainingError
 from petm.training.checkpoint import read_checkpoint
-from petm.training.loop import (
-    CROSS_ENTROPY,
-    Settings,
-    ShuffledBatches,
-    Storage,
-    evaluate,
-    train,
-)
+from petm.training.loop import CROSS_ENTROPY, Settings, ShuffledBatches, Storage, evaluate, train
 from small_disk import files_of_at_most
 
 SETTINGS = Settings(epochs=2, learning_rate=0.01, batch_size=16, seed=3)
@@ -217,7 +210,7 @@ def test_early_stopping_keeps_the_best_weights() -> None:
 def test_patience_wants_a_part_held_out() -> None:
     settings = replace(SETTINGS, patience=1)
     for validation in (None, data().subset([])):
-        with pytest.raises(ArgumentError, match=r"validation: expected a part held out, for early stopping, got none"):
+        with pytest.raises(ArgumentError, match="validation:"):
             train(seeded(TinyCNN), data(), CROSS_ENTROPY, settings, validation=validation)
 
 
@@ -225,28 +218,22 @@ def test_patience_wants_a_part_held_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "value"),
     [
-        ({"epochs": 0}, "epochs: expected a whole number of at least 1, got 0"),
-        ({"epochs": 1.5}, "epochs: expected a whole number of at least 1, got 1.5"),
-        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
-        ({"patience": 0}, "patience: expected a whole number of at least 1, got 0"),
-        ({"precision": "half"}, "precision: expected 'float32' or 'bfloat16', got 'half'"),
-        ({"learning_rate": 0.0}, "learning_rate: expected a finite number above 0, got 0.0"),
-        ({"learning_rate": math.nan}, "learning_rate: expected a finite number above 0, got nan"),
-        ({"learning_rate": math.inf}, "learning_rate: expected a finite number above 0, got inf"),
-        ({"weight_decay": -0.1}, "weight_decay: expected a finite number of at least 0, got -0.1"),
+        ("epochs", 0), ("epochs", 1.5), ("batch_size", 0), ("patience", 0), ("precision", "half"),
+        ("learning_rate", 0.0), ("learning_rate", math.nan), ("learning_rate", math.inf), ("weight_decay", -0.1),
+        ("schedule", "step"),
     ],
-)
-def test_settings_outside_their_rule(change: dict[str, float], message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        replace(SETTINGS, **change)  # type: ignore[arg-type]
+)  # fmt: skip
+def test_settings_outside_their_rule(name: str, value: object) -> None:
+    with pytest.raises(ArgumentError, match=f"{name}:"):
+        replace(SETTINGS, **{name: value})  # type: ignore[arg-type]
 
 
 def test_no_data_and_nothing_to_train() -> None:
-    with pytest.raises(ArgumentError, match=r"data: expected at least one sample to train on, got none"):
+    with pytest.raises(ArgumentError, match="data:"):
         train(seeded(TinyCNN), data().subset([]), CROSS_ENTROPY, SETTINGS)
-    with pytest.raises(ArgumentError, match=r"model: expected a parameter that requires a gradient, got none"):
+    with pytest.raises(ArgumentError, match="model:"):
         train(seeded(TinyCNN).requires_grad_(False), data(), CROSS_ENTROPY, SETTINGS)
 
 
@@ -254,8 +241,7 @@ def test_no_data_and_nothing_to_train() -> None:
 def test_a_loss_that_is_not_finite(value: float) -> None:
     losses = iter([1.0, 1.0, 1.0, 1.0, value])
     objective = replace(CROSS_ENTROPY, loss=lambda logits, labels: logits.sum() * 0 + next(losses))
-    message = rf"loss: expected finite values, got {value} in epoch 2, step 2\. Use a lower learning rate"
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(TrainingError, match=f"loss: .*{value} in epoch 2, step 2"):
         train(seeded(TinyCNN), data(), objective, SETTINGS, device="cpu")
 
 
@@ -391,8 +377,7 @@ def test_a_checkpoint_of_another_training(tmp_path: Path, change: dict[str, obje
     storage = Storage(tmp_path / "c.safetensors", resume=True)
     train(seeded(TinyCNN), data(), CROSS_ENTROPY, SETTINGS, storage=storage, device="cpu")
     arguments = {"model": seeded(TinyCNN), "data": data(), "objective": CROSS_ENTROPY, "settings": SETTINGS} | change
-    message = rf"c.safetensors: expected a checkpoint of this training, got one that differs in {what}\. Use another"
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(RunError, match=rf"c.safetensors: .* differs in {what}\."):
         train(**arguments, storage=storage, device="cpu")  # type: ignore[arg-type]
 
 
@@ -407,7 +392,7 @@ def test_a_frozen_part_of_another_model_is_noticed(tmp_path: Path) -> None:
         return model
 
     train(head_only(0), data(), CROSS_ENTROPY, SETTINGS, storage=storage, device="cpu")
-    with pytest.raises(RunError, match=r"differs in start"):
+    with pytest.raises(RunError, match="differs in start"):
         train(head_only(1e-3), data(), CROSS_ENTROPY, SETTINGS, storage=storage, device="cpu")
 
 
@@ -422,7 +407,7 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     trained(storage=Storage(path))
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(RunError, match=r"c.safetensors: expected a whole checkpoint, got a damaged file"):
+    with pytest.raises(RunError, match=r"c\.safetensors:"):
         trained(storage=Storage(path, resume=True))
 
 
@@ -434,7 +419,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
             seeded(TinyCNN), data(), replace(CROSS_ENTROPY, loss=Interrupting(2)), SETTINGS,
             storage=storage, device="cpu",
         )  # fmt: skip
-    with files_of_at_most(4000), pytest.raises(RunError, match=r"c.safetensors: could not be written \(.*too large"):
+    with files_of_at_most(4000), pytest.raises(RunError, match=r"c\.safetensors:"):
         trained(storage=storage)
     assert os.listdir(tmp_path) == ["c.safetensors"]
     assert read_checkpoint(storage.path).progress["step"] == 2

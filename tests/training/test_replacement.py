@@ -105,9 +105,7 @@ def test_no_errors_replace_nothing(replaced_parts: tuple) -> None:
 
 def test_errors_of_another_data_set(replaced_parts: tuple) -> None:
     model, data, errors, _ = replaced_parts
-    with pytest.raises(
-        ArgumentError, match=r"errors: expected an error set of these 10 samples, got ErrorSet\(3 of 179 samples\)"
-    ):
+    with pytest.raises(ArgumentError, match="errors:"):
         replace_errors(model, data.subset(range(10)), errors, epsilon=0.1)
 
 
@@ -146,9 +144,9 @@ def test_random_signs_follow_the_seed_and_stay_in_the_range(replaced_parts: tupl
 
 def test_directions_have_names(replaced_parts: tuple) -> None:
     model, data, errors, _ = replaced_parts
-    with pytest.raises(ArgumentError, match="direction: expected 'gradient' or 'random', got 'up'"):
+    with pytest.raises(ArgumentError, match="direction:"):
         replace_errors(model, data, errors, epsilon=0.2, direction="up")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="epsilon: expected a finite number of at least 0, got -1"):
+    with pytest.raises(ArgumentError, match="epsilon:"):
         replace_errors(model, data, errors, epsilon=-1, direction="random")
 
 
@@ -159,7 +157,7 @@ def test_what_is_no_float_cannot_be_moved(direction: str) -> None:
             return torch.zeros(len(indices), 5, dtype=torch.int64)
 
     data = Tokens(torch.zeros(4, 5), torch.tensor([0, 1, 2, 0]))
-    with pytest.raises(ArgumentError, match=r"inputs: expected floats, which can be moved by a step, got torch.int64"):
+    with pytest.raises(ArgumentError, match="inputs:"):
         replace_errors(
             nn.Embedding(3, 3),
             data,

@@ -78,7 +78,7 @@ def test_overwrite_replaces_a_run(tmp_path):
 
 def test_somebodys_files_are_refused_and_kept_even_with_overwrite(tmp_path):
     (tmp_path / "thesis.tex").write_text("work")
-    refused = pytest.raises(RunError, match="expected an empty folder or one of petm's runs")
+    refused = pytest.raises(RunError, match="expected an empty folder")
     with refused, open_run(tmp_path, TOLD, overwrite=True):
         pass
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]

@@ -44,5 +44,5 @@ def test_cached_features_change_no_result() -> None:
 
 def test_views_of_a_alone_have_nothing_to_train() -> None:
     alone = views_alone(seeded(TinyCNN), (Member("", MIRROR),))
-    with pytest.raises(ArgumentError, match=r"adapted: expected a member with an adapter to train, got views"):
+    with pytest.raises(ArgumentError, match="adapted:"):
         tune(alone, samples(), device="cpu")

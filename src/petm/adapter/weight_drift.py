@@ -1,4 +1,4 @@
-"""How far a teacher has moved from its base model: in weights, in filters, in features; and the ranks that follow."""
+"""How far a teacher's weights have moved from those of its base model, and the ranks that follow."""
 
 import heapq
 import math
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petm.adapter.lora import is_layer
@@ -39,50 +38,6 @@ class LayerDrift:
     rank_90: int
     full_rank: int
     singular_values: tuple[float, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class FilterPCA:
-    """The filters of both models in the plane of their two greatest common principal axes.
-
-    Attributes:
-        base: float64 ``(F, 2)``, the base model's ``F`` filters.
-        teacher: float64 ``(F, 2)``, the teacher's.
-        explained: float64 ``(2,)``, the share of the variance of all ``2 F`` filters on each common axis, in [0, 1].
-        base_explained: float64 ``(min(F, D),)``, the shares on the base model's own axes, descending, sum 1.
-        teacher_explained: float64 ``(min(F, D),)``, the same for the teacher's own axes.
-    """
-
-    base: NDArray[np.float64]
-    teacher: NDArray[np.float64]
-    explained: NDArray[np.float64]
-    base_explained: NDArray[np.float64]
-    teacher_explained: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureMap:
-    """One layer's features in both models on the same ``n`` images: a map, and how far apart the two clouds lie.
-
-    Attributes:
-        layer: The layer's name in the model.
-        base: float64 ``(n, 2)``, the base model's features on the t-SNE map.
-        teacher: float64 ``(n, 2)``, the teacher's; row ``i`` is the same image.
-        perplexity: The perplexity that t-SNE used.
-        silhouette_features: Mean silhouette of the two clouds in at most 50 principal components, in [-1, 1];
-            0 where they overlap, 1 where each is tight and far from the other.
-        silhouette_map: The same on the map, which shows neighbourhoods and not distances.
-        probe_accuracy: How often a linear probe tells on unseen images which model a feature vector comes from,
-            in [0, 1]; 0.5 is chance.
-    """
-
-    layer: str
-    base: NDArray[np.float64]
-    teacher: NDArray[np.float64]
-    perplexity: float
-    silhouette_features: float
-    silhouette_map: float
-    probe_accuracy: float
 
 
 def weight_drift(base: nn.Module, teacher: nn.Module) -> list[LayerDrift]:

@@ -1,4 +1,4 @@
-"""Detectors of its errors side by side on the same samples: the paper's tables, the controls, the plain softmax."""
+"""Detectors of errors side by side on the same samples: the paper's, the controls, the plain softmax."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,25 +9,20 @@ from torch import Tensor
 
 from petm.models.scores import disagreement, maximum_softmax, opposition
 from petm.selective.bootstrap import paired_bootstrap
-from petm.selective.metrics import (
-    aupr_error,
-    auroc,
-    detection,
-    most_suspect,
-)
+from petm.selective.metrics import aupr_error, auroc, detection, most_suspect
 
 
 def compare_detectors(base: Tensor, seconds: Mapping[str, Tensor], labels: Tensor, *, lead: str) -> dict[str, Any]:
-    """Returns what each second opinion finds of the base model's errors, beside the plain softmax of the base model.
+    """Returns the figures of each second opinion as a detector of the base model's errors, and of the plain softmax.
 
-    As in the paper, a second opinion flags what it answers otherwise tha base model. The softmax has no flag of
-    its own: it flags as many samples as ``lead`` does, those of lowest maximum probability.
+    As in the paper, a second opinion flags the samples on which it disagrees with the base model. The softmax flags as
+    many samples as ``lead`` does, those of lowest maximum probability.
 
     Args:
-        base: the base model's logits ``(N, K)``.
+        base: The base model's logits ``(N, K)``.
         seconds: Logits ``(N, K)`` of each second opinion, by name.
         labels: int64 ``(N,)``.
-        lead: The name of the second opinion that the others are compared with.
+        lead: Name of the second opinion that is compared with the others.
 
     Returns:
         ``detection``: recall, precision, counts and intervals by name; ``ranking``: AUROC and AUPR-Error of the

@@ -1,4 +1,4 @@
-"""A reproduction as one HTML file that reads anywhere: no script, no network, figures and images inside."""
+"""A reproduction as one HTML file without scripts, with figures and images inside."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,34 +8,18 @@ from xml.etree import ElementTree
 from petm.errors import RunError
 from petm.paper.reproduction import Reproduction
 from petm.report.gallery import shown
-from petm.report.pages import (
-    curve_captions,
-    curve_tables,
-    inline_svg,
-    write_page,
-)
-from petm.report.tables import (
-    BETTER,
-    LEAD,
-    MEASURES,
-    METHODS,
-    MISSING,
-    UNCLEAR,
-    WORSE,
-    judged,
-    percent,
-    result_tables,
-)
+from petm.report.pages import curve_captions, curve_tables, inline_svg, write_page
+from petm.report.tables import BETTER, LEAD, MEASURES, METHODS, MISSING, UNCLEAR, WORSE, judged, percent, result_tables
 
 _SEPARATE = 0.25
 """A mean silhouette below this is no substantial structure (Kaufman and Rousseeuw 1990, chapter 2)."""
 
 
 def write_report(reproduction: Reproduction, path: Path) -> None:
-    """Writes the reproduction as one HTML file, whole or not at all.
+    """Writes the reproduction as one HTML file, atomically.
 
     Args:
-        reproduction: The result, the most suspect images, and the folder that holds ``figures/*.svg``.
+        reproduction: The result, the most suspect images, and the folder with ``figures/*.svg``.
         path: The file to write; its folder is made when absent.
 
     Raises:
@@ -64,28 +48,21 @@ def write_report(reproduction: Reproduction, path: Path) -> None:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """Returns the result as one plain paragraph, which says what the control does as well.
-
-    Args:
-        result: What ``result.json`` holds.
-    """
+    """Returns the content of ``result.json`` as one paragraph of prose, the control included."""
     base, cost, found = result["base"], result["cost"], result["detection"]
     lead, small = found[LEAD], found["lora_petm_small"]
     errors, samples = base["test_errors"], result["data"]["test"]["samples"]
     told = [
         f"The model answers {percent(base['test_accuracy'])} of {samples:,} test images right and is wrong on "
         f"{errors:,}; {_count(base['train_errors'], 'error')} on its training data made the error set of the teacher.",
-        f"LoRA-PETM, an adapter of {cost['adapter_parameters']:,} parameters "
-        f"({percent(cost['adapter_over_teacher'])} of "
-        f"the teacher), flags {_count(lead['flagged'], 'answer')} and finds {lead['caught']:,} of the "
+        f"LoRA-PETM, an adapter of {cost['adapter_parameters']:,} parameters ({percent(cost['adapter_over_teacher'])} "
+        f"of the teacher), flags {_count(lead['flagged'], 'answer')} and finds {lead['caught']:,} of the "
         f"{_count(errors, 'error')}: recall {percent(lead['recall'])}, precision {percent(lead['precision'])}.",
         f"A small adapter ({percent(cost['small_over_teacher'])} of the teacher) finds {small['caught']:,} with "
         f"{_count(small['flagged'], 'flag')}.",
     ]
     if not errors:
-        return " ".join(
-            [*told, "Without an error of the model on the test data there is nothing that a method could find."]
-        )
+        return " ".join([*told, "The model makes no error on the test data, so there is nothing to find."])
     for key, introduced, judges in (
         ("softmax", "the model's own softmax", False),
         ("control", "the control, the same adapter distilled from the model trained further on unchanged data", True),
@@ -105,7 +82,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _compared(words: Mapping[str, str]) -> str:
-    """In which measures LoRA-PETM is better, worse, or neither."""
+    """The measures in which LoRA-PETM is better, worse, or neither."""
     better, worse, unclear = (
         [measure for measure, word in words.items() if word == wanted] for wanted in (BETTER, WORSE, UNCLEAR)
     )
@@ -117,7 +94,7 @@ def _compared(words: Mapping[str, str]) -> str:
 
 
 def _control_verdict(words: Mapping[str, str], errors: int) -> str:
-    """What a comparison with a control says of the adversarial examples."""
+    """What a comparison with a control shows about the adversarial examples."""
     said = set(words.values())
     if {BETTER, WORSE} <= said:
         return ": neither is better in everything"
@@ -134,21 +111,17 @@ def _listed(names: Sequence[str], conjunction: str = "and") -> str:
 
 def _found(result: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float | None, float, float]]]]:
     """Recall and precision of each method with their intervals, in percent, for the drawing above Table 2."""
-    return [
-        (
-            name,
-            [
-                (measure, found[measure] and 100 * found[measure], *(100 * end for end in found[f"{measure}_interval"]))
-                for measure in ("recall", "precision")
-            ],
-        )
-        for key, name in METHODS.items()
-        if (found := result["detection"].get(key))
-    ]
+
+    def bar(found: Mapping[str, Any], measure: str) -> tuple[str, float | None, float, float]:
+        low, high = found[f"{measure}_interval"]
+        return measure, found[measure] and 100 * found[measure], 100 * low, 100 * high
+
+    known = [(name, result["detection"][key]) for key, name in METHODS.items() if result["detection"].get(key)]
+    return [(name, [bar(found, measure) for measure in ("recall", "precision")]) for name, found in known]
 
 
 def _captions(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """For each figure what stands in for it where it cannot be seen, and the caption."""
+    """The alternative text and the caption of each figure."""
     sweep, drift, measures = result["sweep"], result["drift"], result["figure_1"]
     to_base, to_teacher = (
         dict(zip(sweep["alpha"], sweep[f"fidelity_to_{of}"], strict=True)) for of in ("base", "teacher")
@@ -165,36 +138,31 @@ def _captions(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             f"Line chart over alpha: the fidelity to the model falls from {percent(to_base[0.0])} at 0 to "
             f"{percent(to_base[1.0])} at 1; the fidelity to the teacher goes from {percent(to_teacher[0.0])} to "
             f"{percent(to_teacher[1.0])}.",
-            f"From the model to the teacher by turning α. At α = 0 the adapted model answers as the model on "
-            f"{percent(to_base[0.0])} of the "
-            f"images, at α = 1 as the teacher on {percent(to_teacher[1.0])}; it is nearest to the teacher at α = "
-            f"{nearest:g}.",
+            f"The alpha sweep, from the model to the teacher. At α = 0 the adapted model agrees with the model on "
+            f"{percent(to_base[0.0])} of the images, at α = 1 with the teacher on {percent(to_teacher[1.0])}; it is "
+            f"nearest to the teacher at α = {nearest:g}.",
         ),
         "drift": (
             "Bar chart of the relative weight drift by layer: "
             + ", ".join(f"{entry['layer']} {percent(entry['relative_norm'])}" for entry in drift)
             + ".",
-            f"The change of the weights is greatest in {moved}. The paper finds the great changes in conv1, fc1 and "
-            "fc2, most of all in conv1, and puts its adapter on those three.",
+            f"The weights change most in {moved}. The paper finds the greatest changes in conv1, fc1 and fc2, most of "
+            "all in conv1, and adapts these three.",
         ),
         "figure1": (
-            "Scatter plots of the filters of conv1 and conv2 of the model and the teacher on two principal axes, "
-            "and a t-SNE map of "
-            "the conv1 features of both.",
-            f"The paper's Figure 1. There the conv1 filters of the teacher gather on few axes and the features "
-            f"form two "
+            "Scatter plots of the filters of conv1 and conv2 of the model and the teacher on two principal axes, and a "
+            "t-SNE map of the conv1 features of both.",
+            "The paper's Figure 1. In the paper the teacher's conv1 filters lie on few axes and the features form two "
             f"clusters. Here the first two axes hold {own['base']} of the variance of the model's conv1 filters and "
-            f"{own['teacher']} of those of the teacher, and the map of {measures['images']:,} images {separated} "
-            f"(silhouette "
-            f"{silhouette}); a linear probe tells the model from the teacher in "
-            f"{percent(measures['probe_accuracy'])} of cases, which "
-            "a shift in a single channel is enough for.",
+            f"{own['teacher']} of the teacher's, and the map of {measures['images']:,} images {separated} (silhouette "
+            f"{silhouette}); a linear probe tells the model from the teacher in {percent(measures['probe_accuracy'])} "
+            "of cases, for which a shift in a single channel is enough.",
         ),
     }
 
 
 def _figure(path: Path, name: str, label: str) -> str:
-    """A figure of the run for use inside a page."""
+    """A figure of the run, to be placed inside a page."""
     try:
         return inline_svg(path.read_text(encoding="utf-8"), f"svg-{name}", label)
     except (OSError, ElementTree.ParseError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The paper's experiment from data to tables, figures and a saved grader, with the controls that it needs."""
+"""The paper's experiment, from data to tables, figures and a saved grader, with its controls."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,51 +15,33 @@ from petm.adapter.weight_drift import weight_drift
 from petm.data.base import Data
 from petm.data.fields import one_tensor
 from petm.grading.grader import Grader
-from petm.grading.provenance import (
-    InputOrigin,
-    ModelOrigin,
-    Origin,
-    describe_data,
-    library_versions,
-)
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, describe_data, library_versions
 from petm.grading.suspects import Suspect, gather_suspects
 from petm.models.loading import count_parameters, load_weights, save_weights, weights_fingerprint
 from petm.models.paper import paper_cnn
 from petm.models.prediction import Precision, choose_device, predict_logits
 from petm.models.scores import maximum_softmax, opposition
-from petm.paper.analysis import feature_tsne, filter_pca
+from petm.paper.analysis import feature_tsne, filter_pca, paper_figure
 from petm.paper.comparison import compare_detectors
-from petm.report.figures import (
-    alpha_figure,
-    drift_figure,
-    paper_figure,
-    reliability_figure,
-    risk_coverage_figure,
-    save_figure,
-)
+from petm.report.figures import alpha_figure, drift_figure, reliability_figure, risk_coverage_figure, save_figure
 from petm.selective.curves import Judgement, judge, risk_coverage
 from petm.selective.metrics import fidelity
 from petm.selective.thresholds import DISAGREEMENT
 from petm.training.distillation import distill
 from petm.training.error_set import ErrorSet, find_errors
-from petm.training.loop import (
-    CROSS_ENTROPY,
-    History,
-    Settings,
-    train,
-)
+from petm.training.loop import CROSS_ENTROPY, History, Settings, train
 from petm.training.replacement import replace_errors
 from petm.training.run_folder import RunFolder, open_run
 from petm.training.teacher import require_errors, train_teacher
 
 PAPER_RANKS = {"conv1": 4, "fc1": 64, "fc2": 5}
-"""The paper's layers and its rank 64 on fc1; its other two ranks are not stated, half of what is possible here."""
+"""The paper's layers and its rank 64 on fc1; the others, which the paper does not state, are half the full rank."""
 
 SMALL_RANKS = {"conv1": 4, "fc1": 2, "fc2": 5}
 """The same layers at 1.6 % of the teacher instead of 50 %."""
 
 ALPHAS = tuple(step / 8 for step in range(13))
-"""0 to 1.5: from the base model through the teacher to a little beyond."""
+"""The sweep: 0 is the base model, 1 imitates the teacher."""
 
 PAPER_VALUES: dict[str, Any] = {
     "source": "LoRA-PETM: A Memory-Efficient Architecture for Prediction Error Tracking (ACK 2025)",
@@ -71,25 +53,25 @@ PAPER_VALUES: dict[str, Any] = {
     "cost": {"adapter_over_teacher": 0.5, "system_over_petm": 0.75},
 }
 
-MAP_IMAGES, DIAL_IMAGES = 300, 2000
+MAP_IMAGES, SWEEP_IMAGES = 300, 2000
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the paper's experiment is run with; what the paper leaves open has the defaults of the two data sets.
+    """The hyperparameters of the paper's experiment; `PROTOCOLS` sets those that the paper leaves open.
 
     Attributes:
-        base_epochs: Of the base model, where it is trained here.
-        teacher_epochs: Of the teacher.
-        epochs: At most, of the distillation.
+        base_epochs: Epochs of the base model, unless weights are loaded.
+        teacher_epochs: Epochs of the teacher.
+        epochs: Most epochs of the distillation.
         patience: Epochs without a better held-out loss before the distillation stops; ``None`` runs all.
         batch_size: Samples in one step.
         epsilon: FGSM step, in a range of 1.
-        start: Whether the teacher starts from the base model or from fresh weights.
-        samples: Whether the teacher sees the whole replaced data set or the replaced errors alone.
-        temperature: Of the distillation.
-        seed: Of everything.
-        precision: Of the matrix products in training.
+        start: The teacher's first weights: the base model's, or fresh ones.
+        samples: The teacher's training data: the whole replaced data set, or the replaced errors alone.
+        temperature: Temperature of the distillation.
+        seed: Seed of all random numbers.
+        precision: Precision of the matrix products in training.
     """
 
     base_epochs: int
@@ -106,7 +88,7 @@ class Protocol:
 
 
 PROTOCOLS = {
-    # A is stopped early, as it must be to have errors to learn from; smaller data take more and smaller steps.
+    # The base model is stopped early, to leave errors; smaller data take more and smaller steps.
     "digits": Protocol(base_epochs=4, teacher_epochs=6, epochs=60, patience=5, batch_size=32),
     "mnist": Protocol(base_epochs=3, teacher_epochs=2, epochs=5, patience=2, batch_size=128),
 }
@@ -114,13 +96,13 @@ PROTOCOLS = {
 
 @dataclass(frozen=True, eq=False)
 class Reproduction:
-    """What `reproduce` returns.
+    """The results of the paper's experiment.
 
     Attributes:
-        result: What ``result.json`` holds; see docs/result.md.
+        result: The content of ``result.json``; see docs/result.md.
         suspects: The most suspect test samples, most suspect first.
-        grader: With the paper's ranks and the paper's flag.
-        folder: Where everything was written.
+        grader: Grader with the paper's ranks and the paper's flag.
+        folder: The output folder.
     """
 
     result: dict[str, Any]
@@ -142,20 +124,19 @@ def reproduce(
 ) -> Reproduction:
     """Runs the paper's experiment and writes its tables, figures and the fitted grader.
 
-    The base model is trained or loaded; the teacher is trained where the base model's errors are replaced by FGSM
-    examples; the adapter is distilled from The teacher at the paper's ranks and at small ones. The control goes the
-    same way on unchanged data: A fine-tuned just as long, and the same adapter distilled from that. Everything is then
-    judged on the test data.
+    The base model is trained or loaded. The teacher is trained on data whose errors are replaced by FGSM examples. An
+    adapter is distilled from the teacher at the paper's ranks, and one at small ranks. The control takes the same steps
+    on unchanged data. All are evaluated on the test data.
 
     Args:
         train_data: Images ``(1, 28, 28)`` with labels.
-        test_data: The same, never trained on.
+        test_data: Images of the same form, never trained on.
         folder: Output folder.
         protocol: The hyperparameters.
-        base_weights: Weights of the base model, for the paper's network; absent trains the base model.
+        base_weights: File with weights of the paper's network; absent trains the base model.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        resume: Go on with the interrupted run in ``folder``.
-        overwrite: Replace the run in ``folder``.
+        resume: Whether to continue the interrupted run in ``folder``.
+        overwrite: Whether to replace the run in ``folder``.
 
     Raises:
         NothingToLearnError: The base model makes no training error.
@@ -170,12 +151,8 @@ def reproduce(
     base: nn.Module = paper_cnn(classes, seed=protocol.seed)
     if base_weights is not None:
         load_weights(base, base_weights)
-    told = {
-        "protocol": protocol,
-        "base": weights_fingerprint(base),
-        "train": train_data.content,
-        "test": test_data.content,
-    }
+    told = {"protocol": protocol, "base": weights_fingerprint(base)}
+    told |= {"train": train_data.content, "test": test_data.content}
     with open_run(folder, told, resume=resume, overwrite=overwrite) as run:
         steps = _Steps(protocol, run, device)
         base = steps.base(base, train_data, trained=base_weights is not None)
@@ -189,21 +166,15 @@ def reproduce(
         small = steps.adapter("lora_petm_small", base, SMALL_RANKS, teacher, replaced)
         control = steps.adapter("control", base, PAPER_RANKS, teacher_control, train_data)
         with run.timed("judge"):
-            models = {
-                "base": base,
-                "petm": teacher,
-                "lora_petm": adapted,
-                "lora_petm_small": small,
-                "petm_control": teacher_control,
-                "control": control,
-            }
-            logits = {name: predict_logits(model, test_data) for name, model in models.items()}
-            base_logits, seconds = logits["base"], {name: value for name, value in logits.items() if name != "base"}
+            models: dict[str, nn.Module] = {"petm": teacher, "lora_petm": adapted, "lora_petm_small": small}
+            models |= {"petm_control": teacher_control, "control": control}
+            base_logits = predict_logits(base, test_data)
+            seconds = {name: predict_logits(model, test_data) for name, model in models.items()}
             compared = compare_detectors(base_logits, seconds, test_data.labels, lead="lora_petm")
             agreement = _fidelity(base, teacher, adapted, small, test_data, train_data.subset(errors.indices))
         with run.timed("analysis"):
             analysis = _analyse(base, teacher, adapted, test_data, run.path / "figures")
-            judgement = _judge(base_logits, logits["lora_petm"], test_data.labels, run.path / "figures")
+            judgement = _judge(base_logits, seconds["lora_petm"], test_data.labels, run.path / "figures")
         wrong = int((base_logits.argmax(1) != test_data.labels).sum())
         result = {
             "protocol": asdict(protocol) | {"base_weights": base_weights},
@@ -233,8 +204,8 @@ def reproduce(
         grader = Grader(adapted, DISAGREEMENT, origin=_origin(protocol, train_data), measured=found)
         grader.save(run.path / "grader.petm", include_base=True, overwrite=True)
         write_json(run.path / "result.json", result)
-    suspicion = opposition(base_logits, logits["lora_petm"])
-    suspects = gather_suspects(base_logits, logits["lora_petm"], suspicion, test_data)
+    second = seconds["lora_petm"]
+    suspects = gather_suspects(base_logits, second, opposition(base_logits, second), test_data)
     return Reproduction(result, suspects, grader, Path(folder))
 
 
@@ -244,18 +215,15 @@ class _Steps:
     def __init__(self, protocol: Protocol, run: RunFolder, device: str) -> None:
         self.protocol, self.run, self.device = protocol, run, device
         self.figures: dict[str, Any] = {}
+        self.how: Any = {"batch_size": protocol.batch_size, "seed": protocol.seed, "precision": protocol.precision}
 
     def base(self, model: nn.Module, data: Data, *, trained: bool) -> nn.Module:
-        """Returns the base model, trained where it is not yet."""
+        """Returns the base model, trained unless it is already."""
         model.to(choose_device(self.device))
         if not trained:
-            protocol = self.protocol
-            settings = Settings(
-                protocol.base_epochs, 1e-3, protocol.batch_size, seed=protocol.seed, precision=protocol.precision
-            )
-            storage = self.run.storage("base")
-            history = train(model, data, CROSS_ENTROPY, settings, storage=storage, device=self.device, title="A")
-            self._note("base", history)
+            settings = Settings(self.protocol.base_epochs, 1e-3, **self.how)
+            where: Any = {"storage": self.run.storage("base"), "device": self.device}
+            self._note("base", train(model, data, CROSS_ENTROPY, settings, **where, title="the model"))
         return model.eval()
 
     def teacher(self, name: str, base: nn.Module, data: Data, errors: ErrorSet, epsilon: float) -> nn.Module:
@@ -270,12 +238,10 @@ class _Steps:
                 start=protocol.start,
                 samples=protocol.samples,
                 epochs=protocol.teacher_epochs,
-                batch_size=protocol.batch_size,
-                seed=protocol.seed,
-                precision=protocol.precision,
                 storage=self.run.storage(name),
                 device=self.device,
-                title="A'" if epsilon else "the teacher, control",
+                title="the teacher" if epsilon else "the teacher, control",
+                **self.how,
             )
 
     def adapter(
@@ -291,12 +257,10 @@ class _Steps:
             temperature=protocol.temperature,
             epochs=protocol.epochs,
             patience=protocol.patience,
-            batch_size=protocol.batch_size,
-            seed=protocol.seed,
-            precision=protocol.precision,
             storage=self.run.storage(name),
             device=self.device,
             title=f"distill {name}",
+            **self.how,
         )
         self._note(name, history)
         return adapted
@@ -310,7 +274,7 @@ class _Steps:
 def _fidelity(
     base: nn.Module, teacher: nn.Module, adapted: AdaptedModel, small: AdaptedModel, test: Data, error_set: Data
 ) -> dict[str, Any]:
-    """Table 1: the adapter against the model at alpha 0 and the teacher at alpha 1, on test data and error set."""
+    """Table 1: fidelity to the base model at alpha 0 and to the teacher at alpha 1, on test data and error set."""
     found: dict[str, Any] = {}
     for place, data in (("test", test), ("error_set", error_set)):
         of_base, of_teacher = (predict_logits(model, data).argmax(1) for model in (base, teacher))
@@ -323,15 +287,18 @@ def _fidelity(
     return {**found["test"], "error_set": found["error_set"]}
 
 
+_DRIFT = ("layer", "relative_norm", "rank_90", "full_rank")
+
+
 def _analyse(base: nn.Module, teacher: nn.Module, adapted: AdaptedModel, test: Data, folder: Path) -> dict[str, Any]:
-    """The paper's Figure 1, the drift of the weights and the sweep, as numbers and as pictures."""
+    """The paper's Figure 1, the weight drift and the alpha sweep, as numbers and as figures."""
     conv1, conv2 = (
         filter_pca(base.get_parameter(f"{layer}.weight"), teacher.get_parameter(f"{layer}.weight"))
         for layer in ("conv1", "conv2")
     )
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     features = feature_tsne(base, teacher, "conv1", one_tensor(test.inputs(chosen[:MAP_IMAGES]), "to map"))
-    seen = test.subset(chosen[:DIAL_IMAGES])
+    seen = test.subset(chosen[:SWEEP_IMAGES])
     of_base, of_teacher = (predict_logits(model, seen).argmax(1) for model in (base, teacher))
     turned = [predict_logits(adapted, seen, alpha=alpha, title="sweep").argmax(1) for alpha in ALPHAS]
     sweep = {
@@ -344,15 +311,7 @@ def _analyse(base: nn.Module, teacher: nn.Module, adapted: AdaptedModel, test: D
     save_figure(drift_figure(drift), folder, "drift")
     save_figure(alpha_figure(*sweep.values()), folder, "alpha")
     return {
-        "drift": [
-            {
-                "layer": entry.layer,
-                "relative_norm": entry.relative_norm,
-                "rank_90": entry.rank_90,
-                "full_rank": entry.full_rank,
-            }
-            for entry in drift
-        ],
+        "drift": [{name: getattr(entry, name) for name in _DRIFT} for entry in drift],
         "sweep": sweep,
         "figure_1": {
             "conv1_explained": {"base": conv1.base_explained.tolist(), "teacher": conv1.teacher_explained.tolist()},
@@ -366,7 +325,7 @@ def _analyse(base: nn.Module, teacher: nn.Module, adapted: AdaptedModel, test: D
 
 
 def _judge(base: Tensor, second: Tensor, labels: Tensor, folder: Path) -> Judgement:
-    """The probability of error and the order by suspicion, on the test data, with the paper's flag, and as pictures."""
+    """The probability of error and the ranking by suspicion on the test data, as numbers and as figures."""
     wrong, suspicion, softmax = (base.argmax(1) != labels).numpy(), opposition(base, second), maximum_softmax(base)
     found = judge(suspicion, softmax, wrong, DISAGREEMENT.trusts(suspicion))
     lines = {"LoRA-PETM": risk_coverage(suspicion, wrong), "the model's softmax": risk_coverage(softmax, wrong)}
@@ -379,12 +338,8 @@ def _judge(base: Tensor, second: Tensor, labels: Tensor, folder: Path) -> Judgem
 def _cost(base: nn.Module, adapted: AdaptedModel, small: AdaptedModel) -> dict[str, Any]:
     """Parameters and float32 bytes: PETM holds the model and the teacher, LoRA-PETM the model and an adapter."""
     whole = count_parameters(base)
-    sizes = {
-        "base": whole,
-        "teacher": whole,
-        "adapter": adapted.adapter_parameters(),
-        "small": small.adapter_parameters(),
-    }
+    sizes = {"base": whole, "teacher": whole}
+    sizes |= {"adapter": adapted.adapter_parameters(), "small": small.adapter_parameters()}
     return {
         **{f"{name}_parameters": size for name, size in sizes.items()},
         **{f"{name}_bytes": 4 * size for name, size in sizes.items()},

@@ -1,4 +1,4 @@
-"""The pictures: the paper's Figure 1, the sweep alpha, the weight drift, ratios of time, reliability, risk curves."""
+"""The figures: alpha sweep, weight drift, reliability, risk-coverage curves."""
 
 import io
 import math
@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from petm._internal.files import write_atomically, write_text
-from petm.adapter.weight_drift import FeatureMap, FilterPCA, LayerDrift
+from petm.adapter.weight_drift import LayerDrift
 from petm.selective.curves import Bin, Judgement, RiskCurve
 
 BASE_COLOUR, TEACHER_COLOUR = "#0072B2", "#D55E00"
@@ -43,44 +43,6 @@ WIDTH = 6.4
 
 _ROOT_TICKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Labels of a square-root axis."""
-
-
-def paper_figure(conv1: FilterPCA, conv2: FilterPCA, features: FeatureMap) -> Figure:
-    """Returns the paper's Figure 1: both models' filters in common axes above, one layer's features on a map below.
-
-    Args:
-        conv1: The first convolution's filters.
-        conv2: The second convolution's filters.
-        features: One layer's features, the paper's being conv1.
-
-    Reference:
-        Ko et al. 2025 (LoRA-PETM), Figure 1.
-    """
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 8.4))
-        panels = figure.subplot_mosaic([["conv1", "conv2"], ["map", "map"]], height_ratios=[1, 1.4])
-        for name, filters in (("conv1", conv1), ("conv2", conv2)):
-            axes = panels[name]
-            _clouds(axes, filters.base, filters.teacher, size=30)
-            own = [shares[:2].sum() for shares in (filters.base_explained, filters.teacher_explained)]
-            _head(axes, f"{name} filters", f"variance on two own axes:\nA {own[0]:.0%}, the teacher {own[1]:.0%}")
-            first, second = filters.explained
-            axes.set(xlabel=f"PC1 ({first:.0%})", ylabel=f"PC2 ({second:.0%})")
-            axes.set_aspect("equal", adjustable="datalim")
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-
-        axes = panels["map"]
-        _clouds(axes, features.base, features.teacher, size=float(np.clip(8000 / len(features.base), 6, 30)))
-        _head(
-            axes,
-            f"{features.layer} features, t-SNE",
-            f"silhouette {features.silhouette_map:z.2f} (before t-SNE {features.silhouette_features:z.2f})\n"
-            f"linear probe the model or the teacher: {features.probe_accuracy:.1%} right (chance 50%)",
-        )
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        figure.legend(*panels["conv1"].get_legend_handles_labels(), loc="outside upper left", ncols=2)
-    return figure
 
 
 def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_teacher: ArrayLike) -> Figure:
@@ -124,9 +86,7 @@ def drift_figure(drift: Sequence[LayerDrift]) -> Figure:
         # Room for the labels to the right of the bars.
         axes.set_xlim(0, 1.5 * max(lengths, default=0.0) or 1.0)
         axes.set_xlabel("‖W' − W₀‖ / ‖W₀‖")
-        _head(
-            axes, "Weight drift from the model to the teacher", "beside each bar the rank\nthat holds 90% of its energy"
-        )
+        head(axes, "Weight drift from the model to the teacher", "beside each bar the rank\nfor 90% of its energy")
     return figure
 
 
@@ -248,19 +208,8 @@ def _root(values: ArrayLike) -> NDArray[np.float64]:
     return np.sqrt(np.maximum(values, 0.0))
 
 
-def _clouds(axes: Axes, base: NDArray[np.float64], teacher: NDArray[np.float64], *, size: float) -> None:
-    """Two clouds ``(n, 2)`` that differ in colour and in marker."""
-    for cloud, colour, marker, label in (
-        (base, BASE_COLOUR, "o", "base model"),
-        (teacher, TEACHER_COLOUR, "^", "teacher"),
-    ):
-        axes.scatter(
-            cloud[:, 0], cloud[:, 1], s=size, color=colour, marker=marker, alpha=0.7, linewidths=0, label=label
-        )
-
-
-def _head(axes: Axes, title: str, note: str) -> None:
-    """A title, and below it what the reader is to take from the panel."""
+def head(axes: Axes, title: str, note: str) -> None:
+    """Sets the title of a panel, and a note below it."""
     axes.set_title(title, pad=12 + 13 * (1 + note.count("\n")))
     axes.annotate(note, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", color="#444444")
 

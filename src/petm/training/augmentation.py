@@ -1,4 +1,4 @@
-"""Random changes to an image that keep its label: where a converged model still makes errors."""
+"""Random changes to an image that keep its label, on which a converged model still makes errors."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from petm.models.prediction import check_labels, predict_logits
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far each change may go, to either side; 0 leaves it out.
+    """The greatest amount of each change, to either side; 0 leaves it out.
 
     Attributes:
-        rotation: Degrees, 0 to 180.
+        rotation: Angle in degrees, 0 to 180.
         shift: Share of width and of height, 0 to 1.
         scale: Share of the size, 0 to 0.9.
         shear: Pixels to the side for each pixel down, 0 to 2.
-        mirror: Whether half of the images have left and right exchanged.
+        mirror: Whether half of the images are flipped horizontally.
 
     Raises:
         ArgumentError: An amount breaks its rule.
@@ -43,16 +43,16 @@ class Augmentation:
                 raise ArgumentError(f"{name}: expected a number from 0 to {most}, got {getattr(self, name)}.")
 
     def times(self, strength: float) -> "Augmentation":
-        """Returns the same changes, each going ``strength`` times as far; the mirror stays as it is."""
+        """Returns the amounts multiplied by ``strength``, and the same flip."""
         amounts = {name: strength * getattr(self, name) for name in ("rotation", "shift", "scale", "shear")}
         return replace(self, **amounts)
 
 
 MILD = Augmentation(rotation=15.0, shift=0.12, scale=0.15, shear=0.2)
-"""The most that is tried where nothing is said; digits, products and organs keep their class under it."""
+"""The strongest augmentation that is tried; digits, products and organs keep their class under it."""
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 SAMPLES = 2000
-"""At most so many samples are looked at."""
+"""Most samples that are tried."""
 
 
 def choose_augmentation(
@@ -60,16 +60,15 @@ def choose_augmentation(
 ) -> Augmentation:
     """Returns the strongest augmentation under which the base model still recognises its own training samples.
 
-    What keeps the label is not known to petm, but the base model knows it: a change that leaves the base model's error
-    rate on samples that it was trained on within ``most_errors`` of the plain one has kept their labels. The mirror is
-    tried by itself, then `MILD` at falling strengths.
+    Changes keep the labels if the base model's error rate on its training samples rises by at most ``most_errors``. The
+    horizontal flip is tried first, then `MILD` at falling strengths.
 
     Args:
         model: The base model.
         data: Labelled images ``(N, C, H, W)``, best those that the base model was trained on.
-        most_errors: How much the error rate may rise, between 0 and 1.
-        samples: At most this many are looked at, at least 1.
-        seed: Of which, and of the changes.
+        most_errors: Greatest rise of the error rate, between 0 and 1.
+        samples: Most samples that are tried, at least 1.
+        seed: Seed of their choice and of the changes.
 
     Raises:
         ArgumentError: An argument breaks its rule, or the samples are no images.
@@ -89,7 +88,7 @@ def choose_augmentation(
         return float((logits.argmax(1) != seen.labels).double().mean())
 
     allowed = errors(Augmentation()) + most_errors
-    # Half of the images are mirrored, so that half of the harm is seen.
+    # Half of the images are flipped, so half of the harm is seen.
     mirror = errors(Augmentation(mirror=True)) <= allowed - most_errors / 2
     for strength in STRENGTHS:
         found = replace(MILD.times(strength), mirror=mirror)
@@ -99,13 +98,7 @@ def choose_augmentation(
 
 
 class Augmented(Data):
-    """A view of a data set in which each image is changed at random, always in the same way for the same seed.
-
-    Args:
-        data: Images ``(N, C, H, W)``.
-        augmentation: How far.
-        seed: Of the changes.
-    """
+    """A view of images ``(N, C, H, W)`` in which each is changed at random, in the same way for the same seed."""
 
     def __init__(self, data: Data, augmentation: Augmentation, *, seed: int) -> None:
         self.data, self.augmentation, self.seed = data, augmentation, seed
@@ -134,18 +127,18 @@ class Augmented(Data):
         return fingerprint((self.data.content, str(asdict(self.augmentation)), str(self.seed)))
 
     def name(self, index: int) -> str:
-        """Returns the sample's name in the data set that this is a view of."""
+        """Returns the sample's name in the viewed data set."""
         return self.data.name(index)
 
 
 def with_copies(data: Data, augmentation: Augmentation, *, copies: int = 1, seed: int = 0) -> Joined:
-    """Returns the data, and behind them so many changed copies of all their images.
+    """Returns the data followed by changed copies of all their images.
 
     Args:
         data: ``N`` images ``(N, C, H, W)``.
-        augmentation: How far.
-        copies: At least 1; sample ``i`` of copy ``k``, counted from 1, is sample ``k N + i`` of the result.
-        seed: Of the changes; every copy has others.
+        augmentation: Greatest amounts of change.
+        copies: Number of copies, at least 1; sample ``i`` of copy ``k``, from 1, is sample ``k N + i`` of the result.
+        seed: Seed of the changes, which differ between copies.
 
     Raises:
         ArgumentError: An argument breaks its rule, or the samples are no images.
@@ -157,17 +150,17 @@ def with_copies(data: Data, augmentation: Augmentation, *, copies: int = 1, seed
 
 
 def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
-    """Returns changed images, float32 ``(n, C, H, W)``; what comes in from outside continues the border.
+    """Returns changed images, float32 ``(n, C, H, W)``, with the border repeated outside.
 
-    In this order: the mirror; rotation, shear and scale about the middle; the shift. Where there is none of those three
-    the shift goes by whole pixels, so that no image is blurred by it.
+    In this order: the flip; rotation, shear and scale about the middle; the shift. A shift alone is by whole pixels,
+    which blurs no image.
 
     Args:
         images: float32 ``(n, C, H, W)``.
-        augmentation: How far.
-        draws: float32 ``(n, 6)`` in [-1, 1]: the part of each amount, for rotation (positive is counter-clockwise),
-            shift to the right, shift down, scale (positive is larger) and shear (positive moves what is lower to the
-            left); and the mirror, which is done where positive.
+        augmentation: Greatest amounts of change.
+        draws: float32 ``(n, 6)`` in [-1, 1], the share of each amount: rotation (positive is counter-clockwise), shift
+            to the right, shift down, scale (positive enlarges), shear (positive moves lower rows to the left), and the
+            flip, which is done where positive.
     """
     turn, right, down, size, slant, flip = draws.to(images.device).unbind(1)
     if not len(images):
@@ -181,7 +174,7 @@ def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor
     angle, factor = turn * math.radians(augmentation.rotation), 1 + size * augmentation.scale
     shear = slant * augmentation.shear
     cos, sin = angle.cos() / factor, angle.sin() / factor
-    # Where each pixel comes from: of pixels from the middle, but a grid counts in halves of width and of height.
+    # The source of each pixel, in pixels from the middle; a grid counts in halves of width and of height.
     a, b, c, d = cos, shear * cos - sin, sin, shear * sin + cos
     across = torch.stack((a, b * height / width, -(a * x + b * y) * 2 / width), 1)
     along = torch.stack((c * width / height, d, -(c * x + d * y) * 2 / height), 1)
@@ -190,7 +183,7 @@ def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor
 
 
 def _shift(images: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """Each image moved by whole pixels, int64 ``(n,)`` each, the border repeated in what becomes free."""
+    """Each image moved by whole pixels, int64 ``(n,)`` each, with the border repeated outside."""
     height, width = images.shape[-2:]
     rows = (torch.arange(height, device=images.device) - down.unsqueeze(1)).clamp(0, height - 1)
     columns = (torch.arange(width, device=images.device) - right.unsqueeze(1)).clamp(0, width - 1)

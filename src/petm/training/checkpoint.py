@@ -1,7 +1,6 @@
-"""What lets a training go on to the bit: its checkpoint, and randomness that nothing has to remember.
+"""The checkpoint of a training, and random numbers that follow from the seed and the step alone.
 
-A checkpoint is one safetensors file, tensors beside a JSON header, whole or absent. The order of samples and the seed
-of a step follow from the training's seed and the place in it alone.
+A checkpoint is one safetensors file, tensors with a JSON header, whole or absent.
 """
 
 import json
@@ -22,12 +21,12 @@ from petm.errors import RunError
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Everything that a training needs to go on.
+    """The state of a training.
 
     Attributes:
-        identity: What makes it this training and no other.
-        progress: Numbers, as JSON has them.
-        tensors: Tensors; the part of a name before the first dot says what they belong to.
+        identity: Settings and fingerprints that identify the training.
+        progress: Numbers, in JSON's types.
+        tensors: Tensors by ``PART.NAME``.
     """
 
     identity: Mapping[str, Any]
@@ -36,19 +35,12 @@ class Checkpoint:
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Returns the tensors of one part, by their names without the prefix."""
-        return {
-            name.removeprefix(f"{prefix}."): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(f"{prefix}.")
-        }
+        start = f"{prefix}."
+        return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint atomically: a crash meanwhile leaves the one before it.
-
-    Raises:
-        RunError: The file could not be written.
-    """
+    """Writes a checkpoint atomically: a crash leaves the one before it. Raises `RunError` where that fails."""
     header = json.dumps({"identity": checkpoint.identity, "progress": checkpoint.progress})
     # A copy each: safetensors refuses tensors that share memory, as one mask in several modules does.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
@@ -56,11 +48,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Returns the checkpoint in a file.
-
-    Raises:
-        RunError: The file is no whole checkpoint.
-    """
+    """Returns the checkpoint in a file, or raises `RunError` where the file is no whole checkpoint."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["petm"])
@@ -71,7 +59,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 class ShuffledBatches(Sampler[list[int]]):
-    """The batches of one epoch, in an order that depends on seed and epoch alone, from any batch on."""
+    """The batches of one epoch from batch ``first`` on, in an order that depends on seed and epoch alone."""
 
     def __init__(self, samples: int, batch_size: int, seed: int) -> None:
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
@@ -87,5 +75,5 @@ class ShuffledBatches(Sampler[list[int]]):
 
 
 def seed_of(*numbers: int) -> int:
-    """A 60-bit seed that differs for different numbers."""
+    """Returns a 60-bit seed that differs for different numbers."""
     return int(fingerprint(str(number) for number in numbers)[:15], 16)

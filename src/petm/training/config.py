@@ -1,6 +1,6 @@
-"""Everything that ``fit`` can be told, once: for Python, the command line, the run folder and the manifest.
+"""The settings of ``fit``, in one place for Python, the command line, the run folder and the manifest.
 
-Nothing here imports PyTorch, so that a wrong option is answered before anything else is loaded.
+Nothing here imports PyTorch, so a wrong option is refused before anything else is loaded.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 RecipeName = Literal["fast", "balanced", "thorough", "paper"]
 ErrorSource = Literal["plain", "hardest", "augmented", "out-of-fold"]
 CALIBRATION_SHARE = 0.2
-"""Share of the data on which the threshold is set where no calibration set is passed."""
+"""Share of the data held out for the threshold where no calibration set is passed."""
 CACHE_BUDGET = 4 << 30
 _PRECISIONS = ("float32", "bfloat16")
 _NOT_TRAINING = frozenset({"target", "device"})
-"""What a training does not depend on, so that a resumed run may be told otherwise."""
+"""Settings that do not affect the training, so that they may differ when a run is resumed."""
 
 
 class FitSettings(TypedDict, total=False):
@@ -42,20 +42,20 @@ class FitSettings(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What a grader is fitted with. It is checked when it is made.
+    """The settings of one fit, checked when they are made.
 
     Attributes:
-        recipe: A name of `petm.training.recipes.RECIPES`, or a recipe of your own.
-        errors: Where a recipe with a teacher takes errors from, a name of `petm.training.mining.SOURCES`; absent
-            follows the recipe.
+        recipe: A name in `petm.training.recipes.RECIPES`, or a recipe of your own.
+        errors: Source of errors for a recipe with a teacher, a name in `petm.training.mining.SOURCES`; absent follows
+            the recipe.
         layers: The rank of each layer to adapt, by its name in the base model; absent follows the recipe.
         max_extra_parameters: Size of all adapters over that of the base model; absent follows the recipe.
         max_extra_time: Operations of one pass over those of a plain forward pass, less 1; absent follows the recipe.
-            The recipe ``paper`` adapts every layer all the same.
-        target: What is asked of the threshold; absent flags nine of ten errors, and with a teacher disagreement.
+            The recipe ``paper`` ignores it.
+        target: Target of the threshold; absent flags nine of ten errors, or disagreement with a teacher.
         calibration: Share of the data held out for the threshold where no calibration set is passed.
-        seed: Of everything that is random.
-        precision: Of the matrix products in training, ``float32`` or ``bfloat16``.
+        seed: Seed of all random numbers.
+        precision: Precision of the matrix products in training, ``float32`` or ``bfloat16``.
         cache_budget: Bytes of memory for decoded data, adversarial examples and prefix features.
         device: ``auto``, ``cpu``, ``cuda``, ...
 
@@ -102,18 +102,18 @@ class FitConfig:
                 raise ArgumentError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
 
     def identity(self) -> dict[str, Json]:
-        """Returns all that a training depends on, in JSON's types: what identifies a run."""
+        """Returns the settings that affect the training, in JSON's types; they identify a run."""
         return {
             entry.name: plain(getattr(self, entry.name)) for entry in fields(self) if entry.name not in _NOT_TRAINING
         }
 
     def told(self) -> dict[str, Json]:
-        """Returns the recipe, the seed and what differs from the defaults, in JSON's types: for a manifest."""
+        """Returns the recipe, the seed and all settings that differ from the defaults, in JSON's types."""
         title = self.recipe if isinstance(self.recipe, str) else self.recipe.title
         changed = {
             entry.name: plain(getattr(self, entry.name))
             for entry in fields(self)
-            if entry.name not in ("target", "device") and getattr(self, entry.name) != entry.default
+            if entry.name not in _NOT_TRAINING and getattr(self, entry.name) != entry.default
         }
         return changed | {"recipe": title, "seed": self.seed}
 

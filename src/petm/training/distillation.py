@@ -1,4 +1,4 @@
-"""Knowledge distillation: the adapter learns to answer as the teacher does."""
+"""Knowledge distillation: the adapter learns the teacher's predictions."""
 
 from pathlib import Path
 
@@ -10,21 +10,8 @@ from petm.adapter.prefix_features import cached_features
 from petm.data.base import Data, WithTargets, as_data
 from petm.errors import ArgumentError
 from petm.models.loading import share_weights, weights_fingerprint
-from petm.models.prediction import (
-    Precision,
-    choose_device,
-    device_of,
-    evaluating,
-    in_fast_layout,
-    predict_logits,
-)
-from petm.training.loop import (
-    History,
-    Objective,
-    Settings,
-    Storage,
-    train,
-)
+from petm.models.prediction import Precision, choose_device, device_of, evaluating, in_fast_layout, predict_logits
+from petm.training.loop import History, Objective, Settings, Storage, train
 
 
 def distill(
@@ -46,34 +33,33 @@ def distill(
     device: str = "auto",
     title: str = "distill",
 ) -> History:
-    """Trains the adapter so that the base model at alpha 1 answers as the teacher does, and returns what happened.
+    """Trains the adapter so that the second opinion imitates the teacher, and returns the history.
 
     Minimises ``T² KL(softmax(z_teacher / T) || softmax(z_student / T))`` over the adapter alone. The teacher's logits
-    are computed once. A part of the data is held out: its loss says when to stop and which weights to keep.
+    are computed once. The loss on held-out data decides when to stop and which weights to keep.
 
     Args:
-        adapted: The base model with an adapter, which is trained in place; the base model itself keeps every bit.
-        teacher: the teacher, or any model with the same classes, on whichever device it is.
+        adapted: The base model with an adapter, which is trained in place; the base model stays as it is, to the bit.
+        teacher: The teacher, or any model with the same classes, on any device.
         data: Samples; labels are not used.
         temperature: ``T``, above 0; 1 is plain KL, as in the paper.
         epochs: At most this many; the paper runs 200.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         batch_size: Samples in one step.
         patience: Stop after this many epochs without a better held-out loss; ``None`` runs all epochs on all data.
         held_out: Share of the data held out, between 0 and 1.
-        seed: Of the part held out and of the order of samples.
-        precision: Of the matrix products, as in `petm.training.loop.Settings`.
-        cache_budget: Bytes of memory for what the frozen part of the base model makes of the data, which is computed
-            once where the adapter starts late (`prefix_features`); what is larger goes into a temporary file. 0 caches
-            nothing.
-        cache_folder: Where that file goes; absent takes the system's folder for temporary files.
-        storage: Where checkpoints go.
+        seed: Seed of the held-out part and of the order of samples.
+        precision: Precision of the matrix products, as in `petm.training.loop.Settings`.
+        cache_budget: Bytes of memory for prefix features (`petm.adapter.prefix_features`); larger ones go into a
+            temporary file. 0 caches nothing.
+        cache_folder: Folder of that file; absent takes the system's folder for temporary files.
+        storage: Place of the checkpoints.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        title: What the progress bar says.
+        title: Title of the progress bar.
 
     Raises:
-        ArgumentError: An argument breaks its rule, the teacher has other classes tha base model, or no member has
-            an adapter.
+        ArgumentError: An argument breaks its rule, the teacher has another number of classes than the base model, or
+            no member has an adapter.
         RunError: There is no room for the temporary file.
 
     Reference:
@@ -89,19 +75,10 @@ def distill(
         classes = adapted(data.inputs([0]).to(device_of(adapted))).shape[1]
     if logits.shape[1] != classes:
         raise ArgumentError(f"teacher: expected the model's {classes} classes, got {logits.shape[1]}.")
-    settings = Settings(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        patience=patience,
-        seed=seed,
-        precision=precision,
-    )
+    settings = Settings(epochs, learning_rate, batch_size, patience=patience, seed=seed, precision=precision)
     adapted.to(choose_device(device))
-    with cached_features(adapted, data, budget=cache_budget, folder=cache_folder, precision=precision) as (
-        student,
-        seen,
-    ):
+    cached = cached_features(adapted, data, budget=cache_budget, folder=cache_folder, precision=precision)
+    with cached as (student, seen):
         answered: Data = WithTargets(seen, logits, origin=weights_fingerprint(teacher))
         validation = None
         if patience is not None:

@@ -1,4 +1,4 @@
-"""FGSM where tokens have become numbers: at the output of a named module, for text, which cannot be moved itself."""
+"""FGSM for text: at the output of a named module, because tokens themselves cannot be moved."""
 
 from typing import Any
 
@@ -13,11 +13,7 @@ from petm.models.prediction import in_eval_mode
 
 
 def embedding_of(model: nn.Module, inputs: Fields) -> str:
-    """Returns the name of the module that turns tokens into numbers: the embedding that the model calls first.
-
-    Args:
-        model: The base model.
-        inputs: At least one sample.
+    """Returns the name of the embedding that the model calls first on some inputs.
 
     Raises:
         ArgumentError: The model calls no embedding.
@@ -40,58 +36,47 @@ def embedding_of(model: nn.Module, inputs: Fields) -> str:
 
 
 def fgsm_step(model: nn.Module, inputs: Fields, labels: Tensor, *, at: str, epsilon: float) -> Tensor:
-    """Returns what to add to the output of a module so that its loss rises fastest to first order, ``(n, ...)``.
+    """Returns the FGSM step at the output ``h`` of a module, ``epsilon * sign(grad_h CE(A(x), y))``.
 
-    ``epsilon * sign(grad_h CE(A(x), y))``, ``h`` being what the module answers: the step of FGSM, in a space in which
-    text can be moved. As the field ``+MODULE`` of the inputs it is added in every later call
-    (`petm.models.loading.call_model`).
+    As the field ``+MODULE`` of the inputs it is added in every later call (`petm.models.loading.call_model`).
 
     Args:
         model: The base model.
         inputs: ``n`` samples.
         labels: int64 ``(n,)``, the true classes.
         at: The module's name.
-        epsilon: Step in units of what the module answers, at least 0.
+        epsilon: Step in units of the module's output, at least 0.
 
     Returns:
         float16, in the shape of the module's output.
 
     Raises:
-        ArgumentError: There is no such module, or it does not answer with one float tensor ``(n, ...)`` when called.
+        ArgumentError: There is no such module, it is not called, or its output is not one float tensor ``(n, ...)``.
 
     Reference:
         Goodfellow, Shlens, Szegedy (2015), section 4; Miyato, Dai, Goodfellow (2017), Adversarial Training Methods for
         Semi-Supervised Text Classification, section 3.
     """
     with in_eval_mode(model), torch.enable_grad():
-        logits, answered = _answers(model, inputs, at)
+        logits, output = _output(model, inputs, at)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, answered)
+    (gradient,) = torch.autograd.grad(loss, output)
     return (epsilon * gradient.sign()).to(torch.float16)
 
 
-def answer_spread(model: nn.Module, inputs: Fields, at: str) -> float:
-    """Returns the standard deviation of what a module answers, over all its numbers for some samples.
-
-    Args:
-        model: The base model.
-        inputs: Samples, as many as make it certain.
-        at: The module's name.
-
-    Raises:
-        ArgumentError: As `fgsm_step`.
-    """
+def output_spread(model: nn.Module, inputs: Fields, at: str) -> float:
+    """Returns the standard deviation of all numbers in a module's output, and raises the errors of `fgsm_step`."""
     with in_eval_mode(model), torch.no_grad():
-        return float(_answers(model, inputs, at)[1].float().std())
+        return float(_output(model, inputs, at)[1].float().std())
 
 
-def _answers(model: nn.Module, inputs: Fields, at: str) -> tuple[Tensor, Tensor]:
-    """The base model's logits, and what a module has answered on the way, by which they can be differentiated."""
+def _output(model: nn.Module, inputs: Fields, at: str) -> tuple[Tensor, Tensor]:
+    """The base model's logits, and the output of a module on the way, by which they can be differentiated."""
     seen: list[Tensor] = []
 
     def note(_: nn.Module, __: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:1] != inputs.shape:
-            raise ArgumentError(f"at: expected a module that answers with floats (N, ...), got {at!r}. Name another.")
+            raise ArgumentError(f"at: expected a module with one float output (N, ...), got {at!r}. Name another.")
         seen.append(output.detach().requires_grad_(torch.is_grad_enabled()))
         return seen[-1]
 

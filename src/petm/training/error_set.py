@@ -1,8 +1,7 @@
-"""Where the base model is wrong, and what FGSM makes of it."""
+"""The base model's errors, and their adversarial examples by FGSM."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,28 +10,21 @@ from torch.nn import functional as F
 from petm.data.base import Data, as_data
 from petm.errors import ArgumentError
 from petm.models.loading import call_model
-from petm.models.prediction import (
-    BATCH_SIZE,
-    check_labels,
-    in_eval_mode,
-    predict_classes,
-    predict_logits,
-)
+from petm.models.prediction import BATCH_SIZE, check_labels, in_eval_mode, predict_classes, predict_logits
 
 Direction = Literal["gradient", "random"]
-"""Where a replaced error moves: against the base model, or anywhere, which is the control for that idea."""
+"""The direction in which an error is moved: that of the greatest loss, or a random one as the control."""
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorSet:
-    """The samples that the model gets wrong; or those that take their place where there are too few (`mining`).
+    """The samples that the base model gets wrong, or those of another source of errors (`petm.training.mining`).
 
     Attributes:
         indices: int64 ``(E,)``, ascending positions in the data set.
-        predictions: int64 ``(E,)``, what the base model says of them; or what another judge says that has found them.
-        total: ``N``, how many samples were looked at.
-        source: How they were found: ``plain`` for the base model's own errors, else a name of
-            `petm.training.mining.SOURCES`.
+        predictions: int64 ``(E,)``, the wrong class of each, by the base model or by the source.
+        total: ``N``, the size of the data set.
+        source: ``plain`` for the base model's own errors, else a name in `petm.training.mining.SOURCES`.
     """
 
     indices: Tensor
@@ -46,6 +38,13 @@ class ErrorSet:
     def __repr__(self) -> str:
         found = "" if self.source == "plain" else f", {self.source}"
         return f"ErrorSet({len(self)} of {self.total} samples{found})"
+
+
+class Mined(NamedTuple):
+    """The result of a source of errors: ``N`` labelled samples, those passed in or more, and the errors among them."""
+
+    data: Data
+    errors: ErrorSet
 
 
 def find_errors(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -> ErrorSet:
@@ -78,15 +77,14 @@ def fgsm(
     """Returns adversarial examples of the fast gradient sign method, float32 ``(n, C, H, W)``.
 
     ``clip(x + epsilon * sign(grad_x CE(A(x), y)))``: the step of size epsilon in every pixel that raises the base
-    model's loss fastest to first order. The base model is in eval mode meanwhile and is left as it was; no gradient is
-    left on its weights.
+    model's loss fastest to first order. The base model runs in eval mode and is left as it was, gradients included.
 
     Args:
         model: The base model.
         inputs: float32 ``(n, C, H, W)``.
         labels: int64 ``(n,)``, the true classes.
         epsilon: Step in units of the inputs, at least 0.
-        value_range: Least and greatest value that the result may take.
+        value_range: Least and greatest value of the result.
 
     Raises:
         ArgumentError: ``epsilon`` is negative or not finite, or the inputs are no floats.
@@ -102,31 +100,14 @@ def fgsm(
     return (inputs.detach() + epsilon * gradient.sign()).clamp(*value_range)
 
 
-def check_step(inputs: Tensor, epsilon: float) -> None:
-    """Checks that inputs can be moved by epsilon.
-
-    Raises:
-        ArgumentError: ``epsilon`` is negative or not finite, or the inputs are no floats.
-    """
+def check_epsilon(epsilon: float) -> None:
+    """Raises `ArgumentError` where a step is negative or not finite."""
     if not 0 <= epsilon < float("inf"):
         raise ArgumentError(f"epsilon: expected a finite number of at least 0, got {epsilon}.")
+
+
+def check_step(inputs: Tensor, epsilon: float) -> None:
+    """Raises `ArgumentError` where a step is negative or not finite, or the inputs are no floats."""
+    check_epsilon(epsilon)
     if not inputs.is_floating_point():
         raise ArgumentError(f"inputs: expected floats, which can be moved by a step, got {inputs.dtype}.")
-
-
-def random_signs(count: int, shape: Sequence[int], *, seed: int) -> Tensor:
-    """Returns int8 ``(count, *shape)``: +1 and -1, equally likely and independent, the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 2, (count, *shape), generator=generator, dtype=torch.int8).mul_(2).sub_(1)
-
-
-def check_error_set(errors: ErrorSet, data: Data, direction: str = "gradient") -> None:
-    """Checks that errors were found in ``data``, and that there is such a direction.
-
-    Raises:
-        ArgumentError: They were not, or there is none.
-    """
-    if errors.total != len(data):
-        raise ArgumentError(f"errors: expected an error set of these {len(data)} samples, got {errors}.")
-    if direction not in get_args(Direction):
-        raise ArgumentError(f"direction: expected 'gradient' or 'random', got {direction!r}.")

@@ -1,4 +1,4 @@
-"""What a fit will take, before it is begun: counted where it can be counted, timed on a few batches where not."""
+"""The size and duration of a fit before it runs: sizes are computed, durations are timed on a few batches."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ from petm.training.teacher import require_errors
 
 _T = TypeVar("_T")
 _TIMED = 6
-"""Batches that are timed of each stage, after a first one that does not count."""
+"""Batches of each stage that are timed, after a first one that does not count."""
 _TUNING_BATCH, _TEACHING_BATCH = 256, 128
 """Samples in one step of `petm.training.tuning.tune`, and of the trainings of and by a teacher."""
 _TEACHER_EPOCHS = 2
@@ -44,13 +44,7 @@ Branch = Literal["adapters", "views", "teacher"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a fit.
-
-    Attributes:
-        title: What is done.
-        batches: How often.
-        seconds: In all.
-    """
+    """One stage of a fit: its title, its number of batches, and the seconds of all of them."""
 
     title: str
     batches: int
@@ -59,26 +53,25 @@ class Stage:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a fit will take.
+    """The size and duration of a fit.
 
     Attributes:
-        recipe: The title of the recipe, or of what takes its place for these data.
+        recipe: Title of the recipe for these data.
         branch: ``adapters`` that learn from labels, ``views`` of the input without training, or a ``teacher``.
-        members: Ensemble members, each as its adapter (empty for the base model) and its view.
-        layers: The rank of each adapted layer; with a teacher as an example of the same size, since the ranks follow
-            from the trained teacher unless they are named.
-        adapter_parameters: Of all adapters.
-        adapter_bytes: The same in bytes.
+        members: Adapter (empty for the base model) and view of each ensemble member.
+        layers: The rank of each adapted layer; with a teacher an example of the same size, unless ranks are set.
+        adapter_parameters: Number of parameters of all adapters.
+        adapter_bytes: Size of all adapters.
         share: Parameters of the adapters over those of the base model.
-        operations: Of the base model for one sample.
+        operations: Operations of the base model for one sample.
         one_pass_ratio: Operations of one pass over those of a plain forward pass.
-        split point: Where the streams of one pass separate.
-        samples: To learn from, without copies.
-        calibration_samples: To calibrate on.
+        split_point: The split point, in JSON's types.
+        samples: Number of training samples, without copies.
+        calibration_samples: Number of samples for the threshold.
         feature_bytes: Size of the prefix features; 0 where none are cached.
         features_on_disk: Whether they go into a temporary file.
-        stages: In their order.
-        at_most: Whether a stage may end earlier, as early stopping does.
+        stages: The stages in their order.
+        at_most: Whether early stopping may shorten a stage.
     """
 
     recipe: str
@@ -100,15 +93,12 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of all stages together."""
+        """Seconds of all stages."""
         return sum(stage.seconds for stage in self.stages)
 
 
 class _Clock(Data):
-    """A view of a data set that notes when each batch of it is read.
-
-    Whatever reads batch after batch, and works on each, takes from one reading to the next the time of one batch.
-    """
+    """A view of a data set that notes the time of each reading of a batch; from one to the next is one batch's work."""
 
     def __init__(self, data: Data) -> None:
         self.data, self.labels, self.classes = data, data.labels, data.classes
@@ -142,7 +132,7 @@ class _Clock(Data):
 
 
 class _StandIn(Data):
-    """A data set of which a sample is decoded, and stands for all others too: they are read as fast, that is enough."""
+    """A view of a data set in which a few decoded samples stand for all others, to time their reading."""
 
     def __init__(self, data: Data, chosen: Tensor, budget: int) -> None:
         self.held = data.subset(chosen).in_memory(budget)
@@ -152,7 +142,7 @@ class _StandIn(Data):
         self._place[chosen] = torch.arange(len(chosen))
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
-        """Returns the decoded inputs that stand for those at ``indices``."""
+        """Returns decoded inputs in place of those at ``indices``."""
         return self.held.inputs(self._place[torch.as_tensor(indices, dtype=torch.int64)])
 
     @cached_property
@@ -164,30 +154,25 @@ class _StandIn(Data):
 def estimate_fit(
     model: nn.Module, data: Data, calibration: Data, recipe: Recipe, config: FitConfig, *, decoded: bool = False
 ) -> Estimate:
-    """Returns what a fit will take.
+    """Returns the size and duration of a fit.
 
-    The choice of the augmentation and of the layers, which tell the branch, are made in full. Of each other stage some
-    batches are run by the very code that fits, and multiplied.
+    The augmentation and the layers, on which the branch depends, are chosen in full. Of each other stage a few batches
+    run in the code of the fit, and their time is multiplied.
 
     Args:
         model: The base model, on its device.
-        data: Labelled samples to learn from.
+        data: Labelled training samples.
         calibration: Labelled samples for the threshold.
-        recipe: Within the budgets of the configuration.
-        config: Of the fit.
-        decoded: Whether the fit is given the data decoded, as far as they fit into their part of the cache budget.
+        recipe: Recipe within the budgets of the configuration.
+        config: Configuration of the fit.
+        decoded: Whether the fit decodes the data first, where they fit into their part of the cache budget.
 
     Raises:
         ArgumentError: No layers fit the budgets.
     """
-    first, budget = data.inputs([0]), config.cache_budget // DATA_SHARE
-    stages = []
-    if (
-        decoded
-        and isinstance(first, Tensor)
-        and not isinstance(data, TensorData)
-        and first.nbytes * len(data) <= budget
-    ):
+    first, budget, stages = data.inputs([0]), config.cache_budget // DATA_SHARE, []
+    decoded = decoded and isinstance(first, Tensor) and not isinstance(data, TensorData)
+    if decoded and first.nbytes * len(data) <= budget:
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(config.seed))[:SAMPLES]
         stand_in, seconds = _timed(lambda: _StandIn(data, chosen, budget))
         stages.append(Stage("decode the data", 1, seconds * len(data) / len(chosen)))
@@ -200,14 +185,14 @@ def estimate_fit(
 
 
 class _Timing:
-    """The stages of one fit, in their order, as they are timed."""
+    """The timed stages of one fit, in their order."""
 
     def __init__(self, making: Making, calibration: Data, stages: list[Stage]) -> None:
         self.making, self.calibration, self.stages = making, calibration, stages
         self.n, self.device = len(making.data), device_of(making.model)
 
     def tuning(self) -> Estimate:
-        """By a recipe without a teacher."""
+        """Returns the estimate for a recipe without a teacher."""
         making, n = self.making, self.n
         self._prediction("count errors", making.model, min(n, CHECKED))
         quick, laid_out = _timed(making.quick)
@@ -239,7 +224,7 @@ class _Timing:
         return self._estimate(adapted, recipe, "adapters", size)
 
     def teaching(self) -> Estimate:
-        """By a recipe with a teacher, whose errors and whose early stopping only the fit itself finds out."""
+        """Returns the estimate for a recipe with a teacher, without early stopping."""
         making, recipe, n = self.making, self.making.recipe, self.n
         few = making.data.subset(_spread(n, SAMPLES))
         scale = n / len(few)
@@ -271,7 +256,7 @@ class _Timing:
     def _training(
         self, adapted: AdaptedModel, data: Data, parts: list[int], total: int, epochs: int, batch: int, title: str
     ) -> None:
-        """Times prefix features and the steps of training on them, or on the data where there are none."""
+        """Times prefix features, and the training steps on them, or on the data where there are none."""
         making = self.making
         block = min(self.n, len(data), BATCH_SIZE)
         order = parts[:1] + parts * -(-_TIMED // len(parts))  # the first batch does not count
@@ -292,14 +277,14 @@ class _Timing:
         return clock.seconds_each(time.perf_counter()) * batch / min(batch, len(data))
 
     def _prediction(self, title: str, model: nn.Module, count: int) -> None:
-        """Times a pass over so many samples."""
+        """Times the predictions of ``count`` samples."""
         few = self.making.data.subset(_spread(self.n, (1 + _TIMED) * BATCH_SIZE))
         clock = _Clock(few)
         predict_classes(model, clock)
         self._add(title, -(-count // BATCH_SIZE), clock.seconds_each(time.perf_counter()) * count / _batch(few))
 
     def _estimate(self, adapted: AdaptedModel, recipe: Recipe, branch: Branch, feature_bytes: int) -> Estimate:
-        """Times the calibration, and puts everything together."""
+        """Times the calibration, and returns the whole estimate."""
         making, count = self.making, len(self.calibration)
         few = self.calibration.subset(_spread(count, (1 + _TIMED) * BATCH_SIZE))
         looked = -(-count // 10) if focus(adapted, recipe, few) else 0
@@ -337,7 +322,7 @@ class _Timing:
 
 
 def _timed(call: Callable[[], _T]) -> tuple[_T, float]:
-    """What a call returns, and the seconds that it took."""
+    """The result of a call, and its seconds."""
     start = time.perf_counter()
     found = call()
     if torch.accelerator.is_available():
@@ -350,5 +335,5 @@ def _batch(data: Data) -> int:
 
 
 def _spread(n: int, most: int) -> Tensor:
-    """At most so many places, spread over ``n``."""
+    """At most ``most`` positions, spread evenly over ``n``."""
     return torch.arange(n) if n <= most else torch.linspace(0, n - 1, most).long()

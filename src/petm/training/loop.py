@@ -1,4 +1,4 @@
-"""The one training loop: with live progress, a checkpoint and an exact resume, in one process or several."""
+"""The training loop: with live progress, checkpoints and an exact resume, in one process or several."""
 
 import math
 import time
@@ -20,32 +20,20 @@ from petm.data.base import Batch, Data, as_is
 from petm.data.fields import Inputs, tensors_of
 from petm.errors import ArgumentError, RunError, TrainingError
 from petm.models.loading import call_model, weights_fingerprint
-from petm.models.prediction import (
-    Precision,
-    batches,
-    choose_device,
-    device_of,
-    evaluating,
-)
-from petm.training.checkpoint import (
-    Checkpoint,
-    ShuffledBatches,
-    read_checkpoint,
-    seed_of,
-    write_checkpoint,
-)
+from petm.models.prediction import Precision, batches, choose_device, device_of, evaluating
+from petm.training.checkpoint import Checkpoint, ShuffledBatches, read_checkpoint, seed_of, write_checkpoint
 from petm.training.run_folder import Storage as Storage
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised, and what a person wants to read beside it.
+    """A loss, and the figure shown beside it.
 
     Attributes:
         loss: ``(logits (n, K), targets)`` to a scalar, the mean over the batch.
         agrees: ``(logits (n, K), targets)`` to bool ``(n,)``.
         figure: The name of the mean of ``agrees``.
-        name: What is minimised, in words: a checkpoint of another objective is not resumed.
+        name: The loss in words; a checkpoint of another objective is not resumed.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -65,15 +53,14 @@ class Settings:
 
     Attributes:
         epochs: At most this many passes over the data.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         batch_size: Samples in one step, over all processes.
-        weight_decay: Decoupled, as in AdamW.
+        weight_decay: Decoupled weight decay, as in AdamW.
         patience: Stop after this many epochs without a lower validation loss, and keep the best weights; absent runs
             all epochs and keeps the last.
-        seed: Of the order of the samples and of dropout.
+        seed: Seed of the order of the samples and of dropout.
         schedule: ``constant``, or ``cosine``: the learning rate falls to 0 along half a cosine, step by step.
-        precision: ``float32``, or ``bfloat16``: matrix products in bfloat16 (autocast), weights and loss in float32. A
-            step takes about half the time on a processor or GPU that has such products, and rounds more coarsely.
+        precision: ``float32``, or ``bfloat16``: matrix products in bfloat16 (autocast), weights and loss in float32.
     """
 
     epochs: int
@@ -102,13 +89,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class History:
-    """What happened in a training.
+    """The history of a training.
 
     Attributes:
-        epochs: One dictionary an epoch: ``loss`` and the objective's figure on the training data as they ran, and,
-            where a part was held out, ``validation_loss`` and ``validation_<figure>``.
+        epochs: One dictionary an epoch: ``loss`` and the objective's figure over its steps, and, with validation data,
+            ``validation_loss`` and ``validation_<figure>``.
         best_epoch: The epoch, from 1, whose weights were kept.
-        seconds: Time spent, earlier parts of a resumed training included.
+        seconds: Duration, earlier parts of a resumed training included.
     """
 
     epochs: tuple[dict[str, float], ...]
@@ -130,90 +117,69 @@ def train(
     """Trains the parameters of ``model`` that require a gradient, and leaves it in eval mode.
 
     The order of samples and the random numbers of a step depend on the seed and the step alone. So a training that was
-    interrupted, or killed, and is resumed from its checkpoint ends with the same weights, to the bit, as one that ran
-    through. Ctrl-C and SIGTERM are taken between two steps, after a last checkpoint.
+    interrupted or killed, and is resumed from its checkpoint, ends with the same weights, to the bit, as an
+    uninterrupted one. Ctrl-C and SIGTERM take effect between two steps, after a last checkpoint.
 
-    Processes that work together (`distributed`) take those samples of each batch that are theirs, and sum their
-    gradients: the losses are those of one process, to rounding, whatever their number, which may change when a
-    training is resumed. Dropout draws, and BatchNorm counts, in each process by itself.
+    Each of several ranks (`petm._internal.distributed`) takes its shard of each batch, and gradients are summed: the
+    losses are those of one process, to rounding. The number of ranks may change when a training is resumed. Dropout
+    and BatchNorm statistics are separate on each rank.
 
     Args:
-        model: Inputs to logits ``(N, K)``.
-        data: Samples, with labels or other targets as the objective wants them.
-        objective: What is minimised.
+        model: Network from inputs to logits ``(N, K)``.
+        data: Samples, with labels or the targets of the objective.
+        objective: Loss, and the figure shown beside it.
         settings: The hyperparameters.
-        validation: A part held out, for early stopping; required where ``settings.patience`` is given.
-        storage: Where checkpoints go; absent writes none.
+        validation: Held-out data for early stopping; required with ``settings.patience``.
+        storage: Place of the checkpoints; absent writes none.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        title: What the progress bar says.
+        title: Title of the progress bar.
 
     Raises:
         ArgumentError: ``patience`` without ``validation``, no data, or no parameter that requires a gradient.
         RunError: The checkpoint belongs to another training, or cannot be read or written.
         TrainingError: The loss is no longer finite.
     """
-    with getattr(model, "learning", nullcontext)():  # an adapted model freezes its base model meanwhile
-        return _train(model, data, objective, settings, validation, storage, device, title)
-
-
-def _train(
-    model: nn.Module,
-    data: Data,
-    objective: Objective,
-    settings: Settings,
-    validation: Data | None,
-    storage: Storage | None,
-    device: str,
-    title: str,
-) -> History:
     if settings.patience is not None and not (validation and len(validation)):
-        raise ArgumentError("validation: expected a part held out, for early stopping, got none. Hold out more.")
+        raise ArgumentError("validation: expected held-out data for early stopping, got none. Hold out more.")
     if not len(data):
         raise ArgumentError("data: expected at least one sample to train on, got none.")
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ArgumentError("model: expected a parameter that requires a gradient, got none. Unfreeze what may learn.")
-    model.train()
-    identity = {
-        "title": title,
-        "settings": asdict(settings),
-        "objective": objective.name,
-        "data": data.content,
-        "validation": None if validation is None else validation.content,
-        "start": weights_fingerprint(model),
-    }
-    place = choose_device(device)
-    model.to(place)
-    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    run = _Run(model, optimizer, place, objective, settings, identity, storage)
-    forked = [place] if place.type == "cuda" else []
-    signals = deferred_interrupts() if storage else nullcontext(lambda: False)
-    with torch.random.fork_rng(devices=forked), signals as interrupted:
-        history = run.epochs(data, validation, title, interrupted)
-        if interrupted():
-            raise KeyboardInterrupt
-    model.eval()
-    give_back_blocks()
-    return history
+    with getattr(model, "learning", nullcontext)():  # an adapted model freezes its base model meanwhile
+        model.train()
+        identity = {
+            "title": title,
+            "settings": asdict(settings),
+            "objective": objective.name,
+            "data": data.content,
+            "validation": None if validation is None else validation.content,
+            "start": weights_fingerprint(model),
+        }
+        place = choose_device(device)
+        run = _Run(model.to(place), objective, settings, identity, storage, place)
+        forked = [place] if place.type == "cuda" else []
+        signals = deferred_interrupts() if storage else nullcontext(lambda: False)
+        with torch.random.fork_rng(devices=forked), signals as interrupted:
+            history = run.epochs(data, validation, title, interrupted)
+            if interrupted():
+                raise KeyboardInterrupt
+        model.eval()
+        give_back_blocks()
+        return history
 
 
 class _Run:
-    """One training under way: what changes from step to step, and its checkpoint."""
+    """The state of one training, and its checkpoint."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        device: torch.device,
-        objective: Objective,
-        settings: Settings,
-        identity: dict[str, Any],
-        storage: Storage | None,
-    ) -> None:
+        self, model: nn.Module, objective: Objective, settings: Settings, identity: dict[str, Any],
+        storage: Storage | None, device: torch.device,
+    ) -> None:  # fmt: skip
         self.model, self.objective, self.settings = model, objective, settings
         self.identity, self.storage, self.device = identity, storage, device
-        self.optimizer = optimizer
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not self.trainable:
+            raise ArgumentError("model: expected a parameter that requires a gradient, got none. Unfreeze some.")
+        rate, decay = settings.learning_rate, settings.weight_decay
+        self.optimizer = torch.optim.AdamW(self.trainable, lr=rate, weight_decay=decay, fused=True)
         self.epoch = self.step = self.seen = self.best_epoch = 0
         self.loss_sum = self.agree_sum = 0.0
         self.best_loss = float("inf")
@@ -226,7 +192,7 @@ class _Run:
             self._restore(read_checkpoint(storage.path))
 
     def epochs(self, data: Data, validation: Data | None, title: str, interrupted: Callable[[], bool]) -> History:
-        """Runs what is left of the epochs, and returns the history of all of them."""
+        """Runs the remaining epochs, and returns the history of all of them."""
         settings = self.settings
         order = ShuffledBatches(len(data), settings.batch_size, settings.seed)
         per_epoch = len(order)
@@ -253,7 +219,7 @@ class _Run:
         return History(tuple(self.figures), self.best_epoch, self._seconds())
 
     def _step(self, batch: Batch, size: int, done: float, interrupted: bool) -> bool:
-        """One step with this process's part of a batch of ``size``; returns whether any process is to stop."""
+        """One step with this rank's shard of a batch of ``size``; returns whether any rank is to stop."""
         if self.settings.schedule == "cosine":
             for group_ in self.optimizer.param_groups:
                 group_["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
@@ -281,7 +247,7 @@ class _Run:
         return stopped > 0
 
     def _seed(self, seed: int) -> None:
-        # torch.manual_seed visits every kind of device, which takes half a millisecond where none is there.
+        # torch.manual_seed seeds every kind of device, which takes half a millisecond.
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(seed)
         else:
@@ -313,7 +279,7 @@ class _Run:
         return self.spent + time.monotonic() - self.started
 
     def save(self) -> None:
-        """Writes the checkpoint, if there is a place for it, from the main process."""
+        """Writes the checkpoint, on the main rank and where it has a place."""
         if self.storage is None or not group().is_main:
             return
         tensors = {f"model.{name}": tensor for name, tensor in _moving_state(self.model).items()}
@@ -352,7 +318,7 @@ _PROGRESS = (
 def evaluate(
     model: nn.Module, data: Data, objective: Objective, precision: Precision = "float32"
 ) -> tuple[float, float]:
-    """Returns the mean loss and the mean agreement over a data set, in eval mode, and restores the modes."""
+    """Returns the mean loss and the objective's figure over a data set, in eval mode, and restores the modes."""
     loss = agreement = 0.0
     with evaluating(model):
         for inputs, targets in batches(_own_part(data), device_of(model)):
@@ -364,7 +330,7 @@ def evaluate(
 
 
 class _OwnPart(Sampler[list[int]]):
-    """Of each batch, the samples that are this process's."""
+    """The samples of each batch that belong to this rank."""
 
     def __init__(self, order: ShuffledBatches, data: Data) -> None:
         self.order, self.home = order, _home(data)
@@ -380,7 +346,7 @@ def _own_part(data: Data) -> Data:
 
 
 def _home(data: Data) -> Tensor | None:
-    """Which process has each sample, where there are several."""
+    """The rank of each sample, int64 ``(N,)``, or nothing for a single process."""
     if group().count == 1:
         return None
     return torch.arange(len(data)) % group().count if data.home is None else data.home
@@ -393,7 +359,7 @@ def _logits(model: nn.Module, inputs: Inputs, precision: Precision) -> Tensor:
 
 
 def _moving_state(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes: parameters with a gradient, and the buffers of modules in training mode."""
+    """What training changes: the parameters with a gradient, and the buffers of modules in training mode."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
     for prefix, module in model.named_modules():
         if module.training:

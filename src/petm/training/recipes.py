@@ -1,4 +1,4 @@
-"""How a second opinion is made: the paper's way, and the measured best within a budget of inference time."""
+"""The recipes for a second opinion: the paper's, and the measured best within a budget of inference time."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,12 +19,7 @@ from petm.data.fields import Inputs
 from petm.data.views import MIRROR
 from petm.errors import ArgumentError
 from petm.models.loading import share_weights
-from petm.models.prediction import (
-    Precision,
-    choose_device,
-    device_of,
-    in_fast_layout,
-)
+from petm.models.prediction import Precision, choose_device, device_of, in_fast_layout
 from petm.training.augmentation import Augmentation, choose_augmentation, with_copies
 from petm.training.config import FitConfig
 from petm.training.distillation import distill
@@ -36,7 +31,7 @@ from petm.training.teacher import require_errors, train_teacher
 from petm.training.tuning import tune
 
 FEATURES_SHARE, EXAMPLES_SHARE, DATA_SHARE = 2, 4, 4
-"""Cached features get one part in so many of the cache budget, so do FGSM examples, and data from files, decoded."""
+"""Denominators of the parts of the cache budget: for prefix features, FGSM examples, and decoded data."""
 
 COMMITTEE = (Member(), Member("second"), Member("third"))
 
@@ -46,23 +41,23 @@ class Recipe:
     """One way to a second opinion.
 
     Attributes:
-        title: In words.
-        members: Who gives it.
-        mirrored: The recipe that takes the place of this one where an image's mirror image keeps its class.
-        errors: Where errors come from where there is a teacher, a name of `petm.training.mining.SOURCES`.
+        title: Name in words.
+        members: The ensemble members.
+        mirrored: The recipe that replaces this one where the horizontal flip of an image keeps its class.
+        look: Share of the predictions, the least certain, that get a second opinion.
         teacher: Whether a teacher is trained and distilled, as in the papers; otherwise the adapters learn from labels.
-        look: Share of the predictions, the base model's least sure, for which the members are asked at all.
-        epsilon: FGSM step; 0 takes none. Where there is a teacher, of the base model's errors and in the units of the
-            inputs, as published; where there is none, of all samples of one more copy of the data and as a share of
-            their range. Text moves at the base model's embedding, by so many standard deviations.
-        direction: Of that step, ``gradient``, or ``random`` for the control.
-        copies: Augmented copies of the training data beside the data themselves.
-        max_ratio: Time of one pass over a plain forward, in counted operations, within which layers are adapted;
-            absent adapts all of them.
-        max_extra_parameters: All adapters together, as a share of the base model's parameters.
+        errors: Source of the teacher's errors, a name in `petm.training.mining.SOURCES`.
+        epsilon: FGSM step; 0 takes none. With a teacher it moves the base model's errors, in units of the inputs, as
+            published; without one it moves all samples of a further copy of the data, as a share of their range. Text
+            is moved at the base model's embedding, in standard deviations.
+        direction: Direction of that step: ``gradient``, or ``random`` for the control.
+        copies: Augmented copies added to the training data.
+        max_ratio: Limit on the counted operations of one pass over those of a plain forward pass, by which layers are
+            chosen; absent adapts all of them.
+        max_extra_parameters: Size of all adapters over that of the base model.
         epochs: Passes of each adapter over the data.
-        learning_rate: Of Adam, at the start.
-        score: What suspicion is, a name of `petm.models.scores.SCORES`.
+        learning_rate: Learning rate of Adam at the start.
+        score: The suspicion score, a name in `petm.models.scores.SCORES`.
     """
 
     title: str
@@ -98,7 +93,9 @@ RECIPES: dict[str, Recipe] = {
         "An adapter on late layers",
         epsilon=0.1,
         max_ratio=1.25,
-        mirrored=Recipe("A at the mirror image, for its least sure predictions", (Member("", MIRROR),), look=0.22),
+        mirrored=Recipe(
+            "The model on flipped images, for its least certain predictions", (Member("", MIRROR),), look=0.22
+        ),
     ),
     "balanced": Recipe(
         "Three such adapters",
@@ -106,7 +103,7 @@ RECIPES: dict[str, Recipe] = {
         epsilon=0.1,
         max_ratio=1.25,
         max_extra_parameters=0.3,
-        mirrored=Recipe("A at the mirror image", (Member("", MIRROR),)),
+        mirrored=Recipe("The model on flipped images", (Member("", MIRROR),)),
     ),
     "thorough": Recipe(
         "Five such adapters",
@@ -114,18 +111,14 @@ RECIPES: dict[str, Recipe] = {
         epsilon=0.1,
         max_ratio=1.25,
         max_extra_parameters=0.5,
-        mirrored=Recipe("A at four views", tuple(Member("", name) for name in _VIEWS)),
+        mirrored=Recipe("The model on four views", tuple(Member("", name) for name in _VIEWS)),
     ),
 }
-"""The recipes by name: as published, and those chosen for 1.25, 2.1 and 5 times a plain forward (docs/benchmark.md)."""
+"""The recipes by name: as published, and for 1.25, 2.1 and 5 times a plain forward pass (docs/benchmark.md)."""
 
 
 def recipe_named(recipe: str | Recipe) -> Recipe:
-    """Returns the recipe of a name, or the one that is given.
-
-    Raises:
-        ArgumentError: There is none of that name.
-    """
+    """Returns the recipe of that name, or the recipe passed in; raises `ArgumentError` where there is none."""
     found = recipe if isinstance(recipe, Recipe) else RECIPES.get(recipe)
     if found is None:
         raise ArgumentError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}.")
@@ -133,10 +126,10 @@ def recipe_named(recipe: str | Recipe) -> Recipe:
 
 
 def within(recipe: Recipe, config: FitConfig) -> Recipe:
-    """Returns a recipe with the budgets and the source of errors of a configuration, where it has such.
+    """Returns a recipe with the budgets and the source of errors that a configuration sets.
 
-    What is made of views instead has the same budgets. Ensemble members without an adapter are asked for fewer of the
-    predictions where these cost more.
+    The recipe of views in its place has the same budgets; its members give a second opinion on fewer predictions where
+    the budget of time is smaller.
     """
     if config.errors is not None:
         recipe = replace(recipe, errors=config.errors)
@@ -150,13 +143,13 @@ def within(recipe: Recipe, config: FitConfig) -> Recipe:
 
 
 def focus(adapted: AdaptedModel, recipe: Recipe, samples: Data) -> bool:
-    """Lets the members look at the base model's least sure predictions only, and returns whether the recipe says so.
+    """Sets the cascade of a recipe that has one, and returns whether it has.
 
     Args:
-        adapted: What `adapt` has returned.
-        recipe: By which it was made.
-        samples: What the base model has not seen, labels unused. Not those on which a risk is to be guaranteed: there,
-            suspicion must be fixed beforehand.
+        adapted: Result of `adapt`.
+        recipe: Its recipe.
+        samples: Samples that the base model has not seen, labels unused. Not those that a guarantee is computed on:
+            suspicion must be fixed before.
     """
     made = recipe.mirrored if recipe.mirrored and adapted.members == recipe.mirrored.members else recipe
     if made.look < 1:
@@ -179,17 +172,16 @@ def adapt(
     """Returns the base model with adapters that were trained by a recipe.
 
     Args:
-        model: The base model; it stays as it is, but is moved to ``device``.
+        model: The base model; its weights stay as they are, on ``device``.
         data: Labelled samples, best those that the base model was trained on.
-        recipe: A name of `RECIPES`, or a recipe of your own.
-        layers: The rank of each layer to adapt; absent follows the recipe. Without effect where no member has an
-            adapter.
-        seed: Of everything.
-        precision: Of the matrix products in training.
-        cache_budget: Bytes of memory for what is computed once: half of it for features, as in `tune`, and
-            a quarter for FGSM examples, which are made anew whenever they are read where they take more.
+        recipe: A name in `RECIPES`, or a recipe of your own.
+        layers: The rank of each layer to adapt; absent follows the recipe. Unused where no member has an adapter.
+        seed: Seed of all random numbers.
+        precision: Precision of the matrix products in training.
+        cache_budget: Bytes of memory: half of it for prefix features, as in `tune`, and a quarter for FGSM examples,
+            which are made anew at each reading where they are larger.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        storage: Where the trainings leave their checkpoints, by name.
+        storage: Place of the checkpoints of each training, by its name.
 
     Raises:
         ArgumentError: There is no recipe of that name, or no layers fit its budget.
@@ -201,7 +193,7 @@ def adapt(
 
 @dataclass(frozen=True)
 class Making:
-    """One recipe under way; its attributes are the arguments of `adapt`, checked."""
+    """The steps of one recipe; the attributes are the arguments of `adapt`, checked."""
 
     model: nn.Module
     data: Data
@@ -215,7 +207,7 @@ class Making:
 
     @property
     def for_features(self) -> int:
-        """Bytes of memory for prefix features; 0 only where the budget is: that caches nothing."""
+        """Bytes of memory for prefix features; 0, which caches nothing, only where the budget is 0."""
         return -(-self.cache_budget // FEATURES_SHARE)
 
     @property
@@ -232,10 +224,7 @@ class Making:
         return in_fast_layout(share_weights(self.model), self.some())
 
     def branch(self, quick: nn.Module) -> tuple[Recipe, Augmentation]:
-        """Returns the recipe that suits these data, and how far images may be changed.
-
-        Where an image's mirror image keeps its class, views may take the place of adapters.
-        """
+        """Returns the recipe for these data, of views where a horizontal flip keeps the class, and the augmentation."""
         recipe, augmentation = self.recipe, Augmentation()
         if not recipe.teacher and self._images() and (recipe.copies or recipe.mirrored):
             augmentation = choose_augmentation(quick, self.data, seed=self.seed)
@@ -247,19 +236,14 @@ class Making:
             return views_alone(self.model, recipe.members)
         if self.layers:
             return attach_adapter(self.model, self.layers, members=recipe.members, seed=self.seed)
-        chosen = choose_layers(
-            self.model,
-            self.some(),
-            recipe.members,
-            max_ratio=recipe.max_ratio,
-            max_extra_parameters=recipe.max_extra_parameters,
-        )
+        budgets: Any = {"max_ratio": recipe.max_ratio, "max_extra_parameters": recipe.max_extra_parameters}
+        chosen = choose_layers(self.model, self.some(), recipe.members, **budgets)
         adapted = attach_adapter(self.model, chosen.ranks, members=recipe.members, seed=self.seed)
         adapted.take_split_point(chosen.split_point)
         return adapted
 
     def student(self, adapted: AdaptedModel) -> FeatureStudent | None:
-        """Returns the second opinion as a function of prefix features, or none where these do not pay."""
+        """Returns the second opinion as a function of prefix features, or nothing where these do not pay."""
         return prepare_student(adapted, self.some(), self.for_features)[1]
 
     def feature_bytes(self, student: FeatureStudent | None, samples: int) -> int:
@@ -272,21 +256,16 @@ class Making:
             return self.data
         return with_copies(self.data, augmentation, copies=recipe.copies, seed=self.seed)
 
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"seed": self.seed, "precision": self.precision, "device": self.device}
+
     def by_distillation(self) -> AdaptedModel:
         """As published: the teacher learns from the replaced data, the adapter from the teacher."""
         model, recipe, storage = self.model, self.recipe, self.storage or (lambda _: None)
         data, errors = mine_errors(model, self.data, recipe.errors, seed=self.seed)
         require_errors(errors)
-        teacher = train_teacher(
-            model,
-            data,
-            errors,
-            epsilon=recipe.epsilon,
-            seed=self.seed,
-            precision=self.precision,
-            storage=storage("teacher"),
-            device=self.device,
-        )
+        teacher = train_teacher(model, data, errors, epsilon=recipe.epsilon, storage=storage("teacher"), **self._how)
         adapted = attach_adapter(
             model, self.layers, teacher=teacher, max_extra_parameters=recipe.max_extra_parameters, seed=self.seed
         )
@@ -296,11 +275,9 @@ class Making:
             data=replace_errors(model, data, errors, epsilon=recipe.epsilon, budget=self.for_examples),
             epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
-            seed=self.seed,
-            precision=self.precision,
             cache_budget=self.for_features,
             storage=storage("adapter"),
-            device=self.device,
+            **self._how,
         )
         return adapted
 
@@ -322,11 +299,9 @@ class Making:
             data,
             epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
-            seed=self.seed,
-            precision=self.precision,
             cache_budget=self.for_features,
             storage=self.storage,
-            device=self.device,
+            **self._how,
         )
         return adapted
 
@@ -338,10 +313,9 @@ class Making:
 def with_adversarial_copy(
     model: nn.Module, data: Data, n: int, epsilon: float, direction: Direction, budget: int
 ) -> Data:
-    """Returns the data, and behind them once more the first ``n`` samples, moved against the model or at random.
+    """Returns the data followed by a copy of the first ``n`` samples, each moved by an FGSM or a random step.
 
-    Beyond the budget they are moved when they are read, which costs nothing more where features are cached: all are
-    read just once.
+    Copies larger than the budget are made at each reading, as in `replace_errors`.
     """
     how: Any = {"direction": direction, "budget": budget}
     first = data.subset(range(n))
@@ -349,7 +323,7 @@ def with_adversarial_copy(
     if isinstance(data.inputs([0]), Tensor):
         low, high = data.value_range
         return Joined(data, replace_errors(model, first, every, epsilon=epsilon * (high - low), **how))
-    # What moves text is a further field, which then all samples have.
+    # The step at a module is a further field, which all samples then have.
     whole = Joined(data, first)
     behind = ErrorSet(len(data) + every.indices, every.predictions, len(whole), every.source)
     return replace_errors(model, whole, behind, epsilon=epsilon, **how)

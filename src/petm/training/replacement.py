@@ -1,9 +1,9 @@
-"""The data set in which its errors are replaced by adversarial examples: held, or made whenever they are read."""
+"""The data set in which the base model's errors are replaced by adversarial examples: held, or made at each reading."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,58 +12,44 @@ from petm._internal.distributed import gathered, group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
 from petm.data.base import Data, as_data
-from petm.data.fields import (
-    Fields,
-    Inputs,
-    filled_up,
-    one_tensor,
-)
+from petm.data.fields import Fields, Inputs, filled_up
 from petm.errors import ArgumentError
 from petm.models.loading import ADDED, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, device_of
 from petm.training.checkpoint import seed_of
-from petm.training.embeddings import answer_spread, embedding_of, fgsm_step
-from petm.training.error_set import (
-    Direction,
-    ErrorSet,
-    check_error_set,
-    check_step,
-    fgsm,
-    random_signs,
-)
+from petm.training.embeddings import embedding_of, fgsm_step, output_spread
+from petm.training.error_set import Direction, ErrorSet, check_epsilon, check_step, fgsm
 
 BACKWARD = 64
-"""Samples in one backward pass to the inputs, which holds what all layers answer, where a forward pass holds what two
-or three do: a quarter of the samples take about the same memory, and on a CPU no more time each."""
+"""Samples in one backward pass to the inputs: a quarter of those of a forward pass, for about the same memory."""
 
 Make = Callable[[Tensor, Inputs], Tensor]
-"""From places in an error set, int64 ``(n,)``, and the inputs there to what takes the place of these."""
+"""From positions in an error set, int64 ``(n,)``, and the inputs there to their replacements, on the CPU."""
 
 
 class Replaced(Data):
-    """A view of a data set in which some inputs are replaced; the replacements alone are held, or not even they.
+    """A view of a data set in which some inputs are replaced; at most the replacements are held in memory.
 
     Args:
         data: The samples.
-        indices: int64 ``(E,)``, which inputs are replaced.
-        replacements: ``(E, C, H, W)``; or what makes some of them whenever they are read.
-        origin: What made the replacements, in words or as a hash; it enters `content`.
-        added: Where inputs are several tensors, the name under which replacements are added to them as a further one, 0
-            where nothing is replaced.
+        indices: int64 ``(E,)``, the positions of the replaced inputs.
+        replacements: ``(E, C, H, W)``, or a function that makes some of them at each reading.
+        origin: What made the replacements, in words or as a hash; part of `content`.
+        added: For inputs of several tensors, the name of the further field that holds the replacements, 0 for the
+            other samples.
     """
 
     def __init__(
         self, data: Data, indices: Tensor, replacements: Tensor | Make, *, origin: str, added: str = ""
     ) -> None:
         self.data, self.indices, self.replacements, self.origin = data, indices, replacements, origin
-        self.added = added
-        self.labels, self.classes = data.labels, data.classes
+        self.added, self.labels, self.classes = added, data.labels, data.classes
         self.value_range, self.source = data.value_range, data.source
         self._place = torch.full((len(data),), -1)
         self._place[indices] = torch.arange(len(indices))
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
-        """Returns the inputs at ``indices``, replaced where they are to be."""
+        """Returns the inputs at ``indices``, with their replacements."""
         place = self._place[torch.as_tensor(indices, dtype=torch.int64)]
         (replaced,) = (place >= 0).nonzero(as_tuple=True)
         read, places = self.data.inputs(indices), place[replaced]
@@ -76,11 +62,11 @@ class Replaced(Data):
 
     @cached_property
     def content(self) -> str:
-        """A SHA-256 over the data set's content, the replaced positions and what made the replacements."""
+        """A SHA-256 over the data set's content, the replaced positions and the origin of the replacements."""
         return fingerprint((self.data.content, self.indices, self.origin))
 
     def name(self, index: int) -> str:
-        """Returns the sample's name in the data set that this is a view of."""
+        """Returns the sample's name in the viewed data set."""
         return self.data.name(index)
 
 
@@ -96,26 +82,24 @@ def replace_errors(
     batch_size: int = BACKWARD,
     budget: int | None = None,
 ) -> Replaced:
-    """Returns a view of ``data`` in which each of the model's errors is replaced by its FGSM example, label unchanged.
+    """Returns a view of ``data`` in which each error is replaced by its FGSM example, with the same label.
 
-    The view with only the errors in it is ``replace_errors(...).subset(errors.indices)``. Text is moved where tokens
-    have become numbers: at the output of a named module, as further field of the inputs (`petm.training.embeddings`).
+    ``replace_errors(...).subset(errors.indices)`` holds the errors only. Text is moved at the output of a named module,
+    as a further field of the inputs (`petm.training.embeddings`).
 
     Args:
         model: The base model.
         data: The samples in which ``errors`` were found.
-        errors: What `find_errors` or a source of `petm.training.mining` returned.
-        epsilon: FGSM step in units of the inputs; at a module, in standard deviations of what it answers.
+        errors: Result of `find_errors` or of a source in `petm.training.mining`.
+        epsilon: FGSM step in units of the inputs; at a module, in standard deviations of its output.
         direction: ``gradient``, the sign of the gradient of the base model's loss, which is FGSM; or ``random``, a
-            random sign for
-            every number of the input: the control, whose samples lie as far away, but in no direction that the base
-                model minds.
+            random sign for every number of the input: the control, just as far away.
         at: The module whose output is moved where the inputs are several tensors; absent takes the embedding that the
             base model calls first.
-        seed: Of the random signs.
+        seed: Seed of the random signs.
         batch_size: Samples in one backward pass.
-        budget: Bytes of memory for the examples. Where they take more, they are not held: each is made anew whenever
-            it is read, the same but for rounding, which costs a pass forwards and one backwards. Absent: any number.
+        budget: Bytes of memory for the examples. Larger ones are made anew at each reading, the same but for rounding,
+            at the cost of a forward and a backward pass. Absent sets no limit.
 
     Raises:
         ArgumentError: ``errors`` belongs to another data set, or another argument breaks its rule.
@@ -124,106 +108,53 @@ def replace_errors(
         LoRA-PETM (ACK 2025), section 2.1.
     """
     data = as_data(data)
-    check_error_set(errors, data, direction)
-    first = data.inputs([0])
+    if errors.total != len(data):
+        raise ArgumentError(f"errors: expected an error set of these {len(data)} samples, got {errors}.")
+    if direction not in get_args(Direction):
+        raise ArgumentError(f"direction: expected 'gradient' or 'random', got {direction!r}.")
+    first, labels = data.inputs([0]), data.labels[errors.indices]
+    module = added = ""
     if isinstance(first, Fields):
-        way = _at_module(model, data, errors, epsilon, direction, at, seed, batch_size)
+        check_epsilon(epsilon)
+        some = data.inputs(range(min(BATCH_SIZE, len(data)))).to(device_of(model))
+        assert isinstance(some, Fields)
+        module = at or embedding_of(model, some[:1])
+        added, step = f"{ADDED}{module}", epsilon * output_spread(model, some, module)
+        like = fgsm_step(model, some[:1], data.labels[:1].to(device_of(model)), at=module, epsilon=step)[:0].cpu()
     else:
-        way = _at_inputs(model, data, errors, epsilon, direction, seed, batch_size, first)
-    each = way.like.itemsize * prod(way.like.shape[1:])
-    held = budget is None or len(errors) * each <= budget
-    examples = _held(way, data, errors, batch_size) if held else way.make
-    return Replaced(data, errors.indices, examples, origin=way.origin, added=way.added)
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How errors are replaced.
-
-    Attributes:
-        make: Makes replacements, on the CPU.
-        like: None of them, ``(0, ...)``.
-        origin: What makes them.
-        added: The field under which they are added to the inputs; empty where they take their place.
-    """
-
-    make: Make
-    like: Tensor
-    origin: str
-    added: str = ""
-
-
-def _held(way: _Way, data: Data, errors: ErrorSet, batch_size: int) -> Tensor:
-    """All replacements, ``(E, ...)``; of several processes each makes its share."""
-    own = torch.tensor(group().own(len(errors)), dtype=torch.int64)
-    examples = way.like.new_empty((len(own), *way.like.shape[1:]))
-    with track("adversarial examples", len(own)) as progress:
-        for rows, part in zip(own.split(batch_size), examples.split(batch_size), strict=True):
-            part.copy_(way.make(rows, data.inputs(errors.indices[rows])))
-            progress.advance(len(rows))
-    return gathered(examples, len(errors))
-
-
-def _at_inputs(
-    model: nn.Module,
-    data: Data,
-    errors: ErrorSet,
-    epsilon: float,
-    direction: Direction,
-    seed: int,
-    batch_size: int,
-    first: Tensor,
-) -> _Way:
-    """One tensor moves itself."""
-    check_step(first, epsilon)
-    labels, limits = data.labels[errors.indices], data.value_range
+        check_step(first, epsilon)
+        like, step = first[:0], epsilon
 
     def move(x: Inputs, y: Tensor) -> Tensor:
-        return fgsm(model, one_tensor(x, "like the first"), y, epsilon=epsilon, value_range=limits)
-
-    def against(rows: Tensor, inputs: Inputs) -> Tensor:
-        return _by_parts(move, inputs, labels[rows], device_of(model), batch_size, first[:0])
-
-    def anywhere(rows: Tensor, inputs: Inputs) -> Tensor:
-        signs = _signs(rows, first.shape[1:], seed)
-        return (one_tensor(inputs, "like the first") + epsilon * signs).clamp(*limits)
-
-    if direction == "random":
-        return _Way(anywhere, first[:0], f"random {epsilon}, seed {seed}")
-    return _Way(against, first[:0], f"FGSM {epsilon} on {weights_fingerprint(model)}")
-
-
-def _at_module(
-    model: nn.Module,
-    data: Data,
-    errors: ErrorSet,
-    epsilon: float,
-    direction: Direction,
-    at: str | None,
-    seed: int,
-    batch_size: int,
-) -> _Way:
-    """Several tensors get one more: steps to add to the output of a module."""
-    if not 0 <= epsilon < float("inf"):
-        raise ArgumentError(f"epsilon: expected a finite number of at least 0, got {epsilon}.")
-    labels, device = data.labels[errors.indices], device_of(model)
-    some = _fields(data.inputs(range(min(BATCH_SIZE, len(data))))).to(device)
-    module = at or embedding_of(model, some[:1])
-    step = epsilon * answer_spread(model, some, module)
-    like = fgsm_step(model, some[:1], data.labels[:1].to(device), at=module, epsilon=step)[:0].cpu()
-
-    def move(x: Inputs, y: Tensor) -> Tensor:
-        return fgsm_step(model, _fields(x), y, at=module, epsilon=step)
+        if isinstance(x, Fields):
+            return fgsm_step(model, x, y, at=module, epsilon=step)
+        return fgsm(model, x, y, epsilon=step, value_range=data.value_range)
 
     def against(rows: Tensor, inputs: Inputs) -> Tensor:
         return _by_parts(move, inputs, labels[rows], device_of(model), batch_size, like)
 
-    def anywhere(rows: Tensor, _: Inputs) -> Tensor:
-        return (step * _signs(rows, like.shape[1:], seed)).to(like.dtype)
+    def anywhere(rows: Tensor, inputs: Inputs) -> Tensor:
+        steps = step * _signs(rows, like.shape[1:], seed)
+        return steps.to(like.dtype) if isinstance(inputs, Fields) else (inputs + steps).clamp(*data.value_range)
 
     if direction == "random":
-        return _Way(anywhere, like, f"random {epsilon}, seed {seed}, at {module}", f"{ADDED}{module}")
-    return _Way(against, like, f"FGSM {epsilon} at {module} of {weights_fingerprint(model)}", f"{ADDED}{module}")
+        make, origin = anywhere, f"random {epsilon}, seed {seed}{f', at {module}' * bool(module)}"
+    else:
+        make, origin = against, f"FGSM {epsilon} {f'at {module} of' if module else 'on'} {weights_fingerprint(model)}"
+    held = budget is None or len(errors) * like.itemsize * prod(like.shape[1:]) <= budget
+    examples = _held(make, like, data, errors, batch_size) if held else make
+    return Replaced(data, errors.indices, examples, origin=origin, added=added)
+
+
+def _held(make: Make, like: Tensor, data: Data, errors: ErrorSet, batch_size: int) -> Tensor:
+    """All replacements, ``(E, ...)``; each of several processes makes its shard. ``like`` is none of them."""
+    own = torch.tensor(group().own(len(errors)), dtype=torch.int64)
+    examples = like.new_empty((len(own), *like.shape[1:]))
+    with track("adversarial examples", len(own)) as progress:
+        for rows, part in zip(own.split(batch_size), examples.split(batch_size), strict=True):
+            part.copy_(make(rows, data.inputs(errors.indices[rows])))
+            progress.advance(len(rows))
+    return gathered(examples, len(errors))
 
 
 def _by_parts(
@@ -234,7 +165,7 @@ def _by_parts(
     size: int,
     none: Tensor,
 ) -> Tensor:
-    """What is made of samples, ``size`` of them at a time; nothing where there are none, which no model need take."""
+    """The moved samples, computed ``size`` at a time; ``none``, without a call of the model, where there are none."""
 
     def made(part: slice) -> Tensor:
         x, y = inputs[part].to(device), labels[part].to(device)
@@ -245,12 +176,9 @@ def _by_parts(
     return torch.cat(parts) if parts else none
 
 
-def _fields(inputs: Inputs) -> Fields:
-    assert isinstance(inputs, Fields)
-    return inputs
-
-
 def _signs(rows: Tensor, shape: Sequence[int], seed: int) -> Tensor:
-    """The random signs of some errors, int8 ``(n, *shape)``: those of each follow from the seed and its place alone."""
-    drawn = [random_signs(1, shape, seed=seed_of(seed, row)) for row in rows.tolist()]
-    return torch.cat(drawn) if drawn else torch.empty((0, *shape), dtype=torch.int8)
+    """The random signs of some errors, int8 ``(n, *shape)``; each error's follow from the seed and its position."""
+    signs = torch.empty((len(rows), *shape), dtype=torch.int8)
+    for sign, row in zip(signs, rows.tolist(), strict=True):
+        sign.random_(0, 2, generator=torch.Generator().manual_seed(seed_of(seed, row))).mul_(2).sub_(1)
+    return signs

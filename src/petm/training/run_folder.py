@@ -1,9 +1,9 @@
-"""A folder for one run: it knows whose it is, keeps a second process out, and holds the checkpoints until the end.
+"""The folder of one run: its settings, a lock against other processes, and the checkpoints until it is finished.
 
 runs/mnist/
-├── run.json        what the run was told, and whether it is finished
+├── run.json        the settings of the run, and whether it is finished
 ├── checkpoints/    one file for each training; removed at the end
-└── ...             what the run makes
+└── ...             the results
 """
 
 import json
@@ -25,11 +25,11 @@ _RECORD, _CHECKPOINTS = "run.json", "checkpoints"
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a training leaves its checkpoint, and whether it goes on from there.
+    """The place of a training's checkpoint.
 
     Attributes:
         path: The checkpoint file.
-        resume: Go on from the file if it is there; otherwise an existing file is replaced.
+        resume: Whether to continue from an existing file instead of replacing it.
         every: Seconds between two checkpoints.
     """
 
@@ -39,11 +39,11 @@ class Storage:
 
 
 class RunFolder:
-    """The folder of a run under way.
+    """The folder of an open run.
 
     Attributes:
         path: The folder.
-        seconds: Time spent by step, filled by `timed`.
+        seconds: Seconds of each step, filled by `timed`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ class RunFolder:
         self.seconds: dict[str, float] = {}
 
     def storage(self, step: str) -> Storage:
-        """Returns where the training of a step leaves its checkpoint, and goes on from."""
+        """Returns the place of the checkpoint of a step's training, to be resumed."""
         return Storage(self.path / _CHECKPOINTS / f"{step}.safetensors", resume=True)
 
     @contextmanager
@@ -68,13 +68,13 @@ def open_run(
 ) -> Iterator[RunFolder]:
     """Opens a folder for a run; when the block ends well, the run is finished and its checkpoints are removed.
 
-    Of processes that work together (`distributed`) the main one claims it, and the others come in behind.
+    Of several processes (`petm._internal.distributed`) the main one claims it before the others enter.
 
     Args:
         path: The folder, made when absent.
-        settings: All that the result depends on, as JSON has it.
-        resume: Go on with the interrupted run that is there, if there is one.
-        overwrite: Remove the run that is there, whatever it is, unless it is one to go on with.
+        settings: Everything that the result depends on, in JSON's types.
+        resume: Whether to continue an interrupted run in it.
+        overwrite: Whether to remove a run in it that is not to be continued.
 
     Raises:
         RunError: The folder is in use, holds something else, a finished run, or a run with other settings.
@@ -91,14 +91,15 @@ def open_run(
         try:
             yield RunFolder(path)
         except BaseException:
-            _leave_no_empty_run(path)
+            if {entry.name for entry in contents(path)} <= {_RECORD}:  # nothing has been made yet
+                shutil.rmtree(path, ignore_errors=True)
             raise
         write_json(path / _RECORD, {"settings": wanted, "finished": True})
         shutil.rmtree(path / _CHECKPOINTS, ignore_errors=True)
 
 
 def forget_finished(path: Path) -> None:
-    """Removes the folder of a run that came to its end, and could not be removed by it."""
+    """Removes the folder of a finished run, if it is one."""
     try:
         finished = json.loads((path / _RECORD).read_text(encoding="utf-8"))["finished"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -109,10 +110,7 @@ def forget_finished(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Makes a folder where there is none, and keeps a second process out of it as long as the block runs.
-
-    Args:
-        path: The folder; the lock is a file in it, which is gone when the block ends.
+    """Makes a folder where there is none, and locks it against other processes while the block runs.
 
     Raises:
         RunError: The folder is in use, or cannot be made or written to.
@@ -131,24 +129,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def contents(path: Path) -> list[Path]:
-    """Returns what is in a locked folder besides its lock."""
+    """Returns the paths in a locked folder without its lock."""
     return [entry for entry in path.iterdir() if entry.name != LOCK]
 
 
-def empty(path: Path) -> None:
-    """Removes everything from a locked folder but its lock."""
-    for entry in contents(path):
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _leave_no_empty_run(path: Path) -> None:
-    """Takes back the claim on a folder in which nothing has been made yet, and the folder too."""
-    if {entry.name for entry in path.iterdir()} <= {_RECORD, LOCK}:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def _claim(path: Path, wanted: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
-    """Checks that the folder may be used, and empties it where that was asked for."""
+    """Checks that the folder may be used, and empties it to be overwritten."""
     if not contents(path):
         return
     try:
@@ -156,12 +142,13 @@ def _claim(path: Path, wanted: Mapping[str, Any], *, resume: bool, overwrite: bo
         before, finished = record["settings"], record["finished"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{path}: expected an empty folder or one of petm's runs, got other files. Choose another."
+            f"{path}: expected an empty folder or a run of petm, got other files. Choose another."
         ) from error
     if resume and not finished and before == wanted:
         return
     if overwrite:
-        empty(path)
+        for entry in contents(path):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     elif finished:
         raise RunError(f"{path}: holds a finished run. Choose another folder, or pass --overwrite to replace it.")
     elif before != wanted:
@@ -171,6 +158,4 @@ def _claim(path: Path, wanted: Mapping[str, Any], *, resume: bool, overwrite: bo
             f"or pass --overwrite to replace it."
         )
     else:
-        raise RunError(
-            f"{path}: holds an interrupted run. Pass --resume to go on with it, or --overwrite to replace it."
-        )
+        raise RunError(f"{path}: holds an interrupted run. Pass --resume to continue it, or --overwrite to replace it.")

@@ -1,4 +1,4 @@
-"""The teacher: the model's own architecture, trained where the model's errors are replaced by adversarial examples."""
+"""The teacher: the base model's architecture, trained on data whose errors are replaced by adversarial examples."""
 
 from copy import deepcopy
 from typing import Literal
@@ -10,12 +10,7 @@ from petm.data.base import Data, as_data
 from petm.errors import ArgumentError, ModelError, NothingToLearnError
 from petm.models.prediction import Precision
 from petm.training.error_set import ErrorSet
-from petm.training.loop import (
-    CROSS_ENTROPY,
-    Settings,
-    Storage,
-    train,
-)
+from petm.training.loop import CROSS_ENTROPY, Settings, Storage, train
 from petm.training.replacement import replace_errors
 
 
@@ -39,26 +34,24 @@ def train_teacher(
     """Returns the teacher, in eval mode.
 
     Trained by cross-entropy on the data set in which each of the base model's errors ``(x, y)`` is replaced by
-    ``(clip(x + epsilon * sign(grad_x CE(A(x), y))), y)``. Where the base model was wrong the teacher has learned from
-    harder versions of the same samples, so that it answers differently there.
+    ``(clip(x + epsilon * sign(grad_x CE(A(x), y))), y)``.
 
     Args:
         model: The base model; it stays as it is.
         data: ``N`` labelled samples, those that the base model was trained on.
-        errors: the base model's errors in ``data``.
-        epsilon: FGSM step in units of the inputs; 0.1 of a range of 1 is what the authors' public code uses. 0 replaces
-            each error by itself: the control, which shows how much of a result is further training alone.
-        start: From the base model's weights, as the authors' code does, or from fresh ones.
-        samples: The whole replaced data set, as the papers say, or its errors alone, as the authors' code does.
-        epochs: Passes over the samples. On the whole data 2 suffice: further ones make the teacher a copy of the base
-            model that is merely better trained.
-        learning_rate: Of Adam. 1e-3, with which the paper's network is usually trained from scratch too.
+        errors: The base model's errors in ``data``.
+        epsilon: FGSM step in units of the inputs; the authors' public code uses 0.1 of a range of 1. 0 replaces each
+            error by itself: the control, which shows the effect of further training alone.
+        start: The first weights: the base model's, as in the authors' code, or fresh ones.
+        samples: The whole replaced data set, as in the papers, or its errors alone, as in the authors' code.
+        epochs: Passes over the samples; 2 suffice on the whole data, and more only train the base model further.
+        learning_rate: Learning rate of Adam.
         batch_size: Samples in one step.
-        seed: Of the order of samples, and of fresh weights.
-        precision: Of the matrix products, as in `petm.training.loop.Settings`.
-        storage: Where checkpoints go.
+        seed: Seed of the order of samples, and of fresh weights.
+        precision: Precision of the matrix products, as in `petm.training.loop.Settings`.
+        storage: Place of the checkpoints.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        title: What the progress bar says.
+        title: Title of the progress bar.
 
     Raises:
         NothingToLearnError: ``errors`` is empty.
@@ -83,30 +76,23 @@ def train_teacher(
         raise ModelError(f"model: cannot be copied ({type(error).__name__}: {error}). Remove what holds it.") from error
     if start == "scratch":
         _initialise(teacher, seed)
-    settings = Settings(
-        epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, seed=seed, precision=precision
-    )
+    settings = Settings(epochs, learning_rate, batch_size, seed=seed, precision=precision)
     train(teacher, seen, CROSS_ENTROPY, settings, storage=storage, device=device, title=title)
     return teacher
 
 
 def require_errors(errors: ErrorSet) -> None:
-    """Checks that there is something to learn from.
-
-    Raises:
-        NothingToLearnError: The base model makes no error.
-    """
+    """Raises `NothingToLearnError` where an error set is empty."""
     if not len(errors):
         raise NothingToLearnError(
             f"errors: expected at least one sample that the model gets wrong, got none of {errors.total}. The "
-            f"method learns "
-            f"from the model's errors: give it labelled data that the model was not trained on, or a model that "
-            f"was stopped earlier."
+            f"method learns from the model's errors: pass labelled data that the model was not trained on, or a model "
+            f"whose training was stopped earlier."
         )
 
 
 def _initialise(model: nn.Module, seed: int) -> None:
-    """Draws every weight afresh, as each module's own ``reset_parameters`` does it."""
+    """Draws every weight afresh, by each module's own ``reset_parameters``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Training the adapters themselves, without a teacher: cross-entropy on harder data, the model staying as it is."""
+"""Training the adapters on labels, without a teacher."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +7,7 @@ from petm.adapter.model import AdaptedModel
 from petm.adapter.prefix_features import cached_features
 from petm.data.base import Data, as_data
 from petm.models.prediction import Precision, choose_device
-from petm.training.loop import (
-    CROSS_ENTROPY,
-    History,
-    Objective,
-    Settings,
-    Storage,
-    train,
-)
+from petm.training.loop import CROSS_ENTROPY, History, Objective, Settings, Storage, train
 
 
 def tune(
@@ -32,25 +25,24 @@ def tune(
     storage: Callable[[str], Storage | None] | None = None,
     device: str = "auto",
 ) -> dict[str, History]:
-    """Trains each adapter by itself on labelled data, in place, and returns what happened, by adapter.
+    """Trains each adapter in place, independently of the others, on labelled data; returns the history of each.
 
-    Every adapter sees the same samples in an order of its own and starts from weights of its own, so that a committee
-    of them errs in different ways. What lies before the first adapted layer is computed once for all of them where that
-    pays (`petm.adapter.prefix_features`). The learning rate falls along half a cosine.
+    Every adapter has weights and an order of samples of its own, so that the ensemble members err in different ways.
+    The prefix before the first adapted layer is computed once for all of them where that pays
+    (`petm.adapter.prefix_features`). The learning rate falls along half a cosine.
 
     Args:
-        adapted: The base model with untrained adapters; the base model itself keeps every bit.
-        data: Labelled samples, usually the base model's training data beside changed copies of them
-            (`petm.training.mining`).
-        objective: What is minimised.
+        adapted: The base model with untrained adapters; the base model itself stays as it is, to the bit.
+        data: Labelled samples, usually the base model's training data and changed copies of them.
+        objective: Loss, and the figure shown beside it.
         epochs: Passes over the data.
-        learning_rate: Of Adam, at the start.
+        learning_rate: Learning rate of Adam at the start.
         batch_size: Samples in one step.
-        seed: Of the order of samples.
-        precision: Of the matrix products.
-        cache_budget: Bytes of memory for features that are computed once; more goes into a temporary file. 0: none.
-        cache_folder: Where that file goes; absent takes the system's folder for temporary files.
-        storage: Where the checkpoints of each adapter's training go, by its name.
+        seed: Seed of the order of samples.
+        precision: Precision of the matrix products.
+        cache_budget: Bytes of memory for prefix features; larger ones go into a temporary file. 0 caches nothing.
+        cache_folder: Folder of that file; absent takes the system's folder for temporary files.
+        storage: Place of the checkpoints of an adapter's training, by the adapter's name.
         device: ``auto``, ``cpu``, ``cuda``, ...
 
     Raises:
@@ -60,21 +52,16 @@ def tune(
     """
     data = as_data(data)
     adapted.to(choose_device(device))
-    histories = {}
-    with cached_features(adapted, data, budget=cache_budget, folder=cache_folder, precision=precision) as (
-        student,
-        seen,
-    ):
-        for place, adapter in enumerate(adapted.adapters):
-            settings = Settings(
-                epochs=epochs,
-                learning_rate=learning_rate,
-                batch_size=batch_size,
-                seed=seed * len(adapted.adapters) + place,
-                schedule="cosine",
-                precision=precision,
+    histories, count = {}, len(adapted.adapters)
+    cached = cached_features(adapted, data, budget=cache_budget, folder=cache_folder, precision=precision)
+    with cached as (student, seen):
+        for index, adapter in enumerate(adapted.adapters):
+            order = seed * count + index
+            settings = Settings(epochs, learning_rate, batch_size, seed=order, schedule="cosine", precision=precision)
+            learner, place, title = (
+                student.alone(adapter),
+                storage and storage(adapter),
+                f"adapter {index + 1} of {count}",
             )
-            title = f"adapter {place + 1} of {len(adapted.adapters)}"
-            learner, place_of = student.alone(adapter), storage(adapter) if storage else None
-            histories[adapter] = train(learner, seen, objective, settings, storage=place_of, device=device, title=title)
+            histories[adapter] = train(learner, seen, objective, settings, storage=place, device=device, title=title)
     return histories
