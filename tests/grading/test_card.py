@@ -15,12 +15,7 @@ from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.manifest import read_manifest
-from petm.grading.provenance import (
-    InputOrigin,
-    ModelOrigin,
-    Origin,
-    describe_data,
-)
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, describe_data
 from petm.selective.targets import Coverage, MaxRisk, Recall
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 

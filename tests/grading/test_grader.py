@@ -12,28 +12,10 @@ from torch import nn
 from networks import TinyCNN, images, randomise, seeded
 from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.data.base import Data, TensorData
-from petm.errors import (
-    ArgumentError,
-    BundleError,
-    DataError,
-    ModelError,
-    PetmWarning,
-)
-from petm.grading.grader import (
-    Grader,
-    Grades,
-    fit_grader,
-    load,
-)
+from petm.errors import ArgumentError, BundleError, DataError, ModelError, PetmWarning
+from petm.grading.grader import Grader, Grades, fit_grader, load
 from petm.grading.manifest import read_manifest
-from petm.grading.provenance import (
-    DataOrigin,
-    InputOrigin,
-    ModelOrigin,
-    Origin,
-    describe_data,
-    library_versions,
-)
+from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin, describe_data, library_versions
 from petm.models.scores import opposition
 from petm.selective.metrics import expected_calibration_error
 from petm.selective.targets import Coverage, Disagreement, MaxRisk, Recall, Target

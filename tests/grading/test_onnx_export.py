@@ -23,16 +23,7 @@ from petm.adapter.model import Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.cli import main
 from petm.data.base import Data
-from petm.errors import (
-    ArgumentError,
-    BundleError,
-    DataError,
-    ExportError,
-    ExtraError,
-    ModelError,
-    PetmError,
-    RunError,
-)
+from petm.errors import ArgumentError, BundleError, DataError, ExportError, ExtraError, ModelError, PetmError, RunError
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
@@ -459,10 +450,7 @@ def test_export_then_grade(petm: Any, digits: tuple[Data, ...]) -> None:
 
 def test_grade_refuses_what_a_graph_has_already(petm: Any) -> None:
     for options, message in (
-        (
-            ("--model", "networks:TinyCNN"),
-            "--model, --weights: expected neither beside model.onnx",
-        ),
+        (("--model", "networks:TinyCNN"), "--model, --weights: expected neither beside model.onnx"),
         (("--device", "mps"), "--device: expected auto, cpu, cuda for an .onnx file, got mps"),
     ):
         code, _, err = petm("grade", "model.onnx", "more", *options)

@@ -136,7 +136,8 @@ def test_the_most_suspect_samples_are_shown(adapted: AdaptedModel, calibration: 
     for index, item in zip(order, items, strict=True):
         label, answer = int(calibration.labels[index]), grades.labels[index]
         assert item.startswith(
-            f"The model is {'right' if label == answer else 'wrong'} True class {label} Image {calibration.name(index)} "
+            f"The model is {'right' if label == answer else 'wrong'} "
+            f"True class {label} Image {calibration.name(index)} "
             f"Probability of error {percent(grades.probability[index])} The model {answer} "
         )
         assert f"Second opinion {grades.second[index]} " in item

@@ -20,12 +20,7 @@ from petm.data.reader import Reader
 from petm.data.sources import Source
 from petm.errors import DataError, RunError
 from petm.grading.grade_table import GRADE_SUFFIXES, SCHEMA
-from petm.grading.stream import (
-    Graded,
-    GradesBatches,
-    Place,
-    grade_stream,
-)
+from petm.grading.stream import Graded, GradesBatches, Place, grade_stream
 from petm.grading.summary import Summary
 from petm.models import BATCH_SIZE
 from petm.training.run_folder import forget_finished, open_run

@@ -147,10 +147,7 @@ def _csv_options(columns: Sequence[str]) -> Any:
     from pyarrow import csv
 
     return csv.ConvertOptions(
-        column_types=SCHEMA,
-        include_columns=list(columns),
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
+        column_types=SCHEMA, include_columns=list(columns), strings_can_be_null=True, quoted_strings_can_be_null=False
     )
 
 

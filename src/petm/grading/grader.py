@@ -192,13 +192,7 @@ def fit_grader(
         **suspicion_profile(suspicion),
     }
     return Grader(
-        adapted,
-        threshold,
-        score,
-        fit_probability(suspicion, wrong),
-        origin or Origin(),
-        plain(measured),
-        target,
+        adapted, threshold, score, fit_probability(suspicion, wrong), origin or Origin(), plain(measured), target
     )
 
 

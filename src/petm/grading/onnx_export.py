@@ -19,20 +19,10 @@ from petm._internal.extras import import_extra
 from petm._internal.files import plain, write_atomically
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import one_tensor
-from petm.errors import (
-    ArgumentError,
-    ExportError,
-    PetmError,
-    RunError,
-)
+from petm.errors import ArgumentError, ExportError, PetmError, RunError
 from petm.grading.grader import Grader
 from petm.grading.grades import as_inputs
-from petm.grading.onnx_grader import (
-    FORMAT_VERSION,
-    PREFIX,
-    Answer,
-    OnnxGrader,
-)
+from petm.grading.onnx_grader import FORMAT_VERSION, PREFIX, Answer, OnnxGrader
 from petm.grading.provenance import InputOrigin, library_versions
 from petm.models.hf_processors import ImageProcessor, PlainForm, plain_form
 from petm.models.loading import weights_fingerprint

@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 from petm._internal.extras import import_extra
 from petm._internal.progress import track
 from petm._internal.records import Json, Record
-from petm.errors import (
-    ArgumentError,
-    BundleError,
-    DataError,
-    ModelError,
-)
+from petm.errors import ArgumentError, BundleError, DataError, ModelError
 from petm.grading.grades import Batch, Grades, as_inputs
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models import BATCH_SIZE
@@ -78,19 +73,14 @@ class OnnxGrader:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        *,
-        providers: Sequence[Provider] = ("CPUExecutionProvider",),
-        threads: int | None = None,
+        self, path: str | Path, *, providers: Sequence[Provider] = ("CPUExecutionProvider",), threads: int | None = None
     ) -> None:
         self.path = Path(path)
         self._session = _open_session(self.path, providers, threads)
         metadata = _read_metadata(self.path, self._session)
         self.threshold, self.score = Threshold.from_json(metadata.record("threshold")), metadata.text("score")
         self.origin = Origin(
-            ModelOrigin(classes=metadata.texts("classes")),
-            InputOrigin.from_json(metadata.record("inputs")),
+            ModelOrigin(classes=metadata.texts("classes")), InputOrigin.from_json(metadata.record("inputs"))
         )
         self.measured: Mapping[str, Json] = metadata.free("measured")
         self.fingerprint = metadata.text("fingerprint")

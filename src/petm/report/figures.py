@@ -124,7 +124,9 @@ def drift_figure(drift: Sequence[LayerDrift]) -> Figure:
         # Room for the labels to the right of the bars.
         axes.set_xlim(0, 1.5 * max(lengths, default=0.0) or 1.0)
         axes.set_xlabel("‖W' − W₀‖ / ‖W₀‖")
-        _head(axes, "Weight drift from the model to the teacher", "beside each bar the rank\nthat holds 90% of its energy")
+        _head(
+            axes, "Weight drift from the model to the teacher", "beside each bar the rank\nthat holds 90% of its energy"
+        )
     return figure
 
 

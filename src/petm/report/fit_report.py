@@ -15,30 +15,12 @@ from petm.models.prediction import check_labels
 from petm.models.scores import SCORES, maximum_softmax
 from petm.report.figures import reliability_figure, risk_coverage_figure, svg_of
 from petm.report.gallery import shown
-from petm.report.pages import (
-    curve_captions,
-    curve_tables,
-    inline_svg,
-    write_page,
-)
-from petm.report.tables import (
-    MISSING,
-    Table,
-    judged,
-    percent,
-    points,
-)
+from petm.report.pages import curve_captions, curve_tables, inline_svg, write_page
+from petm.report.tables import MISSING, Table, judged, percent, points
 from petm.selective.bootstrap import paired_bootstrap
 from petm.selective.curves import judge, risk_coverage
 from petm.selective.guarantee import guarantee
-from petm.selective.metrics import (
-    Detection,
-    Share,
-    aurc,
-    auroc,
-    detection,
-    share,
-)
+from petm.selective.metrics import Detection, Share, aurc, auroc, detection, share
 from petm.selective.thresholds import DISAGREEMENT
 
 GRADER, SOFTMAX, CHOSEN = "Grader", "the model's softmax", "the chosen threshold"

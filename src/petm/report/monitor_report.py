@@ -16,22 +16,10 @@ from petm._internal.storage import Located
 from petm.data.labels import Place
 from petm.errors import ArgumentError
 from petm.grading.production import Production, Window, read_production
-from petm.report.figures import (
-    BASE_COLOUR,
-    STYLE,
-    TEACHER_COLOUR,
-    WIDTH,
-)
+from petm.report.figures import BASE_COLOUR, STYLE, TEACHER_COLOUR, WIDTH
 from petm.report.pages import share_with_interval
 from petm.report.tables import MISSING, Table, percent
-from petm.selective.drift import (
-    DRAWS,
-    Drift,
-    SuspicionProfile,
-    alike,
-    differences_of,
-    drift_of,
-)
+from petm.selective.drift import DRAWS, Drift, SuspicionProfile, alike, differences_of, drift_of
 from petm.selective.guarantee import guarantee
 from petm.selective.metrics import Share
 from petm.selective.monitoring import GuaranteeCheck, exact_share

@@ -9,13 +9,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from petm._internal.files import write_text
-from petm.report.tables import (
-    BETTER,
-    MISSING,
-    WORSE,
-    Table,
-    percent,
-)
+from petm.report.tables import BETTER, MISSING, WORSE, Table, percent
 
 _TONES = {BETTER: "better", WORSE: "worse"}
 
