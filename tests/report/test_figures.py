@@ -57,7 +57,7 @@ def test_the_papers_figure_draws_every_point_and_names_the_numbers() -> None:
         assert len(base.get_paths()[0].vertices) != len(teacher.get_paths()[0].vertices), "markers differ too"
     shown = texts(figure)
     for part in (
-        "conv1 filters", "conv2 filters", "A 75%, the teacher 96%", "PC1 (50%)", "PC2 (25%)", "block.0 features, t-SNE",
+        "conv1 filters", "conv2 filters", "model 75%, teacher 96%", "PC1 (50%)", "PC2 (25%)", "block.0 features, t-SNE",
         "silhouette 0.00 (before t-SNE 0.12)", "98.7% right", "base model", "teacher",
     ):  # fmt: skip
         assert part in shown
@@ -112,7 +112,7 @@ def test_the_reliability_figure_draws_each_bin_with_its_interval() -> None:
     assert axes.get_xlim() == axes.get_ylim()
     assert axes.get_xlim()[1] > share(30, 90).high
     shown = texts(figure)
-    for part in ("as guaranteed", "95% interval", "observed", "guaranteed probability of error", "5%"):
+    for part in ("as predicted", "95% interval", "observed", "predicted probability of error", "5%"):
         assert part in shown
     quarter, whole = (axes.transData.transform((x, 0))[0] - axes.transData.transform((0, 0))[0] for x in (0.0625, 0.25))
     assert whole == pytest.approx(2 * quarter), "a square-root scale"

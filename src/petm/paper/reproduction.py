@@ -22,7 +22,6 @@ from petm.grading.provenance import (
     describe_data,
     library_versions,
 )
-from petm.grading.suspects import Suspect, gather_suspects
 from petm.models.loading import count_parameters, load_weights, save_weights, weights_fingerprint
 from petm.models.paper import paper_cnn
 from petm.models.prediction import Precision, choose_device, predict_logits
@@ -37,6 +36,7 @@ from petm.report.figures import (
     risk_coverage_figure,
     save_figure,
 )
+from petm.report.gallery import Suspect, gather_suspects
 from petm.selective.curves import Judgement, judge, risk_coverage
 from petm.selective.metrics import fidelity
 from petm.selective.thresholds import DISAGREEMENT
