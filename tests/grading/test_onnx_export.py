@@ -348,7 +348,7 @@ def test_a_model_that_cannot_be_traced(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_graph_that_answers_otherwise_is_not_left(tmp_path: Path) -> None:
+def test_a_graph_with_other_answers_is_not_left(tmp_path: Path) -> None:
     def counts(x: Tensor) -> Tensor:
         calls.append(1)
         return x * len(calls)
@@ -457,10 +457,8 @@ def test_grade_refuses_what_a_graph_has_already(petm: Any) -> None:
     assert (code, err) == (1, "Error: model.onnx: expected an ONNX file, got none. Name another file.\n")
 
 
-def test_a_graph_says_how_a_processor_reads_its_inputs(
-    grader: Grader, digits: tuple[Data, ...], tmp_path: Path
-) -> None:
+def test_a_graph_says_how_a_processor_reads_its_inputs(tmp_path: Path) -> None:
     """Else its images would be read without the base model's normalisation."""
-    read = replace(grader, origin=replace(grader.origin, inputs=InputOrigin(processor="a/folder")))
-    export_onnx(read, tmp_path / "g.onnx", digits[0].inputs(range(4)))
+    read = replace(small(), origin=Origin(inputs=InputOrigin(processor="a/folder")))
+    export_onnx(read, tmp_path / "g.onnx", images(4, 2))
     assert OnnxGrader(tmp_path / "g.onnx").origin.inputs.processor == "a/folder"
