@@ -162,10 +162,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
         ("[]", "petm.json: expected a JSON object"),
         ("{}", ANOTHER_KIND),
         ('{"format": "another", "format_version": 1}', ANOTHER_KIND),
-        (
-            '{"format": "petm bundle", "format_version": "1"}',
-            ANOTHER_KIND,
-        ),
+        ('{"format": "petm bundle", "format_version": "1"}', ANOTHER_KIND),
         ('{"format": "petm bundle", "format_version": 1}', r"expected bundle version 3, got 1\. Fit again"),
         ('{"format": "petm bundle", "format_version": 4}', r"expected bundle version 3, got 4\. Upgrade petm"),
         ('{"format": "petm bundle", "format_version": 3}', r"petm.json has changed since it was written"),

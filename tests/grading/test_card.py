@@ -15,12 +15,7 @@ from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.manifest import read_manifest
-from petm.grading.provenance import (
-    InputOrigin,
-    ModelOrigin,
-    Origin,
-    describe_data,
-)
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, describe_data
 from petm.selective.targets import Coverage, MaxRisk, Recall
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 
@@ -67,15 +62,15 @@ def test_the_card_says_what_was_measured(adapted: AdaptedModel, digits: tuple[Da
     assert found["AUROC, higher is better"] == [f"{held['auroc']:.4f}", f"{held['auroc_of_softmax']:.4f}"]
     assert found["AURC, lower is better"] == [f"{held['aurc']:.4f}", f"{held['aurc_of_softmax']:.4f}"]
     parameters = sum(parameter.numel() for parameter in adapted.base.parameters())
-    assert found["A"][0].startswith(f"networks:TinyCNN, {parameters:,} parameters, fingerprint")
-    assert manifest.fingerprint[:12] in found["A"][0]
+    assert found["Base model"][0].startswith(f"networks:TinyCNN, {parameters:,} parameters, fingerprint")
+    assert manifest.fingerprint[:12] in found["Base model"][0]
     assert found["Layers"] == ["fc1 rank 4, fc2 rank 5"]
     assert found["Data, calibration"] == [f"899 samples, SHA-256 {digits[2].content[:12]}"]
     assert found["Seed"] == ["3"]
     assert "Nothing is guaranteed: the threshold flags at least 90% of the errors seen here" in text
 
 
-def test_the_promise_stands_in_it(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:
+def test_the_card_states_the_guarantee(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:
     grader = fit_grader(adapted, digits[2], target=MaxRisk(0.2, confidence=0.9))
     assert grader.threshold.holds
     _, text = card_of(grader, tmp_path / "g.petm")
@@ -87,7 +82,7 @@ def test_the_promise_stands_in_it(adapted: AdaptedModel, digits: tuple[Data, ...
     [((Member(),), ["."]), ((Member(), Member("second"), Member("third")), [".", "second", "third"])],
     ids=["one adapter", "three"],
 )
-def test_its_code_runs(
+def test_the_code_in_the_card_runs(
     model: nn.Module,
     digits: tuple[Data, ...],
     tmp_path: Path,
@@ -114,18 +109,18 @@ def test_its_code_runs(
     assert ("mean of their probabilities" in text) == (len(folders) > 1)
 
 
-def test_a_without_adapters_at_a_view(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+def test_the_base_model_alone_on_a_view(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
     adapted = attach_adapter(model, {"fc2": 1}, members=(Member("", "mirror"),))
     adapted.cascade_threshold = 0.25
     header, text = card_of(fit_grader(adapted, digits[1], target=Coverage(0.7)), tmp_path / "g.petm")
     assert header["library_name"] == "petm"
     assert "lora" not in header["tags"]
     assert text.count("```python") == 1
-    assert "A itself looks at this view of it: mirror." in text
-    assert "only where 1 minus the base model's greatest probability is 0.25 or more" in text
+    assert "the base model gets the view mirror." in text
+    assert "computed only where 1 minus the base model's greatest probability is 0.25 or more" in text
 
 
-def test_where_a_is(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:
+def test_where_the_base_weights_are(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:
     grader = fit_grader(adapted, digits[1], target=Coverage(0.7))
     assert "are not in here" in card_of(grader, tmp_path / "a.petm")[1]
     assert "lie here in `base.safetensors`" in card_of(grader, tmp_path / "b.petm", include_base=True)[1]
@@ -169,10 +164,10 @@ def test_figures_that_are_not_there(adapted: AdaptedModel, digits: tuple[Data, .
     _, text = card_of(fit_grader(adapted, (x, labels)), tmp_path / "a.petm")  # type: ignore[arg-type]
     assert rows(text)["AUROC, higher is better"] == ["not defined", "not defined"]
     assert rows(text)["Recall: of the model's errors, flagged"][0] == "not defined"
-    assert "A made no error on the calibration samples, so how many it would find is not known" in text
+    assert "The base model made no error on the calibration samples" in text
     _, text = card_of(Grader(adapted, DISAGREEMENT, measured={"auroc": 0.75, "flagged": 3}), tmp_path / "c.petm")
     assert rows(text)["AUROC, higher is better"] == ["0.7500", ""]
     assert "calibration samples, on which" not in text
     _, text = card_of(Grader(adapted, Threshold(0.5, "by hand")), tmp_path / "b.petm")
-    assert "What it was measured to do" not in text
+    assert "Measured quality" not in text
     assert "Nothing is guaranteed. The threshold: by hand." in text

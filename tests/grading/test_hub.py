@@ -78,11 +78,7 @@ def test_a_damaged_bundle_is_not_uploaded(bundle: Path, calls: list[tuple[str, d
 @pytest.mark.parametrize("step", ["create_repo", "upload_folder"])
 @pytest.mark.parametrize("error", [OSError("401 Unauthorized.\nDetails"), RuntimeError("no route"), ValueError()])
 def test_a_hub_that_does_not_take_it(
-    bundle: Path,
-    calls: list[tuple[str, dict[str, Any]]],
-    monkeypatch: pytest.MonkeyPatch,
-    step: str,
-    error: Exception,
+    bundle: Path, calls: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
     def fail(self: HfApi, *arguments: Any, **keywords: Any) -> None:
         raise error

@@ -23,16 +23,7 @@ from petm.adapter.model import Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.cli import main
 from petm.data.base import Data
-from petm.errors import (
-    ArgumentError,
-    BundleError,
-    DataError,
-    ExportError,
-    ExtraError,
-    ModelError,
-    PetmError,
-    RunError,
-)
+from petm.errors import ArgumentError, BundleError, DataError, ExportError, ExtraError, ModelError, PetmError, RunError
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
@@ -115,7 +106,7 @@ BY_CLASS = Threshold(0.9, "by hand", classes=tuple(Threshold(label / 10, "by han
 
 
 @pytest.mark.parametrize("cascade_threshold", [0.0, 0.3])
-def test_a_committee_with_a_view_and_a_second_look(
+def test_ensemble_members_with_a_view_and_a_cascade(
     model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, cascade_threshold: float
 ) -> None:
     members = (Member(), Member("second", "mirror"), Member("", "shift 1 0"))
@@ -146,7 +137,7 @@ def test_form_of_the_graph(graph: Path) -> None:
         "base": ["N", 10],
         "second": ["N", 10],
     }
-    # A and the second opinion in one pass, or in two: no more convolutions than that, the adapter's among them.
+    # Both opinions in one pass, or in two: no more convolutions than that, the adapter's among them.
     assert 4 <= sum(node.op_type == "Conv" for node in content.node) <= 6
 
 
@@ -175,11 +166,12 @@ def test_weights_are_held_once(grader: Grader, graph: Path) -> None:
     assert [entry.name for entry in graph.parent.iterdir()] == ["model.onnx"]
 
 
-def test_export_touches_nothing(grader: Grader, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_export_touches_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    grader = small()
     capfd.readouterr()
-    dual_logits(grader.adapted, images(3))
+    dual_logits(grader.adapted, images(3, 2))
     before = snapshot(grader.adapted)
-    exported = export_onnx(grader, tmp_path / "made" / "model.onnx")
+    exported = export_onnx(grader, tmp_path / "made" / "model.onnx", images(3, 2))
     assert snapshot(grader.adapted) == before
     assert exported.files == (tmp_path / "made" / "model.onnx",)
     assert exported.size == exported.files[0].stat().st_size
@@ -201,9 +193,7 @@ def test_batchnorm_dropout_and_a_residual(tmp_path: Path) -> None:
     assert found.trusted.sum() == 32
 
 
-@pytest.mark.parametrize(
-    ("value", "trusted"), [(DISAGREEMENT.value, True), (0.0, False), (-math.inf, False), (math.inf, True)]
-)
+@pytest.mark.parametrize(("value", "trusted"), [(DISAGREEMENT.value, True), (0.0, False)])
 def test_a_tie_is_graded_as_the_threshold_says(tmp_path: Path, value: float, trusted: bool) -> None:
     """An untrained adapter on equal logits: the suspicion is exactly 0, and the paper's threshold the least above."""
     model = Small()
@@ -304,10 +294,10 @@ def test_files_that_are_no_graph_of_petm(graph: Path, tmp_path: Path) -> None:
 
 def test_providers_that_are_not_there(graph: Path) -> None:
     available = ", ".join(onnxruntime.get_available_providers())
-    message = f"providers: expected some of {available}, got ImaginaryExecutionProvider. Install"
+    message = f"^providers: .*{available}, got ImaginaryExecutionProvider"
     with pytest.raises(ArgumentError, match=message):
         OnnxGrader(graph, providers=[("ImaginaryExecutionProvider", {}), "CPUExecutionProvider"])
-    with pytest.raises(ArgumentError, match=r"providers: expected some of .*, got none"):
+    with pytest.raises(ArgumentError, match=r"^providers: .*got none"):
         OnnxGrader(graph, providers=[])
     assert OnnxGrader(graph, providers=[("CPUExecutionProvider", {})]).grade(images(1)).labels.shape == (1,)
 
@@ -358,22 +348,20 @@ def test_a_model_that_cannot_be_traced(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_graph_that_answers_otherwise_is_not_left(tmp_path: Path) -> None:
+def test_a_graph_with_other_answers_is_not_left(tmp_path: Path) -> None:
     def counts(x: Tensor) -> Tensor:
         calls.append(1)
         return x * len(calls)
 
     calls: list[int] = []
-    with pytest.raises(
-        ExportError, match=r"model: expected a graph that answers as the grader does, up to .*, got a diff"
-    ):
+    with pytest.raises(ExportError, match=r"^model: .* got a difference"):
         export_onnx(small(counts), tmp_path / "model.onnx", images(4, 2))
     assert nothing_in(tmp_path)
 
 
 def test_form_of_the_inputs_must_be_known(grader: Grader, tmp_path: Path) -> None:
     unknown = Grader(grader.adapted, DISAGREEMENT)
-    with pytest.raises(ArgumentError, match=r"example: expected some inputs, .* got none\. Pass an example"):
+    with pytest.raises(ArgumentError, match=r"^example: .* got none"):
         export_onnx(unknown, tmp_path / "model.onnx")
     with pytest.raises(ArgumentError, match=r"example: expected at least one input, got shape \(0, 1, 28, 28\)"):
         export_onnx(unknown, tmp_path / "model.onnx", images(0))
@@ -459,23 +447,18 @@ def test_export_then_grade(petm: Any, digits: tuple[Data, ...]) -> None:
 
 def test_grade_refuses_what_a_graph_has_already(petm: Any) -> None:
     for options, message in (
-        (
-            ("--model", "networks:TinyCNN"),
-            "--model, --weights: expected neither beside model.onnx",
-        ),
+        (("--model", "networks:TinyCNN"), "--model, --weights: expected neither beside model.onnx"),
         (("--device", "mps"), "--device: expected auto, cpu, cuda for an .onnx file, got mps"),
     ):
         code, _, err = petm("grade", "model.onnx", "more", *options)
         assert code == 2
         assert message in err
     code, _, err = petm("grade", "model.onnx", "more")
-    assert (code, err) == (1, "Error: model.onnx: expected an ONNX file, got none.\n")
+    assert (code, err) == (1, "Error: model.onnx: expected an ONNX file, got none. Name another file.\n")
 
 
-def test_a_graph_says_how_a_processor_reads_its_inputs(
-    grader: Grader, digits: tuple[Data, ...], tmp_path: Path
-) -> None:
+def test_a_graph_says_how_a_processor_reads_its_inputs(tmp_path: Path) -> None:
     """Else its images would be read without the base model's normalisation."""
-    read = replace(grader, origin=replace(grader.origin, inputs=InputOrigin(processor="a/folder")))
-    export_onnx(read, tmp_path / "g.onnx", digits[0].inputs(range(4)))
+    read = replace(small(), origin=Origin(inputs=InputOrigin(processor="a/folder")))
+    export_onnx(read, tmp_path / "g.onnx", images(4, 2))
     assert OnnxGrader(tmp_path / "g.onnx").origin.inputs.processor == "a/folder"

@@ -43,7 +43,7 @@ def test_counts_and_judgement_over_several_tables() -> None:
     assert found.auroc == pytest.approx(auroc(suspicion, wrong))
 
 
-def test_a_broken_promise_is_found() -> None:
+def test_a_violated_guarantee_is_found() -> None:
     made, suspicion, wrong = table(3000)
     summary = Summary(labelled=True)
     summary.add(made)

@@ -17,7 +17,6 @@ from petm.adapter.weight_drift import LayerDrift
 from petm.errors import RunError
 from petm.grading.grader import Grader
 from petm.grading.provenance import ModelOrigin, Origin
-from petm.grading.suspects import Suspect
 from petm.paper.analysis import FeatureMap, FilterPCA, paper_figure
 from petm.paper.report import summary, write_report
 from petm.paper.reproduction import Reproduction
@@ -28,6 +27,7 @@ from petm.report.figures import (
     risk_coverage_figure,
     save_figure,
 )
+from petm.report.gallery import Suspect
 from petm.report.pages import inline_svg
 from petm.selective.curves import Judgement, judge, risk_coverage
 

@@ -78,7 +78,7 @@ def test_the_reliability_figure_draws_each_bin_with_its_interval() -> None:
     assert axes.get_xlim() == axes.get_ylim()
     assert axes.get_xlim()[1] > share(30, 90).high
     shown = texts(figure)
-    for part in ("as guaranteed", "95% interval", "observed", "guaranteed probability of error", "5%"):
+    for part in ("as predicted", "95% interval", "observed", "predicted probability of error", "5%"):
         assert part in shown
     quarter, whole = (axes.transData.transform((x, 0))[0] - axes.transData.transform((0, 0))[0] for x in (0.0625, 0.25))
     assert whole == pytest.approx(2 * quarter), "a square-root scale"

@@ -1,6 +1,6 @@
+import copy
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,8 @@ from petm.models.scores import maximum_softmax
 from petm.report.fit_report import write_fit_report
 from petm.report.tables import percent
 from petm.selective.metrics import share
-from petm.selective.targets import MaxRisk, Recall
-from petm.selective.thresholds import DISAGREEMENT, Threshold
+from petm.selective.targets import Recall
+from petm.selective.thresholds import DISAGREEMENT
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,23 @@ def written(grader: Grader, data: Data, path: Path) -> tuple[str, Page]:
     return html, Page(html)
 
 
+@pytest.fixture(scope="module")
+def reported(
+    _trained: nn.Module, calibration: Data, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Grader, str, Page]:
+    """A grader for a recall of 90 %, and its page."""
+    adapted = randomise(attach_adapter(copy.deepcopy(_trained), {"fc1": 4, "fc2": 5}), scale=0.2)
+    grader = fit_grader(adapted, calibration, target=Recall(0.9))
+    return grader, *written(grader, calibration, tmp_path_factory.mktemp("report") / "new" / "page.html")
+
+
 def row(page: Page, name: str, cells: int) -> list[str]:
     """The texts that follow a row's name, which stands once behind a heading of its table."""
     return page.text.partition(f" {name} ")[2].split()[:cells]
 
 
-def test_the_page_is_whole_and_loads_nothing(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    html, page = written(
-        fit_grader(adapted, calibration, target=Recall(0.9)), calibration, tmp_path / "new" / "page.html"
-    )
+def test_the_page_is_whole_and_loads_nothing(reported: tuple[Grader, str, Page]) -> None:
+    _, html, page = reported
     assert html.startswith("<!DOCTYPE html>\n")
     assert html.endswith("</html>\n")
     assert page.all("html") == [{"lang": "en"}]
@@ -72,9 +80,8 @@ def test_the_page_is_whole_and_loads_nothing(adapted: AdaptedModel, calibration:
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", page.text)
 
 
-def test_the_figures_are_those_of_the_samples(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    grader = fit_grader(adapted, calibration, target=Recall(0.9))
-    _, page = written(grader, calibration, tmp_path / "page.html")
+def test_the_figures_are_those_of_the_samples(reported: tuple[Grader, str, Page], calibration: Data) -> None:
+    grader, _, page = reported
     grades = grader.grade(calibration)
     wrong = grades.labels != calibration.labels.numpy()
     flagged = ~grades.trusted
@@ -90,16 +97,15 @@ def test_the_figures_are_those_of_the_samples(adapted: AdaptedModel, calibration
         found = share(count, of)
         told = f"{name} {percent(found.value)} {percent(found.low)} to {percent(found.high)} {count} of {of}"
         assert told in page.text
-    assert f"is wrong on {errors}. The grader flags {flagged.sum()} of its answers and finds {caught}" in page.text
+    assert f"is wrong on {errors}. The grader flags {flagged.sum()} of the answers and finds {caught}" in page.text
 
 
-def test_the_order_stands_beside_the_softmax(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    grader = fit_grader(adapted, calibration, target=Recall(0.9))
-    _, page = written(grader, calibration, tmp_path / "page.html")
+def test_the_order_stands_beside_the_softmax(reported: tuple[Grader, str, Page], calibration: Data) -> None:
+    grader, _, page = reported
     grades = grader.grade(calibration)
     wrong = grades.labels != calibration.labels.numpy()
     with torch.no_grad():
-        softmax = maximum_softmax(adapted.base(calibration.inputs(range(300)))).numpy()
+        softmax = maximum_softmax(grader.adapted.base(calibration.inputs(range(300)))).numpy()
     ours, theirs = roc_auc_score(wrong, grades.suspicion), roc_auc_score(wrong, softmax)
     told = row(page, "The grader is AUROC", 6)
     assert told[:2] == [percent(ours, 2), percent(theirs, 2)]
@@ -116,9 +122,9 @@ def test_a_lower_aurc_is_better(
     with torch.no_grad():
         x = data.inputs(range(300))
         base, second = adapted(x, alpha=0.0), adapted(x)
-    if better:  # A is wrong exactly where the second opinion contradicts it
+    if better:  # the model is wrong exactly where the second opinion contradicts it
         labels = second.argmax(1)
-    else:  # A is wrong exactly where it is least certain
+    else:  # the model is wrong exactly where it is least certain
         labels, unsure = base.argmax(1), maximum_softmax(base).argsort(descending=True)[:60]
         labels[unsure] = base[unsure].topk(2).indices[:, 1]
     _, page = written(Grader(adapted, DISAGREEMENT), TensorData(x, labels), tmp_path / "page.html")
@@ -126,9 +132,8 @@ def test_a_lower_aurc_is_better(
     assert told.split()[-1] == word
 
 
-def test_the_most_suspect_samples_are_shown(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    grader = fit_grader(adapted, calibration, target=Recall(0.9))
-    html, page = written(grader, calibration, tmp_path / "page.html")
+def test_the_most_suspect_samples_are_shown(reported: tuple[Grader, str, Page], calibration: Data) -> None:
+    grader, html, page = reported
     grades = grader.grade(calibration)
     order = np.argsort(-grades.suspicion, kind="stable")[:12]
     items = [Page(item).text for item in re.findall(r"<li>.*?</li>", html, re.DOTALL)]
@@ -136,7 +141,8 @@ def test_the_most_suspect_samples_are_shown(adapted: AdaptedModel, calibration: 
     for index, item in zip(order, items, strict=True):
         label, answer = int(calibration.labels[index]), grades.labels[index]
         assert item.startswith(
-            f"The model is {'right' if label == answer else 'wrong'} True class {label} Image {calibration.name(index)} "
+            f"The model is {'right' if label == answer else 'wrong'} "
+            f"True class {label} Image {calibration.name(index)} "
             f"Probability of error {percent(grades.probability[index])} The model {answer} "
         )
         assert f"Second opinion {grades.second[index]} " in item
@@ -176,10 +182,10 @@ def test_samples_that_set_no_threshold_are_told_apart(adapted: AdaptedModel, cal
     set_cascade(adapted, calibration.subset(range(30)), 0.5)
     origin = Origin(data={"calibration": describe_data(threshold_set_on)})
     grader = fit_grader(adapted, threshold_set_on, target=Recall(0.9), origin=origin)
-    assert "set on 270 of these very samples" in written(grader, calibration, tmp_path / "all.html")[1].text
+    assert "set on 270 of these samples" in written(grader, calibration, tmp_path / "all.html")[1].text
     told = written(fit_grader(adapted, calibration), calibration, tmp_path / "paper.html")[1].text
     assert "The threshold is the paper's flag, which depends on no samples." in told
-    assert "set on these very samples" in written(grader, threshold_set_on, tmp_path / "used.html")[1].text
+    assert "set on these samples" in written(grader, threshold_set_on, tmp_path / "used.html")[1].text
 
 
 def test_the_command_writes_the_page_on_what_it_held_out(
@@ -223,10 +229,11 @@ def test_names_are_text_and_never_markup(adapted: AdaptedModel, calibration: Dat
     assert page.text.startswith("Second opinion for nets.py:<b>build</b> Second opinion for nets.py: <b>build</b>")
 
 
-def test_the_same_grader_writes_the_same_page(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
-    grader = fit_grader(adapted, calibration, target=MaxRisk(0.2))
-    first, _ = written(grader, calibration, tmp_path / "first.html")
-    assert written(grader, calibration, tmp_path / "second.html")[0] == first
+def test_the_same_grader_writes_the_same_page(
+    reported: tuple[Grader, str, Page], calibration: Data, tmp_path: Path
+) -> None:
+    grader, html, _ = reported
+    assert written(grader, calibration, tmp_path / "second.html")[0] == html
 
 
 def test_samples_without_labels_are_refused(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
@@ -239,8 +246,3 @@ def test_a_page_that_cannot_be_written(adapted: AdaptedModel, calibration: Data,
     (tmp_path / "taken").write_text("a file, not a folder")
     with pytest.raises(RunError, match=r"page\.html: could not be written"):
         write_fit_report(fit_grader(adapted, calibration), calibration, tmp_path / "taken" / "page.html")
-
-
-GOOD = Threshold(0.5, "guaranteed risk", 0.8, 0.05, 0.9, 0.01)
-BAD = replace(GOOD, value=-np.inf, coverage=0.0, risk=None, samples_needed=700)
-SCORES, WRONG = np.arange(10) / 10, np.arange(10) >= 6

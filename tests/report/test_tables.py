@@ -73,8 +73,8 @@ def test_every_row_of_every_table_is_text_under_its_header() -> None:
 def test_table_1_stands_beside_the_paper() -> None:
     assert result_tables(example())["fidelity"].rows == (
         ("LoRA-PETM at α = 0 and the base model", "100.00%", "100.00%", "100%"),
-        ("LoRA-PETM at α = 1 and A'", "98.77%", "50.00%", "96%"),
-        ("LoRA-PETM small at α = 1 and A'", "90.00%", "–", "–"),
+        ("LoRA-PETM at α = 1 and the teacher", "98.77%", "50.00%", "96%"),
+        ("LoRA-PETM small at α = 1 and the teacher", "90.00%", "–", "–"),
     )
 
 
@@ -104,12 +104,12 @@ def test_an_undefined_measure_is_a_dash() -> None:
 
 def test_the_cost_adds_up() -> None:
     assert result_tables(example())["cost"].rows == (
-        ("A", "1,000", "4.00 kB", "–", "–"),
-        ("A'", "1,000", "4.00 kB", "–", "–"),
-        ("Adapter", "500", "2.00 kB", "50.0% of A'", "50.0%"),
-        ("Small adapter", "20", "80 bytes", "2.0% of A'", "–"),
-        ("PETM: A and A'", "2,000", "8.00 kB", "–", "–"),
-        ("LoRA-PETM: A and adapter", "1,500", "6.00 kB", "75.0% of PETM", "75.0%"),
+        ("Base model", "1,000", "4.00 kB", "–", "–"),
+        ("Teacher", "1,000", "4.00 kB", "–", "–"),
+        ("Adapter", "500", "2.00 kB", "50.0% of the teacher", "50.0%"),
+        ("Small adapter", "20", "80 bytes", "2.0% of the teacher", "–"),
+        ("PETM: both models", "2,000", "8.00 kB", "–", "–"),
+        ("LoRA-PETM: model and adapter", "1,500", "6.00 kB", "75.0% of PETM", "75.0%"),
         ("LoRA-PETM small", "1,020", "4.08 kB", "51.0% of PETM", "–"),
     )
 
@@ -119,7 +119,7 @@ def test_settings_and_seconds_are_in_words() -> None:
     settings = dict(tables["settings"].rows)
     assert settings["Training data"] == "digits, 2,000 samples, SHA-256 abababababab…"
     assert settings["Weights of the base model"] == "trained here"
-    assert settings["the teacher learns from"] == "all data, the model's errors replaced"
+    assert settings["Training data of the teacher"] == "all data, the model's errors replaced"
     assert settings["Epochs without gain before it stops"] == "never stops early"
     assert (settings["FGSM epsilon"], settings["Temperature of the distillation"]) == ("0.1", "1")
     assert tables["seconds"].rows == (

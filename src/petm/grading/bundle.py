@@ -1,13 +1,12 @@
-"""A saved grader: a folder with the PEFT adapter, a manifest, and the base weights if asked for. No pickle.
+"""A saved grader: a folder with the adapter in PEFT's format, a manifest, and the base weights on request. No pickle.
 
 my.petm/
-├── adapter_config.json          PEFT's, loadable by PEFT alone
-├── adapter_model.safetensors    PEFT's
-├── second/                      a further adapter, where there are several, in a folder of its name
-├── README.md                    the model card, as Hugging Face has it
-├── base.safetensors             the base model's weights, only if asked for
-└── petm.json                    the manifest: what the base model is, the threshold, where it comes from, a hash of
-each file
+├── adapter_config.json          the adapter, which PEFT alone can load
+├── adapter_model.safetensors
+├── second/                      a further adapter, in a folder of its name
+├── README.md                    the model card in Hugging Face's format
+├── base.safetensors             the base model's weights, on request
+└── petm.json                    the manifest: base model, threshold, origin, a hash of each file
 """
 
 import os
@@ -36,13 +35,13 @@ def write_bundle(
     Args:
         path: The folder to make.
         adapted: The base model with its adapter.
-        manifest: What a reader needs besides; the hashes of the files are added here.
+        manifest: The manifest without the hashes of the files, which are added here.
         card: The text of ``README.md``.
-        include_base: Put the base model's weights beside the adapter.
-        overwrite: Replace a bundle that is there.
+        include_base: Whether to add the base model's weights.
+        overwrite: Whether to replace an existing bundle.
 
     Raises:
-        RunError: Something else is there, a bundle is there and is not to be replaced, or the disk is full.
+        RunError: ``path`` exists and must not be replaced, or the disk is full.
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
@@ -78,10 +77,10 @@ def read_bundle(
 
     Args:
         path: The bundle.
-        model: The base model. Absent, it is built by the factory that the manifest names, with the weights in the
-            bundle, else those that ``weights`` or the manifest names.
-        weights: Where the base model's weights are now, if not where they were.
-        trust_remote_code: As in `petm.models.loading.load_model`; a bundle does not remember it.
+        model: The base model. Absent, the factory named in the manifest builds it, with the weights in ``weights``,
+            else in the bundle, else where the manifest says.
+        weights: The base model's weights file, if it has moved.
+        trust_remote_code: As in `petm.models.loading.load_model`; never stored in a bundle.
 
     Raises:
         BundleError: As `read_manifest`; or the base model's weights are not those that the adapter was fitted to.
@@ -91,12 +90,11 @@ def read_bundle(
     described = manifest.origin.model
     if model is None:
         if described.reference is None:
-            raise BundleError(f"{path}: does not say how its model is built. Pass the model.")
+            raise BundleError(f"{path}: expected a bundle that says how its model is built, got none. Pass the model.")
         model = load_model(
             described.reference, arguments=dict(described.arguments), trust_remote_code=trust_remote_code
         )
-        inside = path / BASE if BASE in manifest.files else None
-        source = weights or inside or described.weights
+        source = weights or (path / BASE if BASE in manifest.files else described.weights)
         if source is not None:
             load_weights(model, source)
     found = weights_fingerprint(model)
@@ -113,7 +111,7 @@ def read_bundle(
 
 
 def _swap(folder: Path, path: Path) -> None:
-    """Puts ``folder`` where ``path`` is; what was there goes once the new one is in place."""
+    """Moves ``folder`` to ``path``; what was there is removed once the new one is in place."""
     if not path.exists():
         os.replace(folder, path)
         return

@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it is and what it was measured to do, as Hugging Face shows it beside an adapter."""
+"""The model card of a bundle, as Hugging Face shows it beside an adapter: what it is, and its measured quality."""
 
 import re
 from collections.abc import Mapping
@@ -25,28 +25,23 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
 def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool) -> str:
-    """Returns ``README.md`` of a bundle: a YAML header, then Markdown.
-
-    It says nothing that the manifest does not, and leaves out where on a disk things lay.
-
-    Args:
-        manifest: What `petm.grading.bundle.write_bundle` is given.
-        adapted: The base model with its adapters.
-        include_base: Whether the base model's weights lie beside it.
-    """
+    """Returns ``README.md`` of a bundle: a YAML header, then Markdown; it holds no local path."""
     environment = Environment(
         loader=PackageLoader("petm.grading"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["text"] = _text
-    reference, told = manifest.origin.model.reference, manifest.to_json()
+    reference = manifest.origin.model.reference
     measured: Mapping[str, Any] = plain(manifest.measured)
-    looks = [(member.adapter, member.view) for member in adapted.members]
     return environment.get_template("card.md.jinja").render(
-        told,
+        manifest.to_json(),
         base_model=_hub_name(adapted),
         name=Path(reference).name if reference else "a classifier",
         folders=["." if name == ADAPTER else name for name in adapted.adapters],
-        views=[(f"the adapter {name}" if name else "A itself", view) for name, view in looks if view != SAME],
+        views=[
+            (f"the adapter {member.adapter}" if member.adapter else "the base model", member.view)
+            for member in adapted.members
+            if member.view != SAME
+        ],
         include_base=include_base,
         figures=[
             (title, _figure(measured[name]), _figure(measured.get(f"{name}_of_softmax", "")))
@@ -61,7 +56,7 @@ def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool)
 
 
 def _hub_name(adapted: AdaptedModel) -> str | None:
-    """The base model's name on the Hugging Face Hub, where it may be one; a folder has no place in a card."""
+    """The base model's name on the Hugging Face Hub, unless it is a local folder."""
     name = getattr(adapted.base, "name_or_path", None)
     return name if name and _NAME.fullmatch(name) and not Path(name).exists() else None
 
@@ -72,7 +67,7 @@ def _text(value: Any) -> str:
 
 
 def _figure(found: Any) -> str:
-    """A number; or a share (`petm.selective.metrics.Share` in JSON's types) with its interval."""
+    """A number, or a share (`petm.selective.metrics.Share` in JSON's types) with its interval."""
     if isinstance(found, str):
         return found
     if isinstance(found, Mapping) and found["value"] is not None:

@@ -1,8 +1,8 @@
-"""Grades written to a file in parts, so that a run that ends at any moment goes on where it was.
+"""Grades written to a file in parts, so that a run that is killed at any moment can be resumed.
 
 grades.parquet.parts/       beside grades.parquet, until this is whole
-├── run.json                what the run was told
-└── part-00000000.parquet   some thousand rows, and behind which input they end
+├── run.json                the run's settings
+└── part-00000000.parquet   some thousand rows, and the place of the next input
 """
 
 import csv
@@ -20,26 +20,18 @@ from petm.data.reader import Reader
 from petm.data.sources import Source
 from petm.errors import DataError, RunError
 from petm.grading.grade_table import GRADE_SUFFIXES, SCHEMA
-from petm.grading.stream import (
-    Graded,
-    GradesBatches,
-    Place,
-    grade_stream,
-)
+from petm.grading.stream import Graded, GradesBatches, Place, grade_stream
 from petm.grading.summary import Summary
 from petm.models import BATCH_SIZE
 from petm.training.run_folder import forget_finished, open_run
 
 PART_ROWS, PART_SECONDS = 1 << 11, 20.0
-"""A part is written after so many rows, or so long after the one before."""
+"""Rows after which a part is written, and seconds after the last one."""
 _AFTER = b"petm.after"
 
 
 def check_output(path: Located, *, overwrite: bool) -> Path:
-    """Returns the path if grades may be written there, and raises RunError if not.
-
-    What a run of the same name has left unfinished beside it may be there.
-    """
+    """Returns the path if grades may be written there, and raises RunError if not; an unfinished run may be there."""
     if isinstance(path, RemotePath):
         raise RunError(f"{path}: expected a file on this machine, got an address. Copy it there, or use --engine ray.")
     if path.suffix.lower() not in GRADE_SUFFIXES:
@@ -52,7 +44,7 @@ def check_output(path: Located, *, overwrite: bool) -> Path:
 
 
 def parts_folder(path: Path) -> Path:
-    """Returns where the parts of a file lie until it is whole."""
+    """Returns the folder of a file's parts."""
     return path.with_name(f"{path.name}.parts")
 
 
@@ -67,26 +59,25 @@ def grade_files(
     labelled: bool = False,
     overwrite: bool = False,
 ) -> Summary:
-    """Grades inputs into a Parquet, CSV or JSON Lines file, and returns what they come to.
+    """Grades inputs into a Parquet, CSV or JSON Lines file, and returns their summary.
 
-    The file appears at the end, whole. Until then there are parts beside it; the same call goes on behind the last of
-    them, however the one before has ended, so that every input is in the file exactly once.
+    The file appears at the end, whole. Until then its parts stand beside it. The same call resumes after the last part,
+    so that every input is in the file exactly once.
 
     Args:
-        grader: What grades.
+        grader: The grader.
         sources: The inputs.
-        reader: What makes the classifier's inputs of them.
-        output: The file; its ending says which kind.
-        told: What else the result depends on, the grader above all, as JSON has it.
+        reader: Turns them into the model's inputs.
+        output: The file, of the kind that its suffix says.
+        told: Whatever else the result depends on, such as the grader, in JSON's types.
         batch_size: Inputs in one pass.
         labelled: Whether true labels are read.
-        overwrite: Replace the file that is there, and the parts of another run.
+        overwrite: Whether to replace an existing file, and the parts of another run.
 
     Raises:
         DataError: There is no input.
         ModelError: The model cannot take the inputs.
-        RunError: The file is there already; its parts belong to another run, or a process is at work on them; or the
-            disk is full.
+        RunError: The file exists; its parts belong to another run or are in use; or the disk is full.
     """
     forget_finished(parts_folder(output))
     check_output(output, overwrite=overwrite)
@@ -98,9 +89,9 @@ def grade_files(
         parts = _Parts(run.path)
         with track("grade", total, parts.rows) as progress:
             began, before = time.monotonic(), parts.rows
-            how: Any = {"batch_size": batch_size, "labelled": labelled}
+            found = grade_stream(grader, sources, reader, start=parts.after, batch_size=batch_size, labelled=labelled)
             try:
-                for graded in grade_stream(grader, sources, reader, start=parts.after, **how):
+                for graded in found:
                     parts.add(graded)
                     progress.advance(len(graded.table))
                     rate = (parts.rows - before) / max(time.monotonic() - began, 1e-9)
@@ -108,19 +99,13 @@ def grade_files(
             finally:
                 parts.close()
         summary = Summary(labelled=labelled)
-        write_atomically(output, lambda path: write_tables(path, output.suffix.lower(), _told(parts.tables(), summary)))
+        write_atomically(output, lambda path: write_tables(path, output.suffix.lower(), parts.tables(summary)))
     shutil.rmtree(parts_folder(output), ignore_errors=True)
     return summary
 
 
 def write_tables(path: Path, kind: str, tables: Iterator[Any]) -> None:
-    """Writes tables of `petm.grading.grade_table.SCHEMA` behind each other into one file.
-
-    Args:
-        path: The file.
-        kind: ``.parquet``, ``.csv`` or ``.jsonl``.
-        tables: ``pyarrow.Table``.
-    """
+    """Writes tables of `SCHEMA` one after the other into a file of kind ``.parquet``, ``.csv`` or ``.jsonl``."""
     if kind == ".parquet":
         import pyarrow.parquet as pq
 
@@ -137,7 +122,7 @@ def write_tables(path: Path, kind: str, tables: Iterator[Any]) -> None:
 
 
 def write_csv(file: Any, tables: Iterator[Any]) -> None:
-    """Writes tables as CSV with a header into an open file, each as it comes; null is an empty cell."""
+    """Writes tables as CSV with a header into an open file, each at once; null is an empty cell."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(SCHEMA.names)
     for table in tables:
@@ -145,19 +130,8 @@ def write_csv(file: Any, tables: Iterator[Any]) -> None:
         file.flush()
 
 
-def _told(tables: Iterator[Any], summary: Summary) -> Iterator[Any]:
-    for table in tables:
-        summary.add(table)
-        yield table
-
-
 class _Parts:
-    """The parts in a folder, and the rows that will be the next one.
-
-    Attributes:
-        rows: How many there are, those that wait included.
-        after: Where to go on behind the parts that are written.
-    """
+    """The parts in a folder, and the rows of the next one; ``after`` is the place behind those written."""
 
     def __init__(self, folder: Path) -> None:
         import pyarrow.parquet as pq
@@ -172,7 +146,7 @@ class _Parts:
         self._count, self._written = len(self._paths()), time.monotonic()
 
     def add(self, graded: Graded) -> None:
-        """Takes some rows, and writes a part where these are enough or have waited long."""
+        """Adds some rows, and writes a part if there are enough or the last one is long ago."""
         self._waiting.append(graded)
         self.rows += len(graded.table)
         waiting = sum(len(each.table) for each in self._waiting)
@@ -180,7 +154,7 @@ class _Parts:
             self.close()
 
     def close(self) -> None:
-        """Writes what waits."""
+        """Writes the waiting rows."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -193,12 +167,14 @@ class _Parts:
             self._waiting, self._count = [], self._count + 1
         self._written = time.monotonic()
 
-    def tables(self) -> Iterator[Any]:
-        """Yields the parts in their order."""
+    def tables(self, summary: Summary) -> Iterator[Any]:
+        """Yields the parts in their order, and adds each to the summary."""
         import pyarrow.parquet as pq
 
         for path in self._paths():
-            yield pq.read_table(path, schema=SCHEMA).replace_schema_metadata(None)
+            table = pq.read_table(path, schema=SCHEMA).replace_schema_metadata(None)
+            summary.add(table)
+            yield table
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))

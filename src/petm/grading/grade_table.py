@@ -1,4 +1,4 @@
-"""Grades as a table: one row an input, in Parquet, CSV or JSON Lines."""
+"""Grades as a table: one row for each input, in Parquet, CSV or JSON Lines."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from petm.errors import DataError
 from petm.grading.grades import Grades
 
 GRADE_NAMES = ("trusted", "suspect", "unreadable")
-"""What stands in the column ``grade``: the last where an input could not be read."""
+"""The values of the column ``grade``."""
 
 SCHEMA = pa.schema(
     [
@@ -28,11 +28,9 @@ SCHEMA = pa.schema(
         ("true_label", pa.int64()),
     ]
 )
-"""``input`` is a path, and ``row`` where in this file: a row from 0 of Parquet and arrays, a line from 1 of texts, null
-for an image. ``label`` is the base model's, ``second`` the second opinion's, each with its class name; ``probability``
-is that of an error; ``reason`` says why an input could not be read, and then all between is null. ``true_label`` is
-null where nobody
-knows."""
+"""``input`` is a path, ``row`` a place in this file: a row from 0 in Parquet and arrays, a line from 1 in texts, null
+for an image. ``label`` is the base model's prediction, ``second`` the second opinion's, ``probability`` that of an
+error. ``reason`` says why an input could not be read; all values between are null then."""
 
 GRADE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -50,17 +48,17 @@ def grade_table(
 
     Args:
         inputs: ``n`` paths.
-        rows: Where in these files.
-        grades: Of those inputs that could be read, in their order; absent where there are none.
-        classes: ``K`` class names; empty names them by number.
-        reasons: Why an input could not be read; None where it could. Absent: all could.
-        true_labels: What is known beforehand. Absent: nothing is.
+        rows: Places in these files.
+        grades: Grades of the readable inputs, in their order; absent if there are none.
+        classes: ``K`` class names; a class without one is named by its number.
+        reasons: Why an input could not be read, None for a readable one; absent if all are readable.
+        true_labels: True labels, None where unknown.
     """
     why = list(reasons) if reasons is not None else [None] * len(inputs)
     read = np.array([reason is None for reason in why], dtype=bool)
 
     def spread(values: Any, kind: pa.DataType) -> pa.Array:
-        """Values of the readable, null for the others."""
+        """The values of the readable inputs, null for the others."""
         places = np.where(read, np.cumsum(read) - 1, 0)
         whole = pa.array(values, kind)
         return whole.take(pa.array(places, mask=~read)) if len(whole) else pa.nulls(len(read), kind)
@@ -91,7 +89,7 @@ def grade_table(
 
 
 def _printable(name: str) -> str:
-    """A file's name as text in UTF-8, which on some systems it need not be."""
+    """A file's name in UTF-8; on some systems it may hold other bytes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -99,11 +97,11 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
     """Yields the rows of a file of grades, or of a folder of such Parquet files, some thousands at a time.
 
     Args:
-        path: What ``petm grade`` has written, or its address in a store.
-        columns: Which; absent reads all.
+        path: A file that ``petm grade`` has written, or its address in a store.
+        columns: Names of columns; absent reads all.
 
     Raises:
-        DataError: There is no such file, it is of another kind, is not whole, or lacks a column.
+        DataError: The file is absent, of another kind, not whole, or lacks a column.
     """
     import pyarrow.dataset as ds
     from pyarrow import csv
@@ -130,10 +128,19 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
                 f"{path}: expected the column {missing[0]!r}, got {', '.join(found.schema.names)}. "
                 f"Name what petm grade wrote."
             )
-        # On threads of its own Arrow would read on, however far behind its reader is.
+        # With threads, Arrow would read ahead without limit.
         if kind == ".csv":
             opened = filesystem.open_input_stream(source) if filesystem else source
-            yield from csv.open_csv(opened, read_options=_read_options(), convert_options=_csv_options(wanted))
+            yield from csv.open_csv(
+                opened,
+                read_options=csv.ReadOptions(block_size=1 << 21, use_threads=False),
+                convert_options=csv.ConvertOptions(
+                    column_types=SCHEMA,
+                    include_columns=wanted,
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                ),
+            )
             return
         yield from ds.dataset(source, format=formats[kind], schema=SCHEMA, filesystem=filesystem).to_batches(
             columns=wanted, batch_size=1 << 14, batch_readahead=2, fragment_readahead=1, use_threads=False
@@ -141,20 +148,3 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"{path}: expected a whole file of grades, got: {reason}. Grade again.") from error
-
-
-def _csv_options(columns: Sequence[str]) -> Any:
-    from pyarrow import csv
-
-    return csv.ConvertOptions(
-        column_types=SCHEMA,
-        include_columns=list(columns),
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-    )
-
-
-def _read_options() -> Any:
-    from pyarrow import csv
-
-    return csv.ReadOptions(block_size=1 << 21, use_threads=False)

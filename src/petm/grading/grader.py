@@ -1,4 +1,4 @@
-"""What a user holds in the end: a grader."""
+"""The grader: grades batches and data sets, is saved as a bundle, loaded, and fitted on calibration samples."""
 
 import warnings
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ from petm.selective.thresholds import Threshold
 PAPER_SCORE, PAPER_TARGET = "opposition", Disagreement()
 """The score whose zero is the paper's flag, and that flag."""
 RECALL = 0.9
-"""Of the base model's errors on the calibration samples, the share that is flagged where nothing else is asked for."""
+"""Default target: the share of the calibration samples' errors that is flagged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +42,12 @@ class Grader:
 
     Attributes:
         adapted: The base model with its fitted adapter.
-        threshold: Where suspicion turns from trusted to suspect, and what that guarantees.
-        score: What suspicion is, a name of `petm.models.scores.SCORES`.
-        probability: The probability of error as a function of suspicion; absent where none was calibrated.
-        origin: Where the base model, the adapter and the data come from, for whoever opens the bundle.
+        threshold: The threshold on suspicion, with its guarantee.
+        score: The name of the suspicion score in `petm.models.scores.SCORES`.
+        probability: The probability of error as a function of suspicion; absent if not calibrated.
+        origin: Where the base model, the inputs and the data come from.
         measured: Figures of the fit, by name.
-        target: What was asked of the threshold; absent where it was set by hand.
+        target: The target of the threshold; absent if it was set by hand.
     """
 
     adapted: AdaptedModel
@@ -63,7 +63,7 @@ class Grader:
 
         Args:
             x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array; a mapping of such by name,
-                as a tokenizer gives it; or a data set.
+                as from a tokenizer; or a data set.
             batch_size: Samples in one pass.
 
         Raises:
@@ -73,10 +73,10 @@ class Grader:
         return self.judge(predict_dual(self.adapted, as_inputs(x), batch_size=batch_size, title="grade"))
 
     def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch, in one pass and without a look at its values.
+        """Returns the grades of one batch, in one pass, without checking its values.
 
         Args:
-            x: float32 ``(N, C, H, W)``, or what the model takes, on any device or as NumPy arrays.
+            x: float32 ``(N, C, H, W)``, or other inputs of the model, on any device or as NumPy arrays.
 
         Raises:
             ModelError: The model cannot take the inputs.
@@ -85,11 +85,7 @@ class Grader:
         return self.judge(DualLogits(both.base.float().cpu(), both.second.float().cpu()))
 
     def judge(self, both: DualLogits) -> Grades:
-        """Returns the grades of samples whose two opinions are known.
-
-        Args:
-            both: Logits ``(N, K)`` each, on the CPU.
-        """
+        """Returns the grades of samples from both opinions' logits, ``(N, K)`` each, on the CPU."""
         labels = both.base.argmax(1).numpy()
         suspicion = SCORES[self.score](both.base, both.second).numpy()
         return Grades(
@@ -105,12 +101,11 @@ class Grader:
 
         Args:
             path: The folder to make.
-            include_base: Put the base model's weights beside the adapter, so that nothing else is needed but the
-                network's code.
-            overwrite: Replace a bundle that is there.
+            include_base: Whether to add the base model's weights; loading then needs only the network's code.
+            overwrite: Whether to replace an existing bundle.
 
         Raises:
-            RunError: Something is there already, or the disk is full.
+            RunError: ``path`` exists, or the disk is full.
         """
         base, adapted = self.adapted.base, self.adapted
         manifest = Manifest(
@@ -143,16 +138,15 @@ def fit_grader(
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
-    Where the target cannot be guaranteed, the grader trusts nothing and a warning says what it would take.
+    Where the target cannot be guaranteed, the grader trusts nothing, and a warning says what is needed.
 
     Args:
         adapted: The base model with its fitted adapter.
         calibration: Labelled samples that neither the base model nor the adapter has seen.
-        target: What is asked of the threshold (`petm.selective.targets`). `None` flags nine of ten errors of the
-            calibration samples; where there is no error, it flags disagreement.
-        score: What suspicion is, a name of `petm.models.scores.SCORES`. With `Disagreement` it is always the
-            opposition, whose zero that is.
-        origin: Where things come from, for the bundle.
+        target: The target of the threshold (`petm.selective.targets`). `None` flags nine of ten errors of the
+            calibration samples, or disagreement if there is no error.
+        score: The name of a suspicion score in `petm.models.scores.SCORES`; ``opposition`` with `Disagreement`.
+        origin: Where model, inputs and data come from, for the bundle.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -192,13 +186,7 @@ def fit_grader(
         **suspicion_profile(suspicion),
     }
     return Grader(
-        adapted,
-        threshold,
-        score,
-        fit_probability(suspicion, wrong),
-        origin or Origin(),
-        plain(measured),
-        target,
+        adapted, threshold, score, fit_probability(suspicion, wrong), origin or Origin(), plain(measured), target
     )
 
 
@@ -209,26 +197,18 @@ def load(
     weights: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> Grader:
-    """Returns a saved grader, after checking that nothing of it has changed and that it was made for this model.
+    """Returns a saved grader, after checking that its files are unchanged and that it was fitted to this model.
 
     Args:
         path: The bundle.
-        model: The base model. Absent, it is built as the bundle says, which runs the code that the bundle names: leave
-            it out only for a bundle that you trust.
-        weights: Where the base model's weights are now, if not where they were.
-        trust_remote_code: Run the code of the base model's Hugging Face folder, if the base model is made of such.
+        model: The base model. Absent, it is built by the code that the bundle names: leave it out only for a bundle
+            that you trust.
+        weights: The base model's weights file, if it has moved.
+        trust_remote_code: Whether to run code in the base model's Hugging Face folder.
 
     Raises:
-        BundleError: The bundle is damaged, too new, or made for another model.
+        BundleError: The bundle is damaged, too new, or fitted to another model.
         ModelError: The base model cannot be built.
     """
-    adapted, manifest = read_bundle(path, model, weights=weights, trust_remote_code=trust_remote_code)
-    return Grader(
-        adapted,
-        manifest.threshold,
-        manifest.score,
-        manifest.probability,
-        manifest.origin,
-        manifest.measured,
-        manifest.target,
-    )
+    adapted, told = read_bundle(path, model, weights=weights, trust_remote_code=trust_remote_code)
+    return Grader(adapted, told.threshold, told.score, told.probability, told.origin, told.measured, told.target)

@@ -1,4 +1,4 @@
-"""The grades that a grader gives, and what it gives them to."""
+"""Grades, and the inputs that can be graded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +13,19 @@ if TYPE_CHECKING:
     from petm.data.reader import Arrays
 
 Batch: TypeAlias = "Arrays | Inputs"
-"""What is graded in one pass: images float32 ``(N, C, H, W)``, or what else a model takes."""
+"""The inputs of one pass: images float32 ``(N, C, H, W)``, or other inputs of a model."""
 
 
 @dataclass(frozen=True, eq=False)
 class Grades:
-    """What a grader says of ``N`` samples.
+    """The grades of ``N`` samples.
 
     Attributes:
         labels: int64 ``(N,)``, the base model's predictions.
         second: int64 ``(N,)``, the second opinion's predictions.
-        suspicion: float64 ``(N,)``, higher is more likely wrong; which of `petm.models.scores.SCORES`, the grader says.
-        probability: float64 ``(N,)``, the calibrated probability that the base model is wrong; NaN where none was
-            calibrated.
-        trusted: bool ``(N,)``, the grade: trusted, or else suspect.
+        suspicion: float64 ``(N,)``, higher is more likely wrong.
+        probability: float64 ``(N,)``, calibrated probability that the base model is wrong; NaN if not calibrated.
+        trusted: bool ``(N,)``, the grade: trusted, else suspect.
     """
 
     labels: NDArray[np.int64]
@@ -43,11 +42,11 @@ class Grades:
 
 
 def as_inputs(x: Any) -> "Data":
-    """Returns what is to be graded as `Data`: a batch, or a data set.
+    """Returns a batch or a data set as `Data`.
 
     Args:
-        x: float ``(N, ...)`` or uint8 ``(N, ...)``, which is divided by 255, as a tensor or NumPy array; several of
-            these by name, as a mapping or `Fields`; or what `petm.data.base.as_data` takes.
+        x: float or uint8 ``(N, ...)`` (uint8 is divided by 255) as a tensor or NumPy array; several of these by name,
+            as a mapping or `Fields`; or anything that `petm.data.base.as_data` accepts.
 
     Raises:
         ArgumentError: ``x`` is none of these.

@@ -1,4 +1,4 @@
-"""A bundle on the Hugging Face Hub: only when asked, and nothing but the bundle."""
+"""Uploading a bundle to the Hugging Face Hub."""
 
 from pathlib import Path
 
@@ -8,21 +8,20 @@ from petm.grading.manifest import MANIFEST, read_manifest
 
 
 def push_to_hub(bundle: str | Path, repository: str, *, public: bool = False) -> str:
-    """Returns the address of a model repository on the Hugging Face Hub, to which a bundle has been uploaded.
+    """Uploads a bundle to a model repository on the Hugging Face Hub, and returns its address.
 
-    The bundle is checked against its hashes first, and no other file in its folder is uploaded. Its manifest says where
-    data and weights lay when it was fitted, as they were named then; ``petm inspect`` shows it. The token is the one
-    that ``hf auth login`` has stored, or ``HF_TOKEN``.
+    The bundle is checked against its hashes first; other files in its folder stay. Its manifest names data and weights
+    as the fit was given them (``petm inspect`` shows it). The token is that of ``hf auth login``, or ``HF_TOKEN``.
 
     Args:
-        bundle: As `petm.grading.grader.Grader.save` writes it.
-        repository: ``owner/name``; made where it is not there yet.
-        public: Whether everybody may see a repository that is made. One that is there keeps its setting.
+        bundle: A folder that `petm.grading.grader.Grader.save` wrote.
+        repository: ``owner/name``; created if it does not exist.
+        public: Whether a new repository is public. An existing one keeps its setting.
 
     Raises:
         BundleError: The bundle is damaged.
         ExtraError: huggingface-hub is not installed.
-        HubError: The Hub cannot be reached, or does not take it.
+        HubError: The Hub cannot be reached, or refuses the upload.
     """
     held = [MANIFEST, *read_manifest(bundle).files]
     hub, utils = import_extra("hf", "huggingface_hub", "huggingface_hub.utils")
@@ -36,7 +35,7 @@ def push_to_hub(bundle: str | Path, repository: str, *, public: bool = False) ->
             allow_patterns=held,
             commit_message="A second opinion, made with petm",
         )
-    except Exception as error:  # its transport has errors of its own, others with each version
+    except Exception as error:  # the errors of its transport differ between versions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HubError(
             f"repository: expected a repository to which you may write, got {repository!r}: {reason} "

@@ -1,4 +1,4 @@
-"""What a bundle says of itself: ``petm.json``, typed, versioned, and checked entry by entry as it is read."""
+"""The manifest of a bundle, ``petm.json``: typed, versioned, and checked entry by entry when it is read."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from petm.selective.thresholds import Threshold
 
 FORMAT, FORMAT_VERSION = "petm bundle", 3
 READABLE = (2, 3)
-"""Versions that can be read. Version 2 had no target, and a split point of another form, which is found again."""
+"""Versions that can be read. Version 2 had no target, and another form of the split point, which is searched again."""
 MANIFEST, BASE, CARD = "petm.json", "base.safetensors", "README.md"
 _HASH = re.compile("[0-9a-f]{64}")
 _MOST_MEMBERS = 64
@@ -25,12 +25,7 @@ _MOST_MEMBERS = 64
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """One ensemble member.
-
-    Attributes:
-        adapter: Its name; empty for the base model itself.
-        view: The view of the input that it is given.
-    """
+    """One ensemble member: the name of its adapter, empty for the base model itself, and its view of the input."""
 
     adapter: str
     view: str
@@ -38,26 +33,19 @@ class MemberRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a reader of a bundle needs besides the weights.
+    """Everything in a bundle besides the weights; see `petm.grading.grader.Grader` for what is not listed.
 
     Attributes:
-        origin: Where the base model, the inputs, the data and the settings come from.
         fingerprint: SHA-256 of the base model's weights.
-        parameters: Of the base model.
+        parameters: Number of the base model's parameters.
         layers: The rank of each adapted layer.
-        adapter_parameters: Of all adapters.
-        split point: Where the streams of one pass separate, as `petm.adapter.split_point` writes it; absent where that
-            has not been found yet.
-        members: Who gives the second opinion.
-        cascade_threshold: The base model's own suspicion from which on the second opinion is asked for, in [0, 1].
-        score: What suspicion is, a name of `petm.models.scores.SCORES`.
-        threshold: Where suspicion turns from trusted to suspect.
-        target: What was asked of the threshold; absent where it was set by hand.
-        probability: The probability of error; absent where none was calibrated.
-        measured: Figures of the fit, by name.
-        versions: Of Python and of the libraries.
+        adapter_parameters: Number of all adapters' parameters.
+        split_point: As `petm.adapter.split_point` writes it; absent if it was never searched.
+        members: The ensemble members.
+        cascade_threshold: 1 minus the greatest probability from which on a second opinion is computed, in [0, 1].
+        versions: Versions of Python and of the libraries.
         files: SHA-256 of each file of the bundle, by its path in the folder.
-        format_version: Of the bundle.
+        format_version: The bundle's version.
     """
 
     origin: Origin
@@ -78,7 +66,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Json]:
-        """Returns the manifest in JSON's types, as ``petm.json`` and ``petm inspect --json`` have it."""
+        """Returns the manifest in JSON's types, as in ``petm.json`` and ``petm inspect --json``."""
         origin, model = self.origin, asdict(self.origin.model)
         found: dict[str, Json] = plain(
             {
@@ -108,11 +96,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, record: Record) -> "Manifest":
-        """Returns the manifest that `to_json` has described.
-
-        Raises:
-            BundleError: An entry is missing, or breaks its rule.
-        """
+        """Returns the manifest that `to_json` wrote; raises BundleError where an entry breaks its rule."""
         model, adapter, data = record.record("model"), record.record("adapter"), record.record("data")
         layers, files, versions = adapter.record("layers"), record.record("files"), record.record("versions")
         members = [MemberRecord(entry.text("adapter"), entry.text("view")) for entry in record.records("members")]
@@ -154,8 +138,8 @@ def read_manifest(path: str | Path) -> Manifest:
     """Returns a bundle's manifest after checking its entries, and every file against its hash.
 
     Raises:
-        BundleError: The folder is no bundle, is of another version, lacks a file, a file has changed, or an entry
-            breaks its rule.
+        BundleError: The folder is no bundle or of another version, a file is missing or changed, or an entry breaks its
+            rule.
     """
     path = Path(path)
     try:
@@ -181,11 +165,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Checks that a bundle may be written to ``path``, before anything is computed for it.
-
-    Raises:
-        RunError: Something is there that is no bundle, or a bundle that is not to be replaced.
-    """
+    """Raises RunError if a bundle must not be written to ``path``."""
     if not path.exists():
         return
     if not (path / MANIFEST).is_file():
@@ -220,7 +200,7 @@ def _hash(record: Record, name: str) -> str:
 
 
 def _inside(record: Record, name: str) -> str:
-    """The name of a file that lies in the bundle, and nowhere else."""
+    """The name of a file inside the bundle."""
     parts = name.split("/")
     if not all(parts) or {".", ".."} & set(parts) or "\\" in name or ":" in name or "\0" in name:
         raise BundleError(f"{record.place}, files: expected names within the folder, got {name[:80]!r}.")

@@ -1,4 +1,4 @@
-"""A grader as one ONNX graph, compared with the grader before it is there."""
+"""Exporting a grader as one ONNX graph, after comparing its answers with the grader's."""
 
 import json
 import logging
@@ -19,20 +19,10 @@ from petm._internal.extras import import_extra
 from petm._internal.files import plain, write_atomically
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import one_tensor
-from petm.errors import (
-    ArgumentError,
-    ExportError,
-    PetmError,
-    RunError,
-)
+from petm.errors import ArgumentError, ExportError, PetmError, RunError
 from petm.grading.grader import Grader
 from petm.grading.grades import as_inputs
-from petm.grading.onnx_grader import (
-    FORMAT_VERSION,
-    PREFIX,
-    Answer,
-    OnnxGrader,
-)
+from petm.grading.onnx_grader import FORMAT_VERSION, PREFIX, Answer, OnnxGrader
 from petm.grading.provenance import InputOrigin, library_versions
 from petm.models.hf_processors import ImageProcessor, PlainForm, plain_form
 from petm.models.loading import weights_fingerprint
@@ -40,22 +30,22 @@ from petm.models.prediction import device_of
 from petm.models.scores import SCORES
 
 TOLERANCE = 1e-5
-"""Largest difference between a logit of the graph and of the grader, beside a largest logit of 1 or below."""
+"""Largest allowed difference between logits of graph and grader, times the largest logit if that is above 1."""
 ONE_FILE = 1_400_000_000
-"""Bytes of weights up to which they lie in the graph's file; ONNX can hold less than 2 GiB in one."""
+"""Bytes of weights above which they go into a file of their own; ONNX allows less than 2 GiB in one."""
 _VERIFIED = (1, 3, 8)
-# What goes wrong is raised, in one line; these say it in hundreds, or name packages that petm does not use.
+# Faults are raised in one line; these loggers print hundreds, or name packages that petm does not use.
 _LOUD = ("torch.onnx", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch.export")
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export has left.
+    """The files of an export.
 
     Attributes:
-        files: The graph, and beside it its weights where they are too large for one file.
-        size: Bytes of all.
-        difference: Largest difference between a logit of the graph and of the grader on the batches compared.
+        files: The graph, and its weights if they are too large for one file.
+        size: Bytes of all files.
+        difference: Largest difference between logits of graph and grader on the batches compared.
     """
 
     files: tuple[Path, ...]
@@ -74,60 +64,58 @@ def export_onnx(
     """Writes a grader as one ONNX graph, from the input to the grade, with a batch of any size.
 
     Input ``x`` float32 ``(N, C, H, W)``; outputs ``label`` int64 ``(N,)``, ``suspicion`` and ``probability`` float64
-    ``(N,)``, ``trusted`` bool ``(N,)``, and the logits ``base`` and ``second``, float32 ``(N, K)``. Score, threshold,
-    class names, figures of the fit, and how images become inputs stand in the metadata, under keys that begin with
-    ``petm.``. Before the file is there, onnxruntime has run it on batches of 1, 3 and 8 random inputs, and on the
-    example, and has answered as the grader does.
+    ``(N,)``, ``trusted`` bool ``(N,)``, and the logits ``base`` and ``second``, float32 ``(N, K)``. The metadata, under
+    keys that begin with ``petm.``, hold score, threshold, class names, figures of the fit and the preprocessing of
+    images. The file appears only after onnxruntime has answered as the grader does on batches of 1, 3 and 8 random
+    inputs and on the example.
 
     Args:
-        grader: Fitted; its model on the CPU.
-        path: The ``.onnx`` file to write, whole or not at all. Weights above 1.4 GB go into a second file beside it,
-            ``<path>.data``, and the two must stay together.
-        example: Some inputs, float32 or uint8 ``(n, C, H, W)``. Needed where neither the grader's origin nor a
-            processor says their size and channels.
-        processor: What prepares the images, where the grader's origin names one. Its plain form goes into the metadata,
-            if it has one (`petm.models.hf_processors.plain_form`); otherwise they say that it is needed.
-        overwrite: Replace a file that is there.
+        grader: A fitted grader whose model is on the CPU.
+        path: The ``.onnx`` file to write, whole or not at all. Weights above 1.4 GB go into ``<path>.data``; the two
+            files must stay together.
+        example: Inputs, float32 or uint8 ``(n, C, H, W)``; needed if neither the grader's origin nor a processor says
+            their size and channels.
+        processor: The image processor, if the grader's origin names one. Its plain form
+            (`petm.models.hf_processors.plain_form`) goes into the metadata, else a note that it is needed.
+        overwrite: Whether to replace an existing file.
 
     Raises:
         ArgumentError: ``path`` does not end in ``.onnx``, the model is on another device, or an example is needed.
-        ExportError: The model cannot be traced, or onnxruntime answers otherwise.
+        ExportError: The model cannot be traced, or the graph's answers differ.
         ExtraError: onnx, onnxruntime or onnxscript is not installed.
         ModelError: The model cannot take the inputs.
-        RunError: Something is there already, or the disk is full.
+        RunError: ``path`` exists, or the disk is full.
     """
     path = Path(path)
     _check_target(path, overwrite=overwrite)
     import_extra("onnx", "onnx", "onnxscript", "onnxruntime")
-    if device_of(grader.adapted).type != "cpu":
-        raise ArgumentError(
-            f"grader: expected its model on the CPU, got {device_of(grader.adapted)}. Call grader.adapted.to('cpu')."
-        )
+    if (device := device_of(grader.adapted)).type != "cpu":
+        raise ArgumentError(f"grader: expected its model on the CPU, got {device}. Call grader.adapted.to('cpu').")
     x = _example(grader, example, processor)
     program = _trace(grader, x)
-    program.model.metadata_props.update(_metadata(grader, _form_of(grader, x), processor))
+    # Inputs are read by the base model's processor, or else in the size that the graph was traced with.
+    inputs = grader.origin.inputs if grader.origin.inputs.processor else InputOrigin.of(x.shape)
+    program.model.metadata_props.update(_metadata(grader, inputs, processor))
+    weights = sum(tensor.nbytes for tensor in (*grader.adapted.parameters(), *grader.adapted.buffers()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             draft = Path(folder) / path.name
-            program.save(draft, external_data=_bytes_of(grader.adapted) > ONE_FILE)
-            difference = _compare(grader, draft, x)
-            return _put_in_place(draft, path, difference)
+            program.save(draft, external_data=weights > ONE_FILE)
+            return _put_in_place(draft, path, _compare(grader, draft, x))
     except OSError as error:
-        raise RunError(
-            f"{path}: could not be written ({error.strerror}). Free space or choose another folder."
-        ) from error
+        raise RunError(f"{path}: could not be written ({error.strerror}). Free space or change the folder.") from error
 
 
 class _Graph(nn.Module):
-    """What the graph computes."""
+    """The function that is exported."""
 
     thresholds: Tensor
 
     def __init__(self, grader: Grader) -> None:
         super().__init__()
         self.adapted, self.score, self.probability = grader.adapted, SCORES[grader.score], grader.probability
-        # A plain number would become a float32, in which the paper's threshold, the least float64 above 0, is 0.
+        # As float32, the paper's threshold, the least float64 above 0, would become 0.
         self.register_buffer("thresholds", torch.tensor(grader.threshold.values, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -139,15 +127,9 @@ class _Graph(nn.Module):
         return label, suspicion, probability, suspicion < threshold, base, second
 
 
-def _form_of(grader: Grader, x: Tensor) -> InputOrigin:
-    """How inputs are read for the graph: by the base model's processor, or else in the size that it was traced with."""
-    told = grader.origin.inputs
-    return told if told.processor else InputOrigin.of(x.shape)
-
-
 def _check_target(path: Path, *, overwrite: bool) -> None:
     if path.suffix != ".onnx":
-        raise ArgumentError(f"path: expected a name that ends in .onnx, got {path}.")
+        raise ArgumentError(f"path: expected a name that ends in .onnx, got {path}. Choose another name.")
     if path.is_dir():
         raise RunError(f"{path}: expected no such path yet, got a folder. Choose another name.")
     if path.exists() and not overwrite:
@@ -155,7 +137,7 @@ def _check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def _example(grader: Grader, example: Tensor | NDArray[Any] | None, processor: ImageProcessor | None) -> Tensor:
-    """At least three inputs, so that no size is taken for the one that every batch has."""
+    """At least three inputs, as torch.export takes a batch of one for a constant size."""
     if example is not None:
         data = as_inputs(example)
         if not len(data):
@@ -168,8 +150,7 @@ def _example(grader: Grader, example: Tensor | NDArray[Any] | None, processor: I
         return _random(3, processor.shape)
     if form.size is None or form.channels is None:
         raise ArgumentError(
-            "example: expected some inputs, float32 (n, C, H, W), for a grader that does not say their size and "
-            "channels, got none. Pass an example."
+            "example: expected inputs, float32 (n, C, H, W), as the grader names no size, got none. Pass some."
         )
     return _random(3, (form.channels, *form.size))
 
@@ -179,8 +160,8 @@ def _random(count: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def _trace(grader: Grader, x: Tensor) -> Any:
-    """The graph as torch's ``ONNXProgram``, without the paths of source files that torch notes in it."""
-    dual_logits(grader.adapted, x)  # fails in its own words where the inputs do not suit, and is found ready afterwards
+    """The graph as torch's ``ONNXProgram``, without the paths of source files that torch adds."""
+    dual_logits(grader.adapted, x)  # raises ModelError on unsuitable inputs, and finds the split point before tracing
     batch = torch.export.Dim("N", min=1)
     with _quiet(), torch.no_grad():
         try:
@@ -188,10 +169,10 @@ def _trace(grader: Grader, x: Tensor) -> Any:
             program: Any = torch.onnx.export(
                 graph, input_names=["x"], output_names=Answer._fields, dynamo=True, verbose=False
             )
-        except Exception as error:  # torch raises what the model raises, and more kinds of its own
+        except Exception as error:  # torch raises the model's exceptions, and many of its own
             raise ExportError(
                 f"model: expected one that torch.export can trace with a batch of any size, got {_reason(error)}. "
-                f"Replace steps that depend on values, and len(x) by x.shape[0]; or keep to the bundle."
+                f"Replace steps that depend on values, and len(x) by x.shape[0]; or use the bundle."
             ) from error
     for value in (*program.model.graph.inputs, *program.model.graph.outputs):
         value.shape[0] = batch.__name__  # torch names the dimension by a number
@@ -209,7 +190,7 @@ def _quiet() -> Iterator[None]:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
-            # torch.onnx copies a tree of arguments with a class that torch itself wants to be rid of.
+            # torch.onnx uses a class that torch itself has deprecated.
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
             yield
     finally:
@@ -218,7 +199,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What was raised first, in one line."""
+    """The first cause in one line."""
     while isinstance(error, PetmError) and error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -226,7 +207,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _preprocessing(inputs: InputOrigin, processor: ImageProcessor | None) -> dict[str, Any] | None:
-    """How an image becomes an input; none where inputs are no images."""
+    """How an image becomes an input; None if inputs are not images."""
     if inputs.processor is not None:
         form = plain_form(processor) if processor else None
         return {"convert_first": True, **asdict(form)} if form else {"needs_processor": inputs.processor}
@@ -254,12 +235,8 @@ def _metadata(grader: Grader, inputs: InputOrigin, processor: ImageProcessor | N
     return {PREFIX + name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in entries.items()}
 
 
-def _bytes_of(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-
-
 def _compare(grader: Grader, draft: Path, x: Tensor) -> float:
-    """The largest difference between a logit of the graph and of the grader."""
+    """The largest difference between logits of graph and grader."""
     try:
         graph = OnnxGrader(draft)
         batches = [_random(size, tuple(x.shape[1:])) for size in _VERIFIED] + [x]
@@ -276,7 +253,7 @@ def _difference(grader: Grader, x: Tensor, answer: Answer) -> float:
     found = (torch.from_numpy(answer.base), torch.from_numpy(answer.second))
     differences = [float((one - other).abs().max()) for one, other in zip(found, (base, second), strict=True)]
     allowed = TOLERANCE * max(1.0, float(base.abs().max()), float(second.abs().max()))
-    # A label may differ only where two classes are as good as equal.
+    # A label may differ only where two logits are equal up to the tolerance.
     chosen = base.gather(1, torch.from_numpy(answer.label)[:, None])[:, 0]
     grades = answer.trusted == grader.threshold.trusts(answer.suspicion, answer.label)
     suspicion = SCORES[grader.score](*found).numpy()
@@ -287,17 +264,16 @@ def _difference(grader: Grader, x: Tensor, answer: Answer) -> float:
         and bool(grades.all())
     ):
         raise ExportError(
-            f"model: expected a graph that answers as the grader does, up to {allowed:.1e}, got a difference of "
-            f"{max(differences):.1e} in the logits for {len(x)} inputs. Check that the model gives equal answers to "
-            f"equal inputs."
+            f"model: expected a graph with the grader's answers up to {allowed:.1e}, got a difference of "
+            f"{max(differences):.1e} in the logits for {len(x)} inputs. Check that equal inputs give equal answers."
         )
     return max(differences)
 
 
 def _put_in_place(draft: Path, path: Path, difference: float) -> Exported:
-    drafts = sorted(draft.parent.iterdir(), key=lambda file: file == draft)  # the graph last: it needs the others
+    drafts = sorted(draft.parent.iterdir(), key=lambda file: file == draft)  # the graph last, as it needs the others
     if len(drafts) > 1:
-        path.unlink(missing_ok=True)  # a crash in between leaves none rather than one with another's weights
+        path.unlink(missing_ok=True)  # a crash must not leave a graph with another one's weights
     for file in drafts:
         write_atomically(path.with_name(file.name), lambda temporary, file=file: os.replace(file, temporary))  # type: ignore[misc]
     files = tuple(path.with_name(file.name) for file in reversed(drafts))

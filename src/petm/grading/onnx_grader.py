@@ -1,4 +1,4 @@
-"""A grader in one ONNX graph, run by onnxruntime: neither the network's code nor PyTorch is needed."""
+"""A grader that runs an ONNX graph by onnxruntime, without the network's code and without PyTorch."""
 
 import json
 import os
@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 from petm._internal.extras import import_extra
 from petm._internal.progress import track
 from petm._internal.records import Json, Record
-from petm.errors import (
-    ArgumentError,
-    BundleError,
-    DataError,
-    ModelError,
-)
+from petm.errors import ArgumentError, BundleError, DataError, ModelError
 from petm.grading.grades import Batch, Grades, as_inputs
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models import BATCH_SIZE
@@ -30,67 +25,56 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 PREFIX = "petm."
-"""Of the keys in a graph's metadata; their values are JSON."""
+"""Prefix of the keys in a graph's metadata; the values are JSON."""
 
 Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
 
 class Answer(NamedTuple):
-    """The outputs of the graph, in its order and under its names, for ``N`` samples."""
+    """The outputs of the graph, in its order and under its names: four of shape ``(N,)``, and logits ``(N, K)``."""
 
     label: NDArray[np.int64]
-    """The base model's predictions, ``(N,)``."""
     suspicion: NDArray[np.float64]
-    """As in `petm.grading.grades.Grades`, ``(N,)``."""
     probability: NDArray[np.float64]
-    """Of an error, ``(N,)``."""
     trusted: NDArray[np.bool_]
-    """The grade, ``(N,)``."""
     base: NDArray[np.float32]
-    """The base model's logits, ``(N, K)``."""
     second: NDArray[np.float32]
-    """The second opinion's logits, ``(N, K)``."""
 
 
 class OnnxGrader:
     """Grades predictions of the base model as `Grader` does, from what `export_onnx` wrote.
 
-    Threads may use one grader at once.
+    Several threads may use one grader.
 
     Args:
         path: The ``.onnx`` file.
-        providers: Where onnxruntime computes, the first choice first: names, or pairs of a name and its options.
+        providers: onnxruntime's execution providers in order of preference: names, or pairs of name and options.
         threads: CPU threads of one pass; absent means ``OMP_NUM_THREADS``, or else one for each core.
 
     Attributes:
         path: The file.
-        threshold: Where suspicion turns from trusted to suspect, and what that guarantees.
-        score: What suspicion is, a name of `petm.models.scores.SCORES`.
+        threshold: The threshold on suspicion, with its guarantee.
+        score: The name of the suspicion score in `petm.models.scores.SCORES`.
         origin: Class names, and how images are read.
-        measured: Figures of the fit, by name; empty in graphs from before they were kept.
+        measured: Figures of the fit, by name.
         fingerprint: SHA-256 of the base model's weights.
-        shape: Of one input, ``(C, H, W)`` for images.
+        shape: Shape of one input, ``(C, H, W)`` for images.
 
     Raises:
         ArgumentError: A provider is not in this onnxruntime.
-        BundleError: The file is absent or damaged, too new, or not from `petm.grading.onnx_export.export_onnx`.
+        BundleError: The file is absent, damaged, too new, or not from `petm.grading.onnx_export.export_onnx`.
         ExtraError: onnxruntime is not installed.
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        *,
-        providers: Sequence[Provider] = ("CPUExecutionProvider",),
-        threads: int | None = None,
+        self, path: str | Path, *, providers: Sequence[Provider] = ("CPUExecutionProvider",), threads: int | None = None
     ) -> None:
         self.path = Path(path)
         self._session = _open_session(self.path, providers, threads)
         metadata = _read_metadata(self.path, self._session)
         self.threshold, self.score = Threshold.from_json(metadata.record("threshold")), metadata.text("score")
         self.origin = Origin(
-            ModelOrigin(classes=metadata.texts("classes")),
-            InputOrigin.from_json(metadata.record("inputs")),
+            ModelOrigin(classes=metadata.texts("classes")), InputOrigin.from_json(metadata.record("inputs"))
         )
         self.measured: Mapping[str, Json] = metadata.free("measured")
         self.fingerprint = metadata.text("fingerprint")
@@ -127,14 +111,10 @@ class OnnxGrader:
                     raise DataError(f"{source}, samples from {start}: expected finite values, got NaN or infinity.")
                 parts.append(self.run(inputs))
                 progress.advance(len(rows))
-        whole = Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-        return _grades(whole)
+        return _grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
 
     def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch, without a look at its values.
-
-        Args:
-            x: ``(N, C, H, W)``.
+        """Returns the grades of one batch ``(N, C, H, W)``, without checking its values.
 
         Raises:
             DataError: The inputs are not one tensor.
@@ -143,10 +123,7 @@ class OnnxGrader:
         return _grades(self.run(_as_array(x)))
 
     def run(self, x: NDArray[np.float32]) -> Answer:
-        """Returns what the graph answers to one batch, as it is: the shortest way for one sample after the other.
-
-        Args:
-            x: float32 ``(N, C, H, W)``; values are not checked.
+        """Returns the graph's outputs for one batch, float32 ``(N, C, H, W)``: the fastest call for single samples.
 
         Raises:
             ModelError: The graph cannot take the inputs.
@@ -179,23 +156,24 @@ def _as_array(x: Any) -> NDArray[np.float32]:
 def _open_session(path: Path, providers: Sequence[Provider], threads: int | None) -> Any:
     (onnxruntime,) = import_extra("onnx", "onnxruntime")
     available = onnxruntime.get_available_providers()
-    # onnxruntime itself would go on without what it does not have.
+    # onnxruntime itself would ignore a provider that it lacks.
     absent = [name for name in (p if isinstance(p, str) else p[0] for p in providers) if name not in available]
     if absent or not providers:
         raise ArgumentError(
             f"providers: expected some of {', '.join(available)}, got {', '.join(absent) or 'none'}. "
-            f"Install the onnxruntime that has it, or leave it out."
+            f"Install an onnxruntime that has it, or leave it out."
         )
     if not path.is_file():
-        raise BundleError(f"{path}: expected an ONNX file, got none.")
+        raise BundleError(f"{path}: expected an ONNX file, got none. Name another file.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    options.log_severity_level = 3  # errors; its warnings are about graphs that it makes itself
+    options.log_severity_level = 3  # errors only; the warnings concern graphs that it makes itself
     try:
         return onnxruntime.InferenceSession(path, options, providers=list(providers))
-    except Exception as error:  # onnxruntime has a class of its own for each fault of a file
-        reason = str(error).splitlines()[0]
-        raise BundleError(f"{path}: expected an ONNX graph, got {reason}. Export it again.") from error
+    except Exception as error:  # onnxruntime has one class for each fault of a file
+        raise BundleError(
+            f"{path}: expected an ONNX graph, got {str(error).splitlines()[0]}. Export it again."
+        ) from error
 
 
 def _read_metadata(path: Path, session: Any) -> Record:

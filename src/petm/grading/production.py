@@ -1,4 +1,4 @@
-"""Graded production data in one pass and in constant memory: counts by window, labels, and a histogram of suspicion."""
+"""Counts of graded production data by window, with labels and a histogram of suspicion, in constant memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,25 +17,25 @@ from petm.selective.monitoring import LabelledCounts
 from petm.selective.thresholds import Threshold
 
 MOST_WINDOWS = 1_000
-"""More would not be told apart in a picture, and memory would grow with the rows."""
+"""Limit that keeps memory constant and the picture readable."""
 
 _COLUMNS = ("input", "row", "label", "probability", "suspicion", "grade", "true_label")
 
 
 @dataclass
 class Window:
-    """Counts of some rows in a row.
+    """Counts of consecutive rows.
 
     Attributes:
-        name: The file, or where there is a ``--window``, the number of its first row, from 0.
-        rows: All of them.
-        unreadable: Inputs that could not be read; nothing else counts them.
-        suspects: How many are suspect.
+        name: The file, or with ``--window`` the number of its first row, from 0.
+        rows: Number of all rows.
+        unreadable: Number of unreadable inputs, which no other count includes.
+        suspects: Number of suspect rows.
         probability: Sum of the probabilities of error.
-        with_probability: Rows that have one.
-        labelled_trusted: Trusted rows whose true label is known.
-        wrong_trusted: How many of these are wrong.
-        suspicion: int64 ``(J + 1,)``, rows between the edges of the profile; empty where there is none.
+        with_probability: Number of rows that have one.
+        labelled_trusted: Number of trusted rows whose true label is known.
+        wrong_trusted: Number of wrong ones among these.
+        suspicion: int64 ``(J + 1,)``, rows between the edges of the profile; empty without a profile.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Window:
 
 @dataclass
 class Production:
-    """What is counted of graded production data.
+    """Counts of graded production data.
 
     Attributes:
-        windows: In the order of the rows.
-        labelled: Of all rows whose true label is known.
-        among_trusted: int64 ``(2, J + 1)``, suspicion of the trusted: labelled, and not.
-        matched: Entries of a labels file that named a row, and those that named several.
+        windows: Counts by window, in the order of the rows.
+        labelled: Counts of all rows whose true label is known.
+        among_trusted: int64 ``(2, J + 1)``, histograms of suspicion: labelled trusted rows, other trusted rows.
+        matched: Number of entries of the labels files that name a row, and of those that name several.
     """
 
     windows: list[Window]
@@ -82,15 +82,15 @@ def read_production(
     """Returns the counts of graded files, read in their order.
 
     Args:
-        paths: What ``petm grade`` has written.
-        threshold: Of the grader that graded them.
-        profile: Of the suspicion in calibration; absent where its bundle has none.
-        labels: True labels by input, which go before those in the files.
-        window: Rows in a window; absent makes each file one.
+        paths: Files that ``petm grade`` has written.
+        threshold: The threshold of the grader that graded them.
+        profile: The suspicion in calibration; absent if the bundle has none.
+        labels: True labels by input; they override those in the files.
+        window: Rows in a window; absent makes each file a window.
 
     Raises:
         ArgumentError: ``window`` is below 1, or makes more than 1,000 windows.
-        DataError: A file cannot be read, holds no row at all, or was graded by another grader.
+        DataError: A file cannot be read, no file holds a row, or another grader graded them.
     """
     if window is not None and window < 1:
         raise ArgumentError(f"window: expected at least 1 row, got {window}.")
@@ -118,7 +118,7 @@ def _open_window(found: Production, name: str, bins: int) -> None:
 
 
 def _cut(batch: pa.RecordBatch, found: Production, window: int | None, bins: int) -> Iterator[pa.RecordBatch]:
-    """The rows of a batch, cut where windows end; opens the windows."""
+    """Yields the rows of a batch, cut where windows end, and opens the windows."""
     start = 0
     while start < len(batch):
         length = len(batch) - start
@@ -138,9 +138,7 @@ def _count(
     uses: dict[Place, int],
     path: str | Located,
 ) -> None:
-    window, true_labels = found.windows[-1], rows["true_label"]
-    if labels:
-        true_labels = _known(rows, labels, uses)
+    window, true_labels = found.windows[-1], _known(rows, labels, uses) if labels else rows["true_label"]
     readable = pc.not_equal(rows["grade"], GRADE_NAMES[2])
     window.rows += len(rows)
     table = pa.table({name: rows[name] for name in _COLUMNS} | {"true_label": true_labels}).filter(readable)
@@ -166,7 +164,7 @@ def _count(
 
 
 def _known(rows: pa.RecordBatch, labels: dict[Place, int], uses: dict[Place, int]) -> pa.Array:
-    """The true labels of some rows, those of the dictionary first."""
+    """The true labels of some rows; those in ``labels`` override the others."""
     places = zip(rows["input"].to_pylist(), rows["row"].to_pylist(), strict=True)
     told = []
     for place, held in zip(places, rows["true_label"].to_pylist(), strict=True):
@@ -177,7 +175,7 @@ def _known(rows: pa.RecordBatch, labels: dict[Place, int], uses: dict[Place, int
 
 
 def _whole(table: pa.Table, name: str, path: str | Located, kind: type[np.generic]) -> NDArray[np.generic]:
-    """A column that every graded row has."""
+    """A column without a null."""
     if table[name].null_count:
         raise DataError(
             f"{path}: expected a {name} in each graded row, got none in {table[name].null_count}. Grade again."
@@ -193,7 +191,7 @@ def _trusted(
     threshold: Threshold,
     path: str | Located,
 ) -> NDArray[np.bool_]:
-    """The grades, after checking that they are this threshold's."""
+    """The grades, after checking them against the threshold."""
     told = np.asarray(pc.equal(table["grade"], GRADE_NAMES[0]).to_numpy(), bool)
     try:
         expected = threshold.trusts(suspicion, predicted)

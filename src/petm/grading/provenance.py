@@ -1,4 +1,4 @@
-"""Where a grader comes from: what a bundle and a result say of the model, the data, the settings and the versions."""
+"""Where a grader comes from: model, inputs, data, settings and versions, as in bundles and results."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ class ModelOrigin:
     """How the base model is built again.
 
     Attributes:
-        reference: ``module:factory``; absent where a model was passed in Python.
+        reference: ``module:factory``; absent if a model was passed in Python.
         arguments: Keyword arguments of the factory.
         weights: The weights file as it was named.
-        classes: Class names; empty when they have none.
+        classes: Class names; empty if there are none.
     """
 
     reference: str | None = None
@@ -34,7 +34,7 @@ class ModelOrigin:
 
     @classmethod
     def from_json(cls, record: Record) -> "ModelOrigin":
-        """Returns what was written with a grader; raises BundleError where an entry breaks its rule."""
+        """Returns the origin from a manifest; raises BundleError where an entry breaks its rule."""
         reference, weights = (record.text(name) if record.has(name) else None for name in ("reference", "weights"))
         classes = record.texts("classes") if record.has("classes") else ()
         return cls(reference, record.free("arguments"), weights, classes)
@@ -42,15 +42,15 @@ class ModelOrigin:
 
 @dataclass(frozen=True)
 class InputOrigin:
-    """How inputs are read, so that grading reads them as fitting did.
+    """How inputs are read, so that grading reads them as fitting did. What is absent does not apply.
 
     Attributes:
-        size: Height and width that images are resized to; absent takes them as they are.
-        channels: 1 for grey, 3 for colour; absent takes them as they are.
-        processor: The Hugging Face folder whose tokenizer or image processor prepares them; absent where none does.
-        fingerprint: SHA-256 of that tokenizer or image processor; absent where there is none.
-        text_column: The column of texts; absent where the inputs are none.
-        length: How many tokens every text is padded or cut to; absent takes the longest of the data.
+        size: Height and width that images are resized to.
+        channels: 1 for grey, 3 for colour.
+        processor: The Hugging Face folder of the tokenizer or image processor.
+        fingerprint: SHA-256 of that tokenizer or image processor.
+        text_column: The column of texts.
+        length: Tokens to which every text is padded or cut; absent takes the longest of the data.
     """
 
     size: tuple[int, int] | None = None
@@ -62,14 +62,14 @@ class InputOrigin:
 
     @classmethod
     def of(cls, shape: Sequence[int]) -> "InputOrigin":
-        """Returns how images are read so that a batch of them has ``shape``; nothing is said of other inputs."""
+        """Returns how images are read into batches of ``shape``; empty for other shapes."""
         if len(shape) != 4 or shape[1] not in (1, 3):
             return cls()
         return cls((shape[2], shape[3]), shape[1])
 
     @classmethod
     def from_json(cls, record: Record) -> "InputOrigin":
-        """Returns what was written with a grader; raises BundleError where an entry breaks its rule."""
+        """Returns the origin from a manifest; raises BundleError where an entry breaks its rule."""
 
         def text(name: str) -> str | None:
             return record.text(name) if record.has(name) else None
@@ -89,13 +89,7 @@ class InputOrigin:
 
 @dataclass(frozen=True)
 class DataOrigin:
-    """What identifies a data set.
-
-    Attributes:
-        source: Where it came from, in words or as a path.
-        samples: ``N``.
-        content: SHA-256 of samples and labels.
-    """
+    """The source of a data set, its number of samples, and the SHA-256 of samples and labels."""
 
     source: str
     samples: int
@@ -103,20 +97,13 @@ class DataOrigin:
 
     @classmethod
     def from_json(cls, record: Record) -> "DataOrigin":
-        """Returns what was written with a grader; raises BundleError where an entry breaks its rule."""
+        """Returns the origin from a manifest; raises BundleError where an entry breaks its rule."""
         return cls(record.text("source"), record.whole("samples"), record.text("content"))
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a grader comes from.
-
-    Attributes:
-        model: How the base model is built again.
-        inputs: How inputs are read.
-        data: Each part of the data by its role.
-        settings: What the fit was told and found, the seed included.
-    """
+    """Where a grader comes from; ``data`` by role, ``settings`` and results of the fit by name."""
 
     model: ModelOrigin = field(default_factory=ModelOrigin)
     inputs: InputOrigin = field(default_factory=InputOrigin)
@@ -125,7 +112,7 @@ class Origin:
 
 
 def describe_data(data: "Data") -> DataOrigin:
-    """Returns what identifies a data set: source, number of samples, content hash."""
+    """Returns source, number of samples and content hash of a data set."""
     return DataOrigin(data.source, len(data), data.content)
 
 

@@ -1,4 +1,4 @@
-"""Grading on many machines through Ray Data: the same rows as one process, in whatever order."""
+"""Grading on many machines through Ray Data: the same rows as one process, in any order."""
 
 import logging
 import os
@@ -17,14 +17,10 @@ from petm.grading.stream import GradesBatches, grade_stream
 from petm.models import BATCH_SIZE
 
 PIECE, _SHARES = 1 << 12, 16
-"""Inputs that a worker is given at a time, at least, which is what a lost worker repeats; and how often it is given
-such, about, at most: Ray keeps account of them all."""
-
-_ALONE: dict[str, Any] = {"include_dashboard": False}
-"""Of a cluster that is started for one call."""
+"""Least number of inputs in a piece, which a lost worker repeats; and about the largest number of pieces a worker."""
 
 Open = Callable[[], tuple[GradesBatches, Reader]]
-"""What a worker opens once: the grader, and what reads its inputs. Its files must be there on every machine."""
+"""Opens the grader and the reader of its inputs, once a worker; their files must exist on every machine."""
 
 
 def grade_on_ray(
@@ -38,26 +34,26 @@ def grade_on_ray(
     labelled: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Grades inputs by workers of a Ray cluster into a folder of Parquet files, of `petm.grading.grade_table.SCHEMA`.
+    """Grades inputs by workers of a Ray cluster into a folder of Parquet files of `petm.grading.grade_table.SCHEMA`.
 
-    Each worker opens the grader once and takes pieces of the inputs as it is ready. When one is lost, Ray starts
-    another and its piece is graded again. The folder appears when all pieces are there; in a store, where folders
-    cannot be renamed, it fills as they come, and is whole when it holds an empty ``_SUCCESS``.
+    Each worker opens the grader once and grades one piece of the inputs after the other. Ray replaces a lost worker and
+    grades its piece again. The folder appears when it is whole; in a store, where folders cannot be renamed, it is
+    whole when it holds an empty ``_SUCCESS``.
 
     Args:
-        open_grader: What each worker calls at its start.
+        open_grader: Called by each worker at its start.
         sources: The inputs; their files must be readable on every machine, by path or in a store.
         output: The folder to make.
-        workers: How many.
-        address: Of a running cluster, or ``auto``; absent starts one on this machine for the time of the call.
+        workers: Number of workers.
+        address: Address of a running cluster, or ``auto``; absent starts one on this machine for this call.
         batch_size: Inputs in one pass.
         labelled: Whether true labels are read.
-        overwrite: Replace what is there.
+        overwrite: Whether to replace an existing folder.
 
     Raises:
         DataError: There is no input.
         ExtraError: Ray is not installed.
-        RunError: Something is there already, the cluster cannot be reached, or the work has failed.
+        RunError: ``output`` exists, the cluster cannot be reached, or the work failed.
     """
     ray = _import_ray()
     if output.exists() and not overwrite:
@@ -67,12 +63,14 @@ def grade_on_ray(
     items = [{"piece": piece} for source in sources for piece in source.parts(size)]
     if not items:
         raise DataError("inputs: expected at least one, got none. Name files, folders or globs that hold some.")
-    draft = _draft(output)
+    # Where folders can be renamed, the draft stands beside its place.
+    draft = output.with_name(f".{output.name}.draft") if isinstance(output, Path) else output
     _remove(draft)
     started = not ray.is_initialized()
     try:
         if started:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **_ALONE if not address else {})
+            alone = {} if address else {"include_dashboard": False}
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **alone)
         ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
         found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             Worker,
@@ -86,7 +84,7 @@ def grade_on_ray(
         found.write_parquet(path, filesystem=filesystem)
     except (ray.exceptions.RayError, ConnectionError, OSError, ValueError) as error:
         _remove(draft)
-        raise RunError(f"ray: expected the work to come to its end, got: {_reason(error)}.") from error
+        raise RunError(f"ray: expected every worker to finish, got: {_reason(error)}.") from error
     finally:
         if started:
             ray.shutdown()
@@ -95,11 +93,6 @@ def grade_on_ray(
     else:
         _remove(output)
         draft.rename(str(output))
-
-
-def _draft(output: Located) -> Located:
-    """Where the folder is written: beside its place, and in a store in its place."""
-    return output.with_name(f".{output.name}.draft") if isinstance(output, Path) else output
 
 
 def _remove(place: Located) -> None:
@@ -115,13 +108,7 @@ def _remove(place: Located) -> None:
 
 
 class Worker:
-    """Grades one piece after the other.
-
-    Args:
-        open_grader: Called once.
-        batch_size: Inputs in one pass.
-        labelled: Whether true labels are read.
-    """
+    """Grades one piece after the other, with the arguments of `grade_on_ray`."""
 
     def __init__(self, open_grader: Open, batch_size: int, labelled: bool) -> None:
         self.grader, self.reader = open_grader()
@@ -129,14 +116,14 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[Any]:
         """Yields the rows of the pieces in a batch, as tables."""
-        how: Any = {"batch_size": self.batch_size, "labelled": self.labelled}
-        for graded in grade_stream(self.grader, list(batch["piece"]), self.reader, **how):
+        pieces, size = list(batch["piece"]), self.batch_size
+        for graded in grade_stream(self.grader, pieces, self.reader, batch_size=size, labelled=self.labelled):
             yield graded.table
 
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
-    # Its processes call much an error that nobody can do anything about, such as how Ray Data starts its actors.
+    # Ray's processes log errors that are none, such as how Ray Data starts its actors.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray, _ = import_extra("ray", "ray", "ray.data")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -144,7 +131,7 @@ def _import_ray() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """What a worker raised first, in one line."""
+    """A worker's first error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "petm.errors." in line]
     return (told[-1].partition("petm.errors.")[2] if told else lines[-1] if lines else type(error).__name__).rstrip(".")

@@ -1,4 +1,4 @@
-"""Inputs graded as they come: the next ones are read while the classifier is at work."""
+"""Grading a stream of inputs: the next batches are read while the model runs."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,34 +15,32 @@ from petm.grading.provenance import Origin
 from petm.models import BATCH_SIZE
 
 _AHEAD = 2
-"""Batches that are read ahead of the classifier."""
+"""Batches that are read ahead of the model."""
 
 
 class GradesBatches(Protocol):
-    """What grades: `petm.grading.grader.Grader`, or `petm.grading.onnx_grader.OnnxGrader`."""
+    """A `petm.grading.grader.Grader` or `petm.grading.onnx_grader.OnnxGrader`."""
 
     @property
     def origin(self) -> Origin:
-        """Where the base model comes from, with the names of its classes."""
+        """Where the base model comes from, with its class names."""
 
     def grade_batch(self, x: Batch) -> Grades:
         """Returns the grades of one batch."""
 
 
 class Place(NamedTuple):
-    """A place between two inputs: that before a row of a source."""
+    """The place before a row of a source."""
 
     source: int = 0
     row: int = 0
 
 
 class Graded(NamedTuple):
-    """Some graded inputs."""
+    """Graded inputs: a ``pyarrow.Table`` of `petm.grading.grade_table.SCHEMA`, and the place behind them."""
 
     table: Any
-    """Their rows, a ``pyarrow.Table`` as `petm.grading.grade_table.SCHEMA` has it."""
     after: Place
-    """Where to go on."""
 
 
 def grade_stream(
@@ -54,18 +52,17 @@ def grade_stream(
     batch_size: int = BATCH_SIZE,
     labelled: bool = False,
 ) -> Iterator[Graded]:
-    """Yields the grades of all inputs in their order, a batch at a time, in memory that does not grow.
+    """Yields the grades of all inputs in their order, a batch at a time, in constant memory.
 
-    An input that cannot be read is a row with the reason; a file that breaks off is one more, and the next file goes
-    on.
+    An unreadable input is a row with the reason. A file that breaks off adds such a row, and the next file follows.
 
     Args:
-        grader: What grades.
+        grader: The grader.
         sources: The inputs.
-        reader: What makes the classifier's inputs of them.
-        start: Where to begin.
+        reader: Turns them into the model's inputs.
+        start: The place of the first input.
         batch_size: Inputs in one pass.
-        labelled: Whether the table gets the true labels that the sources have.
+        labelled: Whether the tables hold the sources' true labels.
 
     Raises:
         ModelError: The model cannot take the inputs.

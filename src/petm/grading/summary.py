@@ -1,4 +1,4 @@
-"""What graded inputs come to: how many of each grade and, where true labels are known, how good the grades are."""
+"""The summary of graded inputs: counts by grade and, for known labels, the quality of the grades."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judged:
-    """How good grades are on inputs whose true label is known.
+    """The quality of grades on the inputs whose true label is known.
 
     Attributes:
-        known: How many these are.
-        flags: Recall and precision of the suspects, with their intervals.
-        auroc: Of suspicion; absent where all predictions are right, or all wrong.
-        guarantee: What they say of the threshold's guarantee.
+        known: Number of these inputs.
+        flags: Recall and precision of the suspects, with intervals.
+        auroc: AUROC of suspicion; absent if all predictions are right, or all wrong.
+        guarantee: Whether the threshold's guarantee holds on them.
     """
 
     known: int
@@ -32,14 +32,7 @@ class Judged:
 
 
 class Summary:
-    """Counts graded inputs as they come; of those with a true label 26 bytes each are held.
-
-    Args:
-        labelled: Whether true labels are looked at.
-
-    Attributes:
-        counts: Inputs by grade.
-    """
+    """Counts graded inputs by grade, and with ``labelled`` keeps 26 bytes for each input with a true label."""
 
     def __init__(self, *, labelled: bool) -> None:
         self.labelled = labelled
@@ -47,7 +40,7 @@ class Summary:
         self._held: list[tuple[NDArray[Any], ...]] = []
 
     def add(self, table: Any) -> None:
-        """Counts some rows of `SCHEMA`; of a table without labels only the grades are looked at."""
+        """Counts some rows of `SCHEMA`."""
         grades = table.column("grade")
         for counted in grades.value_counts().to_pylist():
             self.counts[counted["values"]] += counted["counts"]
@@ -59,7 +52,7 @@ class Summary:
             self._held.append(tuple(part[known] for part in (suspicion, trusted, label != true, label)))
 
     def judged(self, threshold: "Threshold") -> Judged | None:
-        """Returns how good the grades are where true labels are known; None where none is."""
+        """Returns the quality of the grades where true labels are known; None if none is."""
         from petm.selective.metrics import auroc, detection
         from petm.selective.monitoring import check_guarantee
 
@@ -75,5 +68,5 @@ class Summary:
 
 
 def _numbers(table: Any, name: str) -> NDArray[np.int64]:
-    """A column of whole numbers, -1 where there is none."""
+    """A column of whole numbers, -1 for null."""
     return np.asarray(table.column(name).fill_null(-1).to_numpy(), np.int64)

@@ -16,7 +16,6 @@ from petm.data.base import Data
 from petm.data.fields import one_tensor
 from petm.grading.grader import Grader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, describe_data, library_versions
-from petm.grading.suspects import Suspect, gather_suspects
 from petm.models.loading import count_parameters, load_weights, save_weights, weights_fingerprint
 from petm.models.paper import paper_cnn
 from petm.models.prediction import Precision, choose_device, predict_logits
@@ -24,6 +23,7 @@ from petm.models.scores import maximum_softmax, opposition
 from petm.paper.analysis import feature_tsne, filter_pca, paper_figure
 from petm.paper.comparison import compare_detectors
 from petm.report.figures import alpha_figure, drift_figure, reliability_figure, risk_coverage_figure, save_figure
+from petm.report.gallery import Suspect, gather_suspects
 from petm.selective.curves import Judgement, judge, risk_coverage
 from petm.selective.metrics import fidelity
 from petm.selective.thresholds import DISAGREEMENT

@@ -36,22 +36,24 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#E6E6E6",
     "legend.frameon": False,
 }
-"""Of every figure."""
+"""Matplotlib's settings for every figure."""
 
 WIDTH = 6.4
-"""Inches. At the width of a phone, 11 pt text on this width is still 7 pt."""
+"""Inches. On a phone, 11 pt text on this width is still 7 pt."""
 
 _ROOT_TICKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Labels of a square-root axis."""
 
+_POINTS: dict[str, Any] = {"linestyle": "none", "clip_on": False, "zorder": 3}
+
 
 def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_teacher: ArrayLike) -> Figure:
-    """Returns how the opinion turns from the base model to the teacher as alpha goes from 0 to 1.
+    """Returns the fidelity of the adapted model to the base model and to the teacher over alpha.
 
     Args:
         alphas: Float ``(n,)``, ascending.
-        fidelity_to_base: Float ``(n,)`` in [0, 1], fidelity of the adapted model at each alpha to the base model.
-        fidelity_to_teacher: Float ``(n,)`` in [0, 1], its fidelity to the teacher.
+        fidelity_to_base: Float ``(n,)`` in [0, 1].
+        fidelity_to_teacher: Float ``(n,)`` in [0, 1].
 
     Reference:
         Ko et al. 2025 (LoRA-PETM), section 3.2 and Table 1.
@@ -68,33 +70,27 @@ def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_tea
 
 
 def drift_figure(drift: Sequence[LayerDrift]) -> Figure:
-    """Returns a bar for each layer's relative weight drift, with the rank that holds 90 % of its energy.
-
-    Args:
-        drift: From `petm.adapter.weight_drift.weight_drift`, drawn from top to bottom.
-    """
+    """Returns a bar for each layer's relative weight drift, with the rank that holds 90 % of its energy."""
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.4 + 0.42 * len(drift)))
         axes = figure.subplots()
-        # An infinite drift (a zero weight that moved) has no length: its label says it.
+        # An infinite drift (of a zero weight) has no bar; its label says so.
         lengths = [entry.relative_norm if math.isfinite(entry.relative_norm) else 0.0 for entry in drift]
         bars = axes.barh([entry.layer for entry in drift], lengths, color=BASE_COLOUR, height=0.65)
         axes.bar_label(bars, [_drift_label(entry) for entry in drift], padding=5, fontsize=10)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-        # Room for the labels to the right of the bars.
-        axes.set_xlim(0, 1.5 * max(lengths, default=0.0) or 1.0)
+        axes.set_xlim(0, 1.5 * max(lengths, default=0.0) or 1.0)  # leaves room for the labels
         axes.set_xlabel("‖W' − W₀‖ / ‖W₀‖")
         head(axes, "Weight drift from the model to the teacher", "beside each bar the rank\nfor 90% of its energy")
     return figure
 
 
 def reliability_figure(bins: Sequence[Bin]) -> Figure:
-    """Returns the share of errors that was observed over the one that was guaranteed, with 95 % intervals.
+    """Returns the observed share of errors over the predicted probability of error, with 95 % intervals.
 
-    Both axes have a square-root scale, so that the small probabilities of a good classifier have room; the diagonal,
-    on which guaranteed and observed are equal, stays a straight line.
+    Both axes have a square-root scale, which gives room to small probabilities and keeps the diagonal straight.
 
     Args:
         bins: From `petm.selective.curves.reliability`, at least one.
@@ -102,44 +98,36 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
     Reference:
         Niculescu-Mizil and Caruana (2005), Predicting Good Probabilities with Supervised Learning.
     """
-    guaranteed, observed = [part.guaranteed for part in bins], [part.observed for part in bins]
+    predicted, observed = [part.guaranteed for part in bins], [part.observed for part in bins]
     ends = [part.low for part in observed], [part.high for part in observed]
-    top = min(1.0, 1.08 * max(*guaranteed, *ends[1]))
+    top = min(1.0, 1.08 * max(*predicted, *ends[1]))
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 5))
         axes = figure.subplots()
         axes.set_xscale("function", functions=(_root, np.square))
         axes.set_yscale("function", functions=(_root, np.square))
-        axes.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1, label="as guaranteed")
-        axes.vlines(guaranteed, *ends, color=TEACHER_COLOUR, alpha=0.45, linewidth=3, label="95% interval")
-        axes.plot(
-            guaranteed,
-            [part.value for part in observed],
-            color=TEACHER_COLOUR,
-            marker="o",
-            linestyle="none",
-            label="observed",
-            clip_on=False,
-            zorder=3,
-        )
+        axes.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1, label="as predicted")
+        axes.vlines(predicted, *ends, color=TEACHER_COLOUR, alpha=0.45, linewidth=3, label="95% interval")
+        shares = [part.value for part in observed]
+        axes.plot(predicted, shares, color=TEACHER_COLOUR, marker="o", label="observed", **_POINTS)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(FixedLocator([place for place in _ROOT_TICKS if place <= top]))
             axis.set_major_formatter(PercentFormatter(1))
         axes.set(xlim=(0, top), ylim=(0, top))
-        axes.set(xlabel="guaranteed probability of error", ylabel="observed share of errors", title="Reliability")
+        axes.set(xlabel="predicted probability of error", ylabel="observed share of errors", title="Reliability")
         figure.legend(loc="outside upper left", ncols=3)
     return figure
 
 
 def risk_coverage_figure(lines: Mapping[str, RiskCurve], judgement: Judgement, chosen: str) -> Figure:
-    """Returns the risk over coverage of a suspicion and of what it is held against, with the chosen point marked.
+    """Returns the risk over coverage of a suspicion and of its rival, with the chosen point marked.
 
-    At a coverage of less than a tenth the risk hangs on a few samples; what leaves the picture there is cut off.
+    The risk axis is cut to the values from a coverage of a tenth on; below, the risk depends on a few samples.
 
     Args:
         lines: One or two curves by name, the suspicion's first.
-        judgement: Where the chosen threshold lies; without a trusted sample nothing is marked.
-        chosen: What the chosen point is called.
+        judgement: Coverage and risk of the chosen threshold; not marked if nothing is trusted.
+        chosen: Name of the chosen point.
 
     Reference:
         El-Yaniv and Wiener (2010), On the Foundations of Noise-free Selective Classification.
@@ -152,17 +140,8 @@ def risk_coverage_figure(lines: Mapping[str, RiskCurve], judgement: Judgement, c
         tops = [line.risk[line.coverage >= 0.1].max() for line in lines.values()]
         if judgement.risk.of:
             tops.append(judgement.risk.value)
-            axes.plot(
-                judgement.coverage,
-                judgement.risk.value,
-                color="#1C2127",
-                marker="D",
-                markersize=7,
-                linestyle="none",
-                label=chosen,
-                clip_on=False,
-                zorder=3,
-            )
+            point = judgement.coverage, judgement.risk.value
+            axes.plot(*point, color="#1C2127", marker="D", markersize=7, label=chosen, **_POINTS)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
         axes.set(xlim=(0, 1), ylim=(0, 1.1 * max(tops) or 1))
@@ -172,14 +151,12 @@ def risk_coverage_figure(lines: Mapping[str, RiskCurve], judgement: Judgement, c
 
 
 def save_figure(figure: Figure, folder: Path, stem: str) -> tuple[Path, Path]:
-    """Writes a figure as PNG (150 dpi) and as SVG, each whole or not at all, and returns both paths.
-
-    The SVG holds no date and no random identifiers: the same figure gives the same bytes.
+    """Writes a figure as PNG (150 dpi) and as SVG, each whole or not at all, clears it, and returns both paths.
 
     Args:
-        figure: The figure; cleared afterwards, which frees its memory.
-        folder: Made when absent.
-        stem: File name without its suffix.
+        figure: The figure.
+        folder: The folder, made if absent.
+        stem: File name without suffix.
 
     Raises:
         RunError: A file could not be written.
@@ -192,12 +169,7 @@ def save_figure(figure: Figure, folder: Path, stem: str) -> tuple[Path, Path]:
 
 
 def svg_of(figure: Figure, salt: str) -> str:
-    """Returns a figure as the text of an SVG file, without a date and without random identifiers.
-
-    Args:
-        figure: The figure.
-        salt: Of the identifiers, which are the same for the same figure and salt.
-    """
+    """Returns a figure as the text of an SVG file, without a date; the same figure and salt give the same text."""
     held = io.StringIO()
     with rc_context({"svg.hashsalt": salt}):
         figure.savefig(held, format="svg", metadata={"Date": None})
@@ -215,7 +187,6 @@ def head(axes: Axes, title: str, note: str) -> None:
 
 
 def _drift_label(entry: LayerDrift) -> str:
-    """What stands beside a layer's bar."""
     if entry.rank_90 == 0:
         return "no drift"
     note = f"rank {entry.rank_90} of {entry.full_rank}"

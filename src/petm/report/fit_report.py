@@ -1,4 +1,4 @@
-"""A fitted grader as one HTML file: what it finds on its calibration samples, and how far to trust it."""
+"""The report of a fitted grader as one HTML file: what it finds on its calibration samples, and its reliability."""
 
 from pathlib import Path
 
@@ -10,35 +10,16 @@ from petm.adapter.one_pass import predict_dual
 from petm.data.base import Data, as_data
 from petm.grading.grader import Grader
 from petm.grading.provenance import library_versions
-from petm.grading.suspects import Suspect, gather_suspects
 from petm.models.prediction import check_labels
 from petm.models.scores import SCORES, maximum_softmax
 from petm.report.figures import reliability_figure, risk_coverage_figure, svg_of
-from petm.report.gallery import shown
-from petm.report.pages import (
-    curve_captions,
-    curve_tables,
-    inline_svg,
-    write_page,
-)
-from petm.report.tables import (
-    MISSING,
-    Table,
-    judged,
-    percent,
-    points,
-)
+from petm.report.gallery import Suspect, gather_suspects, shown
+from petm.report.pages import curve_captions, curve_tables, inline_svg, write_page
+from petm.report.tables import MISSING, Table, between, judged, percent, points
 from petm.selective.bootstrap import paired_bootstrap
 from petm.selective.curves import judge, risk_coverage
 from petm.selective.guarantee import guarantee
-from petm.selective.metrics import (
-    Detection,
-    Share,
-    aurc,
-    auroc,
-    detection,
-    share,
-)
+from petm.selective.metrics import Detection, Share, aurc, auroc, detection, share
 from petm.selective.thresholds import DISAGREEMENT
 
 GRADER, SOFTMAX, CHOSEN = "Grader", "the model's softmax", "the chosen threshold"
@@ -47,13 +28,13 @@ GRADER, SOFTMAX, CHOSEN = "Grader", "the model's softmax", "the chosen threshold
 def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> None:
     """Writes a page about a grader on its calibration samples: figures with intervals, curves, most suspect samples.
 
-    It is one file without script and network. The threshold and the probability of error were set on these samples, so
-    the reliability diagram is that of a cross-validation: each fold is judged by a curve fitted on the others.
+    It is one file without script and network. As the probability of error was fitted on these samples, the reliability
+    diagram is cross-validated.
 
     Args:
-        grader: From `petm.grading.grader.fit_grader` or `petm.fitting.fit`, or loaded.
+        grader: The grader.
         calibration: The labelled samples that it was calibrated on.
-        path: The file to write, replaced where there is one; its folder is made when absent.
+        path: The file to write or replace; its folder is made if absent.
 
     Raises:
         DataError: There is no sample, or a label is missing or outside 0..K-1.
@@ -104,27 +85,26 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
 
 
 def _summary(flags: Detection, risk: Share, samples: int) -> str:
-    """The page in three sentences."""
     right = share(samples - flags.errors, samples)
     return (
         f"The model answers {percent(right.value)} of {samples:,} calibration samples right and is wrong on "
-        f"{flags.errors:,}. The grader flags {flags.flagged:,} of its answers and finds {flags.caught:,} of the "
+        f"{flags.errors:,}. The grader flags {flags.flagged:,} of the answers and finds {flags.caught:,} of the "
         f"{flags.errors:,} errors. It trusts the other {risk.of:,}, of which {risk.count:,} "
         f"{'is' if risk.count == 1 else 'are'} wrong."
     )
 
 
 def _judged(grader: Grader, samples: int) -> str:
-    """How the threshold depends on the samples that it is judged on."""
+    """How the threshold depends on these samples."""
     if grader.threshold.value == DISAGREEMENT.value:
         return "The threshold is the paper's flag, which depends on no samples."
     used = grader.origin.data["calibration"].samples if "calibration" in grader.origin.data else samples
     if used < samples and grader.adapted.cascade_threshold > 0:
         return (
-            f"The threshold was set on {used:,} of these very samples, so it suits them a little better than later "
-            f"ones. The others had, without their labels, said which predictions are worth a second look."
+            f"The threshold was set on {used:,} of these samples, so it suits them a little better than later ones. "
+            f"The others, without their labels, set the limit from which on a second opinion is computed."
         )
-    return "The threshold was set on these very samples, so it suits them a little better than later ones."
+    return "The threshold was set on these samples, so it suits them a little better than later ones."
 
 
 def _flag_table(flags: Detection, risk: Share, samples: int) -> Table:
@@ -138,17 +118,16 @@ def _flag_table(flags: Detection, risk: Share, samples: int) -> Table:
     return Table(
         "The flag",
         "Coverage: the share that is trusted. Recall: of the model's errors, the share that is flagged. "
-        "Precision: of the "
-        "flagged, the share that are the model's errors. With 95% Wilson intervals.",
+        "Precision: of the flagged, the share that are the model's errors. With 95% Wilson intervals.",
         ("Measure", "Share", "95% interval", "Count"),
         tuple(
-            (name, percent(_known(found.value)), _of_share(found), f"{found.count:,} of {found.of:,}")
+            (name, percent(found.value), _ends(found), f"{found.count:,} of {found.of:,}")
             for name, found in rows.items()
         ),
     )
 
 
-def _of_share(found: Share) -> str:
+def _ends(found: Share) -> str:
     return f"{percent(found.low)} to {percent(found.high)}" if found.of else MISSING
 
 
@@ -162,9 +141,9 @@ def _order_table(suspicion: NDArray[np.float64], softmax: NDArray[np.float64], w
         rows.append(
             (
                 metric.title,
-                *(percent(_known(metric(scores, wrong)), 2) for scores in (suspicion, softmax)),
+                *(percent(metric(scores, wrong), 2) for scores in (suspicion, softmax)),
                 points(found["value"], 2),
-                MISSING if None in ends else f"{points(ends[0], 2)} to {points(ends[1], 2)}",
+                between(*(points(end, 2) for end in ends)),
                 judged({"low": low, "high": high}),
             )
         )
@@ -180,7 +159,6 @@ def _order_table(suspicion: NDArray[np.float64], softmax: NDArray[np.float64], w
 
 
 def _settings_table(grader: Grader) -> Table:
-    """Where the grader comes from, in words."""
     origin, adapted = grader.origin, grader.adapted
     rows = {
         "Model": origin.model.reference or "passed in Python",
@@ -201,11 +179,7 @@ def _settings_table(grader: Grader) -> Table:
 
 
 def _measure(grader: Grader, suspect: Suspect) -> str:
-    """How suspect a sample is: its probability of error, or its suspicion where none was calibrated."""
+    """The probability of error of a sample, or its suspicion if none was calibrated, in words."""
     if grader.probability is None:
         return f"Suspicion {suspect.suspicion:.2f}"
     return f"Probability of error {percent(float(grader.probability.probability(suspect.suspicion)))}"
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else value

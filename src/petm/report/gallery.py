@@ -1,4 +1,4 @@
-"""The most suspect samples as a page shows them: the image, both answers, the likeliest classes."""
+"""The most suspect samples, and how a page shows them: the image, both answers, the most probable classes."""
 
 import base64
 import io
@@ -6,23 +6,68 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from petm.grading.suspects import Suspect
+from petm.data.base import Data
 from petm.report.tables import percent
 
 MOST_BARS = 10
-"""Classes whose probabilities are drawn for one sample; more would be too thin to read."""
+"""Classes whose probabilities are drawn for one sample; more bars would be too thin to read."""
 LONGEST = 300
 """Characters of a text."""
 LARGEST = 168
-"""Pixels of an image's longer side, twice what it takes on the page."""
+"""Pixels of an image's longer side, twice its size on the page."""
+
+
+@dataclass(frozen=True, eq=False)
+class Suspect:
+    """One of the most suspect samples, with both opinions.
+
+    Attributes:
+        name: The name by which a person finds the sample.
+        image: float32 ``(C, H, W)``, or an input of another shape; empty if an input is several tensors.
+        text: The readable text; empty if the samples are not texts.
+        label: The true class.
+        base: float64 ``(K,)``, the base model's probabilities.
+        second: float64 ``(K,)``, the second opinion's probabilities.
+        suspicion: Suspicion by the grader's score.
+    """
+
+    name: str
+    image: Tensor
+    text: str
+    label: int
+    base: Tensor
+    second: Tensor
+    suspicion: float
+
+
+def gather_suspects(
+    base: Tensor, second: Tensor, suspicion: Tensor, data: Data, *, count: int = 12
+) -> tuple[Suspect, ...]:
+    """Returns the ``count`` labelled samples of highest suspicion (all if there are fewer), most suspect first.
+
+    Args:
+        base: The base model's logits ``(N, K)``.
+        second: The second opinion's logits ``(N, K)``.
+        suspicion: float ``(N,)``.
+        data: The ``N`` samples.
+        count: Number of samples.
+    """
+    found = []
+    for index in suspicion.argsort(descending=True, stable=True)[:count].tolist():
+        sample, both = data.inputs([index]), (base[index].double().softmax(0), second[index].double().softmax(0))
+        image = sample[0] if isinstance(sample, Tensor) else torch.empty(0)
+        label = int(data.labels[index])
+        found.append(Suspect(data.name(index), image, data.text(index), label, *both, float(suspicion[index])))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one opinion says of an image."""
+    """One opinion's class and its probability."""
 
     name: str
     probability: str
@@ -39,7 +84,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Shown:
-    """A suspect as the gallery shows it; ``image`` and ``text`` are empty where the sample is none."""
+    """A suspect as the gallery shows it; ``image`` and ``text`` are empty if the sample has none."""
 
     name: str
     image: str
@@ -53,12 +98,9 @@ class Shown:
 
 
 def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> Shown:
-    """Returns a suspect in the form of the gallery.
+    """Returns a suspect in the form of the gallery; ``measure`` is its suspicion in words.
 
-    Args:
-        suspect: The sample with both opinions.
-        classes: Class names; a class without one is called by its number.
-        measure: How suspect it is, in words.
+    A class without a name is named by its number.
     """
 
     def name(index: int) -> str:
@@ -86,12 +128,9 @@ def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> Shown:
 
 
 def png(image: Tensor) -> str:
-    """Returns an image as a data URI: three channels in colour, any other number as the grey mean.
+    """Returns an image, float ``(C, H, W)``, as a data URI: three channels in colour, else the mean of all in grey.
 
-    Values outside [0, 1], as of normalised data, are stretched to it. A large image is made smaller.
-
-    Args:
-        image: float ``(C, H, W)``.
+    Values outside [0, 1], as of normalised data, are rescaled to it. A large image is made smaller.
     """
     values = image.detach().cpu().double()
     if values.min() < 0 or values.max() > 1:

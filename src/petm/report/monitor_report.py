@@ -1,8 +1,8 @@
-"""What monitoring has found, in words, as a table and as a picture over time."""
+"""The findings of monitoring in words, as a table and as a figure over time."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +16,21 @@ from petm._internal.storage import Located
 from petm.data.labels import Place
 from petm.errors import ArgumentError
 from petm.grading.production import Production, Window, read_production
-from petm.report.figures import (
-    BASE_COLOUR,
-    STYLE,
-    TEACHER_COLOUR,
-    WIDTH,
-)
+from petm.report.figures import BASE_COLOUR, STYLE, TEACHER_COLOUR, WIDTH
 from petm.report.pages import share_with_interval
 from petm.report.tables import MISSING, Table, percent
-from petm.selective.drift import (
-    DRAWS,
-    Drift,
-    SuspicionProfile,
-    alike,
-    differences_of,
-    drift_of,
-)
+from petm.selective.drift import DRAWS, Drift, SuspicionProfile, alike, differences_of, drift_of
 from petm.selective.guarantee import guarantee
 from petm.selective.metrics import Share
 from petm.selective.monitoring import GuaranteeCheck, exact_share
 from petm.selective.thresholds import Threshold
 
 ALPHA = 0.01
-"""At most so often drift is reported where there is none."""
+"""Significance level of the test for drift."""
 UNLIKE = 0.001
-"""The labelled are called no random part of the trusted where chance alone would make them differ less often."""
+"""Significance level of the test that the labelled are a random part of the trusted."""
 _NAMED = 8
-"""Windows whose files are named in the picture; more are numbered."""
+"""Largest number of windows whose files are named in the figure; more are numbered."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +39,12 @@ class WindowFigures:
 
     Attributes:
         name: The file, or the number of the first row.
-        rows: In it.
-        unreadable: Inputs among these that could not be read.
-        suspects: Share of the others that are suspect.
-        probability: Their mean probability of error; NaN where none was calibrated.
+        rows: Number of rows.
+        unreadable: Number of unreadable inputs among them.
+        suspects: Share of suspects among the readable, with its Clopper-Pearson interval.
+        probability: Mean probability of error; NaN if not calibrated.
         wrong: Share of errors among the labelled trusted, with its Clopper-Pearson interval.
-        distance: Kolmogorov-Smirnov distance of their suspicion from that of calibration; absent where it is unknown.
+        distance: Kolmogorov-Smirnov distance of suspicion from that in calibration; absent if unknown.
     """
 
     name: str
@@ -70,21 +58,21 @@ class WindowFigures:
 
 @dataclass(frozen=True)
 class Monitoring:
-    """What graded production data say of a grader.
+    """The state of a grader on graded production data.
 
     Attributes:
-        guarantee: Whether it holds.
-        guaranteed: What was guaranteed, in words.
-        drift: Of suspicion; absent where the bundle does not know that of its calibration samples.
-        drifted: Whether drift is seen.
-        labelled_unlike: p-value of the test that the labelled trusted are as suspect as the other trusted; absent where
+        guarantee: Whether the guarantee holds.
+        guaranteed: The guarantee in words.
+        drift: Drift of suspicion; absent if the suspicion in calibration is unknown.
+        drifted: Whether drift is detected.
+        labelled_unlike: p-value of the test that the labelled trusted are as suspect as the other trusted; absent if
             there are too few.
-        labels: Entries of the labels files, how many name a graded row, and how many name several.
-        coverage: Share of the calibration samples that the threshold trusts, where it is known.
-        windows: In the order of the rows.
-        whole: All of them together.
-        findings: All this as sentences.
-        warnings: What is in the way of these, as sentences.
+        labels: Number of entries of the labels files, of those that name a graded row, and that name several.
+        coverage: Share of the calibration samples that the threshold trusts; absent if unknown.
+        windows: Figures by window, in the order of the rows.
+        whole: Figures of all windows together.
+        findings: The findings as sentences.
+        warnings: Faults of the labels as sentences.
     """
 
     guarantee: GuaranteeCheck
@@ -122,14 +110,14 @@ def monitor(
     The files are read once, in constant memory.
 
     Args:
-        threshold: The grader's.
-        measured: The figures of its fit, which hold the suspicion of its calibration samples.
+        threshold: The grader's threshold.
+        measured: The figures of its fit, with the suspicion of its calibration samples.
         grades: Files that ``petm grade`` has written, in the order of time.
-        labels: True labels by input (`petm.data.labels.read_true_labels`); they go before those in the files.
-        classes: Class names, for the words.
-        window: Rows in a window; absent makes each file one.
-        confidence: Of the intervals; absent takes that of the guarantee, or 0.95.
-        alpha: At most so often drift is reported where there is none; at least 0.001.
+        labels: True labels by input (`petm.data.labels.read_true_labels`); they override those in the files.
+        classes: Class names.
+        window: Rows in a window; absent makes each file a window.
+        confidence: Confidence of the intervals; absent takes that of the guarantee, or 0.95.
+        alpha: Significance level of the test for drift, at least 0.001.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -162,7 +150,7 @@ def monitor(
 
 
 def windows_table(found: Monitoring) -> Table:
-    """Returns the windows as a table, and all of them together as its last row."""
+    """Returns the windows as a table, with all of them together as the last row."""
     rows = (*found.windows, found.whole) if len(found.windows) > 1 else found.windows
     unread = found.whole.unreadable > 0
     level = _percent(found.guarantee.confidence)
@@ -176,8 +164,8 @@ def windows_table(found: Monitoring) -> Table:
                 Path(row.name).name,
                 f"{row.rows:,}",
                 *((f"{row.unreadable:,}",) if unread else ()),
-                percent(plain(row.suspects.value)),
-                percent(plain(row.probability), 2),
+                percent(row.suspects.value),
+                percent(row.probability, 2),
                 f"{row.wrong.of:,}",
                 share_with_interval(plain(row.wrong)),
                 MISSING if row.distance is None else f"{row.distance:.3f}",
@@ -197,7 +185,7 @@ def monitor_figure(found: Monitoring) -> Figure:
         _line(suspects, places, [row.suspects.value for row in windows], "Suspects", expected, "in calibration")
         _line(probability, places, [row.probability for row in windows], "Mean probability of error", None, "")
         if not found.guarantee.of.startswith("wrong"):
-            limit = None  # it is on another share
+            limit = None  # it limits another share
         values = [row.wrong.value for row in windows]
         known = [place for place in places if windows[place].wrong.of]
         ends = [windows[place].wrong.low for place in known], [windows[place].wrong.high for place in known]
@@ -234,11 +222,8 @@ def _line(
 
 
 def _together(windows: Sequence[Window]) -> Window:
-    whole = Window("all", suspicion=sum((each.suspicion for each in windows[1:]), windows[0].suspicion))
-    for name in ("rows", "unreadable", "suspects", "probability", "with_probability", "labelled_trusted"):
-        setattr(whole, name, sum(getattr(each, name) for each in windows))
-    whole.wrong_trusted = sum(each.wrong_trusted for each in windows)
-    return whole
+    names = [field.name for field in fields(Window) if field.name != "name"]
+    return Window("all", **{name: sum(getattr(each, name) for each in windows) for name in names})
 
 
 def _figures_of(window: Window, profile: SuspicionProfile | None, confidence: float) -> WindowFigures:
@@ -286,7 +271,7 @@ def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str]
     if check.verdict == "cannot tell":
         sentences.append(_remedy(check))
     if check.labelled_trusted:
-        sentences.append("This takes the labelled for a random part: nobody chose them by how they looked.")
+        sentences.append("This assumes that the labelled are a random part, not chosen by their inputs or grades.")
     return sentences
 
 
@@ -295,7 +280,7 @@ def _remedy(check: GuaranteeCheck) -> str:
     if check.samples_needed is None:
         if check.classes:
             return "Label more, drawn at random, in every class."
-        return "At the share seen no number of labels would tell: it is the guaranteed one."
+        return "The share seen is the guaranteed one, so no number of labels would tell."
     seen = "at the error rate seen" if check.found.of else "at the error rate of the calibration samples"
     return f"About {check.samples_needed:,} labelled {whose}, drawn at random, would tell {seen}."
 
@@ -303,7 +288,7 @@ def _remedy(check: GuaranteeCheck) -> str:
 def _of_drift(drift: Drift | None, alpha: float) -> str:
     if drift is None:
         return (
-            "Whether suspicion has drifted cannot be told: the bundle does not know the suspicion of its calibration "
+            "Whether suspicion has drifted cannot be told: the bundle does not hold the suspicion of its calibration "
             "samples, or nothing could be read. Fit again with this version."
         )
     figures = (
@@ -326,12 +311,12 @@ def _warnings(found: Production, check: GuaranteeCheck, unlike: float | None, co
     if counts["of_several_rows"]:
         told.append(
             f"labels: expected one graded row for each, got {counts['of_several_rows']:,} entries that name several. "
-            f"Give the inputs names of their own."
+            f"Make the names of the inputs unique."
         )
     if unlike is not None and unlike < UNLIKE:
         told.append(
             f"labels: expected a random part of the trusted, got one whose suspicion differs from that of the other "
-            f"trusted (chi-square, p = {unlike:.2g}), so its interval is not theirs. Draw at random what is labelled."
+            f"trusted (chi-square, p = {unlike:.2g}), so its interval does not hold for them. Label a random sample."
         )
     return told
 

@@ -1,4 +1,4 @@
-"""What every page is made of: one HTML file with its drawings inside, and the curves as words and tables."""
+"""Parts of every page: the HTML file with its drawings inside, and the curves as captions and tables."""
 
 import re
 from collections.abc import Mapping
@@ -9,24 +9,13 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from petm._internal.files import write_text
-from petm.report.tables import (
-    BETTER,
-    MISSING,
-    WORSE,
-    Table,
-    percent,
-)
+from petm.report.tables import BETTER, WORSE, Table, percent, with_interval
 
 _TONES = {BETTER: "better", WORSE: "worse"}
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
-    """Writes a template of ``petm/templates`` as one HTML file, whole or not at all; nothing in the context is markup.
-
-    Args:
-        path: The file to write; its folder is made when absent.
-        template: Its name.
-        context: What the template needs, ``tables`` and ``figures`` by name among it.
+    """Writes a template of ``report/templates`` as one HTML file; nothing in the context is read as markup.
 
     Raises:
         RunError: The file could not be written.
@@ -43,11 +32,11 @@ def write_page(path: Path, template: str, **context: Any) -> None:
 
 
 def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
-    """Returns the reliability diagram and the risk at coverage as tables, in place of the pictures.
+    """Returns the reliability diagram and the risk at coverage as tables.
 
     Args:
         judgement: `petm.selective.curves.Judgement` in JSON's types.
-        name: Whose suspicion it is, as a heading.
+        name: The heading of the suspicion.
     """
     told = {
         "risk_coverage": Table(
@@ -63,9 +52,9 @@ def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
     if judgement["bins"]:
         told["reliability"] = Table(
             "Reliability",
-            "Samples in the order of their guaranteed probability of error, in bins of about equally many. In brackets "
+            "Samples in the order of their predicted probability of error, in bins of about equally many. In brackets "
             "95% Wilson intervals.",
-            ("Guaranteed", "Observed", "Errors", "Samples"),
+            ("Predicted", "Observed", "Errors", "Samples"),
             tuple(
                 (
                     percent(part["guaranteed"], 2),
@@ -80,12 +69,12 @@ def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
 
 
 def curve_captions(judgement: Mapping[str, Any], name: str, chosen: str) -> dict[str, tuple[str, str]]:
-    """Returns for each figure of the curves what stands in for it where it cannot be seen, and the caption.
+    """Returns the alternative text and the caption of each figure of the curves.
 
     Args:
         judgement: `petm.selective.curves.Judgement` in JSON's types.
-        name: Whose suspicion it is.
-        chosen: What the chosen point is called.
+        name: The name of the suspicion.
+        chosen: The name of the chosen point.
     """
     risk, half = judgement["risk"], judgement["steps"][0]
     point = f"The diamond is {chosen}: it trusts {percent(judgement['coverage'])}, and of these "
@@ -96,25 +85,22 @@ def curve_captions(judgement: Mapping[str, Any], name: str, chosen: str) -> dict
         "risk_coverage": (
             f"Line chart of risk over coverage, from {percent(half['risk'])} for {name} and "
             f"{percent(half['softmax'])} for the model's softmax at a coverage of {percent(half['coverage'], 0)} "
-            f"to the model's error "
-            f"rate of {percent(judgement['steps'][-1]['risk'])} at 100%. {point}",
-            f"Risk over coverage: how many of the trusted are wrong as more are trusted, the least suspect first. "
+            f"to the model's error rate of {percent(judgement['steps'][-1]['risk'])} at 100%. {point}",
+            f"Risk over coverage: the share of errors among the trusted as more are trusted, the least suspect first. "
             f"Lower is better. {point}",
         )
     }
     if judgement["bins"]:
         first, last = judgement["bins"][0], judgement["bins"][-1]
         told["reliability"] = (
-            f"Scatter plot of the observed share of errors over the guaranteed probability of error in "
-            f"{len(judgement['bins'])} bins, beside the diagonal: guaranteed {percent(first['guaranteed'], 2)} and "
+            f"Scatter plot of the observed share of errors over the predicted probability of error in "
+            f"{len(judgement['bins'])} bins, beside the diagonal: predicted {percent(first['guaranteed'], 2)} and "
             f"observed {percent(first['observed']['value'], 2)} in the lowest bin, {percent(last['guaranteed'])} and "
             f"{percent(last['observed']['value'])} in the highest.",
-            f"What the probability of error guarantees and what was observed, with 95% Wilson intervals; on the "
-            f"diagonal "
+            f"Predicted probability of error and observed share of errors, with 95% Wilson intervals; on the diagonal "
             f"both are equal. Calibration error {percent(judgement['calibration_error'], 2)}: the mean distance over "
-            f"the bins, which chance alone keeps above 0. Both axes have a square-root scale. No sample is judged by a "
-            f"curve that has seen it: each probability is that of a curve fitted on the other folds of a "
-            f"cross-validation.",
+            f"the bins, which chance alone keeps above 0. Both axes have a square-root scale; each probability is "
+            f"that of a curve fitted on the other folds of a cross-validation.",
         )
     return told
 
@@ -125,20 +111,19 @@ def share_with_interval(share: Mapping[str, Any]) -> str:
     Args:
         share: `petm.selective.metrics.Share` in JSON's types.
     """
-    low, high = (percent(share[end]).rstrip("%") for end in ("low", "high"))
-    return MISSING if share["value"] is None else f"{percent(share['value'])} ({low}–{high})"
+    return with_interval(share["value"], (share["low"], share["high"]))
 
 
 def inline_svg(text: str, prefix: str, label: str) -> str:
-    """Returns an SVG file as an element that can stand beside others in one page.
+    """Returns an SVG file as an element for a page.
 
-    Prolog, metadata and namespaces go. Identifiers that nothing refers to go too, the others get the prefix. The size
-    follows the page. Matplotlib's style sheet, which would hold for the whole page, becomes an attribute.
+    Prolog, metadata, namespaces, size and unused identifiers are removed; the other identifiers get the prefix.
+    Matplotlib's style sheet, which would apply to the whole page, becomes an attribute.
 
     Args:
         text: The SVG file.
-        prefix: Unique in the page.
-        label: What is seen, for those who do not see it.
+        prefix: A prefix that is unique in the page.
+        label: The alternative text.
     """
     root = ElementTree.fromstring(text)
     referred = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))

@@ -1,4 +1,4 @@
-"""The result as tables of finished text, which the terminal and the report draw each in its own way."""
+"""The result of a reproduction as tables of text, for the terminal and for the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ METHODS = {
     "control": "Control",
     "softmax": "Softmax",
 }
-"""What is called what, in the order of the rows."""
+"""Titles of the methods, in the order of the rows."""
 
 LEAD = "lora_petm"
 MEASURES = {"recall": "recall", "precision": "precision", "auroc": "AUROC"}
@@ -39,8 +39,8 @@ _SETTINGS = {
     "base_weights": "Weights of the base model",
     "base_epochs": "Epochs of the base model",
     "epsilon": "FGSM epsilon",
-    "start": "the teacher starts from",
-    "samples": "the teacher learns from",
+    "start": "Initial weights of the teacher",
+    "samples": "Training data of the teacher",
     "teacher_epochs": "Epochs of the teacher",
     "epochs": "Epochs of the distillation, at most",
     "patience": "Epochs without gain before it stops",
@@ -60,15 +60,7 @@ _IN_WORDS = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table of finished text.
-
-    Attributes:
-        title: What it shows.
-        caption: How to read it; empty where nothing is to be said.
-        header: One text a column; the first column names the row.
-        rows: One tuple of texts a row.
-        words: Columns that hold words; all others hold numbers and stand to the right.
-    """
+    """A table of text; the first column names the row, and columns that are not in ``words`` are right-aligned."""
 
     title: str
     caption: str
@@ -78,11 +70,7 @@ class Table:
 
 
 def result_tables(result: Mapping[str, Any]) -> dict[str, Table]:
-    """Returns every table of a reproduction's result by name, in reading order.
-
-    Args:
-        result: What ``result.json`` holds.
-    """
+    """Returns every table of a result (the content of ``result.json``) by name, in reading order."""
     return {
         "detection": detection_table(result),
         "ranking": ranking_table(result),
@@ -97,11 +85,7 @@ def result_tables(result: Mapping[str, Any]) -> dict[str, Table]:
 
 
 def print_result(result: Mapping[str, Any]) -> None:
-    """Prints on standard output what was found; how it was run is for the report.
-
-    Args:
-        result: What ``result.json`` holds.
-    """
+    """Prints the tables of a result on standard output, without those on how it was run."""
     console = Console()
     for name, table in result_tables(result).items():
         if name not in {"settings", "seconds", "versions"}:
@@ -109,7 +93,7 @@ def print_result(result: Mapping[str, Any]) -> None:
 
 
 def terminal_table(table: Table) -> RichTable:
-    """Returns a table as rich prints it; nothing in its text is read as markup."""
+    """Returns a table for rich; nothing in its text is read as markup."""
     drawn = RichTable(
         title=Text(table.title, "bold"),
         caption=Text(table.caption, "dim") if table.caption else None,
@@ -139,8 +123,8 @@ def fidelity_table(result: Mapping[str, Any]) -> Table:
     test, errors, paper = result["fidelity"], result["fidelity"]["error_set"], result["paper"]["fidelity"]
     pairs = {
         "base_at_alpha_0": "LoRA-PETM at α = 0 and the base model",
-        "teacher_at_alpha_1": "LoRA-PETM at α = 1 and A'",
-        "small_teacher_at_alpha_1": "LoRA-PETM small at α = 1 and A'",
+        "teacher_at_alpha_1": "LoRA-PETM at α = 1 and the teacher",
+        "small_teacher_at_alpha_1": "LoRA-PETM small at α = 1 and the teacher",
     }
     return Table(
         "Table 1: fidelity",
@@ -155,7 +139,7 @@ def fidelity_table(result: Mapping[str, Any]) -> Table:
 
 
 def detection_table(result: Mapping[str, Any]) -> Table:
-    """Returns the paper's Table 2: what each method finds of the model's errors, with the controls and the softmax."""
+    """Returns the paper's Table 2: recall and precision of each method, with the controls and the softmax."""
     rows = []
     for key, found in _by_method(result["detection"]):
         rows.append(
@@ -172,13 +156,10 @@ def detection_table(result: Mapping[str, Any]) -> Table:
             rows.append((f"{METHODS.get(key, key)} in the paper", *shares, MISSING, MISSING))
     return Table(
         "Table 2: detection",
-        "Recall: of the model's errors, the share that is flagged. Precision: of the flagged, the share that are "
-        "the model's errors. "
-        "In brackets 95% Wilson intervals. Caught: of the model's errors. PETM control: the model trained "
-        "further on unchanged data, "
-        "in place of the teacher. Control: the adapter distilled from that. Softmax: the model's least confident "
-        "answers, as many as "
-        "LoRA-PETM flags.",
+        "Recall: of the model's errors, the share that is flagged (caught). Precision: of the flagged, the share that "
+        "are errors. In brackets 95% Wilson intervals. PETM control: instead of the teacher, the model trained further "
+        "on unchanged data. Control: the adapter distilled from that. Softmax: the model's least confident answers, as "
+        "many as LoRA-PETM flags.",
         ("Method", "Recall", "Precision", "Flagged", "Caught"),
         tuple(rows),
     )
@@ -199,7 +180,7 @@ def ranking_table(result: Mapping[str, Any]) -> Table:
 
 
 def differences_table(result: Mapping[str, Any]) -> Table:
-    """Returns LoRA-PETM minus each other method, with what the interval allows to say."""
+    """Returns LoRA-PETM minus each other method, with intervals."""
     return Table(
         "Is it better?",
         "LoRA-PETM minus the other method on the same test data, in percentage points, with 95% paired bootstrap "
@@ -221,35 +202,26 @@ def differences_table(result: Mapping[str, Any]) -> Table:
 
 
 def cost_table(result: Mapping[str, Any]) -> Table:
-    """Returns what is held in memory: models, adapters, and the two systems that they make."""
+    """Returns the memory of models, adapters and both systems."""
     cost, paper = result["cost"], result["paper"]["cost"]
 
-    def row(name: str, parts: Sequence[str], share: str, expected: str = MISSING) -> tuple[str, ...]:
+    def row(name: str, parts: Sequence[str], ratio: str, of: str = "") -> tuple[str, ...]:
         parameters, held = (sum(cost[f"{part}_{unit}"] for part in parts) for unit in ("parameters", "bytes"))
-        return name, f"{parameters:,}", size(held), share, expected
+        share = f"{percent(cost[ratio])} {of}" if of else MISSING
+        return name, f"{parameters:,}", size(held), share, percent(paper.get(ratio))
 
     return Table(
         "Cost",
         "Weights in float32. PETM holds two models, LoRA-PETM one model and an adapter.",
         ("Held", "Parameters", "Size", "Share", "Paper"),
         (
-            row("A", ["base"], MISSING),
-            row("A'", ["teacher"], MISSING),
-            row(
-                "Adapter",
-                ["adapter"],
-                f"{percent(cost['adapter_over_teacher'])} of A'",
-                percent(paper["adapter_over_teacher"]),
-            ),
-            row("Small adapter", ["small"], f"{percent(cost['small_over_teacher'])} of A'"),
-            row("PETM: A and A'", ["base", "teacher"], MISSING),
-            row(
-                "LoRA-PETM: A and adapter",
-                ["base", "adapter"],
-                f"{percent(cost['system_over_petm'])} of PETM",
-                percent(paper["system_over_petm"]),
-            ),
-            row("LoRA-PETM small", ["base", "small"], f"{percent(cost['small_system_over_petm'])} of PETM"),
+            row("Base model", ["base"], MISSING),
+            row("Teacher", ["teacher"], MISSING),
+            row("Adapter", ["adapter"], "adapter_over_teacher", "of the teacher"),
+            row("Small adapter", ["small"], "small_over_teacher", "of the teacher"),
+            row("PETM: both models", ["base", "teacher"], MISSING),
+            row("LoRA-PETM: model and adapter", ["base", "adapter"], "system_over_petm", "of PETM"),
+            row("LoRA-PETM small", ["base", "small"], "small_system_over_petm", "of PETM"),
         ),
     )
 
@@ -258,9 +230,8 @@ def drift_table(result: Mapping[str, Any]) -> Table:
     """Returns how far each layer has moved from the base model to the teacher, and in how many directions."""
     return Table(
         "Drift",
-        "From the model to the teacher: the norm of the change of weights over that of the weights, and the "
-        "least rank that holds 90% "
-        "of the change's energy.",
+        "From the model to the teacher: the norm of the change of weights over that of the weights, and the least rank "
+        "that holds 90% of the energy of the change.",
         ("Layer", "Relative norm", "Rank for 90%", "Full rank"),
         tuple(
             (entry["layer"], percent(entry["relative_norm"]), f"{entry['rank_90']}", f"{entry['full_rank']}")
@@ -270,7 +241,7 @@ def drift_table(result: Mapping[str, Any]) -> Table:
 
 
 def settings_table(result: Mapping[str, Any]) -> Table:
-    """Returns what the run was told, and on which data."""
+    """Returns the settings and the data of the run."""
     told = result["protocol"]
     parts = {"train": "Training data", "test": "Test data"}
     return Table(
@@ -287,7 +258,7 @@ def settings_table(result: Mapping[str, Any]) -> Table:
 
 
 def seconds_table(result: Mapping[str, Any]) -> Table:
-    """Returns the time by step, with the epochs where a step trains with a stop of its own."""
+    """Returns the seconds of each step, with the epochs of those that stop early."""
     seconds, training = result["seconds"], result["training"]
 
     def epochs(step: str, name: str) -> str:
@@ -308,16 +279,12 @@ def seconds_table(result: Mapping[str, Any]) -> Table:
 
 
 def versions_table(result: Mapping[str, Any]) -> Table:
-    """Returns the versions that the result depends on."""
+    """Returns the versions of the libraries."""
     return Table("Versions", "", ("Library", "Version"), tuple(result["versions"].items()), words=frozenset({0, 1}))
 
 
 def judged(difference: Mapping[str, float | None]) -> str:
-    """Returns better, worse or no clear difference, by whether the interval excludes 0.
-
-    Args:
-        difference: ``low`` and ``high`` of LoRA-PETM minus the other.
-    """
+    """Returns better, worse or no clear difference, by whether the interval from ``low`` to ``high`` excludes 0."""
     low, high = difference["low"], difference["high"]
     if low is None or high is None:
         return MISSING
@@ -325,8 +292,8 @@ def judged(difference: Mapping[str, float | None]) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Returns a share as percent, or a dash where it is not defined."""
-    return MISSING if value is None else f"{100 * value:.{digits}f}%"
+    """Returns a share as percent, or a dash for None and NaN."""
+    return MISSING if value is None or value != value else f"{100 * value:.{digits}f}%"
 
 
 def points(value: float | None, digits: int = 1) -> str:
