@@ -257,11 +257,7 @@ FAULTS: list[tuple[tuple[str, ...], int, str]] = [
     (("--model", "hf:bert", "--size", "8"), 2, r"--size: expected none beside hf:bert, got \(8, 8\)."),
     (("--model", "hf:vit", "--channels", "1"), 2, "--channels: expected none beside hf:vit, got 1"),
     (("--model", "hf:vit", "--length", "4"), 2, r"--length: expected none beside hf:vit, got 4."),
-    (
-        ("--model", "networks:TinyCNN", "--text-column", "t"),
-        2,
-        "--text-column: expected none without a tokenizer",
-    ),
+    (("--model", "networks:TinyCNN", "--text-column", "t"), 2, "--text-column: expected none without a tokenizer"),
 ]
 
 

@@ -26,13 +26,7 @@ import hf_folders
 from networks import randomise
 from petm.adapter.model import attach_adapter
 from petm.data.base import Data
-from petm.errors import (
-    ArgumentError,
-    BundleError,
-    DataError,
-    ModelError,
-    RunError,
-)
+from petm.errors import ArgumentError, BundleError, DataError, ModelError, RunError
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
@@ -381,12 +375,7 @@ def test_the_key_is_wanted_where_there_is_something_to_tell(grader: Grader, imag
         ready(client)
         for path in ("/about", "/metrics", "/labels"):
             assert client.get(path).status_code == 401
-        for headers in (
-            {},
-            {"X-API-Key": KEY[:-1]},
-            {"X-API-Key": KEY + "0"},
-            {"X-API-Key": "é".encode()},
-        ):
+        for headers in ({}, {"X-API-Key": KEY[:-1]}, {"X-API-Key": KEY + "0"}, {"X-API-Key": "é".encode()}):
             answer = client.post("/grade", files=sent(images[0]), headers=headers)
             assert (answer.status_code, answer.json()) == (401, {"detail": "Send the key as X-API-Key."})
         for headers in ({"X-API-Key": KEY}, {"Authorization": f"Bearer {KEY}"}):

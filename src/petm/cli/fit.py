@@ -168,13 +168,7 @@ def fit(
         options.check_writable("report", report)
 
     from petm._internal.distributed import together
-    from petm.cli.inputs import (
-        form_of,
-        inputs_of,
-        labelled,
-        open_inputs,
-        open_labelled,
-    )
+    from petm.cli.inputs import form_of, inputs_of, labelled, open_inputs, open_labelled
     from petm.cli.inspect import print_manifest
     from petm.cli.process import import_from_here
     from petm.fitting import check_disk, estimate, fit_adopted
@@ -198,11 +192,7 @@ def fit(
         label_column=label_column,
         length=length,
     )
-    how: dict[str, Any] = {
-        "label_column": label_column,
-        "skip_bad": skip_bad,
-        "trust_remote_code": trust_remote_code,
-    }
+    how: dict[str, Any] = {"label_column": label_column, "skip_bad": skip_bad, "trust_remote_code": trust_remote_code}
     data = open_labelled(sources, wanted, reference, classes, **how)
     form, decoded = form_of(data, wanted), config.cache_budget // DATA_SHARE
     fresh = None

@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    "where",
-    help="File: .parquet, .csv or .jsonl. Absent: CSV on standard output.",
-)
+@click.option("-o", "--output", "where", help="File: .parquet, .csv or .jsonl. Absent: CSV on standard output.")
 @click.option("--labels", "labelled", is_flag=True, help="Read true labels too, and say how good the grades are.")
 @click.option("--label-column", default="label", show_default=True, help="Of these, in tables.")
 @click.option(

@@ -68,14 +68,7 @@ def monitor(
     threshold, measured, classes = _graded_by(bundle)
     labels = read_true_labels(label_files, classes)
     found = look(
-        threshold,
-        measured,
-        grades,
-        labels=labels,
-        classes=classes,
-        window=window,
-        confidence=confidence,
-        alpha=alpha,
+        threshold, measured, grades, labels=labels, classes=classes, window=window, confidence=confidence, alpha=alpha
     )
     code = BROKEN if found.guarantee.verdict == "broken" or (found.drifted and fail_on_drift) else 0
     result = {**found.as_json(), "exit_code": code}

@@ -16,32 +16,14 @@ from starlette.types import ASGIApp
 
 from petm.errors import RunError
 from petm.selective.guarantee import guarantee
-from petm.serving.bodies import (
-    FORM,
-    JSON,
-    LARGE,
-    Given,
-    media_type,
-    parse_files,
-    parse_json,
-    too_many,
-)
+from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json, too_many
 from petm.serving.core import Answered, Service
 from petm.serving.documentation import documentation
 from petm.serving.engine import Engine, probabilities
 from petm.serving.guard import FAILED, Guard
 from petm.serving.limits import FORMATS, Limits, Refusal
 from petm.serving.reading import Content
-from petm.serving.schemas import (
-    About,
-    DialAnswer,
-    DialRequest,
-    Fault,
-    GradeAnswer,
-    GradeRequest,
-    LabelRequest,
-    Labels,
-)
+from petm.serving.schemas import About, DialAnswer, DialRequest, Fault, GradeAnswer, GradeRequest, LabelRequest, Labels
 
 T = TypeVar("T")
 PAGE = Path(__file__).with_name("page")

@@ -14,19 +14,9 @@ from petm.data.images import WORKERS
 from petm.selective.drift import SuspicionProfile
 from petm.serving.batching import Batcher
 from petm.serving.bodies import Bodies, Given
-from petm.serving.engine import (
-    Engine,
-    EngineEndedError,
-    Verdict,
-    verdicts,
-)
+from petm.serving.engine import Engine, EngineEndedError, Verdict, verdicts
 from petm.serving.label_file import LabelFile
-from petm.serving.limits import (
-    Limits,
-    Refusal,
-    Unreadable,
-    busy,
-)
+from petm.serving.limits import Limits, Refusal, Unreadable, busy
 from petm.serving.reading import Content
 from petm.serving.telemetry import Telemetry
 

@@ -12,12 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from petm.errors import ModelError
-from petm.serving.engine import (
-    Engine,
-    EngineEndedError,
-    Facts,
-    Opinions,
-)
+from petm.serving.engine import Engine, EngineEndedError, Facts, Opinions
 from petm.serving.reading import Reader
 
 _GRACE = 5.0

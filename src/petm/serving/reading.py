@@ -10,14 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from petm.data.fields import Inputs, as_batch
-from petm.data.images import (
-    Channels,
-    ImageForm,
-    ImageLimits,
-    Processor,
-    TooManyPixelsError,
-    decode,
-)
+from petm.data.images import Channels, ImageForm, ImageLimits, Processor, TooManyPixelsError, decode
 from petm.data.reader import Encoder, pad_batch
 from petm.errors import BundleError, DataError
 from petm.grading.provenance import InputOrigin
