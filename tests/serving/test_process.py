@@ -196,7 +196,7 @@ def test_a_service_whose_inference_is_killed_says_so_and_ends(
     os.kill(inference_of(process.pid), signal.SIGKILL)
     if busy:
         status, body = ask(port, "POST", "/grade", requests[0][0])
-        assert (status, json.loads(body)) == (503, {"detail": "The service has failed, and ends."})
+        assert (status, json.loads(body)) == (503, {"detail": "The service has failed and ends."})
     assert process.wait(30) == 1
     assert process.stderr is not None
     told = process.stderr.read()
@@ -232,7 +232,7 @@ class Sums:
             raise Stubborn(1, 2)
         return sum(inputs)
 
-    def turn(self, sample: int, alphas: Sequence[float]) -> list[list[float]]:
+    def sweep(self, sample: int, alphas: Sequence[float]) -> list[list[float]]:
         raise ModelError(f"no sweep for {sample}")
 
 
@@ -254,7 +254,7 @@ def test_an_engine_in_a_process_answers_as_here() -> None:
     engine = started(Sums)
     assert engine.run([3, 4]) == 7  # type: ignore[comparison-overlap]
     with pytest.raises(ModelError, match="no sweep for 5"):
-        engine.turn(5, [1.0])
+        engine.sweep(5, [1.0])
     with pytest.raises(ModelError, match=r"model: expected an answer, got Stubborn: 1 and 2\."):
         engine.run([])
     engine.check()
@@ -348,7 +348,7 @@ def test_a_port_that_is_taken(petm: Petm, bundle: Path) -> None:
         port = taken.getsockname()[1]
         code, told = petm("serve", bundle, "--port", port)
         assert code == 1
-        assert f"host, port: cannot listen at 127.0.0.1:{port} (Address already in use). Choose others." in told
+        assert f"host, port: cannot listen at 127.0.0.1:{port} (Address already in use). Choose another." in told
 
 
 def test_a_host_that_is_not_of_this_machine() -> None:

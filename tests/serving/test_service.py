@@ -155,7 +155,7 @@ def test_a_graph_answers_as_the_bundle_does(grader: Grader, images: list[bytes],
         refused = graph.post("/sweep", json={"image": encoded(images[0])["images"][0], "alphas": [1]})
         assert (refused.status_code, refused.json()["detail"]) == (
             404,
-            "An exported graph has no sweep. Serve the bundle.",
+            "The alpha of an exported graph is fixed. Serve the bundle.",
         )
 
 
@@ -224,13 +224,13 @@ PART = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\na\r\n--x--\r
         (b"[]", JSON, 400, "The body: Input should be an object."),
         (b'{"secret": 1}', JSON, 400, "The body may have only images, texts."),
         (b'{"images": [1]}', JSON, 400, "images.0: Input should be a valid string."),
-        (b'{"texts": ["a"]}', JSON, 400, "The body: expected images to grade, and nothing else."),
-        (b'{"images": [], "texts": []}', JSON, 400, "The body: expected images to grade, and nothing else."),
+        (b'{"texts": ["a"]}', JSON, 400, "The body: expected only images."),
+        (b'{"images": [], "texts": []}', JSON, 400, "The body: expected only images."),
         (b'{"images": []}', JSON, 400, "Send at least one input."),
         (b"--x--\r\n", FORM, 400, "Send at least one input."),
         (b"noise", FORM, 400, "The form is damaged."),
         (b"a", {"content-type": "multipart/form-data"}, 400, "The form is damaged."),
-        (PART, FORM, 400, "The form may have only parts by the name files."),
+        (PART, FORM, 400, "The form may have only parts with the name files."),
     ],
 )
 def test_bodies_that_are_refused(
@@ -349,7 +349,7 @@ def test_a_fault_of_ours_is_logged_and_not_told(
     engine = Broken(engine_of(grader)(Limits()))
     with client_of(lambda _: engine) as client:  # type: ignore[arg-type, return-value]
         answer = ready(client).post("/grade", files=sent(*images[:2]))
-    assert (answer.status_code, answer.json()) == (500, {"detail": "The service failed to answer; its log says why."})
+    assert (answer.status_code, answer.json()) == (500, {"detail": "The service failed to answer. See its log."})
     assert "secret" in caplog.text
 
 
@@ -469,7 +469,7 @@ def test_metrics_count_grades_batches_and_drift(grader: Grader, digits: tuple[Da
 # the sweep
 
 
-def test_the_dial_turns_from_a_to_the_second_opinion(
+def test_the_sweep_goes_from_the_base_model_to_the_second_opinion(
     client: TestClient, grader: Grader, digits: tuple[Data, ...], images: list[bytes]
 ) -> None:
     alphas = [0, 0.25, 1, 1.5]
@@ -487,11 +487,11 @@ def test_the_dial_turns_from_a_to_the_second_opinion(
         ({"image": "", "alphas": [1]}, 422, "The file is empty."),
         ({"image": "", "alphas": []}, 400, "alphas: List should have at least 1 item after validation, not 0."),
         ({"image": "", "alphas": [1e9]}, 400, "alphas.0: Input should be less than or equal to 4."),
-        ({"text": "a", "alphas": [1]}, 400, "The body: expected one image, and nothing else."),
-        ({"alphas": [1]}, 400, "The body: expected one image, and nothing else."),
+        ({"text": "a", "alphas": [1]}, 400, "The body: expected only one image."),
+        ({"alphas": [1]}, 400, "The body: expected only one image."),
     ],
 )
-def test_dials_that_are_refused(client: TestClient, body: dict[str, Any], status: int, detail: str) -> None:
+def test_sweeps_that_are_refused(client: TestClient, body: dict[str, Any], status: int, detail: str) -> None:
     answer = client.post("/sweep", json=body)
     assert (answer.status_code, answer.json()["detail"]) == (status, detail)
 
@@ -542,7 +542,7 @@ def test_what_was_said_can_be_fitted_on(labelled: TestClient, images: list[bytes
     [
         ({"label": 10}, 400, "label: expected a class from 0 to 9, or null."),
         ({"label": -1}, 400, "label: Input should be greater than or equal to 0."),
-        ({"sha256": "0" * 64}, 400, "sha256: expected that of the input. Was it changed on the way?"),
+        ({"sha256": "0" * 64}, 400, "sha256: expected the hash of the input. Was the input changed on the way?"),
         ({"image": "AAAA"}, 422, NO_IMAGE),
         ({"secret": 1}, 400, None),
         ({"suspicion": "NaN"}, 400, None),
@@ -575,7 +575,7 @@ def test_labels_of_a_process_that_died_are_taken_up(images: list[bytes], tmp_pat
     path = tmp_path / "labels.jsonl"
     file = LabelFile(path)
     line = file.append({"label": 1}, images[0], NAMES)
-    with pytest.raises(RunError, match=re.escape(f"{path}: another process writes there. Wait for it")):
+    with pytest.raises(RunError, match=re.escape(f"{path}: another process writes it. Wait for it")):
         LabelFile(path)
     file.close()
     with path.open("ab") as torn:
@@ -733,7 +733,7 @@ def test_a_graph_has_no_sweep(grader: Grader, tmp_path: Path) -> None:
     export_onnx(grader, tmp_path / "model.onnx")
     engine = engine_of(OnnxGrader(tmp_path / "model.onnx"))(Limits())
     with pytest.raises(ModelError, match="sweep: expected a PyTorch bundle, got a graph"):
-        engine.turn(engine.reader.blank(), [1])
+        engine.sweep(engine.reader.blank(), [1])
 
 
 # batches
