@@ -1,7 +1,4 @@
-"""The command line: one file a verb, each as thin as it can be.
-
-A verb imports what it works with when it runs: help and wrong arguments are answered at once.
-"""
+"""The command line: one file a verb. Heavy imports are in the verbs, so help and wrong arguments are answered fast."""
 
 import sys
 
@@ -46,5 +43,5 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. To go on, run the same command, with --resume where it has that option.", err=True)
+        click.echo("Interrupted. To continue, run the same command, with --resume where it has that option.", err=True)
         sys.exit(INTERRUPTED)
