@@ -183,7 +183,7 @@ class Words(nn.Module):
 """A text classifier of one's own."""
 
 
-def test_a_network_of_ones_own_with_a_tokenizer_folder(place: Path, petm: Petm) -> None:
+def test_a_users_network_with_a_tokenizer_folder(place: Path, petm: Petm) -> None:
     (place / "words.py").write_text(NETWORK)
     hf_folders.save(place / "tokens", hf_folders.word_tokenizer())
     names = ",".join(hf_folders.KINDS)
@@ -215,7 +215,7 @@ def test_a_network_of_ones_own_with_a_tokenizer_folder(place: Path, petm: Petm) 
     hf_folders.save(place / "tokens", hf_folders.word_tokenizer([text for text, _ in hf_folders.QUESTIONS[:30]]))
     code, _, err = petm("grade", "my.petm", "train.csv")
     assert code == 1
-    assert "processor: expected the one that the grader was fitted with, got another one in tokens." in err
+    assert "Error: processor: expected" in err
     code, _, err = petm(*fit(*told, "--processor", "moved", "--size", 8, "--overwrite"))
     assert code == 2
     assert "--size: expected none beside --processor moved, got (8, 8)." in err
@@ -270,7 +270,7 @@ def test_bad_options(place: Path, petm: Petm, options: tuple[str, ...], code: in
     assert not list(place.glob("my.petm*"))
 
 
-def test_class_names_that_no_one_can_put_in_order(place: Path, petm: Petm) -> None:
+def test_class_names_without_a_known_order(place: Path, petm: Petm) -> None:
     unnamed = hf_folders.bert([f"LABEL_{number}" for number in range(4)])
     hf_folders.save(place / "four", unnamed, hf_folders.word_tokenizer())
     code, _, err = petm(*fit("--model", "hf:four"))
@@ -282,15 +282,15 @@ def test_class_names_that_no_one_can_put_in_order(place: Path, petm: Petm) -> No
     write_texts(place / "train.csv", [(text, number % 5) for number, (text, _) in enumerate(hf_folders.QUESTIONS)])
     code, _, err = petm(*fit("--model", "hf:four"))
     assert code == 1
-    assert "train.csv: expected labels from 0 to 3, got 4 for sample 4, the first of 18 such" in err
+    assert "train.csv: expected labels from 0 to 3" in err
 
 
-def test_code_of_its_own_needs_trust_at_every_command(place: Path, petm: Petm) -> None:
+def test_custom_code_needs_trust_at_every_command(place: Path, petm: Petm) -> None:
     config = json.loads((place / "bert" / "config.json").read_text())
     (place / "bert" / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "own.Config"}}))
     code, _, err = petm(*fit("--model", "hf:bert"))
     assert code == 1
-    assert "got one with code of its own. Read that code, then allow it with trust_remote_code=True" in err
+    assert "trust_remote_code=True" in err
     # With trust the name of a class that is not there is looked for, and its absence reported in one line.
     code, _, err = petm(*fit("--model", "hf:bert", "--trust-remote-code"))
     assert code == 1

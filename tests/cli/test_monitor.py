@@ -52,7 +52,7 @@ def petm(place, monkeypatch, capfd):
     return run
 
 
-def test_a_promise_that_holds(petm):
+def test_a_guarantee_that_holds(petm):
     write(graded(3000, error_rate=0.05), Path("g.parquet"))
     code, out, err = petm("my.petm", "g.parquet")
     assert (code, err) == (0, "")
@@ -63,7 +63,7 @@ def test_a_promise_that_holds(petm):
     assert "against 2,000 calibration samples)" in out
 
 
-def test_a_promise_that_is_broken_exits_3_and_says_where(petm, place):
+def test_a_violated_guarantee_exits_3_and_names_the_file(petm, place):
     write(graded(800, error_rate=0.02), Path("monday.csv"))
     write(graded(800, seed=1, error_rate=0.4), Path("tuesday.csv"))
     code, out, err = petm("my.petm", "monday.csv", "tuesday.csv", "-o", "watch", "--json")
@@ -89,7 +89,7 @@ def test_a_promise_that_is_broken_exits_3_and_says_where(petm, place):
     assert "tuesday" in Path("watch/monitor.md").read_text()
 
 
-def test_too_few_labels_say_how_many_would_do(petm):
+def test_too_few_labels_give_the_number_needed(petm):
     write(graded(60, error_rate=0.0, labelled=0.3), Path("g.csv"))
     code, out, _ = petm("my.petm", "g.csv")
     assert code == 0
@@ -191,7 +191,7 @@ def test_each_class(petm):
     assert told["guarantee"]["classes"]["2"]["verdict"] == "broken"
 
 
-def test_nothing_promised_and_an_old_bundle(petm):
+def test_no_guarantee_and_an_old_bundle(petm):
     grader(replace(DISAGREEMENT, value=0.5), calibration_samples=300).save("old.petm")
     write(graded(400, error_rate=0.5), Path("g.csv"))
     code, out, _ = petm("old.petm", "g.csv", "--fail-on-drift")
@@ -201,7 +201,7 @@ def test_nothing_promised_and_an_old_bundle(petm):
     assert "Whether suspicion has drifted cannot be told: the bundle does not know" in out
 
 
-def test_a_graph_serves_as_its_bundle_does(petm):
+def test_a_graph_gives_the_same_as_its_bundle(petm):
     export_onnx(grader(), "my.onnx")
     write(graded(800, error_rate=0.4), Path("g.csv"))
     expected = petm("my.petm", "g.csv", "--json")
@@ -227,7 +227,7 @@ def test_what_is_refused(petm):
         assert found[1] == ""
 
 
-def test_the_picture_is_the_same_for_the_same_grades(petm):
+def test_the_figure_is_the_same_for_the_same_grades(petm):
     write(graded(500), Path("g.csv"))
     pictures = []
     for folder in ("one", "two"):

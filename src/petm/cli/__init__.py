@@ -1,11 +1,10 @@
-"""The command line: one file a verb. Heavy imports are in the verbs, so help and wrong arguments are answered fast."""
+"""The command line. Heavy imports are in the verbs, so help and wrong arguments are answered fast."""
 
 import sys
 
 import click
 
 from petm.cli import options
-from petm.cli.demo import demo
 from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
@@ -13,7 +12,7 @@ from petm.cli.inspect import inspect
 from petm.cli.monitor import monitor
 from petm.cli.process import keep_large_blocks
 from petm.cli.push import push
-from petm.cli.reproduce import reproduce
+from petm.cli.reproduce import demo, reproduce
 from petm.cli.serve import serve
 from petm.errors import PetmError
 

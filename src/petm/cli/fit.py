@@ -100,13 +100,7 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
 )
 @click.option("--dry-run", is_flag=True, help="Print what the fit will take, and train nothing.")
 @options.output(text="The bundle to write.")
-@options.seed
-@options.precision
-@options.device
-@options.resume
-@options.overwrite
-@options.as_json
-@options.config
+@options.run
 @click.pass_context
 def fit(
     context: click.Context,

@@ -92,6 +92,13 @@ def grader(command: Callable[..., Any]) -> Callable[..., Any]:
     return gathered
 
 
+def run(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of verbs that train: seed, precision, device, resume, overwrite, JSON, configuration file."""
+    for option in (config, as_json, overwrite, resume, device, precision, seed):
+        command = option(command)
+    return command
+
+
 def output(default: str | None = None, text: str = "Output folder.") -> Decorator:
     """Returns the option ``-o``."""
     more: Any = {"required": True} if default is None else {"default": default, "show_default": True}
