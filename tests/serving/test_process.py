@@ -68,13 +68,14 @@ def requests(grader: Grader, digits: tuple[Data, ...]) -> list[tuple[bytes, int]
 Serve = Callable[..., tuple["subprocess.Popen[str]", int]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serve(bundle: Path) -> Iterator[Serve]:
-    """Starts ``petm serve`` and returns its process and port once it is ready."""
+    """Starts ``petm serve`` and returns its process and port once it is ready; each test ends the one it starts."""
     started = []
 
     def start(*arguments: str) -> tuple["subprocess.Popen[str]", int]:
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "OMP_NUM_THREADS": "1"}
+        places = [str(Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "petm", "serve", str(bundle), "--port", "0", *arguments]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
         started.append(process)
@@ -141,9 +142,9 @@ def test_sigterm_under_load_answers_every_accepted_request(serve: Serve, request
     while sum(right) < 300:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)  # as systemd does: to inference too
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert (sum(wrong), sum(lost)) == (0, 0)
     assert min(right) > 0
     assert process.stderr is not None
@@ -151,8 +152,10 @@ def test_sigterm_under_load_answers_every_accepted_request(serve: Serve, request
 
 
 @pytest.mark.slow
-def test_it_bears_what_is_no_http_and_ends_on_ctrl_c(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
+def test_it_answers_what_is_not_http_and_ends_on_ctrl_c(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
     process, port = serve("--max-body-mib", "0.1")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(inference_of(process.pid), number)  # which inference ignores
     for content in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000 + b"\r\n\r\n", b"\0" * 1000):
         with socket.create_connection(("127.0.0.1", port), 10) as connection:
             connection.sendall(content)
@@ -162,7 +165,7 @@ def test_it_bears_what_is_no_http_and_ends_on_ctrl_c(serve: Serve, requests: lis
     half.sendall(b"POST /grade HTTP/1.1\r\nhost: localhost\r\n")
     assert ask(port, "POST", "/grade", requests[0][0])[0] == 200
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     half.close()
 
 
@@ -176,8 +179,8 @@ def inference_of(service: int) -> int:
 
 
 def ends(pid: int) -> bool:
-    """Whether a process ends within some seconds."""
-    for _ in range(200):
+    """Whether a process ends within a minute."""
+    for _ in range(1200):
         try:
             if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
                 return True
@@ -188,42 +191,29 @@ def ends(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("busy", [True, False])
-def test_a_service_whose_inference_is_killed_says_so_and_ends(
-    serve: Serve, requests: list[tuple[bytes, int]], busy: bool
+def test_a_service_whose_inference_is_killed_reports_it_and_ends(
+    serve: Serve, requests: list[tuple[bytes, int]]
 ) -> None:
     process, port = serve()
     os.kill(inference_of(process.pid), signal.SIGKILL)
-    if busy:
-        status, body = ask(port, "POST", "/grade", requests[0][0])
-        assert (status, json.loads(body)) == (503, {"detail": "The service has failed, and ends."})
-    assert process.wait(30) == 1
+    status, body = ask(port, "POST", "/grade", requests[0][0])
+    assert (status, json.loads(body)) == (503, {"detail": "The service has failed and ends."})
+    assert process.wait(60) == 1
     assert process.stderr is not None
     told = process.stderr.read()
-    assert "Error: inference: expected its process to run and to answer within 60 s, got its end with exit" in told
+    assert "Error: inference: expected" in told
     assert "Traceback" not in told
 
 
-@pytest.mark.slow
-def test_inference_ends_with_its_service_and_not_before(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
-    process, port = serve()
-    inference = inference_of(process.pid)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(inference, number)
-    assert ask(port, "POST", "/grade", requests[0][0])[0] == 200
-    process.kill()
-    assert ends(inference)
-
-
 class Stubborn(Exception):  # noqa: N818
-    """One that cannot be read again from its pickle."""
+    """An error that cannot be read again from its pickle."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
 
 
 class Sums:
-    """An engine that adds what it is given, and can do no more."""
+    """An engine that adds its inputs."""
 
     reader = facts = None
 
@@ -232,7 +222,7 @@ class Sums:
             raise Stubborn(1, 2)
         return sum(inputs)
 
-    def turn(self, sample: int, alphas: Sequence[float]) -> list[list[float]]:
+    def sweep(self, sample: int, alphas: Sequence[float]) -> list[list[float]]:
         raise ModelError(f"no sweep for {sample}")
 
 
@@ -250,23 +240,23 @@ def started(make: Callable[[], Any], patience: float = 60) -> EngineProcess:
     return engine
 
 
-def test_an_engine_in_a_process_answers_as_here() -> None:
+def test_an_engine_in_a_process_answers_as_in_this_one() -> None:
     engine = started(Sums)
     assert engine.run([3, 4]) == 7  # type: ignore[comparison-overlap]
     with pytest.raises(ModelError, match="no sweep for 5"):
-        engine.turn(5, [1.0])
-    with pytest.raises(ModelError, match=r"model: expected an answer, got Stubborn: 1 and 2\."):
+        engine.sweep(5, [1.0])
+    with pytest.raises(ModelError, match=r"^model: expected an answer, got Stubborn"):
         engine.run([])
     engine.check()
     assert engine.run([1]) == 1  # type: ignore[comparison-overlap]
-    engine.close()
-    with pytest.raises(EngineEndedError, match="got its end with exit code -9"):
+    engine._pipe.close()  # as where this process is killed
+    with pytest.raises(EngineEndedError, match=r"^inference: .*exit code 0"):
         engine.run([1])
     with pytest.raises(EngineEndedError):
         engine.check()
     with pytest.raises(BundleError, match=r"^damaged$"):
         started(fails)
-    with pytest.raises(EngineEndedError, match="got its end with exit code 7"):
+    with pytest.raises(EngineEndedError, match=r"^inference: .*exit code 7"):
         started(dies)
 
 
@@ -275,13 +265,13 @@ def test_an_engine_that_does_not_answer_is_ended() -> None:
     process = engine._process.pid
     assert process is not None
     os.kill(process, signal.SIGSTOP)
-    with pytest.raises(EngineEndedError, match=r"to answer within 0\.5 s, got its end with exit code -9"):
+    with pytest.raises(EngineEndedError, match=r"^inference: .*exit code -9"):
         engine.run([1])
     assert ends(process)
 
 
 def sleeps() -> Any:
-    time.sleep(120)
+    time.sleep(3600)  # longer than a test may take
 
 
 def test_the_end_does_not_wait_for_loading() -> None:
@@ -291,25 +281,25 @@ def test_the_end_does_not_wait_for_loading() -> None:
         engines.append(EngineProcess(sleeps, lambda _: None, patience=60))  # type: ignore[arg-type, return-value]
         return engines[0]
 
-    began = time.monotonic()
     app, service = make_app(load, Limits())
     with TestClient(app, base_url="http://localhost"):
         while not engines:
             time.sleep(0.01)
-    assert time.monotonic() - began < 60
     assert service.failure is None
     with pytest.raises(EngineEndedError):
         engines[0].check()
 
 
 @pytest.mark.slow
-def test_what_hangs_does_not_hold_up_the_end(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
+def test_a_pass_that_hangs_does_not_delay_the_end(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
     process, port = serve("--timeout", "2")
-    os.kill(inference_of(process.pid), signal.SIGSTOP)
+    inference = inference_of(process.pid)
+    os.kill(inference, signal.SIGSTOP)
     status, body = ask(port, "POST", "/grade", requests[0][0])
     assert (status, json.loads(body)["detail"]) == (504, "It took too long. Try again with less.")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
+    assert ends(inference)
 
 
 Petm = Callable[..., tuple[int, str]]
@@ -331,24 +321,23 @@ def petm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def test_a_bundle_that_is_none_ends_the_service(petm: Petm, tmp_path: Path) -> None:
+def test_a_missing_bundle_ends_the_service(petm: Petm, tmp_path: Path) -> None:
     code, told = petm("serve", tmp_path / "nothing.petm", "--port", 0)
     assert code == 1
     assert told.splitlines()[-1].startswith(f"Error: {tmp_path / 'nothing.petm'}: ")
 
 
-def test_a_labels_file_that_is_another_ends_the_service(petm: Petm, bundle: Path, tmp_path: Path) -> None:
+def test_a_foreign_labels_file_ends_the_service(petm: Petm, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine\n")
-    code, told = petm("serve", bundle, "--port", 0, "--labels-file", tmp_path / "notes.txt")
-    assert (code, "expected lines of labels" in told) == (1, True)
+    code, told = petm("serve", tmp_path / "any.petm", "--port", 0, "--labels-file", tmp_path / "notes.txt")
+    assert (code, f"Error: {tmp_path / 'notes.txt'}: expected" in told) == (1, True)
 
 
-def test_a_port_that_is_taken(petm: Petm, bundle: Path) -> None:
+def test_a_port_that_is_taken(petm: Petm, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, told = petm("serve", bundle, "--port", port)
-        assert code == 1
-        assert f"host, port: cannot listen at 127.0.0.1:{port} (Address already in use). Choose others." in told
+        code, told = petm("serve", tmp_path / "any.petm", "--port", port)
+        assert (code, f"host, port: cannot listen at 127.0.0.1:{port} " in told) == (1, True)
 
 
 def test_a_host_that_is_not_of_this_machine() -> None:
@@ -357,21 +346,19 @@ def test_a_host_that_is_not_of_this_machine() -> None:
 
 
 @pytest.mark.parametrize("key", ["short", "ü" * 20, "with a\nline between"])
-def test_a_key_that_is_weak(petm: Petm, bundle: Path, tmp_path: Path, key: str) -> None:
+def test_a_weak_key(petm: Petm, tmp_path: Path, key: str) -> None:
     (tmp_path / "key").write_text(key)
-    code, told = petm("serve", bundle, "--api-key-file", tmp_path / "key")
-    assert code == 1
-    assert "key: expected at least 16 printable ASCII characters in --api-key-file or PETM_API_KEY, got others" in told
+    code, told = petm("serve", tmp_path / "any.petm", "--api-key-file", tmp_path / "key")
+    assert (code, "Error: key: expected" in told) == (1, True)
     assert key not in told
 
 
-def test_without_the_extra_it_says_what_to_install(petm: Petm, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_names_what_to_install(petm: Petm, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("petm.serving")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    code, told = petm("serve", bundle)
-    assert code == 1
-    assert "serve: expected" in told
+    code, told = petm("serve", "any.petm")
+    assert (code, "serve: expected" in told) == (1, True)
     assert "pip install 'petm[serve]'" in told
 
 

@@ -1,14 +1,10 @@
-"""The command line: one file a verb, each as thin as it can be.
-
-A verb imports what it works with when it runs: help and wrong arguments are answered at once.
-"""
+"""The command line. Heavy imports are in the verbs, so help and wrong arguments are answered fast."""
 
 import sys
 
 import click
 
 from petm.cli import options
-from petm.cli.demo import demo
 from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
@@ -16,7 +12,7 @@ from petm.cli.inspect import inspect
 from petm.cli.monitor import monitor
 from petm.cli.process import keep_large_blocks
 from petm.cli.push import push
-from petm.cli.reproduce import reproduce
+from petm.cli.reproduce import demo, reproduce
 from petm.cli.serve import serve
 from petm.errors import PetmError
 
@@ -46,5 +42,5 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. To go on, run the same command, with --resume where it has that option.", err=True)
+        click.echo("Interrupted. To continue, run the same command, with --resume where it has that option.", err=True)
         sys.exit(INTERRUPTED)

@@ -13,8 +13,11 @@ from petm.errors import ArgumentError
 from petm.training.config import CACHE_BUDGET, ErrorSource, FitConfig, RecipeName
 
 if TYPE_CHECKING:
+    from petm.grading.grader import Grader
     from petm.training.estimate import Estimate
 
+_TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
+_FORM = ("size", "channels", "text_column", "label_column", "length")
 _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters", "max_extra_time", "dry_run")
 
 
@@ -23,35 +26,31 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     "--data images/ --size 28 --channels 1 -o my.petm",
     short_help="Fit a grader to a trained model.",
 )
+@click.option("--model", "reference", required=True, help="module:factory or file.py:factory of the model, or hf:DIR.")
+@click.option("--weights", type=options.PATH, help="The model's weights: .safetensors, or a state_dict file.")
 @click.option(
-    "--model", "reference", required=True, help="module:factory or file.py:factory that builds the model, or hf:DIR."
-)
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="the model's weights: .safetensors, or a state_dict file."
-)
-@click.option(
-    "--model-arg", "arguments", type=options.Pairs(options.literal, "name=value,..."), help="For the factory."
+    "--model-arg", "arguments", type=options.Pairs(options.literal, "name=value,..."), help="Arguments of the factory."
 )
 @click.option(
     "--data",
     "sources",
     required=True,
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     help="Labelled data the model was trained on; repeatable.",
 )
 @click.option(
     "--calibration",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     help="Labelled data the model has not seen; repeatable. Absent: a fifth of --data.",
 )
 @click.option("--classes", help="Class names in the order of the model's outputs, separated by commas.")
-@click.option("--size", type=options.ImageSize(), help="Resize images.")
+@click.option("--size", type=options.ImageSize(), help="Height and width to which images are resized.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Read images as grey or colour.")
-@click.option("--text-column", help="Of texts. [default: text]")
-@click.option("--label-column", help="Of the labels of texts. [default: label]")
-@click.option("--length", type=click.IntRange(1), help="Pad or cut texts to so many tokens. Absent: the longest's.")
+@click.option("--text-column", help="Column of texts. [default: text]")
+@click.option("--label-column", help="Column of the labels of texts. [default: label]")
+@click.option("--length", type=click.IntRange(1), help="Tokens to which texts are padded or cut. Absent: the longest.")
 @options.processor
 @options.trust_remote_code
 @options.skip_bad
@@ -65,17 +64,17 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
 @click.option(
     "--errors",
     type=click.Choice(get_args(ErrorSource)),
-    help="Where the recipe paper takes errors from, if the model makes too few.",
+    help="Source of errors for the recipe paper, if the model makes too few.",
 )
 @click.option(
     "--layers", type=options.Pairs(int, "layer=rank,..."), help="Layers to adapt. Absent: chosen by the recipe."
 )
-@click.option("--max-extra-parameters", type=float, help="The adapters' size over the model's. Absent: the recipe's.")
+@click.option("--max-extra-parameters", type=float, help="Size of adapters over the model's. Absent: the recipe's.")
 @click.option("--max-extra-time", type=float, help="One pass over a plain forward, less 1. Absent: the recipe's.")
 @click.option(
     "--adapter",
-    type=click.Path(path_type=Path),
-    help="A LoRA folder that PEFT has trained, as the second opinion: nothing is trained, all of --data calibrate.",
+    type=options.PATH,
+    help="LoRA folder trained with PEFT, as the second opinion: nothing is trained, all of --data calibrate.",
 )
 @click.option("--max-risk", type=float, help="Guarantee at most this share of errors among the trusted.")
 @click.option("--coverage", type=float, help="Or trust this share of the predictions.")
@@ -90,24 +89,18 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     "--cache-budget",
     default=CACHE_BUDGET,
     show_default="4 GiB",
-    help="Bytes of memory for decoded data, adversarial examples and features; what takes more is read from disk or "
-    "computed again.",
+    help="Bytes of memory for decoded data, adversarial examples and features; the rest is read from disk or computed "
+    "again.",
 )
 @click.option("--include-base", is_flag=True, help="Put the model's weights into the bundle.")
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a page about the grader: figures with intervals, curves, the most suspect samples.",
+    help="HTML page about the grader: figures with intervals, curves, the most suspect samples.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what the fit will take, and train nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what the fit will take, and train nothing.")
 @options.output(text="The bundle to write.")
-@options.seed
-@options.precision
-@options.device
-@options.resume
-@options.overwrite
-@options.as_json
-@options.config
+@options.run
 @click.pass_context
 def fit(
     context: click.Context,
@@ -118,20 +111,10 @@ def fit(
     sources: tuple[Path, ...],
     calibration: tuple[Path, ...],
     classes: str | None,
-    size: tuple[int, int] | None,
-    channels: str | None,
-    text_column: str | None,
-    label_column: str | None,
-    length: int | None,
     processor: Path | None,
     trust_remote_code: bool,
     skip_bad: bool,
     adapter: Path | None,
-    max_risk: float | None,
-    coverage: float | None,
-    recall: float | None,
-    confidence: float | None,
-    per_class: bool,
     include_base: bool,
     report: Path | None,
     dry_run: bool,
@@ -143,16 +126,15 @@ def fit(
 ) -> None:
     """Fit a grader: train the adapters, calibrate the probability of error, set the threshold, write the bundle.
 
-    The model is left as it is. Interrupted, the command goes on with --resume; the target, --report and --include-base
-    may then be others. Started by torchrun, its processes share the work: torchrun --nproc-per-node 2 -m petm fit ...
+    The model is not changed. After an interrupt, --resume continues the fit; the target, --report and --include-base
+    may then differ. Under torchrun, processes share the work: torchrun --nproc-per-node 2 -m petm fit ...
     """
     from petm.grading.manifest import check_target
     from petm.selective.targets import target_of
 
+    form_options = {name: settings.pop(name) for name in _FORM}
     try:
-        target = target_of(
-            max_risk=max_risk, coverage=coverage, recall=recall, confidence=confidence, per_class=per_class
-        )
+        target = target_of(**{name: settings.pop(name) for name in _TARGET})
         config = FitConfig(target=target, **settings)
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
@@ -168,13 +150,7 @@ def fit(
         options.check_writable("report", report)
 
     from petm._internal.distributed import together
-    from petm.cli.inputs import (
-        form_of,
-        inputs_of,
-        labelled,
-        open_inputs,
-        open_labelled,
-    )
+    from petm.cli.inputs import form_of, inputs_of, labelled, open_inputs, open_labelled
     from petm.cli.inspect import print_manifest
     from petm.cli.process import import_from_here
     from petm.fitting import check_disk, estimate, fit_adopted
@@ -185,24 +161,12 @@ def fit(
     from petm.training.run_folder import open_run
 
     import_from_here()
-    model = load_model(reference, weights, arguments=arguments, trust_remote_code=trust_remote_code)
+    trust: Any = {"trust_remote_code": trust_remote_code}
+    model = load_model(reference, weights, arguments=arguments, **trust)
     if not dry_run:
         check_disk(output, model, config, include_base=include_base)
-    wanted, label_column = inputs_of(
-        reference,
-        processor=processor,
-        trust_remote_code=trust_remote_code,
-        size=size,
-        channels=channels,
-        text_column=text_column,
-        label_column=label_column,
-        length=length,
-    )
-    how: dict[str, Any] = {
-        "label_column": label_column,
-        "skip_bad": skip_bad,
-        "trust_remote_code": trust_remote_code,
-    }
+    wanted, label_column = inputs_of(reference, processor=processor, **trust, **form_options)
+    how: dict[str, Any] = {"label_column": label_column, "skip_bad": skip_bad, **trust}
     data = open_labelled(sources, wanted, reference, classes, **how)
     form, decoded = form_of(data, wanted), config.cache_budget // DATA_SHARE
     fresh = None
@@ -213,11 +177,15 @@ def fit(
         return
     origin = Origin(ModelOrigin(reference, arguments or {}, str(weights) if weights else None, data.classes), form)
     with together() as team:
+
+        def save(grader: "Grader") -> None:
+            if team.is_main:
+                grader.save(output, include_base=include_base, overwrite=overwrite)
+
         if adapter is not None:
             fresh = data.in_memory(decoded)
             grader = fit_adopted(model, adapter, fresh, target=target, device=config.device, origin=origin)
-            if team.is_main:
-                grader.save(output, include_base=include_base, overwrite=overwrite)
+            save(grader)
         else:
             told = {"model": weights_fingerprint(model), "data": data.content, **config.identity()}
             folder = output.with_name(f"{output.name}.run")
@@ -225,11 +193,10 @@ def fit(
             if fresh is None:
                 data, fresh = data.split((1 - config.calibration, config.calibration), seed=config.seed)
             else:
-                told["calibration"] = None  # what is not held out of the data has no part in training
+                told["calibration"] = None  # nothing is held out of the data, so training does not depend on the share
             with open_run(folder, told, resume=resume, overwrite=overwrite) as run:
                 grader = fit_model(model, data, calibration=fresh, config=config, origin=origin, run=run)
-                if team.is_main:
-                    grader.save(output, include_base=include_base, overwrite=overwrite)
+                save(grader)
             if team.is_main:
                 shutil.rmtree(folder, ignore_errors=True)
     if not team.is_main:
@@ -243,15 +210,15 @@ def fit(
 
 
 def _expect_no_training(context: click.Context) -> None:
-    """Refuses options that say how to train, beside an adapter that is trained."""
-    told = [name for name in _TRAINING if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    if told:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in told)
+    """Refuses options about training beside an adapter that is already trained."""
+    given = [name for name in _TRAINING if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise click.UsageError(f"--adapter: nothing is trained and all of --data calibrate, so leave out {names}.")
 
 
 def _print_estimate(estimate: "Estimate", *, as_json: bool) -> None:
-    """Prints what a fit will take, as lines or as JSON."""
+    """Prints time, memory and sizes of a fit, as lines or as JSON."""
     if as_json:
         options.print_json(asdict(estimate) | {"seconds": estimate.seconds})
         return

@@ -1,6 +1,7 @@
 """``petm grade``: label, suspicion and grade for each input."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from petm.cli import options
+from petm.errors import DataError, RunError
 
 if TYPE_CHECKING:
     from petm._internal.storage import Located
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from petm.data.sources import Source
     from petm.grading.grader import Grader
     from petm.grading.onnx_grader import OnnxGrader
-    from petm.grading.ray_engine import Open
     from petm.grading.summary import Summary
     from petm.selective.thresholds import Threshold
 
@@ -24,43 +25,26 @@ if TYPE_CHECKING:
     epilog="Example: petm grade my.petm more_images/ -o grades.csv",
     short_help="Grade images or texts, one row an input.",
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@options.grader
 @click.argument("inputs", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    "where",
-    help="File: .parquet, .csv or .jsonl. Absent: CSV on standard output.",
-)
-@click.option("--labels", "labelled", is_flag=True, help="Read true labels too, and say how good the grades are.")
-@click.option("--label-column", default="label", show_default=True, help="Of these, in tables.")
-@click.option(
-    "--model", "reference", help="module:factory or hf:DIR of the model, if it is no longer where the bundle says."
-)
-@click.option("--weights", type=click.Path(path_type=Path), help="the model's weights, if they are no longer there.")
+@click.option("-o", "--output", "where", help="File: .parquet, .csv or .jsonl. Absent: CSV on standard output.")
+@click.option("--labels", "labelled", is_flag=True, help="Read true labels too, and judge the grades by them.")
+@click.option("--label-column", default="label", show_default=True, help="Column of true labels in tables.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Inputs in one pass.")
-@options.processor
-@options.trust_remote_code
-@click.option("--overwrite", is_flag=True, help="Replace the file that is there, or what another run has left of it.")
-@click.option(
-    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where it is computed."
-)
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Of --engine ray.")
-@click.option("--address", help="Of a running Ray cluster, or auto. Absent: one is started here.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file, or parts of it from another run.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where to run.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Workers of --engine ray.")
+@click.option("--address", help="Address of a running Ray cluster, or auto. Absent: a cluster is started here.")
 @options.device
 @options.as_json
 @options.config
 def grade(
-    bundle: Path,
+    place: options.GraderPlace,
     inputs: tuple[str, ...],
     where: str | None,
     labelled: bool,
     label_column: str,
-    reference: str | None,
-    weights: Path | None,
     batch_size: int,
-    processor: Path | None,
-    trust_remote_code: bool,
     overwrite: bool,
     engine: str,
     workers: int,
@@ -70,45 +54,47 @@ def grade(
 ) -> None:
     """Grade images or texts: label, probability of error, suspicion and grade of each.
 
-    Images come as files, folders, globs, Parquet or .npz; texts as Parquet, CSV or JSON Lines. With - the paths of
-    files are read from standard input, one a line. The label is the base model's, beside it stands the second
-    opinion's. An input that cannot be read is a row with the reason.
+    Images come as files, folders, globs, Parquet or .npz; texts as Parquet, CSV or JSON Lines. With -, paths of files
+    are read from standard input, one a line. The label is the model's; the second opinion's is in a column of its own.
+    An input that cannot be read is a row with the reason.
 
-    With -o the run may end at any moment, and the same command goes on where it was. With --engine ray many machines
+    With -o a run may be ended at any moment, and the same command continues it. With --engine ray many machines
     share the work (extra petm[ray]), and -o names a folder of Parquet files.
 
     Inputs, and -o with --engine ray, may also be addresses in a store: s3://bucket/folder, gs://bucket/*.parquet.
 
-    The grader is a bundle, or the .onnx file that petm export makes of one.
+    The grader is a bundle, or an .onnx file from petm export.
     """
     from petm._internal.storage import locate
     from petm.cli.graders import inputs_at, open_both, open_grader, reader_of
     from petm.data.sources import open_sources
     from petm.grading.grade_files import check_output, grade_files
 
+    bundle = place.bundle
     output = locate(where) if where is not None else None
     file = check_output(output, overwrite=overwrite) if output is not None and engine == "local" else None
     paths = [line for path in inputs for line in (_listed() if path == "-" else [path])]
-    if bundle.suffix != ".onnx":  # which is opened as fast
+    if bundle.suffix != ".onnx":  # a graph is opened quickly
         _expect_inputs(paths)
-    grader = open_grader(bundle, device, reference, weights, trust_remote_code=trust_remote_code)
-    read_as = inputs_at(grader.origin.inputs, reference, processor)
-    reader = reader_of(read_as, trust_remote_code=trust_remote_code)
+    grader = open_grader(place, device)
+    read_as = inputs_at(grader.origin.inputs, place)
+    reader = reader_of(read_as, place.trust_remote_code)
     sources = open_sources(paths, text_column=read_as.text_column, label_column=label_column if labelled else None)
+    how: Any = {"batch_size": batch_size, "labelled": labelled}
     if engine == "ray":
+        from petm.grading.ray_engine import grade_on_ray
+
         if output is None or output.suffix.lower() != ".parquet":
             raise click.UsageError(f"-o: expected a name that ends in .parquet beside --engine ray, got {output}.")
-        opened = partial(
-            open_both, bundle.absolute(), device, reference, weights, processor, trust_remote_code=trust_remote_code
-        )
-        summary = _on_ray(opened, sources, output, workers, address, batch_size, labelled, overwrite)
+        opened = partial(open_both, replace(place, bundle=bundle.absolute()), device)
+        grade_on_ray(opened, sources, output, workers=workers, address=address, overwrite=overwrite, **how)
+        summary = _summary_of(output, labelled)
     elif file is None:
-        summary = _print(grader, sources, reader, batch_size, labelled, as_json)
+        summary = _print(grader, sources, reader, as_json=as_json, **how)
     else:
         told = {"grader": _identity(grader, bundle), "form": str(read_as), "batch_size": batch_size}
         told["label_column"] = label_column
-        how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
-        summary = grade_files(grader, sources, reader, file, told=told, **how)
+        summary = grade_files(grader, sources, reader, file, told=told, overwrite=overwrite, **how)
     _report(summary, grader.threshold, output, as_json=as_json)
 
 
@@ -117,40 +103,27 @@ def _listed() -> list[str]:
 
 
 def _expect_inputs(paths: list[str]) -> None:
-    """Refuses a path where there is nothing before the grader is loaded; addresses and globs are looked up later."""
-    from petm.errors import DataError
-
+    """Refuses missing paths before the grader is loaded; addresses and globs are looked up later."""
     for path in paths:
         if not set("*?[:") & set(path) and not Path(path).exists():
             raise DataError(f"{path}: expected a file, a folder or a glob, got nothing there. Check the path.")
 
 
 def _identity(grader: "Grader | OnnxGrader", bundle: Path) -> str:
-    """What changes when the grader does."""
+    """A fingerprint of the grader."""
     from petm._internal.files import fingerprint, sha256_of_file
 
     files = [bundle] if bundle.is_file() else sorted(path for path in bundle.rglob("*") if path.is_file())
     return fingerprint([*map(sha256_of_file, files), str(grader.threshold)])
 
 
-def _on_ray(
-    opened: "Open",
-    sources: "list[Source]",
-    output: "Located",
-    workers: int,
-    address: str | None,
-    batch_size: int,
-    labelled: bool,
-    overwrite: bool,
-) -> "Summary":
+def _summary_of(output: "Located", labelled: bool) -> "Summary":
+    """The summary of the grades in a folder."""
     import pyarrow as pa
 
     from petm.grading.grade_table import read_grades
-    from petm.grading.ray_engine import grade_on_ray
     from petm.grading.summary import Summary
 
-    how: Any = {"batch_size": batch_size, "labelled": labelled, "overwrite": overwrite}
-    grade_on_ray(opened, sources, output, workers=workers, address=address, **how)
     summary = Summary(labelled=labelled)
     for batch in read_grades(output, None if labelled else ["grade"]):
         summary.add(pa.Table.from_batches([batch]))
@@ -158,23 +131,17 @@ def _on_ray(
 
 
 def _print(
-    grader: "Grader | OnnxGrader",
-    sources: "list[Source]",
-    reader: "Reader",
-    batch_size: int,
-    labelled: bool,
-    as_json: bool,
+    grader: "Grader | OnnxGrader", sources: "list[Source]", reader: "Reader", *, as_json: bool, **how: Any
 ) -> "Summary":
-    """Writes the rows to standard output as they come; nothing where there is to be one JSON object only."""
-    from petm.errors import DataError, RunError
+    """Writes rows to standard output as they come, or none where it is to have one JSON object only."""
     from petm.grading.grade_files import write_csv
     from petm.grading.stream import grade_stream
     from petm.grading.summary import Summary
 
-    summary = Summary(labelled=labelled)
+    summary = Summary(labelled=how["labelled"])
 
     def tables() -> Any:
-        for graded in grade_stream(grader, sources, reader, batch_size=batch_size, labelled=labelled):
+        for graded in grade_stream(grader, sources, reader, **how):
             summary.add(graded.table)
             yield graded.table
 
@@ -184,7 +151,7 @@ def _print(
     else:
         try:
             write_csv(sys.stdout, tables())
-        except BrokenPipeError:  # who reads has seen enough
+        except BrokenPipeError:  # the reader has closed it
             raise
         except OSError as error:
             raise RunError(f"standard output: could not be written ({error.strerror}). Free space.") from error
@@ -194,25 +161,23 @@ def _print(
 
 
 def _report(summary: "Summary", threshold: "Threshold", output: "Located | None", *, as_json: bool) -> None:
-    """Says what the grades come to."""
+    """Prints a summary of the grades."""
     from petm.selective.guarantee import guarantee
 
-    total = sum(summary.counts.values())
+    counts = summary.counts
+    total = sum(counts.values())
     judged = summary.judged(threshold) if summary.labelled else None
     if summary.labelled and judged is None:
         click.echo(
-            "Warning: labels: expected true labels in the inputs, got none that the classifier knows. Put images into "
+            "Warning: labels: expected true labels in the inputs, got none of the model's classes. Put images into "
             "class folders, or name the column of labels.",
             err=True,
         )
     if as_json:
-        told: dict[str, object] = {"inputs": total, **summary.counts} | ({"output": str(output)} if output else {})
+        told: dict[str, object] = {"inputs": total, **counts} | ({"output": str(output)} if output else {})
         options.print_json(told | ({"judged": judged} if judged else {}))
-    unreadable = f", {summary.counts['unreadable']} unreadable" if summary.counts["unreadable"] else ""
-    click.echo(
-        f"{total} inputs: {summary.counts['trusted']} trusted, {summary.counts['suspect']} suspect{unreadable}.",
-        err=True,
-    )
+    unreadable = f", {counts['unreadable']} unreadable" if counts["unreadable"] else ""
+    click.echo(f"{total} inputs: {counts['trusted']} trusted, {counts['suspect']} suspect{unreadable}.", err=True)
     if judged:
         recall, precision = judged.flags.recall.value, judged.flags.precision.value
         ranked = f", AUROC {100 * judged.auroc:.1f} %" if judged.auroc is not None else ""

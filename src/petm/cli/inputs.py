@@ -1,4 +1,4 @@
-"""Opening the data that a command names, and saying what was left out of it."""
+"""Opening the data that a command names, and reporting what was left out of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,16 +29,13 @@ def open_inputs(
     classes: tuple[str, ...] | None = None,
     trust_remote_code: bool = False,
 ) -> Data:
-    """Returns the data at the paths, joined and read as ``inputs`` says; names what is left out on standard error.
-
-    Images have the labels that they have; texts those of ``label_column``. Where ``inputs`` says no size, all are read
-    as the first of the paths.
+    """Returns the joined data at the paths; inputs that are left out are named on standard error.
 
     Args:
         paths: At least one.
-        inputs: How the data are read.
-        skip_bad: Leave out what cannot be read.
-        label_column: Of texts.
+        inputs: Form of the inputs. Without a size, all images are read in the size of the first path.
+        skip_bad: Whether to leave out inputs that cannot be read.
+        label_column: Column of the labels of texts.
         classes: Class names in the order of the model's outputs; absent takes those of the first path that has some.
         trust_remote_code: As in `petm.models.loading.load_model`.
     """
@@ -61,7 +58,7 @@ def open_inputs(
 
 
 def _report(source: str, skipped: Mapping[str, str], left: int) -> None:
-    """Says on standard error what was left out and why."""
+    """Prints on standard error what was left out and why."""
     for name, reason in skipped.items():
         click.echo(f"skipped: {name}: {reason}", err=True)
     if skipped:
@@ -78,21 +75,21 @@ def open_labelled(
     trust_remote_code: bool,
     **how: Any,
 ) -> Data:
-    """Returns labelled data whose classes are those of a model, as far as these are known.
+    """Returns the joined labelled data at the paths, with the classes of a model where these are known.
 
     Args:
-        paths: Of the data, which are joined.
-        inputs: How they are read.
-        reference: The model's. A Hugging Face folder says how many classes there are, and often their names.
-        names: Class names in the order of the model's outputs, with commas between, in place of the folder's.
-        skip_bad: Leave out what cannot be read or has no label.
+        paths: At least one.
+        inputs: Form of the inputs.
+        reference: ``module:factory`` or ``hf:DIR`` of the model. A folder has the number of classes, often their names.
+        names: Class names in the order of the model's outputs, separated by commas, in place of the folder's.
+        skip_bad: Whether to leave out inputs that cannot be read or have no label.
         trust_remote_code: As in `petm.models.loading.load_model`.
-        **how: What else `open_inputs` is told.
+        **how: As in `open_inputs`.
 
     Raises:
         ArgumentError: There is not one name for each output of the model.
-        DataError: The data cannot be read; they name other classes, or more or fewer, than the model has; or a label is
-            missing or outside 0..K-1.
+        DataError: The data cannot be read; their classes are not those of the model; or a label is missing or outside
+            0..K-1.
     """
     classes = tuple(names.split(",")) if names else None
     folder, count = folder_of(reference), 0
@@ -114,10 +111,10 @@ def open_labelled(
 
 
 def labelled(data: Data, *, skip_bad: bool) -> Data:
-    """Returns the samples that have a label, where those without are to be skipped.
+    """Returns the samples that have a label; data without any label are returned whole.
 
     Raises:
-        DataError: Some have a label and some have none, and these are not to be skipped.
+        DataError: Some samples have no label, and ``skip_bad`` is False.
     """
     bare = (data.labels == UNLABELLED).nonzero().flatten().tolist()
     if not bare or len(bare) == len(data):
@@ -130,7 +127,7 @@ def labelled(data: Data, *, skip_bad: bool) -> Data:
 
 
 def form_of(data: Data, inputs: InputOrigin) -> InputOrigin:
-    """Returns how grading has to read inputs so that they have the form of these, read as ``inputs`` says."""
+    """Returns the form in which grading has to read inputs, as the data were read in the form ``inputs``."""
     return inputs if inputs.processor else InputOrigin.of(data.inputs([0]).shape)
 
 
@@ -145,9 +142,9 @@ def inputs_of(
     label_column: str | None = None,
     length: int | None = None,
 ) -> tuple[InputOrigin, str | None]:
-    """Returns how a model's inputs are read, and the column of labels if they are texts.
+    """Returns the form of a model's inputs, and the column of labels if they are texts.
 
-    A Hugging Face folder, the model's own or the one of ``processor``, reads them by its tokenizer or image processor.
+    Inputs are prepared by the tokenizer or image processor of the folder ``processor``, or of the model's own folder.
 
     Raises:
         UsageError: An option is for images and the model takes texts, or the other way round.

@@ -19,12 +19,12 @@ _SHARE = ("value", "low", "high", "count", "of")
 
 
 @click.command(epilog="Example: petm inspect runs/demo/grader.petm", short_help="Show what is in a bundle.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=options.PATH)
 @options.as_json
 def inspect(bundle: Path, as_json: bool) -> None:
-    """Show what is in a bundle: model, layers and ranks, sizes, threshold, figures, where it comes from.
+    """Show what is in a bundle: model, layers and ranks, sizes, threshold, figures, provenance.
 
-    Every file is checked against its hash on the way.
+    Every file is checked against its hash.
     """
     print_manifest(bundle, as_json=as_json)
 
@@ -41,7 +41,7 @@ def print_manifest(bundle: Path, *, as_json: bool) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _rows(bundle, manifest):
-        table.add_row(Text(name), Text(value))  # no markup: names are whatever somebody has called things
+        table.add_row(Text(name), Text(value))  # plain text, as names may look like markup
     Console().print(table)
 
 
@@ -88,31 +88,31 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
 
 
 def _threshold(threshold: "Threshold") -> str:
-    """Where trust ends, in words."""
+    """The threshold in words."""
     values = threshold.values
     where = f"{values[0]:.4g}" if len(values) == 1 else f"{min(values):.4g} to {max(values):.4g}, by class,"
     return f"suspect from {where} on ({threshold.rule})"
 
 
 def _member(member: "MemberRecord") -> str:
-    return f"{member.adapter or 'A itself'} looks at the {'input' if member.view == 'same' else member.view}"
+    return f"{member.adapter or 'the model'} on the {'input' if member.view == 'same' else member.view}"
 
 
 def _split_point(bundle: Path, manifest: "Manifest") -> str:
-    """Where both opinions part, in words."""
+    """The split point in words."""
     from petm._internal.records import Record
 
     if manifest.cascade_threshold > 0:
         asked = f"1 minus the model's greatest probability is {manifest.cascade_threshold:.3g} or more"
-        return f"A first; the second opinion only where {asked}"
+        return f"the model first; the second opinion only where {asked}"
     if manifest.split_point is None:
-        return "not tried yet; found at the first use"
+        return "split point not known yet; found at the first use"
     saved = Record(manifest.split_point, f"{bundle}: split_point")
     kind, module = saved.text("kind"), saved.text("module")
     if kind == "apart":
-        return "no: this model mixes the samples of a batch, so each opinion takes a pass of its own"
+        return "no: this model mixes the samples of a batch, so each opinion needs its own pass"
     where = f"{kind} {module}" if module else "at the input"
     if saved.texts("shared"):
         where = f"before {module}, behind blocks that run once"
     shared, ratio = saved.number("share_before"), saved.number("counted_ratio")
-    return f"the opinions part {where}; {shared:.1%} of the operations are shared, {ratio:.2f} times those of the model"
+    return f"split point {where}; {shared:.1%} of the operations are shared, {ratio:.2f} times those of the model"

@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from petm.report.monitor_report import Monitoring
     from petm.selective.thresholds import Threshold
 
-BROKEN = 3
-"""The exit code where the guarantee is broken; where drift is seen too, with --fail-on-drift."""
+VIOLATED = 3
+"""Exit code where the guarantee is violated; with --fail-on-drift also where suspicion has drifted."""
 
 
 @click.command(
     epilog="Example: petm monitor my.petm monday.parquet tuesday.parquet --labels checked.csv -o watch",
     short_help="Tell whether the guaranteed risk still holds on graded data.",
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=options.PATH)
 @click.argument("grades", nargs=-1, required=True)
 @click.option(
     "--labels",
     "label_files",
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="CSV, JSON Lines or Parquet with input[,row],label, or what petm serve --labels-file writes; repeatable.",
+    type=options.PATH,
+    help="CSV, JSON Lines or Parquet with input[,row],label, or a labels file of petm serve; repeatable.",
 )
-@click.option("--window", type=int, help="Rows of one point in the picture. Absent: each file is one.")
-@click.option("--confidence", type=float, help="Of the intervals. Absent: that of the guarantee, or 0.95.")
-@click.option("--alpha", default=0.01, show_default=True, help="How often drift may be seen where there is none.")
-@click.option("--fail-on-drift", is_flag=True, help="Exit 3 where suspicion has drifted, too.")
+@click.option("--window", type=int, help="Rows of one point in the figure. Absent: one point a file.")
+@click.option("--confidence", type=float, help="Confidence of the intervals. Absent: that of the guarantee, or 0.95.")
+@click.option("--alpha", default=0.01, show_default=True, help="Probability of a false alarm of drift.")
+@click.option("--fail-on-drift", is_flag=True, help="Exit 3 also where suspicion has drifted.")
 @click.option(
     "-o",
     "--output",
@@ -53,31 +53,24 @@ def monitor(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Tell whether the guaranteed risk still holds, from what petm grade wrote in production.
+    """Tell whether the guaranteed risk still holds, from files that petm grade wrote in production.
 
-    Where true labels are known, in the column true_label or from --labels, the error rate among the trusted is held
-    against the guarantee by its exact interval; the labelled must be a random part of the trusted. Without labels, the
-    suspicion of production is tested against that of the calibration samples.
+    Where true labels are known, in the column true_label or from --labels, the error rate among the trusted and its
+    exact interval are compared with the guarantee; the labelled must be a random sample of the trusted. Without labels,
+    suspicion in production is tested against that of the calibration samples.
 
-    Exit codes: 3 where the guarantee is broken (with --fail-on-drift also where suspicion has drifted), 0 where it is
-    not or cannot be told, 1 where something could not be read, 2 for a wrong option.
+    Exit codes: 3 where the guarantee is violated (with --fail-on-drift also where suspicion has drifted), 0 where it
+    is not or cannot be decided, 1 where a file could not be read, 2 for a wrong option.
     """
     from petm.data.labels import read_true_labels
-    from petm.report.monitor_report import monitor as look
+    from petm.report.monitor_report import monitor as compare
 
     threshold, measured, classes = _graded_by(bundle)
     labels = read_true_labels(label_files, classes)
-    found = look(
-        threshold,
-        measured,
-        grades,
-        labels=labels,
-        classes=classes,
-        window=window,
-        confidence=confidence,
-        alpha=alpha,
+    found = compare(
+        threshold, measured, grades, labels=labels, classes=classes, window=window, confidence=confidence, alpha=alpha
     )
-    code = BROKEN if found.guarantee.verdict == "broken" or (found.drifted and fail_on_drift) else 0
+    code = VIOLATED if found.guarantee.verdict == "broken" or (found.drifted and fail_on_drift) else 0
     result = {**found.as_json(), "exit_code": code}
     if output is not None:
         _write(found, result, output)
@@ -92,7 +85,7 @@ def monitor(
 
 
 def _graded_by(bundle: Path) -> tuple["Threshold", Mapping[str, Any], tuple[str, ...]]:
-    """The threshold, the figures of the fit and the class names of a bundle or of an exported graph."""
+    """Threshold, figures of the fit and class names of a bundle or exported graph."""
     if bundle.suffix == ".onnx":
         from petm.grading.onnx_grader import OnnxGrader
 

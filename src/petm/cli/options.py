@@ -1,10 +1,12 @@
-"""Options that several verbs have, each defined once."""
+"""Options that several verbs have, and types of options."""
 
 import json
 import os
 import tomllib
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import click
 from petm.errors import PetmWarning, RunError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+PATH = click.Path(path_type=Path)
 
 
 def _read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Makes a TOML file's entries the defaults of this verb; what stands on the command line wins."""
+    """Makes the entries of a TOML file the defaults of this verb; the command line wins."""
     if path is None:
         return None
     try:
@@ -40,14 +43,12 @@ precision = click.option(
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the matrix products in training; bfloat16 takes about half the time where the processor has it.",
+    help="Precision of training; bfloat16 takes about half the time on processors that have it.",
 )
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, ...")
-as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and only that."
-)
-resume = click.option("--resume", is_flag=True, help="Go on with the interrupted run in the output folder.")
-overwrite = click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in the output folder.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, only that.")
+resume = click.option("--resume", is_flag=True, help="Continue the interrupted run in the output folder.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run.")
 config = click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -56,34 +57,56 @@ config = click.option(
     expose_value=False,
     help="TOML file with any of these options; the command line wins.",
 )
-skip_bad = click.option(
-    "--skip-bad", is_flag=True, help="Leave out unreadable images and blank texts; they are named and counted."
-)
+skip_bad = click.option("--skip-bad", is_flag=True, help="Leave out, name and count unreadable images and blank texts.")
 processor = click.option(
     "--processor",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Hugging Face folder whose tokenizer or image processor prepares the inputs. Absent: that of --model hf:DIR.",
 )
-trust_remote_code = click.option(
-    "--trust-remote-code", is_flag=True, help="Run the code that a Hugging Face folder brings along."
-)
+trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run the code in a Hugging Face folder.")
+
+
+@dataclass(frozen=True)
+class GraderPlace:
+    """A bundle or exported graph, and where its model, weights and processor are, if not where the bundle says."""
+
+    bundle: Path
+    reference: str | None = None
+    weights: Path | None = None
+    processor: Path | None = None
+    trust_remote_code: bool = False
+
+
+def grader(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the argument BUNDLE and the options on its model, which the command gets as one `GraderPlace`."""
+
+    @wraps(command)
+    def gathered(**given: Any) -> Any:
+        place = GraderPlace(**{field.name: given.pop(field.name) for field in fields(GraderPlace)})
+        return command(place, **given)
+
+    model = click.option("--model", "reference", help="module:factory or hf:DIR of the model, if it has moved.")
+    weights = click.option("--weights", type=PATH, help="The model's weights, if they have moved.")
+    for option in (trust_remote_code, processor, weights, model, click.argument("bundle", type=PATH)):
+        gathered = option(gathered)
+    return gathered
+
+
+def run(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of verbs that train: seed, precision, device, resume, overwrite, JSON, configuration file."""
+    for option in (config, as_json, overwrite, resume, device, precision, seed):
+        command = option(command)
+    return command
 
 
 def output(default: str | None = None, text: str = "Output folder.") -> Decorator:
     """Returns the option ``-o``."""
-    return click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        default=default,
-        required=default is None,
-        show_default=default is not None,
-        help=text,
-    )
+    more: Any = {"required": True} if default is None else {"default": default, "show_default": True}
+    return click.option("-o", "--output", type=PATH, help=text, **more)
 
 
 def show_own_warnings() -> None:
-    """Shows petm's own warnings as one line; those of libraries are for developers, who see them in the tests."""
+    """Shows petm's own warnings as one line each, and no warnings of libraries."""
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, PetmWarning):
@@ -100,11 +123,11 @@ def print_json(content: Any) -> None:
 
 
 class Pairs(click.ParamType[dict[str, Any]]):
-    """``name=value,name=value`` with values of one type, as a dictionary; a TOML table serves too.
+    """``name=value,name=value`` or a TOML table, as a dictionary.
 
     Args:
-        value: What makes a value of its text.
-        name: Of the type, in the help.
+        value: Parses a value.
+        name: Name of the type in the help.
     """
 
     def __init__(self, value: Callable[[str], Any], name: str) -> None:
@@ -141,56 +164,25 @@ class ImageSize(click.ParamType[tuple[int, int]]):
         return sides[0], sides[-1]
 
 
-class Sizes(click.ParamType[tuple[int, ...]]):
-    """``1,32,256`` or ``1x28x28``: whole numbers of at least 1.
-
-    Args:
-        name: Of the type, in the help.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Returns the numbers."""
-        if isinstance(value, list | tuple):
-            value = ",".join(map(str, value))
-        try:
-            sizes = tuple(int(part) for part in str(value).replace("x", ",").split(","))
-        except ValueError:
-            sizes = ()
-        if min(sizes, default=0) < 1:
-            self.fail(f"expected numbers of at least 1 such as 1,32,256, got {value!r}.", param, ctx)
-        return sizes
-
-
 def check_readable(name: str, path: Path | None) -> None:
-    """Checks that what an option names is there; globs and addresses are left to whatever opens them.
-
-    Raises:
-        RunError: It is not.
-    """
+    """Raises RunError where the path of an option does not exist; globs and addresses are not checked here."""
     if path is not None and not path.exists() and not set("*?[:") & set(str(path)):
         raise RunError(f"{name}: expected an existing file or folder, got none at {path}. Check it.")
 
 
 def check_writable(name: str, path: Path | None) -> None:
-    """Checks that a file or folder can be made at a path, before anything is computed for it.
-
-    Raises:
-        RunError: It cannot.
-    """
+    """Raises RunError where no file or folder can be made at the path of an option."""
     if path is None:
         return
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise RunError(f"{path}: cannot be written, {there} is no folder to write to. Choose another {name}.")
+        raise RunError(f"{path}: cannot be written, {there} is not a writable folder. Choose another {name}.")
     if path.exists() and not os.access(path, os.W_OK):
-        raise RunError(f"{path}: cannot be written, it is there and protected. Choose another {name}.")
+        raise RunError(f"{path}: cannot be written, it exists and is protected. Choose another {name}.")
 
 
 def literal(text: str) -> Any:
-    """Returns ``text`` as the JSON value it spells, or else as text."""
+    """Returns ``text`` parsed as JSON, or else as text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the command line sets for its own process, and for those that it starts; petm as a library sets none of it."""
+"""Settings of the command line's own processes; petm as a library changes none of them."""
 
 import ctypes
 import sys
@@ -8,25 +8,25 @@ _ONE_GIB = 1 << 30
 
 
 def keep_large_blocks() -> None:
-    """Lets this process keep freed blocks of up to 1 GiB for its next step, where the C library is glibc.
+    """Keeps freed blocks of up to 1 GiB in this process, where the C library is glibc.
 
-    Otherwise each training step on a CPU asks the kernel anew for the same megabytes and waits while it zeroes them:
-    a quarter of the time on the paper's network.
+    Otherwise the kernel zeroes the same megabytes at each training step on a CPU: a quarter of the time on the paper's
+    network.
     """
     if not sys.platform.startswith("linux"):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # musl has no mallopt, and does not need it
+    except AttributeError:  # musl has no mallopt
         return
     mallopt(_M_MMAP_THRESHOLD, _ONE_GIB)
     mallopt(_M_TRIM_THRESHOLD, _ONE_GIB)
 
 
 def import_from_here() -> None:
-    """Lets ``module:factory`` name a module in the current folder; called just before it is imported.
+    """Makes modules in the current folder importable for ``module:factory``.
 
-    Earlier, what lies in that folder would take the place of libraries that are imported meanwhile.
+    Called just before that import, as files in the folder would shadow libraries that are imported later.
     """
     if "" not in sys.path:
         sys.path.insert(0, "")

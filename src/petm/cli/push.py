@@ -11,15 +11,15 @@ from petm.cli import options
     epilog="Example: petm push runs/demo/grader.petm my-name/digits-second-opinion",
     short_help="Upload a bundle to the Hugging Face Hub.",
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=options.PATH)
 @click.argument("repository")
 @click.option("--public", is_flag=True, help="Make a new repository public. Absent: private.")
 @options.as_json
 def push(bundle: Path, repository: str, public: bool, as_json: bool) -> None:
     """Upload a bundle, its model card included, to a model repository on the Hugging Face Hub.
 
-    The bundle is checked first, and nothing else in its folder is uploaded. Its manifest names data and weights as fit
-    was told of them: see petm inspect.
+    The bundle is checked first, and no other files in its folder are uploaded. Its manifest names data and weights as
+    they were named in the fit: see petm inspect.
     """
     from petm.grading.hub import push_to_hub
 

@@ -1,4 +1,4 @@
-"""The service's HTTP: paths, and what they answer."""
+"""The HTTP paths of the service and their answers."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
@@ -16,16 +16,7 @@ from starlette.types import ASGIApp
 
 from petm.errors import RunError
 from petm.selective.guarantee import guarantee
-from petm.serving.bodies import (
-    FORM,
-    JSON,
-    LARGE,
-    Given,
-    media_type,
-    parse_files,
-    parse_json,
-    too_many,
-)
+from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json, too_many
 from petm.serving.core import Answered, Service
 from petm.serving.documentation import documentation
 from petm.serving.engine import Engine, probabilities
@@ -34,13 +25,13 @@ from petm.serving.limits import FORMATS, Limits, Refusal
 from petm.serving.reading import Content
 from petm.serving.schemas import (
     About,
-    DialAnswer,
-    DialRequest,
     Fault,
     GradeAnswer,
     GradeRequest,
     LabelRequest,
     Labels,
+    SweepAnswer,
+    SweepRequest,
 )
 
 T = TypeVar("T")
@@ -48,13 +39,13 @@ PAGE = Path(__file__).with_name("page")
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Fault, "description": description}
     for status, description in {
-        400: "Not of the right form.",
+        400: "The request has a wrong form.",
         401: "The key is missing or wrong.",
-        413: "Too large, or too many inputs.",
-        415: "Neither JSON nor a form.",
-        429: "Too much waits; come again after the seconds of Retry-After.",
-        503: "Loading, or stopping.",
-        504: "It took too long.",
+        413: "The body is too large, or has too many inputs.",
+        415: "The body is neither JSON nor a form.",
+        429: "Too many inputs wait; try again after the seconds of Retry-After.",
+        503: "The service is loading or stopping.",
+        504: "The answer took too long.",
     }.items()
 }
 
@@ -68,12 +59,12 @@ def make_app(
     hosts: Sequence[str] = (),
     failed: Callable[[], None] = lambda: None,
 ) -> tuple[ASGIApp, Service]:
-    """Returns the ASGI application of a grader, and the service that it speaks for.
+    """Returns the ASGI application of a grader, and its service.
 
     Args:
-        load: Makes the engine, in a thread, while the application answers already that it is not ready.
-        limits: What it bears.
-        labels: The file for what people say of inputs; absent takes no labels.
+        load: Makes the engine, in a thread; until then the application answers that it is not ready.
+        limits: Limits of the service.
+        labels: The labels file; absent takes no labels.
         key: As in `Guard`.
         hosts: As in `Guard`.
         failed: Called where the engine cannot be made, or ends.
@@ -94,53 +85,46 @@ def make_app(
         lifespan=lifespan,
     )
     app.exception_handler(Refusal)(_refused)
-    app.exception_handler(RunError)(_unwritten)
-    app.exception_handler(RequestValidationError)(_invalid)
-    app.exception_handler(Exception)(_failed)
-    _add_grading(app, service)
-    _add_labels(app, service)
+    app.exception_handler(RunError)(_answer(507, "It could not be written. Is there space on the disk?"))
+    app.exception_handler(RequestValidationError)(_answer(400, "opinions: expected true or false."))
+    app.exception_handler(Exception)(_answer(500, FAILED))  # the guard logs it
+    router = APIRouter(responses=_FAULTS)
+    _add_grading(router, service)
+    _add_labels(router, service)
+    app.include_router(router)
     _add_operations(app, service)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True))
     return Guard(app, service, key, hosts), service
 
 
-def _add_grading(app: FastAPI, service: Service) -> None:
+def _add_grading(app: APIRouter, service: Service) -> None:
     limits = service.limits
 
-    @app.post(
-        "/grade",
-        response_model=GradeAnswer,
-        responses=_FAULTS,
-        summary="Grade images or texts, one or many.",
-        openapi_extra=_body(GradeRequest, files=True),
-    )
+    takes = _body(GradeRequest, files=True)
+
+    @app.post("/grade", response_model=GradeAnswer, summary="Grade images or texts, one or many.", openapi_extra=takes)
     async def grade(request: Request, opinions: bool = False) -> Response:
         engine, kind = service.engine, media_type(request)
         async with service.bodies.read(request) as body:
             content_type = request.headers["content-type"]
             given = await _parsed(body, lambda: _inputs(body, kind, content_type, engine, limits))
-            answered = await service.grade(given)  # what they hold of the body counts as held until then
+            answered = await service.grade(given)  # in the block, as the inputs hold parts of the body
         names = engine.facts.classes
-        return _json(
-            {"grades": [_row(each, said, names, opinions) for each, said in zip(given, answered, strict=True)]}
-        )
+        pairs = zip(given, answered, strict=True)
+        return _json({"grades": [_row(each, answer, names, opinions) for each, answer in pairs]})
 
-    @app.post(
-        "/sweep",
-        response_model=DialAnswer,
-        responses=_FAULTS,
-        summary="How the opinion on one input turns with the strength of the adapter.",
-        openapi_extra=_body(DialRequest),
-    )
+    takes = _body(SweepRequest)
+
+    @app.post("/sweep", response_model=SweepAnswer, summary="One input's probabilities by alpha.", openapi_extra=takes)
     async def sweep(request: Request) -> Response:
         engine = service.engine
         async with service.bodies.read(_as_json(request)) as body:
-            asked = await _parsed(body, lambda: parse_json(body, DialRequest))
-        turned = await service.turn(_content(asked, engine), asked.alphas)
-        return _json({"alphas": asked.alphas, "probabilities": turned})
+            asked = await _parsed(body, lambda: parse_json(body, SweepRequest))
+        probabilities = await service.sweep(_content(asked, engine), asked.alphas)
+        return _json({"alphas": asked.alphas, "probabilities": probabilities})
 
-    @app.get("/about", response_model=About, responses=_FAULTS, summary="What is served.")
+    @app.get("/about", response_model=About, summary="What is served.")
     async def about() -> Response:
         engine = service.engine
         facts, shape = engine.facts, engine.reader.shape
@@ -160,39 +144,32 @@ def _add_grading(app: FastAPI, service: Service) -> None:
         )
 
 
-def _add_labels(app: FastAPI, service: Service) -> None:
-    @app.post(
-        "/labels",
-        response_model=dict[str, Any],
-        responses=_FAULTS,
-        status_code=201,
-        summary="Keep what a person said of an input, and the input.",
-        openapi_extra=_body(LabelRequest),
-    )
-    async def say(request: Request) -> Response:
+def _add_labels(app: APIRouter, service: Service) -> None:
+    summary, takes = "Keep a person's label of an input, and the input.", _body(LabelRequest)
+
+    @app.post("/labels", response_model=dict[str, Any], status_code=201, summary=summary, openapi_extra=takes)
+    async def label(request: Request) -> Response:
         engine = service.engine
         async with service.bodies.read(_as_json(request)) as body:
-            said = await _parsed(body, lambda: parse_json(body, LabelRequest))
-        content = _content(said, engine)
-        record = said.model_dump(
-            exclude={"image", "sha256", "label_name", *(() if said.text is not None else ("text",))}
-        )
-        named = said.label is not None and said.label < len(engine.facts.classes)
-        record["label_name"] = engine.facts.classes[said.label or 0] if named else None
-        return _json(await service.label(record, content, said.sha256), status=201)
+            asked = await _parsed(body, lambda: parse_json(body, LabelRequest))
+        content, classes = _content(asked, engine), engine.facts.classes
+        record = asked.model_dump(exclude={"image", "sha256"} | ({"text"} if asked.text is None else set()))
+        known = asked.label is not None and asked.label < len(classes)
+        record["label_name"] = classes[asked.label or 0] if known else None
+        return _json(await service.label(record, content, asked.sha256), status=201)
 
-    @app.get("/labels", response_model=Labels, responses=_FAULTS, summary="What was said of inputs so far.")
-    async def said() -> Response:
-        lines = service.said()
+    @app.get("/labels", response_model=Labels, summary="All labels.")
+    async def labels() -> Response:
+        lines = service.kept_labels()
         return await asyncio.to_thread(lambda: _json({"labels": lines}))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Whether the process lives.")
+    @app.get("/healthz", summary="Whether the process runs.")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", responses={503: {"model": Fault}}, summary="Whether it should be sent requests.")
+    @app.get("/readyz", responses={503: {"model": Fault}}, summary="Whether the service is ready for requests.")
     async def readyz() -> dict[str, str]:
         if service.state != "ready":
             raise Refusal(503, f"The service is {service.state}.", {"Retry-After": "1"})
@@ -216,7 +193,7 @@ def _inputs(body: bytes, kind: str, content_type: str, engine: Engine, limits: L
         asked = parse_json(body, GradeRequest)
         contents = getattr(asked, engine.reader.kind)
         if contents is None or (asked.images is not None and asked.texts is not None):
-            raise Refusal(400, f"The body: expected {engine.reader.kind} to grade, and nothing else.")
+            raise Refusal(400, f"The body: expected only {engine.reader.kind}.")
         if len(contents) > limits.inputs:
             raise too_many(limits)
         given = [Given(None, content) for content in contents]
@@ -227,11 +204,11 @@ def _inputs(body: bytes, kind: str, content_type: str, engine: Engine, limits: L
     return given
 
 
-def _content(asked: DialRequest | LabelRequest, engine: Engine) -> Content:
+def _content(asked: SweepRequest | LabelRequest, engine: Engine) -> Content:
     """The one input of a request."""
     wanted, other = (asked.image, asked.text) if engine.reader.kind == "images" else (asked.text, asked.image)
     if wanted is None or other is not None:
-        raise Refusal(400, f"The body: expected one {engine.reader.kind[:-1]}, and nothing else.")
+        raise Refusal(400, f"The body: expected only one {engine.reader.kind[:-1]}.")
     return wanted
 
 
@@ -245,23 +222,23 @@ async def _parsed(body: bytes, parse: Callable[[], T]) -> T:
     return await asyncio.to_thread(parse) if len(body) > LARGE else parse()
 
 
-def _row(given: Given, said: Answered, classes: Sequence[str], opinions: bool) -> dict[str, Any]:
-    """One grade, as JSON has it."""
-    if isinstance(said, str):
+def _row(given: Given, answer: Answered, classes: Sequence[str], opinions: bool) -> dict[str, Any]:
+    """One grade, as in `schemas.Grade`."""
+    if isinstance(answer, str):
         empty = dict.fromkeys(("label", "label_name", "second", "second_name", "probability", "suspicion"))
-        return {"input": given.name, **empty, "grade": "unreadable", "reason": said}
+        return {"input": given.name, **empty, "grade": "unreadable", "reason": answer}
     row = {
         "input": given.name,
-        "label": said.label,
-        "label_name": classes[said.label],
-        "second": said.second,
-        "second_name": classes[said.second],
-        "probability": said.probability,
-        "suspicion": said.suspicion,
-        "grade": "trusted" if said.trusted else "suspect",
+        "label": answer.label,
+        "label_name": classes[answer.label],
+        "second": answer.second,
+        "second_name": classes[answer.second],
+        "probability": answer.probability,
+        "suspicion": answer.suspicion,
+        "grade": "trusted" if answer.trusted else "suspect",
         "reason": None,
     }
-    return row | ({"base": probabilities(said.base), "opinion": probabilities(said.opinion)} if opinions else {})
+    return row | ({"base": probabilities(answer.base), "opinion": probabilities(answer.opinion)} if opinions else {})
 
 
 def _json(content: Any, status: int = 200) -> Response:
@@ -269,7 +246,7 @@ def _json(content: Any, status: int = 200) -> Response:
 
 
 def _body(model: Any, *, files: bool = False) -> dict[str, Any]:
-    """What OpenAPI says of a body that is read within limits, and so not by FastAPI."""
+    """The OpenAPI description of a body that is read within limits, not by FastAPI."""
     content: dict[str, Any] = {JSON: {"schema": model.model_json_schema()}}
     if files:
         file = {"type": "array", "items": {"type": "string", "format": "binary"}}
@@ -283,16 +260,5 @@ def _refused(_: Request, refusal: Exception) -> JSONResponse:
     return JSONResponse({"detail": refusal.sentence}, refusal.status, refusal.headers)
 
 
-def _unwritten(_: Request, error: Exception) -> JSONResponse:
-    del error
-    return JSONResponse({"detail": "It could not be written. Is there space on the disk?"}, 507)
-
-
-def _failed(_: Request, error: Exception) -> JSONResponse:
-    del error  # the guard logs it
-    return JSONResponse({"detail": FAILED}, 500)
-
-
-def _invalid(_: Request, error: Exception) -> JSONResponse:
-    del error
-    return JSONResponse({"detail": "opinions: expected true or false."}, 400)
+def _answer(status: int, detail: str) -> Callable[[Request, Exception], JSONResponse]:
+    return lambda *_: JSONResponse({"detail": detail}, status)

@@ -1,4 +1,4 @@
-"""Batches that form by themselves, so that one pass serves all who wait."""
+"""Batches of the samples that wait, so that one pass answers several requests."""
 
 import asyncio
 from collections import deque
@@ -21,19 +21,19 @@ class _Waiting(NamedTuple, Generic[S, R]):
 class Batcher(Generic[S, R]):
     """Runs samples in batches, one batch at a time, in one thread.
 
-    A batch is whatever has come while the one before it ran, so under load batches grow by themselves, and a sample
-    that comes alone is run at once. Only where other samples are known to be on their way (`coming`) does a batch wait
-    for them, until the oldest of its samples has waited ``wait``.
+    A batch holds the samples that came while the one before it ran, so batches grow under load, and a sample that comes
+    alone is run at once. A batch waits only for samples that are being read (`coming`), at most ``wait`` seconds from
+    its oldest sample on.
 
     Args:
         run: Returns the answers to at least one sample, in their order.
-        size: The most samples of a batch.
+        size: Largest number of samples of a batch.
         wait: Seconds; 0 waits for nothing.
-        seen: Told the size of each batch.
+        seen: Called with the size of each batch.
     """
 
     def __init__(
-        self, run: Callable[[Sequence[S]], Sequence[R]], *, size: int, wait: float, seen: Callable[[int], None]
+        self, run: Callable[[Sequence[S]], Sequence[R]], size: int, wait: float, seen: Callable[[int], None]
     ) -> None:
         self._run, self._size, self._wait, self._seen = run, size, wait, seen
         self._queue: deque[_Waiting[S, R]] = deque()
@@ -44,7 +44,7 @@ class Batcher(Generic[S, R]):
 
     @contextmanager
     def coming(self) -> Iterator[None]:
-        """Says that a sample is on its way as long as the block runs."""
+        """Announces a sample while the block runs."""
         self._coming += 1
         try:
             yield
@@ -53,11 +53,7 @@ class Batcher(Generic[S, R]):
             self._changed.set()
 
     async def answer(self, sample: S) -> R:
-        """Returns the answer to a sample.
-
-        Raises:
-            Exception: What ``run`` raised for it.
-        """
+        """Returns the answer to a sample; raises what ``run`` raised for it."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._queue.append(_Waiting(sample, future, loop.time()))
@@ -65,11 +61,11 @@ class Batcher(Generic[S, R]):
         return await future
 
     async def alone(self, work: Callable[[], T]) -> T:
-        """Returns what ``work`` returns, between two batches."""
+        """Returns the result of ``work``, run between two batches."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def close(self) -> None:
-        """Ends the work; what still waits is not answered."""
+        """Ends the work; samples that still wait are not answered."""
         self._worker.cancel()
         await asyncio.gather(self._worker, return_exceptions=True)
         self._thread.shutdown()
@@ -84,14 +80,14 @@ class Batcher(Generic[S, R]):
             batch: list[_Waiting[S, R]] = []
             while self._queue and len(batch) < self._size:
                 waiting = self._queue.popleft()
-                if not waiting.answer.done():  # nobody waits for it any more
+                if not waiting.answer.done():  # its request was given up
                     batch.append(waiting)
             if batch:
                 self._seen(len(batch))
                 await self._answer(loop, batch)
 
     async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Waits for what is on its way, as long as the oldest sample may wait."""
+        """Waits for announced samples, as long as the oldest sample may wait."""
         if not self._wait:
             return
         until = self._queue[0].since + self._wait
@@ -107,7 +103,7 @@ class Batcher(Generic[S, R]):
         try:
             answers = await loop.run_in_executor(self._thread, self._run, [waiting.sample for waiting in batch])
         except Exception as error:
-            if len(batch) > 1:  # one may have spoilt it for the others
+            if len(batch) > 1:  # one may have failed the others
                 for waiting in batch:
                     await self._answer(loop, [waiting])
             elif not batch[0].answer.done():

@@ -1,4 +1,4 @@
-"""Reading what a request brings: no more than the limits, whatever its headers say."""
+"""Reading the body of a request within limits, whatever its headers say."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,27 +16,25 @@ from petm.serving.reading import Content
 
 _Model = TypeVar("_Model", bound=BaseModel)
 LARGE = 1 << 16
-"""Bytes of a body from which on it is parsed in a thread."""
+"""Bytes; a body above this size is parsed in a thread."""
 JSON, FORM = "application/json", "multipart/form-data"
 
 
 class Given(NamedTuple):
     """One input as it was sent."""
 
-    name: str | None
-    """Of the file; None where it has none."""
+    name: str | None  # of the file; None where it has none
     content: Content
-    """What is to be graded."""
 
 
 class Bodies:
-    """Reads bodies, and knows how many bytes of them are held.
+    """Reads bodies, and counts the bytes of those that are held.
 
     Args:
-        limits: Of one, and of all together.
+        limits: Limits of one body, and of all together.
 
     Attributes:
-        grown: Whether a large one has come since somebody looked.
+        grown: Whether a large body has come since this was last reset.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -44,13 +42,13 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Gives the body of a request, and counts it as held while the block runs.
+        """Yields the body of a request, and counts it as held while the block runs.
 
-        A body that is too large is read on for as many bytes again, and thrown away, so that its sender hears why.
+        Of a body that is too large, as many bytes again are read and dropped, so that the sender receives the refusal.
 
         Raises:
-            Refusal: It is too large or too slow, or too many are held.
-            ClientDisconnect: Nobody is there any more.
+            Refusal: The body is too large or too slow, or too many are held.
+            ClientDisconnect: The client has gone.
         """
         parts: list[bytes] = []
         size = 0
@@ -62,7 +60,7 @@ class Bodies:
                         self._held += len(part)
                         parts.append(part)
                         if self._held > self._limits.bodies:
-                            raise busy("Too many requests are held. Try again.")
+                            raise busy("The service holds too many requests. Try again.")
                     else:
                         self._release(parts)
                     if size > 2 * self._limits.body:
@@ -72,7 +70,7 @@ class Bodies:
                 raise Refusal(413, f"The body has more than {self._limits.body:,} bytes. Send fewer inputs at a time.")
             yield parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError as error:
-            raise Refusal(408, "The body took too long to come.") from error
+            raise Refusal(408, "The body took too long to arrive.") from error
         finally:
             self._release(parts)
 
@@ -85,7 +83,7 @@ def media_type(request: Request) -> str:
     """Returns the media type of a request's body, without its parameters.
 
     Raises:
-        Refusal: It is neither JSON nor a form.
+        Refusal: The type is neither JSON nor a form.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (JSON, FORM):
@@ -94,10 +92,10 @@ def media_type(request: Request) -> str:
 
 
 def parse_json(body: bytes, model: type[_Model]) -> _Model:
-    """Returns a JSON body as its model.
+    """Returns a JSON body as a pydantic model.
 
     Raises:
-        Refusal: It is not JSON, or not of that form.
+        Refusal: The body is not JSON, or not of that form.
     """
     try:
         content = from_json(body)
@@ -105,14 +103,14 @@ def parse_json(body: bytes, model: type[_Model]) -> _Model:
         raise Refusal(400, "The body is not valid JSON.") from error
     if not isinstance(content, dict):
         raise Refusal(400, "The body: Input should be an object.")
-    # Before pydantic does, which would make an error of each: of a body full of them, gigabytes.
+    # Checked before pydantic, which makes an error for each unknown key: gigabytes for a body full of them.
     if not content.keys() <= model.model_fields.keys():
         raise Refusal(400, f"The body may have only {', '.join(model.model_fields)}.")
     try:
         return model.model_validate(content)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        # Of a place in the body only names that are ours are repeated.
+        # Of the position in the body, only names of the model are repeated.
         known = [str(part) for part in fault["loc"] if isinstance(part, int) or part in model.model_fields]
         where = ".".join(known) or "The body"
         message = "It is not of the right form." if fault["type"] == "value_error" else f"{fault['msg']}."
@@ -130,7 +128,7 @@ def parse_files(body: bytes, content_type: str, limits: Limits) -> list[Given]:
 
     def take(part: Field | File) -> None:
         if part.field_name != b"files":
-            raise Refusal(400, "The form may have only parts by the name files.")
+            raise Refusal(400, "The form may have only parts with the name files.")
         if len(found) == limits.inputs:
             raise too_many(limits)
         if isinstance(part, File):

@@ -1,4 +1,4 @@
-"""What the service does, whatever speaks HTTP around it."""
+"""The service behind its HTTP paths: loading, grading, the alpha sweep, labels, the end."""
 
 import asyncio
 import gc
@@ -14,40 +14,30 @@ from petm.data.images import WORKERS
 from petm.selective.drift import SuspicionProfile
 from petm.serving.batching import Batcher
 from petm.serving.bodies import Bodies, Given
-from petm.serving.engine import (
-    Engine,
-    EngineEndedError,
-    Verdict,
-    verdicts,
-)
+from petm.serving.engine import Engine, EngineEndedError, Verdict, verdicts
 from petm.serving.label_file import LabelFile
-from petm.serving.limits import (
-    Limits,
-    Refusal,
-    Unreadable,
-    busy,
-)
+from petm.serving.limits import Limits, Refusal, Unreadable, busy
 from petm.serving.reading import Content
 from petm.serving.telemetry import Telemetry
 
 T = TypeVar("T")
 TIDY = 2.0
-"""Seconds between two looks whether there is memory to give back, and the engine lives."""
+"""Seconds between two checks whether there is memory to give back and the engine runs."""
 Answered = Verdict | str
-"""Of one input: what the grader says, or why it could not be read."""
+"""The answer on one input: its verdict, or why it could not be read."""
 
 
 class Service:
-    """Grades what it is given, within limits; loads its grader in the background, and ends in an orderly way.
+    """Grades inputs within limits, and keeps labels; its grader is loaded in the background.
 
     Args:
         load: Makes the engine; called in a thread of its own.
-        limits: What it bears.
-        labels: The file for what people say; absent takes no labels.
+        limits: Limits of the service.
+        labels: The labels file; absent takes no labels.
 
     Attributes:
         state: ``loading``, ``ready``, ``stopping`` or ``failed``.
-        failure: Why it could not load, or go on.
+        failure: Why the service could not load or continue.
     """
 
     def __init__(self, load: Callable[[], Engine], limits: Limits, labels: Path | None = None) -> None:
@@ -64,11 +54,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self, failed: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
-        """Loads the grader while the block runs, and ends all work behind it.
-
-        Args:
-            failed: Called where it cannot be loaded, or its engine ends.
-        """
+        """Loads the grader while the block runs, and ends all work after it; a failure calls ``failed``."""
         self._failed = failed
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="reading")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="labels")
@@ -78,7 +64,7 @@ class Service:
         finally:
             self.stop()
             tidying.cancel()
-            # Nothing waits for an answer any more, and what does not answer must not hold up the end.
+            # No request waits for an answer any more, and a pass that hangs must not delay the end.
             if self._starting is not None:
                 await asyncio.to_thread(self._starting.close)
             await loading
@@ -90,7 +76,7 @@ class Service:
                 self.labels.close()
 
     def stop(self) -> None:
-        """Says that the end is near: readiness ends, what comes is answered still."""
+        """Ends readiness; requests are still answered."""
         if self.state in ("loading", "ready"):
             self.state = "stopping"
 
@@ -106,18 +92,19 @@ class Service:
             self._fail(error)
             return
         self._engine = self._starting
-        # What is there by now stays: the collector need not look through it again while requests wait.
+        # Objects made until now stay: the collector need not visit them again while requests wait.
         gc.collect()
         gc.freeze()
-        engine, limits, seen = self._engine, self.limits, self.telemetry.batch
+        engine, limits = self._engine, self.limits
         self.telemetry.profile = SuspicionProfile.from_measured(engine.facts.measured)
-        run = lambda inputs: verdicts(engine.run(inputs))  # noqa: E731 - it has no better name
-        self._batcher = Batcher(run, size=limits.batch, wait=limits.wait, seen=seen)
+        self._batcher = Batcher(
+            lambda inputs: verdicts(engine.run(inputs)), limits.batch, limits.wait, self.telemetry.batch
+        )
         if self.state == "loading":
             self.state = "ready"
 
     async def _tidy(self) -> None:
-        """Gives memory back to the system after large bodies and images, and sees to it that the engine lives."""
+        """Gives memory back to the system after large bodies and images, and fails where the engine has ended."""
         while True:
             await asyncio.sleep(TIDY)
             if self._engine is not None and self.failure is None:
@@ -136,7 +123,7 @@ class Service:
 
     @property
     def takes_labels(self) -> bool:
-        """Whether there is a file for labels."""
+        """Whether there is a labels file."""
         return self._labels_path is not None
 
     @property
@@ -149,7 +136,7 @@ class Service:
         return self._loaded()[0]
 
     async def grade(self, given: Sequence[Given]) -> list[Answered]:
-        """Returns what is said of each input, in their order.
+        """Returns the verdict on each input, or why it could not be read, in their order.
 
         Raises:
             Refusal: The queue is full, it took too long, or the engine has ended.
@@ -157,45 +144,45 @@ class Service:
         engine, batcher = self._loaded()
 
         async def one(content: Content) -> Answered:
-            said = await batcher.answer(content) if engine.reader.is_short(content) else None
-            if said is None:
+            answer = await batcher.answer(content) if engine.reader.is_short(content) else None
+            if answer is None:
                 try:
                     with batcher.coming():
                         sample = await self._in_pool(engine.reader.read, content)
                 except Unreadable as reason:
                     return str(reason)
-                said = await batcher.answer(sample)
-                assert said is not None
-            return said
+                answer = await batcher.answer(sample)
+                assert answer is not None
+            return answer
 
         async with self._accept(len(given)):
-            if len(given) == 1:
+            if len(given) == 1:  # without a task of its own
                 answered = [await one(given[0].content)]
             else:
                 answered = await asyncio.gather(*(one(each.content) for each in given))
         self.telemetry.graded(answered)
         return answered
 
-    async def turn(self, content: Content, alphas: Sequence[float]) -> list[list[float]]:
-        """Returns the probabilities of the classes at each strength of the adapter.
+    async def sweep(self, content: Content, alphas: Sequence[float]) -> list[list[float]]:
+        """Returns the probabilities of the classes at each alpha.
 
         Raises:
-            Refusal: The queue is full, the input cannot be read, the grader has no sweep, or the engine has ended.
+            Refusal: The queue is full, the input cannot be read, the grader is a graph, or the engine has ended.
         """
         engine, batcher = self._loaded()
         if not engine.facts.has_sweep:
-            raise Refusal(404, "An exported graph has no sweep. Serve the bundle.")
+            raise Refusal(404, "The alpha of an exported graph is fixed. Serve the bundle.")
         async with self._accept(len(alphas)):
             sample = await self.read(engine.reader.read, content)
-            return await batcher.alone(lambda: engine.turn(sample, alphas))
+            return await batcher.alone(lambda: engine.sweep(sample, alphas))
 
     async def label(self, record: dict[str, Any], content: Content, digest: str | None) -> dict[str, Any]:
         """Returns the line that was appended to the labels file.
 
         Args:
-            record: As `LabelFile.append` takes it.
+            record: As in `LabelFile.append`.
             content: The input.
-            digest: Its SHA-256 as the sender knows it; absent checks nothing.
+            digest: The sender's SHA-256 of the input; absent checks nothing.
 
         Raises:
             Refusal: The input cannot be read or has another hash, or there is no such class.
@@ -204,24 +191,24 @@ class Service:
         labels, engine = self._labels(), self.engine
         if record["label"] is not None and record["label"] >= len(engine.facts.classes):
             raise Refusal(400, f"label: expected a class from 0 to {len(engine.facts.classes) - 1}, or null.")
-        await self.read(engine.reader.read, content)
+        await self.read(engine.reader.read, content)  # which checks it
         raw = await self.read(engine.reader.raw, content)
         if digest is not None and digest != sha256(raw).hexdigest():
-            raise Refusal(400, "sha256: expected that of the input. Was it changed on the way?")
+            raise Refusal(400, "sha256: expected the hash of the input. Was the input changed on the way?")
         return await asyncio.get_running_loop().run_in_executor(
             self._writer, lambda: labels.append(record, raw, engine.facts.classes)
         )
 
-    def said(self) -> list[dict[str, Any]]:
+    def kept_labels(self) -> list[dict[str, Any]]:
         """Returns the lines of the labels file, the oldest first.
 
         Raises:
-            Refusal: There is none.
+            Refusal: There is no labels file.
         """
         return self._labels().lines()
 
     async def read(self, how: Callable[[Content], T], content: Content) -> T:
-        """Returns what a reader makes of one input, in a thread.
+        """Returns the result of reading one input in a thread.
 
         Raises:
             Refusal: It cannot be read.
@@ -237,7 +224,7 @@ class Service:
 
     @asynccontextmanager
     async def _accept(self, count: int) -> AsyncIterator[None]:
-        """Holds some places in the queue while the block runs, and lets it run so long."""
+        """Holds ``count`` places in the queue while the block runs, at most until the time-out."""
         if self._accepted + count > self.limits.queue:
             raise busy("Too many inputs wait. Try again.")
         self._accepted += count
@@ -246,7 +233,7 @@ class Service:
                 yield
         except EngineEndedError as error:
             self._fail(error)
-            raise Refusal(503, "The service has failed, and ends.") from error
+            raise Refusal(503, "The service has failed and ends.") from error
         except TimeoutError as error:
             raise Refusal(504, "It took too long. Try again with less.") from error
         finally:

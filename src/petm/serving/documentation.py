@@ -1,4 +1,4 @@
-"""What the service's paths take and answer, as a page that needs no script and nothing from elsewhere."""
+"""A page about the paths of the service, without scripts and without files from elsewhere."""
 
 import json
 from collections.abc import Mapping
@@ -7,18 +7,14 @@ from typing import Any
 
 
 def documentation(openapi: Mapping[str, Any]) -> str:
-    """Returns an HTML page that shows an OpenAPI description.
-
-    Args:
-        openapi: As `fastapi.FastAPI.openapi` gives it.
-    """
+    """Returns an HTML page that shows an OpenAPI description, from `fastapi.FastAPI.openapi`."""
     info = openapi["info"]
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">',
         f"<title>{escape(info['title'])}: paths</title></head><body><main>",
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}</p>",
-        '<p>The same for programs: <a href="openapi.json">openapi.json</a></p>',
+        '<p>The same in a form for programs: <a href="openapi.json">openapi.json</a></p>',
     ]
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
@@ -34,9 +30,8 @@ def documentation(openapi: Mapping[str, Any]) -> str:
             parts += ["</section>"]
     schemas = openapi.get("components", {}).get("schemas", {})
     parts += ["<section><h2>Forms</h2>"]
-    parts += [
-        f"<details><summary>{escape(name)}</summary>{_schema(schema)}</details>" for name, schema in schemas.items()
-    ]
+    for name, schema in schemas.items():
+        parts += [f"<details><summary>{escape(name)}</summary>{_schema(schema)}</details>"]
     return "".join([*parts, "</section></main></body></html>"])
 
 

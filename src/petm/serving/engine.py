@@ -23,73 +23,50 @@ from petm.serving.reading import Reader
 
 
 class Verdict(NamedTuple):
-    """What the grader says of one input."""
+    """The grade of one input, and both opinions."""
 
-    label: int
-    """The base model's prediction."""
-    second: int
-    """The second opinion's."""
-    probability: float | None
-    """Of an error; None where none was calibrated."""
-    suspicion: float
-    """As in `petm.grading.grades.Grades`."""
+    label: int  # the base model's prediction
+    second: int  # the second opinion's
+    probability: float | None  # of an error; None where it was not calibrated
+    suspicion: float  # as in `petm.grading.grades.Grades`
     trusted: bool
-    """The grade."""
-    base: NDArray[np.float32]
-    """The base model's logits, ``(K,)``."""
-    opinion: NDArray[np.float32]
-    """The second opinion's logits, ``(K,)``."""
+    base: NDArray[np.float32]  # the base model's logits, (K,)
+    opinion: NDArray[np.float32]  # the second opinion's logits, (K,)
 
 
 class EngineEndedError(RunError):
-    """An engine that has ended by itself and grades no more."""
+    """An engine that has ended unexpectedly and grades no more."""
 
 
 class Facts(NamedTuple):
     """What is known of a grader before it grades."""
 
-    classes: tuple[str, ...]
-    """``K`` names; numbers where the grader has none."""
+    classes: tuple[str, ...]  # K names; numbers where the grader has none
     threshold: Threshold
-    """Where suspicion turns."""
-    score: str
-    """What suspicion is."""
-    measured: Mapping[str, Any]
-    """Figures of the fit."""
-    has_sweep: bool
-    """Whether the strength of the adapter can be set: not in a graph."""
-    inputs: InputOrigin
-    """How its inputs are read."""
-    shape: tuple[int, ...] | None
-    """Of one, where ``inputs`` does not say it."""
+    score: str  # the name of the suspicion score
+    measured: Mapping[str, Any]  # figures of the fit
+    has_sweep: bool  # whether alpha can be set: not in an exported graph
+    inputs: InputOrigin  # the form of the inputs
+    shape: tuple[int, ...] | None  # of one input, where ``inputs`` does not say it
 
 
 class Opinions(NamedTuple):
-    """What one pass says of ``N`` inputs, ``M`` of which could be read."""
+    """The result of one pass over ``N`` inputs, ``M`` of which could be read."""
 
-    unread: dict[int, str | None]
-    """By place, why an input could not be read; None where it takes more than an input should that is read here."""
-    grades: Grades
-    """Of the others in their order."""
-    base: NDArray[np.float32]
-    """The base model's logits of these, ``(M, K)``."""
-    opinion: NDArray[np.float32]
-    """The second opinion's, ``(M, K)``."""
+    unread: dict[int, str | None]  # by position, why an input could not be read; None: it is too large to be read here
+    grades: Grades  # of the others, in their order
+    base: NDArray[np.float32]  # the base model's logits of these, (M, K)
+    opinion: NDArray[np.float32]  # the second opinion's, (M, K)
 
 
 class Engine(Protocol):
-    """Grades batches, in one thread at a time.
-
-    Attributes:
-        reader: Makes its inputs.
-        facts: Of the grader.
-    """
+    """Grades batches, in one thread at a time."""
 
     reader: Reader
     facts: Facts
 
     def wait(self) -> None:
-        """Returns when it is ready to grade.
+        """Returns when the engine is ready to grade.
 
         Raises:
             EngineEndedError: It has ended before.
@@ -97,34 +74,30 @@ class Engine(Protocol):
         """
 
     def run(self, inputs: Sequence[Any]) -> Opinions:
-        """Returns what the grader says of at least one input, in their order.
+        """Returns the grades of at least one input, in their order.
 
         Args:
-            inputs: Samples that the reader has made; or short inputs as they came, which are read here, as one after
-                the other that takes less time than each by itself.
+            inputs: Samples from the reader; or the contents of short inputs, which are faster to read here, one after
+                the other, than in threads.
 
         Raises:
-            EngineEndedError: It has ended by itself.
-            ModelError: The model cannot take them.
+            EngineEndedError: The engine has ended unexpectedly.
+            ModelError: The model does not accept the inputs.
         """
 
-    def turn(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
-        """Returns the probabilities of the ``K`` classes at each strength of the adapter.
-
-        Args:
-            sample: One.
-            alphas: 0 is the base model, 1 the second opinion.
+    def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
+        """Returns the probabilities of the ``K`` classes of one sample at each alpha.
 
         Raises:
-            EngineEndedError: It has ended by itself.
-            ModelError: The grader has no such sweep.
+            EngineEndedError: The engine has ended unexpectedly.
+            ModelError: The grader is an exported graph, whose alpha is fixed.
         """
 
     def check(self) -> None:
-        """Raises EngineEndedError where it has ended by itself."""
+        """Raises EngineEndedError where the engine has ended unexpectedly."""
 
     def close(self) -> None:
-        """Ends it, from any thread."""
+        """Ends the engine, from any thread."""
 
 
 class GraderEngine:
@@ -132,21 +105,17 @@ class GraderEngine:
 
     Args:
         grader: From `petm.grading.grader.load`, or an ONNX graph.
-        reader: Makes its inputs.
-
-    Attributes:
-        reader: The reader.
-        facts: Of the grader.
+        reader: Reads its inputs.
 
     Raises:
-        ModelError: The grader cannot take what the reader makes.
+        ModelError: The grader does not accept what the reader makes.
     """
 
     def __init__(self, grader: Grader | OnnxGrader, reader: Reader) -> None:
         self._grader, self.reader = grader, reader
         if isinstance(grader, Grader):
             _lay_out(grader.adapted, reader.collate([reader.blank()]))
-        # The first passes find where the opinions part and fill the allocator; nobody should have to wait for that.
+        # The first passes find the split point and fill the allocator: no request should wait for that.
         count = self.run([reader.blank()]).base.shape[1]
         names = grader.origin.model.classes
         classes = names if len(names) == count else tuple(map(str, range(count)))
@@ -163,11 +132,11 @@ class GraderEngine:
                 sample = self.reader.read_short(given) if isinstance(given, bytes | str) else given
             except Unreadable as reason:
                 unread[place] = str(reason)
+                continue
+            if sample is None:
+                unread[place] = None
             else:
-                if sample is None:
-                    unread[place] = None
-                else:
-                    samples.append(sample)
+                samples.append(sample)
         return Opinions(unread, *self._pass(samples)) if samples else Opinions(unread, *_NOTHING)
 
     def _pass(self, samples: Sequence[Any]) -> tuple[Grades, NDArray[np.float32], NDArray[np.float32]]:
@@ -181,7 +150,7 @@ class GraderEngine:
         held = both._replace(base=both.base.float().cpu(), second=both.second.float().cpu())
         return self._grader.judge(held), held.base.numpy(), held.second.numpy()
 
-    def turn(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
+    def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
         """As in `Engine`."""
         if not isinstance(self._grader, Grader):
             raise ModelError("sweep: expected a PyTorch bundle, got a graph. Serve the bundle.")
@@ -191,43 +160,41 @@ class GraderEngine:
             return [adapted(x, alpha=alpha)[0].double().softmax(0).tolist() for alpha in alphas]
 
     def wait(self) -> None:
-        """As in `Engine`: it is."""
+        """As in `Engine`: it is ready."""
 
     def check(self) -> None:
-        """As in `Engine`: it lives as long as this process."""
+        """As in `Engine`: it ends with this process."""
 
     def close(self) -> None:
         """As in `Engine`: there is nothing to end."""
 
 
-def verdicts(said: Opinions) -> list[Verdict | str | None]:
-    """Returns what one pass says, input by input; of one that was not read, what `Opinions.unread` says."""
-    grades = said.grades
+def verdicts(found: Opinions) -> list[Verdict | str | None]:
+    """Returns the verdict of each input; for one that was not read, its entry in `Opinions.unread`."""
+    grades, unread = found.grades, found.unread
     known = [None if math.isnan(value) else value for value in grades.probability.tolist()]
     columns = (grades.labels.tolist(), grades.second.tolist(), known, grades.suspicion.tolist())
-    rows = zip(*columns, grades.trusted.tolist(), said.base, said.opinion, strict=True)
-    return [
-        said.unread[place] if place in said.unread else Verdict(*next(rows))
-        for place in range(len(grades) + len(said.unread))
-    ]
+    rows = zip(*columns, grades.trusted.tolist(), found.base, found.opinion, strict=True)
+    places = range(len(grades) + len(unread))
+    return [unread[place] if place in unread else Verdict(*next(rows)) for place in places]
 
 
 _NONE: Any = np.empty(0, np.int64)
 _NOTHING: Any = (Grades(_NONE, _NONE, _NONE, _NONE, _NONE), np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
-"""What a pass says where no input could be read."""
+"""The result of a pass where no input could be read."""
 
 
 def _lay_out(adapted: AdaptedModel, x: Inputs) -> None:
-    """Lays the weights of convolutions out channels last, a quarter faster, where the model allows it.
+    """Makes the weights of convolutions channels last, a quarter faster, where the model allows it.
 
-    The values stay, and the base model is the service's own: nobody else holds it.
+    Their values stay, and the service has a base model of its own.
     """
     kernels = [weight for weight in adapted.parameters() if weight.ndim == 4]
     for weight in kernels:
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     try:
         dual_logits(adapted, x.to(device_of(adapted)))
-    except Exception:  # whatever a model raises that asks for another layout
+    except Exception:  # of any kind, from a model that needs another layout
         for weight in kernels:
             weight.data = weight.data.contiguous()
 

@@ -9,33 +9,26 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, cast
 
 from petm.errors import ModelError
-from petm.serving.engine import (
-    Engine,
-    EngineEndedError,
-    Facts,
-    Opinions,
-)
+from petm.serving.engine import Engine, EngineEndedError, Facts, Opinions
 from petm.serving.reading import Reader
 
 _GRACE = 5.0
-"""Seconds in which a process that has hung up may come to its end."""
+"""Seconds that a process which has closed its pipe has to end."""
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class EngineProcess:
-    """Asks an engine that runs in another process, which ends when this one does, however that is.
+    """An engine that runs in another process, which ends when this one does, in whatever way.
+
+    ``reader`` and ``facts`` exist once `wait` has returned.
 
     Args:
-        make: Makes the engine, there: a function that can be pickled.
-        make_reader: Makes its reader, here: one of foreign code may not be able to travel.
-        patience: Seconds, after which an engine that does not answer is ended.
-
-    Attributes:
-        reader: Makes its inputs; from `wait` on, as is the next.
-        facts: The engine's.
+        make: Makes the engine in the other process: a function that can be pickled.
+        make_reader: Makes its reader in this process: one of foreign code may not be picklable.
+        patience: Seconds after which an engine that does not answer is ended.
     """
 
     reader: Reader
@@ -46,9 +39,9 @@ class EngineProcess:
         self._pipe, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_work, args=(there, make), name="petm inference", daemon=True)
-        # Who ends the service with its whole group of processes would end inference before the last answers. Python's
-        # tracker of resources lets the signals through again where it is started; so it is started before.
-        if sys.platform != "win32":  # where a group of processes gets no signals
+        # A signal to the whole group of processes would end inference before the last answers, so it is blocked there.
+        # Python's resource tracker unblocks signals when it is started, so it is started before.
+        if sys.platform != "win32":  # which has no signals to groups
             resource_tracker.ensure_running()
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._process.start()
@@ -64,13 +57,11 @@ class EngineProcess:
 
     def run(self, inputs: Sequence[Any]) -> Opinions:
         """As in `Engine`."""
-        said: Opinions = self._asked("run", inputs)
-        return said
+        return cast(Opinions, self._asked("run", inputs))
 
-    def turn(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
+    def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
         """As in `Engine`."""
-        turned: list[list[float]] = self._asked("turn", sample, alphas)
-        return turned
+        return cast(list[list[float]], self._asked("sweep", sample, alphas))
 
     def check(self) -> None:
         """As in `Engine`."""
@@ -78,7 +69,7 @@ class EngineProcess:
             raise self._gone()
 
     def close(self) -> None:
-        """As in `Engine`: at once, whatever it does."""
+        """As in `Engine`: at once, also during a pass."""
         atexit.unregister(self.close)
         self._process.kill()
         self._process.join()
@@ -125,7 +116,7 @@ def _work(pipe: Connection, make: Callable[[], Engine]) -> None:
         try:
             answer, failed = getattr(engine, name)(*arguments), None
         except Exception as error:
-            error.add_note(f"In the process of inference:\n{traceback.format_exc()}")
+            error.add_note(f"In the inference process:\n{traceback.format_exc()}")
             answer, failed = None, error
         _send(pipe, answer, failed)
 
@@ -133,6 +124,6 @@ def _work(pipe: Connection, make: Callable[[], Engine]) -> None:
 def _send(pipe: Connection, answer: Any, failed: Exception | None) -> None:
     try:
         pickle.loads(pickle.dumps(failed))
-    except Exception:  # of another library, and not made to travel
+    except Exception:  # of another library, that cannot be unpickled
         failed = ModelError(f"model: expected an answer, got {type(failed).__name__}: {failed}.")
     pipe.send((answer, failed))

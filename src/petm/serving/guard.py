@@ -1,4 +1,4 @@
-"""What every request passes: the key, the host, headers of the answer, and what went wrong."""
+"""What every request passes: the key, the host, headers of the answer, logging of failures."""
 
 import hmac
 import json
@@ -16,7 +16,7 @@ from petm.serving.core import Service
 
 LOG = logging.getLogger("petm.serving")
 OPEN = frozenset({"/healthz", "/readyz", "/", "/docs", "/openapi.json"})
-"""Paths that tell nothing of the grader; they and the files of the page do without the key."""
+"""Paths that reveal nothing about the grader; they and the files of the page need no key."""
 COUNTED = OPEN | {"/grade", "/sweep", "/labels", "/about", "/metrics"}
 _PAGE = re.compile(r"/[a-z0-9]+\.(js|css|svg)")
 HEADERS = [
@@ -30,7 +30,7 @@ HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]
-FAILED = "The service failed to answer; its log says why."
+FAILED = "The service failed to answer. See its log."
 CLOSE = (b"connection", b"close")
 
 
@@ -38,11 +38,11 @@ class Guard:
     """An ASGI application around the service's.
 
     Args:
-        app: What it guards.
-        service: For its state and its figures.
-        key: That requests must bear as ``X-API-Key`` or ``Authorization: Bearer``; absent asks for none.
-        hosts: Names by which the service may be called; empty allows any. This keeps pages of other sites, whose names
-            were made to point here, from speaking with a service on this machine.
+        app: The guarded application.
+        service: The service whose state and figures are used.
+        key: Value that requests must have as ``X-API-Key`` or ``Authorization: Bearer``; absent asks for none.
+        hosts: Allowed values of the header ``Host``, without the port; empty allows any. This keeps out pages of other
+            sites whose names were made to point to this machine (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, service: Service, key: str | None, hosts: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ class Guard:
                 await self._app(scope, receive, answer)
         except ClientDisconnect:
             status = status or 499
-        except LocalProtocolError:  # the body was no HTTP, and uvicorn has said so
+        except LocalProtocolError:  # the body was not HTTP, and uvicorn has answered
             status = 400
         except Exception:
             LOG.exception("%s %s failed", scope["method"], scope["path"] if scope["path"] in COUNTED else "(a path)")
@@ -88,8 +88,8 @@ class Guard:
         if self._hosts:
             name = headers.get(b"host", b"").decode("latin-1").lower()
             if (name if name.endswith("]") else name.rpartition(":")[0] or name) not in self._hosts:
-                return 421, "The service is not called by this name. Allow it with --allowed-host."
-        # A router may take for a path what is not written like it: only what is known to be open needs no key.
+                return 421, "The service has another host name. Allow this one with --allowed-host."
+        # A router may match a path that is spelled otherwise, so only exactly these paths need no key.
         if self._key is not None and scope["path"] not in OPEN and not _PAGE.fullmatch(scope["path"]):
             given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
             if not hmac.compare_digest(given, self._key):

@@ -1,4 +1,4 @@
-"""What people say of inputs: one line of JSON each, with the input itself beside the file, for the next fit."""
+"""Labels that people give to inputs: one line of JSON each, and the inputs beside the file, for the next fit."""
 
 import errno
 import hashlib
@@ -25,16 +25,16 @@ _KEPT = re.compile(r"[0-9a-f]{64}\.[a-z]+")
 class LabelFile:
     """A JSON Lines file that one process appends to.
 
-    A line is on the disk before it is answered for. Of several lines on one input the last one holds; a label of null
-    takes back what was said before. Images lie beside it in ``NAME.images/CLASS/SHA256.png``, each in the folder of
-    what was said last, which is a data set that ``petm fit --data`` reads. Texts stand in their lines, as ``text``.
-    While the file is open, ``NAME.lock`` lies beside it.
+    A line is on the disk before its request is answered. Of several lines on one input the last one holds; a label of
+    null takes back the one before. Images are kept in ``NAME.images/CLASS/SHA256.png``, each in the folder of its last
+    label: a data set that ``petm fit --data`` reads. Texts are kept in their lines, as ``text``. While the file is
+    open, ``NAME.lock`` lies beside it.
 
     Args:
         path: The file, made where it is absent.
 
     Raises:
-        DataError: It holds something else than such lines.
+        DataError: It has other lines.
         RunError: Another process writes it, or it cannot be written.
     """
 
@@ -50,7 +50,7 @@ class LabelFile:
                 self._give_back()
                 raise
         except BlockingIOError as error:
-            raise RunError(f"{path}: another process writes there. Wait for it, or choose another file.") from error
+            raise RunError(f"{path}: another process writes it. Wait for it, or choose another file.") from error
         except OSError as error:
             raise RunError(f"{path}: could not be opened ({error.strerror}). Choose another file.") from error
         self._places: dict[str, str | None] = {line["sha256"]: line.get("path") for line in self._lines}
@@ -61,15 +61,15 @@ class LabelFile:
         return list(self._lines)
 
     def append(self, record: Mapping[str, Any], raw: bytes, classes: Sequence[str]) -> dict[str, Any]:
-        """Returns the line that was written, with the hash of the input, where it is kept, and the time.
+        """Returns the line that was written: the record, the hash of the input, its path, and the time.
 
         Args:
-            record: What was said, with ``label`` as a class number or None.
+            record: Entries of the line, with ``label`` as a class number or None.
             raw: The image file; or the text in UTF-8, where ``record`` has one under ``text``.
             classes: ``K`` names.
 
         Raises:
-            RunError: It could not be written; then nothing was.
+            RunError: The line could not be written; then nothing has changed.
         """
         digest = hashlib.sha256(raw).hexdigest()
         line = {**record, "sha256": digest, "time": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -94,7 +94,7 @@ class LabelFile:
         return line
 
     def close(self) -> None:
-        """Lets another process write."""
+        """Closes the file, which another process may then open."""
         self._file.close()
         self._give_back()
 
@@ -119,25 +119,23 @@ class LabelFile:
         except ValueError as error:
             self._file.close()
             raise DataError(f"{self.path}: expected lines of labels, got {error}. Choose another file.") from error
-        if len(whole) < len(content):  # the beginning of a line that nobody was told of
+        if len(whole) < len(content):  # a line that was cut off before its request was answered
             self._file.truncate(len(whole))
         return lines
 
     def _tidy(self) -> None:
-        """Removes images that no line speaks of: those of a process that died between an image and its line.
+        """Removes images without a line, left by a process that died between an image and its line.
 
-        Where no line speaks of any, the file is another one than they were kept for, and they stay.
+        Where there are no lines at all, the images belong to an older file, and stay.
         """
         known = set(self._places.values())
-        if not known:
-            return
-        for path in self.images.glob("*/*"):
+        for path in self.images.glob("*/*") if known else ():
             if _KEPT.fullmatch(path.name) and str(path.relative_to(self.path.parent)) not in known:
                 _remove(path)
 
 
 def folder_name(name: str) -> str:
-    """Returns the name of a class as that of a folder: what no folder may be called is written as in a URL."""
+    """Returns the name of a class as a folder name, with forbidden characters written as in a URL."""
     return re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", name) or "%"
 
 
@@ -148,7 +146,7 @@ def _suffix(raw: bytes) -> str:
 
 
 def _remove(path: Path) -> None:
-    """Removes an image, and the folder of its class where it was the last one there."""
+    """Removes an image, and its folder if that is then empty."""
     path.unlink(missing_ok=True)
     with suppress(OSError):
         path.parent.rmdir()

@@ -1,4 +1,4 @@
-"""What a service bears, and how it refuses what is beyond."""
+"""Limits of a service, and its refusals of what is beyond them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -6,35 +6,25 @@ from dataclasses import dataclass, fields
 from petm.errors import ArgumentError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's formats that are read. Others have parsers that few people look at, and some start other programs."""
+"""Pillow's formats that are read. The parsers of others are little reviewed, and some start other programs."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a service bears.
-
-    Attributes:
-        batch: Inputs in one pass.
-        wait: Seconds that an input waits at most for others that are still being decoded; 0 waits for none.
-        body: Bytes of a request's body.
-        pixels: Of an image.
-        characters: Of a text.
-        inputs: In one request.
-        queue: Inputs that are accepted and not yet answered, over all requests.
-        timeout: Seconds from a request's head to its answer.
+    """Limits of a service.
 
     Raises:
         ArgumentError: One is not positive, or a single request may hold more inputs than the queue.
     """
 
-    batch: int = 64
-    wait: float = 0.002
-    body: int = 32 * 2**20
-    pixels: int = 24_000_000
-    characters: int = 200_000
-    inputs: int = 256
-    queue: int = 1024
-    timeout: float = 30.0
+    batch: int = 64  # inputs in one pass
+    wait: float = 0.002  # seconds that an input waits for others that are still being decoded; 0 waits for none
+    body: int = 32 * 2**20  # bytes of a request's body
+    pixels: int = 24_000_000  # of an image
+    characters: int = 200_000  # of a text
+    inputs: int = 256  # in one request
+    queue: int = 1024  # inputs that are accepted and not yet answered, over all requests
+    timeout: float = 30.0  # seconds from a request's head to its answer
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -55,11 +45,11 @@ class Limits:
 
 
 class Refusal(Exception):  # noqa: N818 - an answer to a client rather than an error of ours
-    """A request that is not answered as it asks.
+    """A request that is refused.
 
     Args:
-        status: Of the answer.
-        sentence: Why, in words that repeat nothing of what was sent.
+        status: HTTP status of the answer.
+        sentence: The reason, in words that repeat nothing of what was sent.
         headers: Further headers of the answer.
     """
 
@@ -69,9 +59,9 @@ class Refusal(Exception):  # noqa: N818 - an answer to a client rather than an e
 
 
 def busy(sentence: str) -> Refusal:
-    """Returns the refusal of a request that may come again in a second."""
+    """Returns the refusal of a request that may be sent again after a second."""
     return Refusal(429, sentence, {"Retry-After": "1"})
 
 
 class Unreadable(Exception):  # noqa: N818 - the grade of one input rather than an error of ours
-    """An input that cannot be read; its text says why, and repeats nothing of the input."""
+    """An input that cannot be read; the text is the reason, and repeats nothing of the input."""

@@ -1,4 +1,4 @@
-"""What is sent and answered, as pydantic checks it and OpenAPI describes it."""
+"""Bodies of requests and answers, as pydantic checks them and OpenAPI describes them."""
 
 from typing import Annotated, Any, Literal
 
@@ -18,8 +18,8 @@ class GradeRequest(_Sent):
     texts: Annotated[list[str], Field(fail_fast=True)] | None = None
 
 
-class DialRequest(_Sent):
-    """One input, and strengths of the adapter."""
+class SweepRequest(_Sent):
+    """One input, and values of alpha."""
 
     image: str | None = Field(None, description="An image file in base64.")
     text: str | None = None
@@ -29,17 +29,15 @@ class DialRequest(_Sent):
 
 
 class LabelRequest(_Sent):
-    """What a person said of one input."""
+    """A person's label of one input."""
 
     image: str | None = Field(None, description="The image file in base64.")
     text: str | None = None
-    input: Name | None = Field(None, description="What the input is called.")
-    sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="Of the image file, or of the text in UTF-8."
-    )
-    label: int | None = Field(None, ge=0, description="The class; null takes back what was said before.")
+    input: Name | None = Field(None, description="Name of the input.")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Hash of the image file or UTF-8 text.")
+    label: int | None = Field(None, ge=0, description="The class; null takes back the label given before.")
     label_name: Name | None = None
-    confirmed: bool = Field(False, description="Whether it is what the model says.")
+    confirmed: bool = Field(False, description="Whether the label is the model's prediction.")
     predicted: int | None = None
     second: int | None = None
     probability: FiniteFloat | None = None
@@ -55,12 +53,12 @@ class Grade(BaseModel):
     label_name: str | None
     second: int | None
     second_name: str | None
-    probability: float | None = Field(description="Of an error, calibrated.")
+    probability: float | None = Field(description="Calibrated probability of an error.")
     suspicion: float | None
     grade: Literal["trusted", "suspect", "unreadable"]
     reason: str | None = Field(description="Why the input could not be read.")
-    base: list[float] | None = Field(None, description="the model's probabilities by class, where opinions=true.")
-    opinion: list[float] | None = Field(None, description="The second opinion's.")
+    base: list[float] | None = Field(None, description="The model's probabilities by class, where opinions=true.")
+    opinion: list[float] | None = Field(None, description="The second opinion's probabilities by class.")
 
 
 class GradeAnswer(BaseModel):
@@ -69,8 +67,8 @@ class GradeAnswer(BaseModel):
     grades: list[Grade]
 
 
-class DialAnswer(BaseModel):
-    """The probabilities of the classes at each strength of the adapter."""
+class SweepAnswer(BaseModel):
+    """The probabilities of the classes at each alpha."""
 
     alphas: list[float]
     probabilities: list[list[float]]
@@ -83,7 +81,7 @@ class About(BaseModel):
     classes: list[str]
     size: tuple[int, int] | None = Field(description="Height and width that images are resized to.")
     channels: int | None
-    threshold: dict[str, Any] = Field(description="Where suspicion turns, and what that guarantees, in words.")
+    threshold: dict[str, Any] = Field(description="The threshold on suspicion, and its guarantee in words.")
     score: str
     sweep: bool
     labels: bool
@@ -92,7 +90,7 @@ class About(BaseModel):
 
 
 class Labels(BaseModel):
-    """What was said of inputs, the oldest first."""
+    """All labels, the oldest first."""
 
     labels: list[dict[str, Any]]
 

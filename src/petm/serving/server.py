@@ -1,4 +1,4 @@
-"""The process that serves: it listens at once, and ends when it has answered what it accepted."""
+"""The serving process: it listens at once, and ends when it has answered all accepted requests."""
 
 import asyncio
 import contextlib
@@ -18,28 +18,23 @@ from petm.serving.engine import Engine
 from petm.serving.limits import Limits
 
 HEAD = 32 * 1024
-"""Bytes of a request's line and headers, at most."""
+"""Largest size of a request's line and headers in bytes."""
 IDLE = 5
 """Seconds that a connection is kept without a request."""
 LINGER = 1.0
-"""Seconds in which open connections may come with a last request, whose answer closes them."""
+"""Seconds in which open connections may send a last request, whose answer closes them."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Server(uvicorn.Server):
-    """uvicorn, that closes connections by its answers rather than under its clients' hands.
-
-    Args:
-        config: As uvicorn takes it.
-        service: Told that the end is near.
-    """
+    """uvicorn's server, which at its end closes connections by its answers, so that no client loses a request."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops listening, answers what comes on connections that are open, and then ends them."""
+        """Stops listening, answers requests on open connections for a moment, and then closes them."""
         self._service.stop()
         for server in self.servers:
             server.close()
@@ -51,7 +46,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Ends on SIGTERM and SIGINT, at once on the second SIGINT; not by the signal itself, as nothing went wrong."""
+        """Ends normally on SIGTERM and SIGINT, at once on the second SIGINT; uvicorn would raise the signal again."""
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -75,27 +70,27 @@ def serve(
 
     Args:
         load: As in `make_app`.
-        limits: What it bears.
-        host: Where to listen.
-        port: There; 0 takes a free one.
+        limits: Limits of the service.
+        host: Name or address to listen at.
+        port: Port to listen at; 0 takes a free one.
         labels: As in `make_app`.
         key: As in `make_app`.
-        hosts: Names by which the service may be called, beside those of this machine; where it listens beyond this
-            machine and there is none, any.
-        started: Told the address.
+        hosts: Allowed host names beside those of this machine. Without any, a service that listens beyond this machine
+            allows all.
+        started: Called with the address.
 
     Raises:
         RunError: The address is taken, or not of this machine.
-        Exception: What ``load`` raised.
+        Exception: Whatever ``load`` raised.
     """
     allowed = (*_LOOPBACK, host, *hosts) if hosts or is_loopback(host) else ()
     app, service = make_app(load, limits, labels=labels, key=key, hosts=allowed, failed=lambda: stop())
-    # Parsers warn of what strangers send, as often as they send it; what fails in the service, the guard logs.
+    # Parsers warn about every bad request; failures of the service are logged by the guard.
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
-        http="h11",  # of uvicorn's parsers the one that limits headers
+        http="h11",  # the parser that limits headers
         ws="none",
         h11_max_incomplete_event_size=HEAD,
         timeout_keep_alive=IDLE,
@@ -127,17 +122,13 @@ def is_loopback(host: str) -> bool:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """Returns a bound socket.
-
-    Args:
-        host: A name or an address of this machine.
-        port: 0 takes a free one.
+    """Returns a socket bound to a name or an address of this machine; port 0 takes a free one.
 
     Raises:
         RunError: The address is taken, or not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Unless the protocol is named, asyncio leaves Nagle's algorithm on, and answers wait 40 ms for their receipt.
+    # Without the protocol, asyncio leaves Nagle's algorithm on, and answers wait 40 ms for acknowledgements.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -145,5 +136,5 @@ def listening(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"host, port: cannot listen at {host}:{port} ({reason}). Choose others.") from error
+        raise RunError(f"host, port: cannot listen at {host}:{port} ({reason}). Choose another.") from error
     return listener

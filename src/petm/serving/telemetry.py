@@ -1,4 +1,4 @@
-"""What the service tells of itself, in Prometheus' format."""
+"""Figures of the service, in Prometheus' format."""
 
 import math
 from collections import deque
@@ -12,7 +12,7 @@ from petm.selective.drift import SuspicionProfile, drift_of
 from petm.serving.engine import Verdict
 
 WINDOW = 2000
-"""The running figures are of so many grades, the latest."""
+"""Number of latest grades in the running figures."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -21,7 +21,7 @@ class Telemetry:
     """Counts and times, and the running share of suspects and drift of suspicion.
 
     Attributes:
-        profile: Suspicion of the calibration samples; absent where the bundle does not remember it.
+        profile: Suspicion of the calibration samples; None where the bundle has none.
     """
 
     content_type = CONTENT_TYPE_LATEST
@@ -35,7 +35,11 @@ class Telemetry:
         self._grades = {name: grades.labels(name) for name in ("trusted", "suspect", "unreadable")}
         self._requests = Counter("petm_requests", "Answered requests.", ["path", "status"], registry=registry)
         self._seconds = Histogram(
-            "petm_request_seconds", "From a request's head to its answer.", ["path"], buckets=SECONDS, registry=registry
+            "petm_request_seconds",
+            "Time from a request's head to its answer.",
+            ["path"],
+            buckets=SECONDS,
+            registry=registry,
         )
         self._sizes = Histogram("petm_batch_inputs", "Inputs of one batch.", buckets=SIZES, registry=registry)
         self._queue = Gauge("petm_queue_inputs", "Inputs accepted and not yet answered.", registry=registry)
@@ -47,11 +51,11 @@ class Telemetry:
             registry=registry,
         )
         self._p_value = Gauge(
-            "petm_suspicion_drift_p_value", "How often chance alone gives this distance or more.", registry=registry
+            "petm_suspicion_drift_p_value", "Probability of this distance or more without drift.", registry=registry
         )
 
     def queue(self, length: Callable[[], float]) -> None:
-        """Says where the length of the queue is found."""
+        """Sets the function that returns the length of the queue."""
         self._queue.set_function(length)
 
     def batch(self, size: int) -> None:
@@ -73,14 +77,14 @@ class Telemetry:
                 self._window.append((verdict.suspicion, not verdict.trusted))
 
     def latest(self) -> list[tuple[float, bool]]:
-        """Returns suspicion, and whether it was suspect, of the latest grades."""
+        """Returns suspicion of the latest grades, and whether each was suspect."""
         return list(self._window)
 
     def page(self, latest: list[tuple[float, bool]]) -> bytes:
         """Returns all figures in Prometheus' text format.
 
         Args:
-            latest: From `latest`, which is called where grades are counted; this takes some milliseconds elsewhere.
+            latest: From `latest`, called in the thread that counts grades; this may run in another one.
         """
         share = distance = p_value = math.nan
         if latest:

@@ -1,10 +1,10 @@
-/** How inputs come to the page: dropped, chosen, pasted, written. */
+/** Adding inputs to the page: by drop, choice, paste or typing. */
 
 import { byId } from "./dom.js";
 
 const SHORT = 60; // characters of a text that serve as its name
 
-/** Calls `add(candidates)` with what a person brings; see `Session.add`. */
+/** Calls `add(candidates)` with new inputs; see `Session.add`. */
 export function listen(kind, add) {
   const texts = kind === "texts";
   byId("images").hidden = texts;

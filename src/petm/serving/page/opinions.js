@@ -1,4 +1,4 @@
-/** What is known of one input, drawn: its picture, the grade, both opinions, and how one turns into the other. */
+/** Views of one input: its picture, the grade, both opinions, and the alpha sweep between them. */
 
 import { bar, make, percent } from "./dom.js";
 import { sweep } from "./service.js";
@@ -6,7 +6,7 @@ import { sweep } from "./service.js";
 const LARGEST = 640; // pixels of a picture's longer side
 const SMALL = 96; // below, pixels are shown as squares
 const STEPS = 20;
-const DIALS = new WeakMap(); // what the service said on the way, by input
+const SWEEPS = new WeakMap(); // probabilities of the sweep, by input
 const ALPHAS = Array.from({ length: STEPS + 1 }, (_, step) => step / STEPS);
 
 export const className = (about, label) => about.classes[label] ?? String(label);
@@ -18,7 +18,7 @@ export function picture(input, longest = 300) {
     return make("blockquote", {}, text);
   }
   const canvas = make("canvas", { class: "picture blank", role: "img", "aria-label": input.name, width: 1, height: 1 });
-  // What the service could not read, or has not looked at, is not given to the browser's decoder either.
+  // An input that the service could not read, or has not graded, is not given to the browser's decoder either.
   if (input.row && input.row.grade !== "unreadable") paint(canvas, input.content);
   return canvas;
 }
@@ -103,7 +103,7 @@ export function opinions(about, row, most) {
   );
 }
 
-/** The slider from the model to the second opinion; `ask()` asks the service, once, what is said on the way. */
+/** The slider from the model to the second opinion; `ask()` requests the sweep, once. */
 export function turning(about, input) {
   const range = make("input", {
     type: "range",
@@ -150,8 +150,8 @@ export function turning(about, input) {
     story.className = "turn";
     story.textContent = "Asking the service …";
     try {
-      if (!DIALS.has(input)) DIALS.set(input, await sweep(input, ALPHAS));
-      probabilities = DIALS.get(input);
+      if (!SWEEPS.has(input)) SWEEPS.set(input, await sweep(input, ALPHAS));
+      probabilities = SWEEPS.get(input);
       rows.replaceChildren(
         ...likeliest(probabilities, 5).map((label) =>
           make(

@@ -1,4 +1,4 @@
-/** The page: what stands in which file comes together here. */
+/** The page: connects the parts in the other files. */
 
 import { listen } from "./adding.js";
 import { announce, byId, plural } from "./dom.js";
@@ -16,10 +16,10 @@ whenKeyIsWanted(async (sentence) => {
   await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
   return byId("key-field").value;
 });
-// Without a key there is nothing to go back to.
+// Without a key the page cannot be used.
 byId("key").addEventListener("cancel", (event) => event.preventDefault());
 
-// Also while the service loads its grader, a file that is dropped does not take the place of the page.
+// A dropped file must not replace the page, also while the service loads its grader.
 for (const event of ["dragover", "drop"]) document.addEventListener(event, (dropped) => dropped.preventDefault());
 
 byId("start-again").addEventListener("click", start);

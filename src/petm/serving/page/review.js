@@ -12,7 +12,7 @@ export class Review {
   constructor(session) {
     this.session = session;
     this.keys = new Map(); // labels by the key that corrects to them
-    this.opened = new Set(); // inputs that a person wants to review although they are not suspect
+    this.opened = new Set(); // inputs opened for review that are not suspect
     this.decided = []; // in this order, for undo
     this.current = null;
     this.begun = false; // before a person turns to the review, the most suspect comes first as grades come in
@@ -105,9 +105,9 @@ export class Review {
     byId("candidates").replaceChildren(
       ...[...this.keys].map(([key, label]) => {
         const second = label === row.second ? make("span", { class: "key second", title: "Second opinion" }) : null;
-        const base = label === row.label ? make("span", { class: "key base", title: "A" }) : null;
+        const base = label === row.label ? make("span", { class: "key base", title: "The model" }) : null;
         const shortcut = digits ? null : make("kbd", { "aria-hidden": "true" }, key);
-        const whose = [base && "A's", second && "the second opinion's"].filter(Boolean).join(" and ");
+        const whose = [base && "the model's", second && "the second opinion's"].filter(Boolean).join(" and ");
         const spoken = `${className(this.session.about, label)}${whose && `, ${whose}`}`;
         return make(
           "button",

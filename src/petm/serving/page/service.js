@@ -1,6 +1,6 @@
 /**
- * The service, as the page speaks with it. An input is `{id, name, kind, content}`: the SHA-256 of its content as 64
- * hexadecimal digits, what a person calls it, "images" or "texts", and a Blob or a string.
+ * Requests to the service. An input is `{id, name, kind, content}`: the SHA-256 of its content as 64
+ * hexadecimal digits, its name, "images" or "texts", and a Blob or a string.
  */
 
 import { setting } from "./store.js";
@@ -10,7 +10,7 @@ const MOST_BYTES = 8e6;
 const AROUND = 1000; // bytes that a request needs around one input
 const TOO_LARGE = { grade: "unreadable", reason: "It is larger than the service takes." };
 const PATIENCE = 60_000; // milliseconds for one answer
-const TRIES = { 429: 10, 503: 120 }; // of a request that the service puts off: it is busy, or loads its grader
+const TRIES = { 429: 10, 503: 120 }; // of a request while the service is busy, or loads its grader
 
 export class ServiceError extends Error {
   constructor(message, status = 0) {
@@ -21,10 +21,10 @@ export class ServiceError extends Error {
 
 const heldKey = setting("sessionStorage", "petm.key");
 let key = heldKey.get() ?? "";
-let askForKey = () => Promise.reject(new ServiceError("The service wants a key.", 401));
+let askForKey = () => Promise.reject(new ServiceError("The service needs a key.", 401));
 let asked = null;
 
-/** Names the function that asks a person for the key: it takes a sentence and returns a guarantee of the key. */
+/** Sets the function that asks a person for the key: it takes a sentence and returns a promise of the key. */
 export function whenKeyIsWanted(ask) {
   askForKey = ask;
 }
@@ -123,7 +123,7 @@ async function request(path, options = {}) {
     const answer = await attempt(path, options, sent);
     if (answer.ok) return answer;
     if (answer.status === 401 || answer.status === 403) {
-      // Several requests at once ask once.
+      // Several requests at once ask for the key once.
       if (sent === key) await (asked ??= newKey(sent).finally(() => (asked = null)));
     } else if (tries < TRIES[answer.status]) {
       await pause(answer.headers.get("Retry-After"));
@@ -144,7 +144,7 @@ async function attempt(path, options, sent) {
 }
 
 async function newKey(refused) {
-  key = await askForKey(refused ? "The service refused this key." : "The service wants a key.");
+  key = await askForKey(refused ? "The service refused this key." : "The service needs a key.");
   heldKey.set(key);
 }
 

@@ -1,17 +1,17 @@
 /**
  * The inputs on the page, their grades and the decisions on them.
  *
- * An input is `{id, name, kind, content, added, row, bundle, decision}`: `row` is what the service said of it, absent
- * before it did, `bundle` says which bundle that was. `decision` is absent or
- * `{label, confirmed, saved, line, problem}`, where a label of null takes an earlier decision back, and `line` is what
- * the labels file is told.
+ * An input is `{id, name, kind, content, added, row, bundle, decision}`: `row` is its grade from the service, absent
+ * before the answer, `bundle` identifies the bundle. `decision` is absent or
+ * `{label, confirmed, saved, line, problem}`, where a label of null takes an earlier decision back, and `line` is the
+ * entry of the labels file.
  */
 
 import { grade, keepDecision, decisions } from "./service.js";
 import { sha256 } from "./sha256.js";
 import { openStore } from "./store.js";
 
-/** Tells of each change by the event `change`, whose detail is the input that changed, or absent for all of them. */
+/** Fires the event `change` on each change, whose detail is the input that changed, or absent for all of them. */
 export class Session extends EventTarget {
   /** Takes the answer of `about()`. */
   constructor(about) {
@@ -26,7 +26,7 @@ export class Session extends EventTarget {
     this.posting = Promise.resolve();
   }
 
-  /** Brings back the inputs of this browser and the decisions of the labels file, and grades what waits. */
+  /** Restores the inputs of this browser and the decisions of the labels file, and grades inputs that wait. */
   async open() {
     this.restoring = this.restore();
     await this.restoring;
@@ -55,7 +55,7 @@ export class Session extends EventTarget {
     for (const input of this.inputs.values()) this.recall(input);
   }
 
-  /** Takes up a line of the labels file. */
+  /** Applies a line of the labels file. */
   note(decision) {
     if (decision.label === null) this.file.delete(decision.sha256);
     else this.file.set(decision.sha256, decision);
@@ -69,7 +69,7 @@ export class Session extends EventTarget {
     else delete input.decision;
   }
 
-  /** Adds inputs `{name, kind, read}`, where `read` guarantees the content; returns `{added, known, lost}`. */
+  /** Adds inputs `{name, kind, read}`, where `read` returns a promise of the content; returns `{added, known, lost}`. */
   async add(candidates) {
     const count = { added: 0, known: 0, lost: [] };
     await this.restoring;
@@ -79,7 +79,7 @@ export class Session extends EventTarget {
         content = await read();
         bytes =
           typeof content === "string" ? new TextEncoder().encode(content) : new Uint8Array(await content.arrayBuffer());
-        // A copy, for the file may change or go.
+        // A copy, as the file may change or be deleted.
         if (content instanceof Blob) content = new Blob([bytes], { type: content.type });
       } catch {
         count.lost.push(name);
@@ -101,7 +101,7 @@ export class Session extends EventTarget {
     return count;
   }
 
-  /** Grades what has no grade yet, after what is being graded. */
+  /** Grades inputs without a grade, after those that are being graded. */
   gradeWaiting() {
     this.grading = this.grading.then(async () => {
       const waiting = [...this.inputs.values()].filter((input) => !input.row);
@@ -150,7 +150,7 @@ export class Session extends EventTarget {
     return this.posting;
   }
 
-  /** Empties the page; the labels file keeps what it has. */
+  /** Empties the page; the labels file is not changed. */
   async clear() {
     this.inputs.clear();
     this.problem = "";

@@ -4,9 +4,9 @@ import { byId } from "./dom.js";
 import { setting } from "./store.js";
 
 const TYPED = "input:not([type=range], [type=radio], [type=checkbox]), textarea, select"; // where a key is a letter
-const OWN_ENTER = "button, a, summary, input, label"; // what Enter means something to
+const OWN_ENTER = "button, a, summary, input, label"; // which react to Enter themselves
 
-/** Connects the keys with a `Review`, as long as a person has not switched them off. */
+/** Connects the keys with a `Review`, unless a person has switched them off. */
 export function listenToKeys(review) {
   const box = byId("shortcuts-on");
   const held = setting("localStorage", "petm.shortcuts");
@@ -22,7 +22,7 @@ export function listenToKeys(review) {
   });
 }
 
-/** Does what a key says; returns whether it says something. */
+/** Runs the action of a key; returns whether it has one. */
 function actOn(review, event) {
   const { key, target, repeat } = event;
   const moves = { j: 1, k: -1 };
@@ -30,13 +30,13 @@ function actOn(review, event) {
   const confirms = key === "c" || (key === "Enter" && !target.closest?.(OWN_ENTER));
   if (!moves[key] && !confirms && key !== "u" && !review.keys.has(key)) return false;
   if (!byId("review").contains(target) && !inSight(byId("case"))) {
-    // Nobody decides on what they do not see; arrows go on scrolling.
+    // No decision on an input out of view; arrows still scroll.
     if (key.startsWith("Arrow")) return false;
     review.show();
   } else if (moves[key]) {
     review.move(moves[key]);
   } else if (!repeat) {
-    // A key that is held down decides once.
+    // A key held down counts once.
     if (confirms) review.confirm();
     else if (key === "u") review.undo();
     else review.decide(review.keys.get(key));

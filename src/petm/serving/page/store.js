@@ -1,10 +1,10 @@
-/** What this browser keeps: the inputs, in IndexedDB, so that a reload shows them again; and settings. */
+/** What this browser stores: the inputs, in IndexedDB, so that a reload shows them again; and settings. */
 
 const NAME = "petm";
 const INPUTS = "inputs";
 
 /**
- * Returns `{all, put, clear}`, guarantees each; where the browser keeps nothing (private windows, no space), `put` and
+ * Returns `{all, put, clear}`, promises each; where the browser keeps nothing (private windows, no space), `put` and
  * `clear` do nothing, and `lasting` is false.
  */
 export async function openStore() {
