@@ -69,19 +69,19 @@ def test_a_violated_guarantee_exits_3_and_names_the_file(petm, place):
     code, out, err = petm("my.petm", "monday.csv", "tuesday.csv", "-o", "watch", "--json")
     assert (code, err) == (3, "")
     told = json.loads(out)
-    assert (told["verdict"], told["exit_code"], told["guarantee"]["limit"]) == ("broken", 3, 0.1)
+    assert (told["verdict"], told["exit_code"], told["guarantee"]["limit"]) == ("violated", 3, 0.1)
     assert [row["name"] for row in told["windows"]] == ["monday.csv", "tuesday.csv"]
     monday, tuesday = (row["wrong"] for row in told["windows"])
     assert monday["high"] < 0.1 < tuesday["low"]
     assert told["whole"]["rows"] == 1600
     assert told["whole"]["wrong"]["of"] == monday["of"] + tuesday["of"] == told["guarantee"]["found"]["of"]
-    assert told["findings"][0].startswith("The guarantee is BROKEN: of ")
+    assert told["findings"][0].startswith("The guarantee is VIOLATED: of ")
 
     assert sorted(path.name for path in Path("watch").iterdir()) == [
         f"monitor.{kind}" for kind in ("json", "md", "png", "svg")
     ]
     assert json.loads(Path("watch/monitor.json").read_text()) == told
-    assert Path("watch/monitor.md").read_text().startswith("# broken\n\nThe guarantee is BROKEN")
+    assert Path("watch/monitor.md").read_text().startswith("# violated\n\nThe guarantee is VIOLATED")
     with Image.open("watch/monitor.png") as image:
         assert image.format == "PNG"
     drawn = Path("watch/monitor.svg").read_text()
@@ -188,7 +188,7 @@ def test_each_class(petm):
     assert starts == ["0", "1500", "3000"], "the rows with which windows begin"
     told = json.loads(petm("class.petm", "g.csv", "--json")[1])
     assert set(told["guarantee"]["classes"]) == {"0", "1", "2"}
-    assert told["guarantee"]["classes"]["2"]["verdict"] == "broken"
+    assert told["guarantee"]["classes"]["2"]["verdict"] == "violated"
 
 
 def test_no_guarantee_and_an_old_bundle(petm):

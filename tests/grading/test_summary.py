@@ -11,7 +11,7 @@ from petm.selective.thresholds import DISAGREEMENT, risk_threshold
 def table(count: int, seed: int = 0, *, known: float = 1.0):
     """Grades, true labels for a share of them, and every tenth unreadable."""
     chance = np.random.default_rng(seed)
-    reasons = ["broken" if index % 10 == 9 else None for index in range(count)]
+    reasons = ["violated" if index % 10 == 9 else None for index in range(count)]
     read = [index for index, reason in enumerate(reasons) if reason is None]
     suspicion = chance.random(len(read))
     labels = chance.integers(0, 3, len(read))
@@ -53,7 +53,7 @@ def test_a_violated_guarantee_is_found() -> None:
     assert judged is not None
     found = judged.guarantee
     assert (found.found.count, found.found.of) == ((wrong & (suspicion < 0.5)).sum(), (suspicion < 0.5).sum())
-    assert found.verdict == "broken"
+    assert found.verdict == "violated"
 
 
 def test_without_labels_nothing_is_judged() -> None:

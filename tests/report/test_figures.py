@@ -72,7 +72,7 @@ def test_the_reliability_figure_draws_each_bin_with_its_interval() -> None:
     (intervals,) = axes.collections
     for segment, part in zip(intervals.get_segments(), bins, strict=True):
         np.testing.assert_allclose(
-            segment, [(part.guaranteed, part.observed.low), (part.guaranteed, part.observed.high)], atol=1e-12
+            segment, [(part.predicted, part.observed.low), (part.predicted, part.observed.high)], atol=1e-12
         )
     np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
     assert axes.get_xlim() == axes.get_ylim()

@@ -43,19 +43,19 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
 def test_reliability_cuts_distinct_probabilities_into_equal_bins() -> None:
     probability, wrong = np.linspace(0.05, 0.95, 10), np.array([0, 0, 0, 1, 0, 1, 0, 1, 1, 1], bool)
     found = reliability(probability, wrong, bins=5)
-    assert [part.guaranteed for part in found] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    assert [part.predicted for part in found] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
     assert [part.observed for part in found] == [share(count, 2) for count in (0, 1, 1, 1, 2)]
 
 
 def test_equal_probabilities_share_one_bin() -> None:
     (only,) = reliability(np.full(8, 0.25), [True, *[False] * 7])
-    assert (only.guaranteed, only.observed) == (0.25, share(1, 8))
+    assert (only.predicted, only.observed) == (0.25, share(1, 8))
 
 
 def test_the_bins_are_those_of_the_calibration_error() -> None:
     suspicion, wrong = samples()
     found = reliability(suspicion, wrong, bins=7)
-    gap = sum(part.observed.of * abs(part.observed.value - part.guaranteed) for part in found) / len(wrong)
+    gap = sum(part.observed.of * abs(part.observed.value - part.predicted) for part in found) / len(wrong)
     assert gap == pytest.approx(expected_calibration_error(suspicion, wrong, bins=7))
     assert sum(part.observed.of for part in found) == len(wrong)
 

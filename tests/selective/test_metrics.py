@@ -472,11 +472,11 @@ def test_a_coverage_lies_between_0_and_1(coverage: float) -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    # Two bins of two: guaranteed 0.1 + 0.3 and 0.6 + 0.8 errors, seen 0 and 1.
+    # Two bins of two: predicted 0.1 + 0.3 and 0.6 + 0.8 errors, seen 0 and 1.
     assert expected_calibration_error([0.8, 0.1, 0.6, 0.3], [False, False, True, False], 2) == pytest.approx(0.8 / 4)
-    # In one bin 1.8 are guaranteed and 1 is seen.
+    # In one bin 1.8 are predicted and 1 is seen.
     assert expected_calibration_error([0.8, 0.1, 0.6, 0.3], [False, False, True, False], bins=1) == pytest.approx(0.2)
-    # Four equal ones are never split, though they reach over three bins: 0.4 guaranteed, 1 seen.
+    # Four equal ones are never split, though they reach over three bins: 0.4 predicted, 1 seen.
     assert expected_calibration_error([0.1] * 4, [False, False, True, False], bins=3) == pytest.approx(0.6 / 4)
 
 

@@ -51,15 +51,15 @@ def test_without_a_trial_nothing_is_known():
         (990, 10, "holds"),
         (94, 6, "cannot tell"),
         (90, 10, "cannot tell"),
-        (88, 12, "broken"),
+        (88, 12, "violated"),
         (0, 1, "cannot tell"),  # the interval begins at 0.025
-        (0, 2, "broken"),  # at 0.158
+        (0, 2, "violated"),  # at 0.158
     ],
 )
 def test_verdicts(right, wrong, verdict):
     check = check_guarantee(RISK, *rows(right, wrong, suspects_right=30, suspects_wrong=70))
     low, high = clopper_pearson(wrong, right + wrong, 0.95)
-    assert verdict == ("holds" if high <= 0.05 else "broken" if low > 0.05 else "cannot tell"), "the test's own table"
+    assert verdict == ("holds" if high <= 0.05 else "violated" if low > 0.05 else "cannot tell"), "the test's own table"
     assert check.verdict == verdict
     assert (check.limit, check.confidence, check.of) == (0.05, 0.95, "wrong among the trusted")
     assert (check.found.count, check.found.of) == (wrong, right + wrong)
@@ -107,7 +107,7 @@ def test_a_share_at_the_limit_needs_no_number():
     assert (check.verdict, check.samples_needed) == ("cannot tell", None)
 
 
-@pytest.mark.parametrize(("risk", "wrong_verdict"), [(0.05, "broken"), (0.0501, "holds")])
+@pytest.mark.parametrize(("risk", "wrong_verdict"), [(0.05, "violated"), (0.0501, "holds")])
 @pytest.mark.parametrize("count", [20, 100, 500])
 def test_a_wrong_verdict_is_as_rare_as_said(risk, wrong_verdict, count):
     """Exactly, over all numbers of errors: at most 2.5 % each, at a risk just at the bound of the guarantee."""
@@ -129,7 +129,7 @@ def test_a_recall_is_about_the_errors_wherever_they_are():
     assert (check.of, check.limit) == ("trusted among the wrong", pytest.approx(0.2))
     assert (check.found.low, check.found.high) == pytest.approx((low, high))
     assert (check.verdict, high <= 0.2) == ("holds", True)
-    assert check_guarantee(RECALL, *rows(900, 20, 100, 20)).verdict == "broken"
+    assert check_guarantee(RECALL, *rows(900, 20, 100, 20)).verdict == "violated"
     only_suspects = check_guarantee(RECALL, *rows(suspects_right=10, suspects_wrong=90))
     assert only_suspects.verdict == "cannot tell", "it would hold for sure, however many errors were trusted"
 
@@ -165,10 +165,10 @@ def in_classes(*counts):
 def test_a_guarantee_in_each_class_is_checked_in_each_class():
     threshold = by_class(0.2, 0.3, -math.inf)
     check = check_guarantee(threshold, *in_classes((500, 0), (500, 60), (0, 0)))
-    assert check.verdict == "broken"
+    assert check.verdict == "violated"
     assert [label for label, _ in check.classes] == [0, 1], "the third class is never trusted"
     first, second = (part for _, part in check.classes)
-    assert (first.verdict, second.verdict) == ("holds", "broken")
+    assert (first.verdict, second.verdict) == ("holds", "violated")
     assert first.confidence == pytest.approx(0.975), "both intervals hold together at 95 %"
     assert (second.found.low, second.found.high) == pytest.approx(clopper_pearson(60, 560, 0.975))
     assert (check.found.count, check.found.of) == (60, 1060)
@@ -185,7 +185,7 @@ def test_a_guarantee_in_each_class_is_checked_in_each_class():
 def test_an_average_that_holds_hides_no_broken_class():
     check = check_guarantee(by_class(0.2, 0.3), *in_classes((5000, 0), (80, 20)))
     assert check.found.high < 0.05
-    assert check.verdict == "broken"
+    assert check.verdict == "violated"
 
 
 def test_no_class_is_trusted():

@@ -70,7 +70,7 @@ def monitor(
     found = compare(
         threshold, measured, grades, labels=labels, classes=classes, window=window, confidence=confidence, alpha=alpha
     )
-    code = VIOLATED if found.guarantee.verdict == "broken" or (found.drifted and fail_on_drift) else 0
+    code = VIOLATED if found.guarantee.verdict == "violated" or (found.drifted and fail_on_drift) else 0
     result = {**found.as_json(), "exit_code": code}
     if output is not None:
         _write(found, result, output)

@@ -98,7 +98,7 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
     Reference:
         Niculescu-Mizil and Caruana (2005), Predicting Good Probabilities with Supervised Learning.
     """
-    predicted, observed = [part.guaranteed for part in bins], [part.observed for part in bins]
+    predicted, observed = [part.predicted for part in bins], [part.observed for part in bins]
     ends = [part.low for part in observed], [part.high for part in observed]
     top = min(1.0, 1.08 * max(*predicted, *ends[1]))
     with rc_context(STYLE):

@@ -250,7 +250,7 @@ def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str]
     limit += " in each class" if check.classes else ""
     told = {
         "holds": f"The guarantee holds: {seen}; {limit}.",
-        "broken": f"The guarantee is BROKEN: {seen}; {limit}.",
+        "violated": f"The guarantee is VIOLATED: {seen}; {limit}.",
         "cannot tell": f"It cannot be told whether the guarantee holds: {seen}; {limit}.",
     }[check.verdict]
     if check.only_suspects:

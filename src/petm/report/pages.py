@@ -57,7 +57,7 @@ def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
             ("Predicted", "Observed", "Errors", "Samples"),
             tuple(
                 (
-                    percent(part["guaranteed"], 2),
+                    percent(part["predicted"], 2),
                     share_with_interval(part["observed"]),
                     f"{part['observed']['count']:,}",
                     f"{part['observed']['of']:,}",
@@ -94,8 +94,8 @@ def curve_captions(judgement: Mapping[str, Any], name: str, chosen: str) -> dict
         first, last = judgement["bins"][0], judgement["bins"][-1]
         told["reliability"] = (
             f"Scatter plot of the observed share of errors over the predicted probability of error in "
-            f"{len(judgement['bins'])} bins, beside the diagonal: predicted {percent(first['guaranteed'], 2)} and "
-            f"observed {percent(first['observed']['value'], 2)} in the lowest bin, {percent(last['guaranteed'])} and "
+            f"{len(judgement['bins'])} bins, beside the diagonal: predicted {percent(first['predicted'], 2)} and "
+            f"observed {percent(first['observed']['value'], 2)} in the lowest bin, {percent(last['predicted'])} and "
             f"{percent(last['observed']['value'])} in the highest.",
             f"Predicted probability of error and observed share of errors, with 95% Wilson intervals; on the diagonal "
             f"both are equal. Calibration error {percent(judgement['calibration_error'], 2)}: the mean distance over "

@@ -29,7 +29,7 @@ class RiskCurve(NamedTuple):
 class Bin:
     """One bin of a reliability diagram: the mean probability of error of its samples, and their share of errors."""
 
-    guaranteed: float
+    predicted: float
     observed: Share
 
 
@@ -117,12 +117,12 @@ def reliability(probability: ArrayLike, wrong: ArrayLike, *, bins: int = BINS) -
     ranking = RankedRows(probability, wrong).ranking()
     samples = ranking.right + ranking.wrong
     chosen = (bins * (samples.cumsum() - samples / 2) / max(samples.sum(), 1)).astype(np.int64)
-    held, failed, guaranteed = (
+    held, failed, predicted = (
         np.bincount(chosen, weights=weights, minlength=bins)
         for weights in (samples, ranking.wrong, samples * ranking.levels)
     )
     return tuple(
-        Bin(float(guaranteed[place] / held[place]), share(int(failed[place]), int(held[place])))
+        Bin(float(predicted[place] / held[place]), share(int(failed[place]), int(held[place])))
         for place in np.flatnonzero(held)
     )
 

@@ -13,7 +13,7 @@ from petm.errors import ArgumentError
 from petm.selective.metrics import Share
 from petm.selective.thresholds import Threshold, check_share
 
-Verdict = Literal["holds", "cannot tell", "broken", "nothing guaranteed"]
+Verdict = Literal["holds", "cannot tell", "violated", "nothing guaranteed"]
 
 MOST_SAMPLES = 10**9
 """Greatest number of labelled samples that is proposed."""
@@ -123,7 +123,7 @@ class LabelledCounts:
             counts = int(self.wrong[label]), int(self.trusted[label])
             checks.append((label, _judge(counts, of, limit, each, parts[label].risk, counts[1], 0)))
         total, errors = int(self.trusted.sum()), int(self.wrong.sum())
-        verdicts: tuple[Verdict, ...] = ("broken", "cannot tell")
+        verdicts: tuple[Verdict, ...] = ("violated", "cannot tell")
         verdict: Verdict = next((one for one in verdicts if any(check.verdict == one for _, check in checks)), "holds")
         return GuaranteeCheck(
             verdict if kept and limit is not None else "nothing guaranteed",
@@ -214,7 +214,7 @@ def _verdict(found: Share, limit: float | None, labelled_trusted: int) -> Verdic
         return "nothing guaranteed"
     if labelled_trusted and found.high <= limit:
         return "holds"
-    return "broken" if labelled_trusted and found.low > limit else "cannot tell"
+    return "violated" if labelled_trusted and found.low > limit else "cannot tell"
 
 
 def _needed_over_all(checks: Sequence[tuple[int, GuaranteeCheck]], total: int) -> int | None:
