@@ -24,7 +24,7 @@ class GuaranteeCheck:
     """A guarantee, checked on labelled predictions.
 
     Attributes:
-        verdict: ``holds`` where the whole interval is within the limit, ``broken`` where the whole of it exceeds the
+        verdict: ``holds`` where the whole interval is within the limit, ``violated`` where the whole of it exceeds the
             limit, ``cannot tell`` where the limit lies inside; ``nothing guaranteed`` where there is no limit.
         of: The share that is limited: ``wrong among the trusted`` or, for a recall, ``trusted among the wrong``.
         limit: The greatest share that was guaranteed; None where nothing was.
@@ -146,11 +146,11 @@ def check_guarantee(
     *,
     confidence: float | None = None,
 ) -> GuaranteeCheck:
-    """Returns whether a threshold's guarantee holds on labelled predictions, is broken, or cannot be told from so few.
+    """Returns whether a threshold's guarantee holds on labelled predictions, is violated, or cannot be told from so few.
 
     The errors among ``n`` trusted predictions drawn at random are binomial, so the interval of Clopper and Pearson
     covers the error rate with probability ``confidence`` at least, for every ``n``. The guarantee holds where the
-    interval ends at the guaranteed risk or below, and is broken where it begins above. Either verdict is false with
+    interval ends at the guaranteed risk or below, and is violated where it begins above. Either verdict is false with
     probability ``(1 - confidence) / 2`` at most; with a guarantee in each class, over all classes at once.
 
     The labelled must be a random part of the trusted; labels of suspects alone do not tell.
