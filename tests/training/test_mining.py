@@ -222,7 +222,7 @@ def test_heads_are_fitted_without_the_sample() -> None:
     assert (errors.total, errors.source) == (90, "out-of-fold")
 
 
-def test_a_sample_whose_label_is_its_own_secret_is_an_out_of_fold_error() -> None:
+def test_a_sample_with_a_wrong_label_is_an_out_of_fold_error() -> None:
     data = clouds(40)
     data.images[:] = 3 * torch.eye(3)[data.labels] + 0.1 * images(120, 3)
     data.labels[0] = 1  # against its features, which the base model may have learnt by heart
@@ -245,7 +245,7 @@ def test_two_classes_and_features_that_do_not_vary() -> None:
     assert 0 < len(found.errors) < 20
 
 
-def test_a_class_with_one_sample_cannot_be_foretold() -> None:
+def test_the_only_sample_of_a_class_is_an_error() -> None:
     data = clouds(40)
     labels = torch.where(torch.arange(120) == 7, 3, data.labels)
     assert 7 in out_of_fold_errors(Headed(3, 4), TensorData(data.images, labels)).errors.indices

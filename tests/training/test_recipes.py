@@ -33,7 +33,7 @@ def test_budgets_that_allow_nothing() -> None:
             choose_layers(seeded(TinyCNN).eval(), images(4), ONE, max_ratio=ratio, max_extra_parameters=share)
 
 
-def test_adapters_learn_and_a_stays(model: nn.Module, digits: tuple[Data, ...]) -> None:
+def test_adapters_learn_and_the_base_model_stays(model: nn.Module, digits: tuple[Data, ...]) -> None:
     before = snapshot(model)
     adapted = adapt(model, digits[0], recipe=SHORT, seed=1)
     assert snapshot(model) == before
@@ -66,7 +66,7 @@ def test_members_differ_from_each_other(model: nn.Module, digits: tuple[Data, ..
     assert not torch.allclose(first, second, atol=0.01)
 
 
-def test_the_mirror_image_is_looked_at_where_it_keeps_the_class() -> None:
+def test_flipped_images_take_the_place_of_adapters_where_a_flip_keeps_the_class() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 2)).eval()
     at_mirror = replace(SHORT, members=(Member("", "mirror"),), max_ratio=None, max_extra_parameters=3.0)

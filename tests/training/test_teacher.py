@@ -36,7 +36,7 @@ def replaced_by_hand(model: nn.Module, data: TensorData, errors: ErrorSet, epsil
 
 
 @pytest.mark.parametrize("samples", ["replaced", "errors"])
-def test_the_teacher_is_a_further_trained_on_the_replaced_data(
+def test_the_teacher_is_the_base_model_trained_further_on_the_replaced_data(
     model: nn.Module, part: TensorData, samples: Any
 ) -> None:
     before = snapshot(model)

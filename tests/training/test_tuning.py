@@ -19,7 +19,7 @@ def samples(n: int = 64) -> TensorData:
     return TensorData(images(n), torch.arange(n) % 10)
 
 
-def test_every_adapter_learns_by_itself_and_a_keeps_every_bit() -> None:
+def test_every_adapter_learns_alone_and_the_base_model_keeps_every_bit() -> None:
     model = seeded(TinyCNN)
     before, (data, _) = snapshot(model), load_digits(splits=(0.2, 0.8))
     adapted = attach_adapter(model, {"fc1": 4, "fc2": 4}, members=MEMBERS)
@@ -42,7 +42,7 @@ def test_cached_features_change_no_result() -> None:
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
-def test_views_of_a_alone_have_nothing_to_train() -> None:
+def test_views_of_the_base_model_have_nothing_to_train() -> None:
     alone = views_alone(seeded(TinyCNN), (Member("", MIRROR),))
     with pytest.raises(ArgumentError, match="adapted:"):
         tune(alone, samples(), device="cpu")
