@@ -182,7 +182,7 @@ def test_each_class(petm):
     code, out, _ = petm("class.petm", "g.csv", "--window", "1500")
     assert code == 3
     for name in ("cat", "dog", "cow"):
-        assert f"Class {name}: broken, " in out
+        assert f"Class {name}: violated, " in out
     assert "guaranteed in each class." in out
     starts = [line.split()[0] for line in out.splitlines() if line[:1].isdigit()]
     assert starts == ["0", "1500", "3000"], "the rows with which windows begin"

@@ -27,7 +27,7 @@ from torch import nn
 
 import hf_folders
 from html_page import Page
-from networks import TinyCNN, randomise, seeded
+from networks import TwelveClasses, randomise, seeded
 from petm.adapter.model import attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
@@ -551,12 +551,6 @@ def test_images_are_pasted_once(browser: Browser, served: Served, address: str) 
     assert len(browser.all("#cards li")) == 1
 
 
-class TwelveClasses(TinyCNN):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc2 = nn.Linear(16, 12)
-
-
 @in_browser
 @pytest.mark.slow
 def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
@@ -567,7 +561,7 @@ def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
     names = ("<b>nought</b>", *(f"class {number}" for number in range(1, 12)))
     model = seeded(TwelveClasses).eval()
     save_weights(model, tmp_path / "w.safetensors")
-    where = ModelOrigin("test_service_page:TwelveClasses", {}, str(tmp_path / "w.safetensors"), names)
+    where = ModelOrigin("networks:TwelveClasses", {}, str(tmp_path / "w.safetensors"), names)
     adapted = randomise(attach_adapter(model, {"fc2": 4}), scale=0.5)
     grader = fit_grader(adapted, digits[1], target=Coverage(0.01), origin=Origin(where, InputOrigin((28, 28), 1)))
     grader.save(tmp_path / "twelve.petm")

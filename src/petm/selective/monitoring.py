@@ -146,7 +146,7 @@ def check_guarantee(
     *,
     confidence: float | None = None,
 ) -> GuaranteeCheck:
-    """Returns whether a threshold's guarantee holds on labelled predictions, is violated, or cannot be told from so few.
+    """Returns whether a threshold's guarantee holds on labelled predictions, is violated, or cannot be told.
 
     The errors among ``n`` trusted predictions drawn at random are binomial, so the interval of Clopper and Pearson
     covers the error rate with probability ``confidence`` at least, for every ``n``. The guarantee holds where the
