@@ -123,7 +123,7 @@ class Ensemble(Baseline):
     @property
     def title(self) -> str:
         """Says how many networks are averaged, and whether the base model is among them."""
-        return f"Ensemble of {len(self.members) + self.with_base}, {'A among them' if self.with_base else 'without A'}"
+        return f"Ensemble of {len(self.members) + self.with_base}, {'the model among them' if self.with_base else 'without the model'}"
 
     def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
         one = train.data.subset([0])

@@ -294,7 +294,7 @@ def conditions_table(result: Mapping[str, Any], metric: str) -> Table:
     own = _tenths if metric == "auroc" else _thousandths
     softmax = next(row for row in result["methods"] if row["name"] == "softmax")
     rows = [
-        ("A's errors", *(percent(one["errors"] / one["samples"]) for one in result["conditions"].values())),
+        ("the model's errors", *(percent(one["errors"] / one["samples"]) for one in result["conditions"].values())),
         ("Softmax itself", *(own(softmax["conditions"][name]["metrics"][metric]["value"]) for name in names)),
     ]
     for row in result["methods"]:

@@ -68,7 +68,9 @@ def test_an_ensemble_grades_a(with_base: bool) -> None:
     opinions = [probabilities(member, x) for member in members]
     np.testing.assert_allclose(found, one_minus_mean(base, *opinions, *([base] if with_base else [])), atol=1e-6)
     assert ensemble.name == ("ensemble_3" if with_base else "ensemble_2")
-    assert ensemble.title == ("Ensemble of 3, the model among them" if with_base else "Ensemble of 2, without A")
+    assert ensemble.title == (
+        "Ensemble of 3, the model among them" if with_base else "Ensemble of 2, without the model"
+    )
 
 
 def test_an_ensemble_has_members_of_the_same_classes() -> None:
