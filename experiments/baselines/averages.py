@@ -123,7 +123,8 @@ class Ensemble(Baseline):
     @property
     def title(self) -> str:
         """Says how many networks are averaged, and whether the base model is among them."""
-        return f"Ensemble of {len(self.members) + self.with_base}, {'the model among them' if self.with_base else 'without the model'}"
+        place = "the model among them" if self.with_base else "without the model"
+        return f"Ensemble of {len(self.members) + self.with_base}, {place}"
 
     def _fit(self, train: Seen, calibration: Seen, seed: int, device: str) -> Learned:
         one = train.data.subset([0])
