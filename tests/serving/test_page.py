@@ -247,6 +247,11 @@ class Browser:
         for kind in ("dragEnter", "dragOver", "drop"):
             self.driver.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 400, "y": 300, "data": data})
 
+    def decide(self, key: str) -> None:
+        """Presses a key with the case in sight: the page decides on nothing out of view."""
+        self.driver.execute_script("document.getElementById('case').scrollIntoView({block: 'start'})")
+        self.press(key)
+
     def press(self, *keys: str) -> None:
         """Presses keys wherever the focus is."""
         from selenium.webdriver.common.action_chains import ActionChains
@@ -328,16 +333,16 @@ def review(browser: Browser, place: int, label: int) -> None:
     """Confirms the first and the fourth, corrects the others: each in a way of its own."""
     other = (label + 1) % 10
     if place == 0:
-        browser.press("c")
+        browser.decide("c")
     elif place == 1:
-        browser.press(str(other))
+        browser.decide(str(other))
     elif place == 2:
         browser.one(f'#candidates [data-label="{other}"]').click()
     elif place == 3:
         browser.one("#confirm").click()
     else:
         browser.driver.execute_script("document.activeElement.blur()")
-        browser.press(str(other))
+        browser.decide(str(other))
 
 
 def reload(browser: Browser) -> None:
@@ -408,14 +413,14 @@ def test_a_decision_that_cannot_be_saved_is_kept_and_saved_later(
         browser.one("#files").send_keys("\n".join(map(str, served.suspects())))
         browser.wait_for("#summary", "5 inputs: 0 trusted, 5 suspect.")
         browser.one("#start-review").click()
-    browser.press("c")
+    browser.decide("c")
     browser.wait_for("#unsaved", "1 decision not saved: The service cannot be reached. Save again")
     browser.wait_for(f'#cards [data-id="{sha256(first)}"] .decision', "not saved.")
     with service(served.bundle, port, "--labels-file", str(labels)):
         browser.one("#save-again").click()
         browser.wait_for(f'#cards [data-id="{sha256(first)}"] .decision', "saved.")
         until(lambda: not browser.text("#unsaved"))
-    browser.press("c")
+    browser.decide("c")
     browser.wait_for("#unsaved", "1 decision not saved")
     with service(served.bundle, port, "--labels-file", str(labels)):
         browser.driver.refresh()  # sends what is not saved by itself
@@ -579,7 +584,7 @@ def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
         assert [button.text.split("\n") for button in browser.all("#candidates button")] == [
             [names[label], str(place + 1)] for place, label in enumerate(others[:9])
         ]
-        browser.press("3")
+        browser.decide("3")
         until(lambda: len(lines(labels)) == 1)
         offered = Select(browser.one("#other"))
         assert [option.text for option in offered.options] == ["choose", *names]
@@ -618,7 +623,7 @@ def test_texts_are_written_graded_and_corrected(browser: Browser, tmp_path: Path
         browser.wait_for("#summary", "2 inputs: 0 trusted, 2 suspect.")
         assert [element.text for element in browser.all("#cards blockquote")] == asked
         browser.one("#start-review").click()
-        browser.press("2")  # the second class
+        browser.decide("2")  # the second class
         browser.wait_for("#cards", "PLACE, saved.")
         browser.driver.refresh()
         browser.wait_for("#summary", "2 inputs: 0 trusted, 2 suspect.")
