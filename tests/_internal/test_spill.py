@@ -1,11 +1,12 @@
 import errno
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
-from petm._internal.spill import ScratchFile, row_store
+from petm._internal.spill import RowStore, ScratchFile
 from petm.errors import RunError
 
 
@@ -82,7 +83,7 @@ def test_without_calls_that_take_a_position(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("budget", [1 << 20, 0], ids=["memory", "file"])
 def test_rows_are_read_as_they_were_written(dtype: torch.dtype, budget: int, tmp_path: Path) -> None:
     rows = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
-    with row_store(20, 7, dtype, budget=budget, folder=tmp_path) as store:
+    with closing(RowStore(20, 7, dtype, budget=budget, folder=tmp_path)) as store:
         for start in (12, 0):  # in any order; what is no whole in memory too
             store.write(start, rows.T.contiguous().T[start : start + 12])
         for indices in ([3, 19, 3], torch.tensor([11, 0]), range(20), []):
@@ -94,15 +95,15 @@ def test_rows_are_read_as_they_were_written(dtype: torch.dtype, budget: int, tmp
 
 def test_rows_above_the_budget_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("petm._internal.spill.ScratchFile", None)
-    with row_store(10, 3, torch.float32, budget=120, folder=tmp_path / "absent") as store:
+    with closing(RowStore(10, 3, torch.float32, budget=120, folder=tmp_path / "absent")) as store:
         store.write(0, torch.ones(10, 3))
-    with pytest.raises(TypeError), row_store(10, 3, torch.float32, budget=119, folder=tmp_path):
+    with pytest.raises(TypeError), closing(RowStore(10, 3, torch.float32, budget=119, folder=tmp_path)):
         pass
 
 
 def test_what_is_read_belongs_to_the_reader(tmp_path: Path) -> None:
     for budget in (1 << 10, 0):
-        with row_store(2, 3, torch.float32, budget=budget, folder=tmp_path) as store:
+        with closing(RowStore(2, 3, torch.float32, budget=budget, folder=tmp_path)) as store:
             store.write(0, torch.zeros(2, 3))
             store.read([1]).fill_(7)
             assert not store.read([1]).any()

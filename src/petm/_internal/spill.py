@@ -6,10 +6,9 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from petm.errors import RunError
 
@@ -89,21 +88,8 @@ def _read_at(descriptor: int, buffer: Any, position: int) -> int:
     return len(content)
 
 
-class RowStore(Protocol):
-    """Storage for ``N`` rows of ``F`` numbers."""
-
-    def write(self, start: int, rows: "Tensor") -> None:
-        """Writes rows ``(n, F)``, on any device and of any float type, from row ``start`` on."""
-
-    def read(self, indices: "Sequence[int] | Tensor") -> "Tensor":
-        """Returns the rows at ``indices``, ``(n, F)``, in that order, on the CPU."""
-
-
-@contextmanager
-def row_store(
-    samples: int, width: int, dtype: "torch.dtype", *, budget: int, folder: str | Path | None = None
-) -> Iterator[RowStore]:
-    """Yields storage for rows of features during the block.
+class RowStore:
+    """Storage for ``N`` rows of ``F`` numbers, in memory or in a temporary file.
 
     Args:
         samples: Number of rows ``N``.
@@ -115,49 +101,43 @@ def row_store(
     Raises:
         RunError: The folder has no room for the file, which is reserved as a whole.
     """
-    import torch
 
-    size = dtype.itemsize * samples * width
-    if size <= budget:
-        yield _InMemory(torch.empty(samples, width, dtype=dtype))
-        return
-    cure = "Free space, name another cache_folder, or raise cache_budget to keep them in memory."
-    file = ScratchFile(f"{size:,} bytes of features", cure, folder=folder, reserve=size)
-    try:
-        yield _InFile(file, width, dtype)
-    finally:
-        file.close()
-
-
-class _InMemory:
-    def __init__(self, rows: "Tensor") -> None:
-        self.rows = rows
-
-    def write(self, start: int, rows: "Tensor") -> None:
-        self.rows[start : start + len(rows)] = rows
-
-    def read(self, indices: "Sequence[int] | Tensor") -> "Tensor":
+    def __init__(
+        self, samples: int, width: int, dtype: "torch.dtype", *, budget: int, folder: str | Path | None = None
+    ) -> None:
         import torch
 
-        return self.rows[torch.as_tensor(indices, dtype=torch.int64)]
-
-
-class _InFile:
-    def __init__(self, file: ScratchFile, width: int, dtype: "torch.dtype") -> None:
-        self.file, self.width, self.dtype = file, width, dtype
-        self.row_bytes = width * dtype.itemsize
+        self._row_bytes = dtype.itemsize * width
+        size = samples * self._row_bytes
+        self._file: ScratchFile | None = None
+        if size > budget:
+            cure = "Free space, name another cache_folder, or raise cache_budget to keep them in memory."
+            self._file = ScratchFile(f"{size:,} bytes of features", cure, folder=folder, reserve=size)
+        self._rows = torch.empty(0 if self._file else samples, width, dtype=dtype)
 
     def write(self, start: int, rows: "Tensor") -> None:
-        self.file.write(start * self.row_bytes, _bytes_of(rows.to("cpu", self.dtype).contiguous()))
+        """Writes rows ``(n, F)``, on any device and of any float type, from row ``start`` on."""
+        if self._file is None:
+            self._rows[start : start + len(rows)] = rows
+        else:
+            self._file.write(start * self._row_bytes, _bytes_of(rows.to("cpu", self._rows.dtype).contiguous()))
 
     def read(self, indices: "Sequence[int] | Tensor") -> "Tensor":
+        """Returns the rows at ``indices``, ``(n, F)``, in that order, on the CPU."""
         import torch
 
-        wanted: list[int] = torch.as_tensor(indices, dtype=torch.int64).tolist()
-        rows = torch.empty(len(wanted), self.width, dtype=self.dtype)
-        for index, row in zip(wanted, _bytes_of(rows), strict=True):
-            self.file.read_into(index * self.row_bytes, row)
+        wanted = torch.as_tensor(indices, dtype=torch.int64)
+        if self._file is None:
+            return self._rows[wanted]
+        rows = self._rows.new_empty(len(wanted), self._rows.shape[1])
+        for index, row in zip(wanted.tolist(), _bytes_of(rows), strict=True):
+            self._file.read_into(index * self._row_bytes, row)
         return rows
+
+    def close(self) -> None:
+        """Removes the file, if there is one."""
+        if self._file is not None:
+            self._file.close()
 
 
 def _bytes_of(rows: "Tensor") -> "NDArray[np.uint8]":

@@ -7,7 +7,7 @@ place of what its own prefix would compute, while that prefix runs on an empty b
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from petm._internal.distributed import group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
-from petm._internal.spill import RowStore, give_back_blocks, row_store
+from petm._internal.spill import RowStore, give_back_blocks
 from petm.adapter.lora import AdaptedLayer
 from petm.adapter.model import AdaptedModel
 from petm.adapter.passes import Arguments, Pass
@@ -209,7 +209,7 @@ def cached_features(
         adapted: The base model with its adapters, the first of which is set to learn; ``alone`` of what is yielded sets
             another.
         data: ``N`` samples.
-        budget: Bytes of memory for the features; larger ones go into a temporary file (`row_store`), removed at
+        budget: Bytes of memory for the features; larger ones go into a temporary file (`RowStore`), removed at
             the end. 0 caches nothing.
         folder: Where that file goes; absent takes the system's folder for temporary files.
         precision: In which the features are held; bfloat16 takes half the memory, for a training in bfloat16.
@@ -228,7 +228,7 @@ def cached_features(
         yield fast, data
         return
     own = own_share(data)
-    with row_store(len(own), student.width, _DTYPES[precision], budget=budget, folder=folder) as rows:
+    with closing(RowStore(len(own), student.width, _DTYPES[precision], budget=budget, folder=folder)) as rows:
         start = 0
         give_back_blocks()
         with torch.no_grad(), track("features", len(own)) as progress:
