@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 Call = Callable[[], object]
@@ -112,14 +112,6 @@ class _Counted(TorchDispatchMode):
         return answer
 
 
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_backward_flop_count(gradient, query, key, value))
-
-
 def _fused_layer(x: Any, *others: Any, **__: Any) -> int:
     """PyTorch's fused transformer layers: all their matrices, and the attention between positions."""
     samples, length, width = map(int, x)
@@ -127,12 +119,20 @@ def _fused_layer(x: Any, *others: Any, **__: Any) -> int:
     return int(2 * samples * length * matrices + 4 * samples * length**2 * width)
 
 
-_ON_CPU = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    torch.ops.aten._transformer_encoder_layer_fwd: _fused_layer,
-    torch.ops.aten._native_multi_head_attention: _fused_layer,
+_aten = torch.ops.aten
+_FORMULAS: dict[Any, Any] = FlopCounterMode(
+    display=False,
+    custom_mapping={
+        _aten._transformer_encoder_layer_fwd: _fused_layer,
+        _aten._native_multi_head_attention: _fused_layer,
+    },
+).flop_registry
+_FORMULAS |= {
+    unknown: _FORMULAS[known]
+    for unknown, known in {
+        _aten.addmm_: _aten.addmm,
+        # PyTorch's counter has the attention kernels of CUDA alone.
+        _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
+        _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
+    }.items()
 }
-"""Formulas that PyTorch's counter lacks: it has the attention kernels of CUDA alone."""
-_FORMULAS: dict[Any, Any] = FlopCounterMode(display=False, custom_mapping=_ON_CPU).flop_registry
-_FORMULAS |= {torch.ops.aten.addmm_: _FORMULAS[torch.ops.aten.addmm]}
