@@ -51,46 +51,37 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Bar]:
         total: Number of steps.
         done: Steps of an earlier, interrupted run.
     """
-    progress, task = _open(title, total, done)
+    with _lock:
+        progress = _shown[0][0] if _shown else _new_display()
+        task = progress.add_task(title, total=total, completed=done, figures="")
+        _shown.append((progress, task))
     try:
         yield Bar(progress, task)
     finally:
-        _close(progress, task)
+        with _lock:
+            state: Any = next(entry for entry in progress.tasks if entry.id == task)
+            progress.remove_task(task)
+            _shown.remove((progress, task))
+            if not _shown:
+                progress.stop()
+        if (state.elapsed or 0.0) > 2:
+            line = f"{state.description:<24} {state.elapsed:6.1f} s  {state.fields['figures']}"
+            console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
-def _open(title: str, total: int, done: int) -> tuple[Progress, TaskID]:
-    """Adds a bar to the display, which is created with the first one."""
-    with _lock:
-        if _shown:
-            progress = _shown[0][0]
-        else:
-            progress = Progress(
-                TextColumn("{task.description:<24}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(compact=True),
-                console=console,
-                transient=True,
-                redirect_stdout=False,
-                # Without a terminal rich would leave an empty line for every bar.
-                disable=not (console.is_interactive or console.is_jupyter),
-            )
-            progress.start()
-        task = progress.add_task(title, total=total, completed=done, figures="")
-        _shown.append((progress, task))
-        return progress, task
-
-
-def _close(progress: Progress, task: TaskID) -> None:
-    """Removes the bar, and with the last one the display; a long task leaves a line."""
-    with _lock:
-        state: Any = next(entry for entry in progress.tasks if entry.id == task)
-        progress.remove_task(task)
-        _shown.remove((progress, task))
-        if not _shown:
-            progress.stop()
-    if (state.elapsed or 0.0) > 2:
-        line = f"{state.description:<24} {state.elapsed:6.1f} s  {state.fields['figures']}"
-        console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
+def _new_display() -> Progress:
+    progress = Progress(
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        # Without a terminal rich would leave an empty line for every bar.
+        disable=not (console.is_interactive or console.is_jupyter),
+    )
+    progress.start()
+    return progress
