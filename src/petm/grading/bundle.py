@@ -10,7 +10,6 @@ my.petm/
 """
 
 import os
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -30,40 +29,36 @@ from petm.models.loading import load_model, load_weights, save_weights, weights_
 def write_bundle(
     path: str | Path, adapted: AdaptedModel, manifest: Manifest, *, card: str, include_base: bool, overwrite: bool
 ) -> None:
-    """Writes a bundle: whole, or not at all.
+    """Writes a bundle as `petm.grading.grader.Grader.save` does, with ``card`` as its ``README.md``.
 
-    Args:
-        path: The folder to make.
-        adapted: The base model with its adapter.
-        manifest: The manifest without the hashes of the files, which are added here.
-        card: The text of ``README.md``.
-        include_base: Whether to add the base model's weights.
-        overwrite: Whether to replace an existing bundle.
-
-    Raises:
-        RunError: ``path`` exists and must not be replaced, or the disk is full.
+    The hashes of the files are added to the manifest here.
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as draft:
+            folder, old = Path(draft, "new"), Path(draft, "old")
+            folder.mkdir()
+            save_adapter(adapted, folder)
+            write_text(folder / CARD, card)
+            if include_base:
+                save_weights(adapted.base, folder / BASE)
+            held = (file for file in sorted(folder.rglob("*")) if file.is_file())
+            files = {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in held}
+            write_manifest(folder, replace(manifest, files=files))
+            try:
+                if path.exists():
+                    os.replace(path, old)
+                os.replace(folder, path)
+            except BaseException:
+                if old.exists() and not path.exists():
+                    os.replace(old, path)
+                raise
     except OSError as error:
-        raise RunError(f"{path}: could not be written ({error.strerror}). Choose another folder.") from error
-    try:
-        save_adapter(adapted, folder)
-        write_text(folder / CARD, card)
-        if include_base:
-            save_weights(adapted.base, folder / BASE)
-        held = (file for file in sorted(folder.rglob("*")) if file.is_file())
-        files = {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in held}
-        write_manifest(folder, replace(manifest, files=files))
-        folder.chmod(0o755)
-        _swap(folder, path)
-    except OSError as error:
-        raise RunError(f"{path}: could not be written ({error.strerror}). Free space.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise RunError(
+            f"{path}: could not be written ({error.strerror}). Free space or choose another folder."
+        ) from error
 
 
 def read_bundle(
@@ -73,18 +68,10 @@ def read_bundle(
     weights: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[AdaptedModel, Manifest]:
-    """Returns the base model with its adapter, and the manifest.
+    """Returns the base model with its adapter, and the manifest; arguments and errors as `petm.grading.grader.load`.
 
-    Args:
-        path: The bundle.
-        model: The base model. Absent, the factory named in the manifest builds it, with the weights in ``weights``,
-            else in the bundle, else where the manifest says.
-        weights: The base model's weights file, if it has moved.
-        trust_remote_code: As in `petm.models.loading.load_model`; never stored in a bundle.
-
-    Raises:
-        BundleError: As `read_manifest`; or the base model's weights are not those that the adapter was fitted to.
-        ModelError: The base model cannot be built.
+    Without ``model``, the manifest's factory builds it, with ``weights``, else those in the bundle, else those that the
+    manifest names.
     """
     path, manifest = Path(path), read_manifest(path)
     described = manifest.origin.model
@@ -108,21 +95,3 @@ def read_bundle(
     if manifest.split_point is not None:
         adapted.remembered = from_json(Record(manifest.split_point, f"{path}: {MANIFEST}, adapter, split_point"))
     return adapted, manifest
-
-
-def _swap(folder: Path, path: Path) -> None:
-    """Moves ``folder`` to ``path``; what was there is removed once the new one is in place."""
-    if not path.exists():
-        os.replace(folder, path)
-        return
-    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-    try:
-        os.replace(path, old)
-        os.replace(folder, path)
-    except BaseException:
-        if path.exists():
-            old.rmdir()
-        else:
-            os.replace(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
