@@ -1,5 +1,6 @@
 """Counts of graded production data by window, with labels and a histogram of suspicion, in constant memory."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -96,7 +97,7 @@ def read_production(
         raise ArgumentError(f"window: expected at least 1 row, got {window}.")
     bins = len(profile.edges) + 1 if profile else 0
     found = Production([], LabelledCounts(threshold), np.zeros((2, bins), np.int64))
-    uses: dict[Place, int] = {}
+    uses: Counter[Place] = Counter()
     for path in paths:
         if window is None:
             _open_window(found, str(path), bins)
@@ -119,15 +120,14 @@ def _open_window(found: Production, name: str, bins: int) -> None:
 
 def _cut(batch: pa.RecordBatch, found: Production, window: int | None, bins: int) -> Iterator[pa.RecordBatch]:
     """Yields the rows of a batch, cut where windows end, and opens the windows."""
-    start = 0
-    while start < len(batch):
-        length = len(batch) - start
+    while len(batch):
+        length = len(batch)
         if window is not None:
             if not found.windows or found.windows[-1].rows == window:
                 _open_window(found, str(window * len(found.windows)), bins)
-            length = min(length, window - found.windows[-1].rows)
-        yield batch.slice(start, length)
-        start += length
+            length = window - found.windows[-1].rows
+        yield batch.slice(0, length)
+        batch = batch.slice(length)
 
 
 def _count(
@@ -135,7 +135,7 @@ def _count(
     found: Production,
     profile: SuspicionProfile | None,
     labels: dict[Place, int],
-    uses: dict[Place, int],
+    uses: Counter[Place],
     path: str | Located,
 ) -> None:
     window, true_labels = found.windows[-1], _known(rows, labels, uses) if labels else rows["true_label"]
@@ -145,8 +145,8 @@ def _count(
     window.unreadable += len(rows) - len(table)
     if not len(table):
         return
-    predicted, suspicion = _whole(table, "label", path, np.int64), _whole(table, "suspicion", path, np.float64)
-    trusted = _trusted(table, predicted, suspicion, found.labelled.threshold, path)
+    trusted = _trusted(table, found.labelled.threshold, path)
+    predicted, suspicion = table["label"].to_numpy(), table["suspicion"].to_numpy()
     window.suspects += int((~trusted).sum())
     probability = table["probability"].to_numpy()
     window.probability += float(np.nansum(probability))
@@ -163,41 +163,24 @@ def _count(
             found.among_trusted[row] += profile.counts(suspicion[chosen])
 
 
-def _known(rows: pa.RecordBatch, labels: dict[Place, int], uses: dict[Place, int]) -> pa.Array:
+def _known(rows: pa.RecordBatch, labels: dict[Place, int], uses: Counter[Place]) -> pa.Array:
     """The true labels of some rows; those in ``labels`` override the others."""
-    places = zip(rows["input"].to_pylist(), rows["row"].to_pylist(), strict=True)
-    told = []
-    for place, held in zip(places, rows["true_label"].to_pylist(), strict=True):
-        if place in labels:
-            uses[place] = uses.get(place, 0) + 1
-        told.append(labels.get(place, held))
-    return pa.array(told, pa.int64())
+    places = list(zip(rows["input"].to_pylist(), rows["row"].to_pylist(), strict=True))
+    uses.update(place for place in places if place in labels)
+    held = rows["true_label"].to_pylist()
+    return pa.array(map(labels.get, places, held), pa.int64())
 
 
-def _whole(table: pa.Table, name: str, path: str | Located, kind: type[np.generic]) -> NDArray[np.generic]:
-    """A column without a null."""
-    if table[name].null_count:
-        raise DataError(
-            f"{path}: expected a {name} in each graded row, got none in {table[name].null_count}. Grade again."
-        )
-    values: NDArray[np.generic] = table[name].to_numpy().astype(kind)
-    return values
-
-
-def _trusted(
-    table: pa.Table,
-    predicted: NDArray[np.generic],
-    suspicion: NDArray[np.generic],
-    threshold: Threshold,
-    path: str | Located,
-) -> NDArray[np.bool_]:
+def _trusted(table: pa.Table, threshold: Threshold, path: str | Located) -> NDArray[np.bool_]:
     """The grades, after checking them against the threshold."""
+    for name in ("label", "suspicion"):
+        if absent := table[name].null_count:
+            raise DataError(f"{path}: expected a {name} in each graded row, got none in {absent}. Grade again.")
     told = np.asarray(pc.equal(table["grade"], GRADE_NAMES[0]).to_numpy(), bool)
     try:
-        expected = threshold.trusts(suspicion, predicted)
+        other = np.flatnonzero(told != threshold.trusts(table["suspicion"].to_numpy(), table["label"].to_numpy()))
     except ArgumentError as error:
         raise DataError(f"{path}: expected grades by this bundle, got others ({error})") from error
-    other = np.flatnonzero(told != expected)
     if len(other):
         first = table.slice(int(other[0]), 1).to_pylist()[0]
         raise DataError(
