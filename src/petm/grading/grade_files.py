@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from petm._internal.files import fingerprint, write_atomically
 from petm._internal.progress import track
 from petm._internal.storage import Located, RemotePath
@@ -20,7 +23,7 @@ from petm.data.reader import Reader
 from petm.data.sources import Source
 from petm.errors import DataError, RunError
 from petm.grading.grade_table import GRADE_SUFFIXES, SCHEMA
-from petm.grading.stream import Graded, GradesBatches, Place, grade_stream
+from petm.grading.stream import AnyGrader, Graded, Place, grade_stream
 from petm.grading.summary import Summary
 from petm.models import BATCH_SIZE
 from petm.training.run_folder import forget_finished, open_run
@@ -49,7 +52,7 @@ def parts_folder(path: Path) -> Path:
 
 
 def grade_files(
-    grader: GradesBatches,
+    grader: AnyGrader,
     sources: Sequence[Source],
     reader: Reader,
     output: Path,
@@ -107,8 +110,6 @@ def grade_files(
 def write_tables(path: Path, kind: str, tables: Iterator[Any]) -> None:
     """Writes tables of `SCHEMA` one after the other into a file of kind ``.parquet``, ``.csv`` or ``.jsonl``."""
     if kind == ".parquet":
-        import pyarrow.parquet as pq
-
         with pq.ParquetWriter(path, SCHEMA) as writer:
             for table in tables:
                 writer.write_table(table)
@@ -134,8 +135,6 @@ class _Parts:
     """The parts in a folder, and the rows of the next one; ``after`` is the place behind those written."""
 
     def __init__(self, folder: Path) -> None:
-        import pyarrow.parquet as pq
-
         self.folder = folder
         self.rows, self.after = 0, Place()
         for path in self._paths():
@@ -155,9 +154,6 @@ class _Parts:
 
     def close(self) -> None:
         """Writes the waiting rows."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         if self._waiting:
             self.after = self._waiting[-1].after
             table = pa.concat_tables([each.table for each in self._waiting])
@@ -169,8 +165,6 @@ class _Parts:
 
     def tables(self, summary: Summary) -> Iterator[Any]:
         """Yields the parts in their order, and adds each to the summary."""
-        import pyarrow.parquet as pq
-
         for path in self._paths():
             table = pq.read_table(path, schema=SCHEMA).replace_schema_metadata(None)
             summary.add(table)

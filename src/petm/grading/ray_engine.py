@@ -13,13 +13,13 @@ from petm._internal.storage import Located, RemotePath, for_arrow
 from petm.data.reader import Reader
 from petm.data.sources import Source
 from petm.errors import DataError, RunError
-from petm.grading.stream import GradesBatches, grade_stream
+from petm.grading.stream import AnyGrader, grade_stream
 from petm.models import BATCH_SIZE
 
 PIECE, _SHARES = 1 << 12, 16
 """Least number of inputs in a piece, which a lost worker repeats; and about the largest number of pieces a worker."""
 
-Open = Callable[[], tuple[GradesBatches, Reader]]
+Open = Callable[[], tuple[AnyGrader, Reader]]
 """Opens the grader and the reader of its inputs, once a worker; their files must exist on every machine."""
 
 

@@ -3,30 +3,23 @@
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from petm.data.labels import class_number
 from petm.data.reader import Reader, Readings
 from petm.data.sources import Rows, Source
 from petm.errors import DataError
 from petm.grading.grade_table import grade_table
-from petm.grading.grades import Batch, Grades
-from petm.grading.provenance import Origin
 from petm.models import BATCH_SIZE
+
+if TYPE_CHECKING:
+    from petm.grading.grader import Grader
+    from petm.grading.onnx_grader import OnnxGrader
+
+AnyGrader: TypeAlias = "Grader | OnnxGrader"
 
 _AHEAD = 2
 """Batches that are read ahead of the model."""
-
-
-class GradesBatches(Protocol):
-    """A `petm.grading.grader.Grader` or `petm.grading.onnx_grader.OnnxGrader`."""
-
-    @property
-    def origin(self) -> Origin:
-        """Where the base model comes from, with its class names."""
-
-    def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch."""
 
 
 class Place(NamedTuple):
@@ -44,7 +37,7 @@ class Graded(NamedTuple):
 
 
 def grade_stream(
-    grader: GradesBatches,
+    grader: AnyGrader,
     sources: Sequence[Source],
     reader: Reader,
     *,
