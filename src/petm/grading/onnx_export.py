@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,6 @@ def _put_in_place(draft: Path, path: Path, difference: float) -> Exported:
     if len(drafts) > 1:
         path.unlink(missing_ok=True)  # a crash must not leave a graph with another one's weights
     for file in drafts:
-        write_atomically(path.with_name(file.name), lambda temporary, file=file: os.replace(file, temporary))  # type: ignore[misc]
+        write_atomically(path.with_name(file.name), partial(os.replace, file))
     files = tuple(path.with_name(file.name) for file in reversed(drafts))
     return Exported(files, sum(file.stat().st_size for file in files), difference)

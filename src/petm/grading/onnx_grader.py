@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,6 @@ FORMAT_VERSION = 2
 PREFIX = "petm."
 """Prefix of the keys in a graph's metadata; the values are JSON."""
 
-Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
-
 
 class Answer(NamedTuple):
     """The outputs of the graph, in its order and under its names: four of shape ``(N,)``, and logits ``(N, K)``."""
@@ -48,7 +46,7 @@ class OnnxGrader:
 
     Args:
         path: The ``.onnx`` file.
-        providers: onnxruntime's execution providers in order of preference: names, or pairs of name and options.
+        providers: Names of onnxruntime's execution providers, in order of preference.
         threads: CPU threads of one pass; absent means ``OMP_NUM_THREADS``, or else one for each core.
 
     Attributes:
@@ -67,15 +65,14 @@ class OnnxGrader:
     """
 
     def __init__(
-        self, path: str | Path, *, providers: Sequence[Provider] = ("CPUExecutionProvider",), threads: int | None = None
+        self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
     ) -> None:
         self.path = Path(path)
         self._session = _open_session(self.path, providers, threads)
         metadata = _read_metadata(self.path, self._session)
         self.threshold, self.score = Threshold.from_json(metadata.record("threshold")), metadata.text("score")
-        self.origin = Origin(
-            ModelOrigin(classes=metadata.texts("classes")), InputOrigin.from_json(metadata.record("inputs"))
-        )
+        inputs = InputOrigin.from_json(metadata.record("inputs"))
+        self.origin = Origin(ModelOrigin(classes=metadata.texts("classes")), inputs)
         self.measured: Mapping[str, Json] = metadata.free("measured")
         self.fingerprint = metadata.text("fingerprint")
         self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
@@ -94,23 +91,21 @@ class OnnxGrader:
             DataError: There is no sample, or one holds NaN or infinity.
             ModelError: The graph cannot take the inputs.
         """
-        read: Callable[[range], Any]
-        if isinstance(x, np.ndarray):
-            total, source, read = len(x), "inputs", lambda rows: x[rows.start : rows.stop]
-        else:
-            data = as_inputs(x)
-            total, source, read = len(data), data.source, data.inputs
+        data = x if isinstance(x, np.ndarray) else as_inputs(x)
+        source, total = getattr(data, "source", "inputs"), len(data)
         if not total:
             raise DataError(f"{source}: expected at least one sample, got none.")
         parts = []
         with track("grade", total) as progress:
             for start in range(0, total, batch_size):
-                rows = range(start, min(start + batch_size, total))
-                inputs = _as_array(read(rows))
+                stop = min(start + batch_size, total)
+                inputs = _as_array(
+                    data[start:stop] if isinstance(data, np.ndarray) else data.inputs(range(start, stop))
+                )
                 if not np.isfinite(inputs).all():
                     raise DataError(f"{source}, samples from {start}: expected finite values, got NaN or infinity.")
                 parts.append(self.run(inputs))
-                progress.advance(len(rows))
+                progress.advance(len(inputs))
         return _grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
 
     def grade_batch(self, x: Batch) -> Grades:
@@ -153,11 +148,11 @@ def _as_array(x: Any) -> NDArray[np.float32]:
     return values.astype(np.float32, copy=False)
 
 
-def _open_session(path: Path, providers: Sequence[Provider], threads: int | None) -> Any:
+def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> Any:
     (onnxruntime,) = import_extra("onnx", "onnxruntime")
     available = onnxruntime.get_available_providers()
     # onnxruntime itself would ignore a provider that it lacks.
-    absent = [name for name in (p if isinstance(p, str) else p[0] for p in providers) if name not in available]
+    absent = [name for name in providers if name not in available]
     if absent or not providers:
         raise ArgumentError(
             f"providers: expected some of {', '.join(available)}, got {', '.join(absent) or 'none'}. "
