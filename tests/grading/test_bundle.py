@@ -24,7 +24,7 @@ from petm.adapter.one_pass import dual_logits
 from petm.adapter.split_point import split_point_of, to_json
 from petm.errors import BundleError, RunError
 from petm.grading.bundle import read_bundle, write_bundle
-from petm.grading.manifest import FORMAT_VERSION, Manifest, MemberRecord, read_manifest
+from petm.grading.manifest import Manifest, MemberRecord, read_manifest
 from petm.grading.provenance import Origin
 from petm.models.loading import weights_fingerprint
 from petm.selective.probability import ErrorProbability
@@ -98,7 +98,6 @@ def test_a_bundle_is_read_back(bundle: Path, model: nn.Module, adapted: AdaptedM
     for alpha in (0.0, 1.0):
         assert torch.equal(found(images(4), alpha=alpha), adapted(images(4), alpha=alpha))
     assert manifest.origin.settings == {"é": [1.5]}
-    assert manifest.format_version == FORMAT_VERSION
     assert manifest.target == MaxRisk(0.02, per="class")
     assert manifest.probability == ErrorProbability("isotonic", 0.01, 0, 0, (0.0, 0.5), (0.1, 0.9), {"logistic": 0.2})
     base = load_file(bundle / "base.safetensors")

@@ -60,6 +60,10 @@ class Record:
             self._refuse(name, "a text", value)
         return value
 
+    def text_or_none(self, name: str) -> str | None:
+        """Returns a text, or None where the entry is absent or null."""
+        return self.text(name) if self.has(name) else None
+
     def whole(self, name: str, *, least: int = 0, most: int = 2**63 - 1) -> int:
         """Returns a whole number within a range."""
         value = self.content.get(name)

@@ -16,8 +16,6 @@ from petm.selective.targets import Target, target_from_json, target_to_json
 from petm.selective.thresholds import Threshold
 
 FORMAT, FORMAT_VERSION = "petm bundle", 3
-READABLE = (2, 3)
-"""Versions that can be read. Version 2 had no target, and another form of the split point, which is searched again."""
 MANIFEST, BASE, CARD = "petm.json", "base.safetensors", "README.md"
 _HASH = re.compile("[0-9a-f]{64}")
 _MOST_MEMBERS = 64
@@ -45,7 +43,6 @@ class Manifest:
         cascade_threshold: 1 minus the greatest probability from which on a second opinion is computed, in [0, 1].
         versions: Versions of Python and of the libraries.
         files: SHA-256 of each file of the bundle, by its path in the folder.
-        format_version: The bundle's version.
     """
 
     origin: Origin
@@ -63,7 +60,6 @@ class Manifest:
     measured: Mapping[str, Json]
     versions: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Json]:
         """Returns the manifest in JSON's types, as in ``petm.json`` and ``petm inspect --json``."""
@@ -71,7 +67,7 @@ class Manifest:
         found: dict[str, Json] = plain(
             {
                 "format": FORMAT,
-                "format_version": self.format_version,
+                "format_version": FORMAT_VERSION,
                 "model": {**model, "fingerprint": self.fingerprint, "parameters": self.parameters},
                 "adapter": {
                     "layers": self.layers,
@@ -124,7 +120,6 @@ class Manifest:
             record.free("measured"),
             {name: versions.text(name) for name in versions.content},
             {_inside(record, name): _hash(files, name) for name in files.content},
-            record.whole("format_version"),
         )
 
 
@@ -149,7 +144,7 @@ def read_manifest(path: str | Path) -> Manifest:
     version = record.content.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or record.content.get("format") != FORMAT:
         raise BundleError(f"{path}: expected a petm bundle, got a {MANIFEST} of another kind.")
-    if version not in READABLE:
+    if version != FORMAT_VERSION:
         step = "Upgrade petm to read it" if version > FORMAT_VERSION else "Fit again"
         raise BundleError(f"{path}: expected bundle version {FORMAT_VERSION}, got {version}. {step}.")
     held = {name: value for name, value in record.content.items() if name != "checksum"}

@@ -35,9 +35,8 @@ class ModelOrigin:
     @classmethod
     def from_json(cls, record: Record) -> "ModelOrigin":
         """Returns the origin from a manifest; raises BundleError where an entry breaks its rule."""
-        reference, weights = (record.text(name) if record.has(name) else None for name in ("reference", "weights"))
-        classes = record.texts("classes") if record.has("classes") else ()
-        return cls(reference, record.free("arguments"), weights, classes)
+        reference, weights = record.text_or_none("reference"), record.text_or_none("weights")
+        return cls(reference, record.free("arguments"), weights, record.texts("classes"))
 
 
 @dataclass(frozen=True)
@@ -70,20 +69,16 @@ class InputOrigin:
     @classmethod
     def from_json(cls, record: Record) -> "InputOrigin":
         """Returns the origin from a manifest; raises BundleError where an entry breaks its rule."""
-
-        def text(name: str) -> str | None:
-            return record.text(name) if record.has(name) else None
-
         sides = record.numbers("size") if record.has("size") else ()
         if len(sides) not in (0, 2) or not all(side in range(1, _LONGEST_SIDE) for side in sides):
             raise BundleError(f"{record.place}, size: expected height and width in pixels, got {sides}.")
         return cls(
             (int(sides[0]), int(sides[1])) if sides else None,
             record.whole("channels", least=1, most=3) if record.has("channels") else None,
-            text("processor"),
-            text("text_column"),
+            record.text_or_none("processor"),
+            record.text_or_none("text_column"),
             record.whole("length", least=1) if record.has("length") else None,
-            text("fingerprint"),
+            record.text_or_none("fingerprint"),
         )
 
 
