@@ -55,19 +55,15 @@ class RemotePath:
 
     def exists(self) -> bool:
         """Returns whether it exists."""
-        from pyarrow.fs import FileType
-
-        return bool(self._info().type != FileType.NotFound)
+        return bool(self.info().type.name != "NotFound")
 
     def is_dir(self) -> bool:
         """Returns whether it is a folder."""
-        from pyarrow.fs import FileType
-
-        return bool(self._info().type == FileType.Directory)
+        return bool(self.info().type.name == "Directory")
 
     def is_file(self) -> bool:
         """Returns whether it is a file."""
-        return bool(self._info().is_file)
+        return bool(self.info().is_file)
 
     def read_bytes(self) -> bytes:
         """Returns the content of a file."""
@@ -100,12 +96,8 @@ class RemotePath:
             ]
         return [place for place, _ in found]
 
-    def identity(self) -> str:
-        """Returns address, size and time of change."""
-        info = self._info()
-        return f"{self} {info.size} {info.mtime_ns}"
-
-    def _info(self) -> Any:
+    def info(self) -> Any:
+        """Returns Arrow's ``FileInfo``."""
         try:
             return self.filesystem.get_file_info(self.key)
         except OSError as error:
@@ -164,7 +156,8 @@ def for_arrow(place: Located) -> tuple[str, Any]:
 def identity_of(place: Located) -> str:
     """Returns path, size and time of change of a file; raises OSError or DataError without one."""
     if isinstance(place, RemotePath):
-        return place.identity()
+        info = place.info()
+        return f"{place} {info.size} {info.mtime_ns}"
     state = place.stat()
     return f"{place} {state.st_size} {state.st_mtime_ns}"
 
