@@ -54,6 +54,9 @@ def grade_table(
         reasons: Why an input could not be read, None for a readable one; absent if all are readable.
         true_labels: True labels, None where unknown.
     """
+    if grades is None:
+        none, nothing = np.empty(0, np.int64), np.empty(0)
+        grades = Grades(none, none, nothing, nothing, np.empty(0, bool))
     why = list(reasons) if reasons is not None else [None] * len(inputs)
     read = np.array([reason is None for reason in why], dtype=bool)
 
@@ -66,21 +69,17 @@ def grade_table(
     def named(labels: Any) -> list[str]:
         return [classes[label] if label < len(classes) else str(label) for label in labels.tolist()]
 
-    none: Any = np.empty(0, np.int64)
-    labels, second = (grades.labels, grades.second) if grades else (none, none)
-    probability = grades.probability if grades else none.astype(float)
-    verdict = np.where(grades.trusted, *GRADE_NAMES[:2]) if grades else np.empty(0, "<U7")
     return pa.table(
         [
             pa.array(map(_printable, inputs), pa.string()),
             pa.array(rows, pa.int64()),
-            spread(labels, pa.int64()),
-            spread(named(labels), pa.string()),
-            spread(second, pa.int64()),
-            spread(named(second), pa.string()),
-            spread(np.ma.masked_invalid(probability).tolist(), pa.float64()),
-            spread(grades.suspicion if grades else none.astype(float), pa.float64()),
-            spread(verdict.tolist(), pa.string()).fill_null(GRADE_NAMES[2]),
+            spread(grades.labels, pa.int64()),
+            spread(named(grades.labels), pa.string()),
+            spread(grades.second, pa.int64()),
+            spread(named(grades.second), pa.string()),
+            spread(np.ma.masked_invalid(grades.probability).tolist(), pa.float64()),
+            spread(grades.suspicion, pa.float64()),
+            spread(np.where(grades.trusted, *GRADE_NAMES[:2]).tolist(), pa.string()).fill_null(GRADE_NAMES[2]),
             pa.array(why, pa.string()),
             pa.array(true_labels if true_labels is not None else [None] * len(inputs), pa.int64()),
         ],
