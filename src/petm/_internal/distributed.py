@@ -1,4 +1,4 @@
-"""Several processes: rank, shard, all-gather and all-reduce.
+"""Several processes: rank, shard and all-reduce.
 
 Work is sharded only inside `together`, which every process must enter: a program that runs petm in one of its processes
 must not wait for the others. Exchanges raise `RunError` where another process has ended.
@@ -59,10 +59,7 @@ def group() -> Group:
 def together(*, cpu: bool = False) -> Iterator[Group]:
     """Shares the work of a block among the processes that ``torchrun`` or ``accelerate launch`` has started.
 
-    Each of them runs the same block.
-
-    Args:
-        cpu: Whether to work on the CPU even where there is an accelerator.
+    Each of them runs the same block; with ``cpu`` they exchange values on the CPU even where there is an accelerator.
 
     Raises:
         RunError: A process cannot be reached or ends early; or the launch asks for a model in parts, while petm holds
@@ -82,8 +79,7 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
 
     if not distributed.is_initialized():
         with _reaching_others():
-            accelerated = torch.accelerator.is_available() and not cpu
-            accelerator = torch.accelerator.current_accelerator() if accelerated else None
+            accelerator = None if cpu else torch.accelerator.current_accelerator(check_available=True)
             if accelerator is not None:  # makes "cuda" this one
                 torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
             backend = distributed.get_default_backend_for_device(accelerator) if accelerator else "gloo"
@@ -135,42 +131,24 @@ def sum_gradients(parameters: "Iterable[Tensor]") -> None:
 
 
 def gathered(rows: "Tensor", n: int) -> "Tensor":
-    """Returns the rows of all ``n`` samples, in their order, from those of each shard (`Group.own`).
-
-    Args:
-        rows: ``(len(group().own(n)), ...)``, on the CPU.
-        n: Number of all samples.
-    """
+    """Returns the rows of all ``n`` samples, on the CPU, in their order, from those of each shard (`Group.own`)."""
     if not group().shares(n):
         return rows
-    import torch
-
-    count = group().count
-    most = len(range(0, n, count))
-    padded = rows.new_zeros((most, *rows.shape[1:]))
-    padded[: len(rows)] = rows
-    padded = _sent(padded)
-    every = [torch.empty_like(padded) for _ in range(count)]
-    with _reaching_others():
-        torch.distributed.all_gather(every, padded)
-    return torch.stack(every, dim=1).flatten(0, 1)[:n].cpu()
+    whole = rows.new_zeros((n, *rows.shape[1:]))
+    whole[group().rank :: group().count] = rows
+    return _sum(whole)
 
 
 def _sum(values: "Tensor") -> "Tensor":
+    """The sum over all processes, by the device through which they exchange values."""
+    import torch
     from torch import distributed
 
-    summed = _sent(values)
+    accelerator = torch.accelerator.current_accelerator() if distributed.get_backend() != "gloo" else None
+    summed = values.to(accelerator or "cpu")
     with _reaching_others():
         distributed.all_reduce(summed)
     return summed.to(values.device)
-
-
-def _sent(values: "Tensor") -> "Tensor":
-    """The values on the device through which the processes exchange them."""
-    import torch
-
-    accelerator = torch.accelerator.current_accelerator() if torch.distributed.get_backend() != "gloo" else None
-    return values.to(accelerator or "cpu")
 
 
 @contextmanager
