@@ -1,8 +1,9 @@
 """Counted operations: the cost of a call on any machine."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
+from statistics import median
+from timeit import timeit
 from typing import Any
 
 import torch
@@ -17,12 +18,8 @@ Call = Callable[[], object]
 def count_operations(call: Call, model: nn.Module | None = None) -> int:
     """Returns the floating-point operations of the matrix products, convolutions and attentions in a call.
 
-    Backward passes are included; operations by element and memory traffic are not.
-
-    Args:
-        call: The call to run.
-        model: A network that it runs. Linear and recurrent layers unknown to PyTorch's counter, such as quantised ones,
-            are counted by their sizes.
+    Backward passes are included; operations by element and memory traffic are not. Linear and recurrent layers of
+    ``model`` that PyTorch's counter does not know, such as quantised ones, are counted by their sizes.
     """
     return count_along(call, {}, model)[0]
 
@@ -32,7 +29,7 @@ def count_along(
 ) -> tuple[int, dict[str, tuple[int, int]]]:
     """Returns the operations of a call, and for each module the counts before and after its first call.
 
-    Modules come in the order of their calls; those not called are left out. Other arguments as in `count_operations`.
+    Modules come in the order of their calls; those not called are left out. Otherwise as `count_operations`.
     """
     found: dict[str, tuple[int, int]] = {}
     began: dict[str, int] = {}
@@ -87,14 +84,7 @@ def _by_size(module: nn.Module, output: Any) -> int:
 
 def time_ratio(call: Call, other: Call, *, rounds: int = 5) -> float:
     """Returns the median ratio of the times of two calls, made in turn."""
-    ratios = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        call()
-        middle = time.perf_counter()
-        other()
-        ratios.append((middle - start) / (time.perf_counter() - middle))
-    return sorted(ratios)[rounds // 2]
+    return median(timeit(call, number=1) / timeit(other, number=1) for _ in range(rounds))
 
 
 class _Counted(TorchDispatchMode):
