@@ -1,7 +1,7 @@
 """Counts of graded production data by window, with labels and a histogram of suspicion, in constant memory."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,8 +102,12 @@ def read_production(
         if window is None:
             _open_window(found, str(path), bins)
         for batch in read_grades(path, _COLUMNS):
-            for part in _cut(batch, found, window, bins):
-                _count(part, found, profile, labels or {}, uses, path)
+            while len(batch):
+                if window is not None and (not found.windows or found.windows[-1].rows == window):
+                    _open_window(found, str(window * len(found.windows)), bins)
+                length = len(batch) if window is None else window - found.windows[-1].rows
+                _count(batch.slice(0, length), found, profile, labels or {}, uses, path)
+                batch = batch.slice(length)
     if not any(each.rows for each in found.windows):
         raise DataError(f"{', '.join(map(str, paths))}: expected at least one graded row, got none. Grade some inputs.")
     found.matched = len(uses), sum(times > 1 for times in uses.values())
@@ -116,18 +120,6 @@ def _open_window(found: Production, name: str, bins: int) -> None:
             f"window: expected at most {MOST_WINDOWS:,} windows, got more. Take more rows into each (--window)."
         )
     found.windows.append(Window(name, suspicion=np.zeros(bins, np.int64)))
-
-
-def _cut(batch: pa.RecordBatch, found: Production, window: int | None, bins: int) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a batch, cut where windows end, and opens the windows."""
-    while len(batch):
-        length = len(batch)
-        if window is not None:
-            if not found.windows or found.windows[-1].rows == window:
-                _open_window(found, str(window * len(found.windows)), bins)
-            length = window - found.windows[-1].rows
-        yield batch.slice(0, length)
-        batch = batch.slice(length)
 
 
 def _count(
