@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -74,7 +73,7 @@ def grade_on_ray(
         ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
         found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             Worker,
-            fn_constructor_args=(open_grader, batch_size, labelled),
+            fn_constructor_args=(open_grader, {"batch_size": batch_size, "labelled": labelled}),
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
@@ -96,28 +95,24 @@ def grade_on_ray(
 
 
 def _remove(place: Located) -> None:
-    if isinstance(place, RemotePath):
-        if place.is_dir():
-            place.filesystem.delete_dir(place.key)
-        elif place.exists():
-            place.filesystem.delete_file(place.key)
-    elif place.is_dir():
-        shutil.rmtree(place)
-    else:
-        place.unlink(missing_ok=True)
+    from pyarrow.fs import LocalFileSystem
+
+    path, filesystem = for_arrow(place)
+    if place.is_dir():
+        (filesystem or LocalFileSystem()).delete_dir(path)
+    elif place.exists():
+        (filesystem or LocalFileSystem()).delete_file(path)
 
 
 class Worker:
-    """Grades one piece after the other, with the arguments of `grade_on_ray`."""
+    """Grades one piece after the other; ``how`` are arguments of `grade_stream`."""
 
-    def __init__(self, open_grader: Open, batch_size: int, labelled: bool) -> None:
-        self.grader, self.reader = open_grader()
-        self.batch_size, self.labelled = batch_size, labelled
+    def __init__(self, open_grader: Open, how: dict[str, Any]) -> None:
+        (self.grader, self.reader), self.how = open_grader(), how
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[Any]:
         """Yields the rows of the pieces in a batch, as tables."""
-        pieces, size = list(batch["piece"]), self.batch_size
-        for graded in grade_stream(self.grader, pieces, self.reader, batch_size=size, labelled=self.labelled):
+        for graded in grade_stream(self.grader, list(batch["piece"]), self.reader, **self.how):
             yield graded.table
 
 
