@@ -31,21 +31,17 @@ class Record:
         self.content, self.place = content, place
 
     @classmethod
-    def from_file(cls, path: Path, place: str) -> "Record":
-        """Returns the object in a file.
-
-        Raises:
-            FileNotFoundError: There is none.
-            BundleError: It is too long, or no JSON object.
-        """
+    def from_file(cls, path: Path) -> "Record":
+        """Returns the object in a file; raises BundleError where there is none, or it is too long."""
+        place = f"{path.parent}: {path.name}"
         try:
             if path.stat().st_size > LONGEST_FILE:
                 raise BundleError(f"{place}: expected at most {LONGEST_FILE:,} bytes, got {path.stat().st_size:,}.")
             content = json.loads(path.read_text(encoding="utf-8"))
             json.dumps(content, ensure_ascii=False).encode()  # half a character pair cannot be printed
             return cls(content, place)
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            raise BundleError(f"{path.parent}: expected a petm bundle, got no {path.name} in it.") from error
         except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{place}: expected readable JSON, got a damaged file ({error}).") from error
 

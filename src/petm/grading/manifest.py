@@ -137,10 +137,7 @@ def read_manifest(path: str | Path) -> Manifest:
             rule.
     """
     path = Path(path)
-    try:
-        record = Record.from_file(path / MANIFEST, f"{path}: {MANIFEST}")
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: expected a petm bundle, got no {MANIFEST} in it.") from error
+    record = Record.from_file(path / MANIFEST)
     version = record.content.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or record.content.get("format") != FORMAT:
         raise BundleError(f"{path}: expected a petm bundle, got a {MANIFEST} of another kind.")

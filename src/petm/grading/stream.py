@@ -1,8 +1,9 @@
 """Grading a stream of inputs: the next batches are read while the model runs."""
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from petm.data.labels import class_number
@@ -86,12 +87,10 @@ def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: Reader) -> Iterator
         return None if rows is None else (rows, reader.read(rows), after)
 
     with ThreadPoolExecutor(1) as thread:
-        waiting: list[Future[tuple[Rows, Readings, Place] | None]] = []
+        waiting = deque(thread.submit(read_next) for _ in range(_AHEAD))
         try:
-            waiting = [thread.submit(read_next) for _ in range(_AHEAD)]
-            while (ready := waiting.pop(0).result()) is not None:
+            while (ready := waiting.popleft().result()) is not None:
                 waiting.append(thread.submit(read_next))
                 yield ready
         finally:
-            for future in waiting:
-                future.cancel()
+            thread.shutdown(cancel_futures=True)

@@ -45,7 +45,7 @@ class Summary:
         for counted in grades.value_counts().to_pylist():
             self.counts[counted["values"]] += counted["counts"]
         if self.labelled:
-            label, true = (_numbers(table, name) for name in ("label", "true_label"))
+            label, true = (table.column(name).fill_null(-1).to_numpy() for name in ("label", "true_label"))
             known = (label >= 0) & (true >= 0)
             suspicion = table.column("suspicion").to_numpy()
             trusted = grades.to_numpy() == GRADE_NAMES[0]
@@ -65,8 +65,3 @@ class Summary:
             auroc(suspicion, wrong) if 0 < wrong.sum() < len(wrong) else None,
             check_guarantee(threshold, trusted, wrong, labels),
         )
-
-
-def _numbers(table: Any, name: str) -> NDArray[np.int64]:
-    """A column of whole numbers, -1 for null."""
-    return np.asarray(table.column(name).fill_null(-1).to_numpy(), np.int64)
