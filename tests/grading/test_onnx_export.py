@@ -243,7 +243,6 @@ def test_same_interface_same_grades(grader: Grader, graph: Path, digits: tuple[D
     assert same.threshold == grader.threshold
     assert same.origin.inputs == grader.origin.inputs
     assert same.origin.model.classes == NAMES
-    assert same.fingerprint == weights_fingerprint(grader.adapted.base)
     assert repr(same) == f"OnnxGrader({str(graph)!r})"
 
 
@@ -307,12 +306,12 @@ def test_providers_that_are_not_there(graph: Path) -> None:
 def test_what_is_there_stays(grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("precious")
-    with pytest.raises(RunError, match=r"model\.onnx: expected no such path yet, got a file\. Choose another name"):
+    with pytest.raises(RunError, match=r"model\.onnx: expected no such file yet\. Choose another name"):
         export_onnx(grader, path)
     (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(RunError, match=r"folder\.onnx: expected no such path yet, got a folder"):
+    with pytest.raises(RunError, match=r"folder\.onnx: expected a file to write, got a folder"):
         export_onnx(grader, tmp_path / "folder.onnx", overwrite=True)
-    with pytest.raises(ArgumentError, match=r"path: expected a name that ends in \.onnx, got .*model\.bin"):
+    with pytest.raises(RunError, match=r"model\.bin: expected a name that ends in \.onnx"):
         export_onnx(grader, tmp_path / "model.bin")
 
     def full(*_: Any, **__: Any) -> None:
@@ -435,7 +434,7 @@ def test_export_then_grade(petm: Any, digits: tuple[Data, ...]) -> None:
 
     code, _, err = petm("export", "my.petm", "-o", "model.onnx")
     assert code == 1
-    assert "model.onnx: expected no such path yet, got a file" in err
+    assert "model.onnx: expected no such file yet" in err
     code, out, err = petm("export", "my.petm", "-o", "model.onnx", "--overwrite", "--example", "more", "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)

@@ -12,6 +12,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from petm.errors import RunError
 
 if TYPE_CHECKING:
@@ -36,12 +38,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except Exception as error:
-        # Besides OSError, safetensors reports a full disk as an error of its own.
-        if isinstance(error, OSError) or type(error).__module__.startswith("safetensors"):
-            reason = getattr(error, "strerror", None) or error
-            raise RunError(f"{path}: could not be written ({reason}). Free space or choose another folder.") from error
-        raise
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path}: could not be written ({reason}). Free space or choose another folder.") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -55,6 +54,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes ``content`` as indented JSON, atomically; raises as `write_atomically` does."""
     write_text(path, json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_new_file(path: Path, *suffixes: str, overwrite: bool) -> None:
+    """Raises `RunError` unless a file of one of these kinds may be written to ``path``."""
+    if path.suffix.lower() not in suffixes:
+        raise RunError(f"{path}: expected a name that ends in {', '.join(suffixes)}. Choose another name.")
+    if path.is_dir():
+        raise RunError(f"{path}: expected a file to write, got a folder. Choose another name.")
+    if path.exists() and not overwrite:
+        raise RunError(f"{path}: expected no such file yet. Choose another name, or overwrite it.")
 
 
 def check_room(folder: Path, size: int, what: str) -> None:
@@ -85,12 +94,9 @@ def sha256_of_file(path: Path) -> str:
 
 
 def fingerprint(parts: "Iterable[str | Tensor]") -> str:
-    """Returns the SHA-256 of a sequence of texts and tensors as 64 hexadecimal digits.
+    """Returns the SHA-256 of texts, and of tensors on any device, as 64 hexadecimal digits.
 
     Each part enters with its kind, shape and length, so that moving a boundary between two parts changes the result.
-
-    Args:
-        parts: Texts, and tensors of any dtype, shape and device.
     """
     digest = hashlib.sha256()
     for part in parts:

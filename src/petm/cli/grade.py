@@ -74,7 +74,7 @@ def grade(
     output = locate(where) if where is not None else None
     file = check_output(output, overwrite=overwrite) if output is not None and engine == "local" else None
     paths = [line for path in inputs for line in (_listed() if path == "-" else [path])]
-    if bundle.suffix != ".onnx":  # a graph is opened quickly
+    if bundle.suffix.lower() != ".onnx":  # a graph is opened quickly
         _expect_inputs(paths)
     grader = open_grader(place, device)
     read_as = inputs_at(grader.origin.inputs, place)

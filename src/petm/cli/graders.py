@@ -33,7 +33,7 @@ def open_grader(place: GraderPlace, device: str, threads: int | None = None) -> 
         UsageError: A graph is given another model, or a device that it cannot run on.
     """
     bundle = place.bundle
-    if bundle.suffix == ".onnx":
+    if bundle.suffix.lower() == ".onnx":
         if place.reference or place.weights:
             raise click.UsageError(f"--model, --weights: expected neither beside {bundle}, which holds the model.")
         if device not in _PROVIDERS:

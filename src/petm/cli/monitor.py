@@ -86,7 +86,7 @@ def monitor(
 
 def _graded_by(bundle: Path) -> tuple["Threshold", Mapping[str, Any], tuple[str, ...]]:
     """Threshold, figures of the fit and class names of a bundle or exported graph."""
-    if bundle.suffix == ".onnx":
+    if bundle.suffix.lower() == ".onnx":
         from petm.grading.onnx_grader import OnnxGrader
 
         graph = OnnxGrader(bundle)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from petm._internal.files import fingerprint, write_atomically
+from petm._internal.files import check_new_file, fingerprint, write_atomically
 from petm._internal.progress import track
 from petm._internal.storage import Located, RemotePath
 from petm.data.reader import Reader
@@ -37,12 +37,7 @@ def check_output(path: Located, *, overwrite: bool) -> Path:
     """Returns the path if grades may be written there, and raises RunError if not; an unfinished run may be there."""
     if isinstance(path, RemotePath):
         raise RunError(f"{path}: expected a file on this machine, got an address. Copy it there, or use --engine ray.")
-    if path.suffix.lower() not in GRADE_SUFFIXES:
-        raise RunError(f"{path}: expected a name that ends in {', '.join(GRADE_SUFFIXES)}. Choose one.")
-    if path.is_dir():
-        raise RunError(f"{path}: expected a file to write, got a folder. Choose another name.")
-    if path.exists() and not overwrite and not parts_folder(path).exists():
-        raise RunError(f"{path}: expected no such file yet. Choose another name, or pass --overwrite to replace it.")
+    check_new_file(path, *GRADE_SUFFIXES, overwrite=overwrite or parts_folder(path).exists())
     return path
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petm._internal.extras import import_extra
-from petm._internal.files import plain, write_atomically
+from petm._internal.files import check_new_file, plain, write_atomically
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import one_tensor
 from petm.errors import ArgumentError, ExportError, PetmError, RunError
@@ -81,14 +81,14 @@ def export_onnx(
         overwrite: Whether to replace an existing file.
 
     Raises:
-        ArgumentError: ``path`` does not end in ``.onnx``, the model is on another device, or an example is needed.
+        ArgumentError: The model is on another device, or an example is needed.
         ExportError: The model cannot be traced, or the graph's answers differ.
         ExtraError: onnx, onnxruntime or onnxscript is not installed.
         ModelError: The model cannot take the inputs.
-        RunError: ``path`` exists, or the disk is full.
+        RunError: ``path`` exists or does not end in ``.onnx``, or the disk is full.
     """
     path = Path(path)
-    _check_target(path, overwrite=overwrite)
+    check_new_file(path, ".onnx", overwrite=overwrite)
     import_extra("onnx", "onnx", "onnxscript", "onnxruntime")
     if (device := device_of(grader.adapted)).type != "cpu":
         raise ArgumentError(f"grader: expected its model on the CPU, got {device}. Call grader.adapted.to('cpu').")
@@ -126,15 +126,6 @@ class _Graph(nn.Module):
         probability = self.probability.as_tensor(suspicion) if self.probability else suspicion * float("nan")
         threshold = self.thresholds[label] if len(self.thresholds) > 1 else self.thresholds
         return label, suspicion, probability, suspicion < threshold, base, second
-
-
-def _check_target(path: Path, *, overwrite: bool) -> None:
-    if path.suffix != ".onnx":
-        raise ArgumentError(f"path: expected a name that ends in .onnx, got {path}. Choose another name.")
-    if path.is_dir():
-        raise RunError(f"{path}: expected no such path yet, got a folder. Choose another name.")
-    if path.exists() and not overwrite:
-        raise RunError(f"{path}: expected no such path yet, got a file. Choose another name, or overwrite it.")
 
 
 def _example(grader: Grader, example: Tensor | NDArray[Any] | None, processor: ImageProcessor | None) -> Tensor:
@@ -241,11 +232,10 @@ def _compare(grader: Grader, draft: Path, x: Tensor) -> float:
     try:
         graph = OnnxGrader(draft)
         batches = [_random(size, tuple(x.shape[1:])) for size in _VERIFIED] + [x]
-        return max(_difference(grader, batch, graph.run(batch.numpy())) for batch in batches)
-    except ExportError:
-        raise
+        answers = [graph.run(batch.numpy()) for batch in batches]
     except Exception as error:
         raise ExportError(f"model: expected a graph that onnxruntime can run, got {_reason(error)}.") from error
+    return max(_difference(grader, batch, answer) for batch, answer in zip(batches, answers, strict=True))
 
 
 def _difference(grader: Grader, x: Tensor, answer: Answer) -> float:

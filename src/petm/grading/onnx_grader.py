@@ -55,7 +55,6 @@ class OnnxGrader:
         score: The name of the suspicion score in `petm.models.scores.SCORES`.
         origin: Class names, and how images are read.
         measured: Figures of the fit, by name.
-        fingerprint: SHA-256 of the base model's weights.
         shape: Shape of one input, ``(C, H, W)`` for images.
 
     Raises:
@@ -74,7 +73,6 @@ class OnnxGrader:
         inputs = InputOrigin.from_json(metadata.record("inputs"))
         self.origin = Origin(ModelOrigin(classes=metadata.texts("classes")), inputs)
         self.measured: Mapping[str, Json] = metadata.free("measured")
-        self.fingerprint = metadata.text("fingerprint")
         self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
 
     def __repr__(self) -> str:
