@@ -11,17 +11,18 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from petm.errors import RunError
 from petm.selective.guarantee import guarantee
-from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json, too_many
+from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json
 from petm.serving.core import Answered, Service
 from petm.serving.documentation import documentation
 from petm.serving.engine import Engine, probabilities
 from petm.serving.guard import FAILED, Guard
-from petm.serving.limits import FORMATS, Limits, Refusal
+from petm.serving.limits import AGAIN, FORMATS, Limits, too_many
 from petm.serving.reading import Content
 from petm.serving.schemas import (
     About,
@@ -84,7 +85,6 @@ def make_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.exception_handler(Refusal)(_refused)
     app.exception_handler(RunError)(_answer(507, "It could not be written. Is there space on the disk?"))
     app.exception_handler(RequestValidationError)(_answer(400, "opinions: expected true or false."))
     app.exception_handler(Exception)(_answer(500, FAILED))  # the guard logs it
@@ -172,7 +172,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/readyz", responses={503: {"model": Fault}}, summary="Whether the service is ready for requests.")
     async def readyz() -> dict[str, str]:
         if service.state != "ready":
-            raise Refusal(503, f"The service is {service.state}.", {"Retry-After": "1"})
+            raise HTTPException(503, f"The service is {service.state}.", AGAIN)
         return {"status": "ready"}
 
     @app.get("/metrics", summary="Figures in Prometheus' text format.", response_class=Response)
@@ -193,14 +193,12 @@ def _inputs(body: bytes, kind: str, content_type: str, engine: Engine, limits: L
         asked = parse_json(body, GradeRequest)
         contents = getattr(asked, engine.reader.kind)
         if contents is None or (asked.images is not None and asked.texts is not None):
-            raise Refusal(400, f"The body: expected only {engine.reader.kind}.")
+            raise HTTPException(400, f"The body: expected only {engine.reader.kind}.")
         if len(contents) > limits.inputs:
             raise too_many(limits)
         given = [Given(None, content) for content in contents]
     if not given:
-        raise Refusal(400, "Send at least one input.")
-    if len(given) > limits.inputs:
-        raise too_many(limits)
+        raise HTTPException(400, "Send at least one input.")
     return given
 
 
@@ -208,13 +206,13 @@ def _content(asked: SweepRequest | LabelRequest, engine: Engine) -> Content:
     """The one input of a request."""
     wanted, other = (asked.image, asked.text) if engine.reader.kind == "images" else (asked.text, asked.image)
     if wanted is None or other is not None:
-        raise Refusal(400, f"The body: expected only one {engine.reader.kind[:-1]}.")
+        raise HTTPException(400, f"The body: expected only one {engine.reader.kind[:-1]}.")
     return wanted
 
 
 def _as_json(request: Request) -> Request:
     if media_type(request) != JSON:
-        raise Refusal(415, f"Send {JSON}.")
+        raise HTTPException(415, f"Send {JSON}.")
     return request
 
 
@@ -253,11 +251,6 @@ def _body(model: Any, *, files: bool = False) -> dict[str, Any]:
         form = {"type": "object", "properties": {"files": file}, "required": ["files"]}
         content[FORM] = {"schema": form | {"description": f"Images ({', '.join(FORMATS)}), or texts in UTF-8."}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-def _refused(_: Request, refusal: Exception) -> JSONResponse:
-    assert isinstance(refusal, Refusal)
-    return JSONResponse({"detail": refusal.sentence}, refusal.status, refusal.headers)
 
 
 def _answer(status: int, detail: str) -> Callable[[Request, Exception], JSONResponse]:

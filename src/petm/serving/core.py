@@ -9,6 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from starlette.exceptions import HTTPException
+
 from petm._internal.spill import give_back_blocks
 from petm.data.images import WORKERS
 from petm.selective.drift import SuspicionProfile
@@ -16,7 +18,7 @@ from petm.serving.batching import Batcher
 from petm.serving.bodies import Bodies, Given
 from petm.serving.engine import Engine, EngineEndedError, Verdict, verdicts
 from petm.serving.label_file import LabelFile
-from petm.serving.limits import Limits, Refusal, Unreadable, busy
+from petm.serving.limits import AGAIN, Limits, Unreadable
 from petm.serving.reading import Content
 from petm.serving.telemetry import Telemetry
 
@@ -131,7 +133,7 @@ class Service:
         """The engine.
 
         Raises:
-            Refusal: It is not loaded yet.
+            HTTPException: It is not loaded yet.
         """
         return self._loaded()[0]
 
@@ -139,7 +141,7 @@ class Service:
         """Returns the verdict on each input, or why it could not be read, in their order.
 
         Raises:
-            Refusal: The queue is full, it took too long, or the engine has ended.
+            HTTPException: The queue is full, it took too long, or the engine has ended.
         """
         engine, batcher = self._loaded()
 
@@ -167,11 +169,11 @@ class Service:
         """Returns the probabilities of the classes at each alpha.
 
         Raises:
-            Refusal: The queue is full, the input cannot be read, the grader is a graph, or the engine has ended.
+            HTTPException: The queue is full, the input cannot be read, the grader is a graph, or the engine has ended.
         """
         engine, batcher = self._loaded()
         if not engine.facts.has_sweep:
-            raise Refusal(404, "The alpha of an exported graph is fixed. Serve the bundle.")
+            raise HTTPException(404, "The alpha of an exported graph is fixed. Serve the bundle.")
         async with self._accept(len(alphas)):
             sample = await self.read(engine.reader.read, content)
             return await batcher.alone(lambda: engine.sweep(sample, alphas))
@@ -185,16 +187,16 @@ class Service:
             digest: The sender's SHA-256 of the input; absent checks nothing.
 
         Raises:
-            Refusal: The input cannot be read or has another hash, or there is no such class.
+            HTTPException: The input cannot be read or has another hash, or there is no such class.
             RunError: The line could not be written.
         """
         labels, engine = self._labels(), self.engine
         if record["label"] is not None and record["label"] >= len(engine.facts.classes):
-            raise Refusal(400, f"label: expected a class from 0 to {len(engine.facts.classes) - 1}, or null.")
+            raise HTTPException(400, f"label: expected a class from 0 to {len(engine.facts.classes) - 1}, or null.")
         await self.read(engine.reader.read, content)  # which checks it
         raw = await self.read(engine.reader.raw, content)
         if digest is not None and digest != sha256(raw).hexdigest():
-            raise Refusal(400, "sha256: expected the hash of the input. Was the input changed on the way?")
+            raise HTTPException(400, "sha256: expected the hash of the input. Was the input changed on the way?")
         return await asyncio.get_running_loop().run_in_executor(
             self._writer, lambda: labels.append(record, raw, engine.facts.classes)
         )
@@ -203,7 +205,7 @@ class Service:
         """Returns the lines of the labels file, the oldest first.
 
         Raises:
-            Refusal: There is no labels file.
+            HTTPException: There is no labels file.
         """
         return self._labels().lines()
 
@@ -211,12 +213,12 @@ class Service:
         """Returns the result of reading one input in a thread.
 
         Raises:
-            Refusal: It cannot be read.
+            HTTPException: It cannot be read.
         """
         try:
             return await self._in_pool(how, content)
         except Unreadable as reason:
-            raise Refusal(422, str(reason)) from reason
+            raise HTTPException(422, str(reason)) from reason
 
     async def _in_pool(self, how: Callable[[Content], T], content: Content) -> T:
         self._grown = True
@@ -226,27 +228,27 @@ class Service:
     async def _accept(self, count: int) -> AsyncIterator[None]:
         """Holds ``count`` places in the queue while the block runs, at most until the time-out."""
         if self._accepted + count > self.limits.queue:
-            raise busy("Too many inputs wait. Try again.")
+            raise HTTPException(429, "Too many inputs wait. Try again.", AGAIN)
         self._accepted += count
         try:
             async with asyncio.timeout(self.limits.timeout):
                 yield
         except EngineEndedError as error:
             self._fail(error)
-            raise Refusal(503, "The service has failed and ends.") from error
+            raise HTTPException(503, "The service has failed and ends.") from error
         except TimeoutError as error:
-            raise Refusal(504, "It took too long. Try again with less.") from error
+            raise HTTPException(504, "It took too long. Try again with less.") from error
         finally:
             self._accepted -= count
 
     def _labels(self) -> LabelFile:
         if self._labels_path is None:
-            raise Refusal(404, "This service takes no labels. Start it with --labels-file.")
+            raise HTTPException(404, "This service takes no labels. Start it with --labels-file.")
         self._loaded()
         assert self.labels is not None
         return self.labels
 
     def _loaded(self) -> tuple[Engine, Batcher[Any, Answered | None]]:
         if self._engine is None or self._batcher is None:
-            raise Refusal(503, "The grader is being loaded. Try again.", {"Retry-After": "1"})
+            raise HTTPException(503, "The grader is being loaded. Try again.", AGAIN)
         return self._engine, self._batcher

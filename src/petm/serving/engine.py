@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import dual_logits
@@ -201,5 +202,4 @@ def _lay_out(adapted: AdaptedModel, x: Inputs) -> None:
 
 def probabilities(logits: NDArray[np.float32]) -> list[float]:
     """Returns the softmax of ``(K,)`` logits."""
-    values = np.exp(logits.astype(np.float64) - logits.max())
-    return (values / values.sum()).tolist()  # type: ignore[no-any-return]
+    return softmax(logits.astype(np.float64)).tolist()  # type: ignore[no-any-return]
