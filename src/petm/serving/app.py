@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -19,8 +20,8 @@ from petm.errors import RunError
 from petm.selective.guarantee import guarantee
 from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json
 from petm.serving.core import Answered, Service
-from petm.serving.documentation import documentation
-from petm.serving.engine import Engine, probabilities
+from petm.serving.engine import probabilities
+from petm.serving.engine_process import Engine
 from petm.serving.guard import FAILED, Guard
 from petm.serving.limits import AGAIN, FORMATS, Limits, too_many
 from petm.serving.reading import Content
@@ -160,7 +161,7 @@ def _add_labels(app: APIRouter, service: Service) -> None:
 
     @app.get("/labels", response_model=Labels, summary="All labels.")
     async def labels() -> Response:
-        lines = service.kept_labels()
+        lines = list(service.labels.lines)
         return await asyncio.to_thread(lambda: _json({"labels": lines}))
 
 
@@ -177,12 +178,8 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", summary="Figures in Prometheus' text format.", response_class=Response)
     async def metrics() -> Response:
-        page = await asyncio.to_thread(service.telemetry.page, service.telemetry.latest())
-        return Response(page, headers={"content-type": service.telemetry.content_type})
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(documentation(app.openapi()))
+        page = await asyncio.to_thread(service.telemetry.page, list(service.telemetry.window))
+        return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 def _inputs(body: bytes, kind: str, content_type: str, engine: Engine, limits: Limits) -> list[Given]:

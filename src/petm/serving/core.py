@@ -16,7 +16,8 @@ from petm.data.images import WORKERS
 from petm.selective.drift import SuspicionProfile
 from petm.serving.batching import Batcher
 from petm.serving.bodies import Bodies, Given
-from petm.serving.engine import Engine, EngineEndedError, Verdict, verdicts
+from petm.serving.engine import EngineEndedError, Verdict, verdicts
+from petm.serving.engine_process import Engine
 from petm.serving.label_file import LabelFile
 from petm.serving.limits import AGAIN, Limits, Unreadable
 from petm.serving.reading import Content
@@ -39,19 +40,20 @@ class Service:
 
     Attributes:
         state: ``loading``, ``ready``, ``stopping`` or ``failed``.
+        takes_labels: Whether there is a labels file.
         failure: Why the service could not load or continue.
     """
 
     def __init__(self, load: Callable[[], Engine], limits: Limits, labels: Path | None = None) -> None:
         self._load, self.limits, self._labels_path = load, limits, labels
+        self.takes_labels = labels is not None
         self.state: Literal["loading", "ready", "stopping", "failed"] = "loading"
         self.failure: BaseException | None = None
         self.bodies, self.telemetry = Bodies(limits), Telemetry()
-        self.telemetry.queue(lambda: self._accepted)
-        self.labels: LabelFile | None = None
+        self.telemetry.queue.set_function(lambda: self._accepted)
+        self._label_file: LabelFile | None = None
         self._starting: Engine | None = None
-        self._engine: Engine | None = None
-        self._batcher: Batcher[Any, Answered | None] | None = None
+        self._ready: tuple[Engine, Batcher[Any, Answered | None]] | None = None
         self._accepted, self._grown = 0, False
 
     @asynccontextmanager
@@ -70,12 +72,12 @@ class Service:
             if self._starting is not None:
                 await asyncio.to_thread(self._starting.close)
             await loading
-            if self._batcher is not None:
-                await self._batcher.close()
+            if self._ready is not None:
+                await self._ready[1].close()
             self._pool.shutdown()
             self._writer.shutdown()
-            if self.labels is not None:
-                self.labels.close()
+            if self._label_file is not None:
+                self._label_file.close()
 
     def stop(self) -> None:
         """Ends readiness; requests are still answered."""
@@ -85,23 +87,20 @@ class Service:
     async def _start(self) -> None:
         try:
             if self._labels_path is not None:
-                self.labels = await asyncio.to_thread(LabelFile, self._labels_path)
-            self._starting = await asyncio.to_thread(self._load)
+                self._label_file = await asyncio.to_thread(LabelFile, self._labels_path)
+            engine = self._starting = await asyncio.to_thread(self._load)
             if self.state == "stopping":  # meanwhile
-                self._starting.close()
-            await asyncio.to_thread(self._starting.wait)
+                engine.close()
+            await asyncio.to_thread(engine.wait)
         except Exception as error:
             self._fail(error)
             return
-        self._engine = self._starting
         # Objects made until now stay: the collector need not visit them again while requests wait.
         gc.collect()
         gc.freeze()
-        engine, limits = self._engine, self.limits
         self.telemetry.profile = SuspicionProfile.from_measured(engine.facts.measured)
-        self._batcher = Batcher(
-            lambda inputs: verdicts(engine.run(inputs)), limits.batch, limits.wait, self.telemetry.batch
-        )
+        size, wait, seen = self.limits.batch, self.limits.wait, self.telemetry.sizes.observe
+        self._ready = engine, Batcher(lambda inputs: verdicts(engine.run(inputs)), size, wait, seen)
         if self.state == "loading":
             self.state = "ready"
 
@@ -109,9 +108,9 @@ class Service:
         """Gives memory back to the system after large bodies and images, and fails where the engine has ended."""
         while True:
             await asyncio.sleep(TIDY)
-            if self._engine is not None and self.failure is None:
+            if self._ready is not None and self.failure is None:
                 try:
-                    self._engine.check()
+                    self.engine.check()
                 except EngineEndedError as error:
                     self._fail(error)
             if self._grown or self.bodies.grown:
@@ -124,18 +123,18 @@ class Service:
             self._failed()
 
     @property
-    def takes_labels(self) -> bool:
-        """Whether there is a labels file."""
-        return self._labels_path is not None
+    def engine(self) -> Engine:
+        """The engine; raises HTTPException where it is not loaded yet."""
+        return self._loaded()[0]
 
     @property
-    def engine(self) -> Engine:
-        """The engine.
-
-        Raises:
-            HTTPException: It is not loaded yet.
-        """
-        return self._loaded()[0]
+    def labels(self) -> LabelFile:
+        """The labels file; raises HTTPException where there is none."""
+        if not self.takes_labels:
+            raise HTTPException(404, "This service takes no labels. Start it with --labels-file.")
+        self._loaded()
+        assert self._label_file is not None
+        return self._label_file
 
     async def grade(self, given: Sequence[Given]) -> list[Answered]:
         """Returns the verdict on each input, or why it could not be read, in their order.
@@ -175,7 +174,7 @@ class Service:
         if not engine.facts.has_sweep:
             raise HTTPException(404, "The alpha of an exported graph is fixed. Serve the bundle.")
         async with self._accept(len(alphas)):
-            sample = await self.read(engine.reader.read, content)
+            sample = await self._read(engine.reader.read, content)
             return await batcher.alone(lambda: engine.sweep(sample, alphas))
 
     async def label(self, record: dict[str, Any], content: Content, digest: str | None) -> dict[str, Any]:
@@ -190,31 +189,18 @@ class Service:
             HTTPException: The input cannot be read or has another hash, or there is no such class.
             RunError: The line could not be written.
         """
-        labels, engine = self._labels(), self.engine
+        labels, engine = self.labels, self.engine
         if record["label"] is not None and record["label"] >= len(engine.facts.classes):
             raise HTTPException(400, f"label: expected a class from 0 to {len(engine.facts.classes) - 1}, or null.")
-        await self.read(engine.reader.read, content)  # which checks it
-        raw = await self.read(engine.reader.raw, content)
+        await self._read(engine.reader.read, content)  # which checks it
+        raw = await self._read(engine.reader.raw, content)
         if digest is not None and digest != sha256(raw).hexdigest():
             raise HTTPException(400, "sha256: expected the hash of the input. Was the input changed on the way?")
         return await asyncio.get_running_loop().run_in_executor(
             self._writer, lambda: labels.append(record, raw, engine.facts.classes)
         )
 
-    def kept_labels(self) -> list[dict[str, Any]]:
-        """Returns the lines of the labels file, the oldest first.
-
-        Raises:
-            HTTPException: There is no labels file.
-        """
-        return self._labels().lines()
-
-    async def read(self, how: Callable[[Content], T], content: Content) -> T:
-        """Returns the result of reading one input in a thread.
-
-        Raises:
-            HTTPException: It cannot be read.
-        """
+    async def _read(self, how: Callable[[Content], T], content: Content) -> T:
         try:
             return await self._in_pool(how, content)
         except Unreadable as reason:
@@ -241,14 +227,7 @@ class Service:
         finally:
             self._accepted -= count
 
-    def _labels(self) -> LabelFile:
-        if self._labels_path is None:
-            raise HTTPException(404, "This service takes no labels. Start it with --labels-file.")
-        self._loaded()
-        assert self.labels is not None
-        return self.labels
-
     def _loaded(self) -> tuple[Engine, Batcher[Any, Answered | None]]:
-        if self._engine is None or self._batcher is None:
+        if self._ready is None:
             raise HTTPException(503, "The grader is being loaded. Try again.", AGAIN)
-        return self._engine, self._batcher
+        return self._ready

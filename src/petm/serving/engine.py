@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,49 +60,8 @@ class Opinions(NamedTuple):
     opinion: NDArray[np.float32]  # the second opinion's, (M, K)
 
 
-class Engine(Protocol):
-    """Grades batches, in one thread at a time."""
-
-    reader: Reader
-    facts: Facts
-
-    def wait(self) -> None:
-        """Returns when the engine is ready to grade.
-
-        Raises:
-            EngineEndedError: It has ended before.
-            PetmError: It cannot be made.
-        """
-
-    def run(self, inputs: Sequence[Any]) -> Opinions:
-        """Returns the grades of at least one input, in their order.
-
-        Args:
-            inputs: Samples from the reader; or the contents of short inputs, which are faster to read here, one after
-                the other, than in threads.
-
-        Raises:
-            EngineEndedError: The engine has ended unexpectedly.
-            ModelError: The model does not accept the inputs.
-        """
-
-    def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
-        """Returns the probabilities of the ``K`` classes of one sample at each alpha.
-
-        Raises:
-            EngineEndedError: The engine has ended unexpectedly.
-            ModelError: The grader is an exported graph, whose alpha is fixed.
-        """
-
-    def check(self) -> None:
-        """Raises EngineEndedError where the engine has ended unexpectedly."""
-
-    def close(self) -> None:
-        """Ends the engine, from any thread."""
-
-
 class GraderEngine:
-    """An engine in this process.
+    """Grades batches in this process, in one thread at a time.
 
     Args:
         grader: From `petm.grading.grader.load`, or an ONNX graph.
@@ -125,7 +84,15 @@ class GraderEngine:
         self.facts = Facts(classes, *known, grader.origin.inputs, shape)
 
     def run(self, inputs: Sequence[Any]) -> Opinions:
-        """As in `Engine`."""
+        """Returns the grades of at least one input, in their order.
+
+        Args:
+            inputs: Samples from the reader; or the contents of short inputs, which are faster to read here, one after
+                the other, than in threads.
+
+        Raises:
+            ModelError: The model does not accept the inputs.
+        """
         unread: dict[int, str | None] = {}
         samples: list[Any] = []
         for place, given in enumerate(inputs):
@@ -152,7 +119,11 @@ class GraderEngine:
         return self._grader.judge(held), held.base.numpy(), held.second.numpy()
 
     def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
-        """As in `Engine`."""
+        """Returns the probabilities of the ``K`` classes of one sample at each alpha.
+
+        Raises:
+            ModelError: The grader is an exported graph, whose alpha is fixed.
+        """
         if not isinstance(self._grader, Grader):
             raise ModelError("sweep: expected a PyTorch bundle, got a graph. Serve the bundle.")
         adapted = self._grader.adapted
@@ -161,13 +132,9 @@ class GraderEngine:
             return [adapted(x, alpha=alpha)[0].double().softmax(0).tolist() for alpha in alphas]
 
     def wait(self) -> None:
-        """As in `Engine`: it is ready."""
+        """Does nothing, as the engine is ready."""
 
-    def check(self) -> None:
-        """As in `Engine`: it ends with this process."""
-
-    def close(self) -> None:
-        """As in `Engine`: there is nothing to end."""
+    check = close = wait  # it ends with this process
 
 
 def verdicts(found: Opinions) -> list[Verdict | str | None]:

@@ -33,6 +33,9 @@ class LabelFile:
     Args:
         path: The file, made where it is absent.
 
+    Attributes:
+        lines: All lines, the oldest first.
+
     Raises:
         DataError: It has other lines.
         RunError: Another process writes it, or it cannot be written.
@@ -45,7 +48,7 @@ class LabelFile:
             self._give_back = take_lock(path.with_name(f"{path.name}.lock"))
             try:
                 self._file = path.open("a+b", buffering=0)
-                self._lines = self._read()
+                self.lines = self._read()
             except BaseException:
                 self._give_back()
                 raise
@@ -53,12 +56,8 @@ class LabelFile:
             raise RunError(f"{path}: another process writes it. Wait for it, or choose another file.") from error
         except OSError as error:
             raise RunError(f"{path}: could not be opened ({error.strerror}). Choose another file.") from error
-        self._places: dict[str, str | None] = {line["sha256"]: line.get("path") for line in self._lines}
+        self._places: dict[str, str | None] = {line["sha256"]: line.get("path") for line in self.lines}
         self._tidy()
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Returns all lines, the oldest first."""
-        return list(self._lines)
 
     def append(self, record: Mapping[str, Any], raw: bytes, classes: Sequence[str]) -> dict[str, Any]:
         """Returns the line that was written: the record, the hash of the input, its path, and the time.
@@ -90,7 +89,7 @@ class LabelFile:
         if before is not None and before != place:
             _remove(self.path.parent / before)
         self._places[digest] = place
-        self._lines.append(line)
+        self.lines.append(line)
         return line
 
     def close(self) -> None:

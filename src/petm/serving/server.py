@@ -14,7 +14,7 @@ import uvicorn
 from petm.errors import RunError
 from petm.serving.app import make_app
 from petm.serving.core import Service
-from petm.serving.engine import Engine
+from petm.serving.engine_process import Engine
 from petm.serving.limits import Limits
 
 HEAD = 32 * 1024
