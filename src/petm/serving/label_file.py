@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -45,13 +45,11 @@ class LabelFile:
         self.path, self.images = path, path.with_name(f"{path.name}.images")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._give_back = take_lock(path.with_name(f"{path.name}.lock"))
-            try:
-                self._file = path.open("a+b", buffering=0)
+            with ExitStack() as opened:
+                opened.callback(take_lock(path.with_name(f"{path.name}.lock")))
+                self._file = opened.enter_context(path.open("a+b", buffering=0))
                 self.lines = self._read()
-            except BaseException:
-                self._give_back()
-                raise
+                self._opened = opened.pop_all()
         except BlockingIOError as error:
             raise RunError(f"{path}: another process writes it. Wait for it, or choose another file.") from error
         except OSError as error:
@@ -94,8 +92,7 @@ class LabelFile:
 
     def close(self) -> None:
         """Closes the file, which another process may then open."""
-        self._file.close()
-        self._give_back()
+        self._opened.close()
 
     def _write(self, line: bytes) -> None:
         size = os.fstat(self._file.fileno()).st_size
@@ -116,7 +113,6 @@ class LabelFile:
             if not all(isinstance(line, dict) and {"label", "sha256"} <= line.keys() for line in lines):
                 raise ValueError("a line without label and sha256")
         except ValueError as error:
-            self._file.close()
             raise DataError(f"{self.path}: expected lines of labels, got {error}. Choose another file.") from error
         if len(whole) < len(content):  # a line that was cut off before its request was answered
             self._file.truncate(len(whole))
