@@ -26,7 +26,7 @@ import hf_folders
 from networks import randomise
 from petm.adapter.model import attach_adapter
 from petm.data.base import Data
-from petm.errors import ArgumentError, BundleError, DataError, ModelError, RunError
+from petm.errors import ArgumentError, BundleError, DataError, RunError
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
@@ -741,12 +741,6 @@ def test_images_of_unknown_form_are_refused(shape: Sequence[int] | None) -> None
 
 def test_a_graph_has_the_form_of_images() -> None:
     assert reader_for(InputOrigin(), Limits(), None, (3, 20, 30)).shape == (3, 20, 30)
-
-
-def test_a_graph_has_no_sweep(graph: Path) -> None:
-    engine = engine_of(OnnxGrader(graph))(Limits())
-    with pytest.raises(ModelError, match=r"^sweep: expected"):
-        engine.sweep(engine.reader.blank(), [1])
 
 
 # batches

@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -36,6 +37,7 @@ from petm.serving.schemas import (
     SweepRequest,
 )
 
+M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 PAGE = Path(__file__).with_name("page")
 _FAULTS: dict[int | str, dict[str, Any]] = {
@@ -120,8 +122,7 @@ def _add_grading(app: APIRouter, service: Service) -> None:
     @app.post("/sweep", response_model=SweepAnswer, summary="One input's probabilities by alpha.", openapi_extra=takes)
     async def sweep(request: Request) -> Response:
         engine = service.engine
-        async with service.bodies.read(_as_json(request)) as body:
-            asked = await _parsed(body, lambda: parse_json(body, SweepRequest))
+        asked = await _sent(request, service, SweepRequest)
         probabilities = await service.sweep(_content(asked, engine), asked.alphas)
         return _json({"alphas": asked.alphas, "probabilities": probabilities})
 
@@ -151,13 +152,9 @@ def _add_labels(app: APIRouter, service: Service) -> None:
     @app.post("/labels", response_model=dict[str, Any], status_code=201, summary=summary, openapi_extra=takes)
     async def label(request: Request) -> Response:
         engine = service.engine
-        async with service.bodies.read(_as_json(request)) as body:
-            asked = await _parsed(body, lambda: parse_json(body, LabelRequest))
-        content, classes = _content(asked, engine), engine.facts.classes
+        asked = await _sent(request, service, LabelRequest)
         record = asked.model_dump(exclude={"image", "sha256"} | ({"text"} if asked.text is None else set()))
-        known = asked.label is not None and asked.label < len(classes)
-        record["label_name"] = classes[asked.label or 0] if known else None
-        return _json(await service.label(record, content, asked.sha256), status=201)
+        return _json(await service.label(record, _content(asked, engine), asked.sha256), status=201)
 
     @app.get("/labels", response_model=Labels, summary="All labels.")
     async def labels() -> Response:
@@ -207,10 +204,11 @@ def _content(asked: SweepRequest | LabelRequest, engine: Engine) -> Content:
     return wanted
 
 
-def _as_json(request: Request) -> Request:
+async def _sent(request: Request, service: Service, model: type[M]) -> M:
     if media_type(request) != JSON:
         raise HTTPException(415, f"Send {JSON}.")
-    return request
+    async with service.bodies.read(request) as body:
+        return await _parsed(body, lambda: parse_json(body, model))
 
 
 async def _parsed(body: bytes, parse: Callable[[], T]) -> T:

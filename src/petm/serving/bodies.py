@@ -29,10 +29,7 @@ class Given(NamedTuple):
 
 
 class Bodies:
-    """Reads bodies, and counts the bytes of those that are held.
-
-    Args:
-        limits: Limits of one body, and of all together.
+    """Reads bodies within the limits of one and of all together, and counts the bytes of those that are held.
 
     Attributes:
         grown: Whether a large body has come since this was last reset.

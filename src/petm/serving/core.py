@@ -31,12 +31,7 @@ Answered = Verdict | str
 
 
 class Service:
-    """Grades inputs within limits, and keeps labels; its grader is loaded in the background.
-
-    Args:
-        load: Makes the engine; called in a thread of its own.
-        limits: Limits of the service.
-        labels: The labels file; absent takes no labels.
+    """Grades inputs within limits, and keeps labels; its grader is loaded in the background, by ``load``.
 
     Attributes:
         state: ``loading``, ``ready``, ``stopping`` or ``failed``.
@@ -100,7 +95,7 @@ class Service:
         gc.freeze()
         self.telemetry.profile = SuspicionProfile.from_measured(engine.facts.measured)
         size, wait, seen = self.limits.batch, self.limits.wait, self.telemetry.sizes.observe
-        self._ready = engine, Batcher(lambda inputs: verdicts(engine.run(inputs)), size, wait, seen)
+        self._ready = engine, Batcher(lambda inputs: verdicts(*engine.run(inputs)), size, wait, seen)
         if self.state == "loading":
             self.state = "ready"
 
@@ -178,27 +173,24 @@ class Service:
             return await batcher.alone(lambda: engine.sweep(sample, alphas))
 
     async def label(self, record: dict[str, Any], content: Content, digest: str | None) -> dict[str, Any]:
-        """Returns the line that was appended to the labels file.
+        """Returns the line that was appended to the labels file; ``record`` is as in `LabelFile.append`.
 
-        Args:
-            record: As in `LabelFile.append`.
-            content: The input.
-            digest: The sender's SHA-256 of the input; absent checks nothing.
+        ``digest`` is the sender's SHA-256 of the input; where it is absent, nothing is compared.
 
         Raises:
             HTTPException: The input cannot be read or has another hash, or there is no such class.
             RunError: The line could not be written.
         """
-        labels, engine = self.labels, self.engine
-        if record["label"] is not None and record["label"] >= len(engine.facts.classes):
-            raise HTTPException(400, f"label: expected a class from 0 to {len(engine.facts.classes) - 1}, or null.")
+        labels, engine, label = self.labels, self.engine, record["label"]
+        classes = engine.facts.classes
+        if label is not None and label >= len(classes):
+            raise HTTPException(400, f"label: expected a class from 0 to {len(classes) - 1}, or null.")
+        record = record | {"label_name": None if label is None else classes[label]}
         await self._read(engine.reader.read, content)  # which checks it
         raw = await self._read(engine.reader.raw, content)
         if digest is not None and digest != sha256(raw).hexdigest():
             raise HTTPException(400, "sha256: expected the hash of the input. Was the input changed on the way?")
-        return await asyncio.get_running_loop().run_in_executor(
-            self._writer, lambda: labels.append(record, raw, engine.facts.classes)
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._writer, labels.append, record, raw, classes)
 
     async def _read(self, how: Callable[[Content], T], content: Content) -> T:
         try:

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 from petm.errors import ModelError
-from petm.serving.engine import EngineEndedError, Facts, GraderEngine, Opinions
+from petm.serving.engine import EngineEndedError, Facts, GraderEngine, Opinions, Unread
 from petm.serving.reading import Reader
 
 _GRACE = 5.0
@@ -58,9 +58,9 @@ class EngineProcess:
         self.facts = self._received()
         self.reader = self._make_reader(self.facts)
 
-    def run(self, inputs: Sequence[Any]) -> Opinions:
+    def run(self, inputs: Sequence[Any]) -> tuple[Unread, Opinions | None]:
         """As in `GraderEngine`."""
-        return cast(Opinions, self._asked("run", inputs))
+        return cast(tuple[Unread, Opinions | None], self._asked("run", inputs))
 
     def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
         """As in `GraderEngine`."""

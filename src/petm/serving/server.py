@@ -66,18 +66,10 @@ def serve(
     hosts: Sequence[str] = (),
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serves a grader until SIGTERM or SIGINT.
+    """Serves a grader until SIGTERM or SIGINT, with the arguments of `make_app` and `listening`.
 
-    Args:
-        load: As in `make_app`.
-        limits: Limits of the service.
-        host: Name or address to listen at.
-        port: Port to listen at; 0 takes a free one.
-        labels: As in `make_app`.
-        key: As in `make_app`.
-        hosts: Allowed host names beside those of this machine. Without any, a service that listens beyond this machine
-            allows all.
-        started: Called with the address.
+    ``hosts`` are allowed beside the names of this machine; where there are none, a service that listens beyond this
+    machine allows all. ``started`` is called with the address.
 
     Raises:
         RunError: The address is taken, or not of this machine.

@@ -38,8 +38,8 @@ class Telemetry:
             "petm_request_seconds",
             "Time from a request's head to its answer.",
             ["path"],
-            buckets=SECONDS,
             registry=registry,
+            buckets=SECONDS,
         )
         self.sizes = Histogram("petm_batch_inputs", "Inputs of one batch.", buckets=SIZES, registry=registry)
         self.queue = Gauge("petm_queue_inputs", "Inputs accepted and not yet answered.", registry=registry)
