@@ -124,10 +124,7 @@ def print_json(content: Any) -> None:
 
 
 class Pairs(click.ParamType[dict[str, Any]]):
-    """``name=value,name=value`` or a TOML table, as a dictionary.
-
-    ``value`` parses a value, ``name`` is for the help.
-    """
+    """``name=value,name=value`` or a TOML table, as a dictionary; ``value`` parses each value."""
 
     def __init__(self, value: Callable[[str], Any], name: str) -> None:
         self.value, self.name = value, name

@@ -65,13 +65,9 @@ def make_app(
 ) -> tuple[ASGIApp, Service]:
     """Returns the ASGI application of a grader, and its service.
 
-    Args:
-        load: Makes the engine, in a thread; until then the application answers that it is not ready.
-        limits: Limits of the service.
-        labels: The labels file; absent takes no labels.
-        key: As in `Guard`.
-        hosts: As in `Guard`.
-        failed: Called where the engine cannot be made, or ends.
+    ``load`` makes the engine, in a thread; until then the application answers that it is not ready. Without the file
+    ``labels``, no labels are taken. ``key`` and ``hosts`` are those of `Guard`. ``failed`` is called where the engine
+    cannot be made, or ends.
     """
     service = Service(lambda: load(limits), limits, labels)
 

@@ -60,10 +60,8 @@ class LabelFile:
     def append(self, record: Mapping[str, Any], raw: bytes, classes: Sequence[str]) -> dict[str, Any]:
         """Returns the line that was written: the record, the hash of the input, its path, and the time.
 
-        Args:
-            record: Entries of the line, with ``label`` as a class number or None.
-            raw: The image file; or the text in UTF-8, where ``record`` has one under ``text``.
-            classes: ``K`` names.
+        ``record`` has a class number or None as ``label``. ``raw`` is the image file; or the text in UTF-8, where
+        ``record`` has one as ``text``.
 
         Raises:
             RunError: The line could not be written; then nothing has changed.

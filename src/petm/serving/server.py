@@ -17,12 +17,9 @@ from petm.serving.core import Service
 from petm.serving.engine_process import Engine
 from petm.serving.limits import Limits
 
-HEAD = 32 * 1024
-"""Largest size of a request's line and headers in bytes."""
-IDLE = 5
-"""Seconds that a connection is kept without a request."""
-LINGER = 1.0
-"""Seconds in which open connections may send a last request, whose answer closes them."""
+HEAD = 32 * 1024  # bytes of a request's line and headers, at most
+IDLE = 5  # seconds that a connection is kept without a request
+LINGER = 1.0  # seconds in which open connections may send a last request, whose answer closes them
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
