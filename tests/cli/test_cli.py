@@ -183,7 +183,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(fitted, petm, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("absent",), 1, "absent: expected"),
+        (("absent",), 1, "inputs: expected"),
         (("more", "-o", "g.txt"), 1, "g.txt: expected"),
         (("more", "-o", "g.csv", "--engine", "ray"), 2, "-o: expected"),
         (("more", "--labels"), 0, "Warning: labels: expected"),

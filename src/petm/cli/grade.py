@@ -75,7 +75,8 @@ def grade(
     file = check_output(output, overwrite=overwrite) if output is not None and engine == "local" else None
     paths = [line for path in inputs for line in (_listed() if path == "-" else [path])]
     if bundle.suffix.lower() != ".onnx":  # a graph is opened quickly
-        _expect_inputs(paths)
+        for path in paths:
+            options.check_readable("inputs", Path(path))
     grader = open_grader(place, device)
     read_as = inputs_at(grader.origin.inputs, place)
     reader = reader_of(read_as, place.trust_remote_code)
@@ -100,13 +101,6 @@ def grade(
 
 def _listed() -> list[str]:
     return [line.rstrip("\n") for line in sys.stdin if line.strip()]
-
-
-def _expect_inputs(paths: list[str]) -> None:
-    """Refuses missing paths before the grader is loaded; addresses and globs are looked up later."""
-    for path in paths:
-        if not set("*?[:") & set(path) and not Path(path).exists():
-            raise DataError(f"{path}: expected a file, a folder or a glob, got nothing there. Check the path.")
 
 
 def _identity(grader: "Grader | OnnxGrader", bundle: Path) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from petm.grading.grader import Grader
     from petm.grading.provenance import InputOrigin
 
+prepares = lru_cache(maxsize=1)(load_processor)
+"""Returns the tokenizer or image processor in a folder, read once for all paths of a command."""
 _PROVIDERS = {"auto": (), "cpu": (), "cuda": ("CUDAExecutionProvider",)}
 
 
@@ -45,11 +47,7 @@ def open_grader(place: GraderPlace, device: str, threads: int | None = None) -> 
 
 
 def open_bundle(place: GraderPlace, device: str) -> "Grader":
-    """Returns the grader of a bundle on a device.
-
-    Raises:
-        BundleError: There is no bundle, or it is damaged.
-    """
+    """Returns the grader of a bundle on a device; raises BundleError where there is none, or it is damaged."""
     from petm.grading.grader import load
     from petm.models.loading import load_model
     from petm.models.prediction import choose_device
@@ -81,7 +79,7 @@ def processor_of(inputs: "InputOrigin", trust_remote_code: bool) -> Tokenizer | 
     Raises:
         ModelError: It cannot be read, or differs from the one of the fit.
     """
-    processor = prepares(inputs.processor, trust_remote_code) if inputs.processor else None
+    processor = prepares(inputs.processor, trust_remote_code=trust_remote_code) if inputs.processor else None
     if processor is not None and processor.fingerprint != inputs.fingerprint:
         raise ModelError(
             f"processor: expected the one of the fit, got another one in {inputs.processor}. "
@@ -97,9 +95,3 @@ def reader_of(inputs: "InputOrigin", trust_remote_code: bool) -> Reader:
         return Reader(encoder=processor, length=inputs.length)
     channels: Any = inputs.channels
     return Reader(size=inputs.size, channels=channels, processor=processor)
-
-
-@lru_cache(maxsize=1)
-def prepares(folder: str, trust_remote_code: bool) -> Tokenizer | ImageProcessor:
-    """Returns the tokenizer or image processor in a folder, read once for all paths of a command."""
-    return load_processor(folder, trust_remote_code=trust_remote_code)

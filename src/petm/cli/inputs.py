@@ -29,15 +29,10 @@ def open_inputs(
     classes: tuple[str, ...] | None = None,
     trust_remote_code: bool = False,
 ) -> Data:
-    """Returns the joined data at the paths; inputs that are left out are named on standard error.
+    """Returns the joined data at one or more paths, and names inputs that are left out on standard error.
 
-    Args:
-        paths: At least one.
-        inputs: Form of the inputs. Without a size, all images are read in the size of the first path.
-        skip_bad: Whether to leave out inputs that cannot be read.
-        label_column: Column of the labels of texts.
-        classes: Class names in the order of the model's outputs; absent takes those of the first path that has some.
-        trust_remote_code: As in `petm.models.loading.load_model`.
+    Where ``inputs`` has no size, all images are read in the size of the first path; where there are no ``classes``, in
+    the order of the model's outputs, those of the first path that has some are taken.
     """
     processor = processor_of(inputs, trust_remote_code)
     if isinstance(processor, Tokenizer):
@@ -75,16 +70,10 @@ def open_labelled(
     trust_remote_code: bool,
     **how: Any,
 ) -> Data:
-    """Returns the joined labelled data at the paths, with the classes of a model where these are known.
+    """Returns the joined labelled data at one or more paths, with the classes of a model where these are known.
 
-    Args:
-        paths: At least one.
-        inputs: Form of the inputs.
-        reference: ``module:factory`` or ``hf:DIR`` of the model. A folder has the number of classes, often their names.
-        names: Class names in the order of the model's outputs, separated by commas, in place of the folder's.
-        skip_bad: Whether to leave out inputs that cannot be read or have no label.
-        trust_remote_code: As in `petm.models.loading.load_model`.
-        **how: As in `open_inputs`.
+    A model ``hf:DIR`` has the number of classes and often their names. ``names`` are class names in the order of the
+    model's outputs, separated by commas, in place of those.
 
     Raises:
         ArgumentError: There is not one name for each output of the model.
@@ -150,7 +139,7 @@ def inputs_of(
         UsageError: An option is for images and the model takes texts, or the other way round.
     """
     folder = processor or folder_of(reference)
-    reader = prepares(str(folder), trust_remote_code) if folder else None
+    reader = prepares(str(folder), trust_remote_code=trust_remote_code) if folder else None
     reads_texts = isinstance(reader, Tokenizer)
     for_images = {"--size": size, "--channels": channels}
     for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}

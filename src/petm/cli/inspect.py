@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from petm.grading.manifest import Manifest, MemberRecord
     from petm.selective.thresholds import Threshold
 
-_SHARE = ("value", "low", "high", "count", "of")
-"""The entries of a share with its interval (`petm.selective.metrics.Share`)."""
+_SHARE = ("value", "low", "high", "count", "of")  # as in `petm.selective.metrics.Share`
 
 
 @click.command(epilog="Example: petm inspect runs/demo/grader.petm", short_help="Show what is in a bundle.")
@@ -47,6 +46,7 @@ def print_manifest(bundle: Path, *, as_json: bool) -> None:
 
 def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
     from petm._internal.files import plain
+    from petm.selective.guarantee import guarantee
 
     origin, threshold = manifest.origin, manifest.threshold
     model, size = origin.model, sum((bundle / name).stat().st_size for name in manifest.files)
@@ -66,12 +66,7 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
     ]
     if manifest.target is not None:
         rows.append(("target", str(manifest.target)))
-    if threshold.max_risk is not None and threshold.confidence is not None and threshold.holds:
-        guaranteed = f"at most {threshold.max_risk:.3g} of the trusted are wrong, with {threshold.confidence:.3g}"
-        trusted = "" if threshold.coverage is None else f"; trusts {threshold.coverage:.1%} of the calibration data"
-        rows.append(("guarantee", f"{guaranteed} confidence{trusted}"))
-    elif threshold.max_risk is not None:
-        rows.append(("guarantee", f"none. {threshold.remedy}"))
+    rows.append(("guarantee", guarantee(threshold)))
     measured: dict[str, Any] = plain(manifest.measured)
     for name, value in measured.items():
         if isinstance(value, dict) and all(isinstance(value.get(part), float | int) for part in _SHARE):
@@ -91,7 +86,8 @@ def _threshold(threshold: "Threshold") -> str:
     """The threshold in words."""
     values = threshold.values
     where = f"{values[0]:.4g}" if len(values) == 1 else f"{min(values):.4g} to {max(values):.4g}, by class,"
-    return f"suspect from {where} on ({threshold.rule})"
+    trusts = "" if threshold.coverage is None else f"; trusts {threshold.coverage:.1%} of the calibration data"
+    return f"suspect from {where} on ({threshold.rule}){trusts}"
 
 
 def _member(member: "MemberRecord") -> str:

@@ -14,7 +14,6 @@ import click
 
 from petm.errors import PetmWarning, RunError
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 PATH = click.Path(path_type=Path)
 
 
@@ -99,7 +98,9 @@ def run(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def output(default: str | None = None, text: str = "Output folder.") -> Decorator:
+def output(
+    default: str | None = None, text: str = "Output folder."
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Returns the option ``-o``."""
     more: Any = {"required": True} if default is None else {"default": default, "show_default": True}
     return click.option("-o", "--output", type=PATH, help=text, **more)
@@ -123,12 +124,7 @@ def print_json(content: Any) -> None:
 
 
 class Pairs(click.ParamType[dict[str, Any]]):
-    """``name=value,name=value`` or a TOML table, as a dictionary.
-
-    Args:
-        value: Parses a value.
-        name: Name of the type in the help.
-    """
+    """``name=value,name=value`` or a TOML table, as a dictionary; ``value`` parses each value."""
 
     def __init__(self, value: Callable[[str], Any], name: str) -> None:
         self.value, self.name = value, name

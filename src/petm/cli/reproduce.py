@@ -3,14 +3,11 @@
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from petm.cli import options
-
-if TYPE_CHECKING:
-    from petm.paper.reproduction import Reproduction
 
 
 @click.command(
@@ -34,62 +31,57 @@ if TYPE_CHECKING:
 )
 @click.option("--temperature", type=float, help="Temperature of the distillation.  [default: 1]")
 @options.run
-def reproduce(dataset: str, data_dir: Path | None, download: bool, output: Path, **settings: Any) -> None:
+def reproduce(**settings: Any) -> None:
     """Run the paper's experiment: model, teacher, adapter and controls, judged on test data.
 
     Writes result.json, report.html, figures/ and grader.petm into the output folder. Defaults are those of the data
     set; docs/reproduction.md explains them.
     """
-    from petm.data.digits import load_digits, load_mnist
-
-    if dataset == "digits":
-        train, _, test = load_digits()
-    else:
-        train, test = load_mnist(data_dir, download=download)
-    run(dataset, train, test, output, **settings)
+    run(**settings)
 
 
 @click.command(epilog="Example: petm demo -o runs/demo", short_help="The paper's experiment on embedded digits.")
 @options.output("runs/demo")
 @options.run
-def demo(output: Path, **settings: Any) -> None:
+def demo(**settings: Any) -> None:
     """Run the whole experiment on scikit-learn's 1,797 digits: about a minute on two cores, no download.
 
     Writes result.json, report.html, figures/ and grader.petm into the output folder.
     """
-    from petm.data.digits import load_digits
-
-    train, _, test = load_digits()
-    run("digits", train, test, output, **settings)
+    run("digits", **settings)
 
 
 def run(
     dataset: str,
-    train: Any,
-    test: Any,
     output: Path,
     *,
+    data_dir: Path | None = None,
+    download: bool = False,
     base: Path | None = None,
     device: str,
     resume: bool,
     overwrite: bool,
     as_json: bool,
     **settings: Any,
-) -> "Reproduction":
+) -> None:
     """Runs the experiment, writes the report and prints the tables."""
+    from petm.data.digits import load_digits, load_mnist
     from petm.paper.report import summary, write_report
     from petm.paper.reproduction import PROTOCOLS
     from petm.paper.reproduction import reproduce as run_protocol
     from petm.report.tables import print_result
 
+    if dataset == "digits":
+        train, _, test = load_digits()
+    else:
+        train, test = load_mnist(data_dir, download=download)
     protocol = replace(PROTOCOLS[dataset], **{name: value for name, value in settings.items() if value is not None})
     how: Any = {"device": device, "resume": resume, "overwrite": overwrite}
     done = run_protocol(train, test, output, protocol=protocol, base_weights=base, **how)
     write_report(done, output / "report.html")
     if as_json:
         options.print_json(done.result)
-    else:
-        print_result(done.result)
-        click.echo(f"\n{textwrap.fill(summary(done.result), 79)}\n")
-        click.echo(f"Report: {output / 'report.html'}", err=True)
-    return done
+        return
+    print_result(done.result)
+    click.echo(f"\n{textwrap.fill(summary(done.result), 79)}\n")
+    click.echo(f"Report: {output / 'report.html'}", err=True)

@@ -12,7 +12,7 @@ from petm.errors import ArgumentError
 
 if TYPE_CHECKING:
     from petm.grading.provenance import InputOrigin
-    from petm.serving.engine import Engine
+    from petm.serving.engine import GraderEngine
     from petm.serving.limits import Limits
     from petm.serving.reading import Reader
 
@@ -103,7 +103,7 @@ def _read_key(path: Path | None) -> str | None:
     return key
 
 
-def _make_engine(limits: "Limits", place: options.GraderPlace, device: str, threads: int | None) -> "Engine":
+def _make_engine(limits: "Limits", place: options.GraderPlace, device: str, threads: int | None) -> "GraderEngine":
     """The engine, made in the inference process."""
     import torch
 

@@ -10,18 +10,21 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from petm.errors import RunError
 from petm.selective.guarantee import guarantee
-from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json, too_many
+from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json
 from petm.serving.core import Answered, Service
-from petm.serving.documentation import documentation
-from petm.serving.engine import Engine, probabilities
+from petm.serving.engine import probabilities
+from petm.serving.engine_process import Engine
 from petm.serving.guard import FAILED, Guard
-from petm.serving.limits import FORMATS, Limits, Refusal
+from petm.serving.limits import AGAIN, FORMATS, Limits, too_many
 from petm.serving.reading import Content
 from petm.serving.schemas import (
     About,
@@ -34,6 +37,7 @@ from petm.serving.schemas import (
     SweepRequest,
 )
 
+M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 PAGE = Path(__file__).with_name("page")
 _FAULTS: dict[int | str, dict[str, Any]] = {
@@ -61,13 +65,9 @@ def make_app(
 ) -> tuple[ASGIApp, Service]:
     """Returns the ASGI application of a grader, and its service.
 
-    Args:
-        load: Makes the engine, in a thread; until then the application answers that it is not ready.
-        limits: Limits of the service.
-        labels: The labels file; absent takes no labels.
-        key: As in `Guard`.
-        hosts: As in `Guard`.
-        failed: Called where the engine cannot be made, or ends.
+    ``load`` makes the engine, in a thread; until then the application answers that it is not ready. Without the file
+    ``labels``, no labels are taken. ``key`` and ``hosts`` are those of `Guard`. ``failed`` is called where the engine
+    cannot be made, or ends.
     """
     service = Service(lambda: load(limits), limits, labels)
 
@@ -84,7 +84,6 @@ def make_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.exception_handler(Refusal)(_refused)
     app.exception_handler(RunError)(_answer(507, "It could not be written. Is there space on the disk?"))
     app.exception_handler(RequestValidationError)(_answer(400, "opinions: expected true or false."))
     app.exception_handler(Exception)(_answer(500, FAILED))  # the guard logs it
@@ -119,8 +118,7 @@ def _add_grading(app: APIRouter, service: Service) -> None:
     @app.post("/sweep", response_model=SweepAnswer, summary="One input's probabilities by alpha.", openapi_extra=takes)
     async def sweep(request: Request) -> Response:
         engine = service.engine
-        async with service.bodies.read(_as_json(request)) as body:
-            asked = await _parsed(body, lambda: parse_json(body, SweepRequest))
+        asked = await _sent(request, service, SweepRequest)
         probabilities = await service.sweep(_content(asked, engine), asked.alphas)
         return _json({"alphas": asked.alphas, "probabilities": probabilities})
 
@@ -150,17 +148,13 @@ def _add_labels(app: APIRouter, service: Service) -> None:
     @app.post("/labels", response_model=dict[str, Any], status_code=201, summary=summary, openapi_extra=takes)
     async def label(request: Request) -> Response:
         engine = service.engine
-        async with service.bodies.read(_as_json(request)) as body:
-            asked = await _parsed(body, lambda: parse_json(body, LabelRequest))
-        content, classes = _content(asked, engine), engine.facts.classes
+        asked = await _sent(request, service, LabelRequest)
         record = asked.model_dump(exclude={"image", "sha256"} | ({"text"} if asked.text is None else set()))
-        known = asked.label is not None and asked.label < len(classes)
-        record["label_name"] = classes[asked.label or 0] if known else None
-        return _json(await service.label(record, content, asked.sha256), status=201)
+        return _json(await service.label(record, _content(asked, engine), asked.sha256), status=201)
 
     @app.get("/labels", response_model=Labels, summary="All labels.")
     async def labels() -> Response:
-        lines = service.kept_labels()
+        lines = list(service.labels.lines)
         return await asyncio.to_thread(lambda: _json({"labels": lines}))
 
 
@@ -172,17 +166,13 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/readyz", responses={503: {"model": Fault}}, summary="Whether the service is ready for requests.")
     async def readyz() -> dict[str, str]:
         if service.state != "ready":
-            raise Refusal(503, f"The service is {service.state}.", {"Retry-After": "1"})
+            raise HTTPException(503, f"The service is {service.state}.", AGAIN)
         return {"status": "ready"}
 
     @app.get("/metrics", summary="Figures in Prometheus' text format.", response_class=Response)
     async def metrics() -> Response:
-        page = await asyncio.to_thread(service.telemetry.page, service.telemetry.latest())
-        return Response(page, headers={"content-type": service.telemetry.content_type})
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(documentation(app.openapi()))
+        page = await asyncio.to_thread(service.telemetry.page, list(service.telemetry.window))
+        return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 def _inputs(body: bytes, kind: str, content_type: str, engine: Engine, limits: Limits) -> list[Given]:
@@ -193,14 +183,12 @@ def _inputs(body: bytes, kind: str, content_type: str, engine: Engine, limits: L
         asked = parse_json(body, GradeRequest)
         contents = getattr(asked, engine.reader.kind)
         if contents is None or (asked.images is not None and asked.texts is not None):
-            raise Refusal(400, f"The body: expected only {engine.reader.kind}.")
+            raise HTTPException(400, f"The body: expected only {engine.reader.kind}.")
         if len(contents) > limits.inputs:
             raise too_many(limits)
         given = [Given(None, content) for content in contents]
     if not given:
-        raise Refusal(400, "Send at least one input.")
-    if len(given) > limits.inputs:
-        raise too_many(limits)
+        raise HTTPException(400, "Send at least one input.")
     return given
 
 
@@ -208,14 +196,15 @@ def _content(asked: SweepRequest | LabelRequest, engine: Engine) -> Content:
     """The one input of a request."""
     wanted, other = (asked.image, asked.text) if engine.reader.kind == "images" else (asked.text, asked.image)
     if wanted is None or other is not None:
-        raise Refusal(400, f"The body: expected only one {engine.reader.kind[:-1]}.")
+        raise HTTPException(400, f"The body: expected only one {engine.reader.kind[:-1]}.")
     return wanted
 
 
-def _as_json(request: Request) -> Request:
+async def _sent(request: Request, service: Service, model: type[M]) -> M:
     if media_type(request) != JSON:
-        raise Refusal(415, f"Send {JSON}.")
-    return request
+        raise HTTPException(415, f"Send {JSON}.")
+    async with service.bodies.read(request) as body:
+        return await _parsed(body, lambda: parse_json(body, model))
 
 
 async def _parsed(body: bytes, parse: Callable[[], T]) -> T:
@@ -253,11 +242,6 @@ def _body(model: Any, *, files: bool = False) -> dict[str, Any]:
         form = {"type": "object", "properties": {"files": file}, "required": ["files"]}
         content[FORM] = {"schema": form | {"description": f"Images ({', '.join(FORMATS)}), or texts in UTF-8."}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-def _refused(_: Request, refusal: Exception) -> JSONResponse:
-    assert isinstance(refusal, Refusal)
-    return JSONResponse({"detail": refusal.sentence}, refusal.status, refusal.headers)
 
 
 def _answer(status: int, detail: str) -> Callable[[Request, Exception], JSONResponse]:

@@ -88,8 +88,6 @@ class Batcher(Generic[S, R]):
 
     async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
         """Waits for announced samples, as long as the oldest sample may wait."""
-        if not self._wait:
-            return
         until = self._queue[0].since + self._wait
         while self._coming > 0 and len(self._queue) < self._size and (left := until - loop.time()) > 0:
             self._changed.clear()

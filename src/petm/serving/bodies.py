@@ -9,9 +9,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from petm.serving.limits import Limits, Refusal, busy
+from petm.serving.limits import AGAIN, Limits, too_many
 from petm.serving.reading import Content
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -28,10 +29,7 @@ class Given(NamedTuple):
 
 
 class Bodies:
-    """Reads bodies, and counts the bytes of those that are held.
-
-    Args:
-        limits: Limits of one body, and of all together.
+    """Reads bodies within the limits of one and of all together, and counts the bytes of those that are held.
 
     Attributes:
         grown: Whether a large body has come since this was last reset.
@@ -47,7 +45,7 @@ class Bodies:
         Of a body that is too large, as many bytes again are read and dropped, so that the sender receives the refusal.
 
         Raises:
-            Refusal: The body is too large or too slow, or too many are held.
+            HTTPException: The body is too large or too slow, or too many are held.
             ClientDisconnect: The client has gone.
         """
         parts: list[bytes] = []
@@ -60,17 +58,18 @@ class Bodies:
                         self._held += len(part)
                         parts.append(part)
                         if self._held > self._limits.bodies:
-                            raise busy("The service holds too many requests. Try again.")
+                            raise HTTPException(429, "The service holds too many requests. Try again.", AGAIN)
                     else:
                         self._release(parts)
                     if size > 2 * self._limits.body:
                         break
             self.grown |= size > LARGE
             if size > self._limits.body:
-                raise Refusal(413, f"The body has more than {self._limits.body:,} bytes. Send fewer inputs at a time.")
+                told = f"The body has more than {self._limits.body:,} bytes. Send fewer inputs at a time."
+                raise HTTPException(413, told)
             yield parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError as error:
-            raise Refusal(408, "The body took too long to arrive.") from error
+            raise HTTPException(408, "The body took too long to arrive.") from error
         finally:
             self._release(parts)
 
@@ -83,11 +82,11 @@ def media_type(request: Request) -> str:
     """Returns the media type of a request's body, without its parameters.
 
     Raises:
-        Refusal: The type is neither JSON nor a form.
+        HTTPException: The type is neither JSON nor a form.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (JSON, FORM):
-        raise Refusal(415, f"Send {JSON} or {FORM}.")
+        raise HTTPException(415, f"Send {JSON} or {FORM}.")
     return kind
 
 
@@ -95,17 +94,17 @@ def parse_json(body: bytes, model: type[_Model]) -> _Model:
     """Returns a JSON body as a pydantic model.
 
     Raises:
-        Refusal: The body is not JSON, or not of that form.
+        HTTPException: The body is not JSON, or not of that form.
     """
     try:
         content = from_json(body)
     except ValueError as error:
-        raise Refusal(400, "The body is not valid JSON.") from error
+        raise HTTPException(400, "The body is not valid JSON.") from error
     if not isinstance(content, dict):
-        raise Refusal(400, "The body: Input should be an object.")
+        raise HTTPException(400, "The body: Input should be an object.")
     # Checked before pydantic, which makes an error for each unknown key: gigabytes for a body full of them.
     if not content.keys() <= model.model_fields.keys():
-        raise Refusal(400, f"The body may have only {', '.join(model.model_fields)}.")
+        raise HTTPException(400, f"The body may have only {', '.join(model.model_fields)}.")
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -114,21 +113,21 @@ def parse_json(body: bytes, model: type[_Model]) -> _Model:
         known = [str(part) for part in fault["loc"] if isinstance(part, int) or part in model.model_fields]
         where = ".".join(known) or "The body"
         message = "It is not of the right form." if fault["type"] == "value_error" else f"{fault['msg']}."
-        raise Refusal(400, f"{where}: {message}") from error
+        raise HTTPException(400, f"{where}: {message}") from error
 
 
 def parse_files(body: bytes, content_type: str, limits: Limits) -> list[Given]:
     """Returns the parts ``files`` of a form.
 
     Raises:
-        Refusal: The form is damaged, has other parts, or too many.
+        HTTPException: The form is damaged, has other parts, or too many.
     """
     _, options = parse_options_header(content_type)
     found: list[Given] = []
 
     def take(part: Field | File) -> None:
         if part.field_name != b"files":
-            raise Refusal(400, "The form may have only parts with the name files.")
+            raise HTTPException(400, "The form may have only parts with the name files.")
         if len(found) == limits.inputs:
             raise too_many(limits)
         if isinstance(part, File):
@@ -144,10 +143,5 @@ def parse_files(body: bytes, content_type: str, limits: Limits) -> list[Given]:
         parser.write(body)
         parser.finalize()
     except (FormParserError, KeyError, ValueError) as error:
-        raise Refusal(400, "The form is damaged.") from error
+        raise HTTPException(400, "The form is damaged.") from error
     return found
-
-
-def too_many(limits: Limits) -> Refusal:
-    """Returns the refusal of more inputs than a request may hold."""
-    return Refusal(413, f"The request holds more than {limits.inputs} inputs. Send fewer at a time.")

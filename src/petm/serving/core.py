@@ -9,14 +9,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from starlette.exceptions import HTTPException
+
 from petm._internal.spill import give_back_blocks
 from petm.data.images import WORKERS
 from petm.selective.drift import SuspicionProfile
 from petm.serving.batching import Batcher
 from petm.serving.bodies import Bodies, Given
-from petm.serving.engine import Engine, EngineEndedError, Verdict, verdicts
+from petm.serving.engine import EngineEndedError, Verdict, verdicts
+from petm.serving.engine_process import Engine
 from petm.serving.label_file import LabelFile
-from petm.serving.limits import Limits, Refusal, Unreadable, busy
+from petm.serving.limits import AGAIN, Limits, Unreadable
 from petm.serving.reading import Content
 from petm.serving.telemetry import Telemetry
 
@@ -28,28 +31,24 @@ Answered = Verdict | str
 
 
 class Service:
-    """Grades inputs within limits, and keeps labels; its grader is loaded in the background.
-
-    Args:
-        load: Makes the engine; called in a thread of its own.
-        limits: Limits of the service.
-        labels: The labels file; absent takes no labels.
+    """Grades inputs within limits, and keeps labels; its grader is loaded in the background, by ``load``.
 
     Attributes:
         state: ``loading``, ``ready``, ``stopping`` or ``failed``.
+        takes_labels: Whether there is a labels file.
         failure: Why the service could not load or continue.
     """
 
     def __init__(self, load: Callable[[], Engine], limits: Limits, labels: Path | None = None) -> None:
         self._load, self.limits, self._labels_path = load, limits, labels
+        self.takes_labels = labels is not None
         self.state: Literal["loading", "ready", "stopping", "failed"] = "loading"
         self.failure: BaseException | None = None
         self.bodies, self.telemetry = Bodies(limits), Telemetry()
-        self.telemetry.queue(lambda: self._accepted)
-        self.labels: LabelFile | None = None
+        self.telemetry.queue.set_function(lambda: self._accepted)
+        self._label_file: LabelFile | None = None
         self._starting: Engine | None = None
-        self._engine: Engine | None = None
-        self._batcher: Batcher[Any, Answered | None] | None = None
+        self._ready: tuple[Engine, Batcher[Any, Answered | None]] | None = None
         self._accepted, self._grown = 0, False
 
     @asynccontextmanager
@@ -68,12 +67,12 @@ class Service:
             if self._starting is not None:
                 await asyncio.to_thread(self._starting.close)
             await loading
-            if self._batcher is not None:
-                await self._batcher.close()
+            if self._ready is not None:
+                await self._ready[1].close()
             self._pool.shutdown()
             self._writer.shutdown()
-            if self.labels is not None:
-                self.labels.close()
+            if self._label_file is not None:
+                self._label_file.close()
 
     def stop(self) -> None:
         """Ends readiness; requests are still answered."""
@@ -83,23 +82,20 @@ class Service:
     async def _start(self) -> None:
         try:
             if self._labels_path is not None:
-                self.labels = await asyncio.to_thread(LabelFile, self._labels_path)
-            self._starting = await asyncio.to_thread(self._load)
+                self._label_file = await asyncio.to_thread(LabelFile, self._labels_path)
+            engine = self._starting = await asyncio.to_thread(self._load)
             if self.state == "stopping":  # meanwhile
-                self._starting.close()
-            await asyncio.to_thread(self._starting.wait)
+                engine.close()
+            await asyncio.to_thread(engine.wait)
         except Exception as error:
             self._fail(error)
             return
-        self._engine = self._starting
         # Objects made until now stay: the collector need not visit them again while requests wait.
         gc.collect()
         gc.freeze()
-        engine, limits = self._engine, self.limits
         self.telemetry.profile = SuspicionProfile.from_measured(engine.facts.measured)
-        self._batcher = Batcher(
-            lambda inputs: verdicts(engine.run(inputs)), limits.batch, limits.wait, self.telemetry.batch
-        )
+        size, wait, seen = self.limits.batch, self.limits.wait, self.telemetry.sizes.observe
+        self._ready = engine, Batcher(lambda inputs: verdicts(*engine.run(inputs)), size, wait, seen)
         if self.state == "loading":
             self.state = "ready"
 
@@ -107,9 +103,9 @@ class Service:
         """Gives memory back to the system after large bodies and images, and fails where the engine has ended."""
         while True:
             await asyncio.sleep(TIDY)
-            if self._engine is not None and self.failure is None:
+            if self._ready is not None and self.failure is None:
                 try:
-                    self._engine.check()
+                    self.engine.check()
                 except EngineEndedError as error:
                     self._fail(error)
             if self._grown or self.bodies.grown:
@@ -122,24 +118,24 @@ class Service:
             self._failed()
 
     @property
-    def takes_labels(self) -> bool:
-        """Whether there is a labels file."""
-        return self._labels_path is not None
+    def engine(self) -> Engine:
+        """The engine; raises HTTPException where it is not loaded yet."""
+        return self._loaded()[0]
 
     @property
-    def engine(self) -> Engine:
-        """The engine.
-
-        Raises:
-            Refusal: It is not loaded yet.
-        """
-        return self._loaded()[0]
+    def labels(self) -> LabelFile:
+        """The labels file; raises HTTPException where there is none."""
+        if not self.takes_labels:
+            raise HTTPException(404, "This service takes no labels. Start it with --labels-file.")
+        self._loaded()
+        assert self._label_file is not None
+        return self._label_file
 
     async def grade(self, given: Sequence[Given]) -> list[Answered]:
         """Returns the verdict on each input, or why it could not be read, in their order.
 
         Raises:
-            Refusal: The queue is full, it took too long, or the engine has ended.
+            HTTPException: The queue is full, it took too long, or the engine has ended.
         """
         engine, batcher = self._loaded()
 
@@ -167,56 +163,40 @@ class Service:
         """Returns the probabilities of the classes at each alpha.
 
         Raises:
-            Refusal: The queue is full, the input cannot be read, the grader is a graph, or the engine has ended.
+            HTTPException: The queue is full, the input cannot be read, the grader is a graph, or the engine has ended.
         """
         engine, batcher = self._loaded()
         if not engine.facts.has_sweep:
-            raise Refusal(404, "The alpha of an exported graph is fixed. Serve the bundle.")
+            raise HTTPException(404, "The alpha of an exported graph is fixed. Serve the bundle.")
         async with self._accept(len(alphas)):
-            sample = await self.read(engine.reader.read, content)
+            sample = await self._read(engine.reader.read, content)
             return await batcher.alone(lambda: engine.sweep(sample, alphas))
 
     async def label(self, record: dict[str, Any], content: Content, digest: str | None) -> dict[str, Any]:
-        """Returns the line that was appended to the labels file.
+        """Returns the line that was appended to the labels file; ``record`` is as in `LabelFile.append`.
 
-        Args:
-            record: As in `LabelFile.append`.
-            content: The input.
-            digest: The sender's SHA-256 of the input; absent checks nothing.
+        ``digest`` is the sender's SHA-256 of the input; where it is absent, nothing is compared.
 
         Raises:
-            Refusal: The input cannot be read or has another hash, or there is no such class.
+            HTTPException: The input cannot be read or has another hash, or there is no such class.
             RunError: The line could not be written.
         """
-        labels, engine = self._labels(), self.engine
-        if record["label"] is not None and record["label"] >= len(engine.facts.classes):
-            raise Refusal(400, f"label: expected a class from 0 to {len(engine.facts.classes) - 1}, or null.")
-        await self.read(engine.reader.read, content)  # which checks it
-        raw = await self.read(engine.reader.raw, content)
+        labels, engine, label = self.labels, self.engine, record["label"]
+        classes = engine.facts.classes
+        if label is not None and label >= len(classes):
+            raise HTTPException(400, f"label: expected a class from 0 to {len(classes) - 1}, or null.")
+        record = record | {"label_name": None if label is None else classes[label]}
+        await self._read(engine.reader.read, content)  # which checks it
+        raw = await self._read(engine.reader.raw, content)
         if digest is not None and digest != sha256(raw).hexdigest():
-            raise Refusal(400, "sha256: expected the hash of the input. Was the input changed on the way?")
-        return await asyncio.get_running_loop().run_in_executor(
-            self._writer, lambda: labels.append(record, raw, engine.facts.classes)
-        )
+            raise HTTPException(400, "sha256: expected the hash of the input. Was the input changed on the way?")
+        return await asyncio.get_running_loop().run_in_executor(self._writer, labels.append, record, raw, classes)
 
-    def kept_labels(self) -> list[dict[str, Any]]:
-        """Returns the lines of the labels file, the oldest first.
-
-        Raises:
-            Refusal: There is no labels file.
-        """
-        return self._labels().lines()
-
-    async def read(self, how: Callable[[Content], T], content: Content) -> T:
-        """Returns the result of reading one input in a thread.
-
-        Raises:
-            Refusal: It cannot be read.
-        """
+    async def _read(self, how: Callable[[Content], T], content: Content) -> T:
         try:
             return await self._in_pool(how, content)
         except Unreadable as reason:
-            raise Refusal(422, str(reason)) from reason
+            raise HTTPException(422, str(reason)) from reason
 
     async def _in_pool(self, how: Callable[[Content], T], content: Content) -> T:
         self._grown = True
@@ -226,27 +206,20 @@ class Service:
     async def _accept(self, count: int) -> AsyncIterator[None]:
         """Holds ``count`` places in the queue while the block runs, at most until the time-out."""
         if self._accepted + count > self.limits.queue:
-            raise busy("Too many inputs wait. Try again.")
+            raise HTTPException(429, "Too many inputs wait. Try again.", AGAIN)
         self._accepted += count
         try:
             async with asyncio.timeout(self.limits.timeout):
                 yield
         except EngineEndedError as error:
             self._fail(error)
-            raise Refusal(503, "The service has failed and ends.") from error
+            raise HTTPException(503, "The service has failed and ends.") from error
         except TimeoutError as error:
-            raise Refusal(504, "It took too long. Try again with less.") from error
+            raise HTTPException(504, "It took too long. Try again with less.") from error
         finally:
             self._accepted -= count
 
-    def _labels(self) -> LabelFile:
-        if self._labels_path is None:
-            raise Refusal(404, "This service takes no labels. Start it with --labels-file.")
-        self._loaded()
-        assert self.labels is not None
-        return self.labels
-
     def _loaded(self) -> tuple[Engine, Batcher[Any, Answered | None]]:
-        if self._engine is None or self._batcher is None:
-            raise Refusal(503, "The grader is being loaded. Try again.", {"Retry-After": "1"})
-        return self._engine, self._batcher
+        if self._ready is None:
+            raise HTTPException(503, "The grader is being loaded. Try again.", AGAIN)
+        return self._ready

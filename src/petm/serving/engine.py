@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import Inputs, one_tensor
-from petm.errors import ModelError, RunError
+from petm.errors import RunError
 from petm.grading.grader import Grader
 from petm.grading.grades import Grades
 from petm.grading.onnx_grader import OnnxGrader
@@ -50,58 +51,14 @@ class Facts(NamedTuple):
     shape: tuple[int, ...] | None  # of one input, where ``inputs`` does not say it
 
 
-class Opinions(NamedTuple):
-    """The result of one pass over ``N`` inputs, ``M`` of which could be read."""
-
-    unread: dict[int, str | None]  # by position, why an input could not be read; None: it is too large to be read here
-    grades: Grades  # of the others, in their order
-    base: NDArray[np.float32]  # the base model's logits of these, (M, K)
-    opinion: NDArray[np.float32]  # the second opinion's, (M, K)
-
-
-class Engine(Protocol):
-    """Grades batches, in one thread at a time."""
-
-    reader: Reader
-    facts: Facts
-
-    def wait(self) -> None:
-        """Returns when the engine is ready to grade.
-
-        Raises:
-            EngineEndedError: It has ended before.
-            PetmError: It cannot be made.
-        """
-
-    def run(self, inputs: Sequence[Any]) -> Opinions:
-        """Returns the grades of at least one input, in their order.
-
-        Args:
-            inputs: Samples from the reader; or the contents of short inputs, which are faster to read here, one after
-                the other, than in threads.
-
-        Raises:
-            EngineEndedError: The engine has ended unexpectedly.
-            ModelError: The model does not accept the inputs.
-        """
-
-    def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
-        """Returns the probabilities of the ``K`` classes of one sample at each alpha.
-
-        Raises:
-            EngineEndedError: The engine has ended unexpectedly.
-            ModelError: The grader is an exported graph, whose alpha is fixed.
-        """
-
-    def check(self) -> None:
-        """Raises EngineEndedError where the engine has ended unexpectedly."""
-
-    def close(self) -> None:
-        """Ends the engine, from any thread."""
+Opinions = tuple[Grades, NDArray[np.float32], NDArray[np.float32]]
+"""Grades of ``M`` inputs, the base model's logits ``(M, K)``, and the second opinion's."""
+Unread = dict[int, str | None]
+"""By position, why an input could not be read; None: it is too large to be read in the engine."""
 
 
 class GraderEngine:
-    """An engine in this process.
+    """Grades batches in this process, in one thread at a time.
 
     Args:
         grader: From `petm.grading.grader.load`, or an ONNX graph.
@@ -116,16 +73,24 @@ class GraderEngine:
         if isinstance(grader, Grader):
             _lay_out(grader.adapted, reader.collate([reader.blank()]))
         # The first passes find the split point and fill the allocator: no request should wait for that.
-        count = self.run([reader.blank()]).base.shape[1]
+        count = self._pass([reader.blank()])[1].shape[1]
         names = grader.origin.model.classes
         classes = names if len(names) == count else tuple(map(str, range(count)))
         shape = grader.shape if isinstance(grader, OnnxGrader) else None
         known = (grader.threshold, grader.score, grader.measured, isinstance(grader, Grader))
         self.facts = Facts(classes, *known, grader.origin.inputs, shape)
 
-    def run(self, inputs: Sequence[Any]) -> Opinions:
-        """As in `Engine`."""
-        unread: dict[int, str | None] = {}
+    def run(self, inputs: Sequence[Any]) -> tuple[Unread, Opinions | None]:
+        """Returns which inputs could not be read, and the opinions on the others, if any, in their order.
+
+        Args:
+            inputs: Samples from the reader; or the contents of short inputs, which are faster to read here, one after
+                the other, than in threads.
+
+        Raises:
+            ModelError: The model does not accept the inputs.
+        """
+        unread: Unread = {}
         samples: list[Any] = []
         for place, given in enumerate(inputs):
             try:
@@ -137,9 +102,9 @@ class GraderEngine:
                 unread[place] = None
             else:
                 samples.append(sample)
-        return Opinions(unread, *self._pass(samples)) if samples else Opinions(unread, *_NOTHING)
+        return unread, self._pass(samples) if samples else None
 
-    def _pass(self, samples: Sequence[Any]) -> tuple[Grades, NDArray[np.float32], NDArray[np.float32]]:
+    def _pass(self, samples: Sequence[Any]) -> Opinions:
         x = self.reader.collate(samples)
         if isinstance(self._grader, OnnxGrader):
             answer = self._grader.run(one_tensor(x, "for an exported graph").numpy())
@@ -151,37 +116,29 @@ class GraderEngine:
         return self._grader.judge(held), held.base.numpy(), held.second.numpy()
 
     def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
-        """As in `Engine`."""
-        if not isinstance(self._grader, Grader):
-            raise ModelError("sweep: expected a PyTorch bundle, got a graph. Serve the bundle.")
+        """Returns the probabilities of the ``K`` classes of one sample at each alpha, where `Facts` has a sweep."""
+        assert isinstance(self._grader, Grader)
         adapted = self._grader.adapted
         x = self.reader.collate([sample]).to(device_of(adapted))
         with torch.no_grad():
             return [adapted(x, alpha=alpha)[0].double().softmax(0).tolist() for alpha in alphas]
 
     def wait(self) -> None:
-        """As in `Engine`: it is ready."""
+        """Does nothing, as the engine is ready."""
 
-    def check(self) -> None:
-        """As in `Engine`: it ends with this process."""
-
-    def close(self) -> None:
-        """As in `Engine`: there is nothing to end."""
+    check = close = wait  # it ends with this process
 
 
-def verdicts(found: Opinions) -> list[Verdict | str | None]:
-    """Returns the verdict of each input; for one that was not read, its entry in `Opinions.unread`."""
-    grades, unread = found.grades, found.unread
+def verdicts(unread: Unread, opinions: Opinions | None) -> list[Verdict | str | None]:
+    """Returns the verdict of each input from what `GraderEngine.run` returns; for one that was not read, its entry."""
+    if opinions is None:
+        return list(unread.values())
+    grades, base, opinion = opinions
     known = [None if math.isnan(value) else value for value in grades.probability.tolist()]
     columns = (grades.labels.tolist(), grades.second.tolist(), known, grades.suspicion.tolist())
-    rows = zip(*columns, grades.trusted.tolist(), found.base, found.opinion, strict=True)
+    rows = zip(*columns, grades.trusted.tolist(), base, opinion, strict=True)
     places = range(len(grades) + len(unread))
     return [unread[place] if place in unread else Verdict(*next(rows)) for place in places]
-
-
-_NONE: Any = np.empty(0, np.int64)
-_NOTHING: Any = (Grades(_NONE, _NONE, _NONE, _NONE, _NONE), np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
-"""The result of a pass where no input could be read."""
 
 
 def _lay_out(adapted: AdaptedModel, x: Inputs) -> None:
@@ -201,5 +158,4 @@ def _lay_out(adapted: AdaptedModel, x: Inputs) -> None:
 
 def probabilities(logits: NDArray[np.float32]) -> list[float]:
     """Returns the softmax of ``(K,)`` logits."""
-    values = np.exp(logits.astype(np.float64) - logits.max())
-    return (values / values.sum()).tolist()  # type: ignore[no-any-return]
+    return softmax(logits.astype(np.float64)).tolist()  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 from petm.errors import ModelError
-from petm.serving.engine import Engine, EngineEndedError, Facts, Opinions
+from petm.serving.engine import EngineEndedError, Facts, GraderEngine, Opinions, Unread
 from petm.serving.reading import Reader
 
 _GRACE = 5.0
@@ -23,7 +23,8 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 class EngineProcess:
     """An engine that runs in another process, which ends when this one does, in whatever way.
 
-    ``reader`` and ``facts`` exist once `wait` has returned.
+    ``reader`` and ``facts`` exist once `wait` has returned. Every method but `close` raises EngineEndedError where the
+    process has ended unexpectedly.
 
     Args:
         make: Makes the engine in the other process: a function that can be pickled.
@@ -34,7 +35,9 @@ class EngineProcess:
     reader: Reader
     facts: Facts
 
-    def __init__(self, make: Callable[[], Engine], make_reader: Callable[[Facts], Reader], *, patience: float) -> None:
+    def __init__(
+        self, make: Callable[[], GraderEngine], make_reader: Callable[[Facts], Reader], *, patience: float
+    ) -> None:
         self._make_reader, self._patience = make_reader, patience
         self._pipe, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
@@ -51,25 +54,25 @@ class EngineProcess:
         atexit.register(self.close)
 
     def wait(self) -> None:
-        """As in `Engine`; raises what ``make`` raised."""
+        """Returns when the engine is ready to grade; raises what ``make`` raised."""
         self.facts = self._received()
         self.reader = self._make_reader(self.facts)
 
-    def run(self, inputs: Sequence[Any]) -> Opinions:
-        """As in `Engine`."""
-        return cast(Opinions, self._asked("run", inputs))
+    def run(self, inputs: Sequence[Any]) -> tuple[Unread, Opinions | None]:
+        """As in `GraderEngine`."""
+        return cast(tuple[Unread, Opinions | None], self._asked("run", inputs))
 
     def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
-        """As in `Engine`."""
+        """As in `GraderEngine`."""
         return cast(list[list[float]], self._asked("sweep", sample, alphas))
 
     def check(self) -> None:
-        """As in `Engine`."""
+        """Returns where the process runs."""
         if not self._process.is_alive():
             raise self._gone()
 
     def close(self) -> None:
-        """As in `Engine`: at once, also during a pass."""
+        """Ends the engine at once, also during a pass, from any thread."""
         atexit.unregister(self.close)
         self._process.kill()
         self._process.join()
@@ -101,7 +104,11 @@ class EngineProcess:
         )
 
 
-def _work(pipe: Connection, make: Callable[[], Engine]) -> None:
+Engine = GraderEngine | EngineProcess
+"""Grades batches, in one thread at a time."""
+
+
+def _work(pipe: Connection, make: Callable[[], GraderEngine]) -> None:
     engine, failed = None, None
     try:
         engine = make()

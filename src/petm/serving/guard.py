@@ -1,21 +1,20 @@
 """What every request passes: the key, the host, headers of the answer, logging of failures."""
 
 import hmac
-import json
 import logging
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from h11 import LocalProtocolError
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from petm.serving.core import Service
 
 LOG = logging.getLogger("petm.serving")
-OPEN = frozenset({"/healthz", "/readyz", "/", "/docs", "/openapi.json"})
+OPEN = frozenset({"/healthz", "/readyz", "/", "/openapi.json"})
 """Paths that reveal nothing about the grader; they and the files of the page need no key."""
 COUNTED = OPEN | {"/grade", "/sweep", "/labels", "/about", "/metrics"}
 _PAGE = re.compile(r"/[a-z0-9]+\.(js|css|svg)")
@@ -66,11 +65,7 @@ class Guard:
             await send(message)
 
         try:
-            refused = self._refusal(scope)
-            if refused:
-                await _say(answer, *refused)
-            else:
-                await self._app(scope, receive, answer)
+            await (self._refusal(scope) or self._app)(scope, receive, answer)
         except ClientDisconnect:
             status = status or 499
         except LocalProtocolError:  # the body was not HTTP, and uvicorn has answered
@@ -78,27 +73,24 @@ class Guard:
         except Exception:
             LOG.exception("%s %s failed", scope["method"], scope["path"] if scope["path"] in COUNTED else "(a path)")
             if not status:
-                await _say(answer, 500, FAILED)
+                await _refused(500, FAILED)(scope, receive, answer)
         finally:
             path = scope["path"] if scope["path"] in COUNTED else "other"
             self._service.telemetry.request(path, status, time.perf_counter() - started)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers = dict(scope["headers"])
         if self._hosts:
             name = headers.get(b"host", b"").decode("latin-1").lower()
             if (name if name.endswith("]") else name.rpartition(":")[0] or name) not in self._hosts:
-                return 421, "The service has another host name. Allow this one with --allowed-host."
+                return _refused(421, "The service has another host name. Allow this one with --allowed-host.")
         # A router may match a path that is spelled otherwise, so only exactly these paths need no key.
         if self._key is not None and scope["path"] not in OPEN and not _PAGE.fullmatch(scope["path"]):
             given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
             if not hmac.compare_digest(given, self._key):
-                return 401, "Send the key as X-API-Key."
+                return _refused(401, "Send the key as X-API-Key.")
         return None
 
 
-async def _say(send: Send, status: int, sentence: str) -> None:
-    body = json.dumps({"detail": sentence}).encode()
-    headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _refused(status: int, sentence: str) -> ASGIApp:
+    return JSONResponse({"detail": sentence}, status)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -33,6 +33,9 @@ class LabelFile:
     Args:
         path: The file, made where it is absent.
 
+    Attributes:
+        lines: All lines, the oldest first.
+
     Raises:
         DataError: It has other lines.
         RunError: Another process writes it, or it cannot be written.
@@ -42,31 +45,23 @@ class LabelFile:
         self.path, self.images = path, path.with_name(f"{path.name}.images")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._give_back = take_lock(path.with_name(f"{path.name}.lock"))
-            try:
-                self._file = path.open("a+b", buffering=0)
-                self._lines = self._read()
-            except BaseException:
-                self._give_back()
-                raise
+            with ExitStack() as opened:
+                opened.callback(take_lock(path.with_name(f"{path.name}.lock")))
+                self._file = opened.enter_context(path.open("a+b", buffering=0))
+                self.lines = self._read()
+                self._opened = opened.pop_all()
         except BlockingIOError as error:
             raise RunError(f"{path}: another process writes it. Wait for it, or choose another file.") from error
         except OSError as error:
             raise RunError(f"{path}: could not be opened ({error.strerror}). Choose another file.") from error
-        self._places: dict[str, str | None] = {line["sha256"]: line.get("path") for line in self._lines}
+        self._places: dict[str, str | None] = {line["sha256"]: line.get("path") for line in self.lines}
         self._tidy()
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Returns all lines, the oldest first."""
-        return list(self._lines)
 
     def append(self, record: Mapping[str, Any], raw: bytes, classes: Sequence[str]) -> dict[str, Any]:
         """Returns the line that was written: the record, the hash of the input, its path, and the time.
 
-        Args:
-            record: Entries of the line, with ``label`` as a class number or None.
-            raw: The image file; or the text in UTF-8, where ``record`` has one under ``text``.
-            classes: ``K`` names.
+        ``record`` has a class number or None as ``label``. ``raw`` is the image file; or the text in UTF-8, where
+        ``record`` has one as ``text``.
 
         Raises:
             RunError: The line could not be written; then nothing has changed.
@@ -90,13 +85,12 @@ class LabelFile:
         if before is not None and before != place:
             _remove(self.path.parent / before)
         self._places[digest] = place
-        self._lines.append(line)
+        self.lines.append(line)
         return line
 
     def close(self) -> None:
         """Closes the file, which another process may then open."""
-        self._file.close()
-        self._give_back()
+        self._opened.close()
 
     def _write(self, line: bytes) -> None:
         size = os.fstat(self._file.fileno()).st_size
@@ -117,7 +111,6 @@ class LabelFile:
             if not all(isinstance(line, dict) and {"label", "sha256"} <= line.keys() for line in lines):
                 raise ValueError("a line without label and sha256")
         except ValueError as error:
-            self._file.close()
             raise DataError(f"{self.path}: expected lines of labels, got {error}. Choose another file.") from error
         if len(whole) < len(content):  # a line that was cut off before its request was answered
             self._file.truncate(len(whole))

@@ -1,7 +1,11 @@
-"""Limits of a service, and its refusals of what is beyond them."""
+"""Limits of a service.
 
-from collections.abc import Mapping
+A request that is refused raises HTTPException, whose words repeat nothing of what was sent.
+"""
+
 from dataclasses import dataclass, fields
+
+from starlette.exceptions import HTTPException
 
 from petm.errors import ArgumentError
 
@@ -44,23 +48,13 @@ class Limits:
         return 8 * self.body
 
 
-class Refusal(Exception):  # noqa: N818 - an answer to a client rather than an error of ours
-    """A request that is refused.
-
-    Args:
-        status: HTTP status of the answer.
-        sentence: The reason, in words that repeat nothing of what was sent.
-        headers: Further headers of the answer.
-    """
-
-    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence, self.headers = status, sentence, dict(headers or {})
+AGAIN = {"Retry-After": "1"}
+"""Headers of the refusal of a request that may be sent again after a second."""
 
 
-def busy(sentence: str) -> Refusal:
-    """Returns the refusal of a request that may be sent again after a second."""
-    return Refusal(429, sentence, {"Retry-After": "1"})
+def too_many(limits: Limits) -> HTTPException:
+    """Returns the refusal of more inputs than a request may hold."""
+    return HTTPException(413, f"The request holds more than {limits.inputs} inputs. Send fewer at a time.")
 
 
 class Unreadable(Exception):  # noqa: N818 - the grade of one input rather than an error of ours

@@ -27,11 +27,7 @@ SMALL_FILE, SMALL_IMAGE, SMALL_TEXT = 1 << 14, 1 << 16, 1000
 class ImageReader:
     """Reads images, whatever their names say, within limits and in the form of the fit.
 
-    Args:
-        size: Height and width that images are resized to.
-        channels: 1 for grey, 3 for colour.
-        limits: Limits of the service.
-        processor: Image processor in place of size and channels.
+    They are resized to ``size`` (height and width) in 1 or 3 ``channels``, or prepared by ``processor``.
     """
 
     kind: Literal["images", "texts"] = "images"
@@ -100,13 +96,7 @@ class ImageReader:
 
 
 class TextReader:
-    """Reads texts as tokens.
-
-    Args:
-        encoder: Tokenizer.
-        length: Number of tokens that every text is padded or cut to; absent takes the longest of a batch.
-        limits: Limits of the service.
-    """
+    """Reads texts as tokens, padded or cut to ``length`` of them, or else to the longest text of a batch."""
 
     kind: Literal["images", "texts"] = "texts"
     shape = None
@@ -134,9 +124,7 @@ class TextReader:
         """Returns whether a text has few characters."""
         return len(content) <= SMALL_TEXT
 
-    def read_short(self, content: Content) -> dict[str, Sequence[int]]:
-        """Returns the same as `read`, and raises the same."""
-        return self.read(content)
+    read_short = read
 
     def raw(self, content: Content) -> bytes:
         """Returns the text in UTF-8.
@@ -169,13 +157,10 @@ def reader_for(
     processor: Tokenizer | ImageProcessor | None = None,
     shape: Sequence[int] | None = None,
 ) -> Reader:
-    """Returns the reader of a grader's inputs.
+    """Returns the reader of inputs in the form of the fit.
 
-    Args:
-        inputs: The form in which the grader was fitted to read them.
-        limits: Limits of the service.
-        processor: Tokenizer or image processor, where ``inputs`` names one.
-        shape: ``(C, H, W)``, where ``inputs`` does not say it.
+    ``processor`` is the tokenizer or image processor that ``inputs`` names; ``shape``, ``(C, H, W)``, is that of images
+    whose form ``inputs`` does not say.
 
     Raises:
         BundleError: The form of images is unknown.

@@ -14,15 +14,12 @@ import uvicorn
 from petm.errors import RunError
 from petm.serving.app import make_app
 from petm.serving.core import Service
-from petm.serving.engine import Engine
+from petm.serving.engine_process import Engine
 from petm.serving.limits import Limits
 
-HEAD = 32 * 1024
-"""Largest size of a request's line and headers in bytes."""
-IDLE = 5
-"""Seconds that a connection is kept without a request."""
-LINGER = 1.0
-"""Seconds in which open connections may send a last request, whose answer closes them."""
+HEAD = 32 * 1024  # bytes of a request's line and headers, at most
+IDLE = 5  # seconds that a connection is kept without a request
+LINGER = 1.0  # seconds in which open connections may send a last request, whose answer closes them
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -66,18 +63,10 @@ def serve(
     hosts: Sequence[str] = (),
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serves a grader until SIGTERM or SIGINT.
+    """Serves a grader until SIGTERM or SIGINT, with the arguments of `make_app` and `listening`.
 
-    Args:
-        load: As in `make_app`.
-        limits: Limits of the service.
-        host: Name or address to listen at.
-        port: Port to listen at; 0 takes a free one.
-        labels: As in `make_app`.
-        key: As in `make_app`.
-        hosts: Allowed host names beside those of this machine. Without any, a service that listens beyond this machine
-            allows all.
-        started: Called with the address.
+    ``hosts`` are allowed beside the names of this machine; where there are none, a service that listens beyond this
+    machine allows all. ``started`` is called with the address.
 
     Raises:
         RunError: The address is taken, or not of this machine.

@@ -2,11 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from petm.selective.drift import SuspicionProfile, drift_of
 from petm.serving.engine import Verdict
@@ -22,15 +21,16 @@ class Telemetry:
 
     Attributes:
         profile: Suspicion of the calibration samples; None where the bundle has none.
+        sizes: Histogram of the sizes of batches.
+        queue: Length of the queue.
+        window: Suspicion of the latest grades, and whether each was suspect.
     """
-
-    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.profile: SuspicionProfile | None = None
-        self._window: deque[tuple[float, bool]] = deque(maxlen=WINDOW)
+        self.window: deque[tuple[float, bool]] = deque(maxlen=WINDOW)
         grades = Counter("petm_grades", "Graded inputs.", ["grade"], registry=registry)
         self._grades = {name: grades.labels(name) for name in ("trusted", "suspect", "unreadable")}
         self._requests = Counter("petm_requests", "Answered requests.", ["path", "status"], registry=registry)
@@ -38,11 +38,11 @@ class Telemetry:
             "petm_request_seconds",
             "Time from a request's head to its answer.",
             ["path"],
-            buckets=SECONDS,
             registry=registry,
+            buckets=SECONDS,
         )
-        self._sizes = Histogram("petm_batch_inputs", "Inputs of one batch.", buckets=SIZES, registry=registry)
-        self._queue = Gauge("petm_queue_inputs", "Inputs accepted and not yet answered.", registry=registry)
+        self.sizes = Histogram("petm_batch_inputs", "Inputs of one batch.", buckets=SIZES, registry=registry)
+        self.queue = Gauge("petm_queue_inputs", "Inputs accepted and not yet answered.", registry=registry)
         about = f"the latest {WINDOW} grades"
         self._share = Gauge("petm_suspect_share", f"Share of suspects among {about}.", registry=registry)
         self._drift = Gauge(
@@ -53,14 +53,6 @@ class Telemetry:
         self._p_value = Gauge(
             "petm_suspicion_drift_p_value", "Probability of this distance or more without drift.", registry=registry
         )
-
-    def queue(self, length: Callable[[], float]) -> None:
-        """Sets the function that returns the length of the queue."""
-        self._queue.set_function(length)
-
-    def batch(self, size: int) -> None:
-        """Counts a pass."""
-        self._sizes.observe(size)
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """Counts an answered request; ``path`` is one of few."""
@@ -74,18 +66,10 @@ class Telemetry:
                 self._grades["unreadable"].inc()
             else:
                 self._grades["trusted" if verdict.trusted else "suspect"].inc()
-                self._window.append((verdict.suspicion, not verdict.trusted))
+                self.window.append((verdict.suspicion, not verdict.trusted))
 
-    def latest(self) -> list[tuple[float, bool]]:
-        """Returns suspicion of the latest grades, and whether each was suspect."""
-        return list(self._window)
-
-    def page(self, latest: list[tuple[float, bool]]) -> bytes:
-        """Returns all figures in Prometheus' text format.
-
-        Args:
-            latest: From `latest`, called in the thread that counts grades; this may run in another one.
-        """
+    def page(self, latest: Sequence[tuple[float, bool]]) -> bytes:
+        """Returns all figures in Prometheus' text format; ``latest`` is a copy of ``window``, as this takes a while."""
         share = distance = p_value = math.nan
         if latest:
             suspicion, suspect = zip(*latest, strict=True)
