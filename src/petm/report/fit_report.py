@@ -14,7 +14,7 @@ from petm.models.prediction import check_labels
 from petm.models.scores import SCORES, maximum_softmax
 from petm.report.figures import reliability_figure, risk_coverage_figure, svg_of
 from petm.report.gallery import Suspect, gather_suspects, shown
-from petm.report.pages import curve_captions, curve_tables, inline_svg, write_page
+from petm.report.pages import curve_captions, curve_tables, data_uri, write_page
 from petm.report.tables import MISSING, Table, between, judged, percent, points
 from petm.selective.bootstrap import paired_bootstrap
 from petm.selective.curves import judge, risk_coverage
@@ -76,11 +76,11 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
         | curve_tables(told, GRADER),
         lead=None,
         figures={
-            name: (inline_svg(svg_of(figure, name), f"svg-{name}", captions[name][0]), captions[name][1])
+            name: (data_uri(svg_of(figure, name).encode(), "svg+xml"), *captions[name])
             for name, figure in drawn.items()
         },
         suspects=gallery,
-        wrong=sum(suspect.wrong for suspect in gallery),
+        wrong=sum(suspect["wrong"] for suspect in gallery),
     )
 
 
