@@ -13,10 +13,8 @@ from petm.selective.bootstrap import bootstrap, paired_bootstrap
 from petm.selective.metrics import (
     METRICS,
     auroc,
-    brier,
     coverage_at_risk,
     expected_calibration_error,
-    recall_at,
     risk_at_coverage,
 )
 
@@ -31,12 +29,10 @@ def samples(seed: int = 0, levels: int = 1000, count: int = 200) -> tuple[NDArra
 
 FAST = [
     *METRICS.values(),
-    brier,
     expected_calibration_error,
     partial(expected_calibration_error, bins=4),
     partial(coverage_at_risk, risk=0.1),
     partial(risk_at_coverage, coverage=0.6),
-    partial(recall_at, threshold=0.5),
 ]
 
 
