@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from petm.errors import ArgumentError
-from petm.selective.monitoring import LabelledCounts, check_guarantee, exact_share, samples_to_tell
+from petm.selective.monitoring import LabelledCounts, exact_share, samples_to_tell
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 
 RISK = Threshold(0.3, "guaranteed risk", 0.9, max_risk=0.05, confidence=0.95, risk=0.02)
@@ -19,6 +19,10 @@ def rows(trusted_right=0, trusted_wrong=0, suspects_right=0, suspects_wrong=0):
     """Grades and errors of so many labelled predictions."""
     counts = (trusted_right, trusted_wrong, suspects_right, suspects_wrong)
     return np.repeat([True, True, False, False], counts), np.repeat([False, True, False, True], counts)
+
+
+def check_guarantee(threshold, *labelled, confidence=None):
+    return LabelledCounts(threshold).add(*labelled).check(confidence=confidence)
 
 
 def clopper_pearson(count, of, confidence):
@@ -206,7 +210,7 @@ def test_pieces_give_what_the_whole_gives():
 def test_what_does_not_fit():
     with pytest.raises(ArgumentError, match=r"^wrong:"):
         check_guarantee(RISK, [True] * 3, [False] * 2)
-    with pytest.raises(ArgumentError, match=r"^labels:"):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         check_guarantee(by_class(0.2, 0.3), [True] * 3, [False] * 3)
-    with pytest.raises(ArgumentError, match=r"^labels:"):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         check_guarantee(by_class(0.2, 0.3), [True] * 3, [False] * 3, [0, 1, 2])
