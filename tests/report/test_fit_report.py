@@ -106,7 +106,7 @@ def test_the_figures_are_those_of_the_samples(reported: tuple[Grader, str, Page]
         ("Precision", caught, int(flagged.sum())),
     ):
         found = share(count, of)
-        told = f"{name} {percent(found.value)} {percent(found.low)} to {percent(found.high)} {count} of {of}"
+        told = f"{name} {percent(found.value)} ({percent(found.low)[:-1]}–{percent(found.high)[:-1]}) {count} of {of}"
         assert told in page.text
     assert f"is wrong on {errors}. The grader flags {flagged.sum()} of the answers and finds {caught}" in page.text
 
@@ -183,7 +183,7 @@ def test_a_model_without_errors_has_a_page_that_says_so(
     _, page = written(fit_grader(adapted, data), data, tmp_path / "page.html")
     assert "cannot be cross-validated, and there is no reliability diagram" in page.text
     assert "is wrong on 0." in page.text
-    assert "Recall – – 0 of 0" in page.text
+    assert "Recall – 0 of 0" in page.text
     assert len(drawings(page)) == 1
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
 
