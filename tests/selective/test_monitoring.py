@@ -68,7 +68,6 @@ def test_verdicts(right, wrong, verdict):
     assert (check.limit, check.confidence, check.of) == (0.05, 0.95, "wrong among the trusted")
     assert (check.found.count, check.found.of) == (wrong, right + wrong)
     assert (check.labelled_trusted, check.labelled_suspects) == (right + wrong, 100)
-    assert not check.only_suspects
     assert (check.samples_needed is None) == (verdict != "cannot tell")
 
 
@@ -83,10 +82,9 @@ def test_another_confidence():
 def test_labels_of_suspects_alone_say_nothing_of_the_trusted():
     check = check_guarantee(RISK, *rows(suspects_right=400, suspects_wrong=100))
     assert check.verdict == "cannot tell"
-    assert check.only_suspects
+    assert (check.labelled_trusted, check.labelled_suspects) == (0, 500)
     assert check.found.of == 0
     assert check.samples_needed == samples_to_tell(0.02, 0.05, 0.95), "at the rate of the calibration samples"
-    assert not check_guarantee(RISK, *rows()).only_suspects
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.045, 0.08, 0.5, 1.0])

@@ -253,13 +253,11 @@ def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str]
         "violated": f"The guarantee is VIOLATED: {seen}; {limit}.",
         "cannot tell": f"It cannot be told whether the guarantee holds: {seen}; {limit}.",
     }[check.verdict]
-    if check.only_suspects:
-        told = (
-            f"It cannot be told whether the guarantee holds: only suspects are labelled ({check.labelled_suspects:,}), "
-            f"which says nothing of the trusted; {limit}."
-        )
-    elif not check.labelled_trusted:
-        told = f"It cannot be told whether the guarantee holds: no trusted prediction is labelled; {limit}."
+    if not check.labelled_trusted:
+        why = "no trusted prediction is labelled"
+        if check.labelled_suspects:
+            why = f"only suspects are labelled ({check.labelled_suspects:,}), which says nothing of the trusted"
+        told = f"It cannot be told whether the guarantee holds: {why}; {limit}."
     sentences = [told]
     for label, part in check.classes:
         if part.verdict != "holds":

@@ -47,11 +47,6 @@ class GuaranteeCheck:
     samples_needed: int | None = None
     classes: tuple[tuple[int, "GuaranteeCheck"], ...] = ()
 
-    @property
-    def only_suspects(self) -> bool:
-        """Whether only suspects are labelled."""
-        return self.labelled_suspects > 0 and self.labelled_trusted == 0
-
 
 class LabelledCounts:
     """Counts of right and wrong among labelled predictions, which may come in pieces.
