@@ -70,7 +70,7 @@ from petm.models.loading import save_weights
 from petm.models.scores import entropy as entropy_of
 from petm.models.scores import maximum_softmax, mean_of_both
 from petm.report.tables import markdown_table
-from petm.selective.bootstrap import bootstrap, paired_bootstrap
+from petm.selective.bootstrap import bootstrap
 from petm.selective.metrics import METRICS
 from petm.training.error_set import fgsm
 from petm.training.recipes import RECIPES, Recipe
@@ -104,7 +104,7 @@ def test_one_seed_has_the_intervals_of_the_library() -> None:
         assert got["spread"] is None
     assert set(found["difference"]) == {"aurc", "auroc", "aupr_error"}
     for name, got in found["difference"].items():
-        difference = paired_bootstrap(METRICS[name], suspicion, softmax, wrong, resamples=50, seed=3)
+        difference = bootstrap(METRICS[name], suspicion, wrong, minus=softmax, resamples=50, seed=3)
         assert (got["value"], got["low"], got["high"]) == pytest.approx(
             (difference.value, difference.low, difference.high), abs=1e-12
         )
@@ -635,7 +635,7 @@ def test_a_result_says_what_the_library_says(
     suspicion = maximum_softmax(test.logits).numpy()
     for name in SHOWN:
         assert softmax["metrics"][name]["value"] == pytest.approx(METRICS[name](suspicion, wrong))
-    expected = paired_bootstrap(METRICS["aurc"], entropy_of(test.logits).numpy(), suspicion, wrong, resamples=30)
+    expected = bootstrap(METRICS["aurc"], entropy_of(test.logits).numpy(), wrong, minus=suspicion, resamples=30)
     assert entropy["difference"]["aurc"] == pytest.approx(
         {"value": expected.value, "low": expected.low, "high": expected.high}, abs=1e-12
     )

@@ -14,29 +14,23 @@ import pytest
 from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from petm.errors import ArgumentError
 from petm.selective.metrics import (
     METRICS,
-    PROBABILITY_METRICS,
     augrc,
     aupr_error,
-    aupr_success,
     aurc,
     aurc_achievable,
     auroc,
-    brier,
     coverage_at_risk,
     detection,
     eaurc,
     expected_calibration_error,
     fidelity,
     fpr95,
-    fpr95_error_positive,
     most_suspect,
-    precision_at,
-    recall_at,
     risk_at_coverage,
     share,
 )
@@ -89,7 +83,7 @@ def test_detection_without_flags_or_errors() -> None:
     assert math.isnan(detection([True, False], [False, False]).recall.value)
 
 
-@pytest.mark.parametrize("metric", [detection, *METRICS.values(), *PROBABILITY_METRICS.values()])
+@pytest.mark.parametrize("metric", [detection, *METRICS.values(), expected_calibration_error])
 def test_shapes_must_agree(metric: object) -> None:
     with pytest.raises(ArgumentError, match=r"^wrong:"):
         metric([0, 1, 0], [True, False])  # type: ignore[operator]
@@ -195,17 +189,10 @@ def by_thresholds_that_accept_the_right(suspicion: Sequence[float], wrong: Seque
     return Fraction(found[0], errors)
 
 
-def by_thresholds_that_flag_errors(suspicion: Sequence[float], wrong: Sequence[bool]) -> Fraction:
-    """FPR95, errors positive: the same with the order and the classes turned round."""
-    return by_thresholds_that_accept_the_right([-value for value in suspicion], [not error for error in wrong])
-
-
 SLOW = {
     "auroc": by_pairs,
     "aupr_error": lambda suspicion, wrong: average_precision_score(wrong, suspicion),
-    "aupr_success": lambda suspicion, wrong: average_precision_score(np.invert(wrong), np.negative(suspicion)),
     "fpr95": by_thresholds_that_accept_the_right,
-    "fpr95_error_positive": by_thresholds_that_flag_errors,
     "aurc": by_trapezoids_of_risk,
     "eaurc": by_excess,
     "augrc": by_trapezoids_of_generalised_risk,
@@ -244,7 +231,7 @@ def test_fpr95_against_the_curve_of_sklearn(levels: int) -> None:
     false, true, _ = roc_curve(~wrong, -suspicion, drop_intermediate=False)
     assert fpr95(suspicion, wrong) == pytest.approx(false[true >= 0.95].min())
     false, true, _ = roc_curve(wrong, suspicion, drop_intermediate=False)
-    assert fpr95_error_positive(suspicion, wrong) == pytest.approx(false[true >= 0.95].min())
+    assert fpr95(-suspicion, ~wrong) == pytest.approx(false[true >= 0.95].min())
 
 
 @pytest.mark.parametrize("right", [20, 40, 60, 100, 340, 380, 1000])
@@ -254,10 +241,9 @@ def test_95_percent_are_counted_without_rounding(right: int) -> None:
     wrong = np.arange(right + 1) == needed
     assert fpr95(np.arange(right + 1), wrong) == 0
     assert fpr95(np.arange(right + 1), np.arange(right + 1) == needed - 1) == 1
-    assert fpr95_error_positive(-np.arange(right + 1), ~wrong) == 0
 
 
-@pytest.mark.parametrize("metric", [*METRICS.values(), *PROBABILITY_METRICS.values()])
+@pytest.mark.parametrize("metric", [*METRICS.values(), expected_calibration_error])
 def test_the_order_of_rows_has_no_effect(metric: Metric[...]) -> None:
     suspicion, wrong = samples(1, 3, count=300)
     suspicion = suspicion / suspicion.max()
@@ -319,14 +305,14 @@ CASES = [
     ("auroc", ROWS - 50, TWO, sum(range(1, 51)) / 50**2),
     # 48 of 50 right predictions are 95 %; 47 errors lie between them.
     ("fpr95", ROWS - 50, TWO, 47 / 50),
-    ("aupr_success", ROWS - 50, TWO, sum(k / (2 * k - 1) for k in range(1, 51)) / 50),
+    ("aupr_error", 50 - ROWS, 1 - TWO, sum(k / (2 * k - 1) for k in range(1, 51)) / 50),
     # 950 agree, 20 of them wrong; 50 disagree, 30 of them wrong.
     ("aurc", AGREE, AGREE_RIGHT, 0.95 * 20 / 950 + 0.05 * (20 / 950 + 0.05) / 2),
     ("augrc", AGREE, AGREE_RIGHT, 0.95 * 0.02 / 2 + 0.05 * (0.02 + 0.05) / 2),
     ("auroc", AGREE, AGREE_RIGHT, (30 * 930 + (30 * 20 + 20 * 930) / 2) / (50 * 950)),
     ("aupr_error", AGREE, AGREE_RIGHT, 30 / 50 * 30 / 50 + 20 / 50 * 50 / 1000),
     ("fpr95", AGREE, AGREE_RIGHT, 20 / 50),
-    ("fpr95_error_positive", AGREE, AGREE_RIGHT, 1),
+    ("fpr95", -AGREE, 1 - AGREE_RIGHT, 1),
 ]
 
 
@@ -335,7 +321,10 @@ def test_by_hand(name: str, confidence: Array, correct: Array, expected: float) 
     assert METRICS[name](-confidence, correct == 0) == pytest.approx(expected, abs=1e-12)
 
 
-GOLDEN_NAMES = {"fpr95_correct_positive": "fpr95", "average_precision_success": "aupr_success"}
+GOLDEN = METRICS | {
+    "fpr95_correct_positive": fpr95,
+    "average_precision_success": lambda suspicion, wrong: aupr_error(-suspicion, ~wrong),
+}
 
 
 def golden_file() -> Path:
@@ -361,7 +350,7 @@ def test_the_golden_file() -> None:
         confidence, correct = golden_inputs(case)
         for name, value in case.items():
             if isinstance(value, Decimal):
-                found = METRICS[GOLDEN_NAMES.get(name, name)](-confidence, correct == 0)
+                found = GOLDEN[name](-confidence, correct == 0)
                 written = 0.5 * 10.0 ** int(value.as_tuple().exponent)  # a few values are rounded in the file
                 assert found == pytest.approx(float(value), abs=max(1e-9, written)), (case["name"], name)
                 compared += 1
@@ -371,19 +360,18 @@ def test_the_golden_file() -> None:
 # Where there is nothing to measure
 
 
-@pytest.mark.parametrize("metric", [*METRICS.values(), *PROBABILITY_METRICS.values()])
+@pytest.mark.parametrize("metric", [*METRICS.values(), expected_calibration_error])
 def test_no_samples_no_value(metric: Metric[...]) -> None:
     assert math.isnan(metric([], []))
 
 
 def test_only_one_kind() -> None:
     suspicion, right, wrong = [0.1, 0.2], [False, False], [True, True]
-    for undefined in (auroc, fpr95, fpr95_error_positive):
+    for undefined in (auroc, fpr95):
         assert math.isnan(undefined(suspicion, right))
         assert math.isnan(undefined(suspicion, wrong))
     assert math.isnan(aupr_error(suspicion, right))
-    assert math.isnan(aupr_success(suspicion, wrong))
-    assert aupr_error(suspicion, wrong) == aupr_success(suspicion, right) == 1
+    assert aupr_error(suspicion, wrong) == 1
     assert [area(suspicion, right) for area in (aurc, eaurc, augrc, aurc_achievable)] == [0, 0, 0, 0]
     assert [area(suspicion, wrong) for area in (aurc, eaurc, augrc, aurc_achievable)] == [1, 0, 0.5, 1]
 
@@ -445,17 +433,6 @@ def test_no_risk_without_samples() -> None:
     assert math.isnan(risk_at_coverage([], [], coverage=0.5))
 
 
-@pytest.mark.parametrize("threshold", [-math.inf, 0, 2, 2.5, 4, 5, 6, math.inf])
-def test_recall_and_precision_are_those_of_the_flag(threshold: float) -> None:
-    found = detection(POINTS[0] >= threshold, POINTS[1])
-    assert recall_at(*POINTS, threshold) == pytest.approx(found.recall.value, nan_ok=True)
-    assert precision_at(*POINTS, threshold) == pytest.approx(found.precision.value, nan_ok=True)
-
-
-def test_recall_without_errors() -> None:
-    assert math.isnan(recall_at([0, 1], [False, False], threshold=1))
-
-
 @pytest.mark.parametrize("risk", [-0.1, 1.1, math.nan])
 def test_a_risk_lies_between_0_and_1(risk: float) -> None:
     with pytest.raises(ArgumentError, match=r"^risk:"):
@@ -504,19 +481,10 @@ def test_bins_hold_equally_many() -> None:
     )
 
 
-def test_brier_against_sklearn() -> None:
-    random = np.random.default_rng(0)
-    probability = random.random(300).round(1)
-    wrong = random.random(300) < probability
-    assert brier(probability, wrong) == pytest.approx(brier_score_loss(wrong, probability), abs=1e-12)
-    assert brier([0.9, 0.2], [True, False]) == pytest.approx((0.1**2 + 0.2**2) / 2)
-
-
-@pytest.mark.parametrize("metric", PROBABILITY_METRICS.values())
 @pytest.mark.parametrize("suspicion", [[-0.1, 0.5], [0.5, 1.5], [0.5, math.inf]])
-def test_a_probability_lies_between_0_and_1(metric: Metric[...], suspicion: list[float]) -> None:
+def test_a_probability_lies_between_0_and_1(suspicion: list[float]) -> None:
     with pytest.raises(ArgumentError, match=r"^probability:"):
-        metric(suspicion, [True, False])
+        expected_calibration_error(suspicion, [True, False])
 
 
 def test_at_least_one_bin() -> None:

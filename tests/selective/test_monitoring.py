@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from petm.errors import ArgumentError
-from petm.selective.monitoring import LabelledCounts, check_guarantee, exact_share, samples_to_tell
+from petm.selective.monitoring import LabelledCounts, exact_share, samples_to_tell
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 
 RISK = Threshold(0.3, "guaranteed risk", 0.9, max_risk=0.05, confidence=0.95, risk=0.02)
@@ -19,6 +19,10 @@ def rows(trusted_right=0, trusted_wrong=0, suspects_right=0, suspects_wrong=0):
     """Grades and errors of so many labelled predictions."""
     counts = (trusted_right, trusted_wrong, suspects_right, suspects_wrong)
     return np.repeat([True, True, False, False], counts), np.repeat([False, True, False, True], counts)
+
+
+def check_guarantee(threshold, *labelled, confidence=None):
+    return LabelledCounts(threshold).add(*labelled).check(confidence=confidence)
 
 
 def clopper_pearson(count, of, confidence):
@@ -64,7 +68,6 @@ def test_verdicts(right, wrong, verdict):
     assert (check.limit, check.confidence, check.of) == (0.05, 0.95, "wrong among the trusted")
     assert (check.found.count, check.found.of) == (wrong, right + wrong)
     assert (check.labelled_trusted, check.labelled_suspects) == (right + wrong, 100)
-    assert not check.only_suspects
     assert (check.samples_needed is None) == (verdict != "cannot tell")
 
 
@@ -79,10 +82,9 @@ def test_another_confidence():
 def test_labels_of_suspects_alone_say_nothing_of_the_trusted():
     check = check_guarantee(RISK, *rows(suspects_right=400, suspects_wrong=100))
     assert check.verdict == "cannot tell"
-    assert check.only_suspects
+    assert (check.labelled_trusted, check.labelled_suspects) == (0, 500)
     assert check.found.of == 0
     assert check.samples_needed == samples_to_tell(0.02, 0.05, 0.95), "at the rate of the calibration samples"
-    assert not check_guarantee(RISK, *rows()).only_suspects
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.045, 0.08, 0.5, 1.0])
@@ -206,7 +208,7 @@ def test_pieces_give_what_the_whole_gives():
 def test_what_does_not_fit():
     with pytest.raises(ArgumentError, match=r"^wrong:"):
         check_guarantee(RISK, [True] * 3, [False] * 2)
-    with pytest.raises(ArgumentError, match=r"^labels:"):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         check_guarantee(by_class(0.2, 0.3), [True] * 3, [False] * 3)
-    with pytest.raises(ArgumentError, match=r"^labels:"):
+    with pytest.raises(ArgumentError, match=r"^predicted:"):
         check_guarantee(by_class(0.2, 0.3), [True] * 3, [False] * 3, [0, 1, 2])

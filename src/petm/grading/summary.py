@@ -54,7 +54,7 @@ class Summary:
     def judged(self, threshold: "Threshold") -> Judged | None:
         """Returns the quality of the grades where true labels are known; None if none is."""
         from petm.selective.metrics import auroc, detection
-        from petm.selective.monitoring import check_guarantee
+        from petm.selective.monitoring import LabelledCounts
 
         suspicion, trusted, wrong, labels = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
         if not len(wrong):
@@ -63,5 +63,5 @@ class Summary:
             len(wrong),
             detection(~trusted, wrong),
             auroc(suspicion, wrong) if 0 < wrong.sum() < len(wrong) else None,
-            check_guarantee(threshold, trusted, wrong, labels),
+            LabelledCounts(threshold).add(trusted, wrong, labels).check(),
         )

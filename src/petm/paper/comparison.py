@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petm.models.scores import disagreement, maximum_softmax, opposition
-from petm.selective.bootstrap import paired_bootstrap
+from petm.selective.bootstrap import bootstrap
 from petm.selective.metrics import aupr_error, auroc, detection, most_suspect
 
 
@@ -41,9 +41,9 @@ def compare_detectors(base: Tensor, seconds: Mapping[str, Tensor], labels: Tenso
         },
         "differences": {
             name: {
-                "recall": paired_bootstrap(_recall, flags[lead], flags[name], wrong),
-                "precision": paired_bootstrap(_precision, flags[lead], flags[name], wrong),
-                "auroc": paired_bootstrap(auroc, suspicion[lead], suspicion[name], wrong),
+                "recall": bootstrap(_recall, flags[lead], wrong, minus=flags[name]),
+                "precision": bootstrap(_precision, flags[lead], wrong, minus=flags[name]),
+                "auroc": bootstrap(auroc, suspicion[lead], wrong, minus=suspicion[name]),
             }
             for name in flags
             if name != lead

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from petm.errors import RunError
 from petm.paper.reproduction import Reproduction
 from petm.report.gallery import shown
-from petm.report.pages import curve_captions, curve_tables, inline_svg, write_page
+from petm.report.pages import curve_captions, curve_tables, data_uri, write_page
 from petm.report.tables import BETTER, LEAD, MEASURES, METHODS, MISSING, UNCLEAR, WORSE, judged, percent, result_tables
 
 _SEPARATE = 0.25
@@ -39,11 +39,10 @@ def write_report(reproduction: Reproduction, path: Path) -> None:
         lead=METHODS[LEAD],
         found=_found(result),
         figures={
-            name: (_figure(reproduction.folder / "figures" / f"{name}.svg", name, label), caption)
-            for name, (label, caption) in captions.items()
+            name: (_figure(reproduction.folder / "figures" / f"{name}.svg"), *words) for name, words in captions.items()
         },
         suspects=gallery,
-        wrong=sum(suspect.wrong for suspect in gallery),
+        wrong=sum(suspect["wrong"] for suspect in gallery),
     )
 
 
@@ -161,9 +160,11 @@ def _captions(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
-def _figure(path: Path, name: str, label: str) -> str:
-    """A figure of the run, to be placed inside a page."""
+def _figure(path: Path) -> str:
+    """A figure of the run as the source of an image element."""
     try:
-        return inline_svg(path.read_text(encoding="utf-8"), f"svg-{name}", label)
-    except (OSError, ElementTree.ParseError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+        ElementTree.fromstring(content)
+    except (OSError, ElementTree.ParseError) as error:
         raise RunError(f"{path}: expected a figure of the run, got {error}. Run the reproduction again.") from error
+    return data_uri(content, "svg+xml")

@@ -14,9 +14,9 @@ from petm.models.prediction import check_labels
 from petm.models.scores import SCORES, maximum_softmax
 from petm.report.figures import reliability_figure, risk_coverage_figure, svg_of
 from petm.report.gallery import Suspect, gather_suspects, shown
-from petm.report.pages import curve_captions, curve_tables, inline_svg, write_page
-from petm.report.tables import MISSING, Table, between, judged, percent, points
-from petm.selective.bootstrap import paired_bootstrap
+from petm.report.pages import curve_captions, curve_tables, data_uri, share_with_interval, write_page
+from petm.report.tables import Table, between, judged, percent, points
+from petm.selective.bootstrap import bootstrap
 from petm.selective.curves import judge, risk_coverage
 from petm.selective.guarantee import guarantee
 from petm.selective.metrics import Detection, Share, aurc, auroc, detection, share
@@ -76,11 +76,11 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
         | curve_tables(told, GRADER),
         lead=None,
         figures={
-            name: (inline_svg(svg_of(figure, name), f"svg-{name}", captions[name][0]), captions[name][1])
+            name: (data_uri(svg_of(figure, name).encode(), "svg+xml"), *captions[name])
             for name, figure in drawn.items()
         },
         suspects=gallery,
-        wrong=sum(suspect.wrong for suspect in gallery),
+        wrong=sum(suspect["wrong"] for suspect in gallery),
     )
 
 
@@ -118,24 +118,20 @@ def _flag_table(flags: Detection, risk: Share, samples: int) -> Table:
     return Table(
         "The flag",
         "Coverage: the share that is trusted. Recall: of the model's errors, the share that is flagged. "
-        "Precision: of the flagged, the share that are the model's errors. With 95% Wilson intervals.",
-        ("Measure", "Share", "95% interval", "Count"),
+        "Precision: of the flagged, the share that are the model's errors. In brackets 95% Wilson intervals.",
+        ("Measure", "Share", "Count"),
         tuple(
-            (name, percent(found.value), _ends(found), f"{found.count:,} of {found.of:,}")
+            (name, share_with_interval(plain(found)), f"{found.count:,} of {found.of:,}")
             for name, found in rows.items()
         ),
     )
-
-
-def _ends(found: Share) -> str:
-    return f"{percent(found.low)} to {percent(found.high)}" if found.of else MISSING
 
 
 def _order_table(suspicion: NDArray[np.float64], softmax: NDArray[np.float64], wrong: NDArray[np.bool_]) -> Table:
     """The areas of both suspicions, and their paired difference."""
     rows = []
     for metric in (auroc, aurc):
-        found = plain(paired_bootstrap(metric, suspicion, softmax, wrong))
+        found = plain(bootstrap(metric, suspicion, wrong, minus=softmax))
         ends = found["low"], found["high"]
         low, high = ends if metric.higher_is_better or None in ends else (-ends[1], -ends[0])
         rows.append(

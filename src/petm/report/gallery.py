@@ -1,16 +1,17 @@
 """The most suspect samples, and how a page shows them: the image, both answers, the most probable classes."""
 
-import base64
 import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from petm.data.base import Data
+from petm.report.pages import data_uri
 from petm.report.tables import percent
 
 MOST_BARS = 10
@@ -65,66 +66,40 @@ def gather_suspects(
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One opinion's class and its probability."""
+def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> dict[str, Any]:
+    """Returns what the macro ``gallery`` of ``parts.jinja`` shows of a suspect; probabilities are in percent.
 
-    name: str
-    probability: str
+    A class without a name is named by its number; ``image`` and ``text`` are empty if the sample has none.
 
-
-@dataclass(frozen=True)
-class Bar:
-    """Both opinions' probabilities of one class, in percent."""
-
-    name: str
-    base: float
-    second: float
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A suspect as the gallery shows it; ``image`` and ``text`` are empty if the sample has none."""
-
-    name: str
-    image: str
-    text: str
-    truth: str
-    base: Answer
-    second: Answer
-    wrong: bool
-    measure: str
-    bars: tuple[Bar, ...]
-
-
-def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> Shown:
-    """Returns a suspect in the form of the gallery; ``measure`` is its suspicion in words.
-
-    A class without a name is named by its number.
+    Args:
+        suspect: The sample.
+        classes: Class names.
+        measure: Its suspicion in words.
     """
 
     def name(index: int) -> str:
         return classes[index] if index < len(classes) else str(index)
 
-    def answer(probabilities: Tensor) -> Answer:
+    def answer(probabilities: Tensor) -> dict[str, str]:
         top = int(probabilities.argmax())
-        return Answer(name(top), percent(float(probabilities[top])))
+        return {"name": name(top), "probability": percent(float(probabilities[top]))}
 
     likely = suspect.base.maximum(suspect.second).topk(min(MOST_BARS, len(suspect.base))).indices.sort().values
-    return Shown(
-        name=suspect.name,
-        image=png(suspect.image) if suspect.image.ndim == 3 else "",
-        text=textwrap.shorten(suspect.text, LONGEST, placeholder=" …"),
-        truth=name(suspect.label),
-        base=answer(suspect.base),
-        second=answer(suspect.second),
-        wrong=int(suspect.base.argmax()) != suspect.label,
-        measure=measure,
-        bars=tuple(
-            Bar(name(index), round(100 * float(suspect.base[index]), 1), round(100 * float(suspect.second[index]), 1))
+    base, second = ((100 * opinion).tolist() for opinion in (suspect.base, suspect.second))
+    return {
+        "name": suspect.name,
+        "image": png(suspect.image) if suspect.image.ndim == 3 else "",
+        "text": textwrap.shorten(suspect.text, LONGEST, placeholder=" …"),
+        "truth": name(suspect.label),
+        "base": answer(suspect.base),
+        "second": answer(suspect.second),
+        "wrong": int(suspect.base.argmax()) != suspect.label,
+        "measure": measure,
+        "bars": [
+            {"name": name(index), "base": round(base[index], 1), "second": round(second[index], 1)}
             for index in likely.tolist()
-        ),
-    )
+        ],
+    }
 
 
 def png(image: Tensor) -> str:
@@ -141,4 +116,4 @@ def png(image: Tensor) -> str:
     drawn = Image.fromarray(pixels)
     drawn.thumbnail((LARGEST, LARGEST))
     drawn.save(held, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+    return data_uri(held.getvalue(), "png")

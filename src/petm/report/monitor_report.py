@@ -20,10 +20,10 @@ from petm.report.figures import BASE_COLOUR, STYLE, TEACHER_COLOUR, WIDTH
 from petm.report.pages import share_with_interval
 from petm.report.tables import MISSING, Table, percent
 from petm.selective.drift import DRAWS, Drift, SuspicionProfile, alike, differences_of, drift_of
-from petm.selective.guarantee import guarantee
+from petm.selective.guarantee import guarantee, short_percent
 from petm.selective.metrics import Share
 from petm.selective.monitoring import GuaranteeCheck, exact_share
-from petm.selective.thresholds import Threshold
+from petm.selective.thresholds import Threshold, check_share
 
 ALPHA = 0.01
 """Significance level of the test for drift."""
@@ -125,8 +125,8 @@ def monitor(
     """
     if not 10 / (1 + DRAWS) <= alpha < 1:
         raise ArgumentError(f"alpha: expected a number from {10 / (1 + DRAWS)} to 1, got {alpha}.")
-    if confidence is not None and not 0 < confidence < 1:
-        raise ArgumentError(f"confidence: expected a number between 0 and 1, got {confidence}.")
+    if confidence is not None:
+        check_share("confidence", confidence, below_1=True)
     profile = SuspicionProfile.from_measured(measured)
     found = read_production(grades, threshold, profile, labels=labels, window=window)
     check = found.labelled.check(confidence=confidence)
@@ -153,7 +153,7 @@ def windows_table(found: Monitoring) -> Table:
     """Returns the windows as a table, with all of them together as the last row."""
     rows = (*found.windows, found.whole) if len(found.windows) > 1 else found.windows
     unread = found.whole.unreadable > 0
-    level = _percent(found.guarantee.confidence)
+    level = short_percent(found.guarantee.confidence)
     return Table(
         "Over time",
         f"P(error): mean probability of error as graded. Wrong: among the labelled trusted, with {level} intervals. "
@@ -214,7 +214,7 @@ def _line(
 ) -> None:
     axes.plot(places, values, color=TEACHER_COLOUR, marker="o", markersize=4, linewidth=1.2, clip_on=False, zorder=3)
     if line is not None:
-        axes.axhline(line, color=BASE_COLOUR, linestyle="--", linewidth=1.2, label=f"{label} {_percent(line)}")
+        axes.axhline(line, color=BASE_COLOUR, linestyle="--", linewidth=1.2, label=f"{label} {short_percent(line)}")
         axes.legend(loc="upper right")
     highest = max([value for value in (*values, *ends, line or 0.0) if not math.isnan(value)], default=0.0)
     axes.set(title=title, ylim=(0, min(1.05, 1.35 * highest) or 1))
@@ -246,20 +246,18 @@ def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str]
         seen += f", {share_with_interval(plain(check.found))}"
     if check.verdict == "nothing guaranteed":
         return [guaranteed] + ([f"Beside it: {seen}."] if check.found.of else [])
-    limit = "" if check.limit is None else f"{_percent(check.limit)} at most was guaranteed"
+    limit = "" if check.limit is None else f"{short_percent(check.limit)} at most was guaranteed"
     limit += " in each class" if check.classes else ""
     told = {
         "holds": f"The guarantee holds: {seen}; {limit}.",
         "violated": f"The guarantee is VIOLATED: {seen}; {limit}.",
         "cannot tell": f"It cannot be told whether the guarantee holds: {seen}; {limit}.",
     }[check.verdict]
-    if check.only_suspects:
-        told = (
-            f"It cannot be told whether the guarantee holds: only suspects are labelled ({check.labelled_suspects:,}), "
-            f"which says nothing of the trusted; {limit}."
-        )
-    elif not check.labelled_trusted:
-        told = f"It cannot be told whether the guarantee holds: no trusted prediction is labelled; {limit}."
+    if not check.labelled_trusted:
+        why = "no trusted prediction is labelled"
+        if check.labelled_suspects:
+            why = f"only suspects are labelled ({check.labelled_suspects:,}), which says nothing of the trusted"
+        told = f"It cannot be told whether the guarantee holds: {why}; {limit}."
     sentences = [told]
     for label, part in check.classes:
         if part.verdict != "holds":
@@ -319,7 +317,3 @@ def _warnings(found: Production, check: GuaranteeCheck, unlike: float | None, co
             f"trusted (chi-square, p = {unlike:.2g}), so its interval does not hold for them. Label a random sample."
         )
     return told
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.4g}%"

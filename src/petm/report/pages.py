@@ -1,10 +1,9 @@
-"""Parts of every page: the HTML file with its drawings inside, and the curves as captions and tables."""
+"""Parts of every page: the HTML file, pictures inside it, and the curves as captions and tables."""
 
-import re
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -114,42 +113,9 @@ def share_with_interval(share: Mapping[str, Any]) -> str:
     return with_interval(share["value"], (share["low"], share["high"]))
 
 
-def inline_svg(text: str, prefix: str, label: str) -> str:
-    """Returns an SVG file as an element for a page.
+def data_uri(content: bytes, kind: str) -> str:
+    """Returns an image file of the media type ``image/KIND`` as the source of an image element.
 
-    Prolog, metadata, namespaces, size and unused identifiers are removed; the other identifiers get the prefix.
-    Matplotlib's style sheet, which would apply to the whole page, becomes an attribute.
-
-    Args:
-        text: The SVG file.
-        prefix: A prefix that is unique in the page.
-        label: The alternative text.
+    As an image, an SVG file can neither run scripts nor style the page around it.
     """
-    root = ElementTree.fromstring(text)
-    referred = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    for element in root.iter():
-        element.tag = _local(element.tag)
-        attributes = {_local(name): value for name, value in element.attrib.items()}
-        if attributes.get("id") not in referred:
-            attributes.pop("id", None)
-        for name, value in attributes.items():
-            if name == "id":
-                attributes[name] = f"{prefix}-{value}"
-            elif name == "href":
-                attributes[name] = value.replace("#", f"#{prefix}-", 1)
-            else:
-                attributes[name] = value.replace("url(#", f"url(#{prefix}-")
-        element.attrib.clear()
-        element.attrib.update(attributes)
-    for parent in list(root.iter()):
-        for child in [child for child in parent if child.tag in {"metadata", "style", "script"}]:
-            parent.remove(child)
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
-    root.attrib.update({"role": "img", "aria-label": label, "style": "stroke-linejoin: round; stroke-linecap: butt"})
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _local(name: str) -> str:
-    """A name without its namespace."""
-    return name.rpartition("}")[2]
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from petm.selective.metrics import Share, expected_calibration_error, risk_at_coverage, share
-from petm.selective.probability import FOLDS, fit_probability
+from petm.selective.probability import fit_probability, folds
 from petm.selective.ranking import RankedRows, aligned
 
 BINS = 10
@@ -114,16 +114,10 @@ def reliability(probability: ArrayLike, wrong: ArrayLike, *, bins: int = BINS) -
     Reference:
         Nguyen and O'Connor (2015), Posterior Calibration and Exploratory Analysis, for bins of equal mass.
     """
-    ranking = RankedRows(probability, wrong).ranking()
-    samples = ranking.right + ranking.wrong
-    chosen = (bins * (samples.cumsum() - samples / 2) / max(samples.sum(), 1)).astype(np.int64)
-    held, failed, predicted = (
-        np.bincount(chosen, weights=weights, minlength=bins)
-        for weights in (samples, ranking.wrong, samples * ranking.levels)
-    )
     return tuple(
-        Bin(float(predicted[place] / held[place]), share(int(failed[place]), int(held[place])))
-        for place in np.flatnonzero(held)
+        Bin(float(predicted / held), share(int(failed), int(held)))
+        for held, failed, predicted in RankedRows(probability, wrong).ranking().binned(bins).T
+        if held
     )
 
 
@@ -138,13 +132,9 @@ def cross_validated(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
         seed: Seed of the folds.
     """
     scores, errors = aligned(np.asarray(suspicion, np.float64), wrong)
-    rarer = int(min(errors.sum(), (~errors).sum()))
-    if rarer < 2:
+    if min(errors.sum(), (~errors).sum()) < 2:
         return None
-    from sklearn.model_selection import StratifiedKFold
-
     found = np.empty(len(scores))
-    folds = StratifiedKFold(min(FOLDS, rarer), shuffle=True, random_state=seed)
-    for fitted, judged in folds.split(scores[:, None], errors):
+    for fitted, judged in folds(errors, seed):
         found[judged] = fit_probability(scores[fitted], errors[fitted], seed=seed).probability(scores[judged])
     return found

@@ -149,19 +149,16 @@ def alike(first: ArrayLike, second: ArrayLike) -> float | None:
     if not table.sum(1).all():
         return None
     least = table.sum(1).min() / total
-    groups, held = [np.zeros(2, np.int64)], 0.0
-    for column in table.T:
+    ends, held = [0], 0.0
+    for end, expected in enumerate(table.sum(0) * least, 1):
+        held += expected
         if held >= FEWEST_IN_BIN:
-            groups.append(np.zeros(2, np.int64))
+            ends.append(end)
             held = 0.0
-        groups[-1] = groups[-1] + column
-        held += column.sum() * least
-    if held < FEWEST_IN_BIN and len(groups) > 1:
-        rest = groups.pop()
-        groups[-1] = groups[-1] + rest
-    if len(groups) < 2:
+    if len(ends) < 3:
         return None
-    return float(scipy.stats.chi2_contingency(np.array(groups).T, correction=False).pvalue)
+    merged = np.add.reduceat(table, ends[:-1], axis=1)  # what is left over joins the last bin
+    return float(scipy.stats.chi2_contingency(merged, correction=False).pvalue)
 
 
 def _upper(quantiles: ArrayLike) -> NDArray[np.float64]:

@@ -7,13 +7,13 @@ def guarantee(threshold: Threshold) -> str:
     """Returns what a threshold guarantees about later predictions, in words, or that it guarantees nothing."""
     if threshold.confidence is not None and threshold.max_risk is not None:
         each = " in each class that the model predicts" if threshold.classes else ""
-        asked = f"at most {_short(threshold.max_risk)} of the trusted are wrong{each}"
+        asked = f"at most {short_percent(threshold.max_risk)} of the trusted are wrong{each}"
     elif threshold.confidence is not None and threshold.recall is not None:
-        asked = f"at least {_short(threshold.recall)} of the model's errors are flagged"
+        asked = f"at least {short_percent(threshold.recall)} of the model's errors are flagged"
     elif threshold.recall is not None:
         return (
-            f"Nothing is guaranteed: the threshold flags at least {_short(threshold.recall)} of the errors seen here; "
-            "of later errors it flags less than that about as often as not."
+            f"Nothing is guaranteed: the threshold flags at least {short_percent(threshold.recall)} of the errors seen "
+            "here; of later errors it flags less than that about as often as not."
         )
     elif threshold.rule == "coverage":
         return "Nothing is guaranteed about errors: the threshold was set by the share to trust, which varies later."
@@ -21,7 +21,7 @@ def guarantee(threshold: Threshold) -> str:
         return f"Nothing is guaranteed. The threshold: {threshold.rule}."
     if threshold.holds:
         return (
-            f"The guarantee: of later predictions {asked}, with {_short(threshold.confidence)} confidence, "
+            f"The guarantee: of later predictions {asked}, with {short_percent(threshold.confidence)} confidence, "
             "as long as they come from where these samples do, independently."
         )
     lost = sum(not part.holds for part in threshold.classes)
@@ -29,6 +29,6 @@ def guarantee(threshold: Threshold) -> str:
     return f"It cannot be guaranteed that {asked}, and so {where} trusted. {threshold.remedy}"
 
 
-def _short(value: float) -> str:
-    """A share in percent, with at most four digits."""
+def short_percent(value: float) -> str:
+    """Returns a share in percent, with at most four digits."""
     return f"{100 * value:.4g}%"

@@ -140,14 +140,14 @@ def auroc(ranking: Ranking) -> float:
 
 @metric("AUPR-Error", higher_is_better=True)
 def aupr_error(ranking: Ranking) -> float:
-    """Returns the average precision with errors as the positive class, in [0, 1]; NaN where there is no error."""
-    return _average_precision(ranking.wrong[::-1], ranking.right[::-1])
+    """Returns the average precision with errors as the positive class, in [0, 1]; NaN where there is no error.
 
-
-@metric("AUPR-Success", higher_is_better=True)
-def aupr_success(ranking: Ranking) -> float:
-    """Returns the average precision with right predictions as the positive class, in [0, 1]; NaN without any."""
-    return _average_precision(ranking.right, ranking.wrong)
+    With right predictions as the positive class it is ``aupr_error(-suspicion, ~wrong)``.
+    """
+    wrong, right = ranking.wrong[::-1], ranking.right[::-1]
+    held = np.flatnonzero(wrong)
+    found, taken = wrong.cumsum(), (wrong + right).cumsum()
+    return _ratio(wrong[held] @ (found[held] / taken[held]), wrong.sum())
 
 
 @metric("FPR95", higher_is_better=False)
@@ -155,25 +155,17 @@ def fpr95(ranking: Ranking) -> float:
     """Returns the share of errors that are accepted where at least 95 % of the right predictions are, in [0, 1].
 
     The convention of the papers on error detection: right predictions are the positive class, and the threshold is
-    the strictest that accepts 95 % of them. NaN where the base model is always right or always wrong.
+    the strictest that accepts 95 % of them. With errors as the positive class it is ``fpr95(-suspicion, ~wrong)``.
+    NaN where the base model is always right or always wrong.
 
     Reference:
         Corbière et al. (2019), Addressing Failure Prediction by Learning Model Confidence.
     """
-    return _others_at_95(ranking.right, ranking.wrong)
-
-
-@metric("FPR95, errors positive", higher_is_better=False)
-def fpr95_error_positive(ranking: Ranking) -> float:
-    """Returns the share of right predictions that are flagged where at least 95 % of the errors are, in [0, 1].
-
-    The other convention: the base model's errors are the positive class. NaN where the base model is always right or
-    always wrong.
-
-    Reference:
-        Hendrycks et al. (2019), Deep Anomaly Detection with Outlier Exposure.
-    """
-    return _others_at_95(ranking.wrong[::-1], ranking.right[::-1])
+    right = int(ranking.right.sum())
+    if not right:
+        return float("nan")
+    level = np.searchsorted(ranking.right.cumsum(), -(-95 * right // 100))  # in whole numbers, without rounding
+    return _ratio(ranking.wrong[: level + 1].sum(), ranking.wrong.sum())
 
 
 @metric("AURC", higher_is_better=False)
@@ -266,21 +258,6 @@ def risk_at_coverage(ranking: Ranking, coverage: float) -> float:
     return float(failed[level] / covered[level])
 
 
-@metric("Recall", higher_is_better=True)
-def recall_at(ranking: Ranking, threshold: float) -> float:
-    """Returns the share of errors with a suspicion of at least ``threshold``, in [0, 1]; NaN without errors."""
-    flagged = np.searchsorted(ranking.levels, threshold)
-    return _ratio(ranking.wrong[flagged:].sum(), ranking.wrong.sum())
-
-
-@metric("Precision", higher_is_better=True)
-def precision_at(ranking: Ranking, threshold: float) -> float:
-    """Returns the share of errors among suspicion of at least ``threshold``, in [0, 1]; NaN where nothing is."""
-    flagged = np.searchsorted(ranking.levels, threshold)
-    caught = ranking.wrong[flagged:].sum()
-    return _ratio(caught, caught + ranking.right[flagged:].sum())
-
-
 @metric("Calibration error", higher_is_better=False)
 def expected_calibration_error(ranking: Ranking, bins: int = 15) -> float:
     """Returns the mean distance between the predicted and the observed share of errors over ``bins`` bins, in [0, 1].
@@ -295,36 +272,20 @@ def expected_calibration_error(ranking: Ranking, bins: int = 15) -> float:
     """
     if bins < 1:
         raise ArgumentError(f"bins: expected at least 1, got {bins}.")
-    _check_probability(ranking)
-    samples = ranking.right + ranking.wrong
-    total = samples.sum()
-    if not total:
-        return float("nan")
-    chosen = (bins * (samples.cumsum() - samples / 2) / total).astype(np.int64)
-    gaps = np.bincount(chosen, weights=ranking.wrong - ranking.levels * samples)
-    return float(np.abs(gaps).sum() / total)
-
-
-@metric("Brier score", higher_is_better=False)
-def brier(ranking: Ranking) -> float:
-    """Returns the mean squared distance of a probability of error from what happened, 0 or 1; in [0, 1].
-
-    Reference:
-        Brier (1950), Verification of Forecasts Expressed in Terms of Probability.
-    """
-    _check_probability(ranking)
-    missed = ranking.wrong @ (1 - ranking.levels) ** 2 + ranking.right @ ranking.levels**2
-    return _ratio(missed, ranking.wrong.sum() + ranking.right.sum())
+    levels = ranking.levels
+    if len(levels) and not (levels[0] >= 0 and levels[-1] <= 1):
+        raise ArgumentError(
+            f"probability: expected numbers from 0 to 1, got {levels[0]:.3g} to {levels[-1]:.3g}. "
+            "Turn the suspicion into a probability of error first."
+        )
+    samples, wrong, predicted = ranking.binned(bins)
+    return _ratio(np.abs(wrong - predicted).sum(), samples.sum())
 
 
 METRICS: dict[str, Metric[[]]] = {
-    chosen.name: chosen
-    for chosen in (auroc, aupr_error, aupr_success, fpr95, fpr95_error_positive, aurc, eaurc, augrc, aurc_achievable)
+    chosen.name: chosen for chosen in (auroc, aupr_error, fpr95, aurc, eaurc, augrc, aurc_achievable)
 }
 """The metrics without further arguments, by name, in the order of a table's columns."""
-
-PROBABILITY_METRICS: dict[str, Metric[...]] = {chosen.name: chosen for chosen in (expected_calibration_error, brier)}
-"""The metrics of a probability of error, by name."""
 
 
 def _ratio(count: Any, of: Any) -> float:
@@ -336,28 +297,3 @@ def _accepted(ranking: Ranking) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     covered, failed = (ranking.right + ranking.wrong).cumsum(), ranking.wrong.cumsum()
     first = np.searchsorted(covered, 1)
     return covered[first:], failed[first:]
-
-
-def _average_precision(positives: NDArray[np.int64], others: NDArray[np.int64]) -> float:
-    """Precision at each level, taken in the given order, weighted by the positives of that level."""
-    held = np.flatnonzero(positives)
-    found, taken = positives.cumsum(), (positives + others).cumsum()
-    return _ratio(positives[held] @ (found[held] / taken[held]), positives.sum())
-
-
-def _others_at_95(positives: NDArray[np.int64], others: NDArray[np.int64]) -> float:
-    """The share of the others up to the level at which 95 % of the positives are reached, in whole numbers."""
-    total = int(positives.sum())
-    if not total:
-        return float("nan")
-    level = np.searchsorted(positives.cumsum(), -(-95 * total // 100))
-    return _ratio(others[: level + 1].sum(), others.sum())
-
-
-def _check_probability(ranking: Ranking) -> None:
-    levels = ranking.levels
-    if len(levels) and not (levels[0] >= 0 and levels[-1] <= 1):
-        raise ArgumentError(
-            f"probability: expected numbers from 0 to 1, got {levels[0]:.3g} to {levels[-1]:.3g}. "
-            "Turn the suspicion into a probability of error first."
-        )

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from petm.errors import ArgumentError
 from petm.selective.metrics import Share
+from petm.selective.ranking import aligned
 from petm.selective.thresholds import Threshold, check_share
 
 Verdict = Literal["holds", "cannot tell", "violated", "nothing guaranteed"]
@@ -47,14 +47,9 @@ class GuaranteeCheck:
     samples_needed: int | None = None
     classes: tuple[tuple[int, "GuaranteeCheck"], ...] = ()
 
-    @property
-    def only_suspects(self) -> bool:
-        """Whether only suspects are labelled."""
-        return self.labelled_suspects > 0 and self.labelled_trusted == 0
-
 
 class LabelledCounts:
-    """Counts of right and wrong among labelled predictions, for `check_guarantee` in pieces.
+    """Counts of right and wrong among labelled predictions, which may come in pieces.
 
     Attributes:
         threshold: The threshold whose guarantee is checked.
@@ -70,102 +65,66 @@ class LabelledCounts:
         self.wrong = np.zeros_like(self.trusted)
         self.suspects, self.found = 0, 0
 
-    def add(self, trusted: ArrayLike, wrong: ArrayLike, labels: ArrayLike | None = None) -> "LabelledCounts":
-        """Adds labelled predictions, as in `check_guarantee`, and returns the counts themselves."""
-        grades, errors = np.asarray(trusted, bool), np.asarray(wrong, bool)
-        if grades.ndim != 1 or grades.shape != errors.shape:
-            raise ArgumentError(
-                f"wrong: expected one entry for each of trusted, got shapes {errors.shape} and {grades.shape}."
-            )
-        kinds = len(self.trusted)
-        classes = np.zeros(grades.shape, np.int64)
-        if kinds > 1:
-            if labels is None:
-                raise ArgumentError(
-                    f"labels: expected the model's predictions, int {grades.shape}, for a guarantee in each of "
-                    f"{kinds} classes, got none. Pass them."
-                )
-            classes = np.asarray(labels, np.int64)
-            if classes.shape != grades.shape or (classes.size and not 0 <= classes.min() <= classes.max() < kinds):
-                raise ArgumentError(
-                    f"labels: expected {len(grades)} classes from 0 to {kinds - 1}, got {classes.shape} "
-                    f"from {classes.min(initial=0)} to {classes.max(initial=0)}."
-                )
-        self.trusted += np.bincount(classes[grades], minlength=kinds)
-        self.wrong += np.bincount(classes[grades & errors], minlength=kinds)
+    def add(self, trusted: ArrayLike, wrong: ArrayLike, predicted: ArrayLike | None = None) -> "LabelledCounts":
+        """Counts predictions whose true label is known, and returns the counts themselves.
+
+        Args:
+            trusted: bool ``(n,)``, the grades.
+            wrong: bool ``(n,)``, where the base model is wrong.
+            predicted: int ``(n,)``, the classes that the base model predicts; needed with a threshold for each class.
+        """
+        grades, errors = aligned(np.asarray(trusted, bool), wrong)
+        places, kinds = self.threshold.places(predicted, grades.shape), len(self.trusted)
+        self.trusted += np.bincount(places[grades], minlength=kinds)
+        self.wrong += np.bincount(places[grades & errors], minlength=kinds)
         self.suspects += int((~grades).sum())
         self.found += int((~grades & errors).sum())
         return self
 
     def check(self, *, confidence: float | None = None) -> GuaranteeCheck:
-        """Returns the check of the guarantee, as `check_guarantee`."""
+        """Returns whether the threshold's guarantee holds on the labelled, is violated, or cannot be told.
+
+        The errors among ``n`` trusted predictions drawn at random are binomial, so the interval of Clopper and Pearson
+        covers the error rate with probability ``confidence`` at least, for every ``n``. The guarantee holds where the
+        interval ends at the guaranteed risk or below, and is violated where it begins above. Either verdict is false
+        with probability ``(1 - confidence) / 2`` at most; with a guarantee in each class, over all classes at once.
+
+        The labelled must be a random part of the trusted; labels of suspects alone do not tell.
+
+        Args:
+            confidence: Confidence of the interval, between 0 and 1; None for that of the guarantee, or 0.95 without.
+
+        Reference:
+            Clopper and Pearson (1934), The Use of Confidence or Fiducial Limits Illustrated in the Case of the
+            Binomial.
+        """
         threshold = self.threshold
         level = confidence if confidence is not None else threshold.confidence or 0.95
         check_share("confidence", level, below_1=True)
         total, errors = int(self.trusted.sum()), int(self.wrong.sum())
-        if threshold.classes:
-            return self._in_each_class(level)
         limit, expected = threshold.max_risk, threshold.risk
         counts, of = (errors, total), "wrong among the trusted"
         if threshold.recall is not None and threshold.confidence is not None:
             limit = expected = 1 - threshold.recall
             counts, of = (errors, errors + self.found), "trusted among the wrong"
         guaranteed = limit if threshold.holds and threshold.confidence is not None else None
-        return _judge(counts, of, guaranteed, level, expected, total, self.suspects)
+        whole = _judge(counts, of, guaranteed, level, expected, total, self.suspects)
+        return self._in_each_class(whole) if threshold.classes else whole
 
-    def _in_each_class(self, level: float) -> GuaranteeCheck:
-        parts = self.threshold.classes
+    def _in_each_class(self, whole: GuaranteeCheck) -> GuaranteeCheck:
+        """The check of a guarantee in each class, from the check of all together."""
+        limit, parts = self.threshold.max_risk, self.threshold.classes
         kept = [label for label, part in enumerate(parts) if part.holds]
-        each = 1 - (1 - level) / max(1, len(kept))
-        of, limit = "wrong among the trusted", self.threshold.max_risk
-        checks = []
+        if not kept or limit is None:
+            return whole
+        each, checks = 1 - (1 - whole.confidence) / len(kept), []
         for label in kept:
             counts = int(self.wrong[label]), int(self.trusted[label])
-            checks.append((label, _judge(counts, of, limit, each, parts[label].risk, counts[1], 0)))
-        total, errors = int(self.trusted.sum()), int(self.wrong.sum())
+            checks.append((label, _judge(counts, whole.of, limit, each, parts[label].risk, counts[1], 0)))
         verdicts: tuple[Verdict, ...] = ("violated", "cannot tell")
         verdict: Verdict = next((one for one in verdicts if any(check.verdict == one for _, check in checks)), "holds")
-        return GuaranteeCheck(
-            verdict if kept and limit is not None else "nothing guaranteed",
-            of,
-            limit if kept else None,
-            level,
-            exact_share(errors, total, confidence=level),
-            total,
-            self.suspects,
-            _needed_over_all(checks, total) if verdict == "cannot tell" else None,
-            tuple(checks),
-        )
-
-
-def check_guarantee(
-    threshold: Threshold,
-    trusted: ArrayLike,
-    wrong: ArrayLike,
-    labels: ArrayLike | None = None,
-    *,
-    confidence: float | None = None,
-) -> GuaranteeCheck:
-    """Returns whether a threshold's guarantee holds on labelled predictions, is violated, or cannot be told.
-
-    The errors among ``n`` trusted predictions drawn at random are binomial, so the interval of Clopper and Pearson
-    covers the error rate with probability ``confidence`` at least, for every ``n``. The guarantee holds where the
-    interval ends at the guaranteed risk or below, and is violated where it begins above. Either verdict is false with
-    probability ``(1 - confidence) / 2`` at most; with a guarantee in each class, over all classes at once.
-
-    The labelled must be a random part of the trusted; labels of suspects alone do not tell.
-
-    Args:
-        threshold: A threshold of `petm.selective.thresholds`.
-        trusted: bool ``(n,)``, the grades of predictions whose true label is known.
-        wrong: bool ``(n,)``, where the base model is wrong on them.
-        labels: int ``(n,)``, the base model's predictions; needed where there is a threshold for each class.
-        confidence: Confidence of the interval, between 0 and 1; None for that of the guarantee, or 0.95 without one.
-
-    Reference:
-        Clopper and Pearson (1934), The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial.
-    """
-    return LabelledCounts(threshold).add(trusted, wrong, labels).check(confidence=confidence)
+        needed = _needed_over_all(checks, whole.labelled_trusted) if verdict == "cannot tell" else None
+        return replace(whole, verdict=verdict, limit=limit, samples_needed=needed, classes=tuple(checks))
 
 
 def exact_share(count: int, of: int, *, confidence: float = 0.95) -> Share:
@@ -203,18 +162,17 @@ def _judge(
     suspects: int,
 ) -> GuaranteeCheck:
     found = exact_share(*counts, confidence=level)
-    needed, verdict = None, _verdict(found, limit, labelled_trusted)
-    if verdict == "cannot tell" and limit is not None:
+    if limit is None:
+        return GuaranteeCheck("nothing guaranteed", of, limit, level, found, labelled_trusted, suspects)
+    verdict: Verdict = "cannot tell"
+    needed = None
+    if labelled_trusted and found.high <= limit:
+        verdict = "holds"
+    elif labelled_trusted and found.low > limit:
+        verdict = "violated"
+    else:
         needed = samples_to_tell(found.value if found.of else expected or 0.0, limit, level)
     return GuaranteeCheck(verdict, of, limit, level, found, labelled_trusted, suspects, needed)
-
-
-def _verdict(found: Share, limit: float | None, labelled_trusted: int) -> Verdict:
-    if limit is None:
-        return "nothing guaranteed"
-    if labelled_trusted and found.high <= limit:
-        return "holds"
-    return "violated" if labelled_trusted and found.low > limit else "cannot tell"
 
 
 def _needed_over_all(checks: Sequence[tuple[int, GuaranteeCheck]], total: int) -> int | None:

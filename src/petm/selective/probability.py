@@ -1,7 +1,7 @@
 """The calibrated probability of error of a prediction."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -117,19 +117,24 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
         return _isotonic(scores, errors)
     if rarer == 1:
         return _logistic(scores, errors)
-    from sklearn.model_selection import StratifiedKFold
-
-    folds = StratifiedKFold(min(FOLDS, rarer), shuffle=True, random_state=seed)
     fits: dict[str, Callable[..., ErrorProbability]] = {"logistic": _logistic, "isotonic": _isotonic}
     if scores.min() >= 0 and scores.max() <= 1:
         fits["log-odds"] = partial(_logistic, method="log-odds")
     losses = dict.fromkeys(fits, 0.0)
-    for fitted, judged in folds.split(scores[:, None], errors):
+    for fitted, judged in folds(errors, seed):
         for method, fit in fits.items():
             found = fit(scores[fitted], errors[fitted]).probability(scores[judged])
             losses[method] -= float(np.log(np.where(errors[judged], found, 1 - found)).sum()) / len(scores)
     best = min(fits, key=lambda method: losses[method])
     return replace(fits[best](scores, errors), log_losses=losses)
+
+
+def folds(errors: NDArray[np.bool_], seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yields the rows to fit on and the rows to judge, stratified by error; bool ``(N,)``, at least two of each."""
+    from sklearn.model_selection import StratifiedKFold
+
+    count = min(FOLDS, int(errors.sum()), int((~errors).sum()))
+    yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(errors, errors)
 
 
 def _logistic(

@@ -27,6 +27,16 @@ class Ranking:
     right: NDArray[np.int64]
     wrong: NDArray[np.int64]
 
+    def binned(self, bins: int) -> NDArray[np.float64]:
+        """Returns samples, errors, and the sum of suspicion in bins of equally many samples: float64 ``(3, bins)``.
+
+        A level belongs to the bin of its middle rank, so ties stay together, and a bin may be empty.
+        """
+        samples = self.right + self.wrong
+        chosen = (bins * (samples.cumsum() - samples / 2) / max(samples.sum(), 1)).astype(np.int64)
+        weights = (samples, self.wrong, samples * self.levels)
+        return np.array([np.bincount(chosen, weights=each, minlength=bins) for each in weights])
+
 
 class RankedRows:
     """Samples that are sorted once and counted for each resample; made from suspicion and wrong, ``(N,)`` each."""

@@ -1,7 +1,12 @@
-"""Targets of a threshold: one object from the command line to the calibration, checked when it is made."""
+"""Targets of a threshold: one object from the command line to the calibration, checked when it is made.
 
-from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, get_args
+The method ``threshold`` takes calibration samples: suspicion, float ``(N,)``, finite; wrong, bool ``(N,)``, where the
+base model is wrong; predicted, int ``(N,)``, the classes that it predicts; and the number of classes ``K``. It raises
+`ArgumentError` where the samples do not suffice for the target.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,25 +24,6 @@ from petm.selective.thresholds import (
 )
 
 Per = Literal["class"]
-
-
-class Target(Protocol):
-    """What a threshold must reach."""
-
-    kind: ClassVar[str]
-
-    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
-        """Returns the threshold for calibration samples.
-
-        Args:
-            suspicion: float ``(N,)``, finite.
-            wrong: bool ``(N,)``, where the base model is wrong.
-            predicted: int ``(N,)``, the classes that the base model predicts.
-            classes: Number of classes ``K``.
-
-        Raises:
-            ArgumentError: The samples do not suffice for this target.
-        """
 
 
 @dataclass(frozen=True)
@@ -142,7 +128,8 @@ class Disagreement:
         return replace(DISAGREEMENT, coverage=float(np.mean(DISAGREEMENT.trusts(suspicion))))
 
 
-_KINDS = (MaxRisk, Coverage, Recall, Disagreement)
+Target: TypeAlias = MaxRisk | Coverage | Recall | Disagreement
+"""What a threshold must reach."""
 
 
 def target_of(
@@ -184,25 +171,21 @@ def target_of(
 
 def target_to_json(target: Target) -> dict[str, Json]:
     """Returns a target in JSON's types."""
-    return {"kind": target.kind} | {entry.name: getattr(target, entry.name) for entry in fields(target)}  # type: ignore[arg-type]
+    return {"kind": target.kind, **asdict(target)}
 
 
 def target_from_json(record: Record) -> Target:
     """Returns the target that `target_to_json` wrote.
 
     Raises:
-        BundleError: There is no such target.
+        BundleError: There is no such target, or an entry is absent, unknown or breaks its rule.
     """
-    kind = record.text("kind")
-    for known in _KINDS:
-        if known.kind == kind:
-            entries: dict[str, Any] = {
-                entry.name: record.content.get(entry.name)
-                for entry in fields(known)
-                if entry.default is MISSING or entry.name in record.content
-            }
-            try:
-                return known(**entries)
-            except ArgumentError as error:
-                raise BundleError(f"{record.place}: {error}") from error
-    raise BundleError(f"{record.place}, kind: expected {', '.join(known.kind for known in _KINDS)}, got {kind!r}.")
+    kinds: dict[str, type[Target]] = {known.kind: known for known in get_args(Target)}
+    kind = kinds.get(record.text("kind"))
+    if kind is None:
+        raise BundleError(f"{record.place}, kind: expected {', '.join(kinds)}, got {record.text('kind')!r}.")
+    try:
+        entries: dict[str, Any] = {name: value for name, value in record.content.items() if name != "kind"}
+        return kind(**entries)
+    except (ArgumentError, TypeError) as error:
+        raise BundleError(f"{record.place}: {error}") from error

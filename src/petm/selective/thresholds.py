@@ -80,14 +80,18 @@ class Threshold:
             ArgumentError: ``predicted`` is absent but needed, has another shape, or names a class without a threshold.
         """
         scores = np.asarray(suspicion, np.float64)
+        return np.asarray(scores < np.array(self.values)[self.places(predicted, scores.shape)])
+
+    def places(self, predicted: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """Returns the place in `values` of each sample's threshold, int64; arguments and errors as in `trusts`."""
         if not self.classes:
-            return np.asarray(scores < self.value)
+            return np.zeros(shape, np.int64)
         if predicted is None:
             raise ArgumentError(
-                f"predicted: expected the model's predictions, int {scores.shape}, for a threshold in each of "
+                f"predicted: expected the model's predictions, int {shape}, for a threshold in each of "
                 f"{len(self.classes)} classes, got none. Pass them."
             )
-        return np.asarray(scores < np.array(self.values)[_labels(predicted, scores, len(self.classes))])
+        return _labels(predicted, shape, len(self.classes))
 
     def as_json(self) -> dict[str, Json]:
         """Returns the fields in JSON's types: infinity, which JSON lacks, as text."""
@@ -106,20 +110,13 @@ class Threshold:
         classes = tuple(cls.from_json(part) for part in record.records("classes")) if record.has("classes") else ()
         if any(part.classes for part in classes):
             raise BundleError(f"{record.place}, classes: expected thresholds without classes of their own.")
-
-        def share(name: str) -> float | None:
-            return record.number(name, least=0, most=1) if record.has(name) else None
-
+        shares = filter(record.has, ("coverage", "max_risk", "confidence", "risk", "recall"))
         return cls(
             float(value) if value in ("inf", "-inf") else record.number("value"),
             record.text("rule"),
-            share("coverage"),
-            share("max_risk"),
-            share("confidence"),
-            share("risk"),
-            share("recall"),
-            record.whole("samples_needed") if record.has("samples_needed") else None,
-            classes,
+            **{name: record.number(name, least=0, most=1) for name in shares},
+            samples_needed=record.whole("samples_needed") if record.has("samples_needed") else None,
+            classes=classes,
         )
 
 
@@ -191,7 +188,7 @@ def class_thresholds(
     check_share("max_risk", max_risk, below_1=True)
     check_share("confidence", confidence, below_1=True)
     scores, errors = calibration_arrays(suspicion, wrong)
-    labels = _labels(predicted, scores, classes)
+    labels = _labels(predicted, scores.shape, classes)
     parts = []
     for label in range(classes):
         rows = labels == label
@@ -324,11 +321,11 @@ def _samples_needed(failures: NDArray[np.int64], max_risk: float, level: float) 
     return int(totals[enough][0]) if enough.any() else None
 
 
-def _labels(predicted: ArrayLike, scores: NDArray[np.float64], classes: int) -> NDArray[np.int64]:
+def _labels(predicted: ArrayLike, shape: tuple[int, ...], classes: int) -> NDArray[np.int64]:
     labels = np.asarray(predicted)
-    if labels.shape != scores.shape or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != shape or not np.issubdtype(labels.dtype, np.integer):
         raise ArgumentError(
-            f"predicted: expected integers of shape {scores.shape} as suspicion, got {labels.dtype} of {labels.shape}."
+            f"predicted: expected one integer for each sample, {shape}, got {labels.dtype} of {labels.shape}."
         )
     if labels.size and not 0 <= labels.min() <= labels.max() < classes:
         raise ArgumentError(
