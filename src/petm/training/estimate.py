@@ -152,7 +152,7 @@ class _StandIn(Data):
 
 
 def estimate_fit(
-    model: nn.Module, data: Data, calibration: Data, recipe: Recipe, config: FitConfig, *, decoded: bool = False
+    model: nn.Module, data: Data, calibration: Data, config: FitConfig, *, decoded: bool = False
 ) -> Estimate:
     """Returns the size and duration of a fit.
 
@@ -163,7 +163,6 @@ def estimate_fit(
         model: The base model, on its device.
         data: Labelled training samples.
         calibration: Labelled samples for the threshold.
-        recipe: Recipe within the budgets of the configuration.
         config: Configuration of the fit.
         decoded: Whether the fit decodes the data first, where they fit into their part of the cache budget.
 
@@ -177,11 +176,8 @@ def estimate_fit(
         stand_in, seconds = _timed(lambda: _StandIn(data, chosen, budget))
         stages.append(Stage("decode the data", 1, seconds * len(data) / len(chosen)))
         data = stand_in
-    making = Making(
-        model, data, recipe, config.layers, config.seed, config.precision, config.cache_budget, config.device, None
-    )
-    timing = _Timing(making, calibration, stages)
-    return timing.teaching() if recipe.teacher else timing.tuning()
+    timing = _Timing(Making(model, data, config), calibration, stages)
+    return timing.teaching() if timing.making.recipe.teacher else timing.tuning()
 
 
 class _Timing:
@@ -229,7 +225,7 @@ class _Timing:
         few = making.data.subset(_spread(n, SAMPLES))
         scale = n / len(few)
         self._prediction("count errors", making.model, n)
-        mined, seconds = _timed(lambda: mine_errors(making.model, few, recipe.errors, seed=making.seed))
+        mined, seconds = _timed(lambda: mine_errors(making.model, few, recipe.errors, seed=making.config.seed))
         require_errors(mined.errors)
         self._add("mine errors", -(-n // BATCH_SIZE), seconds * scale)
         total = len(mined.data) * n // len(few)
@@ -243,7 +239,7 @@ class _Timing:
         self._add("train the teacher", steps, steps * each)
         adapted, seconds = _timed(
             lambda: attach_adapter(
-                making.model, making.layers, teacher=teacher, max_extra_parameters=recipe.max_extra_parameters
+                making.model, making.config.layers, teacher=teacher, max_extra_parameters=recipe.max_extra_parameters
             )
         )
         self._add("choose the layers", 1, seconds)
@@ -262,7 +258,10 @@ class _Timing:
         order = parts[:1] + parts * -(-_TIMED // len(parts))  # the first batch does not count
         rows = torch.cat([torch.arange(block) + part * self.n for part in order])
         clock = _Clock(data.subset(rows))
-        with cached_features(adapted, clock, budget=making.for_features, precision=making.precision) as (learner, seen):
+        with cached_features(adapted, clock, budget=making.for_features, precision=making.config.precision) as (
+            learner,
+            seen,
+        ):
             if isinstance(learner, FeatureStudent):
                 each = clock.mean_seconds(time.perf_counter())
                 self._add("cache features", -(-total // BATCH_SIZE), each * total / block)
@@ -272,8 +271,8 @@ class _Timing:
 
     def _steps(self, learner: nn.Module, data: Data, batch: int) -> float:
         """The time of one training step."""
-        clock, settings = _Clock(data), Settings(1, 1e-9, batch, precision=self.making.precision)
-        train(learner, clock, CROSS_ENTROPY, settings, device=self.making.device, title="time")
+        clock, settings = _Clock(data), Settings(1, 1e-9, batch, precision=self.making.config.precision)
+        train(learner, clock, CROSS_ENTROPY, settings, device=self.making.config.device, title="time")
         return clock.seconds_each(time.perf_counter()) * batch / min(batch, len(data))
 
     def _prediction(self, title: str, model: nn.Module, count: int) -> None:
