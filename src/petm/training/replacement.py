@@ -18,7 +18,7 @@ from petm.models.loading import ADDED, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, device_of
 from petm.training.checkpoint import seed_of
 from petm.training.embeddings import embedding_of, fgsm_step, output_spread
-from petm.training.error_set import Direction, ErrorSet, check_epsilon, check_step, fgsm
+from petm.training.error_set import Direction, ErrorSet, check_step, fgsm
 
 BACKWARD = 64
 """Samples in one backward pass to the inputs: a quarter of those of a forward pass, for about the same memory."""
@@ -114,15 +114,14 @@ def replace_errors(
         raise ArgumentError(f"direction: expected 'gradient' or 'random', got {direction!r}.")
     first, labels = data.inputs([0]), data.labels[errors.indices]
     module = added = ""
+    check_step(first, epsilon)
     if isinstance(first, Fields):
-        check_epsilon(epsilon)
         some = data.inputs(range(min(BATCH_SIZE, len(data)))).to(device_of(model))
         assert isinstance(some, Fields)
         module = at or embedding_of(model, some[:1])
         added, step = f"{ADDED}{module}", epsilon * output_spread(model, some, module)
         like = fgsm_step(model, some[:1], data.labels[:1].to(device_of(model)), at=module, epsilon=step)[:0].cpu()
     else:
-        check_step(first, epsilon)
         like, step = first[:0], epsilon
 
     def move(x: Inputs, y: Tensor) -> Tensor:
