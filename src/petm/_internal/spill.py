@@ -121,7 +121,7 @@ def row_store(
     if size <= budget:
         yield _InMemory(torch.empty(samples, width, dtype=dtype))
         return
-    cure = "Free space, name another cache_folder, or raise cache_budget to keep them in memory."
+    cure = "Free space, name another folder by TMPDIR, or raise cache_budget to keep them in memory."
     file = ScratchFile(f"{size:,} bytes of features", cure, folder=folder, reserve=size)
     try:
         yield _InFile(file, width, dtype)
