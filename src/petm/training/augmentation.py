@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm._internal.files import fingerprint
-from petm.data.base import Data, Joined, as_data
+from petm.data.base import Data, Joined, Subset, as_data
 from petm.data.fields import one_tensor
 from petm.errors import ArgumentError
 from petm.models.prediction import check_labels, predict_logits
@@ -91,12 +91,12 @@ def choose_augmentation(model: nn.Module, data: Data, *, seed: int = 0) -> Augme
     return Augmentation(mirror=mirror)
 
 
-class Augmented(Data):
+class Augmented(Subset):
     """A view of images ``(N, C, H, W)`` in which each is changed at random, in the same way for the same seed."""
 
     def __init__(self, data: Data, augmentation: Augmentation, *, seed: int) -> None:
-        self.data, self.augmentation, self.seed = data, augmentation, seed
-        self.labels, self.classes, self.value_range = data.labels, data.classes, data.value_range
+        super().__init__(data, torch.arange(len(data)))
+        self.augmentation, self.seed = augmentation, seed
         self.source = f"{data.source}, augmented"
         generator = torch.Generator().manual_seed(seed)
         self._draws = 2 * torch.rand(len(data), 6, generator=generator) - 1
@@ -119,10 +119,6 @@ class Augmented(Data):
     def content(self) -> str:
         """A SHA-256 over the data set's content, the augmentation and the seed."""
         return fingerprint((self.data.content, str(asdict(self.augmentation)), str(self.seed)))
-
-    def name(self, index: int) -> str:
-        """Returns the sample's name in the viewed data set."""
-        return self.data.name(index)
 
 
 def with_copies(data: Data, augmentation: Augmentation, *, copies: int = 1, seed: int = 0) -> Joined:

@@ -5,20 +5,20 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from petm._internal.files import plain
 from petm._internal.records import Json
 from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import predict_dual
 from petm.adapter.prefix_features import FeatureStudent, cached_features
-from petm.adapter.split_point import split_point_of, to_json
-from petm.data.base import Batch, Data, TensorData
-from petm.data.fields import Inputs
+from petm.adapter.split_point import split_point_of
+from petm.data.base import Batch, Data, Subset, TensorData
 from petm.models.loading import count_parameters
 from petm.models.prediction import BATCH_SIZE, device_of, predict_classes
 from petm.selective.probability import fit_probability
@@ -97,17 +97,12 @@ class Estimate:
         return sum(stage.seconds for stage in self.stages)
 
 
-class _Clock(Data):
+class _Clock(Subset):
     """A view of a data set that notes the time of each reading of a batch; from one to the next is one batch's work."""
 
     def __init__(self, data: Data) -> None:
-        self.data, self.labels, self.classes = data, data.labels, data.classes
-        self.value_range, self.source = data.value_range, data.source
+        super().__init__(data, torch.arange(len(data)))
         self.read: list[float] = []
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
-        """Returns the inputs at ``indices``."""
-        return self.data.inputs(indices)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         self.read.append(time.perf_counter())
@@ -118,37 +113,19 @@ class _Clock(Data):
         """A word: nothing is kept of what is timed."""
         return "timed"
 
-    def seconds_each(self, end: float) -> float:
-        """Returns the median time of one batch, the first one left out where there are others."""
-        return float(np.median(self._gaps(end)))
-
-    def mean_seconds(self, end: float) -> float:
-        """Returns the mean time of one batch, for batches of different kinds."""
-        return float(np.mean(self._gaps(end)))
-
-    def _gaps(self, end: float) -> NDArray[np.float64]:
-        gaps = np.diff([*self.read, end])
-        return gaps[1:] if len(gaps) > 1 else gaps
+    def seconds_each(self, average: Callable[[NDArray[np.float64]], Any] = np.median) -> float:
+        """Returns the average time of one batch until now, the first one left out where there are others."""
+        gaps = np.diff([*self.read, time.perf_counter()])
+        return float(average(gaps[1:] if len(gaps) > 1 else gaps))
 
 
-class _StandIn(Data):
+def _stand_in(data: Data, chosen: Tensor, budget: int) -> Data:
     """A view of a data set in which a few decoded samples stand for all others, to time their reading."""
-
-    def __init__(self, data: Data, chosen: Tensor, budget: int) -> None:
-        self.held = data.subset(chosen).in_memory(budget)
-        self.labels, self.classes, self.source = data.labels, data.classes, data.source
-        self.value_range = data.value_range
-        self._place = torch.arange(len(data)) % len(chosen)
-        self._place[chosen] = torch.arange(len(chosen))
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
-        """Returns decoded inputs in place of those at ``indices``."""
-        return self.held.inputs(self._place[torch.as_tensor(indices, dtype=torch.int64)])
-
-    @cached_property
-    def content(self) -> str:
-        """A word: nothing is kept of what is timed."""
-        return "stand-in"
+    place = torch.arange(len(data)) % len(chosen)
+    place[chosen] = torch.arange(len(chosen))
+    found = data.subset(chosen).in_memory(budget).subset(place)
+    found.labels = data.labels
+    return found
 
 
 def estimate_fit(
@@ -173,7 +150,7 @@ def estimate_fit(
     decoded = decoded and isinstance(first, Tensor) and not isinstance(data, TensorData)
     if decoded and first.nbytes * len(data) <= budget:
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(config.seed))[:SAMPLES]
-        stand_in, seconds = _timed(lambda: _StandIn(data, chosen, budget))
+        stand_in, seconds = _timed(lambda: _stand_in(data, chosen, budget))
         stages.append(Stage("decode the data", 1, seconds * len(data) / len(chosen)))
         data = stand_in
     timing = _Timing(Making(model, data, config), calibration, stages)
@@ -263,7 +240,7 @@ class _Timing:
             seen,
         ):
             if isinstance(learner, FeatureStudent):
-                each = clock.mean_seconds(time.perf_counter())
+                each = clock.seconds_each(np.mean)  # for batches of different kinds
                 self._add("cache features", -(-total // BATCH_SIZE), each * total / block)
             each = self._steps(learner.alone(adapted.adapters[0]), seen, batch)
         steps = epochs * -(-total // batch)
@@ -273,14 +250,14 @@ class _Timing:
         """The time of one training step."""
         clock, settings = _Clock(data), Settings(1, 1e-9, batch, precision=self.making.config.precision)
         train(learner, clock, CROSS_ENTROPY, settings, device=self.making.config.device, title="time")
-        return clock.seconds_each(time.perf_counter()) * batch / min(batch, len(data))
+        return clock.seconds_each() * batch / min(batch, len(data))
 
     def _prediction(self, title: str, model: nn.Module, count: int) -> None:
         """Times the predictions of ``count`` samples."""
         few = self.making.data.subset(_spread(self.n, (1 + _TIMED) * BATCH_SIZE))
         clock = _Clock(few)
         predict_classes(model, clock)
-        self._add(title, -(-count // BATCH_SIZE), clock.seconds_each(time.perf_counter()) * count / _batch(few))
+        self._add(title, -(-count // BATCH_SIZE), clock.seconds_each() * count / _batch(few))
 
     def _estimate(self, adapted: AdaptedModel, recipe: Recipe, branch: Branch, feature_bytes: int) -> Estimate:
         """Times the calibration, and returns the whole estimate."""
@@ -289,7 +266,7 @@ class _Timing:
         looked = -(-count // 10) if focus(adapted, recipe, few) else 0
         clock = _Clock(few)
         both = predict_dual(adapted, clock)
-        each = clock.seconds_each(time.perf_counter()) / _batch(few)
+        each = clock.seconds_each() / _batch(few)
         wrong = (both.base.argmax(1) != few.labels).numpy()
         rows = np.resize(np.arange(len(few)), count)
         noise = np.random.default_rng(0).normal(size=count)
@@ -308,7 +285,7 @@ class _Timing:
             share=parameters / max(1, count_parameters(making.model)),
             operations=split.operations,
             one_pass_ratio=1 + recipe.look * (split.counted_ratio - 1),
-            split_point=to_json(split),
+            split_point=plain(split),
             samples=self.n,
             calibration_samples=count - looked,
             feature_bytes=feature_bytes,

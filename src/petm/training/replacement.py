@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petm._internal.distributed import gathered, group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
-from petm.data.base import Data, as_data
+from petm.data.base import Data, Subset, as_data
 from petm.data.fields import Fields, Inputs, filled_up
 from petm.errors import ArgumentError
 from petm.models.loading import ADDED, weights_fingerprint
@@ -27,7 +27,7 @@ Make = Callable[[Tensor, Inputs], Tensor]
 """From positions in an error set, int64 ``(n,)``, and the inputs there to their replacements, on the CPU."""
 
 
-class Replaced(Data):
+class Replaced(Subset):
     """A view of a data set in which some inputs are replaced; at most the replacements are held in memory.
 
     Args:
@@ -42,9 +42,8 @@ class Replaced(Data):
     def __init__(
         self, data: Data, indices: Tensor, replacements: Tensor | Make, *, origin: str, added: str = ""
     ) -> None:
-        self.data, self.indices, self.replacements, self.origin = data, indices, replacements, origin
-        self.added, self.labels, self.classes = added, data.labels, data.classes
-        self.value_range, self.source = data.value_range, data.source
+        super().__init__(data, torch.arange(len(data)))
+        self.replaced, self.replacements, self.origin, self.added = indices, replacements, origin, added
         self._place = torch.full((len(data),), -1)
         self._place[indices] = torch.arange(len(indices))
 
@@ -63,11 +62,7 @@ class Replaced(Data):
     @cached_property
     def content(self) -> str:
         """A SHA-256 over the data set's content, the replaced positions and the origin of the replacements."""
-        return fingerprint((self.data.content, self.indices, self.origin))
-
-    def name(self, index: int) -> str:
-        """Returns the sample's name in the viewed data set."""
-        return self.data.name(index)
+        return fingerprint((self.data.content, self.replaced, self.origin))
 
 
 def replace_errors(
