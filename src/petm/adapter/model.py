@@ -264,8 +264,7 @@ def _choose_layers(model: nn.Module, teacher: nn.Module, max_extra_parameters: f
     if not ranks:
         raise ArgumentError(
             f"teacher: expected weights that differ from the model's in {', '.join(layers) or 'a layer'}, got the "
-            f"same. "
-            f"Train it, or name the layers."
+            f"same. Train it, or name the layers."
         )
     return ranks
 
