@@ -55,10 +55,7 @@ def tune(
         for index, adapter in enumerate(adapted.adapters):
             order = seed * count + index
             settings = Settings(epochs, learning_rate, batch_size, seed=order, schedule="cosine", precision=precision)
-            learner, place, title = (
-                student.alone(adapter),
-                storage and storage(adapter),
-                f"adapter {index + 1} of {count}",
-            )
+            learner, place = student.alone(adapter), storage and storage(adapter)
+            title = f"adapter {index + 1} of {count}"
             histories[adapter] = train(learner, seen, objective, settings, storage=place, device=device, title=title)
     return histories
