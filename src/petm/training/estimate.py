@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from petm._internal.files import plain
 from petm._internal.records import Json
-from petm.adapter.model import AdaptedModel, attach_adapter
+from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import predict_dual
 from petm.adapter.prefix_features import FeatureStudent, cached_features
 from petm.adapter.split_point import split_point_of
 from petm.data.base import Batch, Data, Subset, TensorData
 from petm.models.loading import count_parameters
-from petm.models.prediction import BATCH_SIZE, device_of, predict_classes
+from petm.models.prediction import BATCH_SIZE, predict_classes
 from petm.selective.probability import fit_probability
 from petm.training.augmentation import SAMPLES
 from petm.training.config import FitConfig
@@ -162,7 +162,7 @@ class _Timing:
 
     def __init__(self, making: Making, calibration: Data, stages: list[Stage]) -> None:
         self.making, self.calibration, self.stages = making, calibration, stages
-        self.n, self.device = len(making.data), device_of(making.model)
+        self.n = len(making.data)
 
     def tuning(self) -> Estimate:
         """Returns the estimate for a recipe without a teacher."""
@@ -181,19 +181,15 @@ class _Timing:
         size, total = making.feature_bytes(student, len(data) + moved), len(data) + moved
         if moved:
             few = making.data.subset(range(min(n, _TIMED * BACKWARD)))
-            with_adversarial_copy(
-                quick, few.subset(range(min(len(few), BACKWARD))), 1, recipe.epsilon, "gradient", 1 << 40
-            )
-            _, seconds = _timed(
-                lambda: with_adversarial_copy(quick, few, len(few), recipe.epsilon, recipe.direction, 1 << 40)
-            )
+            how: Any = {"epsilon": recipe.epsilon, "direction": recipe.direction, "budget": 1 << 40}
+            with_adversarial_copy(quick, few, 1, **how)  # the first does not count
+            _, seconds = _timed(lambda: with_adversarial_copy(quick, few, len(few), **how))
             held = few.inputs([0]).nbytes * n <= making.for_examples
             times = 1 if held or student else recipe.epochs * len(adapted.adapters)
             self._add("adversarial copy", times * -(-n // BACKWARD), times * seconds * n / len(few))
         parts = [0] * (2 if moved else 1) + list(range(1, len(data) // n))
-        self._training(
-            adapted, data, parts, total, len(adapted.adapters) * recipe.epochs, _TUNING_BATCH, "train the adapters"
-        )
+        epochs = len(adapted.adapters) * recipe.epochs
+        self._training("train the adapters", adapted, data, parts, total, epochs, _TUNING_BATCH)
         return self._estimate(adapted, recipe, "adapters", size)
 
     def teaching(self) -> Estimate:
@@ -206,28 +202,22 @@ class _Timing:
         require_errors(mined.errors)
         self._add("mine errors", -(-n // BATCH_SIZE), seconds * scale)
         total = len(mined.data) * n // len(few)
-        replaced, seconds = _timed(
-            lambda: replace_errors(making.model, mined.data, mined.errors, epsilon=recipe.epsilon)
-        )
+        replaced, seconds = _timed(lambda: replace_errors(making.model, *mined, epsilon=recipe.epsilon))
         self._add("adversarial examples", -(-round(len(mined.errors) * scale) // BACKWARD), 2 * seconds * scale)
         teacher = deepcopy(making.model).requires_grad_()
         each = self._steps(teacher, replaced, _TEACHING_BATCH)
         steps = _TEACHER_EPOCHS * -(-total // _TEACHING_BATCH)
         self._add("train the teacher", steps, steps * each)
-        adapted, seconds = _timed(
-            lambda: attach_adapter(
-                making.model, making.config.layers, teacher=teacher, max_extra_parameters=recipe.max_extra_parameters
-            )
-        )
+        adapted, seconds = _timed(lambda: making.imitating(teacher))
         self._add("choose the layers", 1, seconds)
         self._prediction("ask the teacher", making.model, total)
         size = making.feature_bytes(making.student(adapted), total)
-        epochs = recipe.epochs
-        self._training(adapted, replaced, [0], total, epochs, _TEACHING_BATCH, "distil into the adapter, at most")
+        title = "distil into the adapter, at most"
+        self._training(title, adapted, replaced, [0], total, recipe.epochs, _TEACHING_BATCH)
         return replace(self._estimate(adapted, recipe, "teacher", size), at_most=True)
 
     def _training(
-        self, adapted: AdaptedModel, data: Data, parts: list[int], total: int, epochs: int, batch: int, title: str
+        self, title: str, adapted: AdaptedModel, data: Data, parts: list[int], total: int, epochs: int, batch: int
     ) -> None:
         """Times prefix features, and the training steps on them, or on the data where there are none."""
         making = self.making
@@ -235,10 +225,8 @@ class _Timing:
         order = parts[:1] + parts * -(-_TIMED // len(parts))  # the first batch does not count
         rows = torch.cat([torch.arange(block) + part * self.n for part in order])
         clock = _Clock(data.subset(rows))
-        with cached_features(adapted, clock, budget=making.for_features, precision=making.config.precision) as (
-            learner,
-            seen,
-        ):
+        cached = cached_features(adapted, clock, budget=making.for_features, precision=making.config.precision)
+        with cached as (learner, seen):
             if isinstance(learner, FeatureStudent):
                 each = clock.seconds_each(np.mean)  # for batches of different kinds
                 self._add("cache features", -(-total // BATCH_SIZE), each * total / block)
@@ -254,10 +242,9 @@ class _Timing:
 
     def _prediction(self, title: str, model: nn.Module, count: int) -> None:
         """Times the predictions of ``count`` samples."""
-        few = self.making.data.subset(_spread(self.n, (1 + _TIMED) * BATCH_SIZE))
-        clock = _Clock(few)
+        clock = _Clock(self.making.data.subset(_spread(self.n, (1 + _TIMED) * BATCH_SIZE)))
         predict_classes(model, clock)
-        self._add(title, -(-count // BATCH_SIZE), clock.seconds_each() * count / _batch(few))
+        self._add(title, -(-count // BATCH_SIZE), clock.seconds_each() * count / min(len(clock), BATCH_SIZE))
 
     def _estimate(self, adapted: AdaptedModel, recipe: Recipe, branch: Branch, feature_bytes: int) -> Estimate:
         """Times the calibration, and returns the whole estimate."""
@@ -266,7 +253,7 @@ class _Timing:
         looked = -(-count // 10) if focus(adapted, recipe, few) else 0
         clock = _Clock(few)
         both = predict_dual(adapted, clock)
-        each = clock.seconds_each() / _batch(few)
+        each = clock.seconds_each() / min(len(few), BATCH_SIZE)
         wrong = (both.base.argmax(1) != few.labels).numpy()
         rows = np.resize(np.arange(len(few)), count)
         noise = np.random.default_rng(0).normal(size=count)
@@ -304,10 +291,6 @@ def _timed(call: Callable[[], _T]) -> tuple[_T, float]:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return found, time.perf_counter() - start
-
-
-def _batch(data: Data) -> int:
-    return min(len(data), BATCH_SIZE)
 
 
 def _spread(n: int, most: int) -> Tensor:

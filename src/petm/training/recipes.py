@@ -254,19 +254,19 @@ class Making:
     def _how(self) -> dict[str, Any]:
         return {name: getattr(self.config, name) for name in ("seed", "precision", "device")}
 
+    def imitating(self, teacher: nn.Module) -> AdaptedModel:
+        """Returns the base model with an untrained adapter on the layers in which the teacher differs most."""
+        most = self.recipe.max_extra_parameters
+        layers, seed = self.config.layers, self.config.seed
+        return attach_adapter(self.model, layers, teacher=teacher, max_extra_parameters=most, seed=seed)
+
     def by_distillation(self) -> AdaptedModel:
         """As published: the teacher learns from the replaced data, the adapter from the teacher."""
         model, recipe, storage = self.model, self.recipe, self.storage or (lambda _: None)
         data, errors = mine_errors(model, self.data, recipe.errors, seed=self.config.seed)
         require_errors(errors)
         teacher = train_teacher(model, data, errors, epsilon=recipe.epsilon, storage=storage("teacher"), **self._how)
-        adapted = attach_adapter(
-            model,
-            self.config.layers,
-            teacher=teacher,
-            max_extra_parameters=recipe.max_extra_parameters,
-            seed=self.config.seed,
-        )
+        adapted = self.imitating(teacher)
         distill(
             adapted,
             teacher=teacher,
