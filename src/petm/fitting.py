@@ -193,10 +193,7 @@ def _check_alike(data: Data, calibration: Data) -> None:
             f"{calibration.source}: expected the classes of {data.source}, {', '.join(data.classes[:12])}, got "
             f"{', '.join(calibration.classes[:12])}. Name those of the model in their order."
         )
-    if not len(calibration):
-        raise DataError(f"{calibration.source}: expected at least one sample, got none.")
-    one, other = _form(data), _form(calibration)
-    if one != other:
+    if len(calibration) and (one := _form(data)) != (other := _form(calibration)):
         raise DataError(f"{calibration.source}: expected inputs like those of {data.source}, {one}, got {other}.")
 
 

@@ -266,7 +266,7 @@ def find_split_point(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
     """
     with torch.no_grad(), adapted.hooks.asking(_modules(adapted)) as asked:
         calls = _Calls()
-        adapted.run_asking(calls, x, asked)
+        adapted.run(calls, x, asked=asked)
         candidates = [SplitPoint(INSIDE, calls.first)] if calls.first is not None else []
         candidates += [SplitPoint(BEFORE, module) for module in reversed(calls.modules) if module]
         candidates += [
@@ -325,7 +325,7 @@ def _prove(
     try:
         for size in _PROBES:
             trial = _Trial(size, candidate, adapted.members)
-            adapted.run_asking(trial, _probe(x, size), asked, (1 + len(adapted.members)) * size)
+            adapted.run(trial, _probe(x, size), rows=(1 + len(adapted.members)) * size, asked=asked)
             followers = trial.found if followers is None else followers & trial.found
         repeated: dict[str, tuple[Place, ...]] = {}
         for module, path in sorted(followers or (), key=repr):
@@ -341,8 +341,8 @@ def _prove(
 def _agrees(adapted: AdaptedModel, split_point: SplitPoint, probe: Inputs, asked: Mapping[nn.Module, str]) -> bool:
     """Whether one pass gives what separate passes do."""
     trial = _Trial(len(probe), split_point, adapted.members, note=False)
-    found = adapted.run_asking(trial, probe, asked, (1 + len(adapted.members)) * len(probe))
-    expected = torch.cat((adapted.run_asking(Pass(adapter=""), probe, {}), *_apart(adapted, probe)))
+    found = adapted.run(trial, probe, rows=(1 + len(adapted.members)) * len(probe), asked=asked)
+    expected = torch.cat((adapted.run(Pass(adapter=""), probe, asked={}), *_apart(adapted, probe)))
     # The rounding of another batch size.
     tolerance = 50 * torch.finfo(expected.dtype).eps * max(1.0, float(expected.abs().max()))
     return torch.allclose(found, expected, rtol=0, atol=tolerance)
@@ -351,7 +351,7 @@ def _agrees(adapted: AdaptedModel, split_point: SplitPoint, probe: Inputs, asked
 def _apart(adapted: AdaptedModel, x: Inputs) -> Iterator[Tensor]:
     """Each member's logits from a pass of its own, with the mark of a trial on its adapter."""
     for member in adapted.members:
-        yield adapted.run_asking(_Marked(adapter=member.adapter), member.view_of(x), {})
+        yield adapted.run(_Marked(adapter=member.adapter), member.view_of(x), asked={})
 
 
 def _count(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs, asked: Mapping[nn.Module, str]) -> SplitPoint:
@@ -359,10 +359,10 @@ def _count(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs, asked: Map
     probe, members = _probe(x, 2), len(adapted.members)
 
     def plain() -> Tensor:
-        return adapted.run_asking(Pass(adapter=""), probe, {})
+        return adapted.run(Pass(adapter=""), probe, asked={})
 
     def one_pass() -> Tensor:
-        return adapted.run_asking(OnePass(2, split_point, adapted.members), probe, asked, 2 * (1 + members))
+        return adapted.run(OnePass(2, split_point, adapted.members), probe, rows=2 * (1 + members), asked=asked)
 
     base, every = (count_operations(call, adapted.base) for call in (plain, one_pass))
     if not base:

@@ -24,7 +24,6 @@ class LayerDrift:
 
     Attributes:
         layer: The layer's name in the model.
-        shape: Shape of the weight.
         relative_norm: ``||W' - W0||_F / ||W0||_F``, at least 0; infinite where a zero weight has moved.
         rank_90: The least rank that holds 90 % of the drift's energy (its squared singular values); 0 without drift.
         full_rank: The shorter side of the matrix, the greatest rank possible.
@@ -32,7 +31,6 @@ class LayerDrift:
     """
 
     layer: str
-    shape: tuple[int, ...]
     relative_norm: float
     rank_90: int
     full_rank: int
@@ -115,14 +113,12 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 def _layer_drift(layer: str, before: Tensor, after: Tensor) -> LayerDrift:
     """The drift of one weight; both of the same shape, on any device."""
-    shape = tuple(before.shape)
     before, after = (weight.cpu().double().flatten(1) for weight in (before, after))
     values = torch.linalg.svdvals(after - before).numpy()
     norm, drift = float(torch.linalg.matrix_norm(before)), float(np.sqrt((values**2).sum()))
     energy = np.cumsum(values**2)
     return LayerDrift(
         layer=layer,
-        shape=shape,
         relative_norm=0.0 if drift == 0 else drift / norm if norm else math.inf,
         # The margin keeps a share of exactly 90 % from being lost to rounding.
         rank_90=0 if drift == 0 else int(np.searchsorted(energy, (0.9 - 1e-12) * energy[-1])) + 1,
