@@ -21,7 +21,7 @@ from petm.selective.targets import Target
 from petm.training.config import FitConfig, FitSettings
 from petm.training.estimate import Estimate, estimate_fit
 from petm.training.preflight import CHECKED, preflight
-from petm.training.recipes import Recipe, adapt, focus, recipe_named, within
+from petm.training.recipes import adapt, focus, recipe_named, within
 from petm.training.run_folder import RunFolder
 
 _COPIES_IN_CHECKPOINT = 4
@@ -63,20 +63,10 @@ def fit(
     Example:
         >>> grader = fit(model, train, calibration=fresh, target=petm.MaxRisk(0.02))  # doctest: +SKIP
     """
-    data, calibration, config, recipe = _prepare(model, data, calibration, config, settings)
-    seed = config.seed
+    data, calibration, config = _prepare(model, data, calibration, config, settings)
+    recipe, seed = within(recipe_named(config.recipe), config), config.seed
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
-    adapted = adapt(
-        model,
-        data,
-        recipe=recipe,
-        layers=config.layers,
-        seed=seed,
-        precision=config.precision,
-        cache_budget=config.cache_budget,
-        device=config.device,
-        storage=run.storage if run else None,
-    )
+    adapted = adapt(model, data, config=config, storage=run.storage if run else None)
     order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(seed))
     tenth = -(-len(order) // 10)
     if focus(adapted, recipe, calibration.subset(order[:tenth])):
@@ -112,8 +102,8 @@ def estimate(
         decoded: Whether the fit gets the data decoded beforehand, as from the command line.
         **settings: Fields of `petm.training.config.FitConfig`.
     """
-    data, calibration, config, recipe = _prepare(model, data, calibration, config, settings)
-    return estimate_fit(model, data, calibration, recipe, config, decoded=decoded)
+    data, calibration, config = _prepare(model, data, calibration, config, settings)
+    return estimate_fit(model, data, calibration, config, decoded=decoded)
 
 
 def fit_adopted(
@@ -163,8 +153,8 @@ def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_bas
 
 def _prepare(
     model: nn.Module, data: Data, calibration: Data | float | None, config: FitConfig | None, settings: FitSettings
-) -> tuple[Data, Data, FitConfig, Recipe]:
-    """Returns data, calibration set, settings and recipe, checked as far as possible before a pass over the data."""
+) -> tuple[Data, Data, FitConfig]:
+    """Returns data, calibration set and settings, checked as far as possible before a pass over the data."""
     config = replace(config or FitConfig(), **settings)
     if isinstance(calibration, int | float):
         config, calibration = replace(config, calibration=calibration), None
@@ -179,7 +169,7 @@ def _prepare(
         calibration = as_data(calibration, source="calibration")
         _check_alike(data, calibration)
     _check_data(model, calibration)
-    return data, calibration, config, within(recipe_named(config.recipe), config)
+    return data, calibration, config
 
 
 def _check_data(model: nn.Module, data: Data) -> None:
@@ -203,10 +193,7 @@ def _check_alike(data: Data, calibration: Data) -> None:
             f"{calibration.source}: expected the classes of {data.source}, {', '.join(data.classes[:12])}, got "
             f"{', '.join(calibration.classes[:12])}. Name those of the model in their order."
         )
-    if not len(calibration):
-        raise DataError(f"{calibration.source}: expected at least one sample, got none.")
-    one, other = _form(data), _form(calibration)
-    if one != other:
+    if len(calibration) and (one := _form(data)) != (other := _form(calibration)):
         raise DataError(f"{calibration.source}: expected inputs like those of {data.source}, {one}, got {other}.")
 
 

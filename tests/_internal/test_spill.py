@@ -81,9 +81,9 @@ def test_without_calls_that_take_a_position(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("budget", [1 << 20, 0], ids=["memory", "file"])
-def test_rows_are_read_as_they_were_written(dtype: torch.dtype, budget: int, tmp_path: Path) -> None:
+def test_rows_are_read_as_they_were_written(dtype: torch.dtype, budget: int) -> None:
     rows = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
-    with closing(RowStore(20, 7, dtype, budget=budget, folder=tmp_path)) as store:
+    with closing(RowStore(20, 7, dtype, budget=budget)) as store:
         for start in (12, 0):  # in any order; what is no whole in memory too
             store.write(start, rows.T.contiguous().T[start : start + 12])
         for indices in ([3, 19, 3], torch.tensor([11, 0]), range(20), []):
@@ -93,17 +93,17 @@ def test_rows_are_read_as_they_were_written(dtype: torch.dtype, budget: int, tmp
             assert found.shape == (len(indices), 7)
 
 
-def test_rows_above_the_budget_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_above_the_budget_lie_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("petm._internal.spill.ScratchFile", None)
-    with closing(RowStore(10, 3, torch.float32, budget=120, folder=tmp_path / "absent")) as store:
+    with closing(RowStore(10, 3, torch.float32, budget=120)) as store:
         store.write(0, torch.ones(10, 3))
-    with pytest.raises(TypeError), closing(RowStore(10, 3, torch.float32, budget=119, folder=tmp_path)):
+    with pytest.raises(TypeError), closing(RowStore(10, 3, torch.float32, budget=119)):
         pass
 
 
-def test_what_is_read_belongs_to_the_reader(tmp_path: Path) -> None:
+def test_what_is_read_belongs_to_the_reader() -> None:
     for budget in (1 << 10, 0):
-        with closing(RowStore(2, 3, torch.float32, budget=budget, folder=tmp_path)) as store:
+        with closing(RowStore(2, 3, torch.float32, budget=budget)) as store:
             store.write(0, torch.zeros(2, 3))
             store.read([1]).fill_(7)
             assert not store.read([1]).any()

@@ -1,5 +1,6 @@
 import errno
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -99,50 +100,58 @@ def test_no_budget_no_cache() -> None:
         assert seen is data
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, empty."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
 @pytest.mark.parametrize(("network", "layers", "width"), LATE)
 @pytest.mark.parametrize("budget", [1 << 30, 1000], ids=["memory", "file"])
 def test_training_on_features_equals_training_without(
-    network: type[nn.Module], layers: dict[str, int], width: int, budget: int, part: Data, tmp_path: Path
+    network: type[nn.Module], layers: dict[str, int], width: int, budget: int, part: Data, temporary: Path
 ) -> None:
     keywords: dict[str, Any] = {"teacher": teacher(), "data": part, "epochs": 3, "batch_size": 32, "device": "cpu"}
     plain, cached = adapt(network, layers), adapt(network, layers)
     expected = distill(plain, cache_budget=0, **keywords)
-    found = distill(cached, cache_budget=budget, cache_folder=tmp_path, **keywords)
+    found = distill(cached, cache_budget=budget, **keywords)
     for one, other in zip(found.epochs, expected.epochs, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     assert expected.epochs[-1]["loss"] < expected.epochs[0]["loss"]
     for name, tensor in cached.adapter_state().items():
         assert torch.allclose(tensor, plain.adapter_state()[name], atol=1e-5), name
-    assert not list(tmp_path.iterdir()), "the file is gone"
+    assert not list(temporary.iterdir()), "the file is gone"
 
 
-def test_a_file_is_gone_after_a_failure(tmp_path: Path) -> None:
+def test_a_file_is_gone_after_a_failure(temporary: Path) -> None:
     data = TensorData(images(9))
     with (
         pytest.raises(KeyboardInterrupt),
-        cached_features(adapt(TinyCNN, {"fc1": 2}), data, budget=1, folder=tmp_path) as (student, _),
+        cached_features(adapt(TinyCNN, {"fc1": 2}), data, budget=1) as (student, _),
     ):
         assert isinstance(student, FeatureStudent)
         raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
+    assert not list(temporary.iterdir())
 
 
-def test_no_room_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_the_file(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    message = rf"{tmp_path}: expected room for {9 * 4 * (72 + 16):,} bytes of features, got No space left on device"
+    message = rf"{temporary}: expected room for {9 * 4 * (72 + 16):,} bytes of features, got No space left on device"
     adapted = adapt(TinyCNN, {"fc1": 2})
     with (
         pytest.raises(RunError, match=message),
-        cached_features(adapted, TensorData(images(9)), budget=1, folder=tmp_path),
+        cached_features(adapted, TensorData(images(9)), budget=1),
     ):
         pass
-    assert not list(tmp_path.iterdir())
+    assert not list(temporary.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "absent"))
     with (
         pytest.raises(RunError, match=r"absent: expected room"),
-        cached_features(adapted, TensorData(images(9)), budget=1, folder=tmp_path / "absent"),
+        cached_features(adapted, TensorData(images(9)), budget=1),
     ):
         pass
 

@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from masked import Masked
 from networks import ResidualNet, hooks, images, randomise, seeded, snapshot
+from petm._internal.files import plain
 from petm._internal.records import Record
 from petm.adapter import layer_choice, split_point
 from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.one_pass import dual_logits
-from petm.adapter.split_point import SplitPoint, from_json, map_tensors, split_point_of, to_json
+from petm.adapter.split_point import SplitPoint, from_json, map_tensors, split_point_of
 from petm.data.base import Data
 from petm.errors import ModelError
 from petm.fitting import fit
@@ -229,7 +230,7 @@ def test_map_tensors_keeps_the_structure() -> None:
 
 def test_a_saved_split_point_is_checked_and_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     found = split_point_of(adapt(ResidualNet, {"block.conv1": 2}), images(3))
-    saved = from_json(Record(json.loads(json.dumps(to_json(found))), "a bundle"))
+    saved = from_json(Record(json.loads(json.dumps(plain(found))), "a bundle"))
     assert saved == found
     searches: list[object] = []
     search = split_point.find_split_point

@@ -19,9 +19,10 @@ from torch import nn
 import petm.adapter.lora
 import petm.grading.manifest
 from networks import ResidualNet, images, randomise, seeded
+from petm._internal.files import plain
 from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
-from petm.adapter.split_point import split_point_of, to_json
+from petm.adapter.split_point import split_point_of
 from petm.errors import BundleError, RunError
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.manifest import Manifest, MemberRecord, read_manifest
@@ -53,7 +54,7 @@ def write(path: Path, adapted: AdaptedModel, *, include_base: bool = False, over
         parameters=9,
         layers=adapted.ranks,
         adapter_parameters=3,
-        split_point=to_json(adapted.split_point) if adapted.split_point else None,
+        split_point=plain(adapted.split_point),
         members=tuple(MemberRecord(member.adapter, member.view) for member in adapted.members),
         cascade_threshold=adapted.cascade_threshold,
         score="mean_of_both",

@@ -58,28 +58,6 @@ def test_filters_on_one_line_need_one_axis() -> None:
     assert result.base_explained[0] < 0.5
 
 
-@pytest.mark.parametrize(
-    ("base", "teacher", "message"),
-    [
-        (torch.rand(4, 9), torch.rand(4, 8), "teacher_weight:"),
-        (
-            torch.rand(1, 9),
-            torch.rand(1, 9),
-            "base_weight:",
-        ),
-        (
-            torch.rand(4, 1),
-            torch.rand(4, 1),
-            "base_weight:",
-        ),
-        (torch.rand(4, 9), torch.ones(4, 9), "teacher_weight:"),
-    ],
-)
-def test_filter_pca_faults(base: Tensor, teacher: Tensor, message: str) -> None:
-    with pytest.raises(ArgumentError, match=message):
-        filter_pca(base, teacher)
-
-
 # feature_tsne
 
 
@@ -137,7 +115,7 @@ def test_features_are_taken_before_the_next_layer_works_in_place() -> None:
     with torch.no_grad():
         teacher[0].bias -= 5
     assert feature_tsne(base, teacher, "0", inputs).probe_accuracy == 1
-    with pytest.raises(ArgumentError, match="layer:"):
+    with pytest.raises(ArgumentError, match=r"layer: expected .* features that vary"):
         feature_tsne(base, teacher, "1", inputs)
 
 
@@ -147,44 +125,17 @@ def test_features_of_several_batches_are_in_the_order_of_the_images() -> None:
         np.testing.assert_allclose(_features(base, "3", inputs), base(inputs), atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_map() -> None:
+def test_the_same_images_give_the_same_map() -> None:
     base, teacher, inputs = network(0), network(1), images(90)
-    first, second = (feature_tsne(base, teacher, "3", inputs, seed=3) for _ in range(2))
+    first, second = (feature_tsne(base, teacher, "3", inputs) for _ in range(2))
     np.testing.assert_array_equal(first.base, second.base)
     np.testing.assert_array_equal(first.teacher, second.teacher)
     assert first.probe_accuracy == second.probe_accuracy
     assert first.silhouette_map == second.silhouette_map
-    assert first.perplexity == 30
 
 
 def test_perplexity_is_lowered_for_few_images() -> None:
-    assert feature_tsne(network(0), network(1), "0", images(12)).perplexity == 4
-    assert feature_tsne(network(0), network(1), "0", images(12), perplexity=2).perplexity == 2
-
-
-class Odd(nn.Module):
-    """A network with layers that give no features: a tuple, twice in a pass, never."""
-
-    class Pair(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x, x
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pair, self.twice, self.never, self.head = self.Pair(), nn.ReLU(), nn.ReLU(), nn.Linear(64, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.twice(self.twice(self.pair(x.flatten(1))[0])))
-        return logits
-
-
-@pytest.mark.parametrize("layer", ["pair", "twice", "never"])
-def test_layers_without_one_tensor_a_sample(layer: str) -> None:
-    model = Odd()
-    message = r"layer:"
-    with pytest.raises(ArgumentError, match=message):
-        feature_tsne(model, model, layer, images())
-    assert not model.get_submodule(layer)._forward_hooks
+    assert feature_tsne(network(0), network(1), "0", images(12)).base.shape == (12, 2)
 
 
 def test_the_hook_goes_when_the_model_fails() -> None:
@@ -195,16 +146,9 @@ def test_the_hook_goes_when_the_model_fails() -> None:
     assert model.training
 
 
-def test_feature_faults() -> None:
-    model = network()
-    with pytest.raises(ArgumentError, match="layer:"):
-        feature_tsne(model, model, "conv9", images())
+def test_few_images() -> None:
     with pytest.raises(ArgumentError, match="inputs:"):
-        feature_tsne(model, model, "0", images(9))
-    with pytest.raises(ArgumentError, match="perplexity:"):
-        feature_tsne(model, model, "0", images(), perplexity=0)
-    with pytest.raises(ModelError, match="teacher:"):
-        feature_tsne(model, network(width=5), "0", images())
+        feature_tsne(network(), network(), "0", images(9))
 
 
 # paper_figure
@@ -220,7 +164,7 @@ def filters(count: int, dimensions: int) -> FilterPCA:
 
 def layer_map(n: int = 25) -> FeatureMap:
     random = np.random.default_rng(n)
-    return FeatureMap("block.0", random.normal(size=(n, 2)), random.normal(size=(n, 2)) + 5, 8.0, 0.123, -0.001, 0.987)
+    return FeatureMap("block.0", random.normal(size=(n, 2)), random.normal(size=(n, 2)) + 5, 0.123, -0.001, 0.987)
 
 
 def test_the_papers_figure_draws_every_point_and_names_the_numbers() -> None:

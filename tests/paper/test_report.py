@@ -57,10 +57,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     filters = FilterPCA(
         random.normal(size=(8, 2)), random.normal(size=(8, 2)), np.array([0.5, 0.2]), np.full(4, 0.25), np.full(4, 0.25)
     )
-    features = FeatureMap("conv1", random.normal(size=(9, 2)), random.normal(size=(9, 2)), 3.0, 0.1, 0.0, 0.9)
+    features = FeatureMap("conv1", random.normal(size=(9, 2)), random.normal(size=(9, 2)), 0.1, 0.0, 0.9)
     figures = {
         "figure1": paper_figure(filters, filters, features),
-        "drift": drift_figure([LayerDrift("fc1", (4, 4), 0.5, 2, 4, (1.0, 0.5, 0.1, 0.0))]),
+        "drift": drift_figure([LayerDrift("fc1", 0.5, 2, 4, (1.0, 0.5, 0.1, 0.0))]),
         "alpha": alpha_figure([0, 1], [1, 0.9], [0.9, 1]),
         "reliability": reliability_figure(judged().bins),
         "risk_coverage": risk_coverage_figure({"one": risk_coverage([0, 1], [False, True])}, judged(), "chosen"),

@@ -41,10 +41,10 @@ def test_the_alpha_figure_draws_both_lines() -> None:
 
 def test_the_drift_figure_draws_a_bar_a_layer_from_the_top() -> None:
     drift = [
-        LayerDrift("conv1", (32, 1, 3, 3), 0.22, 2, 9, ()),
-        LayerDrift("fc1", (128, 9216), 0.83, 48, 128, ()),
-        LayerDrift("fc2", (10, 128), 0.0, 0, 10, ()),
-        LayerDrift("gate", (4, 4), math.inf, 3, 4, ()),
+        LayerDrift("conv1", 0.22, 2, 9, ()),
+        LayerDrift("fc1", 0.83, 48, 128, ()),
+        LayerDrift("fc2", 0.0, 0, 10, ()),
+        LayerDrift("gate", math.inf, 3, 4, ()),
     ]
     figure = drift_figure(drift)
     (axes,) = figure.axes
@@ -58,7 +58,7 @@ def test_the_drift_figure_draws_a_bar_a_layer_from_the_top() -> None:
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in labels), "a label runs out of the figure"
 
 
-@pytest.mark.parametrize("drift", [[], [LayerDrift("a", (2, 2), 0.0, 0, 2, (0.0, 0.0))]], ids=["no layers", "no drift"])
+@pytest.mark.parametrize("drift", [[], [LayerDrift("a", 0.0, 0, 2, (0.0, 0.0))]], ids=["no layers", "no drift"])
 def test_the_drift_figure_without_drift(drift: list[LayerDrift], tmp_path: Path) -> None:
     save_figure(drift_figure(drift), tmp_path, "drift")
 

@@ -96,23 +96,20 @@ class RowStore:
         width: Numbers in a row ``F``, at least 1.
         dtype: Type of the numbers.
         budget: Most bytes to keep in memory; above, a temporary file is used.
-        folder: Folder of that file; absent takes the system's folder for temporary files.
 
     Raises:
         RunError: The folder has no room for the file, which is reserved as a whole.
     """
 
-    def __init__(
-        self, samples: int, width: int, dtype: "torch.dtype", *, budget: int, folder: str | Path | None = None
-    ) -> None:
+    def __init__(self, samples: int, width: int, dtype: "torch.dtype", *, budget: int) -> None:
         import torch
 
         self._row_bytes = dtype.itemsize * width
         size = samples * self._row_bytes
         self._file: ScratchFile | None = None
         if size > budget:
-            cure = "Free space, name another cache_folder, or raise cache_budget to keep them in memory."
-            self._file = ScratchFile(f"{size:,} bytes of features", cure, folder=folder, reserve=size)
+            cure = "Free space, name another folder by TMPDIR, or raise cache_budget to keep them in memory."
+            self._file = ScratchFile(f"{size:,} bytes of features", cure, reserve=size)
         self._rows = torch.empty(0 if self._file else samples, width, dtype=dtype)
 
     def write(self, start: int, rows: "Tensor") -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 from weakref import finalize
@@ -16,7 +17,7 @@ from petm.adapter.weight_drift import allocate_ranks, weight_drift
 from petm.data.fields import Inputs, as_batch, one_tensor
 from petm.data.views import SAME, view
 from petm.errors import ArgumentError
-from petm.models.holding import hold, in_eval_mode, release
+from petm.models.holding import in_eval_mode
 from petm.models.loading import call_model, count_parameters
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ class AdaptedModel(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, object]) -> "AdaptedModel":
         """Copies the base model and the adapter, with hooks of their own."""
-        from copy import deepcopy
-
         other = AdaptedModel(deepcopy(self.base, memo), deepcopy(self.adapter, memo), self.members)
         other.cascade_threshold = self.cascade_threshold
         other.take_split_point(self.split_point)
@@ -123,23 +122,23 @@ class AdaptedModel(nn.Module):
             return self.run(Pass(0.0, ""), batch)
         return pool([self.run(Pass(float(alpha), each.adapter), each.view_of(batch)) for each in self.members])
 
-    def run(self, running: Pass, x: Inputs, *, rows: int | None = None) -> Tensor:
-        """Returns the logits of the base model in a pass, ``(rows, K)``; ``rows`` is ``N`` where it is not given.
+    def run(
+        self, running: Pass, x: Inputs, *, rows: int | None = None, asked: Mapping[nn.Module, str] | None = None
+    ) -> Tensor:
+        """Returns the logits of the base model in a pass, ``(rows, K)``.
+
+        Args:
+            running: The pass.
+            x: ``N`` samples.
+            rows: Rows of the logits; absent expects ``N``.
+            asked: Modules that ask for their arguments; absent takes those of the split point.
 
         Raises:
             ModelError: The model cannot take ``x``, or does not return so many rows.
         """
-        return self.run_asking(running, x, self.hooks.asked, rows)
-
-    def run_asking(self, running: Pass, x: Inputs, asked: Mapping[nn.Module, str], rows: int | None = None) -> Tensor:
-        """Returns what `run` does, while these modules ask for their arguments."""
-        changed = hold(self.base, freeze=torch.is_grad_enabled())
-        try:
-            with running.running(self.hooks.layers, asked):
-                return call_model(self.base, x, rows=rows)
-        finally:
-            if changed:
-                release(self.base)
+        running = running.running(self.hooks.layers, self.hooks.asked if asked is None else asked)
+        with in_eval_mode(self.base, freeze=torch.is_grad_enabled()), running:
+            return call_model(self.base, x, rows=rows)
 
     def take_split_point(self, split_point: "SplitPoint | None") -> None:
         """Sets where the streams separate, and lets the modules concerned ask for their arguments."""
@@ -264,8 +263,7 @@ def _choose_layers(model: nn.Module, teacher: nn.Module, max_extra_parameters: f
     if not ranks:
         raise ArgumentError(
             f"teacher: expected weights that differ from the model's in {', '.join(layers) or 'a layer'}, got the "
-            f"same. "
-            f"Train it, or name the layers."
+            f"same. Train it, or name the layers."
         )
     return ranks
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from petm._internal.distributed import gathered
 from petm._internal.progress import track
 from petm.adapter.model import AdaptedModel, pool
-from petm.adapter.split_point import APART, OnePass, run_one_pass, split_point_of
+from petm.adapter.split_point import APART, OnePass, split_point_of
 from petm.data.base import Data
 from petm.data.fields import Inputs, as_batch, filled_up
 from petm.errors import ArgumentError, DataError
@@ -47,9 +47,10 @@ def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> Dual
             return _cascade(adapted, x)
         if n == 0 or (split_point := split_point_of(adapted, x)).kind == APART:
             return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
-        logits = run_one_pass(adapted, x, OnePass(n, split_point, adapted.members))
+        streams = 1 + len(adapted.members)
+        logits = adapted.run(OnePass(n, split_point, adapted.members), x, rows=streams * n)
         # Sliced by numbers that are known beforehand: a graph that is traced keeps a batch of any size.
-        opinions = [logits[place * n : (place + 1) * n] for place in range(1 + len(adapted.members))]
+        opinions = [logits[place * n : (place + 1) * n] for place in range(streams)]
         return DualLogits(opinions[0], pool(opinions[1:]))
 
 

@@ -54,7 +54,7 @@ class Pass:
         return arguments
 
     def running(self, layers: Mapping[nn.Module, AdaptedLayer], asked: Mapping[nn.Module, str]) -> "Pass":
-        """Makes this the pass of a ``with`` block, for this thread.
+        """Returns this as the pass of a ``with`` block, for this thread.
 
         Args:
             layers: The adapted layers by the module that they belong to.

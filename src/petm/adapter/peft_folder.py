@@ -20,28 +20,11 @@ from petm.errors import BundleError, PetmWarning, RunError
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")
-_TAKEN = frozenset(
-    {
-        "alpha_pattern",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_alpha",
-        "lora_dropout",
-        "peft_type",
-        "peft_version",
-        "r",
-        "rank_pattern",
-        "revision",
-        "target_modules",
-        "task_type",
-        "use_rslora",
-    }
-)
+_TAKEN = frozenset((
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out", "inference_mode",
+    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "peft_type", "peft_version", "r",
+    "rank_pattern", "revision", "target_modules", "task_type", "use_rslora",
+))  # fmt: skip
 """Settings that say which layers are adapted, how strongly, and where the adapter comes from: any value will do."""
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
@@ -65,7 +48,9 @@ def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
         place = _folder_of(folder, adapter)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapted.adapter_state(adapter).items()}
         exactly = {f"^{re.escape(layer)}": rank for layer, rank in adapted.ranks.items()}
-        alphas = {f"^{re.escape(layer)}": _alpha(adapted, adapter, layer) for layer in adapted.ranks}
+        scales = {layer: adapted.adapter.layer(adapter, layer).scale for layer in adapted.ranks}
+        # PEFT scales by lora_alpha / r.
+        alphas = {f"^{re.escape(layer)}": scale * adapted.ranks[layer] for layer, scale in scales.items()}
         config = {
             "peft_type": "LORA",
             "task_type": None,
@@ -89,12 +74,6 @@ def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
         write_atomically(place / _WEIGHTS, lambda path, held=tensors: save_file(held, path))  # type: ignore[misc]
 
 
-def _alpha(adapted: AdaptedModel, adapter: str, layer: str) -> float:
-    """PEFT's lora_alpha of a layer: it scales by lora_alpha / r."""
-    lora = adapted.adapter.layer(adapter, layer)
-    return lora.rank if lora.scale == 1 else lora.scale * lora.rank
-
-
 def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE) -> AdaptedModel:
     """Returns the base model with the adapters of a PEFT folder.
 
@@ -105,7 +84,7 @@ def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE
     if not names:
         return views_alone(model, members)
     try:
-        states = {name: _read_tensors(_folder_of(folder, name)) for name in names}
+        states = {name: load_file(_folder_of(folder, name) / _WEIGHTS) for name in names}
         configs = {name: _read_config(_folder_of(folder, name)) for name in names}
         ranks = _ranks(states[names[0]])
         _check_layers(ranks, model)
@@ -114,8 +93,9 @@ def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE
         )
         for name in names:
             _fill(adapter, name, states[name])
-    except _UnfitError as error:
-        raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got {error}.") from error
+    except (_UnfitError, OSError, SafetensorError) as error:
+        got = str(error).splitlines()[0]
+        raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got {got}.") from error
     return AdaptedModel(model, adapter, members)
 
 
@@ -125,13 +105,6 @@ class _UnfitError(Exception):
 
 def _folder_of(folder: Path, adapter: str) -> Path:
     return folder if adapter == ADAPTER else folder / adapter
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(folder / _WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise _UnfitError(str(error).splitlines()[0]) from error
 
 
 def _ranks(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -160,7 +133,7 @@ def _check_layers(ranks: Mapping[str, int], model: nn.Module) -> None:
 
 
 def _fill(adapter: Adapter, name: str, state: Mapping[str, Tensor]) -> None:
-    """Copies an adapter's tensors into their places, all or none."""
+    """Copies an adapter's tensors into their places."""
     wanted = {
         f"{_PREFIX}{layer}.{key}": tensor
         for layer in adapter.ranks
@@ -171,7 +144,6 @@ def _fill(adapter: Adapter, name: str, state: Mapping[str, Tensor]) -> None:
     for key, tensor in wanted.items():
         if tensor.shape != state[key].shape:
             raise _UnfitError(f"{key} of shape {tuple(state[key].shape)} where {tuple(tensor.shape)} fits")
-    for key, tensor in wanted.items():
         tensor.copy_(state[key])
 
 

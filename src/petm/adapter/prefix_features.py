@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -24,7 +23,7 @@ from petm.adapter.lora import AdaptedLayer
 from petm.adapter.model import AdaptedModel
 from petm.adapter.passes import Arguments, Pass
 from petm.adapter.split_point import APART, AROUND, BEFORE, INSIDE, Place, SplitPoint, map_tensors, split_point_of
-from petm.data.base import Batch, Data
+from petm.data.base import Data
 from petm.data.fields import Inputs
 from petm.errors import ArgumentError, ModelError
 from petm.models.loading import share_weights
@@ -180,9 +179,6 @@ class _Rows(Data):
         """Returns ``(n, F + O)``: the rows at ``indices``, in that order; of several processes each has its own."""
         return self.rows.read(torch.as_tensor(indices, dtype=torch.int64) // self.count)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        return Batch(self.inputs(indices), self.labels[torch.as_tensor(indices, dtype=torch.int64)])
-
     @cached_property
     def content(self) -> str:
         """A SHA-256 over the samples' content and the layer."""
@@ -191,12 +187,7 @@ class _Rows(Data):
 
 @contextmanager
 def cached_features(
-    adapted: AdaptedModel,
-    data: Data,
-    *,
-    budget: int,
-    folder: str | Path | None = None,
-    precision: Precision = "float32",
+    adapted: AdaptedModel, data: Data, *, budget: int, precision: Precision = "float32"
 ) -> Iterator[tuple["AdaptedModel | FeatureStudent", Data]]:
     """Yields what to train, and on what: the adapter on cached features where that is possible and pays.
 
@@ -211,12 +202,11 @@ def cached_features(
         data: ``N`` samples.
         budget: Bytes of memory for the features; larger ones go into a temporary file (`RowStore`), removed at
             the end. 0 caches nothing.
-        folder: Where that file goes; absent takes the system's folder for temporary files.
         precision: In which the features are held; bfloat16 takes half the memory, for a training in bfloat16.
 
     Raises:
         ArgumentError: No member of the adapted model has an adapter.
-        RunError: The folder has no space for the file.
+        RunError: The folder for temporary files has no space for the features.
     """
     if not adapted.adapters:
         raise ArgumentError(
@@ -228,7 +218,7 @@ def cached_features(
         yield fast, data
         return
     own = own_share(data)
-    with closing(RowStore(len(own), student.width, _DTYPES[precision], budget=budget, folder=folder)) as rows:
+    with closing(RowStore(len(own), student.width, _DTYPES[precision], budget=budget)) as rows:
         start = 0
         give_back_blocks()
         with torch.no_grad(), track("features", len(own)) as progress:
@@ -243,39 +233,26 @@ def cached_features(
 def prepare_student(adapted: AdaptedModel, x: Inputs, budget: int) -> tuple[AdaptedModel, FeatureStudent | None]:
     """Returns what the first adapter can be trained in: the whole model, and the part behind the prefix features.
 
+    There is no such part where features do not suffice or do not pay.
+
     Args:
         adapted: The base model with its adapters.
         x: Some samples, on the model's device.
         budget: Bytes for the features; 0 caches nothing.
     """
     split_point_of(adapted, x)  # found once, for the copy too
-    fast = _in_fast_layout(adapted, x).alone(adapted.adapters[0])
-    return fast, find_student(fast, x) if budget > 0 else None
-
-
-def _in_fast_layout(adapted: AdaptedModel, x: Inputs) -> AdaptedModel:
-    """The same adapters on a copy of the base model's structure whose convolutions are channels last."""
     with suppress(ModelError):  # a model that cannot be copied is used as it is
         shared = share_weights(adapted.base)
         if (laid_out := in_fast_layout(shared, x)) is not shared:
-            return adapted.over(laid_out)
-    return adapted
-
-
-def find_student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:
-    """Returns the second opinion as a function of features, or None where these do not suffice or do not pay.
-
-    Args:
-        adapted: The base model with one adapter, on the input itself.
-        x: Some samples, on the model's device.
-    """
-    split_point = split_point_of(adapted, x)
-    if split_point.kind in (APART, AROUND) or split_point.share_before < LEAST_SHARE:
-        return None
-    student = _student(adapted, x)
+            adapted = adapted.over(laid_out)
+    fast = adapted.alone(adapted.adapters[0])
+    split_point = split_point_of(fast, x)
+    if budget <= 0 or split_point.kind in (APART, AROUND) or split_point.share_before < LEAST_SHARE:
+        return fast, None
+    student = _student(fast, x)
     if student is None or split_point.share_before * split_point.operations < LEAST_OPERATIONS * student.width:
-        return None
-    return student
+        return fast, None
+    return fast, student
 
 
 def _student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:

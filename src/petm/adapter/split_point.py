@@ -13,9 +13,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from petm._internal.files import plain
 from petm._internal.operations import count_operations, time_ratio
-from petm._internal.records import Json, Record
+from petm._internal.records import Record
 from petm.adapter.lora import AdaptedLayer
 from petm.adapter.model import AdaptedModel, Member
 from petm.adapter.passes import Arguments, Pass
@@ -64,14 +63,8 @@ class SplitPoint:
         return {*self.repeated, *self.shared, *ends.get(self.kind, ())}
 
 
-def to_json(split_point: SplitPoint) -> dict[str, Json]:
-    """Returns a split point in JSON's types."""
-    found: dict[str, Json] = plain(split_point)
-    return found
-
-
 def from_json(record: Record) -> SplitPoint:
-    """Returns the split point that `to_json` has described.
+    """Returns the split point that a bundle holds in JSON's types.
 
     Raises:
         BundleError: An entry breaks its rule.
@@ -183,17 +176,21 @@ def _room(base: Tensor, times: int) -> Tensor:
     return torch.empty(shape, dtype=base.dtype, device=base.device, memory_format=layout)
 
 
-class _Trial(OnePass):
-    """A one pass on a probe: makes the untrained adapter count, and notes what still follows the single batch."""
+class _Marked(Pass):
+    """A pass that makes an untrained adapter count, by a mark on its output."""
+
+    def delta(self, layer: AdaptedLayer, x: Tensor, adapter: str) -> Tensor:
+        part = super().delta(layer, x, adapter)
+        return part + _pattern(part, adapter)
+
+
+class _Trial(_Marked, OnePass):
+    """A one pass on a probe, which notes what still follows the single batch."""
 
     def __init__(self, n: int, split_point: SplitPoint, members: Sequence[Member], *, note: bool = True) -> None:
         super().__init__(n, split_point, members)
         self.note = note
         self.found: set[tuple[str, Place]] = set()
-
-    def delta(self, layer: AdaptedLayer, x: Tensor, adapter: str) -> Tensor:
-        part = super().delta(layer, x, adapter)
-        return part + _pattern(part, adapter)
 
     def _sum(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor) -> Tensor:
         return (base + self.delta(layer, x, adapter)).to(base.dtype) if adapter else base
@@ -211,14 +208,6 @@ class _Trial(OnePass):
             return self._repeat(tensor)
 
         return map_tensors(arguments, repeat)
-
-
-class _Marked(Pass):
-    """One member alone, with the same mark on its adapter as in a trial."""
-
-    def delta(self, layer: AdaptedLayer, x: Tensor, adapter: str) -> Tensor:
-        part = super().delta(layer, x, adapter)
-        return part + _pattern(part, adapter)
 
 
 class _Calls(Pass):
@@ -277,7 +266,7 @@ def find_split_point(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
     """
     with torch.no_grad(), adapted.hooks.asking(_modules(adapted)) as asked:
         calls = _Calls()
-        adapted.run_asking(calls, x, asked)
+        adapted.run(calls, x, asked=asked)
         candidates = [SplitPoint(INSIDE, calls.first)] if calls.first is not None else []
         candidates += [SplitPoint(BEFORE, module) for module in reversed(calls.modules) if module]
         candidates += [
@@ -306,10 +295,8 @@ def holds(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs) -> bool:
     if split_point.kind == INSIDE and split_point.module not in adapted.ranks:
         return False
     try:
-        with (
-            torch.no_grad(),
-            adapted.hooks.asking({adapted.base.get_submodule(n): n for n in split_point.asked}) as asked,
-        ):
+        modules = {adapted.base.get_submodule(name): name for name in split_point.asked}
+        with torch.no_grad(), adapted.hooks.asking(modules) as asked:
             return split_point.kind == APART or _agrees(adapted, split_point, _probe(x, _PROBES[0]), asked)
     except Exception:  # whatever a model raises whose streams cannot separate there
         return False
@@ -330,15 +317,6 @@ def _modules(adapted: AdaptedModel) -> dict[nn.Module, str]:
     return {module: name for name, module in adapted.base.named_modules() if not name.startswith(within)}
 
 
-def run_one_pass(adapted: AdaptedModel, x: Inputs, running: OnePass) -> Tensor:
-    """Returns logits ``((1 + M) N, K)``: the base model's, then those of each of the ``M`` members.
-
-    Raises:
-        ModelError: The model cannot take ``x``, or does not return so many rows.
-    """
-    return adapted.run(running, x, rows=(1 + len(running.members)) * x.shape[0])
-
-
 def _prove(
     adapted: AdaptedModel, candidate: SplitPoint, x: Inputs, asked: Mapping[nn.Module, str]
 ) -> SplitPoint | None:
@@ -347,7 +325,7 @@ def _prove(
     try:
         for size in _PROBES:
             trial = _Trial(size, candidate, adapted.members)
-            adapted.run_asking(trial, _probe(x, size), asked, (1 + len(adapted.members)) * size)
+            adapted.run(trial, _probe(x, size), rows=(1 + len(adapted.members)) * size, asked=asked)
             followers = trial.found if followers is None else followers & trial.found
         repeated: dict[str, tuple[Place, ...]] = {}
         for module, path in sorted(followers or (), key=repr):
@@ -363,20 +341,17 @@ def _prove(
 def _agrees(adapted: AdaptedModel, split_point: SplitPoint, probe: Inputs, asked: Mapping[nn.Module, str]) -> bool:
     """Whether one pass gives what separate passes do."""
     trial = _Trial(len(probe), split_point, adapted.members, note=False)
-    found = adapted.run_asking(trial, probe, asked, (1 + len(adapted.members)) * len(probe))
-    return _equal(found, torch.cat((adapted.run_asking(Pass(adapter=""), probe, {}), *_apart(adapted, probe))))
+    found = adapted.run(trial, probe, rows=(1 + len(adapted.members)) * len(probe), asked=asked)
+    expected = torch.cat((adapted.run(Pass(adapter=""), probe, asked={}), *_apart(adapted, probe)))
+    # The rounding of another batch size.
+    tolerance = 50 * torch.finfo(expected.dtype).eps * max(1.0, float(expected.abs().max()))
+    return torch.allclose(found, expected, rtol=0, atol=tolerance)
 
 
 def _apart(adapted: AdaptedModel, x: Inputs) -> Iterator[Tensor]:
     """Each member's logits from a pass of its own, with the mark of a trial on its adapter."""
     for member in adapted.members:
-        yield adapted.run_asking(_Marked(adapter=member.adapter), member.view_of(x), {})
-
-
-def _equal(found: Tensor, expected: Tensor) -> bool:
-    """Equal up to the rounding of another batch size."""
-    tolerance = 50 * torch.finfo(expected.dtype).eps * max(1.0, float(expected.abs().max()))
-    return bool(torch.allclose(found, expected, rtol=0, atol=tolerance))
+        yield adapted.run(_Marked(adapter=member.adapter), member.view_of(x), asked={})
 
 
 def _count(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs, asked: Mapping[nn.Module, str]) -> SplitPoint:
@@ -384,10 +359,10 @@ def _count(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs, asked: Map
     probe, members = _probe(x, 2), len(adapted.members)
 
     def plain() -> Tensor:
-        return adapted.run_asking(Pass(adapter=""), probe, {})
+        return adapted.run(Pass(adapter=""), probe, asked={})
 
     def one_pass() -> Tensor:
-        return adapted.run_asking(OnePass(2, split_point, adapted.members), probe, asked, 2 * (1 + members))
+        return adapted.run(OnePass(2, split_point, adapted.members), probe, rows=2 * (1 + members), asked=asked)
 
     base, every = (count_operations(call, adapted.base) for call in (plain, one_pass))
     if not base:

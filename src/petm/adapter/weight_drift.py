@@ -1,6 +1,5 @@
 """How far a teacher's weights have moved from those of its base model, and the ranks that follow."""
 
-import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ class LayerDrift:
 
     Attributes:
         layer: The layer's name in the model.
-        shape: Shape of the weight.
         relative_norm: ``||W' - W0||_F / ||W0||_F``, at least 0; infinite where a zero weight has moved.
         rank_90: The least rank that holds 90 % of the drift's energy (its squared singular values); 0 without drift.
         full_rank: The shorter side of the matrix, the greatest rank possible.
@@ -33,7 +31,6 @@ class LayerDrift:
     """
 
     layer: str
-    shape: tuple[int, ...]
     relative_norm: float
     rank_90: int
     full_rank: int
@@ -71,13 +68,12 @@ def allocate_ranks(drift: Sequence[LayerDrift], costs: Mapping[str, int], budget
     """Returns a rank for each layer that is worth one, within a budget of adapter parameters.
 
     The next rank goes to the layer where it buys most relative drift energy per parameter,
-    ``sigma_i^2 / ||W0||_F^2 / cost``, until nothing fits any more. Singular values descend within a layer, so the
-    ratios come in descending order over all layers: this is the classic greedy for the knapsack problem, and the
-    energy it buys never falls when the budget grows.
+    ``sigma_i^2 / ||W0||_F^2 / cost``, until nothing fits any more: the greedy for the knapsack problem. The energy that
+    it buys never falls when the budget grows.
 
     Args:
         drift: From `weight_drift`.
-        costs: For each layer that may have an adapter, the parameters that one rank costs there (`Sizes.rank_cost`).
+        costs: For each layer that may have an adapter, the parameters that one rank costs (`Sizes.rank_cost`).
         budget: Greatest number of adapter parameters, the sum of ``rank * cost``.
 
     Returns:
@@ -85,38 +81,24 @@ def allocate_ranks(drift: Sequence[LayerDrift], costs: Mapping[str, int], budget
         of a layer's largest count as rounding and get none. Empty without any drift.
 
     Raises:
-        ArgumentError: A cost names an unknown layer or is below 1, or the budget does not pay for any rank.
+        ArgumentError: The budget does not pay for any rank.
 
     Reference:
         Dantzig 1957 (greedy by ratio).
     """
-    by_name = {entry.layer: entry for entry in drift}
-    for layer, cost in costs.items():
-        if layer not in by_name:
-            raise ArgumentError(f"costs: expected layers out of {', '.join(by_name)}, got {layer!r}.")
-        if cost < 1:
-            raise ArgumentError(f"costs: expected at least 1 parameter a rank, got {cost} for {layer!r}.")
-    gains = {layer: _gains(entry) for layer, entry in by_name.items() if layer in costs}
-    gains = {layer: values for layer, values in gains.items() if values}
-    least = min((costs[layer] for layer in gains), default=0)
+    gains = {entry.layer: _gains(entry) for entry in drift if entry.layer in costs}
+    least = min((costs[layer] for layer, values in gains.items() if values), default=0)
     if budget < least:
         raise ArgumentError(
             f"budget: expected at least {least} parameters, the least that one rank costs, got {budget}."
         )
-
-    order = {layer: position for position, layer in enumerate(by_name)}
-    queue = [(-values[0] / costs[layer], order[layer], layer) for layer, values in gains.items()]
-    heapq.heapify(queue)
-    ranks: dict[str, int] = {}
-    while queue:
-        _, position, layer = heapq.heappop(queue)
-        if costs[layer] > budget:
-            continue
-        budget -= costs[layer]
-        rank = ranks[layer] = ranks.get(layer, 0) + 1
-        if rank < len(gains[layer]):
-            heapq.heappush(queue, (-gains[layer][rank] / costs[layer], position, layer))
-    return {layer: ranks[layer] for layer in by_name if layer in ranks}
+    steps = [(gain / costs[layer], layer) for layer, values in gains.items() for gain in values]
+    ranks = dict.fromkeys(gains, 0)
+    for _, layer in sorted(steps, key=lambda step: step[0], reverse=True):  # stable: of equal steps the earlier layer's
+        if costs[layer] <= budget:
+            budget -= costs[layer]
+            ranks[layer] += 1
+    return {layer: rank for layer, rank in ranks.items() if rank}
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -131,14 +113,12 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 def _layer_drift(layer: str, before: Tensor, after: Tensor) -> LayerDrift:
     """The drift of one weight; both of the same shape, on any device."""
-    shape = tuple(before.shape)
     before, after = (weight.cpu().double().flatten(1) for weight in (before, after))
     values = torch.linalg.svdvals(after - before).numpy()
     norm, drift = float(torch.linalg.matrix_norm(before)), float(np.sqrt((values**2).sum()))
     energy = np.cumsum(values**2)
     return LayerDrift(
         layer=layer,
-        shape=shape,
         relative_norm=0.0 if drift == 0 else drift / norm if norm else math.inf,
         # The margin keeps a share of exactly 90 % from being lost to rounding.
         rank_90=0 if drift == 0 else int(np.searchsorted(energy, (0.9 - 1e-12) * energy[-1])) + 1,

@@ -12,7 +12,6 @@ from torch import nn
 from petm._internal.files import plain
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
-from petm.adapter.split_point import to_json
 from petm.data.base import Data, as_data
 from petm.data.fields import as_batch
 from petm.errors import ArgumentError, PetmWarning
@@ -114,7 +113,7 @@ class Grader:
             parameters=count_parameters(base),
             layers=adapted.ranks if adapted.adapters else {},
             adapter_parameters=adapted.adapter_parameters(),
-            split_point=to_json(adapted.split_point) if adapted.split_point else None,
+            split_point=plain(adapted.split_point),
             members=tuple(MemberRecord(member.adapter, member.view) for member in adapted.members),
             cascade_threshold=adapted.cascade_threshold,
             score=self.score,

@@ -1,7 +1,6 @@
 """The paper's Figure 1: filters in their principal plane, features on a t-SNE map."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +20,15 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from petm.data.base import TensorData
-from petm.errors import ArgumentError, ModelError
+from petm.errors import ArgumentError
 from petm.models.prediction import predict_logits
 from petm.report.figures import BASE_COLOUR, STYLE, TEACHER_COLOUR, WIDTH, head
 
 COMPONENTS = 50
 """Principal components kept before t-SNE and the probe; van der Maaten and Hinton (2008, section 4.2) keep 30."""
+
+PERPLEXITY = 30.0
+"""Effective number of neighbours, lowered to a third of few images; the authors of t-SNE recommend 5 to 50."""
 
 LEAST_SAMPLES = 10
 """Fewest images for a map and five folds."""
@@ -59,7 +61,6 @@ class FeatureMap:
         layer: The layer's name in the model.
         base: float64 ``(n, 2)``, the base model's features on the map.
         teacher: float64 ``(n, 2)``, the teacher's; row ``i`` is the same image.
-        perplexity: Perplexity of t-SNE.
         silhouette_features: Mean silhouette of the two clouds in at most 50 principal components, in [-1, 1];
             0 where they overlap, 1 where each is tight and far from the other.
         silhouette_map: The same on the map, which shows neighbourhoods and not distances.
@@ -70,7 +71,6 @@ class FeatureMap:
     layer: str
     base: NDArray[np.float64]
     teacher: NDArray[np.float64]
-    perplexity: float
     silhouette_features: float
     silhouette_map: float
     probe_accuracy: float
@@ -87,24 +87,10 @@ def filter_pca(base_weight: Tensor, teacher_weight: Tensor) -> FilterPCA:
         base_weight: Float ``(F, ...)``, a layer's weight in the base model; ``F`` and ``D`` at least 2.
         teacher_weight: The same layer's weight in the teacher, of the same shape.
 
-    Raises:
-        ArgumentError: A shape breaks its rule, or a model's filters are all the same.
-
     Reference:
         Ko et al. 2025 (LoRA-PETM), section 3.1 and Figure 1, left.
     """
-    if base_weight.shape != teacher_weight.shape:
-        raise ArgumentError(
-            f"teacher_weight: expected the model's shape {tuple(base_weight.shape)}, got {tuple(teacher_weight.shape)}."
-        )
     base, teacher = (weight.detach().cpu().double().flatten(1).numpy() for weight in (base_weight, teacher_weight))
-    if min(base.shape) < 2:
-        raise ArgumentError(
-            f"base_weight: expected at least 2 filters of at least 2 values, got shape {tuple(base_weight.shape)}."
-        )
-    for name, filters in (("base_weight", base), ("teacher_weight", teacher)):
-        if not np.ptp(filters, axis=0).any():
-            raise ArgumentError(f"{name}: expected filters that differ, got {len(filters)} equal ones.")
     common = PCA(2, svd_solver="full").fit(np.concatenate((base, teacher)))
     return FilterPCA(
         base=common.transform(base),
@@ -115,9 +101,7 @@ def filter_pca(base_weight: Tensor, teacher_weight: Tensor) -> FilterPCA:
     )
 
 
-def feature_tsne(
-    base: nn.Module, teacher: nn.Module, layer: str, inputs: Tensor, *, seed: int = 0, perplexity: float = 30.0
-) -> FeatureMap:
+def feature_tsne(base: nn.Module, teacher: nn.Module, layer: str, inputs: Tensor) -> FeatureMap:
     """Returns a t-SNE map of one layer's features in both models, with measures of how far apart they lie.
 
     The features of both models on the same images are flattened, reduced together to at most 50 principal components,
@@ -130,14 +114,11 @@ def feature_tsne(
         teacher: The teacher, of the same architecture.
         layer: Name of the module whose output is compared; one tensor ``(n, ...)``.
         inputs: Float ``(n, C, H, W)``, at least 10 images. Memory: the features of both models, ``2 n * D`` floats.
-        seed: The same seed gives the same result on the same machine.
-        perplexity: Effective number of neighbours, above 0, lowered to ``n / 3`` for few images; the authors of t-SNE
-            recommend 5 to 50.
 
     Raises:
-        ArgumentError: An argument breaks its rule; a layer has no features that could be compared.
+        ArgumentError: There are fewer than 10 images, or the layer's features do not vary.
         DataError: ``inputs`` hold NaN or infinity.
-        ModelError: A model cannot take the inputs, or the two differ in the size of the layer's features.
+        ModelError: A model cannot take the inputs.
 
     Reference:
         van der Maaten and Hinton 2008 (t-SNE); Rousseeuw 1987 (silhouette); Alain and Bengio 2016 (linear probes);
@@ -146,33 +127,24 @@ def feature_tsne(
     n = len(inputs)
     if n < LEAST_SAMPLES:
         raise ArgumentError(f"inputs: expected at least {LEAST_SAMPLES} samples, got {n}.")
-    if not perplexity > 0:
-        raise ArgumentError(f"perplexity: expected a positive number, got {perplexity}.")
-    of_base, of_teacher = (_features(model, layer, inputs) for model in (base, teacher))
-    if of_base.shape != of_teacher.shape:
-        raise ModelError(
-            f"teacher: expected {of_base.shape[1]} features in layer {layer!r} as in the model, "
-            f"got {of_teacher.shape[1]}. Use a teacher of the same architecture."
-        )
-    features = np.concatenate((of_base, of_teacher))
+    features = np.concatenate([_features(model, layer, inputs) for model in (base, teacher)])
     if not np.isfinite(features).all() or features.shape[1] < 2 or not np.ptp(features, axis=0).any():
         raise ArgumentError(f"layer: expected at least 2 finite features that vary, got none such in {layer!r}.")
 
     components = min(COMPONENTS, n, features.shape[1])
-    reduced = PCA(components, random_state=seed).fit_transform(features)
-    perplexity = min(perplexity, n / 3)
+    reduced = PCA(components, random_state=0).fit_transform(features)
+    perplexity = min(PERPLEXITY, n / 3)
     # One thread: a thousand short parallel loops take minutes where other processes share the cores.
     with threadpool_limits(1, user_api="openmp"):
-        points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced).astype(np.float64)
+        points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced).astype(np.float64)
     model = np.repeat((0, 1), n)
     return FeatureMap(
         layer=layer,
         base=points[:n],
         teacher=points[n:],
-        perplexity=perplexity,
         silhouette_features=float(silhouette_score(reduced, model)),
         silhouette_map=float(silhouette_score(points, model)),
-        probe_accuracy=_probe_accuracy(features, model, np.tile(np.arange(n), 2), components, seed),
+        probe_accuracy=_probe_accuracy(features, model, np.tile(np.arange(n), 2), components),
     )
 
 
@@ -221,32 +193,24 @@ def _clouds(axes: Axes, base: NDArray[np.float64], teacher: NDArray[np.float64],
 
 
 def _probe_accuracy(
-    features: NDArray[np.float32], model: NDArray[np.int64], image: NDArray[np.int64], components: int, seed: int
+    features: NDArray[np.float32], model: NDArray[np.int64], image: NDArray[np.int64], components: int
 ) -> float:
     """Mean accuracy over five folds of images; ``features`` is ``(2 n, D)``, ``model`` and ``image`` ``(2 n,)``."""
-    probe = make_pipeline(StandardScaler(), PCA(components, random_state=seed), LogisticRegression(max_iter=1000))
+    probe = make_pipeline(StandardScaler(), PCA(components, random_state=0), LogisticRegression(max_iter=1000))
     return float(cross_val_score(probe, features, model, groups=image, cv=GroupKFold(5)).mean())
 
 
 def _features(model: nn.Module, layer: str, inputs: Tensor) -> NDArray[np.float32]:
     """The flattened output of a named layer, float32 ``(n, D)``; the model is left as it was found."""
-    modules = {name: module for name, module in model.named_modules() if name}
-    if layer not in modules:
-        raise ArgumentError(f"layer: expected one of {', '.join(modules)}, got {layer!r}.")
-    outputs: list[Any] = []
+    outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, arguments: object, output: object) -> None:
-        # A copy, because the next layer may work in place.
-        outputs.append(output.detach().float().cpu().clone() if isinstance(output, Tensor) else output)
+    def keep(_: nn.Module, __: object, output: Tensor) -> None:
+        outputs.append(output.detach().float().cpu().clone())  # a copy, because the next layer may work in place
 
-    handle = modules[layer].register_forward_hook(keep)
+    handle = model.get_submodule(layer).register_forward_hook(keep)
     try:
         predict_logits(model, TensorData(inputs), title=f"features of {layer}")
     finally:
         handle.remove()
-    if not all(isinstance(output, Tensor) and output.ndim > 1 for output in outputs) or (
-        sum(map(len, outputs)) != len(inputs)
-    ):
-        raise ArgumentError(f"layer: expected a layer that gives each sample one tensor of features, got {layer!r}.")
     features: NDArray[np.float32] = torch.cat(outputs).flatten(1).numpy()
     return features

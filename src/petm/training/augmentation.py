@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm._internal.files import fingerprint
-from petm.data.base import Data, Joined, as_data
+from petm.data.base import Data, Joined, Subset, as_data
 from petm.data.fields import one_tensor
 from petm.errors import ArgumentError
 from petm.models.prediction import check_labels, predict_logits
@@ -53,43 +53,37 @@ MILD = Augmentation(rotation=15.0, shift=0.12, scale=0.15, shear=0.2)
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 SAMPLES = 2000
 """Most samples that are tried."""
+MOST_ERRORS = 0.05
+"""Greatest rise of the base model's error rate under changes that keep the labels."""
 
 
-def choose_augmentation(
-    model: nn.Module, data: Data, *, most_errors: float = 0.05, samples: int = SAMPLES, seed: int = 0
-) -> Augmentation:
+def choose_augmentation(model: nn.Module, data: Data, *, seed: int = 0) -> Augmentation:
     """Returns the strongest augmentation under which the base model still recognises its own training samples.
 
-    Changes keep the labels if the base model's error rate on its training samples rises by at most ``most_errors``. The
-    horizontal flip is tried first, then `MILD` at falling strengths.
+    Changes keep the labels if the base model's error rate on at most `SAMPLES` training samples rises by at most
+    `MOST_ERRORS`. The horizontal flip is tried first, then `MILD` at falling strengths.
 
     Args:
         model: The base model.
         data: Labelled images ``(N, C, H, W)``, best those that the base model was trained on.
-        most_errors: Greatest rise of the error rate, between 0 and 1.
-        samples: Most samples that are tried, at least 1.
-        seed: Seed of their choice and of the changes.
+        seed: Seed of the choice of samples and of the changes.
 
     Raises:
-        ArgumentError: An argument breaks its rule, or the samples are no images.
+        ArgumentError: The samples are no images.
         DataError: A label is missing or outside 0..K-1, only one class is present, or there is no sample.
     """
-    if not 0 < most_errors < 1:
-        raise ArgumentError(f"most_errors: expected a share between 0 and 1, got {most_errors}.")
-    if samples < 1:
-        raise ArgumentError(f"samples: expected at least 1, got {samples}.")
     data = as_data(data)
     generator = torch.Generator().manual_seed(seed)
-    seen = data.subset(torch.randperm(len(data), generator=generator)[:samples]).in_memory()
+    seen = data.subset(torch.randperm(len(data), generator=generator)[:SAMPLES]).in_memory()
 
     def errors(augmentation: Augmentation) -> float:
         logits = predict_logits(model, Augmented(seen, augmentation, seed=seed), title="augmentation")
         check_labels(data.labels, logits.shape[1], data.source)
         return float((logits.argmax(1) != seen.labels).double().mean())
 
-    allowed = errors(Augmentation()) + most_errors
+    allowed = errors(Augmentation()) + MOST_ERRORS
     # Half of the images are flipped, so half of the harm is seen.
-    mirror = errors(Augmentation(mirror=True)) <= allowed - most_errors / 2
+    mirror = errors(Augmentation(mirror=True)) <= allowed - MOST_ERRORS / 2
     for strength in STRENGTHS:
         found = replace(MILD.times(strength), mirror=mirror)
         if errors(found) <= allowed:
@@ -97,12 +91,12 @@ def choose_augmentation(
     return Augmentation(mirror=mirror)
 
 
-class Augmented(Data):
+class Augmented(Subset):
     """A view of images ``(N, C, H, W)`` in which each is changed at random, in the same way for the same seed."""
 
     def __init__(self, data: Data, augmentation: Augmentation, *, seed: int) -> None:
-        self.data, self.augmentation, self.seed = data, augmentation, seed
-        self.labels, self.classes, self.value_range = data.labels, data.classes, data.value_range
+        super().__init__(data, torch.arange(len(data)))
+        self.augmentation, self.seed = augmentation, seed
         self.source = f"{data.source}, augmented"
         generator = torch.Generator().manual_seed(seed)
         self._draws = 2 * torch.rand(len(data), 6, generator=generator) - 1
@@ -125,10 +119,6 @@ class Augmented(Data):
     def content(self) -> str:
         """A SHA-256 over the data set's content, the augmentation and the seed."""
         return fingerprint((self.data.content, str(asdict(self.augmentation)), str(self.seed)))
-
-    def name(self, index: int) -> str:
-        """Returns the sample's name in the viewed data set."""
-        return self.data.name(index)
 
 
 def with_copies(data: Data, augmentation: Augmentation, *, copies: int = 1, seed: int = 0) -> Joined:

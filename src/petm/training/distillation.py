@@ -1,7 +1,5 @@
 """Knowledge distillation: the adapter learns the teacher's predictions."""
 
-from pathlib import Path
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +26,6 @@ def distill(
     seed: int = 0,
     precision: Precision = "float32",
     cache_budget: int = 4 << 30,
-    cache_folder: str | Path | None = None,
     storage: Storage | None = None,
     device: str = "auto",
     title: str = "distill",
@@ -52,7 +49,6 @@ def distill(
         precision: Precision of the matrix products, as in `petm.training.loop.Settings`.
         cache_budget: Bytes of memory for prefix features (`petm.adapter.prefix_features`); larger ones go into a
             temporary file. 0 caches nothing.
-        cache_folder: Folder of that file; absent takes the system's folder for temporary files.
         storage: Place of the checkpoints.
         device: ``auto``, ``cpu``, ``cuda``, ...
         title: Title of the progress bar.
@@ -77,7 +73,7 @@ def distill(
         raise ArgumentError(f"teacher: expected the model's {classes} classes, got {logits.shape[1]}.")
     settings = Settings(epochs, learning_rate, batch_size, patience=patience, seed=seed, precision=precision)
     adapted.to(choose_device(device))
-    cached = cached_features(adapted, data, budget=cache_budget, folder=cache_folder, precision=precision)
+    cached = cached_features(adapted, data, budget=cache_budget, precision=precision)
     with cached as (student, seen):
         answered: Data = WithTargets(seen, logits, origin=weights_fingerprint(teacher))
         validation = None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm.data.base import Data, as_data
+from petm.data.fields import Inputs
 from petm.errors import ArgumentError
 from petm.models.loading import call_model
 from petm.models.prediction import BATCH_SIZE, check_labels, in_eval_mode, predict_classes, predict_logits
@@ -100,14 +101,9 @@ def fgsm(
     return (inputs.detach() + epsilon * gradient.sign()).clamp(*value_range)
 
 
-def check_epsilon(epsilon: float) -> None:
-    """Raises `ArgumentError` where a step is negative or not finite."""
+def check_step(inputs: Inputs, epsilon: float) -> None:
+    """Raises `ArgumentError` where a step is negative or not finite, or a single tensor of inputs holds no floats."""
     if not 0 <= epsilon < float("inf"):
         raise ArgumentError(f"epsilon: expected a finite number of at least 0, got {epsilon}.")
-
-
-def check_step(inputs: Tensor, epsilon: float) -> None:
-    """Raises `ArgumentError` where a step is negative or not finite, or the inputs are no floats."""
-    check_epsilon(epsilon)
-    if not inputs.is_floating_point():
+    if isinstance(inputs, Tensor) and not inputs.is_floating_point():
         raise ArgumentError(f"inputs: expected floats, which can be moved by a step, got {inputs.dtype}.")

@@ -5,22 +5,22 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from petm._internal.files import plain
 from petm._internal.records import Json
-from petm.adapter.model import AdaptedModel, attach_adapter
+from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import predict_dual
 from petm.adapter.prefix_features import FeatureStudent, cached_features
-from petm.adapter.split_point import split_point_of, to_json
-from petm.data.base import Batch, Data, TensorData
-from petm.data.fields import Inputs
+from petm.adapter.split_point import split_point_of
+from petm.data.base import Batch, Data, Subset, TensorData
 from petm.models.loading import count_parameters
-from petm.models.prediction import BATCH_SIZE, device_of, predict_classes
+from petm.models.prediction import BATCH_SIZE, predict_classes
 from petm.selective.probability import fit_probability
 from petm.training.augmentation import SAMPLES
 from petm.training.config import FitConfig
@@ -97,17 +97,12 @@ class Estimate:
         return sum(stage.seconds for stage in self.stages)
 
 
-class _Clock(Data):
+class _Clock(Subset):
     """A view of a data set that notes the time of each reading of a batch; from one to the next is one batch's work."""
 
     def __init__(self, data: Data) -> None:
-        self.data, self.labels, self.classes = data, data.labels, data.classes
-        self.value_range, self.source = data.value_range, data.source
+        super().__init__(data, torch.arange(len(data)))
         self.read: list[float] = []
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
-        """Returns the inputs at ``indices``."""
-        return self.data.inputs(indices)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         self.read.append(time.perf_counter())
@@ -118,41 +113,23 @@ class _Clock(Data):
         """A word: nothing is kept of what is timed."""
         return "timed"
 
-    def seconds_each(self, end: float) -> float:
-        """Returns the median time of one batch, the first one left out where there are others."""
-        return float(np.median(self._gaps(end)))
-
-    def mean_seconds(self, end: float) -> float:
-        """Returns the mean time of one batch, for batches of different kinds."""
-        return float(np.mean(self._gaps(end)))
-
-    def _gaps(self, end: float) -> NDArray[np.float64]:
-        gaps = np.diff([*self.read, end])
-        return gaps[1:] if len(gaps) > 1 else gaps
+    def seconds_each(self, average: Callable[[NDArray[np.float64]], Any] = np.median) -> float:
+        """Returns the average time of one batch until now, the first one left out where there are others."""
+        gaps = np.diff([*self.read, time.perf_counter()])
+        return float(average(gaps[1:] if len(gaps) > 1 else gaps))
 
 
-class _StandIn(Data):
+def _stand_in(data: Data, chosen: Tensor, budget: int) -> Data:
     """A view of a data set in which a few decoded samples stand for all others, to time their reading."""
-
-    def __init__(self, data: Data, chosen: Tensor, budget: int) -> None:
-        self.held = data.subset(chosen).in_memory(budget)
-        self.labels, self.classes, self.source = data.labels, data.classes, data.source
-        self.value_range = data.value_range
-        self._place = torch.arange(len(data)) % len(chosen)
-        self._place[chosen] = torch.arange(len(chosen))
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
-        """Returns decoded inputs in place of those at ``indices``."""
-        return self.held.inputs(self._place[torch.as_tensor(indices, dtype=torch.int64)])
-
-    @cached_property
-    def content(self) -> str:
-        """A word: nothing is kept of what is timed."""
-        return "stand-in"
+    place = torch.arange(len(data)) % len(chosen)
+    place[chosen] = torch.arange(len(chosen))
+    found = data.subset(chosen).in_memory(budget).subset(place)
+    found.labels = data.labels
+    return found
 
 
 def estimate_fit(
-    model: nn.Module, data: Data, calibration: Data, recipe: Recipe, config: FitConfig, *, decoded: bool = False
+    model: nn.Module, data: Data, calibration: Data, config: FitConfig, *, decoded: bool = False
 ) -> Estimate:
     """Returns the size and duration of a fit.
 
@@ -163,7 +140,6 @@ def estimate_fit(
         model: The base model, on its device.
         data: Labelled training samples.
         calibration: Labelled samples for the threshold.
-        recipe: Recipe within the budgets of the configuration.
         config: Configuration of the fit.
         decoded: Whether the fit decodes the data first, where they fit into their part of the cache budget.
 
@@ -174,14 +150,11 @@ def estimate_fit(
     decoded = decoded and isinstance(first, Tensor) and not isinstance(data, TensorData)
     if decoded and first.nbytes * len(data) <= budget:
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(config.seed))[:SAMPLES]
-        stand_in, seconds = _timed(lambda: _StandIn(data, chosen, budget))
+        stand_in, seconds = _timed(lambda: _stand_in(data, chosen, budget))
         stages.append(Stage("decode the data", 1, seconds * len(data) / len(chosen)))
         data = stand_in
-    making = Making(
-        model, data, recipe, config.layers, config.seed, config.precision, config.cache_budget, config.device, None
-    )
-    timing = _Timing(making, calibration, stages)
-    return timing.teaching() if recipe.teacher else timing.tuning()
+    timing = _Timing(Making(model, data, config), calibration, stages)
+    return timing.teaching() if timing.making.recipe.teacher else timing.tuning()
 
 
 class _Timing:
@@ -189,7 +162,7 @@ class _Timing:
 
     def __init__(self, making: Making, calibration: Data, stages: list[Stage]) -> None:
         self.making, self.calibration, self.stages = making, calibration, stages
-        self.n, self.device = len(making.data), device_of(making.model)
+        self.n = len(making.data)
 
     def tuning(self) -> Estimate:
         """Returns the estimate for a recipe without a teacher."""
@@ -208,19 +181,15 @@ class _Timing:
         size, total = making.feature_bytes(student, len(data) + moved), len(data) + moved
         if moved:
             few = making.data.subset(range(min(n, _TIMED * BACKWARD)))
-            with_adversarial_copy(
-                quick, few.subset(range(min(len(few), BACKWARD))), 1, recipe.epsilon, "gradient", 1 << 40
-            )
-            _, seconds = _timed(
-                lambda: with_adversarial_copy(quick, few, len(few), recipe.epsilon, recipe.direction, 1 << 40)
-            )
+            how: Any = {"epsilon": recipe.epsilon, "direction": recipe.direction, "budget": 1 << 40}
+            with_adversarial_copy(quick, few, 1, **how)  # the first does not count
+            _, seconds = _timed(lambda: with_adversarial_copy(quick, few, len(few), **how))
             held = few.inputs([0]).nbytes * n <= making.for_examples
             times = 1 if held or student else recipe.epochs * len(adapted.adapters)
             self._add("adversarial copy", times * -(-n // BACKWARD), times * seconds * n / len(few))
         parts = [0] * (2 if moved else 1) + list(range(1, len(data) // n))
-        self._training(
-            adapted, data, parts, total, len(adapted.adapters) * recipe.epochs, _TUNING_BATCH, "train the adapters"
-        )
+        epochs = len(adapted.adapters) * recipe.epochs
+        self._training("train the adapters", adapted, data, parts, total, epochs, _TUNING_BATCH)
         return self._estimate(adapted, recipe, "adapters", size)
 
     def teaching(self) -> Estimate:
@@ -229,32 +198,26 @@ class _Timing:
         few = making.data.subset(_spread(n, SAMPLES))
         scale = n / len(few)
         self._prediction("count errors", making.model, n)
-        mined, seconds = _timed(lambda: mine_errors(making.model, few, recipe.errors, seed=making.seed))
+        mined, seconds = _timed(lambda: mine_errors(making.model, few, recipe.errors, seed=making.config.seed))
         require_errors(mined.errors)
         self._add("mine errors", -(-n // BATCH_SIZE), seconds * scale)
         total = len(mined.data) * n // len(few)
-        replaced, seconds = _timed(
-            lambda: replace_errors(making.model, mined.data, mined.errors, epsilon=recipe.epsilon)
-        )
+        replaced, seconds = _timed(lambda: replace_errors(making.model, *mined, epsilon=recipe.epsilon))
         self._add("adversarial examples", -(-round(len(mined.errors) * scale) // BACKWARD), 2 * seconds * scale)
         teacher = deepcopy(making.model).requires_grad_()
         each = self._steps(teacher, replaced, _TEACHING_BATCH)
         steps = _TEACHER_EPOCHS * -(-total // _TEACHING_BATCH)
         self._add("train the teacher", steps, steps * each)
-        adapted, seconds = _timed(
-            lambda: attach_adapter(
-                making.model, making.layers, teacher=teacher, max_extra_parameters=recipe.max_extra_parameters
-            )
-        )
+        adapted, seconds = _timed(lambda: making.imitating(teacher))
         self._add("choose the layers", 1, seconds)
         self._prediction("ask the teacher", making.model, total)
         size = making.feature_bytes(making.student(adapted), total)
-        epochs = recipe.epochs
-        self._training(adapted, replaced, [0], total, epochs, _TEACHING_BATCH, "distil into the adapter, at most")
+        title = "distil into the adapter, at most"
+        self._training(title, adapted, replaced, [0], total, recipe.epochs, _TEACHING_BATCH)
         return replace(self._estimate(adapted, recipe, "teacher", size), at_most=True)
 
     def _training(
-        self, adapted: AdaptedModel, data: Data, parts: list[int], total: int, epochs: int, batch: int, title: str
+        self, title: str, adapted: AdaptedModel, data: Data, parts: list[int], total: int, epochs: int, batch: int
     ) -> None:
         """Times prefix features, and the training steps on them, or on the data where there are none."""
         making = self.making
@@ -262,9 +225,10 @@ class _Timing:
         order = parts[:1] + parts * -(-_TIMED // len(parts))  # the first batch does not count
         rows = torch.cat([torch.arange(block) + part * self.n for part in order])
         clock = _Clock(data.subset(rows))
-        with cached_features(adapted, clock, budget=making.for_features, precision=making.precision) as (learner, seen):
+        cached = cached_features(adapted, clock, budget=making.for_features, precision=making.config.precision)
+        with cached as (learner, seen):
             if isinstance(learner, FeatureStudent):
-                each = clock.mean_seconds(time.perf_counter())
+                each = clock.seconds_each(np.mean)  # for batches of different kinds
                 self._add("cache features", -(-total // BATCH_SIZE), each * total / block)
             each = self._steps(learner.alone(adapted.adapters[0]), seen, batch)
         steps = epochs * -(-total // batch)
@@ -272,16 +236,15 @@ class _Timing:
 
     def _steps(self, learner: nn.Module, data: Data, batch: int) -> float:
         """The time of one training step."""
-        clock, settings = _Clock(data), Settings(1, 1e-9, batch, precision=self.making.precision)
-        train(learner, clock, CROSS_ENTROPY, settings, device=self.making.device, title="time")
-        return clock.seconds_each(time.perf_counter()) * batch / min(batch, len(data))
+        clock, settings = _Clock(data), Settings(1, 1e-9, batch, precision=self.making.config.precision)
+        train(learner, clock, CROSS_ENTROPY, settings, device=self.making.config.device, title="time")
+        return clock.seconds_each() * batch / min(batch, len(data))
 
     def _prediction(self, title: str, model: nn.Module, count: int) -> None:
         """Times the predictions of ``count`` samples."""
-        few = self.making.data.subset(_spread(self.n, (1 + _TIMED) * BATCH_SIZE))
-        clock = _Clock(few)
+        clock = _Clock(self.making.data.subset(_spread(self.n, (1 + _TIMED) * BATCH_SIZE)))
         predict_classes(model, clock)
-        self._add(title, -(-count // BATCH_SIZE), clock.seconds_each(time.perf_counter()) * count / _batch(few))
+        self._add(title, -(-count // BATCH_SIZE), clock.seconds_each() * count / min(len(clock), BATCH_SIZE))
 
     def _estimate(self, adapted: AdaptedModel, recipe: Recipe, branch: Branch, feature_bytes: int) -> Estimate:
         """Times the calibration, and returns the whole estimate."""
@@ -290,7 +253,7 @@ class _Timing:
         looked = -(-count // 10) if focus(adapted, recipe, few) else 0
         clock = _Clock(few)
         both = predict_dual(adapted, clock)
-        each = clock.seconds_each(time.perf_counter()) / _batch(few)
+        each = clock.seconds_each() / min(len(few), BATCH_SIZE)
         wrong = (both.base.argmax(1) != few.labels).numpy()
         rows = np.resize(np.arange(len(few)), count)
         noise = np.random.default_rng(0).normal(size=count)
@@ -309,7 +272,7 @@ class _Timing:
             share=parameters / max(1, count_parameters(making.model)),
             operations=split.operations,
             one_pass_ratio=1 + recipe.look * (split.counted_ratio - 1),
-            split_point=to_json(split),
+            split_point=plain(split),
             samples=self.n,
             calibration_samples=count - looked,
             feature_bytes=feature_bytes,
@@ -328,10 +291,6 @@ def _timed(call: Callable[[], _T]) -> tuple[_T, float]:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return found, time.perf_counter() - start
-
-
-def _batch(data: Data) -> int:
-    return min(len(data), BATCH_SIZE)
 
 
 def _spread(n: int, most: int) -> Tensor:

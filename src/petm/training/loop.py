@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from petm._internal.distributed import group, sum_gradients, totals
 from petm._internal.interrupts import deferred_interrupts
-from petm._internal.progress import Bar, track
+from petm._internal.progress import track
 from petm._internal.spill import give_back_blocks
 from petm.data.base import Batch, Data, as_is
 from petm.data.fields import Inputs, tensors_of
@@ -205,7 +205,8 @@ class _Run:
                         done = (self.epoch + self.step / per_epoch) / settings.epochs
                         size = min(settings.batch_size, len(data) - self.step * settings.batch_size)
                         stopped = self._step(batch, size, done, interrupted())
-                        self._report(progress)
+                        progress.advance()
+                        progress.show(**self._so_far())
                         if stopped or (group().count == 1 and interrupted()):
                             self.save()
                             raise KeyboardInterrupt
@@ -253,17 +254,16 @@ class _Run:
         else:
             torch.manual_seed(seed)
 
-    def _report(self, progress: Bar) -> None:
-        progress.advance()
-        progress.show(**{"loss": self.loss_sum / self.seen, self.objective.figure: self.agree_sum / self.seen})
+    def _so_far(self) -> dict[str, float]:
+        """The figures of the epoch up to now."""
+        return {"loss": self.loss_sum / self.seen, self.objective.figure: self.agree_sum / self.seen}
 
     def _end_epoch(self, validation: Data | None) -> None:
-        figure = self.objective.figure
-        figures = {"loss": self.loss_sum / self.seen, figure: self.agree_sum / self.seen}
+        figures = self._so_far()
         self.epoch, self.step, self.seen, self.loss_sum, self.agree_sum = self.epoch + 1, 0, 0, 0.0, 0.0
         if validation is not None:
             loss, agreement = evaluate(self.model, validation, self.objective, self.settings.precision)
-            figures |= {"validation_loss": loss, f"validation_{figure}": agreement}
+            figures |= {"validation_loss": loss, f"validation_{self.objective.figure}": agreement}
             if loss < self.best_loss and self.settings.patience is not None:
                 self.best_loss, self.best_epoch = loss, self.epoch
                 self.best = {name: tensor.clone() for name, tensor in _moving_state(self.model).items()}
@@ -361,12 +361,9 @@ def _logits(model: nn.Module, inputs: Inputs, precision: Precision) -> Tensor:
 def _moving_state(model: nn.Module) -> dict[str, Tensor]:
     """What training changes: the parameters with a gradient, and the buffers of modules in training mode."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    persistent = model.state_dict().keys()
     for prefix, module in model.named_modules():
         if module.training:
-            persistent = (name for name in module._buffers if name not in module._non_persistent_buffers_set)
-            state |= {
-                f"{prefix}.{name}".lstrip("."): buffer
-                for name in persistent
-                if (buffer := module._buffers[name]) is not None
-            }
+            buffers = dict(module.named_buffers(prefix, recurse=False))
+            state |= {name: buffer for name, buffer in buffers.items() if name in persistent}
     return state

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from petm._internal.progress import track
@@ -18,12 +21,6 @@ from petm.models.penultimate import LastLinear
 from petm.models.prediction import batches, check_labels, device_of, predict_logits
 from petm.training.augmentation import Augmentation, choose_augmentation, with_copies
 from petm.training.error_set import ErrorSet, Mined, find_errors
-
-
-def plain_errors(model: nn.Module, data: Data) -> Mined:
-    """Returns the samples that the base model gets wrong, and raises the errors of `find_errors`."""
-    data = as_data(data)
-    return Mined(data, find_errors(model, data))
 
 
 def hardest_samples(model: nn.Module, data: Data, *, share: float = 0.02) -> Mined:
@@ -108,23 +105,15 @@ def out_of_fold_errors(model: nn.Module, data: Data, *, folds: int = 5, seed: in
     check_labels(data.labels, classes, data.source)
     if int((data.labels.bincount() >= 2).sum()) < 2:
         raise DataError(f"{data.source}: expected at least two classes of two samples or more, got fewer. Add samples.")
-    labels, fold_of = data.labels.numpy(), _deal(data.labels, folds, seed)
-    predictions = np.empty_like(labels)
-    with track("heads without a fold", folds) as progress:
-        for fold in range(folds):
-            left_out = fold_of == fold
-            seen = features[~left_out]
-            middle, spread = seen.mean(0), seen.std(0)
-            spread[spread == 0] = 1
-            head = LogisticRegression(max_iter=1000).fit((seen - middle) / spread, labels[~left_out])
-            predictions[left_out] = head.predict((features[left_out] - middle) / spread)
-            progress.advance(1)
+    labels = data.labels.numpy()
+    head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    predictions = cross_val_predict(head, features, labels, cv=PredefinedSplit(_deal(data.labels, folds, seed)))
     indices = torch.from_numpy((predictions != labels).nonzero()[0])
     return Mined(data, ErrorSet(indices, torch.from_numpy(predictions)[indices], len(data), "out-of-fold"))
 
 
 SOURCES: dict[str, Callable[[nn.Module, Data, int], Mined]] = {
-    "plain": lambda model, data, seed: plain_errors(model, data),
+    "plain": lambda model, data, seed: Mined(data, find_errors(model, data)),
     "hardest": lambda model, data, seed: hardest_samples(model, data),
     "augmented": lambda model, data, seed: augmented_errors(model, data, seed=seed),
     "out-of-fold": lambda model, data, seed: out_of_fold_errors(model, data, seed=seed),

@@ -1,10 +1,11 @@
 """The recipes for a second opinion: the paper's, and the measured best within a budget of inference time."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,9 @@ from petm.data.fields import Inputs
 from petm.data.views import MIRROR
 from petm.errors import ArgumentError
 from petm.models.loading import share_weights
-from petm.models.prediction import Precision, choose_device, device_of, in_fast_layout
+from petm.models.prediction import choose_device, device_of, in_fast_layout
 from petm.training.augmentation import Augmentation, choose_augmentation, with_copies
-from petm.training.config import FitConfig
+from petm.training.config import FitConfig, FitSettings
 from petm.training.distillation import distill
 from petm.training.error_set import Direction, ErrorSet
 from petm.training.loop import Storage
@@ -161,59 +162,52 @@ def adapt(
     model: nn.Module,
     data: Data,
     *,
-    recipe: str | Recipe = "fast",
-    layers: Mapping[str, int] | None = None,
-    seed: int = 0,
-    precision: Precision = "float32",
-    cache_budget: int = 4 << 30,
-    device: str = "auto",
+    config: FitConfig | None = None,
     storage: Callable[[str], Storage | None] | None = None,
+    **settings: Unpack[FitSettings],
 ) -> AdaptedModel:
     """Returns the base model with adapters that were trained by a recipe.
 
     Args:
-        model: The base model; its weights stay as they are, on ``device``.
+        model: The base model; its weights stay as they are, on the device of the settings.
         data: Labelled samples, best those that the base model was trained on.
-        recipe: A name in `RECIPES`, or a recipe of your own.
-        layers: The rank of each layer to adapt; absent follows the recipe. Unused where no member has an adapter.
-        seed: Seed of all random numbers.
-        precision: Precision of the matrix products in training.
-        cache_budget: Bytes of memory: half of it for prefix features, as in `tune`, and a quarter for FGSM examples,
-            which are made anew at each reading where they are larger.
-        device: ``auto``, ``cpu``, ``cuda``, ...
+        config: The settings; absent takes the defaults. Half of the cache budget is for prefix features, and a quarter
+            for FGSM examples, which are made anew at each reading where they are larger.
         storage: Place of the checkpoints of each training, by its name.
+        **settings: Fields of `FitConfig`, in place of those of ``config``.
 
     Raises:
-        ArgumentError: There is no recipe of that name, or no layers fit its budget.
+        ArgumentError: A setting breaks its rule, or no layers fit the budgets.
     """
-    model.to(choose_device(device))
-    making = Making(model, as_data(data), recipe_named(recipe), layers, seed, precision, cache_budget, device, storage)
+    config = replace(config or FitConfig(), **settings)
+    model.to(choose_device(config.device))
+    making = Making(model, as_data(data), config, storage)
     return making.by_distillation() if making.recipe.teacher else making.by_tuning()
 
 
 @dataclass(frozen=True)
 class Making:
-    """The steps of one recipe; the attributes are the arguments of `adapt`, checked."""
+    """The steps of one recipe; the attributes are the arguments of `adapt`."""
 
     model: nn.Module
     data: Data
-    recipe: Recipe
-    layers: Mapping[str, int] | None
-    seed: int
-    precision: Precision
-    cache_budget: int
-    device: str
-    storage: Callable[[str], Storage | None] | None
+    config: FitConfig
+    storage: Callable[[str], Storage | None] | None = None
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe within the budgets of the configuration."""
+        return within(recipe_named(self.config.recipe), self.config)
 
     @property
     def for_features(self) -> int:
         """Bytes of memory for prefix features; 0, which caches nothing, only where the budget is 0."""
-        return -(-self.cache_budget // FEATURES_SHARE)
+        return -(-self.config.cache_budget // FEATURES_SHARE)
 
     @property
     def for_examples(self) -> int:
         """Bytes of memory for adversarial examples."""
-        return self.cache_budget // EXAMPLES_SHARE
+        return self.config.cache_budget // EXAMPLES_SHARE
 
     def some(self) -> Inputs:
         """Returns a few samples, on the model's device."""
@@ -227,18 +221,18 @@ class Making:
         """Returns the recipe for these data, of views where a horizontal flip keeps the class, and the augmentation."""
         recipe, augmentation = self.recipe, Augmentation()
         if not recipe.teacher and self._images() and (recipe.copies or recipe.mirrored):
-            augmentation = choose_augmentation(quick, self.data, seed=self.seed)
+            augmentation = choose_augmentation(quick, self.data, seed=self.config.seed)
         return (recipe.mirrored if recipe.mirrored and augmentation.mirror else recipe), augmentation
 
     def attached(self, recipe: Recipe) -> AdaptedModel:
         """Returns the base model with the untrained adapters of a recipe without a teacher."""
         if not any(member.adapter for member in recipe.members):
             return views_alone(self.model, recipe.members)
-        if self.layers:
-            return attach_adapter(self.model, self.layers, members=recipe.members, seed=self.seed)
+        if self.config.layers:
+            return attach_adapter(self.model, self.config.layers, members=recipe.members, seed=self.config.seed)
         budgets: Any = {"max_ratio": recipe.max_ratio, "max_extra_parameters": recipe.max_extra_parameters}
         chosen = choose_layers(self.model, self.some(), recipe.members, **budgets)
-        adapted = attach_adapter(self.model, chosen.ranks, members=recipe.members, seed=self.seed)
+        adapted = attach_adapter(self.model, chosen.ranks, members=recipe.members, seed=self.config.seed)
         adapted.take_split_point(chosen.split_point)
         return adapted
 
@@ -248,27 +242,31 @@ class Making:
 
     def feature_bytes(self, student: FeatureStudent | None, samples: int) -> int:
         """Returns the size of the prefix features of so many samples."""
-        return (2 if self.precision == "bfloat16" else 4) * samples * student.width if student else 0
+        return (2 if self.config.precision == "bfloat16" else 4) * samples * student.width if student else 0
 
     def with_copies(self, recipe: Recipe, augmentation: Augmentation) -> Data:
         """Returns the data and their augmented copies."""
         if not (self._images() and recipe.copies):
             return self.data
-        return with_copies(self.data, augmentation, copies=recipe.copies, seed=self.seed)
+        return with_copies(self.data, augmentation, copies=recipe.copies, seed=self.config.seed)
 
     @property
     def _how(self) -> dict[str, Any]:
-        return {"seed": self.seed, "precision": self.precision, "device": self.device}
+        return {name: getattr(self.config, name) for name in ("seed", "precision", "device")}
+
+    def imitating(self, teacher: nn.Module) -> AdaptedModel:
+        """Returns the base model with an untrained adapter on the layers in which the teacher differs most."""
+        most = self.recipe.max_extra_parameters
+        layers, seed = self.config.layers, self.config.seed
+        return attach_adapter(self.model, layers, teacher=teacher, max_extra_parameters=most, seed=seed)
 
     def by_distillation(self) -> AdaptedModel:
         """As published: the teacher learns from the replaced data, the adapter from the teacher."""
         model, recipe, storage = self.model, self.recipe, self.storage or (lambda _: None)
-        data, errors = mine_errors(model, self.data, recipe.errors, seed=self.seed)
+        data, errors = mine_errors(model, self.data, recipe.errors, seed=self.config.seed)
         require_errors(errors)
         teacher = train_teacher(model, data, errors, epsilon=recipe.epsilon, storage=storage("teacher"), **self._how)
-        adapted = attach_adapter(
-            model, self.layers, teacher=teacher, max_extra_parameters=recipe.max_extra_parameters, seed=self.seed
-        )
+        adapted = self.imitating(teacher)
         distill(
             adapted,
             teacher=teacher,

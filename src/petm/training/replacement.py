@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from petm._internal.distributed import gathered, group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
-from petm.data.base import Data, as_data
+from petm.data.base import Data, Subset, as_data
 from petm.data.fields import Fields, Inputs, filled_up
 from petm.errors import ArgumentError
 from petm.models.loading import ADDED, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, device_of
 from petm.training.checkpoint import seed_of
 from petm.training.embeddings import embedding_of, fgsm_step, output_spread
-from petm.training.error_set import Direction, ErrorSet, check_epsilon, check_step, fgsm
+from petm.training.error_set import Direction, ErrorSet, check_step, fgsm
 
 BACKWARD = 64
 """Samples in one backward pass to the inputs: a quarter of those of a forward pass, for about the same memory."""
@@ -27,7 +27,7 @@ Make = Callable[[Tensor, Inputs], Tensor]
 """From positions in an error set, int64 ``(n,)``, and the inputs there to their replacements, on the CPU."""
 
 
-class Replaced(Data):
+class Replaced(Subset):
     """A view of a data set in which some inputs are replaced; at most the replacements are held in memory.
 
     Args:
@@ -42,9 +42,8 @@ class Replaced(Data):
     def __init__(
         self, data: Data, indices: Tensor, replacements: Tensor | Make, *, origin: str, added: str = ""
     ) -> None:
-        self.data, self.indices, self.replacements, self.origin = data, indices, replacements, origin
-        self.added, self.labels, self.classes = added, data.labels, data.classes
-        self.value_range, self.source = data.value_range, data.source
+        super().__init__(data, torch.arange(len(data)))
+        self.replaced, self.replacements, self.origin, self.added = indices, replacements, origin, added
         self._place = torch.full((len(data),), -1)
         self._place[indices] = torch.arange(len(indices))
 
@@ -63,11 +62,7 @@ class Replaced(Data):
     @cached_property
     def content(self) -> str:
         """A SHA-256 over the data set's content, the replaced positions and the origin of the replacements."""
-        return fingerprint((self.data.content, self.indices, self.origin))
-
-    def name(self, index: int) -> str:
-        """Returns the sample's name in the viewed data set."""
-        return self.data.name(index)
+        return fingerprint((self.data.content, self.replaced, self.origin))
 
 
 def replace_errors(
@@ -79,7 +74,6 @@ def replace_errors(
     direction: Direction = "gradient",
     at: str | None = None,
     seed: int = 0,
-    batch_size: int = BACKWARD,
     budget: int | None = None,
 ) -> Replaced:
     """Returns a view of ``data`` in which each error is replaced by its FGSM example, with the same label.
@@ -97,7 +91,6 @@ def replace_errors(
         at: The module whose output is moved where the inputs are several tensors; absent takes the embedding that the
             base model calls first.
         seed: Seed of the random signs.
-        batch_size: Samples in one backward pass.
         budget: Bytes of memory for the examples. Larger ones are made anew at each reading, the same but for rounding,
             at the cost of a forward and a backward pass. Absent sets no limit.
 
@@ -114,24 +107,27 @@ def replace_errors(
         raise ArgumentError(f"direction: expected 'gradient' or 'random', got {direction!r}.")
     first, labels = data.inputs([0]), data.labels[errors.indices]
     module = added = ""
+    check_step(first, epsilon)
     if isinstance(first, Fields):
-        check_epsilon(epsilon)
         some = data.inputs(range(min(BATCH_SIZE, len(data)))).to(device_of(model))
         assert isinstance(some, Fields)
         module = at or embedding_of(model, some[:1])
         added, step = f"{ADDED}{module}", epsilon * output_spread(model, some, module)
         like = fgsm_step(model, some[:1], data.labels[:1].to(device_of(model)), at=module, epsilon=step)[:0].cpu()
     else:
-        check_step(first, epsilon)
         like, step = first[:0], epsilon
 
     def move(x: Inputs, y: Tensor) -> Tensor:
-        if isinstance(x, Fields):
-            return fgsm_step(model, x, y, at=module, epsilon=step)
-        return fgsm(model, x, y, epsilon=step, value_range=data.value_range)
+        filled = filled_up(x.to(device_of(model)))
+        y = y[torch.arange(len(filled)).clamp(max=len(y) - 1)].to(device_of(model))
+        if isinstance(filled, Fields):
+            return fgsm_step(model, filled, y, at=module, epsilon=step)
+        return fgsm(model, filled, y, epsilon=step, value_range=data.value_range)
 
     def against(rows: Tensor, inputs: Inputs) -> Tensor:
-        return _by_parts(move, inputs, labels[rows], device_of(model), batch_size, like)
+        parts = [slice(start, start + BACKWARD) for start in range(0, len(rows), BACKWARD)]
+        # Without errors there is no call of the model.
+        return torch.cat([like, *(move(inputs[part], labels[rows[part]])[: len(rows[part])].cpu() for part in parts)])
 
     def anywhere(rows: Tensor, inputs: Inputs) -> Tensor:
         steps = step * _signs(rows, like.shape[1:], seed)
@@ -142,38 +138,19 @@ def replace_errors(
     else:
         make, origin = against, f"FGSM {epsilon} {f'at {module} of' if module else 'on'} {weights_fingerprint(model)}"
     held = budget is None or len(errors) * like.itemsize * prod(like.shape[1:]) <= budget
-    examples = _held(make, like, data, errors, batch_size) if held else make
+    examples = _held(make, like, data, errors) if held else make
     return Replaced(data, errors.indices, examples, origin=origin, added=added)
 
 
-def _held(make: Make, like: Tensor, data: Data, errors: ErrorSet, batch_size: int) -> Tensor:
+def _held(make: Make, like: Tensor, data: Data, errors: ErrorSet) -> Tensor:
     """All replacements, ``(E, ...)``; each of several processes makes its shard. ``like`` is none of them."""
     own = torch.tensor(group().own(len(errors)), dtype=torch.int64)
     examples = like.new_empty((len(own), *like.shape[1:]))
     with track("adversarial examples", len(own)) as progress:
-        for rows, part in zip(own.split(batch_size), examples.split(batch_size), strict=True):
+        for rows, part in zip(own.split(BACKWARD), examples.split(BACKWARD), strict=True):
             part.copy_(make(rows, data.inputs(errors.indices[rows])))
             progress.advance(len(rows))
     return gathered(examples, len(errors))
-
-
-def _by_parts(
-    move: Callable[[Inputs, Tensor], Tensor],
-    inputs: Inputs,
-    labels: Tensor,
-    device: torch.device,
-    size: int,
-    none: Tensor,
-) -> Tensor:
-    """The moved samples, computed ``size`` at a time; ``none``, without a call of the model, where there are none."""
-
-    def made(part: slice) -> Tensor:
-        x, y = inputs[part].to(device), labels[part].to(device)
-        filled = filled_up(x)
-        return move(filled, y[torch.arange(len(filled)).clamp(max=len(y) - 1)])[: len(y)].cpu()
-
-    parts = [made(slice(start, start + size)) for start in range(0, len(labels), size)]
-    return torch.cat(parts) if parts else none
 
 
 def _signs(rows: Tensor, shape: Sequence[int], seed: int) -> Tensor:

@@ -100,12 +100,17 @@ def open_run(
 
 def forget_finished(path: Path) -> None:
     """Removes the folder of a finished run, if it is one."""
-    try:
-        finished = json.loads((path / _RECORD).read_text(encoding="utf-8"))["finished"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if finished is True:
+    if (record := _record(path)) and record[1]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _record(path: Path) -> tuple[Mapping[str, Any], bool] | None:
+    """The settings of the run in a folder, and whether it is finished; None without a run of petm."""
+    try:
+        record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+        return record["settings"], record["finished"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextmanager
@@ -137,13 +142,9 @@ def _claim(path: Path, wanted: Mapping[str, Any], *, resume: bool, overwrite: bo
     """Checks that the folder may be used, and empties it to be overwritten."""
     if not contents(path):
         return
-    try:
-        record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
-        before, finished = record["settings"], record["finished"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path}: expected an empty folder or a run of petm, got other files. Choose another."
-        ) from error
+    if (record := _record(path)) is None:
+        raise RunError(f"{path}: expected an empty folder or a run of petm, got other files. Choose another.")
+    before, finished = record
     if resume and not finished and before == wanted:
         return
     if overwrite:

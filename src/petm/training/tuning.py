@@ -1,7 +1,6 @@
 """Training the adapters on labels, without a teacher."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from petm.adapter.model import AdaptedModel
 from petm.adapter.prefix_features import cached_features
@@ -21,7 +20,6 @@ def tune(
     seed: int = 0,
     precision: Precision = "float32",
     cache_budget: int = 4 << 30,
-    cache_folder: str | Path | None = None,
     storage: Callable[[str], Storage | None] | None = None,
     device: str = "auto",
 ) -> dict[str, History]:
@@ -41,7 +39,6 @@ def tune(
         seed: Seed of the order of samples.
         precision: Precision of the matrix products.
         cache_budget: Bytes of memory for prefix features; larger ones go into a temporary file. 0 caches nothing.
-        cache_folder: Folder of that file; absent takes the system's folder for temporary files.
         storage: Place of the checkpoints of an adapter's training, by the adapter's name.
         device: ``auto``, ``cpu``, ``cuda``, ...
 
@@ -53,15 +50,12 @@ def tune(
     data = as_data(data)
     adapted.to(choose_device(device))
     histories, count = {}, len(adapted.adapters)
-    cached = cached_features(adapted, data, budget=cache_budget, folder=cache_folder, precision=precision)
+    cached = cached_features(adapted, data, budget=cache_budget, precision=precision)
     with cached as (student, seen):
         for index, adapter in enumerate(adapted.adapters):
             order = seed * count + index
             settings = Settings(epochs, learning_rate, batch_size, seed=order, schedule="cosine", precision=precision)
-            learner, place, title = (
-                student.alone(adapter),
-                storage and storage(adapter),
-                f"adapter {index + 1} of {count}",
-            )
+            learner, place = student.alone(adapter), storage and storage(adapter)
+            title = f"adapter {index + 1} of {count}"
             histories[adapter] = train(learner, seen, objective, settings, storage=place, device=device, title=title)
     return histories

@@ -7,10 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from networks import ResidualNet, TinyCNN, images, seeded
-from petm.data.base import TensorData
-from petm.errors import ArgumentError, DataError
-from petm.evidence.features import (
+from experiments.baselines.evidence import Answers, Evidence, compute_answers
+from experiments.baselines.features import (
     Mahalanobis,
     NeighbourDistance,
     NeighbourLabels,
@@ -19,7 +17,9 @@ from petm.evidence.features import (
     nearest,
     stratified_sample,
 )
-from petm.evidence.protocol import Answers, Evidence, compute_answers
+from networks import ResidualNet, TinyCNN, images, seeded
+from petm.data.base import TensorData
+from petm.errors import ArgumentError, DataError
 
 NETWORKS = [TinyCNN, ResidualNet]
 
@@ -75,7 +75,7 @@ def test_nearest_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) 
     brute = torch.tensor([[math.dist(q, r) ** 2 for r in rows.tolist()] for q in queries.tolist()], dtype=torch.float64)
     torch.testing.assert_close(squared, brute.sort(1).values[:, :4], atol=1e-12, rtol=1e-12)
     assert torch.equal(indices, brute.argsort(1)[:, :4])
-    monkeypatch.setattr("petm.evidence.features._CHUNK", 90)
+    monkeypatch.setattr("experiments.baselines.features._CHUNK", 90)
     assert torch.equal(nearest(queries, rows, 4)[1], indices)
 
 

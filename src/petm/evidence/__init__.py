@@ -1,1 +1,0 @@
-"""What a prediction's suspicion can be computed from, behind one protocol."""
