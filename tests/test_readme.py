@@ -45,6 +45,7 @@ def test_make_targets_are_there():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_own_model(tmp_path, monkeypatch, model, digits, capfd):
     """fit, grade, inspect and export as they stand there, on a package of the reader's own."""
     monkeypatch.chdir(tmp_path)
