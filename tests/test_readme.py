@@ -14,8 +14,11 @@ import pytest
 import petm
 from image_files import write_images
 from petm.cli import main
+from petm.data.digits import load_digits
 from petm.models.loading import save_weights
 from petm.paper import reproduction
+from petm.training.recipes import RECIPES
+from quick_reproduction import QUICK
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -42,6 +45,7 @@ def test_make_targets_are_there():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_own_model(tmp_path, monkeypatch, model, digits, capfd):
     """fit, grade, inspect and export as they stand there, on a package of the reader's own."""
     monkeypatch.chdir(tmp_path)
@@ -69,10 +73,19 @@ def test_own_model(tmp_path, monkeypatch, model, digits, capfd):
 
 @pytest.mark.slow
 def test_demo_then_the_python_example(tmp_path, monkeypatch, capfd):
-    """What `make demo` runs, with fewer epochs, and the example that uses what it leaves."""
+    """What `make demo` runs, with fewer digits and epochs, and the example that uses what it leaves."""
     monkeypatch.chdir(tmp_path)
-    short = replace(reproduction.PROTOCOLS["digits"], teacher_epochs=2, epochs=4)
-    monkeypatch.setitem(reproduction.PROTOCOLS, "digits", short)
+
+    def fewer(**how):
+        train, calibration, test = load_digits(**how)
+        return train.subset(range(0, len(train), 3)), calibration, test.subset(range(0, len(test), 6))
+
+    monkeypatch.setattr("petm.data.digits.load_digits", fewer)
+    monkeypatch.setattr(petm, "load_digits", fewer)
+    monkeypatch.setitem(RECIPES, "fast", replace(RECIPES["fast"], epochs=1))
+    monkeypatch.setitem(reproduction.PROTOCOLS, "digits", QUICK)
+    monkeypatch.setattr(reproduction, "MAP_IMAGES", 24)
+    monkeypatch.setattr(reproduction, "SWEEP_IMAGES", 24)
     run(monkeypatch, ["demo"])
     example = "\n".join(blocks("python"))
     names = {}

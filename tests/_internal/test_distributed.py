@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,20 +10,18 @@ import torch
 
 from petm._internal.distributed import FEWEST, Group, gathered, group, sum_gradients, together, totals, wait
 from petm.errors import RunError
+from together_trainings import train_together
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "together_trainings.py"
 
 
-def run(folder: Path, kinds: str, processes: int, *, die_at: int = 0) -> subprocess.CompletedProcess[str]:
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(SCRIPT)]
-    if processes > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = [*launcher, str(SCRIPT)]
+def run(folder: Path, *arguments: str, processes: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the script, by torchrun where a number of processes is given."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
     environment = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    arguments = [str(folder), kinds, str(die_at)]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200, env=environment)
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
 
 
 def result(folder: Path, kind: str) -> dict[str, Any]:
@@ -44,11 +41,14 @@ KINDS = ("cached", "uncached", "early", "distilled")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every kind of training by one process and by two."""
+    """Every kind of training by one process, this one, and by two."""
     folder = tmp_path_factory.mktemp("trained")
-    for processes in (1, 2):
-        done = run(folder / str(processes), ",".join(KINDS), processes)
-        assert done.returncode == 0, done.stderr
+    for processes in ("1", "2"):
+        (folder / processes).mkdir()
+    for kind in KINDS:
+        train_together(folder / "1", kind)
+    done = run(folder / "2", ",".join(KINDS), processes=2)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -62,16 +62,16 @@ def test_two_processes_have_the_losses_of_one(kind: str, trained: Path) -> None:
 
 @pytest.mark.slow
 def test_a_dead_worker_ends_the_run_and_another_number_goes_on(trained: Path, tmp_path: Path) -> None:
-    died = run(tmp_path / "died", "cached", 2, die_at=11)
-    assert died.returncode != 0
-    assert "expected all 2 to work together until the end, but one cannot be reached" in died.stderr
-    assert "with --resume the run continues from its checkpoint" in died.stderr
+    (tmp_path / "died").mkdir()
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "expected all 2 to work together until the end, but one cannot be reached" in done.stderr
+    assert "with --resume the run continues from its checkpoint" in done.stderr
     assert (tmp_path / "died" / "cached.safetensors").exists()
     assert not (tmp_path / "died" / "cached.json").exists()
-    for processes in (1, 3):
-        shutil.copytree(tmp_path / "died", tmp_path / str(processes))
-        assert run(tmp_path / str(processes), "cached", processes).returncode == 0
-        expect_alike(result(tmp_path / str(processes), "cached"), result(trained / "1", "cached"))
+    train_together(tmp_path / "died", "cached")
+    for folder in ("died", "3"):
+        expect_alike(result(tmp_path / folder, "cached"), result(trained / "1", "cached"))
 
 
 def test_one_process_alone() -> None:

@@ -183,7 +183,7 @@ def test_ray_reads_from_a_store_and_writes_there(bucket: str, monkeypatch: pytes
     put(f"s3://shelf/graded.parquet/other.parquet?{bucket}", b"of another run")
     with pytest.raises(RunError, match=r"s3://shelf/graded.parquet: expected no such path yet"):
         grade_on_ray(partial(open_slow_grader, 0), sources, output)
-    grade_on_ray(partial(open_slow_grader, 0), sources, output, workers=2, overwrite=True)
+    grade_on_ray(partial(open_slow_grader, 0), sources, output, workers=1, overwrite=True)
     rows = sorted((row["row"], row["suspicion"]) for batch in read_grades(output) for row in batch.to_pylist())
     assert [row for row, _ in rows] == list(range(150))
     assert [suspicion for _, suspicion in rows] == pytest.approx(x.astype(float).sum((1, 2, 3)).tolist(), rel=1e-6)

@@ -64,24 +64,6 @@ def test_pieces_are_all_inputs_once(place: Tensor) -> None:
     assert rows == [*range(500), None, *range(400)]
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_workers_write_the_rows_of_one_process(place: Tensor, cluster: None) -> None:
-    def sources() -> Any:
-        return open_sources([str(Path(name).absolute()) for name in ("a.npz", "b.npz", "c.npz")], label_column="label")
-
-    grader, reader = open_slow_grader(0)
-    grade_files(grader, sources(), reader, Path("one.parquet"), told={}, labelled=True)
-    grade_on_ray(partial(open_slow_grader, 0), sources(), Path("two.parquet").absolute(), workers=2, labelled=True)
-    assert graded(Path("two.parquet").absolute()) == graded(Path("one.parquet"))
-    assert len(graded(Path("two.parquet").absolute())) == 901
-    with pytest.raises(RunError, match=r"two.parquet: "):
-        grade_on_ray(partial(open_slow_grader, 0), sources(), Path("two.parquet").absolute())
-    with pytest.raises(RunError, match=r"^ray: .*cannot be opened"):
-        grade_on_ray(broken, sources(), Path("three.parquet").absolute(), workers=1)
-    assert not list(Path().glob("*three*"))
-
-
 def broken() -> Any:
     raise RuntimeError("the grader cannot be opened")
 
@@ -107,14 +89,27 @@ def open_dying_grader(marker: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_worker_killed_in_the_middle_loses_nothing(place: Tensor, tmp_path: Path, cluster: None) -> None:
-    sources = open_sources([str(tmp_path / name) for name in ("a.npz", "c.npz")])
+def test_workers_write_the_rows_of_one_process_though_one_is_killed(
+    place: Tensor, tmp_path: Path, cluster: None
+) -> None:
+    def sources() -> Any:
+        return open_sources([str(tmp_path / name) for name in ("a.npz", "b.npz", "c.npz")], label_column="label")
+
+    one, two, three = (tmp_path / f"{name}.parquet" for name in ("one", "two", "three"))
+    grader, reader = open_slow_grader(0)
+    grade_files(grader, sources(), reader, one, told={}, labelled=True)
     opened = partial(open_dying_grader, tmp_path / "killed")
-    grade_on_ray(opened, sources, Path("g.parquet").absolute(), workers=2, batch_size=8)
+    grade_on_ray(opened, sources(), two, workers=2, batch_size=8, labelled=True)
     assert (tmp_path / "killed").exists()
-    rows = graded(Path("g.parquet").absolute())
-    assert [row[1] for row in rows] == [*range(500), *range(400)]
-    assert [row[7] for row in rows] == pytest.approx(place.flatten(1).double().sum(1).tolist(), rel=1e-6)
+    assert graded(two) == graded(one)
+    assert [row[1] for row in graded(two)] == [*range(500), None, *range(400)]
+    suspicion = [row[7] for row in graded(two) if row[1] is not None]
+    assert suspicion == pytest.approx(place.flatten(1).double().sum(1).tolist(), rel=1e-6)
+    with pytest.raises(RunError, match=r"two.parquet: "):
+        grade_on_ray(opened, sources(), two)
+    with pytest.raises(RunError, match=r"^ray: .*cannot be opened"):
+        grade_on_ray(broken, sources(), three, workers=1)
+    assert not list(tmp_path.glob("*three*"))
 
 
 def test_no_inputs_and_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

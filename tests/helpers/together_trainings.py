@@ -1,8 +1,14 @@
-"""Trainings by as many processes as torchrun starts: `python together_trainings.py FOLDER KIND,KIND DIE_AT`."""
+"""Trainings by as many processes as torchrun starts: `torchrun ... together_trainings.py FOLDER KIND,KIND`.
+
+Without torchrun, `python together_trainings.py FOLDER` trains in two processes of which one is killed, and goes on in
+three: forked, so that PyTorch is imported once.
+"""
 
 import json
 import os
+import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -20,7 +26,8 @@ from petm.training.replacement import replace_errors
 from petm.training.tuning import tune
 
 
-def main(folder: Path, kind: str, die_at: int) -> None:
+def train_together(folder: Path, kind: str, *, die_at: int = 0) -> None:
+    """Trains, and writes down the losses; kills the process of rank 1 in a step, if any."""
     train, _ = load_digits(splits=(0.2, 0.8))
     model = seeded(TinyCNN).eval()
     layers = {"conv1": 2, "fc1": 3} if kind == "early" else {"fc1": 4, "fc2": 2}
@@ -56,6 +63,35 @@ def main(folder: Path, kind: str, die_at: int) -> None:
             (folder / f"{kind}.json").write_text(json.dumps(told))
 
 
+def forked(count: int, folder: Path, kind: str, *, die_at: int = 0) -> list[int]:
+    """Trains in so many processes, and returns how each ended: its exit code, or minus the signal."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(count):
+        children.append(os.fork())
+        if children[-1] == 0:
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            os.environ |= {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            train_together(folder, kind, die_at=die_at)
+            sys.exit()
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def main(folder: Path) -> None:
+    ended = forked(2, folder / "died", "cached", die_at=11)
+    assert ended == [1, -signal.SIGKILL], ended
+    shutil.copytree(folder / "died", folder / "3")
+    ended = forked(3, folder / "3", "cached")
+    assert ended == [0, 0, 0], ended
+
+
 if __name__ == "__main__":
-    for one in sys.argv[2].split(","):
-        main(Path(sys.argv[1]), one, int(sys.argv[3]))
+    torch.set_num_threads(1)
+    if "RANK" in os.environ:
+        for one in sys.argv[2].split(","):
+            train_together(Path(sys.argv[1]), one)
+    else:
+        torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports what each child would import anew
+        main(Path(sys.argv[1]))

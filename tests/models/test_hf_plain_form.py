@@ -103,6 +103,7 @@ def preprocessing(path):
     return entries["petm.preprocessing"], entries["petm.value_range"]
 
 
+@pytest.mark.slow
 def test_petm_export_finds_the_processor(tmp_path, monkeypatch, capfd):
     """In the folder that the bundle names or in --processor, and refuses another one; no example is needed."""
     monkeypatch.chdir(tmp_path)

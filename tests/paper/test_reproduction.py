@@ -1,9 +1,6 @@
 import json
-import signal
 import subprocess
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,26 +10,19 @@ from PIL import Image
 import petm
 from petm.errors import NothingToLearnError, RunError
 from petm.models.loading import save_weights
-from petm.paper import reproduction
-from petm.paper.reproduction import PROTOCOLS, reproduce
-
-QUICK = replace(PROTOCOLS["digits"], base_epochs=2, teacher_epochs=1, epochs=2, patience=1)
-
-
-@pytest.fixture(scope="module")
-def parts(digits):
-    train, _, test = digits
-    return train.subset(range(0, len(train), 3)), test.subset(range(0, len(test), 6))
+from petm.paper.reproduction import reproduce
+from quick_reproduction import KILLED, QUICK, quick
+from quick_reproduction import parts as quick_parts
 
 
 @pytest.fixture(scope="module")
-def done(parts, tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setattr(reproduction, "MAP_IMAGES", 24)
-    patch.setattr(reproduction, "SWEEP_IMAGES", 24)
-    result = reproduce(*parts, tmp_path_factory.mktemp("runs") / "quick", protocol=QUICK)
-    patch.undo()
-    return result
+def parts():
+    return quick_parts()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return quick(tmp_path_factory.mktemp("runs") / "quick")
 
 
 def test_result_json_has_what_is_documented(done):
@@ -116,35 +106,13 @@ def test_finished_folder_is_refused(done, parts):
         reproduce(*parts, done.folder, protocol=QUICK)
 
 
-KILLED = """
-import sys
-from petm import load_digits
-from petm.paper import reproduction
-from petm.training.loop import Storage
-import petm.training.run_folder
-reproduction.MAP_IMAGES = reproduction.SWEEP_IMAGES = 24
-petm.training.run_folder.Storage = lambda path, resume: Storage(path, resume, every=0.0)
-exec(sys.argv[2])
-train, _, test = load_digits()
-parts = train.subset(range(0, len(train), 3)), test.subset(range(0, len(test), 6))
-reproduction.reproduce(*parts, sys.argv[1], protocol=QUICK, resume=True)
-"""
-
-
 @pytest.mark.slow
 def test_killed_run_resumes_to_the_same_result(done, tmp_path):
     """Killed with SIGKILL at several moments, each time in another training, and resumed each time."""
-    code = KILLED.replace("QUICK", f"reproduction.Protocol(**{QUICK.__dict__!r})")
-    arguments = [sys.executable, "-c", code, str(tmp_path / "run"), "import torch; torch.set_num_threads(1)"]
-    for step in ("base", "teacher", "lora_petm", "control"):
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        checkpoint = tmp_path / "run" / "checkpoints" / f"{step}.safetensors"
-        while not checkpoint.exists():
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(arguments, check=True, capture_output=True, timeout=300)
-    resumed = json.loads((tmp_path / "run" / "result.json").read_text())
+    script = Path(__file__).parents[1] / "helpers" / "quick_reproduction.py"
+    killed = subprocess.run([sys.executable, script, tmp_path / "run"], capture_output=True, text=True, timeout=300)
+    assert killed.returncode == 0, killed.stderr
+    assert {path.stem for path in (tmp_path / "run" / "checkpoints").iterdir()} >= set(KILLED)
+    resumed = json.loads((quick(tmp_path / "run", resume=True).folder / "result.json").read_text())
     for key in ("base", "fidelity", "detection", "ranking", "differences", "drift", "sweep", "training"):
         assert resumed[key] == done.result[key], key

@@ -412,14 +412,13 @@ def test_no_coverage_at_a_risk_below_the_first_level() -> None:
     assert math.isnan(coverage_at_risk([], [], risk=0.5))
 
 
-@pytest.mark.parametrize("hundredths", range(1, 101))
-def test_risk_and_coverage_are_read_as_written(hundredths: int) -> None:
+def test_risk_and_coverage_are_read_as_written() -> None:
     # 0.29 * 100 is less than 29 in floating point, but 29 errors in 100 are a risk of 0.29.
-    wrong = np.arange(100) < hundredths
-    assert coverage_at_risk(np.zeros(100), wrong, hundredths / 100) == 1
-    assert risk_at_coverage(np.arange(100), wrong[::-1], hundredths / 100) == max(0, hundredths - sum(~wrong)) / (
-        hundredths
-    )
+    for hundredths in range(1, 101):
+        wrong = np.arange(100) < hundredths
+        assert coverage_at_risk(np.zeros(100), wrong, hundredths / 100) == 1, hundredths
+        expected = max(0, hundredths - sum(~wrong)) / hundredths
+        assert risk_at_coverage(np.arange(100), wrong[::-1], hundredths / 100) == expected, hundredths
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 from torch import nn
 
@@ -32,7 +34,7 @@ from petm.adapter.model import attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
 from petm.data.texts import Tokenized, read_texts
-from petm.grading.grader import Grader, fit_grader
+from petm.grading.grader import Grader, fit_grader, load
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_processors import load_processor
@@ -40,6 +42,11 @@ from petm.models.hf_tokenizer import Tokenizer
 from petm.models.loading import save_weights
 from petm.report.tables import MISSING, percent
 from petm.selective.targets import Coverage, Recall
+from petm.serving.app import make_app
+from petm.serving.engine import GraderEngine
+from petm.serving.limits import Limits
+from petm.serving.reading import reader_for
+from petm.serving.server import listening
 
 PAGE = Path(__file__).parents[2] / "src" / "petm" / "serving" / "page"
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())}
@@ -169,7 +176,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def service(bundle: Path, port: int, *more: str) -> Iterator[str]:
+def command(bundle: Path, port: int, *more: str) -> Iterator[str]:
     """Gives the address of a running ``petm serve``, which is ended behind."""
     tests = os.pathsep.join(
         filter(None, (str(Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")))
@@ -184,6 +191,29 @@ def service(bundle: Path, port: int, *more: str) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
+
+
+@contextmanager
+def service(bundle: Path, port: int, *, labels: Path | None = None, key: str | None = None) -> Iterator[str]:
+    """The same service in a thread, as most tests of the page need: no process has to import PyTorch."""
+    grader = load(bundle)
+    inputs = grader.origin.inputs
+    processor = load_processor(inputs.processor) if inputs.processor else None
+    app, _ = make_app(
+        lambda limits: GraderEngine(grader, reader_for(inputs, limits, processor)), Limits(), labels=labels, key=key
+    )
+    server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", log_config=None, lifespan="on"))
+    with closing(listening("127.0.0.1", port)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        address = f"http://127.0.0.1:{port}/"
+        try:
+            until(lambda: not thread.is_alive() or answers(address + "readyz"))
+            assert thread.is_alive(), "the service has ended"
+            yield address
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
 
 
 def answers(address: str) -> bool:
@@ -204,19 +234,8 @@ def until(holds: Callable[[], Any], what: Callable[[], str] = lambda: "it did no
 class Browser:
     """A page in headless Chromium, by what a person sees of it."""
 
-    def __init__(self, profile: Path) -> None:
-        from selenium import webdriver
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM or ""
-        for argument in (
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={profile}", "--window-size=1200,1000", "--force-prefers-reduced-motion",
-        ):  # fmt: skip
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
 
     def all(self, selector: str) -> list[Any]:
         return self.driver.find_elements("css selector", selector)
@@ -267,16 +286,42 @@ class Browser:
 def address(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a service for those who decide nothing."""
     labels = tmp_path_factory.mktemp("shared") / "labels.jsonl"
-    with service(served.bundle, free_port(), "--labels-file", str(labels)) as found:
+    with service(served.bundle, free_port(), labels=labels) as found:
         yield found
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Driver of the browser, with a window that stays empty and keeps it running."""
     pytest.importorskip("selenium")
-    browser = Browser(tmp_path / "profile")
-    yield browser
-    browser.driver.quit()
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--force-prefers-reduced-motion",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Browser]:
+    """A window of its own, so that no script or setting of another test is left, and nothing in storage."""
+    first = chromium.current_window_handle
+    chromium.get_log("browser")
+    chromium.switch_to.new_window("window")
+    chromium.set_window_size(1200, 1000)
+    yield Browser(chromium)
+    visited = {"origin": chromium.execute_script("return location.origin"), "storageTypes": "all"}
+    chromium.close()
+    chromium.switch_to.window(first)
+    chromium.execute_cdp_cmd("Storage.clearDataForOrigin", visited)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -293,7 +338,7 @@ def test_ten_images_are_graded_turned_reviewed_and_still_there_after_a_reload(
     browser: Browser, served: Served, tmp_path: Path
 ) -> None:
     labels = tmp_path / "labels.jsonl"
-    with service(served.bundle, free_port(), "--labels-file", str(labels)) as address:
+    with command(served.bundle, free_port(), "--labels-file", str(labels)) as address:
         browser.open(address)
         browser.drop(served.images)
         browser.wait_for("#summary", "10 inputs: 4 trusted, 5 suspect, 1 unreadable.")
@@ -402,13 +447,12 @@ def check_sweep(browser: Browser, served: Served) -> None:
 
 
 @in_browser
-@pytest.mark.slow
 def test_a_decision_that_cannot_be_saved_is_kept_and_saved_later(
     browser: Browser, served: Served, tmp_path: Path
 ) -> None:
     labels, port = tmp_path / "labels.jsonl", free_port()
     first = served.suspects()[0]
-    with service(served.bundle, port, "--labels-file", str(labels)) as address:
+    with service(served.bundle, port, labels=labels) as address:
         browser.open(address)
         browser.one("#files").send_keys("\n".join(map(str, served.suspects())))
         browser.wait_for("#summary", "5 inputs: 0 trusted, 5 suspect.")
@@ -416,13 +460,13 @@ def test_a_decision_that_cannot_be_saved_is_kept_and_saved_later(
     browser.decide("c")
     browser.wait_for("#unsaved", "1 decision not saved: The service cannot be reached. Save again")
     browser.wait_for(f'#cards [data-id="{sha256(first)}"] .decision', "not saved.")
-    with service(served.bundle, port, "--labels-file", str(labels)):
+    with service(served.bundle, port, labels=labels):
         browser.one("#save-again").click()
         browser.wait_for(f'#cards [data-id="{sha256(first)}"] .decision', "saved.")
         until(lambda: not browser.text("#unsaved"))
     browser.decide("c")
     browser.wait_for("#unsaved", "1 decision not saved")
-    with service(served.bundle, port, "--labels-file", str(labels)):
+    with service(served.bundle, port, labels=labels):
         browser.driver.refresh()  # sends what is not saved by itself
         until(lambda: len(lines(labels)) == 2)
         assert [line["sha256"] for line in lines(labels)] == [sha256(path) for path in served.suspects()[:2]]
@@ -430,12 +474,11 @@ def test_a_decision_that_cannot_be_saved_is_kept_and_saved_later(
 
 
 @in_browser
-@pytest.mark.slow
 def test_keys_move_undo_and_help(browser: Browser, served: Served, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     labels = tmp_path / "labels.jsonl"
-    with service(served.bundle, free_port(), "--labels-file", str(labels)) as address:
+    with service(served.bundle, free_port(), labels=labels) as address:
         browser.open(address)
         browser.drop(served.images)
         browser.wait_for("#summary", "5 suspect")
@@ -479,11 +522,8 @@ def test_keys_move_undo_and_help(browser: Browser, served: Served, tmp_path: Pat
 
 
 @in_browser
-@pytest.mark.slow
 def test_a_key_is_asked_for_until_it_is_right(browser: Browser, served: Served, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.write_text("sesame-sesame-sesame\n")
-    with service(served.bundle, free_port(), "--api-key-file", str(key)) as address:
+    with service(served.bundle, free_port(), key="sesame-sesame-sesame") as address:
         browser.driver.get(address)
         browser.wait_for("#key-reason", "The service needs a key.")
         browser.one("#key-field").send_keys("abracadabra\n")
@@ -499,7 +539,6 @@ def test_a_key_is_asked_for_until_it_is_right(browser: Browser, served: Served, 
 
 
 @in_browser
-@pytest.mark.slow
 def test_everything_has_a_name_and_fits_a_narrow_screen(browser: Browser, served: Served, address: str) -> None:
     browser.open(address)
     browser.drop(served.images)
@@ -524,7 +563,6 @@ def test_everything_has_a_name_and_fits_a_narrow_screen(browser: Browser, served
 
 
 @in_browser
-@pytest.mark.slow
 def test_a_browser_that_keeps_nothing_says_so_and_grades(browser: Browser, served: Served, address: str) -> None:
     refuse = "".join(
         f"Object.defineProperty(window, {name!r}, {{ get() {{ throw new DOMException('no', 'SecurityError'); }} }});"
@@ -539,7 +577,6 @@ def test_a_browser_that_keeps_nothing_says_so_and_grades(browser: Browser, serve
 
 
 @in_browser
-@pytest.mark.slow
 def test_images_are_pasted_once(browser: Browser, served: Served, address: str) -> None:
     browser.open(address)
     pasted = base64.b64encode(served.suspects()[0].read_bytes()).decode()
@@ -557,7 +594,6 @@ def test_images_are_pasted_once(browser: Browser, served: Served, address: str) 
 
 
 @in_browser
-@pytest.mark.slow
 def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
     browser: Browser, served: Served, digits: tuple[Data, ...], tmp_path: Path
 ) -> None:
@@ -575,7 +611,7 @@ def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
     highest = base.maximum(opinion)
     highest[opinion.argmax()] = 2  # what the second opinion says comes first
     others = [label for label in highest.argsort(descending=True).tolist() if label != int(base.argmax())]
-    with service(tmp_path / "twelve.petm", free_port(), "--labels-file", str(labels)) as address:
+    with service(tmp_path / "twelve.petm", free_port(), labels=labels) as address:
         browser.driver.get(address)
         browser.wait_for("#about", "The model sorts images into 12 classes.")
         browser.drop((image,))
@@ -614,7 +650,7 @@ def test_texts_are_written_graded_and_corrected(browser: Browser, tmp_path: Path
     grader = fit_grader(randomise(attach_adapter(model, {"classifier": 2})), data, target=Coverage(0.01), origin=origin)
     grader.save(tmp_path / "texts.petm")
     labels, asked = tmp_path / "labels.jsonl", ["Who met Galileo ?", "Where is <b>Rome</b> ?"]
-    with service(tmp_path / "texts.petm", free_port(), "--labels-file", str(labels)) as address:
+    with service(tmp_path / "texts.petm", free_port(), labels=labels) as address:
         browser.driver.get(address)
         browser.wait_for("#about", "The model sorts texts into 3 classes.")
         browser.one("#text").send_keys("\n\n".join([*asked, asked[0]]))
@@ -635,7 +671,7 @@ def test_texts_are_written_graded_and_corrected(browser: Browser, tmp_path: Path
 
 
 @in_browser
-def test_without_the_browsers_help_a_hash_is_the_same(browser: Browser, tmp_path: Path) -> None:
+def test_without_the_browsers_help_a_hash_is_the_same(browser: Browser) -> None:
     """Over plain HTTP from another machine there is no crypto.subtle."""
     browser.driver.get("about:blank")
     source = base64.b64encode(SCRIPTS["sha256.js"].encode()).decode()

@@ -240,6 +240,7 @@ def started(make: Callable[[], Any], patience: float = 60) -> EngineProcess:
     return engine
 
 
+@pytest.mark.slow
 def test_an_engine_in_a_process_answers_as_in_this_one() -> None:
     engine = started(Sums)
     assert engine.run([3, 4]) == 7  # type: ignore[comparison-overlap]
@@ -260,6 +261,7 @@ def test_an_engine_in_a_process_answers_as_in_this_one() -> None:
         started(dies)
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_answer_is_ended() -> None:
     engine = started(Sums, patience=0.5)
     process = engine._process.pid
