@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from petm._internal.files import fingerprint
-from petm.data.fields import Fields, Inputs, concatenate, tensors_of
+from petm.data.fields import Fields, Inputs, as_batch, concatenate, tensors_of
 from petm.data.labels import UNLABELLED
 from petm.errors import ArgumentError, DataError
 
@@ -59,7 +59,6 @@ class Data(Dataset[Batch], ABC):
 
     def text(self, index: int) -> str:
         """Returns the text of sample ``index``; empty where the samples are no texts."""
-        del index
         return ""
 
     def __len__(self) -> int:
@@ -100,7 +99,7 @@ class Data(Dataset[Batch], ABC):
 
     def in_memory(self, budget: int = 1 << 30) -> "Data":
         """Returns the same samples decoded once and held as tensors, or itself where that exceeds ``budget`` bytes."""
-        if not len(self) or isinstance(self, TensorData | FieldsData):
+        if not len(self) or isinstance(self, TensorData):
             return self
         first = self.inputs([0])
         if isinstance(first, Fields) or first.nbytes * len(self) > budget:  # tokens are in memory already
@@ -119,11 +118,13 @@ class TensorData(Data):
     """Samples held in memory.
 
     Args:
-        images: float ``(N, ...)``, or uint8 ``(N, ...)`` that is divided by 255 as it is read.
+        images: float ``(N, ...)``, or uint8 ``(N, ...)`` that is divided by 255 as it is read; or `Fields`, such as
+            tokens, which are read as they are.
         labels: int64 ``(N,)``; None means unlabelled.
         classes: Class names.
         source: Origin of the samples, for messages.
-        value_range: As in `Data`; None means 0 and 1 for uint8, the least and greatest value present for floats.
+        value_range: As in `Data`; None means 0 and 1 for uint8, the least and greatest value present for floats, and
+            no limits for fields.
 
     Raises:
         DataError: Images are neither float nor uint8, lengths differ, or a value is NaN or infinite.
@@ -133,7 +134,7 @@ class TensorData(Data):
 
     def __init__(
         self,
-        images: Tensor,
+        images: Inputs,
         labels: Tensor | None = None,
         *,
         classes: Sequence[str] = (),
@@ -141,61 +142,39 @@ class TensorData(Data):
         value_range: tuple[float, float] | None = None,
     ) -> None:
         self.images, self.classes, self.source = images, tuple(classes), source
-        if not (images.is_floating_point() or images.dtype == torch.uint8):
+        if isinstance(images, Tensor) and not (images.is_floating_point() or images.dtype == torch.uint8):
             raise DataError(f"{source}: expected images of dtype float or uint8, got {images.dtype}. Convert them.")
-        self.labels = _one_label_each(labels, len(images), source)
+        self.labels = torch.full((len(images),), UNLABELLED) if labels is None else labels.to(torch.int64)
+        if self.labels.shape != (len(images),):
+            got = f"labels of shape {tuple(self.labels.shape)}"
+            raise DataError(f"{source}: expected one label for each of {len(images)} samples, got {got}.")
         check_finite(images, source)
-        if value_range is None:
-            value_range = (0.0, 1.0)
-            if images.is_floating_point() and images.numel():
-                value_range = (float(images.min()), float(images.max()))
-        self.value_range = value_range
+        self.value_range = value_range or _values_in(images)
 
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, in that order."""
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns float32 ``(n, C, H, W)`` or fields: the inputs at ``indices``, in that order."""
         images = self.images[torch.as_tensor(indices, dtype=torch.int64)]
+        if isinstance(images, Fields):
+            return images
         return images.float() if images.is_floating_point() else images.float().div_(255)
 
     @cached_property
     def content(self) -> str:
         """A SHA-256 over images and labels."""
-        return fingerprint((self.images, self.labels))
+        named = sorted(self.images.items()) if isinstance(self.images, Fields) else [("", self.images)]
+        return fingerprint((*(part for pair in named for part in pair), self.labels))
 
     def name(self, index: int) -> str:
         """Returns the name that the sample had where it was read, or its number."""
         return self.names[index] if self.names else str(index)
 
 
-class FieldsData(Data):
-    """Samples of several tensors by name, such as tokens, held in memory; the arguments are those of `TensorData`."""
-
-    value_range = (-float("inf"), float("inf"))
-
-    def __init__(
-        self, fields: Fields, labels: Tensor | None = None, *, classes: Sequence[str] = (), source: str = "tensors"
-    ) -> None:
-        self.fields, self.classes, self.source = fields, tuple(classes), source
-        self.labels = _one_label_each(labels, len(fields), source)
-        check_finite(fields, source)
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Fields:
-        """Returns the fields at ``indices``, in that order."""
-        return self.fields[torch.as_tensor(indices, dtype=torch.int64)]
-
-    @cached_property
-    def content(self) -> str:
-        """A SHA-256 over names, tensors and labels."""
-        parts = (part for name, tensor in sorted(self.fields.items()) for part in (name, tensor))
-        return fingerprint((*parts, self.labels))
-
-
-def _one_label_each(labels: Tensor | None, n: int, source: str) -> Tensor:
-    if labels is None:
-        return torch.full((n,), UNLABELLED)
-    if labels.shape != (n,):
-        got = f"labels of shape {tuple(labels.shape)}"
-        raise DataError(f"{source}: expected one label for each of {n} samples, got {got}.")
-    return labels.to(torch.int64)
+def _values_in(images: Inputs) -> tuple[float, float]:
+    if isinstance(images, Fields):
+        return -float("inf"), float("inf")
+    if not images.is_floating_point() or not images.numel():
+        return 0.0, 1.0
+    return float(images.min()), float(images.max())
 
 
 class Subset(Data):
@@ -372,11 +351,8 @@ def as_data(samples: Any, *, source: str = "data") -> Data:
         return samples
     if isinstance(samples, tuple) and len(samples) == 2:
         inputs, labels = samples
-        if isinstance(inputs, Fields | Mapping):
-            fields = inputs if isinstance(inputs, Fields) else fields_of(inputs)
-            return FieldsData(fields, torch.as_tensor(labels), source=source)
-        if all(isinstance(part, Tensor | np.ndarray) for part in samples):
-            return TensorData(torch.as_tensor(inputs), torch.as_tensor(labels), source=source)
+        if isinstance(inputs, Tensor | np.ndarray | Fields | Mapping):
+            return TensorData(as_batch(inputs), torch.as_tensor(labels), source=source)
     if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, Tensor):
         return _MapStyle(samples, source)
     wanted = "petm Data, an (inputs, labels) pair of tensors or a map-style dataset"
@@ -409,11 +385,6 @@ class _MapStyle(Data):
         """A SHA-256 over the labels and the first and last input; reading all would cost an epoch."""
         ends = self.inputs([0, len(self) - 1]) if len(self) else torch.empty(0)
         return fingerprint((self.source, self.labels, ends))
-
-
-def fields_of(tensors: Mapping[str, Any]) -> Fields:
-    """Returns tensors or arrays ``(N, ...)`` by name as one batch."""
-    return Fields({name: torch.as_tensor(value) for name, value in tensors.items()})
 
 
 def _as_indices(chosen: Sequence[int] | Tensor) -> Tensor:

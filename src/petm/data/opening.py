@@ -11,7 +11,7 @@ import torch
 from petm.data.arrays import ArrayArchive
 from petm.data.base import Data, TensorData
 from petm.data.image_data import ImageData
-from petm.data.images import Channels, Found, Processor, images_below, is_image
+from petm.data.images import Channels, Found, ImageProcessor, images_below, is_image
 from petm.data.labels import match_classes
 from petm.data.sources import TableRows, listed
 from petm.data.tables import TABLE_SUFFIXES, find_shards
@@ -32,7 +32,7 @@ def open_data(
     channels: Channels | None = None,
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
-    processor: Processor | None = None,
+    processor: ImageProcessor | None = None,
 ) -> Data:
     """Returns the samples at ``path``: an image folder, an image, Parquet shards or an npz archive.
 
@@ -88,16 +88,17 @@ def _load_npz(
         raise DataError(f"{path}: expected at least one image, got none. Name other data.")
     if archive.labels is not None and not np.issubdtype(archive.labels.dtype, np.integer):
         raise DataError(f"{path}: expected integer labels, got {archive.labels.dtype}. Save the class numbers.")
-    data = TensorData(torch.from_numpy(whole[1]), source=str(path))
+    images = torch.from_numpy(whole[1])
+    data = TensorData(images, source=str(path))
     numbers = data.labels.numpy() if archive.labels is None else archive.labels.astype(np.int64)
     numbers, data.classes = match_classes(numbers, (), classes, str(path))
     data.labels = torch.from_numpy(numbers)
-    if prepared and data.images.dtype == torch.uint8:
+    if prepared and images.dtype == torch.uint8:
         raise DataError(
             f"{path}: expected floats that the model's processor has made, got bytes. "
             f"Save the output of the processor, or name image files."
         )
-    shape = tuple(data.images.shape[1:])
+    shape = tuple(images.shape[1:])
     if (size and shape[1:] != tuple(size)) or (channels and shape[0] != channels):
         rule = "×".join(str(number or "?") for number in (channels, *(size or (None, None))))
         raise DataError(
