@@ -52,7 +52,7 @@ def test_texts_and_labels_come_back_as_they_were_written(tmp_path: Path, suffix:
     texts = read_texts(path)
     assert contents(texts) == TEXTS
     assert (texts.labels.dtype, texts.labels.tolist()) == (torch.int64, [2, 0, 1, 2])
-    assert (texts.classes, texts.source, texts.skipped) == ((), str(path), {})
+    assert (texts.classes, texts.source, texts.rows.skipped) == ((), str(path), {})
     assert read_texts(path, label_column=None).labels.tolist() == [UNLABELLED] * 4
     assert read_texts(path, classes="pqr").classes == ("p", "q", "r")
 
@@ -161,7 +161,7 @@ def test_blank_texts_are_counted_and_named_or_left_out(tmp_path: Path, suffix: s
         read_texts(path)
     assert str(caught.value).startswith(f"{blank[0]}: ")
     texts = read_texts(path, skip_bad=True)
-    assert (contents(texts), texts.labels.tolist(), list(texts.skipped)) == (["a", "b"], [0, 2], blank)
+    assert (contents(texts), texts.labels.tolist(), list(texts.rows.skipped)) == (["a", "b"], [0, 2], blank)
     assert texts.name(1) == f"{path}{ {'.csv': ':4', '.jsonl': ':3', '.parquet': ' row 2'}[suffix] }"
     only = write(tmp_path / f"only{suffix}", text=["", " "], label=[0, 1])
     with pytest.raises(DataError, match=r"expected at least one text, got none \(2 .* were skipped\)"):
@@ -177,7 +177,7 @@ def test_rows_that_cannot_be_read_spoil_no_others(tmp_path: Path) -> None:
     for name, lines in (("x.csv", (3, 4, 5)), ("x.jsonl", (2, 3, 4, 5, 6, 7, 8))):
         texts = read_texts(tmp_path / name, skip_bad=True)
         assert (contents(texts), texts.labels.tolist()) == (["a", "e"], [0, 1])
-        assert list(texts.skipped) == [f"{tmp_path / name}:{line}" for line in lines]
+        assert list(texts.rows.skipped) == [f"{tmp_path / name}:{line}" for line in lines]
         with pytest.raises(DataError, match=rf"{name}:{lines[0]}: expected .* \(and {len(lines) - 1} more such rows\)"):
             read_texts(tmp_path / name)
 

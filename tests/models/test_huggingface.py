@@ -159,9 +159,9 @@ def test_the_image_processor_normalises_as_its_settings_say(vit_folder: Path, mo
     assert (processor.shape, processor.value_range) == ((3, 16, 16), (-1.0, 1.0))
     grey = Image.new(mode, (30, 20), {"RGB": (51, 51, 51), "L": 51, "F": 0.2}[mode])
     expected = np.full((3, 16, 16), 2 * 0.2 - 1)
-    np.testing.assert_allclose(processor(grey), expected, atol=1e-6)
+    np.testing.assert_allclose(processor.prepare(grey), expected, atol=1e-6)
     again = pickle.loads(pickle.dumps(processor))  # as it gets to the workers of a data loader
-    np.testing.assert_allclose(again(grey), expected, atol=1e-6)
+    np.testing.assert_allclose(again.prepare(grey), expected, atol=1e-6)
 
 
 def test_the_image_processor_of_a_grey_model(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_image_processor_of_a_grey_model(tmp_path: Path) -> None:
     processor = load_processor(hf_folders.save(tmp_path, hf_folders.vit(channels=1), grey))
     assert isinstance(processor, ImageProcessor)
     assert (processor.shape, processor.value_range) == ((1, 16, 16), (-0.5, 1.5))
-    assert processor(Image.new("RGB", (5, 5), (255, 255, 255))).max() == 1.5
+    assert processor.prepare(Image.new("RGB", (5, 5), (255, 255, 255))).max() == 1.5
 
 
 def test_an_image_processor_without_a_fixed_size(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def open_inputs(
     if isinstance(processor, Tokenizer):
         column = inputs.text_column or "text"
         texts = read_texts(*paths, text_column=column, label_column=label_column, classes=classes, skip_bad=skip_bad)
-        _report(", ".join(map(str, paths)), texts.skipped, len(texts))
+        _report(", ".join(map(str, paths)), texts.rows.skipped, len(texts))
         return Tokenized(texts, processor, length=inputs.length)
     parts: list[Data] = []
     for path in paths:

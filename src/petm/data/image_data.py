@@ -1,8 +1,6 @@
 """Images read by index: listed or copied once, and decoded when read."""
 
-import sys
 from array import array
-from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -15,9 +13,19 @@ from petm._internal.files import fingerprint, sha256_of_file
 from petm._internal.progress import track
 from petm._internal.spill import ScratchFile
 from petm.data.base import Data
-from petm.data.images import LEAVE_OUT, WORKERS, Channels, Encoded, ImageError, Processor, decode, form_of, read_image
-from petm.data.labels import LabelColumn, refuse_faults
-from petm.data.sources import Source, TableRows
+from petm.data.images import (
+    LEAVE_OUT,
+    WORKERS,
+    Channels,
+    Encoded,
+    ImageError,
+    ImageProcessor,
+    decode,
+    form_of,
+    read_image,
+)
+from petm.data.labels import refuse_faults
+from petm.data.sources import ReadableRows, Source
 from petm.errors import DataError
 
 _HELD, _WRITTEN = 32 << 20, 1 << 20
@@ -66,28 +74,19 @@ class ImageData(Data):
         channels: Channels | None = None,
         classes: Sequence[str] | None = None,
         skip_bad: bool = False,
-        processor: Processor | None = None,
+        processor: ImageProcessor | None = None,
     ) -> None:
         self.source, self._root = source, root or Path()
-        self._tables = [each for each in sources if isinstance(each, TableRows)]
-        self._files, self._blobs = list[str](), Blobs()
-        self._numbers, self._ends = array("q"), list[int]()
-        labels, self.skipped = LabelColumn(), dict[str, str]()
-        for each in sources:
-            for rows in each.rows(0, sys.maxsize, _ROWS):
-                for path, row, content, label, fault in rows.each():
-                    fault = fault or labels.add(label)
-                    if fault is not None:
-                        self.skipped[path if row is None else each.place(row)] = fault
-                    elif isinstance(content, bytes):
-                        self._blobs.append(content)
-                        self._numbers.append(row or 0)
-                    else:
-                        self._files.append(str(Path(path).relative_to(self._root)))
-            self._ends.append(len(self._blobs))
+        self._found, self._files, self._blobs = ReadableRows(), list[str](), Blobs()
+        for row in self._found.each(sources, _ROWS):
+            if isinstance(row.content, bytes):
+                self._blobs.append(row.content)
+            else:
+                self._files.append(str(Path(row.path).relative_to(self._root)))
+        self.skipped = self._found.skipped
         if not skip_bad:
             refuse_faults(self.skipped, LEAVE_OUT)
-        numbers, self.classes = labels.numbers(names, classes, source)
+        numbers, self.classes = self._found.labels.numbers(names, classes, source)
         self.labels = torch.from_numpy(numbers)
         self._rows = torch.arange(len(numbers))
         if skip_bad:
@@ -127,9 +126,7 @@ class ImageData(Data):
     def name(self, index: int) -> str:
         """Returns the path of image ``index``, or the file and the row."""
         row = int(self._rows[index])
-        if self._files:
-            return str(self._root / self._files[row])
-        return self._tables[bisect_right(self._ends, row)].place(self._numbers[row])
+        return str(self._root / self._files[row]) if self._files else self._found.place(row)
 
     @cached_property
     def content(self) -> str:
@@ -138,7 +135,7 @@ class ImageData(Data):
             paths = [self._files[row] for row in self._rows.tolist()]
             sizes = torch.tensor([(self._root / path).stat().st_size for path in paths])
             return fingerprint((str(self.form), *paths, sizes, self.labels))
-        hashes = [sha256_of_file(Path(table.name)) for table in self._tables]
+        hashes = [sha256_of_file(Path(table.name)) for table in self._found.tables]
         return fingerprint((str(self.form), *hashes, self._rows, self.labels))
 
     def _encoded(self, index: int) -> Encoded:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petm._internal.files import fingerprint
 from petm._internal.storage import Located, RemotePath
 from petm.errors import ArgumentError, DataError
 
@@ -93,23 +94,26 @@ def _entries(folder: str | RemotePath, *, follow: bool) -> Iterator[tuple[str, s
             yield entry.name, entry.path, is_folder
 
 
-class Processor(Protocol):
-    """A function that prepares images for a model, such as `petm.models.hf_processors.ImageProcessor`."""
+@dataclass(frozen=True, eq=False)
+class ImageProcessor:
+    """Prepares images for a model, as the image processor of a Hugging Face folder: size, cropping and normalisation.
+
+    Attributes:
+        shape: ``(C, H, W)`` of a prepared image.
+        value_range: The least and the greatest value of a prepared image.
+        settings: All settings as text, which identifies the processor.
+        prepare: Returns float32 ``(C, H, W)`` for an image as `read_image` gives it.
+    """
+
+    shape: tuple[int, int, int]
+    value_range: tuple[float, float]
+    settings: str
+    prepare: Callable[[Image], NDArray[np.float32]]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of a prepared image."""
-
-    @property
-    def value_range(self) -> tuple[float, float]:
-        """The least and the greatest value of a prepared image."""
-
-    @property
-    def settings(self) -> str:
-        """All settings, which identify the processor."""
-
-    def __call__(self, image: Image) -> NDArray[np.float32]:
-        """Returns float32 ``(C, H, W)`` for an image as `read_image` gives it."""
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings."""
+        return fingerprint((self.settings,))
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class ImageForm:
     channels: int
     resizes: bool
     converts: bool
-    processor: Processor | None = None
+    processor: ImageProcessor | None = None
     limits: ImageLimits | None = None
 
     def __str__(self) -> str:
@@ -168,7 +172,7 @@ def form_of(
     *,
     size: tuple[int, int] | None,
     channels: Channels | None,
-    processor: Processor | None = None,
+    processor: ImageProcessor | None = None,
 ) -> ImageForm:
     """Returns the form that the user asks for, completed by the first image.
 
@@ -217,7 +221,7 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
 
     image = read_image(encoded, name, form.limits)
     if form.processor is not None:
-        return form.processor(image)
+        return form.processor.prepare(image)
     height, width = form.size
     if (image.height, image.width) != form.size:
         if not form.resizes:

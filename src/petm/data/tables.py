@@ -65,12 +65,10 @@ class Table(ABC):
 
     def class_names(self, column: str | None) -> tuple[str, ...]:
         """Returns the class names behind a column of numbers, where the file has them."""
-        del column
         return ()
 
     def kind(self, column: str) -> "pa.DataType | None":
         """Returns the type of a column, or None where each row has its own."""
-        del column
         return None
 
     def place(self, number: int) -> str:
@@ -177,7 +175,6 @@ class _LineTable(Table):
         return self._count
 
     def records(self, start: int = 0, stop: int = maxsize, size: int = 1024) -> Iterator[Record]:
-        del size
         yield from islice(self._all(), start, stop)
 
     @cached_property
