@@ -48,10 +48,6 @@ def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> To
     task: Task | None = None
     if (folder / "config.json").is_file():
         config, task = read_config(folder, trust_remote_code=trust_remote_code)
-    elif not folder.is_dir():
-        raise ModelError(
-            f"processor: expected a folder with a tokenizer or an image processor, got {folder}, which is none."
-        )
     if task is None:
         task = "SequenceClassification" if has_vocabulary(folder) else "ImageClassification"
     load = load_image_processor if task == "ImageClassification" else load_tokenizer
