@@ -13,18 +13,7 @@ from petm._internal.files import fingerprint, sha256_of_file
 from petm._internal.progress import track
 from petm._internal.spill import ScratchFile
 from petm.data.base import Data
-from petm.data.images import (
-    LEAVE_OUT,
-    WORKERS,
-    Channels,
-    Encoded,
-    ImageError,
-    ImageProcessor,
-    decode,
-    form_of,
-    read_image,
-)
-from petm.data.labels import refuse_faults
+from petm.data.images import WORKERS, Channels, Encoded, ImageError, ImageProcessor, decode, form_of, read_image
 from petm.data.sources import ReadableRows, Source
 from petm.errors import DataError
 
@@ -35,7 +24,7 @@ _ROWS = 32
 
 
 class ImageData(Data):
-    """The images of sources in their order, decoded in a few threads when read.
+    """The images of sources in their order, decoded in a few threads when read; arguments as of `open_data`.
 
     Palettes become colours, alpha is dropped, the EXIF orientation is applied, and 16-bit grey keeps its precision.
 
@@ -44,11 +33,7 @@ class ImageData(Data):
         source: Origin of the samples, for messages.
         root: The folder to which the paths of image files are relative in `content`.
         names: The data's own class names in order; empty where they have none.
-        size: Height and width to resize to, bilinear with antialiasing; None refuses images unlike the first.
-        channels: 1 or 3; None means as the first image.
-        classes: The expected class names in order, such as a model's.
-        skip_bad: Decode every image once now, and leave out what cannot be read.
-        processor: Prepares the images for a model, in place of ``size`` and ``channels``.
+        **form: Size and channels, None for those of the first image; ``skip_bad`` decodes every image once now.
 
     Attributes:
         form: The shape of every image.
@@ -78,20 +63,18 @@ class ImageData(Data):
     ) -> None:
         self.source, self._root = source, root or Path()
         self._found, self._files, self._blobs = ReadableRows(), list[str](), Blobs()
-        for row in self._found.each(sources, _ROWS):
+        for row in self._found.each(sources, _ROWS, skip_bad=skip_bad):
             if isinstance(row.content, bytes):
                 self._blobs.append(row.content)
             else:
                 self._files.append(str(Path(row.path).relative_to(self._root)))
         self.skipped = self._found.skipped
-        if not skip_bad:
-            refuse_faults(self.skipped, LEAVE_OUT)
         numbers, self.classes = self._found.labels.numbers(names, classes, source)
         self.labels = torch.from_numpy(numbers)
         self._rows = torch.arange(len(numbers))
         if skip_bad:
             bad = self._unreadable()
-            self.skipped.update((self.name(row), reason) for row, reason in bad.items())
+            self.skipped.update((self.name(row), reason) for row, reason in sorted(bad.items()))
             kept = torch.tensor([row not in bad for row in range(len(self))], dtype=torch.bool)
             self.labels, self._rows = self.labels[kept], self._rows[kept]
         if not len(self):
@@ -145,20 +128,19 @@ class ImageData(Data):
     def _unreadable(self) -> dict[int, str]:
         """Decodes every image once and returns why some fail."""
         bad: dict[int, str] = {}
+
+        def check(row: int) -> None:
+            try:
+                read_image(self._encoded(row), self.name(row))
+            except ImageError as error:
+                bad[row] = error.reason
+
         with track("check images", len(self)) as progress, ThreadPoolExecutor(WORKERS) as pool:
             for start in range(0, len(self), 256):
                 rows = range(start, min(start + 256, len(self)))
-                reasons = zip(rows, pool.map(self._reason, rows), strict=True)
-                bad |= {row: reason for row, reason in reasons if reason is not None}
+                list(pool.map(check, rows))
                 progress.advance(len(rows))
         return bad
-
-    def _reason(self, index: int) -> str | None:
-        try:
-            read_image(self._encoded(index), self.name(index))
-        except ImageError as error:
-            return error.reason
-        return None
 
 
 class Blobs:

@@ -174,14 +174,7 @@ def form_of(
     channels: Channels | None,
     processor: ImageProcessor | None = None,
 ) -> ImageForm:
-    """Returns the form that the user asks for, completed by the first image.
-
-    Args:
-        encoded: The first image.
-        name: Name of the first image, for messages.
-        size: Height and width in pixels; None means those of the first image.
-        channels: 1 or 3; None means 1 when the first image is grey, else 3.
-        processor: Prepares the images, in a size of its own.
+    """Returns the form that the user asks for: what is None is that of the first image, which is read then.
 
     Raises:
         ArgumentError: ``size`` or ``channels`` breaks its rule, or is given beside ``processor``.
@@ -208,11 +201,6 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
     """Returns one image as float32 ``(C, H, W)`` in the data set's form, in [0, 1] unless a processor is set.
 
     Resizing is bilinear with antialiasing, colour becomes grey by ITU-R 601 luma, grey is repeated over 3 channels.
-
-    Args:
-        encoded: The image.
-        name: Name of the image, for messages.
-        form: Form of the result.
 
     Raises:
         DataError: The image cannot be read, or the form does not allow its size or its colours.
@@ -244,11 +232,6 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
 
 def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -> Image:
     """Returns one upright image without alpha: mode L or RGB with 8 bits, or F in [0, 1] for 16-bit grey.
-
-    Args:
-        encoded: The image.
-        name: Name of the image, for messages.
-        limits: What is refused.
 
     Raises:
         ImageError: The image is damaged, truncated, of an unknown format, absurdly large or beyond the limits.

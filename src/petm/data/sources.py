@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from petm._internal.storage import Located, RemotePath, identity_of, locate
 from petm.data.arrays import ArrayArchive
-from petm.data.images import Found, images_below, is_image
-from petm.data.labels import LabelColumn
+from petm.data.images import LEAVE_OUT, Found, images_below, is_image
+from petm.data.labels import LabelColumn, refuse_faults
 from petm.data.tables import TABLE_SUFFIXES, Record, find_shards, open_table
 from petm.errors import DataError
 
@@ -223,8 +223,12 @@ class ReadableRows:
         self.tables, self.labels, self.skipped = list[TableRows](), LabelColumn(), dict[str, str]()
         self._numbers, self._ends = array("q"), list[int]()
 
-    def each(self, sources: Iterable[Source], size: int) -> Iterator[Row]:
-        """Yields the rows in order, of which ``size`` are read at a time."""
+    def each(self, sources: Iterable[Source], size: int, *, skip_bad: bool) -> Iterator[Row]:
+        """Yields the rows in order, of which ``size`` are read at a time.
+
+        Raises:
+            DataError: A file is not whole; or at the end, without ``skip_bad``, a row has a fault.
+        """
         for source in sources:
             for row in (row for rows in source.rows(0, sys.maxsize, size) for row in rows):
                 fault = row.fault or self.labels.add(row.label)
@@ -237,6 +241,8 @@ class ReadableRows:
             if isinstance(source, TableRows):
                 self.tables.append(source)
                 self._ends.append(len(self._numbers))
+        if not skip_bad:
+            refuse_faults(self.skipped, LEAVE_OUT)
 
     def place(self, index: int) -> str:
         """Returns the place of a row of the tables that `each` has yielded: ``train.csv:17``."""
@@ -276,18 +282,17 @@ def open_sources(
     Raises:
         DataError: There is nothing at a path, the classifier does not read its kind, or it lacks a column.
     """
+
+    def is_file_of_image(place: Located) -> bool:
+        return text_column is None and is_image(place.name) and (isinstance(place, RemotePath) or place.is_file())
+
     sources: list[Source] = []
-    images: list[Found] = []
-    for path in paths:
-        for found in _matching(path):
-            if text_column is None and is_image(found.name) and (isinstance(found, RemotePath) or found.is_file()):
-                images.append(_found(found))
-                continue
-            if images:
-                sources.append(listed(tuple(images)))
-                images.clear()
-            sources += _open_source(found, text_column, label_column)
-    return [*sources, listed(tuple(images))] if images else sources
+    for are_images, places in groupby((place for path in paths for place in _matching(path)), is_file_of_image):
+        if are_images:
+            sources.append(listed(tuple(map(_found, places))))
+        else:
+            sources += [source for place in places for source in _open_source(place, text_column, label_column)]
+    return sources
 
 
 def _open_source(path: Located, text_column: str | None, label_column: str | None) -> list[Source]:

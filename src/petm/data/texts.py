@@ -13,8 +13,8 @@ from petm._internal.files import fingerprint
 from petm._internal.progress import track
 from petm.data.base import Data
 from petm.data.fields import Fields
-from petm.data.labels import UNLABELLED, refuse_faults
-from petm.data.opening import find_files, refuse_several_splits, same_class_names
+from petm.data.labels import UNLABELLED
+from petm.data.opening import find_files, same_class_names
 from petm.data.reader import Tokenizer
 from petm.data.sources import ReadableRows, TableRows
 from petm.data.tables import TABLE_SUFFIXES
@@ -89,17 +89,15 @@ def read_texts(
     files = tuple(
         TableRows(file, text_column, label_column, texts=True, needs_labels=True)
         for path in paths
-        for file in _find(path)
+        for file in find_files(path, TABLE_SUFFIXES, "texts")
     )
     source = " + ".join(map(str, paths))
     rows, chunks, held = ReadableRows(), [], list[str]()
-    for row in rows.each(files, _ROWS):
+    for row in rows.each(files, _ROWS, skip_bad=skip_bad):
         held.append(str(row.content))
         if len(held) >= _CHUNK:
             chunks.append(pa.array(held, pa.large_string()))
             held.clear()
-    if not skip_bad:
-        refuse_faults(rows.skipped, "Correct or remove it, or leave out such rows with skip_bad=True (--skip-bad).")
     if not (held or chunks):
         lost = f" ({len(rows.skipped)} unreadable or blank ones were skipped)" if rows.skipped else ""
         raise DataError(f"{source}: expected at least one text, got none{lost}. Name other data.")
@@ -109,21 +107,6 @@ def read_texts(
         raise DataError(f"{source}: expected labels in column '{label_column}', got {got}")
     chunks.append(pa.array(held, pa.large_string()))
     return Texts(pa.chunked_array(chunks), torch.from_numpy(found), names, source, rows)
-
-
-def _find(path: str | Path) -> list[Path]:
-    """The files at a path, all of one kind."""
-    kinds = ", ".join(f"*{suffix}" for suffix in TABLE_SUFFIXES)
-    files = find_files(path)
-    if not files:
-        got = "a folder without Parquet files" if Path(path).is_dir() else "nothing there"
-        raise DataError(f"{path}: expected texts ({kinds}), got {got}. Check the path.")
-    suffixes = sorted({file.suffix.lower() for file in files})
-    if len(suffixes) > 1 or suffixes[0] not in TABLE_SUFFIXES:
-        got = " and ".join(f"'{suffix}'" for suffix in suffixes)
-        raise DataError(f"{path}: expected texts ({kinds}), got a file of the kind {got}. Convert it.")
-    refuse_several_splits(path, files)
-    return files
 
 
 class Tokenized(Data):
