@@ -121,10 +121,6 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
     The format is a magic number, big-endian sizes, then unsigned bytes; plain or gzip.
 
-    Args:
-        path: The file.
-        dimensions: 3 for images, 1 for labels.
-
     Raises:
         DataError: The file is damaged, or is no such file.
     """

@@ -259,11 +259,22 @@ class Joined(Data):
             raise ArgumentError(f"parts: expected data sets with labels, got {got}")
         self.parts = parts
         self.labels = torch.cat([part.labels for part in parts])
-        self.classes = _same_classes(parts)
+        self.classes = next((part.classes for part in parts if part.classes), ())
         self.source = " + ".join(dict.fromkeys(part.source for part in parts))
         self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
         self._positions = torch.arange(len(self))
-        _check_form(parts)
+        form = next((_form(part) for part in parts if len(part)), "")
+        for part in parts:
+            if part.classes not in ((), self.classes):
+                raise DataError(
+                    f"parts: expected the same classes everywhere, got {', '.join(self.classes)} "
+                    f"and, in {part.source}, {', '.join(part.classes)}. Open all with the same classes."
+                )
+            if len(part) and _form(part) != form:
+                raise DataError(
+                    f"parts: expected samples of one shape and type, got {form} and {_form(part)} in {part.source}. "
+                    f"Read all at one size, with the same channels."
+                )
 
     @cached_property
     def value_range(self) -> tuple[float, float]:  # type: ignore[override]
@@ -308,31 +319,11 @@ class Joined(Data):
         return int(self._ends[place]) - len(self.parts[place])
 
 
-def _same_classes(parts: Sequence[Data]) -> tuple[str, ...]:
-    named = [part for part in parts if part.classes]
-    for part in named[1:]:
-        if part.classes != named[0].classes:
-            raise DataError(
-                f"parts: expected the same classes everywhere, got {', '.join(named[0].classes)} in {named[0].source} "
-                f"and {', '.join(part.classes)} in {part.source}. Open both with the same classes."
-            )
-    return named[0].classes if named else ()
-
-
-def _check_form(parts: Sequence[Data]) -> None:
-    forms = [(_form(part.inputs([0])), part.source) for part in parts if len(part)]
-    for form, source in forms:
-        if form != forms[0][0]:
-            raise DataError(
-                f"parts: expected samples of one shape and type, got {forms[0][0]} and {form} in {source}. "
-                f"Read all at one size, with the same channels."
-            )
-
-
-def _form(sample: Inputs) -> str:
-    if isinstance(sample, Tensor):
-        return f"{tuple(sample.shape[1:])} {sample.dtype}"
-    return ", ".join(f"{name} {_form(tensor)}" for name, tensor in sorted(sample.items()))
+def _form(data: Data) -> str:
+    """Shape and dtype of the first sample, or of each of its fields."""
+    sample = data.inputs([0])
+    named = [("", sample)] if isinstance(sample, Tensor) else sorted(sample.items())
+    return ", ".join(f"{name} {tuple(tensor.shape[1:])} {tensor.dtype}".lstrip() for name, tensor in named)
 
 
 def as_data(samples: Any, *, source: str = "data") -> Data:

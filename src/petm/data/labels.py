@@ -19,11 +19,9 @@ Place: TypeAlias = tuple[str, int | None]
 
 
 def class_number(label: object, classes: Sequence[str]) -> int | None:
-    """Returns the number of the class that a label names, or None where it names none.
+    """Returns the number of the class that a name or a number, also as text, stands for; None where it is neither.
 
-    Args:
-        label: A class name; or a class number from 0 on, also as text.
-        classes: ``K`` class names; empty where the classes have none, and every number is valid.
+    Without class names every number from 0 on is valid.
     """
     if isinstance(label, str):
         label = label if label in classes else label.strip()
@@ -61,10 +59,7 @@ class LabelColumn:
         Names that are all whole numbers are numbers. Other names are matched to ``classes``; without these, a label is
         the place of its name among all names in order.
 
-        Args:
-            names: The data's own class names in order; empty where they have no order of their own.
-            classes: The expected class names in order, such as a model's.
-            source: Origin of the labels, for messages.
+        The arguments are those of `match_classes`; ``names`` are empty where they have no order of their own.
 
         Raises:
             DataError: Names and numbers are mixed, a name is a fraction, or as in `match_classes`.

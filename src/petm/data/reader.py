@@ -136,12 +136,9 @@ class Reader:
 def pad_batch(
     encoder: Tokenizer, encoded: Mapping[str, Sequence[Sequence[int]]], length: int | None = None
 ) -> dict[str, NDArray[np.int64]]:
-    """Returns encoded texts, each of at least one token, as int64 ``(n, L)`` fields by name, padded to one length.
+    """Returns encoded texts, each of at least one token, as int64 ``(n, L)`` fields by name.
 
-    Args:
-        encoder: The tokenizer.
-        encoded: Rows of tokens by field.
-        length: ``L``; None means that of the longest text.
+    All are padded to the given length, or to that of the longest.
     """
     counts = np.array([len(tokens) for tokens in encoded["input_ids"]])[:, None]
     most = length or int(counts.max())

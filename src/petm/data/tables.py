@@ -50,6 +50,11 @@ class Table(ABC):
 
     def __init__(self, path: Located, columns: Sequence[str], required: Collection[str], hint: str) -> None:
         self.path, self.columns, self.required, self.hint = path, tuple(columns), required, hint
+        self._open()
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Reads the names of the columns, and checks them."""
 
     @abstractmethod
     def count(self) -> int:
@@ -107,8 +112,7 @@ class _ParquetTable(Table):
 
     numbered = " row "
 
-    def __init__(self, path: Located, columns: Sequence[str], required: Collection[str], hint: str) -> None:
-        super().__init__(path, columns, required, hint)
+    def _open(self) -> None:
         with self._opened() as file:
             self._schema, self._rows = file.schema_arrow, int(file.metadata.num_rows)
             self._groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
@@ -167,8 +171,7 @@ class _ParquetTable(Table):
 class _LineTable(Table):
     """The rows of a file of lines, numbered by the line on which they begin, from 1."""
 
-    def __init__(self, path: Located, columns: Sequence[str], required: Collection[str], hint: str) -> None:
-        super().__init__(path, columns, required, hint)
+    def _open(self) -> None:
         next(self.records(), None)
 
     def count(self) -> int:

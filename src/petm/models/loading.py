@@ -73,7 +73,7 @@ def _find_factory(reference: str) -> Callable[..., Any]:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(f"_petm_file_{Path(place).stem}", place)
             if spec is None or spec.loader is None:
-                raise ModelError(f"model: {place} cannot be imported.")
+                raise ImportError(f"no loader for {place}")
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module  # data classes look up their own module meanwhile
             try:
@@ -83,8 +83,6 @@ def _find_factory(reference: str) -> Callable[..., Any]:
                 raise
         else:
             module = importlib.import_module(place)
-    except ModelError:
-        raise
     except Exception as error:
         raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}).") from error
     factory = getattr(module, name, None)
