@@ -49,11 +49,6 @@ class Found(NamedTuple):
     fault: str | None = None
     """Why a folder could not be listed."""
 
-    @property
-    def located(self) -> Located:
-        """The path as one that can be opened."""
-        return Path(self.path) if isinstance(self.path, str) else self.path
-
 
 def images_below(folder: Located) -> Iterator[Found]:
     """Yields the images below a folder, each folder in the order of its names; hidden ones are left out.

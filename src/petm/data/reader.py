@@ -55,7 +55,7 @@ class Reader:
     Args:
         size: Height and width to resize images to.
         channels: 1 or 3.
-        processor: Prepares images, in place of ``size`` and ``channels``.
+        processor: Prepares images, in place of ``size`` and ``channels``, which are None then.
         encoder: Tokenizer of texts; None reads images and arrays.
         length: Number of tokens to which every text is padded or cut; None means that of the longest in a batch.
     """
@@ -71,10 +71,8 @@ class Reader:
     ) -> None:
         self.encoder, self.length = encoder, length
         self.form: ImageForm | None = None
-        if processor is not None:
-            self.form = form_of(b"", "", size=None, channels=None, processor=processor)
-        elif size is not None and channels is not None:
-            self.form = ImageForm((size[0], size[1]), channels, resizes=True, converts=True)
+        if processor is not None or (size is not None and channels is not None):
+            self.form = form_of(b"", "", size=size, channels=channels, processor=processor)
         self._pool, self._requests = ThreadPoolExecutor(WORKERS), ThreadPoolExecutor(_REQUESTS)
 
     def read(self, rows: Sequence[Row]) -> Readings:

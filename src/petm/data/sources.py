@@ -112,8 +112,11 @@ class _ImageFiles(Source):
         return self._seen[1]
 
     def rows(self, start: int, stop: int, size: int) -> Iterator[list[Row]]:
-        found = islice(self.find(), start, stop)
-        yield from _chunks((Row(str(each.path), None, each.located, each.label, each.fault) for each in found), size)
+        yield from _chunks(map(self._row, islice(self.find(), start, stop)), size)
+
+    def _row(self, found: Found) -> Row:
+        content = Path(found.path) if isinstance(found.path, str) else found.path
+        return Row(str(found.path), None, content, found.label, found.fault)
 
     def parts(self, size: int) -> Iterator[Source]:
         found = self.find()

@@ -50,14 +50,6 @@ class Texts:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def text(self, index: int) -> str:
-        """Returns text ``index``."""
-        return str(self.texts[index].as_py())
-
-    def name(self, index: int) -> str:
-        """Returns where text ``index`` stands: ``train.csv:17``, ``train.parquet row 15``."""
-        return self.rows.place(index)
-
 
 def read_texts(
     *paths: str | Path,
@@ -167,12 +159,12 @@ class Tokenized(Data):
         return fingerprint((*tokens, self._counts, self.labels, str(self.length)))
 
     def name(self, index: int) -> str:
-        """Returns where text ``index`` stands."""
-        return self.texts.name(index)
+        """Returns where text ``index`` stands: ``train.csv:17``, ``train.parquet row 15``."""
+        return self.texts.rows.place(index)
 
     def text(self, index: int) -> str:
         """Returns text ``index``."""
-        return self.texts.text(index)
+        return str(self.texts.texts[index].as_py())
 
 
 def _encode(texts: Texts, encoder: Tokenizer, limit: int | None) -> tuple[dict[str, Tensor], Tensor]:

@@ -33,8 +33,10 @@ def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tok
             f"Give the tokenizer a pad_token, and the config its pad_token_id."
         )
     fills = {"input_ids": padding, "token_type_ids": tokenizer.pad_token_type_id}
-    left, rules = tokenizer.padding_side == "left", fingerprint((_rules(tokenizer),))
-    return Tokenizer(_longest(config, tokenizer), fills, left, rules, partial(_encode, tokenizer))
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # a tokenizer in Python has none
+    rules = backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
+    left, encode = tokenizer.padding_side == "left", partial(_encode, tokenizer)
+    return Tokenizer(_longest(config, tokenizer), fills, left, fingerprint((rules,)), encode)
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
@@ -71,12 +73,6 @@ def padding_id(config: Any, tokenizer: Any | None) -> int | None:
         config.eos_token_id,
     )
     return next((number for number in known if isinstance(number, int)), None)
-
-
-def _rules(tokenizer: Any) -> str:
-    """All that turns text into tokens; of a tokenizer in Python, its kind and its vocabulary."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
 
 
 def _longest(config: Any, tokenizer: Any) -> int | None:
