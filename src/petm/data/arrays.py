@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from petm._internal.storage import Located, open_binary
 from petm.errors import DataError
 
-IMAGE_NAMES = ("images", "x")
-LABEL_NAMES = ("labels", "y")
-
 _BROKEN = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What zipfile and NumPy raise for a damaged archive."""
 _CHUNK = 1 << 20
@@ -42,8 +39,8 @@ class ArrayArchive:
         try:
             with open_binary(path) as file, zipfile.ZipFile(file) as archive:
                 names = [Path(name).stem for name in archive.namelist()]
-                found = next((name for name in IMAGE_NAMES if name in names), None)
-                label = next((name for name in LABEL_NAMES if name in names), None)
+                found = next((name for name in ("images", "x") if name in names), None)
+                label = next((name for name in ("labels", "y") if name in names), None)
                 self.labels = _whole(archive, f"{label}.npy") if label else None
                 if found is not None:
                     self._member = f"{found}.npy"

@@ -261,7 +261,9 @@ class Joined(Data):
         self.labels = torch.cat([part.labels for part in parts])
         self.classes = next((part.classes for part in parts if part.classes), ())
         self.source = " + ".join(dict.fromkeys(part.source for part in parts))
-        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+        lengths = torch.tensor([len(part) for part in parts])
+        self._ends = lengths.cumsum(0)
+        self._starts = self._ends - lengths
         self._positions = torch.arange(len(self))
         form = next((_form(part) for part in parts if len(part)), "")
         for part in parts:
@@ -290,7 +292,7 @@ class Joined(Data):
         for place in places.unique().tolist():
             (rows,) = (places == place).nonzero(as_tuple=True)
             order.append(rows)
-            read.append(self.parts[place].inputs(positions[rows] - self._start(place)))
+            read.append(self.parts[place].inputs(positions[rows] - self._starts[place]))
         if len(read) <= 1:
             return read[0] if read else self.parts[0].inputs([])
         return concatenate(read)[torch.cat(order).argsort()]
@@ -313,10 +315,7 @@ class Joined(Data):
     def _found(self, index: int) -> tuple[Data, int]:
         position = int(self._positions[index])
         place = int(torch.searchsorted(self._ends, position, right=True))
-        return self.parts[place], position - self._start(place)
-
-    def _start(self, place: int) -> int:
-        return int(self._ends[place]) - len(self.parts[place])
+        return self.parts[place], position - int(self._starts[place])
 
 
 def _form(data: Data) -> str:

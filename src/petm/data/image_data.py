@@ -40,9 +40,7 @@ class ImageData(Data):
         skipped: Why images were left out, by name.
 
     Raises:
-        ArgumentError: ``size`` or ``channels`` breaks its rule.
-        DataError: A row has a fault and ``skip_bad`` is off, a class is not among ``classes``, there is no image, or
-            the first one is unreadable.
+        ArgumentError, DataError: As `open_data`.
         RunError: There is no room for a temporary file.
     """
 

@@ -57,9 +57,7 @@ class LabelColumn:
         """Returns int64 ``(N,)`` labels, ``UNLABELLED`` where there is none, and the class names that they index.
 
         Names that are all whole numbers are numbers. Other names are matched to ``classes``; without these, a label is
-        the place of its name among all names in order.
-
-        The arguments are those of `match_classes`; ``names`` are empty where they have no order of their own.
+        the place of its name among all names in order. The arguments are those of `match_classes`.
 
         Raises:
             DataError: Names and numbers are mixed, a name is a fraction, or as in `match_classes`.
@@ -122,14 +120,10 @@ def match_classes(
 def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -> dict[Place, int]:
     """Returns known labels by input and row; the last entry of an input counts.
 
-    A file has the columns ``input``, ``label`` and, where inputs are rows of files, ``row``; others are ignored. A
-    label is a class name or a class number as in the column ``label`` of grades; an empty one removes earlier ones.
-    Rows without an input are ignored, and so is an unfinished last line of JSON Lines, which ``petm serve`` leaves
-    when it is killed.
-
-    Args:
-        paths: CSV, JSON Lines or Parquet files.
-        classes: ``K`` class names; empty where the classes have none.
+    A CSV, JSON Lines or Parquet file has the columns ``input``, ``label`` and, where inputs are rows of files, ``row``;
+    others are ignored. A label is a class name or a class number as in the column ``label`` of grades; an empty one
+    removes earlier ones. Rows without an input are ignored, and so is an unfinished last line of JSON Lines, which
+    ``petm serve`` leaves when it is killed.
 
     Raises:
         DataError: A file is absent, of another kind or damaged, lacks a column, or has a row whose label or row number
