@@ -55,8 +55,7 @@ class ArrayArchive:
             raise self._broken(ValueError(f"an array of {self._dtype}"))
         with_channels(np.empty((0, *self._shape[1:]) if self._shape else (), self._dtype), str(path))
         if self.labels is not None and self.labels.shape != self._shape[:1]:
-            got = f"labels of shape {self.labels.shape}"
-            raise DataError(f"{path}: expected one label for each of {len(self)} samples, got {got}.")
+            raise DataError(f"{path}: expected labels for {len(self)} samples, got those of shape {self.labels.shape}.")
 
     def __len__(self) -> int:
         return int(self._shape[0])

@@ -95,8 +95,7 @@ def read_texts(
         raise DataError(f"{source}: expected at least one text, got none{lost}. Name other data.")
     found, names = rows.labels.numbers(same_class_names(files), classes, source)
     if label_column is not None and not (found != UNLABELLED).any():
-        got = "none. Name the column (--label-column)."
-        raise DataError(f"{source}: expected labels in column '{label_column}', got {got}")
+        raise DataError(f"{source}: expected labels in column '{label_column}', got none. Name it (--label-column).")
     chunks.append(pa.array(held, pa.large_string()))
     return Texts(pa.chunked_array(chunks), torch.from_numpy(found), names, source, rows)
 

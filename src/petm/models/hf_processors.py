@@ -48,6 +48,8 @@ def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> To
     task: Task | None = None
     if (folder / "config.json").is_file():
         config, task = read_config(folder, trust_remote_code=trust_remote_code)
+    elif not folder.is_dir():
+        raise ModelError(f"processor: expected the folder of a tokenizer or image processor, got {folder}, no folder.")
     if task is None:
         task = "SequenceClassification" if has_vocabulary(folder) else "ImageClassification"
     load = load_image_processor if task == "ImageClassification" else load_tokenizer
