@@ -10,7 +10,7 @@ from torch import nn
 
 from networks import snapshot
 from petm.adapter.model import Member
-from petm.data.base import Data, FieldsData, TensorData
+from petm.data.base import Data, TensorData
 from petm.data.fields import Fields
 from petm.errors import ArgumentError, DataError, NothingToLearnError, RunError
 from petm.fitting import estimate, fit
@@ -155,7 +155,7 @@ def test_settings_of_the_right_kind() -> None:
         ({"calibration": lambda x, y: TensorData(x[..., :20], y)}, DataError, "inputs"),
         ({"calibration": lambda x, y: TensorData(x, y, classes="jihgfedcba")}, DataError, "classes"),
         ({"calibration": lambda x, y: TensorData(x[:0], y[:0])}, DataError, "at least one sample"),
-        ({"calibration": lambda x, y: FieldsData(Fields({"x": x}), y)}, DataError, "inputs"),
+        ({"calibration": lambda x, y: TensorData(Fields({"x": x}), y)}, DataError, "inputs"),
         ({"data": lambda x, y: TensorData(x, y, classes="abc")}, DataError, "class names"),
         ({"data": lambda x, y: TensorData(x, 0 * y)}, DataError, "two classes"),
         ({"data": lambda x, y: TensorData(x[:0], y[:0])}, DataError, "at least one sample"),

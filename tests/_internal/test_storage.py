@@ -76,7 +76,7 @@ def read(addresses: list[str], **how: Any) -> list[tuple[Any, ...]]:
             readings = reader.read(rows)
             values = iter(readings.inputs if readings.inputs is not None else ())
             said = [next(values).flatten().tolist() if reason is None else reason for reason in readings.reasons]
-            found += zip(rows.inputs, rows.rows, rows.labels, said, strict=True)
+            found += [(row.path, row.number, row.label, what) for row, what in zip(rows, said, strict=True)]
     return found
 
 
@@ -157,7 +157,7 @@ def test_every_kind_of_input_from_a_store(tmp_path: Path, bucket: str, monkeypat
     put(at("t.csv"), text.getvalue().encode())
     (texts,) = open_sources([at("t.csv")], text_column="text", label_column="label")
     (rows,) = texts.rows(0, 9, 9)
-    assert (rows.contents, rows.labels, texts.count()) == (["Größe?\n", "no"], ["a", "b"], 2)
+    assert ([row[2:4] for row in rows], texts.count()) == ([("Größe?\n", "a"), ("no", "b")], 2)
     before = texts.identity()
     put(at("t.csv"), b"text\nother")
     assert texts.identity() != before

@@ -19,7 +19,7 @@ from networks import ResidualNet, TinyCNN, images, seeded, snapshot
 from petm.adapter.one_pass import dual_logits
 from petm.adapter.peft_folder import adopt_adapter
 from petm.cli import main
-from petm.data.base import Data, FieldsData, TensorData
+from petm.data.base import Data, TensorData
 from petm.data.fields import Fields
 from petm.errors import BundleError, PetmWarning
 from petm.fitting import fit_adopted
@@ -160,7 +160,7 @@ def gpt2() -> nn.Module:
 def tokens() -> Data:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, 50, (40, 7), generator=generator)
-    return FieldsData(Fields({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), torch.arange(40) % 3)
+    return TensorData(Fields({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), torch.arange(40) % 3)
 
 
 @pytest.mark.filterwarnings(OUTDATED)

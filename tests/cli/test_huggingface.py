@@ -158,7 +158,7 @@ def test_images_from_fit_to_grade(place: Path, petm: Petm) -> None:
     rows = list(csv.DictReader(out.splitlines()))
     processor = load_processor("vit")
     assert isinstance(processor, ImageProcessor)
-    pixels = np.stack([processor(Image.open(row["input"])) for row in rows])
+    pixels = np.stack([processor.prepare(Image.open(row["input"])) for row in rows])
     assert pixels.min() < -0.5, "normalised by the processor, not from 0 to 1"
     answers = load_classifier("vit")(pixel_values=torch.from_numpy(pixels)).logits
     assert [row["label_name"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]

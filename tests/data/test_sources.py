@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from PIL import Image
 import hf_folders
 from petm.data.opening import open_data
 from petm.data.reader import Reader
-from petm.data.sources import Rows, Source, open_sources
+from petm.data.sources import Row, Source, open_sources
 from petm.errors import DataError
 from petm.models.hf_processors import load_processor
 from petm.models.hf_tokenizer import Tokenizer
@@ -36,8 +35,8 @@ def png(values: NDArray[np.uint8]) -> bytes:
 
 def every(sources: list[Source], size: int = 3) -> list[tuple[Any, ...]]:
     """Input, row, label and fault of all rows."""
-    found: Iterator[Rows] = (rows for source in sources for rows in source.rows(0, source.count(), size))
-    return [row for rows in found for row in zip(rows.inputs, rows.rows, rows.labels, rows.faults, strict=True)]
+    found = (row for source in sources for rows in source.rows(0, source.count(), size) for row in rows)
+    return [(row.path, row.number, row.label, row.fault) for row in found]
 
 
 @pytest.fixture
@@ -99,7 +98,7 @@ def test_any_part_is_that_part_of_the_whole(place: Path, path: str, count: int, 
         for stop in range(start, count + 1):
             parts = list(source.rows(start, stop, 2))
             assert all(1 <= len(rows) <= 2 for rows in parts)
-            names = [(name, row) for rows in parts for name, row in zip(rows.inputs, rows.rows, strict=True)]
+            names = [row[:2] for rows in parts for row in rows]
             assert names == [row[:2] for row in whole[start:stop]]
 
 
@@ -156,9 +155,7 @@ def test_the_others_are_read_beside_a_bad_image(place: Path) -> None:
         ("f.npz", 0, np.zeros((1, 5, 5), np.float32)),
         ("g.npz", 0, np.zeros((1, 6, 5), np.uint8)),
     ]
-    names, numbers, contents = map(list, zip(*entries, strict=True))
-    rows = Rows(names, numbers, contents, [None] * 7, [None] * 7)
-    readings = Reader(size=(6, 5), channels=1).read(rows)
+    readings = Reader(size=(6, 5), channels=1).read([Row(*entry) for entry in entries])
     assert isinstance(readings.inputs, np.ndarray)
     assert readings.inputs.shape == (2, 1, 6, 5)
     assert [reason is None for reason in readings.reasons] == [True, False, False, False, False, False, True]

@@ -40,7 +40,7 @@ def write(path: Path, **columns: Sequence[Any]) -> Path:
 
 
 def contents(texts: Texts) -> list[str]:
-    return [texts.text(index) for index in range(len(texts))]
+    return [texts.texts[index].as_py() for index in range(len(texts))]
 
 
 TEXTS = ["a plain one", 'with "quotes", commas', "två lines\nof text", "  padded "]
@@ -52,7 +52,7 @@ def test_texts_and_labels_come_back_as_they_were_written(tmp_path: Path, suffix:
     texts = read_texts(path)
     assert contents(texts) == TEXTS
     assert (texts.labels.dtype, texts.labels.tolist()) == (torch.int64, [2, 0, 1, 2])
-    assert (texts.classes, texts.source, texts.skipped) == ((), str(path), {})
+    assert (texts.classes, texts.source, texts.rows.skipped) == ((), str(path), {})
     assert read_texts(path, label_column=None).labels.tolist() == [UNLABELLED] * 4
     assert read_texts(path, classes="pqr").classes == ("p", "q", "r")
 
@@ -86,7 +86,7 @@ def test_a_sample_is_named_by_its_place(tmp_path: Path, suffix: str) -> None:
         ".jsonl": [f"{path}:{line}" for line in (1, 2, 3, 4)],
         ".parquet": [f"{path} row {row}" for row in range(4)],
     }
-    assert [texts.name(index) for index in range(4)] == expected[suffix]
+    assert [texts.rows.place(index) for index in range(4)] == expected[suffix]
 
 
 def test_empty_lines_count_but_are_no_samples(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_empty_lines_count_but_are_no_samples(tmp_path: Path) -> None:
     for name, lines in (("x.csv", (2, 4)), ("x.jsonl", (1, 3))):
         texts = read_texts(tmp_path / name)
         assert (contents(texts), texts.labels.tolist()) == (["a", "b"], [1, 0])
-        assert [texts.name(index) for index in range(2)] == [f"{tmp_path / name}:{line}" for line in lines]
+        assert [texts.rows.place(index) for index in range(2)] == [f"{tmp_path / name}:{line}" for line in lines]
 
 
 def test_integers_of_a_csv_file_are_names_only_where_the_classes_say_so(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_several_files(tmp_path: Path) -> None:
         found = read_texts(path)
         assert (contents(found), found.labels.tolist()) == (["one", "two", "three"], [1, 0, 2])
         assert found.classes == ("x", "y", "z")
-    assert read_texts(tmp_path / "*.csv").name(2) == f"{tmp_path / 'b.csv'}:2"
-    assert read_texts(tmp_path / "*.parquet").name(2) == f"{tmp_path / 'b.parquet'} row 0"
+    assert read_texts(tmp_path / "*.csv").rows.place(2) == f"{tmp_path / 'b.csv'}:2"
+    assert read_texts(tmp_path / "*.parquet").rows.place(2) == f"{tmp_path / 'b.parquet'} row 0"
     with pytest.raises(DataError, match=r"a.\*: "):
         read_texts(tmp_path / "a.*")
     write(tmp_path / "train.csv", text=["a"], label=["b"])
@@ -161,8 +161,8 @@ def test_blank_texts_are_counted_and_named_or_left_out(tmp_path: Path, suffix: s
         read_texts(path)
     assert str(caught.value).startswith(f"{blank[0]}: ")
     texts = read_texts(path, skip_bad=True)
-    assert (contents(texts), texts.labels.tolist(), list(texts.skipped)) == (["a", "b"], [0, 2], blank)
-    assert texts.name(1) == f"{path}{ {'.csv': ':4', '.jsonl': ':3', '.parquet': ' row 2'}[suffix] }"
+    assert (contents(texts), texts.labels.tolist(), list(texts.rows.skipped)) == (["a", "b"], [0, 2], blank)
+    assert texts.rows.place(1) == f"{path}{ {'.csv': ':4', '.jsonl': ':3', '.parquet': ' row 2'}[suffix] }"
     only = write(tmp_path / f"only{suffix}", text=["", " "], label=[0, 1])
     with pytest.raises(DataError, match=r"expected at least one text, got none \(2 .* were skipped\)"):
         read_texts(only, skip_bad=True)
@@ -177,7 +177,7 @@ def test_rows_that_cannot_be_read_spoil_no_others(tmp_path: Path) -> None:
     for name, lines in (("x.csv", (3, 4, 5)), ("x.jsonl", (2, 3, 4, 5, 6, 7, 8))):
         texts = read_texts(tmp_path / name, skip_bad=True)
         assert (contents(texts), texts.labels.tolist()) == (["a", "e"], [0, 1])
-        assert list(texts.skipped) == [f"{tmp_path / name}:{line}" for line in lines]
+        assert list(texts.rows.skipped) == [f"{tmp_path / name}:{line}" for line in lines]
         with pytest.raises(DataError, match=rf"{name}:{lines[0]}: expected .* \(and {len(lines) - 1} more such rows\)"):
             read_texts(tmp_path / name)
 
@@ -256,10 +256,10 @@ def test_long_texts_and_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     long, count = "word " * 100_000, 3000  # longer than the csv module's limit, more rows than one chunk
     path = write(tmp_path / "x.csv", text=[long, *map(str, range(count))], label=[n % 7 for n in range(count + 1)])
     texts = read_texts(path)
-    assert texts.text(0) == long
-    assert texts.text(count) == str(count - 1)
+    assert texts.texts[0].as_py() == long
+    assert texts.texts[count].as_py() == str(count - 1)
     assert texts.labels.tolist() == [n % 7 for n in range(count + 1)]
-    assert texts.name(count) == f"{path}:{count + 2}"
+    assert texts.rows.place(count) == f"{path}:{count + 2}"
 
 
 def test_several_paths_are_read_in_order(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_several_paths_are_read_in_order(tmp_path: Path) -> None:
     two = write(tmp_path / "b.parquet", text=["c"], label=["z"])
     texts = read_texts(one, two)
     assert (contents(texts), texts.labels.tolist(), texts.classes) == (["a", "b", "c"], [1, 0, 2], ("x", "y", "z"))
-    assert [texts.name(index) for index in (1, 2)] == [f"{one}:3", f"{two} row 0"]
+    assert [texts.rows.place(index) for index in (1, 2)] == [f"{one}:3", f"{two} row 0"]
 
 
 def test_the_real_trec() -> None:
@@ -276,7 +276,7 @@ def test_the_real_trec() -> None:
         pytest.skip("PETM_DATA_DIR is not set: TREC is read from there")
     texts = read_texts(Path(root) / "trec" / "train.parquet", classes=["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"])
     assert len(texts) == 5452
-    assert (texts.text(0), int(texts.labels[0])) == ("How did serfdom develop in and then leave Russia ?", 1)
+    assert (texts.texts[0].as_py(), int(texts.labels[0])) == ("How did serfdom develop in and then leave Russia ?", 1)
     assert len(texts.labels.unique()) == 6
 
 

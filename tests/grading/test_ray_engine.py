@@ -60,7 +60,7 @@ def test_pieces_are_all_inputs_once(place: Tensor) -> None:
     sources = open_sources(["a.npz", "b.npz", "c.npz"])
     found = [part for source in sources for part in source.parts(150)]
     assert [piece.count() for piece in found] == [150, 150, 150, 50, 1, 150, 150, 100]
-    rows = [row for piece in found for part in piece.rows(0, piece.count(), 64) for row in part.rows]
+    rows = [row.number for piece in found for part in piece.rows(0, piece.count(), 64) for row in part]
     assert rows == [*range(500), None, *range(400)]
 
 

@@ -46,7 +46,7 @@ def test_plain_processors(tmp_path, settings):
     for shape in ((16, 16, 3), (100, 31, 3), (5, 64, 3), (40, 40)):
         image = Image.fromarray(generator.integers(0, 256, shape, np.uint8))
         span = processor.value_range[1] - processor.value_range[0]
-        np.testing.assert_allclose(form(image), processor(image), rtol=0, atol=1e-5 * max(1, span))
+        np.testing.assert_allclose(form(image), processor.prepare(image), rtol=0, atol=1e-5 * max(1, span))
 
 
 def test_grey(tmp_path):
@@ -54,7 +54,7 @@ def test_grey(tmp_path):
     form = plain_form(processor)
     image = Image.fromarray(np.random.default_rng(5).integers(0, 256, (30, 40, 3), np.uint8))
     assert form.channels == 1
-    np.testing.assert_allclose(form(image), processor(image), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(form(image), processor.prepare(image), rtol=0, atol=1e-5)
 
 
 def test_a_processor_that_crops_has_none(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 
 import hf_folders
 from petm.errors import ModelError
-from petm.models.hf_classifier import class_count, class_names, load_classifier
+from petm.models.hf_classifier import load_classifier, read_classes
 from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.loading import load_model
@@ -89,13 +89,11 @@ def test_weights_are_those_of_the_folder_and_keep_their_precision(bert_folder: P
 
 
 def test_class_names(bert_folder: Path, tmp_path: Path) -> None:
-    assert class_names(bert_folder) == hf_folders.KINDS
-    assert class_count(bert_folder) == 3
+    assert read_classes(bert_folder) == (3, hf_folders.KINDS)
     many = [f"class {number}" for number in range(12)]  # 10 comes behind 9, not behind 1
-    assert class_names(hf_folders.save(tmp_path / "many", hf_folders.bert(many))) == tuple(many)
+    assert read_classes(hf_folders.save(tmp_path / "many", hf_folders.bert(many))) == (len(many), tuple(many))
     unnamed = hf_folders.save(tmp_path / "unnamed", hf_folders.bert(["LABEL_0", "LABEL_1"]))
-    assert class_names(unnamed) == ()
-    assert class_count(unnamed) == 2
+    assert read_classes(unnamed) == (2, ())
 
 
 def test_the_tokenizer_adds_its_tokens_and_cuts_between_them(bert_folder: Path) -> None:
@@ -159,9 +157,9 @@ def test_the_image_processor_normalises_as_its_settings_say(vit_folder: Path, mo
     assert (processor.shape, processor.value_range) == ((3, 16, 16), (-1.0, 1.0))
     grey = Image.new(mode, (30, 20), {"RGB": (51, 51, 51), "L": 51, "F": 0.2}[mode])
     expected = np.full((3, 16, 16), 2 * 0.2 - 1)
-    np.testing.assert_allclose(processor(grey), expected, atol=1e-6)
+    np.testing.assert_allclose(processor.prepare(grey), expected, atol=1e-6)
     again = pickle.loads(pickle.dumps(processor))  # as it gets to the workers of a data loader
-    np.testing.assert_allclose(again(grey), expected, atol=1e-6)
+    np.testing.assert_allclose(again.prepare(grey), expected, atol=1e-6)
 
 
 def test_the_image_processor_of_a_grey_model(tmp_path: Path) -> None:
@@ -169,7 +167,7 @@ def test_the_image_processor_of_a_grey_model(tmp_path: Path) -> None:
     processor = load_processor(hf_folders.save(tmp_path, hf_folders.vit(channels=1), grey))
     assert isinstance(processor, ImageProcessor)
     assert (processor.shape, processor.value_range) == ((1, 16, 16), (-0.5, 1.5))
-    assert processor(Image.new("RGB", (5, 5), (255, 255, 255))).max() == 1.5
+    assert processor.prepare(Image.new("RGB", (5, 5), (255, 255, 255))).max() == 1.5
 
 
 def test_an_image_processor_without_a_fixed_size(tmp_path: Path) -> None:
@@ -268,13 +266,13 @@ def test_code_of_its_own_is_run_only_when_trusted(
     places = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.OwnForSequenceClassification"}
     change(copied / "config.json", auto_map=places, model_type="own", architectures=["OwnForSequenceClassification"])
     message = r"expected a model of transformers' own in .*copied, got one with code of its own.*--trust-remote-code"
-    for load in (load_classifier, load_processor, class_names, class_count):
+    for load in (load_classifier, load_processor, read_classes):
         with pytest.raises(ModelError, match=message):
             load(copied)
     assert not (tmp_path / "modules").exists()
     model = load_model(f"hf:{copied}", trust_remote_code=True)
     assert type(model).__name__ == "OwnForSequenceClassification"
-    assert class_names(copied, trust_remote_code=True) == hf_folders.KINDS
+    assert read_classes(copied, trust_remote_code=True) == (3, hf_folders.KINDS)
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "preprocessor_config.json"])

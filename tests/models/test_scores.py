@@ -12,7 +12,6 @@ from petm.models.scores import (
     disagreement,
     energy,
     entropy,
-    jensen_shannon,
     margin,
     maximum_softmax,
     mean_of_both,
@@ -137,14 +136,6 @@ def exact_mean_of_both(base: Tensor, second: Tensor) -> Decimal:
     return 1 - (exact(base)[chosen] + exact(second)[chosen]) / 2
 
 
-def exact_jensen_shannon(base: Tensor, second: Tensor) -> Decimal:
-    total = Decimal(0)
-    for p, q in zip(exact(base), exact(second), strict=True):
-        middle = (p + q) / 2
-        total += (p * (p / middle).ln() + q * (q / middle).ln()) / 2
-    return total
-
-
 EXACT = {
     "maximum_softmax": exact_maximum_softmax,
     "entropy": exact_entropy,
@@ -152,7 +143,6 @@ EXACT = {
     "energy": exact_energy,
     "second_opinion": exact_second_opinion,
     "mean_of_both": exact_mean_of_both,
-    "jensen_shannon": exact_jensen_shannon,
 }
 
 
@@ -179,16 +169,8 @@ def test_the_surest_predictions_keep_apart_and_in_order(name: str) -> None:
 
 def test_equal_opinions_do_not_diverge() -> None:
     base, _ = pair()
-    assert bool((jensen_shannon(base, base) == 0).all())
     assert torch.equal(mean_of_both(base, base), maximum_softmax(base))
     assert torch.equal(opposition(base, base), margin(base))
-
-
-def test_jensen_shannon_is_symmetric_and_ends_at_ln_2() -> None:
-    base, second = pair(scale=30)
-    np.testing.assert_allclose(jensen_shannon(base, second), jensen_shannon(second, base), rtol=1e-9)
-    opposed = jensen_shannon(torch.tensor([[2000.0, 0.0, 0.0]]), torch.tensor([[0.0, 2000.0, 0.0]]))
-    assert opposed.item() == pytest.approx(np.log(2), rel=1e-15)
 
 
 def test_no_preference_at_all() -> None:

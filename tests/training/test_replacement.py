@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from networks import TinyCNN, images, seeded
 from petm.adapter.model import attach_adapter
-from petm.data.base import Data, FieldsData, TensorData
+from petm.data.base import Data, TensorData
 from petm.data.fields import Fields
 from petm.errors import ArgumentError
 from petm.models.loading import ADDED
@@ -246,7 +246,7 @@ class Words(nn.Module):
 def test_steps_for_text_are_made_when_read(direction: str) -> None:
     model = seeded(Words)
     words = torch.randint(9, (20, 4), generator=torch.Generator().manual_seed(0))
-    data, errors = FieldsData(Fields({"words": words}), torch.arange(20) % 3), ErrorSet(torch.arange(10, 20), words, 20)
+    data, errors = TensorData(Fields({"words": words}), torch.arange(20) % 3), ErrorSet(torch.arange(10, 20), words, 20)
     how: dict[str, Any] = {"epsilon": 0.3, "direction": direction}
     held, made = (replace_errors(model, data, errors, budget=budget, **how) for budget in (None, 10 * 4 * 5 * 2 - 1))
     for indices in (range(20), [12, 3, 12], [0, 1], []):

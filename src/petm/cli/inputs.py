@@ -14,7 +14,7 @@ from petm.data.opening import open_data
 from petm.data.texts import Tokenized, read_texts
 from petm.errors import ArgumentError, DataError
 from petm.grading.provenance import InputOrigin
-from petm.models.hf_classifier import class_count, class_names
+from petm.models.hf_classifier import read_classes
 from petm.models.hf_folder import folder_of
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.prediction import check_labels
@@ -38,7 +38,7 @@ def open_inputs(
     if isinstance(processor, Tokenizer):
         column = inputs.text_column or "text"
         texts = read_texts(*paths, text_column=column, label_column=label_column, classes=classes, skip_bad=skip_bad)
-        _report(", ".join(map(str, paths)), texts.skipped, len(texts))
+        _report(", ".join(map(str, paths)), texts.rows.skipped, len(texts))
         return Tokenized(texts, processor, length=inputs.length)
     parts: list[Data] = []
     for path in paths:
@@ -83,10 +83,10 @@ def open_labelled(
     classes = tuple(names.split(",")) if names else None
     folder, count = folder_of(reference), 0
     if folder is not None:
-        count = class_count(folder, trust_remote_code=trust_remote_code)
+        count, own = read_classes(folder, trust_remote_code=trust_remote_code)
         if classes and len(classes) != count:
             raise ArgumentError(f"classes: expected {count} names, one for each class of {folder}, got {len(classes)}.")
-        classes = classes or class_names(folder, trust_remote_code=trust_remote_code)
+        classes = classes or own
     data = open_inputs(paths, inputs, skip_bad=skip_bad, classes=classes, trust_remote_code=trust_remote_code, **how)
     if folder is not None and len(data.classes) not in (0, count):
         raise DataError(

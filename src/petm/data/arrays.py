@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -16,14 +17,10 @@ from numpy.typing import NDArray
 from petm._internal.storage import Located, open_binary
 from petm.errors import DataError
 
-IMAGE_NAMES = ("images", "x")
-LABEL_NAMES = ("labels", "y")
-
 _BROKEN = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What zipfile and NumPy raise for a damaged archive."""
 _CHUNK = 1 << 20
 """Bytes that are read at a time."""
-_IDX_KINDS = {1: "labels", 3: "images"}  # by the number of dimensions
 
 
 class ArrayArchive:
@@ -42,8 +39,8 @@ class ArrayArchive:
         try:
             with open_binary(path) as file, zipfile.ZipFile(file) as archive:
                 names = [Path(name).stem for name in archive.namelist()]
-                found = next((name for name in IMAGE_NAMES if name in names), None)
-                label = next((name for name in LABEL_NAMES if name in names), None)
+                found = next((name for name in ("images", "x") if name in names), None)
+                label = next((name for name in ("labels", "y") if name in names), None)
                 self.labels = _whole(archive, f"{label}.npy") if label else None
                 if found is not None:
                     self._member = f"{found}.npy"
@@ -58,8 +55,7 @@ class ArrayArchive:
             raise self._broken(ValueError(f"an array of {self._dtype}"))
         with_channels(np.empty((0, *self._shape[1:]) if self._shape else (), self._dtype), str(path))
         if self.labels is not None and self.labels.shape != self._shape[:1]:
-            got = f"labels of shape {self.labels.shape}"
-            raise DataError(f"{path}: expected one label for each of {len(self)} samples, got {got}.")
+            raise DataError(f"{path}: expected labels for {len(self)} samples, got those of shape {self.labels.shape}.")
 
     def __len__(self) -> int:
         return int(self._shape[0])
@@ -76,7 +72,7 @@ class ArrayArchive:
                 _header(stream)
                 whole = None if self._in_rows else _whole(archive, self._member)  # by columns: no row stands together
                 if whole is None:
-                    _skip(stream, start * self._dtype.itemsize * math.prod(self._shape[1:]))
+                    stream.seek(start * self._dtype.itemsize * math.prod(self._shape[1:]), os.SEEK_CUR)
                 for first in range(start, stop, size):
                     count = min(size, stop - first)
                     part = whole[first : first + count] if whole is not None else self._read(stream, count)
@@ -121,34 +117,19 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
     The format is a magic number, big-endian sizes, then unsigned bytes; plain or gzip.
 
-    Args:
-        path: The file.
-        dimensions: 3 for images, 1 for labels.
-
     Raises:
         DataError: The file is damaged, or is no such file.
     """
     content = read_content(path)
-    kind, header = _IDX_KINDS[dimensions], 4 + 4 * dimensions
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        start = content[:4].hex(" ") or "an empty file"
-        wanted = "an idx file of unsigned bytes (it starts with 00 00 08)"
-        raise DataError(f"{path}: expected {wanted}, got {start}. Fetch it again.")
-    if content[3] != dimensions:
-        known = _IDX_KINDS.get(content[3])
-        other = f", as a file of {known} has: are the two swapped?" if known else "."
-        raise DataError(
-            f"{path}: expected idx {kind} with {dimensions} dimensions, got {content[3]}{other} Check the file names."
-        )
-    if len(content) < header:
-        raise DataError(f"{path}: expected a header of {header} bytes, got {len(content)}. Fetch it again.")
+    start, header = bytes((0, 0, 8, dimensions)), 4 + 4 * dimensions
+    if not content.startswith(start) or len(content) < header:
+        got = content[:header].hex(" ") or "an empty file"
+        wanted = f"an idx file of bytes in {dimensions} dimensions (it starts with {start.hex(' ')}, and sizes)"
+        raise DataError(f"{path}: expected {wanted}, got {got}. Check that images and labels are not swapped.")
     sizes = struct.unpack(f">{dimensions}I", content[4:header])
-    expected, got, shape = math.prod(sizes), len(content) - header, "×".join(map(str, sizes))
-    if got != expected:
-        fault = "truncated" if got < expected else "trailing bytes"
-        raise DataError(f"{path}: expected {shape} = {expected} bytes of {kind}, got {got} ({fault}). Fetch it again.")
-    if not expected:
-        raise DataError(f"{path}: expected at least one sample, got sizes {shape}. Fetch it again.")
+    if not len(content) - header == math.prod(sizes) > 0:
+        wanted = f"{'×'.join(map(str, sizes))} = {math.prod(sizes)} bytes, at least one"
+        raise DataError(f"{path}: expected {wanted}, got {len(content) - header}. Fetch it again.")
     return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(sizes)
 
 
@@ -173,11 +154,3 @@ def _whole(archive: zipfile.ZipFile, member: str) -> NDArray[Any]:
     with archive.open(member) as stream:
         array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
         return array
-
-
-def _skip(stream: IO[bytes], count: int) -> None:
-    while count > 0:
-        read = len(stream.read(min(count, _CHUNK)))
-        if not read:
-            raise EOFError("the end of the file before the row to continue at")
-        count -= read

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from petm._internal.files import fingerprint
-from petm.data.fields import Fields, Inputs, concatenate, tensors_of
+from petm.data.fields import Fields, Inputs, as_batch, concatenate, tensors_of
 from petm.data.labels import UNLABELLED
 from petm.errors import ArgumentError, DataError
 
@@ -59,7 +59,6 @@ class Data(Dataset[Batch], ABC):
 
     def text(self, index: int) -> str:
         """Returns the text of sample ``index``; empty where the samples are no texts."""
-        del index
         return ""
 
     def __len__(self) -> int:
@@ -100,7 +99,7 @@ class Data(Dataset[Batch], ABC):
 
     def in_memory(self, budget: int = 1 << 30) -> "Data":
         """Returns the same samples decoded once and held as tensors, or itself where that exceeds ``budget`` bytes."""
-        if not len(self) or isinstance(self, TensorData | FieldsData):
+        if not len(self) or isinstance(self, TensorData):
             return self
         first = self.inputs([0])
         if isinstance(first, Fields) or first.nbytes * len(self) > budget:  # tokens are in memory already
@@ -119,11 +118,13 @@ class TensorData(Data):
     """Samples held in memory.
 
     Args:
-        images: float ``(N, ...)``, or uint8 ``(N, ...)`` that is divided by 255 as it is read.
+        images: float ``(N, ...)``, or uint8 ``(N, ...)`` that is divided by 255 as it is read; or `Fields`, such as
+            tokens, which are read as they are.
         labels: int64 ``(N,)``; None means unlabelled.
         classes: Class names.
         source: Origin of the samples, for messages.
-        value_range: As in `Data`; None means 0 and 1 for uint8, the least and greatest value present for floats.
+        value_range: As in `Data`; None means 0 and 1 for uint8, the least and greatest value present for floats, and
+            no limits for fields.
 
     Raises:
         DataError: Images are neither float nor uint8, lengths differ, or a value is NaN or infinite.
@@ -133,7 +134,7 @@ class TensorData(Data):
 
     def __init__(
         self,
-        images: Tensor,
+        images: Inputs,
         labels: Tensor | None = None,
         *,
         classes: Sequence[str] = (),
@@ -141,61 +142,39 @@ class TensorData(Data):
         value_range: tuple[float, float] | None = None,
     ) -> None:
         self.images, self.classes, self.source = images, tuple(classes), source
-        if not (images.is_floating_point() or images.dtype == torch.uint8):
+        if isinstance(images, Tensor) and not (images.is_floating_point() or images.dtype == torch.uint8):
             raise DataError(f"{source}: expected images of dtype float or uint8, got {images.dtype}. Convert them.")
-        self.labels = _one_label_each(labels, len(images), source)
+        self.labels = torch.full((len(images),), UNLABELLED) if labels is None else labels.to(torch.int64)
+        if self.labels.shape != (len(images),):
+            got = f"labels of shape {tuple(self.labels.shape)}"
+            raise DataError(f"{source}: expected one label for each of {len(images)} samples, got {got}.")
         check_finite(images, source)
-        if value_range is None:
-            value_range = (0.0, 1.0)
-            if images.is_floating_point() and images.numel():
-                value_range = (float(images.min()), float(images.max()))
-        self.value_range = value_range
+        self.value_range = value_range or _values_in(images)
 
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)``: the inputs at ``indices``, in that order."""
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns float32 ``(n, C, H, W)`` or fields: the inputs at ``indices``, in that order."""
         images = self.images[torch.as_tensor(indices, dtype=torch.int64)]
+        if isinstance(images, Fields):
+            return images
         return images.float() if images.is_floating_point() else images.float().div_(255)
 
     @cached_property
     def content(self) -> str:
         """A SHA-256 over images and labels."""
-        return fingerprint((self.images, self.labels))
+        named = sorted(self.images.items()) if isinstance(self.images, Fields) else [("", self.images)]
+        return fingerprint((*(part for pair in named for part in pair), self.labels))
 
     def name(self, index: int) -> str:
         """Returns the name that the sample had where it was read, or its number."""
         return self.names[index] if self.names else str(index)
 
 
-class FieldsData(Data):
-    """Samples of several tensors by name, such as tokens, held in memory; the arguments are those of `TensorData`."""
-
-    value_range = (-float("inf"), float("inf"))
-
-    def __init__(
-        self, fields: Fields, labels: Tensor | None = None, *, classes: Sequence[str] = (), source: str = "tensors"
-    ) -> None:
-        self.fields, self.classes, self.source = fields, tuple(classes), source
-        self.labels = _one_label_each(labels, len(fields), source)
-        check_finite(fields, source)
-
-    def inputs(self, indices: Sequence[int] | Tensor) -> Fields:
-        """Returns the fields at ``indices``, in that order."""
-        return self.fields[torch.as_tensor(indices, dtype=torch.int64)]
-
-    @cached_property
-    def content(self) -> str:
-        """A SHA-256 over names, tensors and labels."""
-        parts = (part for name, tensor in sorted(self.fields.items()) for part in (name, tensor))
-        return fingerprint((*parts, self.labels))
-
-
-def _one_label_each(labels: Tensor | None, n: int, source: str) -> Tensor:
-    if labels is None:
-        return torch.full((n,), UNLABELLED)
-    if labels.shape != (n,):
-        got = f"labels of shape {tuple(labels.shape)}"
-        raise DataError(f"{source}: expected one label for each of {n} samples, got {got}.")
-    return labels.to(torch.int64)
+def _values_in(images: Inputs) -> tuple[float, float]:
+    if isinstance(images, Fields):
+        return -float("inf"), float("inf")
+    if not images.is_floating_point() or not images.numel():
+        return 0.0, 1.0
+    return float(images.min()), float(images.max())
 
 
 class Subset(Data):
@@ -280,11 +259,24 @@ class Joined(Data):
             raise ArgumentError(f"parts: expected data sets with labels, got {got}")
         self.parts = parts
         self.labels = torch.cat([part.labels for part in parts])
-        self.classes = _same_classes(parts)
+        self.classes = next((part.classes for part in parts if part.classes), ())
         self.source = " + ".join(dict.fromkeys(part.source for part in parts))
-        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+        lengths = torch.tensor([len(part) for part in parts])
+        self._ends = lengths.cumsum(0)
+        self._starts = self._ends - lengths
         self._positions = torch.arange(len(self))
-        _check_form(parts)
+        form = next((_form(part) for part in parts if len(part)), "")
+        for part in parts:
+            if part.classes not in ((), self.classes):
+                raise DataError(
+                    f"parts: expected the same classes everywhere, got {', '.join(self.classes)} "
+                    f"and, in {part.source}, {', '.join(part.classes)}. Open all with the same classes."
+                )
+            if len(part) and _form(part) != form:
+                raise DataError(
+                    f"parts: expected samples of one shape and type, got {form} and {_form(part)} in {part.source}. "
+                    f"Read all at one size, with the same channels."
+                )
 
     @cached_property
     def value_range(self) -> tuple[float, float]:  # type: ignore[override]
@@ -300,7 +292,7 @@ class Joined(Data):
         for place in places.unique().tolist():
             (rows,) = (places == place).nonzero(as_tuple=True)
             order.append(rows)
-            read.append(self.parts[place].inputs(positions[rows] - self._start(place)))
+            read.append(self.parts[place].inputs(positions[rows] - self._starts[place]))
         if len(read) <= 1:
             return read[0] if read else self.parts[0].inputs([])
         return concatenate(read)[torch.cat(order).argsort()]
@@ -323,37 +315,14 @@ class Joined(Data):
     def _found(self, index: int) -> tuple[Data, int]:
         position = int(self._positions[index])
         place = int(torch.searchsorted(self._ends, position, right=True))
-        return self.parts[place], position - self._start(place)
-
-    def _start(self, place: int) -> int:
-        return int(self._ends[place]) - len(self.parts[place])
+        return self.parts[place], position - int(self._starts[place])
 
 
-def _same_classes(parts: Sequence[Data]) -> tuple[str, ...]:
-    named = [part for part in parts if part.classes]
-    for part in named[1:]:
-        if part.classes != named[0].classes:
-            raise DataError(
-                f"parts: expected the same classes everywhere, got {', '.join(named[0].classes)} in {named[0].source} "
-                f"and {', '.join(part.classes)} in {part.source}. Open both with the same classes."
-            )
-    return named[0].classes if named else ()
-
-
-def _check_form(parts: Sequence[Data]) -> None:
-    forms = [(_form(part.inputs([0])), part.source) for part in parts if len(part)]
-    for form, source in forms:
-        if form != forms[0][0]:
-            raise DataError(
-                f"parts: expected samples of one shape and type, got {forms[0][0]} and {form} in {source}. "
-                f"Read all at one size, with the same channels."
-            )
-
-
-def _form(sample: Inputs) -> str:
-    if isinstance(sample, Tensor):
-        return f"{tuple(sample.shape[1:])} {sample.dtype}"
-    return ", ".join(f"{name} {_form(tensor)}" for name, tensor in sorted(sample.items()))
+def _form(data: Data) -> str:
+    """Shape and dtype of the first sample, or of each of its fields."""
+    sample = data.inputs([0])
+    named = [("", sample)] if isinstance(sample, Tensor) else sorted(sample.items())
+    return ", ".join(f"{name} {tuple(tensor.shape[1:])} {tensor.dtype}".lstrip() for name, tensor in named)
 
 
 def as_data(samples: Any, *, source: str = "data") -> Data:
@@ -372,11 +341,8 @@ def as_data(samples: Any, *, source: str = "data") -> Data:
         return samples
     if isinstance(samples, tuple) and len(samples) == 2:
         inputs, labels = samples
-        if isinstance(inputs, Fields | Mapping):
-            fields = inputs if isinstance(inputs, Fields) else fields_of(inputs)
-            return FieldsData(fields, torch.as_tensor(labels), source=source)
-        if all(isinstance(part, Tensor | np.ndarray) for part in samples):
-            return TensorData(torch.as_tensor(inputs), torch.as_tensor(labels), source=source)
+        if isinstance(inputs, Tensor | np.ndarray | Fields | Mapping):
+            return TensorData(as_batch(inputs), torch.as_tensor(labels), source=source)
     if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, Tensor):
         return _MapStyle(samples, source)
     wanted = "petm Data, an (inputs, labels) pair of tensors or a map-style dataset"
@@ -409,11 +375,6 @@ class _MapStyle(Data):
         """A SHA-256 over the labels and the first and last input; reading all would cost an epoch."""
         ends = self.inputs([0, len(self) - 1]) if len(self) else torch.empty(0)
         return fingerprint((self.source, self.labels, ends))
-
-
-def fields_of(tensors: Mapping[str, Any]) -> Fields:
-    """Returns tensors or arrays ``(N, ...)`` by name as one batch."""
-    return Fields({name: torch.as_tensor(value) for name, value in tensors.items()})
 
 
 def _as_indices(chosen: Sequence[int] | Tensor) -> Tensor:

@@ -1,8 +1,6 @@
 """Images read by index: listed or copied once, and decoded when read."""
 
-import sys
 from array import array
-from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -15,9 +13,8 @@ from petm._internal.files import fingerprint, sha256_of_file
 from petm._internal.progress import track
 from petm._internal.spill import ScratchFile
 from petm.data.base import Data
-from petm.data.images import LEAVE_OUT, WORKERS, Channels, Encoded, ImageError, Processor, decode, form_of, read_image
-from petm.data.labels import LabelColumn, refuse_faults
-from petm.data.sources import Source, TableRows
+from petm.data.images import WORKERS, Channels, Encoded, ImageError, ImageProcessor, decode, form_of, read_image
+from petm.data.sources import ReadableRows, Source
 from petm.errors import DataError
 
 _HELD, _WRITTEN = 32 << 20, 1 << 20
@@ -27,7 +24,7 @@ _ROWS = 32
 
 
 class ImageData(Data):
-    """The images of sources in their order, decoded in a few threads when read.
+    """The images of sources in their order, decoded in a few threads when read; arguments as of `open_data`.
 
     Palettes become colours, alpha is dropped, the EXIF orientation is applied, and 16-bit grey keeps its precision.
 
@@ -36,20 +33,14 @@ class ImageData(Data):
         source: Origin of the samples, for messages.
         root: The folder to which the paths of image files are relative in `content`.
         names: The data's own class names in order; empty where they have none.
-        size: Height and width to resize to, bilinear with antialiasing; None refuses images unlike the first.
-        channels: 1 or 3; None means as the first image.
-        classes: The expected class names in order, such as a model's.
-        skip_bad: Decode every image once now, and leave out what cannot be read.
-        processor: Prepares the images for a model, in place of ``size`` and ``channels``.
+        **form: Size and channels, None for those of the first image; ``skip_bad`` decodes every image once now.
 
     Attributes:
         form: The shape of every image.
         skipped: Why images were left out, by name.
 
     Raises:
-        ArgumentError: ``size`` or ``channels`` breaks its rule.
-        DataError: A row has a fault and ``skip_bad`` is off, a class is not among ``classes``, there is no image, or
-            the first one is unreadable.
+        ArgumentError, DataError: As `open_data`.
         RunError: There is no room for a temporary file.
     """
 
@@ -66,33 +57,22 @@ class ImageData(Data):
         channels: Channels | None = None,
         classes: Sequence[str] | None = None,
         skip_bad: bool = False,
-        processor: Processor | None = None,
+        processor: ImageProcessor | None = None,
     ) -> None:
         self.source, self._root = source, root or Path()
-        self._tables = [each for each in sources if isinstance(each, TableRows)]
-        self._files, self._blobs = list[str](), Blobs()
-        self._numbers, self._ends = array("q"), list[int]()
-        labels, self.skipped = LabelColumn(), dict[str, str]()
-        for each in sources:
-            for rows in each.rows(0, sys.maxsize, _ROWS):
-                for path, row, content, label, fault in rows.each():
-                    fault = fault or labels.add(label)
-                    if fault is not None:
-                        self.skipped[path if row is None else each.place(row)] = fault
-                    elif isinstance(content, bytes):
-                        self._blobs.append(content)
-                        self._numbers.append(row or 0)
-                    else:
-                        self._files.append(str(Path(path).relative_to(self._root)))
-            self._ends.append(len(self._blobs))
-        if not skip_bad:
-            refuse_faults(self.skipped, LEAVE_OUT)
-        numbers, self.classes = labels.numbers(names, classes, source)
+        self._found, self._files, self._blobs = ReadableRows(), list[str](), Blobs()
+        for row in self._found.each(sources, _ROWS, skip_bad=skip_bad):
+            if isinstance(row.content, bytes):
+                self._blobs.append(row.content)
+            else:
+                self._files.append(str(Path(row.path).relative_to(self._root)))
+        self.skipped = self._found.skipped
+        numbers, self.classes = self._found.labels.numbers(names, classes, source)
         self.labels = torch.from_numpy(numbers)
         self._rows = torch.arange(len(numbers))
         if skip_bad:
             bad = self._unreadable()
-            self.skipped.update((self.name(row), reason) for row, reason in bad.items())
+            self.skipped.update((self.name(row), reason) for row, reason in sorted(bad.items()))
             kept = torch.tensor([row not in bad for row in range(len(self))], dtype=torch.bool)
             self.labels, self._rows = self.labels[kept], self._rows[kept]
         if not len(self):
@@ -127,9 +107,7 @@ class ImageData(Data):
     def name(self, index: int) -> str:
         """Returns the path of image ``index``, or the file and the row."""
         row = int(self._rows[index])
-        if self._files:
-            return str(self._root / self._files[row])
-        return self._tables[bisect_right(self._ends, row)].place(self._numbers[row])
+        return str(self._root / self._files[row]) if self._files else self._found.place(row)
 
     @cached_property
     def content(self) -> str:
@@ -138,7 +116,7 @@ class ImageData(Data):
             paths = [self._files[row] for row in self._rows.tolist()]
             sizes = torch.tensor([(self._root / path).stat().st_size for path in paths])
             return fingerprint((str(self.form), *paths, sizes, self.labels))
-        hashes = [sha256_of_file(Path(table.name)) for table in self._tables]
+        hashes = [sha256_of_file(Path(table.name)) for table in self._found.tables]
         return fingerprint((str(self.form), *hashes, self._rows, self.labels))
 
     def _encoded(self, index: int) -> Encoded:
@@ -148,20 +126,19 @@ class ImageData(Data):
     def _unreadable(self) -> dict[int, str]:
         """Decodes every image once and returns why some fail."""
         bad: dict[int, str] = {}
+
+        def check(row: int) -> None:
+            try:
+                read_image(self._encoded(row), self.name(row))
+            except ImageError as error:
+                bad[row] = error.reason
+
         with track("check images", len(self)) as progress, ThreadPoolExecutor(WORKERS) as pool:
             for start in range(0, len(self), 256):
                 rows = range(start, min(start + 256, len(self)))
-                reasons = zip(rows, pool.map(self._reason, rows), strict=True)
-                bad |= {row: reason for row, reason in reasons if reason is not None}
+                list(pool.map(check, rows))
                 progress.advance(len(rows))
         return bad
-
-    def _reason(self, index: int) -> str | None:
-        try:
-            read_image(self._encoded(index), self.name(index))
-        except ImageError as error:
-            return error.reason
-        return None
 
 
 class Blobs:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petm._internal.files import fingerprint
 from petm._internal.storage import Located, RemotePath
 from petm.errors import ArgumentError, DataError
 
@@ -47,11 +48,6 @@ class Found(NamedTuple):
     """The name of the outermost folder below the one that was named."""
     fault: str | None = None
     """Why a folder could not be listed."""
-
-    @property
-    def located(self) -> Located:
-        """The path as one that can be opened."""
-        return Path(self.path) if isinstance(self.path, str) else self.path
 
 
 def images_below(folder: Located) -> Iterator[Found]:
@@ -93,23 +89,26 @@ def _entries(folder: str | RemotePath, *, follow: bool) -> Iterator[tuple[str, s
             yield entry.name, entry.path, is_folder
 
 
-class Processor(Protocol):
-    """A function that prepares images for a model, such as `petm.models.hf_processors.ImageProcessor`."""
+@dataclass(frozen=True, eq=False)
+class ImageProcessor:
+    """Prepares images for a model, as the image processor of a Hugging Face folder: size, cropping and normalisation.
+
+    Attributes:
+        shape: ``(C, H, W)`` of a prepared image.
+        value_range: The least and the greatest value of a prepared image.
+        settings: All settings as text, which identifies the processor.
+        prepare: Returns float32 ``(C, H, W)`` for an image as `read_image` gives it.
+    """
+
+    shape: tuple[int, int, int]
+    value_range: tuple[float, float]
+    settings: str
+    prepare: Callable[[Image], NDArray[np.float32]]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of a prepared image."""
-
-    @property
-    def value_range(self) -> tuple[float, float]:
-        """The least and the greatest value of a prepared image."""
-
-    @property
-    def settings(self) -> str:
-        """All settings, which identify the processor."""
-
-    def __call__(self, image: Image) -> NDArray[np.float32]:
-        """Returns float32 ``(C, H, W)`` for an image as `read_image` gives it."""
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings."""
+        return fingerprint((self.settings,))
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class ImageForm:
     channels: int
     resizes: bool
     converts: bool
-    processor: Processor | None = None
+    processor: ImageProcessor | None = None
     limits: ImageLimits | None = None
 
     def __str__(self) -> str:
@@ -168,16 +167,9 @@ def form_of(
     *,
     size: tuple[int, int] | None,
     channels: Channels | None,
-    processor: Processor | None = None,
+    processor: ImageProcessor | None = None,
 ) -> ImageForm:
-    """Returns the form that the user asks for, completed by the first image.
-
-    Args:
-        encoded: The first image.
-        name: Name of the first image, for messages.
-        size: Height and width in pixels; None means those of the first image.
-        channels: 1 or 3; None means 1 when the first image is grey, else 3.
-        processor: Prepares the images, in a size of its own.
+    """Returns the form that the user asks for: what is None is that of the first image, which is read then.
 
     Raises:
         ArgumentError: ``size`` or ``channels`` breaks its rule, or is given beside ``processor``.
@@ -205,11 +197,6 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
 
     Resizing is bilinear with antialiasing, colour becomes grey by ITU-R 601 luma, grey is repeated over 3 channels.
 
-    Args:
-        encoded: The image.
-        name: Name of the image, for messages.
-        form: Form of the result.
-
     Raises:
         DataError: The image cannot be read, or the form does not allow its size or its colours.
     """
@@ -217,7 +204,7 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
 
     image = read_image(encoded, name, form.limits)
     if form.processor is not None:
-        return form.processor(image)
+        return form.processor.prepare(image)
     height, width = form.size
     if (image.height, image.width) != form.size:
         if not form.resizes:
@@ -240,11 +227,6 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
 
 def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -> Image:
     """Returns one upright image without alpha: mode L or RGB with 8 bits, or F in [0, 1] for 16-bit grey.
-
-    Args:
-        encoded: The image.
-        name: Name of the image, for messages.
-        limits: What is refused.
 
     Raises:
         ImageError: The image is damaged, truncated, of an unknown format, absurdly large or beyond the limits.

@@ -19,11 +19,9 @@ Place: TypeAlias = tuple[str, int | None]
 
 
 def class_number(label: object, classes: Sequence[str]) -> int | None:
-    """Returns the number of the class that a label names, or None where it names none.
+    """Returns the number of the class that a name or a number, also as text, stands for; None where it is neither.
 
-    Args:
-        label: A class name; or a class number from 0 on, also as text.
-        classes: ``K`` class names; empty where the classes have none, and every number is valid.
+    Without class names every number from 0 on is valid.
     """
     if isinstance(label, str):
         label = label if label in classes else label.strip()
@@ -59,12 +57,7 @@ class LabelColumn:
         """Returns int64 ``(N,)`` labels, ``UNLABELLED`` where there is none, and the class names that they index.
 
         Names that are all whole numbers are numbers. Other names are matched to ``classes``; without these, a label is
-        the place of its name among all names in order.
-
-        Args:
-            names: The data's own class names in order; empty where they have no order of their own.
-            classes: The expected class names in order, such as a model's.
-            source: Origin of the labels, for messages.
+        the place of its name among all names in order. The arguments are those of `match_classes`.
 
         Raises:
             DataError: Names and numbers are mixed, a name is a fraction, or as in `match_classes`.
@@ -127,14 +120,10 @@ def match_classes(
 def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -> dict[Place, int]:
     """Returns known labels by input and row; the last entry of an input counts.
 
-    A file has the columns ``input``, ``label`` and, where inputs are rows of files, ``row``; others are ignored. A
-    label is a class name or a class number as in the column ``label`` of grades; an empty one removes earlier ones.
-    Rows without an input are ignored, and so is an unfinished last line of JSON Lines, which ``petm serve`` leaves
-    when it is killed.
-
-    Args:
-        paths: CSV, JSON Lines or Parquet files.
-        classes: ``K`` class names; empty where the classes have none.
+    A CSV, JSON Lines or Parquet file has the columns ``input``, ``label`` and, where inputs are rows of files, ``row``;
+    others are ignored. A label is a class name or a class number as in the column ``label`` of grades; an empty one
+    removes earlier ones. Rows without an input are ignored, and so is an unfinished last line of JSON Lines, which
+    ``petm serve`` leaves when it is killed.
 
     Raises:
         DataError: A file is absent, of another kind or damaged, lacks a column, or has a row whose label or row number

@@ -1,7 +1,9 @@
 """Opening data by path, whatever of the known kinds it is."""
 
 import glob
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from petm.data.arrays import ArrayArchive
 from petm.data.base import Data, TensorData
 from petm.data.image_data import ImageData
-from petm.data.images import Channels, Found, Processor, images_below, is_image
+from petm.data.images import Channels, Found, ImageProcessor, images_below, is_image
 from petm.data.labels import match_classes
 from petm.data.sources import TableRows, listed
 from petm.data.tables import TABLE_SUFFIXES, find_shards
@@ -32,7 +34,7 @@ def open_data(
     channels: Channels | None = None,
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
-    processor: Processor | None = None,
+    processor: ImageProcessor | None = None,
 ) -> Data:
     """Returns the samples at ``path``: an image folder, an image, Parquet shards or an npz archive.
 
@@ -61,9 +63,8 @@ def open_data(
     if path.is_dir() or (path.is_file() and is_image(path.name)):
         return _open_folder(path, form)
     if path.is_file() and suffix == ".npz":
-        if processor is None:
-            return _load_npz(path, classes, size, channels)
-        return _load_npz(path, classes, processor.shape[1:], processor.shape[0], prepared=True)
+        wanted = processor.shape if processor else (channels, *(size or (None, None)))
+        return _load_npz(path, classes, wanted, prepared=processor is not None)
     if suffix in TABLE_SUFFIXES and path.exists():
         raise DataError(
             f"{path}: expected {UNDERSTOOD}, got texts. Name a text classifier (--model hf:DIR), whose tokenizer reads "
@@ -74,32 +75,28 @@ def open_data(
 
 
 def _load_npz(
-    path: Path,
-    classes: Sequence[str] | None,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    *,
-    prepared: bool = False,
+    path: Path, classes: Sequence[str] | None, wanted: tuple[int | None, ...], *, prepared: bool
 ) -> TensorData:
-    """The samples of a NumPy archive, in memory; images must have the size and channels, and be floats if prepared."""
+    """The samples of a NumPy archive, in memory; images must have the wanted shape, and be floats if prepared."""
     archive = ArrayArchive(path)
     whole = next(archive.images(0, len(archive), max(1, len(archive))), None)
     if whole is None:
         raise DataError(f"{path}: expected at least one image, got none. Name other data.")
     if archive.labels is not None and not np.issubdtype(archive.labels.dtype, np.integer):
         raise DataError(f"{path}: expected integer labels, got {archive.labels.dtype}. Save the class numbers.")
-    data = TensorData(torch.from_numpy(whole[1]), source=str(path))
+    images = torch.from_numpy(whole[1])
+    data = TensorData(images, source=str(path))
     numbers = data.labels.numpy() if archive.labels is None else archive.labels.astype(np.int64)
     numbers, data.classes = match_classes(numbers, (), classes, str(path))
     data.labels = torch.from_numpy(numbers)
-    if prepared and data.images.dtype == torch.uint8:
+    if prepared and images.dtype == torch.uint8:
         raise DataError(
             f"{path}: expected floats that the model's processor has made, got bytes. "
             f"Save the output of the processor, or name image files."
         )
-    shape = tuple(data.images.shape[1:])
-    if (size and shape[1:] != tuple(size)) or (channels and shape[0] != channels):
-        rule = "×".join(str(number or "?") for number in (channels, *(size or (None, None))))
+    shape = tuple(images.shape[1:])
+    if any(wanted) and shape != tuple(number or given for number, given in zip_longest(wanted, shape)):
+        rule = "×".join(str(number or "?") for number in wanted)
         raise DataError(
             f"{path}: expected images of {rule} (channels × height × width), got {'×'.join(map(str, shape))}. "
             f"Arrays are not resized: save them in that shape."
@@ -107,23 +104,30 @@ def _load_npz(
     return data
 
 
-def find_files(path: str | Path) -> list[Path]:
-    """Returns the file at a path, the Parquet shards of a folder, or the files that match a glob, in order."""
+def find_files(path: str | Path, suffixes: Collection[str], what: str) -> list[Path]:
+    """Returns the file at a path, the Parquet shards of a folder, or the files that match a glob, in order.
+
+    Raises:
+        DataError: There is none, one has another suffix or they have several, or their names (such as
+            ``train-00000-of-00002.parquet``) are those of several parts of a data set.
+    """
     path = Path(path)
+    files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
     if path.is_dir():
-        return list(map(Path, map(str, find_shards(path))))
-    return [path] if path.exists() else sorted(map(Path, glob.glob(str(path))))
-
-
-def refuse_several_splits(path: str | Path, files: Sequence[Path]) -> None:
-    """Raises DataError when file names such as ``train-00000-of-00002.parquet`` name several splits."""
-    splits = sorted({file.name.lower().replace("_", "-").replace(".", "-").split("-")[0] for file in files})
-    splits = [split for split in splits if split in SPLIT_NAMES]
-    if len(splits) > 1:
+        files = [Path(str(shard)) for shard in find_shards(path)]
+    kinds = sorted({file.suffix.lower() for file in files})
+    if len(kinds) != 1 or kinds[0] not in suffixes:
+        nothing = "a folder without Parquet files" if path.is_dir() else "nothing there"
+        got = f"a file of the kind {' and '.join(map(repr, kinds))}" if kinds else nothing
+        known = ", ".join(f"*{suffix}" for suffix in suffixes)
+        raise DataError(f"{path}: expected {what} ({known}), got {got}. Check the path.")
+    parts = sorted({re.split("[-_.]", file.name.lower())[0] for file in files} & SPLIT_NAMES)
+    if len(parts) > 1:
         raise DataError(
-            f"{path}: expected the files of one part of a data set, got {', '.join(splits)}. "
-            f"Name one of them, such as {Path(path) / (splits[0] + '*.parquet') if Path(path).is_dir() else files[0]}."
+            f"{path}: expected the files of one part of a data set, got {', '.join(parts)}. "
+            f"Name one of them, such as {path / (parts[0] + '*.parquet') if path.is_dir() else files[0]}."
         )
+    return files
 
 
 def same_class_names(sources: Sequence[TableRows]) -> tuple[str, ...]:
@@ -138,10 +142,7 @@ def same_class_names(sources: Sequence[TableRows]) -> tuple[str, ...]:
 
 
 def _open_tables(path: Path, form: Any) -> ImageData:
-    files = find_files(path)
-    if not files:
-        raise DataError(f"{path}: expected Parquet files, got nothing there. Check the path.")
-    refuse_several_splits(path, files)
+    files = find_files(path, (".parquet",), "tables of images")
     sources = [TableRows(file, "image", "label", texts=False) for file in files]
     return ImageData(sources, str(path), names=same_class_names(sources), **form)
 

@@ -1,17 +1,17 @@
 """From rows to a classifier's inputs: a row that cannot be read gets a reason, and the others are read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petm._internal.storage import RemotePath
-from petm.data.images import WORKERS, Channels, ImageError, ImageForm, Processor, decode, form_of
-from petm.data.sources import Content, Rows
+from petm.data.images import WORKERS, Channels, ImageError, ImageForm, ImageProcessor, decode, form_of
+from petm.data.sources import Row
 from petm.errors import DataError
 
 _REQUESTS = 32
@@ -21,23 +21,24 @@ Arrays: TypeAlias = NDArray[np.float32] | Mapping[str, NDArray[np.int64]]
 """A batch in NumPy: images float32 ``(N, C, H, W)``, or the fields ``(N, L)`` of texts by name."""
 
 
-class Encoder(Protocol):
-    """A tokenizer, such as `petm.models.hf_tokenizer.Tokenizer`."""
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """The tokenizer of a text classifier.
 
-    @property
-    def maximum(self) -> int | None:
-        """The most tokens that the model takes; None where there is no limit."""
+    Attributes:
+        maximum: The most tokens that the model takes; None where there is no limit.
+        padding: The number that fills up each field, by name; 0 for others.
+        pads_left: Whether fields are filled up on the left.
+        fingerprint: SHA-256 of vocabulary and rules.
+        encode: Returns ``input_ids`` and the other fields of each text, one number a token and at most the given number
+            of them, special tokens included, without padding.
+    """
 
-    @property
-    def padding(self) -> Mapping[str, int]:
-        """The number that fills up each field, by name; 0 for others."""
-
-    @property
-    def pads_left(self) -> bool:
-        """Whether fields are filled up on the left."""
-
-    def encode(self, texts: Sequence[str], limit: int | None) -> Mapping[str, Sequence[Sequence[int]]]:
-        """Returns ``input_ids`` and the other fields of each text, one number a token, of at most ``limit`` tokens."""
+    maximum: int | None
+    padding: Mapping[str, int]
+    pads_left: bool
+    fingerprint: str
+    encode: Callable[[Sequence[str], int | None], Mapping[str, Sequence[Sequence[int]]]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Reader:
     Args:
         size: Height and width to resize images to.
         channels: 1 or 3.
-        processor: Prepares images, in place of ``size`` and ``channels``.
+        processor: Prepares images, in place of ``size`` and ``channels``, which are None then.
         encoder: Tokenizer of texts; None reads images and arrays.
         length: Number of tokens to which every text is padded or cut; None means that of the longest in a batch.
     """
@@ -64,33 +65,32 @@ class Reader:
         *,
         size: tuple[int, int] | None = None,
         channels: Channels | None = None,
-        processor: Processor | None = None,
-        encoder: Encoder | None = None,
+        processor: ImageProcessor | None = None,
+        encoder: Tokenizer | None = None,
         length: int | None = None,
     ) -> None:
         self.encoder, self.length = encoder, length
         self.form: ImageForm | None = None
-        if processor is not None:
-            self.form = form_of(b"", "", size=None, channels=None, processor=processor)
-        elif size is not None and channels is not None:
-            self.form = ImageForm((size[0], size[1]), channels, resizes=True, converts=True)
+        if processor is not None or (size is not None and channels is not None):
+            self.form = form_of(b"", "", size=size, channels=channels, processor=processor)
         self._pool, self._requests = ThreadPoolExecutor(WORKERS), ThreadPoolExecutor(_REQUESTS)
 
-    def read(self, rows: Rows) -> Readings:
+    def read(self, rows: Sequence[Row]) -> Readings:
         """Returns the inputs of the rows that can be read, and why the others cannot."""
         if self.encoder is not None:
-            return self._texts(self.encoder, rows, list(rows.faults))
-        remote = any(isinstance(content, RemotePath) for content in rows.contents)
+            return self._texts(self.encoder, rows)
+        remote = any(isinstance(row.content, RemotePath) for row in rows)
         pool = self._requests if remote else self._pool
-        made = list(pool.map(self._image, rows.contents, rows.inputs, rows.faults))
+        made = list(pool.map(self._image, rows))
         arrays = [answer for answer in made if not isinstance(answer, str)]
         reasons = [answer if isinstance(answer, str) else None for answer in made]
         return Readings(np.stack(arrays) if arrays else None, reasons)
 
-    def _image(self, content: Content, name: str, fault: str | None) -> NDArray[np.float32] | str:
+    def _image(self, row: Row) -> NDArray[np.float32] | str:
         """Float32 ``(C, H, W)``, or why there is none."""
-        if fault is not None:
-            return fault
+        content = row.content
+        if row.fault is not None:
+            return row.fault
         if isinstance(content, np.ndarray):
             return self._array(content)
         if isinstance(content, RemotePath):
@@ -103,7 +103,7 @@ class Reader:
         if self.form is None:
             return "expected arrays, like those in the fit of the grader, got an image"
         try:
-            return decode(content, name, self.form)
+            return decode(content, row.path, self.form)
         except ImageError as error:
             return error.reason
         except DataError as error:
@@ -118,14 +118,12 @@ class Reader:
             return f"expected an array of shape {shape}, got {values.shape}"
         return values if np.isfinite(values).all() else "expected finite values, got NaN or infinity"
 
-    def _texts(self, encoder: Encoder, rows: Rows, reasons: list[str | None]) -> Readings:
-        for place, content in enumerate(rows.contents):
-            if reasons[place] is None and not isinstance(content, str):
-                reasons[place] = "expected a text, got none"
+    def _texts(self, encoder: Tokenizer, rows: Sequence[Row]) -> Readings:
+        reasons = [row.fault or (None if isinstance(row.content, str) else "expected a text, got none") for row in rows]
         readable = [place for place, reason in enumerate(reasons) if reason is None]
         if not readable:
             return Readings(None, reasons)
-        encoded = encoder.encode([str(rows.contents[place]) for place in readable], self.length or encoder.maximum)
+        encoded = encoder.encode([str(rows[place].content) for place in readable], self.length or encoder.maximum)
         kept = [index for index, tokens in enumerate(encoded["input_ids"]) if len(tokens)]
         for index in set(range(len(readable))) - set(kept):
             reasons[readable[index]] = "expected a text with a token in it, got none"
@@ -134,14 +132,11 @@ class Reader:
 
 
 def pad_batch(
-    encoder: Encoder, encoded: Mapping[str, Sequence[Sequence[int]]], length: int | None = None
+    encoder: Tokenizer, encoded: Mapping[str, Sequence[Sequence[int]]], length: int | None = None
 ) -> dict[str, NDArray[np.int64]]:
-    """Returns encoded texts, each of at least one token, as int64 ``(n, L)`` fields by name, padded to one length.
+    """Returns encoded texts, each of at least one token, as int64 ``(n, L)`` fields by name.
 
-    Args:
-        encoder: The tokenizer.
-        encoded: Rows of tokens by field.
-        length: ``L``; None means that of the longest text.
+    All are padded to the given length, or to that of the longest.
     """
     counts = np.array([len(tokens) for tokens in encoded["input_ids"]])[:, None]
     most = length or int(counts.max())

@@ -6,20 +6,23 @@ Fitting reads them once and then by index (`petm.data.image_data`, `petm.data.te
 import glob
 import hashlib
 import os
+import sys
 from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from petm._internal.storage import Located, RemotePath, identity_of, locate
 from petm.data.arrays import ArrayArchive
-from petm.data.images import Found, images_below, is_image
+from petm.data.images import LEAVE_OUT, Found, images_below, is_image
+from petm.data.labels import LabelColumn, refuse_faults
 from petm.data.tables import TABLE_SUFFIXES, Record, find_shards, open_table
 from petm.errors import DataError
 
@@ -27,30 +30,17 @@ Content = Located | bytes | str | NDArray[Any] | None
 """An image file, an encoded image, a text, an array ``(C, H, W)``; or nothing, where a cell is empty."""
 
 
-@dataclass
-class Rows:
-    """Some inputs in their order.
+class Row(NamedTuple):
+    """One input."""
 
-    Attributes:
-        inputs: Path of each.
-        rows: Row in the file from 0, or line from 1 in a file of lines; None where the file is one input.
-        contents: Content of each.
-        labels: A class number or name as it was read; None where there is none.
-        faults: Why the input cannot be read, where that is known already.
-    """
-
-    inputs: list[str]
-    rows: list[int | None]
-    contents: list[Content]
-    labels: list[object]
-    faults: list[str | None]
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def each(self) -> Iterator[tuple[str, int | None, Content, object, str | None]]:
-        """Yields path, row, content, label and fault of each input."""
-        return zip(self.inputs, self.rows, self.contents, self.labels, self.faults, strict=True)
+    path: str
+    number: int | None
+    """Row in the file from 0, or line from 1 in a file of lines; None where the file is one input."""
+    content: Content = None
+    label: object = None
+    """A class number or name as it was read; None where there is none."""
+    fault: str | None = None
+    """Why the input cannot be read, where that is known already."""
 
 
 class Source(ABC):
@@ -73,7 +63,7 @@ class Source(ABC):
         """Returns names, sizes and times of change of the inputs as text, without their content."""
 
     @abstractmethod
-    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+    def rows(self, start: int, stop: int, size: int) -> Iterator[list[Row]]:
         """Yields the inputs from ``start`` to before ``stop``, up to ``size`` at a time.
 
         Raises:
@@ -81,7 +71,7 @@ class Source(ABC):
         """
 
     def place(self, row: int | None) -> str:
-        """Returns the place of an input for a person, by its row as in `Rows`."""
+        """Returns the place of an input for a person, by its number as in `Row`."""
         return self.name if row is None else f"{self.name} row {row}"
 
     def parts(self, size: int) -> Iterator["Source"]:
@@ -100,14 +90,13 @@ class _Part(Source):
     def identity(self) -> str:
         return f"{self.whole.identity()} {self.start} {self.stop}"
 
-    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+    def rows(self, start: int, stop: int, size: int) -> Iterator[list[Row]]:
         yield from self.whole.rows(self.start + start, min(self.start + stop, self.stop), size)
 
 
-def _chunks(rows: Iterator[tuple[str, int | None, Content, object, str | None]], size: int) -> Iterator[Rows]:
-    while some := tuple(islice(rows, size)):
-        inputs, numbers, contents, labels, faults = map(list, zip(*some, strict=True))
-        yield Rows(inputs, numbers, contents, labels, faults)
+def _chunks(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    while some := list(islice(rows, size)):
+        yield some
 
 
 class _ImageFiles(Source):
@@ -122,9 +111,12 @@ class _ImageFiles(Source):
     def identity(self) -> str:
         return self._seen[1]
 
-    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
-        found = islice(self.find(), start, stop)
-        yield from _chunks(((str(each.path), None, each.located, each.label, each.fault) for each in found), size)
+    def rows(self, start: int, stop: int, size: int) -> Iterator[list[Row]]:
+        yield from _chunks(map(self._row, islice(self.find(), start, stop)), size)
+
+    def _row(self, found: Found) -> Row:
+        content = Path(found.path) if isinstance(found.path, str) else found.path
+        return Row(str(found.path), None, content, found.label, found.fault)
 
     def parts(self, size: int) -> Iterator[Source]:
         found = self.find()
@@ -189,11 +181,11 @@ class TableRows(Source):
         """Returns how a person would find a row again."""
         return self.name if row is None else self._table.place(row)
 
-    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+    def rows(self, start: int, stop: int, size: int) -> Iterator[list[Row]]:
         """Yields the rows from ``start`` to before ``stop``, up to ``size`` at a time."""
         yield from _chunks(map(self._row, self._table.records(start, stop, size)), size)
 
-    def _row(self, record: Record) -> tuple[str, int, Content, object, str | None]:
+    def _row(self, record: Record) -> Row:
         content, label = (*record.values, None, None)[:2]
         if isinstance(content, dict):
             content = content.get("bytes")
@@ -206,7 +198,7 @@ class TableRows(Source):
             kind = "a text" if self._texts else "an image"
             got = "nothing" if content in (None, b"") or isinstance(content, str) else type(content).__name__
             content, fault = None, f"expected {kind} in column '{self._column}', got {got}"
-        return self.name, record.number, content, label, fault
+        return Row(self.name, record.number, content, label, fault)
 
 
 def _suits(kind: Any, *, texts: bool) -> bool:
@@ -219,6 +211,45 @@ def _suits(kind: Any, *, texts: bool) -> bool:
     of_texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     of_images = (pa.types.is_binary, pa.types.is_large_binary)
     return any(suits(kind) for suits in (of_texts if texts else of_images))
+
+
+class ReadableRows:
+    """The rows of sources that have no fault: their labels, and where those of tables stand.
+
+    Attributes:
+        tables: The tables among the sources.
+        labels: Labels of the rows that `each` has yielded.
+        skipped: Why rows were left out, by place.
+    """
+
+    def __init__(self) -> None:
+        self.tables, self.labels, self.skipped = list[TableRows](), LabelColumn(), dict[str, str]()
+        self._numbers, self._ends = array("q"), list[int]()
+
+    def each(self, sources: Iterable[Source], size: int, *, skip_bad: bool) -> Iterator[Row]:
+        """Yields the rows in order, of which ``size`` are read at a time.
+
+        Raises:
+            DataError: A file is not whole; or at the end, without ``skip_bad``, a row has a fault.
+        """
+        for source in sources:
+            for row in (row for rows in source.rows(0, sys.maxsize, size) for row in rows):
+                fault = row.fault or self.labels.add(row.label)
+                if fault is not None:
+                    self.skipped[row.path if row.number is None else source.place(row.number)] = fault
+                    continue
+                if row.number is not None:
+                    self._numbers.append(row.number)
+                yield row
+            if isinstance(source, TableRows):
+                self.tables.append(source)
+                self._ends.append(len(self._numbers))
+        if not skip_bad:
+            refuse_faults(self.skipped, LEAVE_OUT)
+
+    def place(self, index: int) -> str:
+        """Returns the place of a row of the tables that `each` has yielded: ``train.csv:17``."""
+        return self.tables[bisect_right(self._ends, index)].place(self._numbers[index])
 
 
 class _ArrayRows(Source):
@@ -234,11 +265,11 @@ class _ArrayRows(Source):
     def identity(self) -> str:
         return identity_of(self._archive.path)
 
-    def rows(self, start: int, stop: int, size: int) -> Iterator[Rows]:
+    def rows(self, start: int, stop: int, size: int) -> Iterator[list[Row]]:
         for first, images in self._archive.images(start, stop, size):
-            n = len(images)
-            labels = [None] * n if self._labels is None else self._labels[first : first + n].tolist()
-            yield Rows([self.name] * n, list(range(first, first + n)), list(images), labels, [None] * n)
+            labels = [None] * len(images) if self._labels is None else self._labels[first:].tolist()
+            numbered = enumerate(zip(images, labels), first)  # noqa: B905 - the labels of later images follow
+            yield [Row(self.name, number, image, label) for number, (image, label) in numbered]
 
 
 def open_sources(
@@ -254,18 +285,17 @@ def open_sources(
     Raises:
         DataError: There is nothing at a path, the classifier does not read its kind, or it lacks a column.
     """
+
+    def is_file_of_image(place: Located) -> bool:
+        return text_column is None and is_image(place.name) and (isinstance(place, RemotePath) or place.is_file())
+
     sources: list[Source] = []
-    images: list[Found] = []
-    for path in paths:
-        for found in _matching(path):
-            if text_column is None and is_image(found.name) and (isinstance(found, RemotePath) or found.is_file()):
-                images.append(_found(found))
-                continue
-            if images:
-                sources.append(listed(tuple(images)))
-                images.clear()
-            sources += _open_source(found, text_column, label_column)
-    return [*sources, listed(tuple(images))] if images else sources
+    for are_images, places in groupby((place for path in paths for place in _matching(path)), is_file_of_image):
+        if are_images:
+            sources.append(listed(tuple(map(_found, places))))
+        else:
+            sources += [source for place in places for source in _open_source(place, text_column, label_column)]
+    return sources
 
 
 def _open_source(path: Located, text_column: str | None, label_column: str | None) -> list[Source]:

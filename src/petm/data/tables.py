@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path
@@ -27,6 +27,7 @@ _BUFFER = 1 << 20
 """Bytes of a Parquet file that are read at a time."""
 _LONGEST = 1 << 26
 """Characters of a quoted cell; a quote that is not closed within them was never closed."""
+_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]+|"")*+)"')
 _NO_UTF8 = re.compile("[\ud800-\udfff]")
 """Stands for bytes that are no UTF-8, or for half an escaped character in JSON."""
 
@@ -50,6 +51,11 @@ class Table(ABC):
 
     def __init__(self, path: Located, columns: Sequence[str], required: Collection[str], hint: str) -> None:
         self.path, self.columns, self.required, self.hint = path, tuple(columns), required, hint
+        self._open()
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Reads the names of the columns, and checks them."""
 
     @abstractmethod
     def count(self) -> int:
@@ -65,12 +71,10 @@ class Table(ABC):
 
     def class_names(self, column: str | None) -> tuple[str, ...]:
         """Returns the class names behind a column of numbers, where the file has them."""
-        del column
         return ()
 
     def kind(self, column: str) -> "pa.DataType | None":
         """Returns the type of a column, or None where each row has its own."""
-        del column
         return None
 
     def place(self, number: int) -> str:
@@ -91,11 +95,8 @@ class Table(ABC):
 def open_table(path: Located, columns: Sequence[str], *, required: Collection[str], hint: str) -> Table:
     """Returns the rows of a ``.csv`` (with a header), ``.jsonl``, ``.ndjson`` or ``.parquet`` file, text in UTF-8.
 
-    Args:
-        path: The file, whose suffix is one of `TABLE_SUFFIXES`.
-        columns: The columns to read.
-        required: Columns that must exist: in the file, or in each row of JSON Lines.
-        hint: Next step where a column is missing, a sentence for the message.
+    ``required`` columns must exist: in the file, or in each row of JSON Lines. ``hint`` is the next step in the message
+    where one is missing, a sentence.
 
     Raises:
         DataError: The file is not whole, or a required column is missing.
@@ -109,8 +110,7 @@ class _ParquetTable(Table):
 
     numbered = " row "
 
-    def __init__(self, path: Located, columns: Sequence[str], required: Collection[str], hint: str) -> None:
-        super().__init__(path, columns, required, hint)
+    def _open(self) -> None:
         with self._opened() as file:
             self._schema, self._rows = file.schema_arrow, int(file.metadata.num_rows)
             self._groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
@@ -130,8 +130,6 @@ class _ParquetTable(Table):
         return self._schema.field(column).type
 
     def records(self, start: int = 0, stop: int = maxsize, size: int = 1024) -> Iterator[Record]:
-        import pyarrow as pa
-
         stop = min(stop, self._rows)
         if start >= stop:
             return
@@ -139,29 +137,28 @@ class _ParquetTable(Table):
         groups = list(range(bisect_right(ends, start), bisect_left(ends, stop) + 1))
         row = ends[groups[0]] - self._groups[groups[0]]
         present = [column for column in self.columns if column in self._schema.names]
-        try:
-            with self._opened() as file:
-                for batch in file.iter_batches(size, row_groups=groups, columns=present):
-                    if row + len(batch) > start:
-                        part = batch.slice(max(0, start - row), stop - max(start, row))
-                        cells = {name: part.column(name).to_pylist() for name in present}
-                        empty = [None] * len(part)
-                        values = zip(*(cells.get(name, empty) for name in self.columns), strict=True)
-                        yield from (Record(number, each) for number, each in enumerate(values, max(start, row)))
-                    row += len(batch)
-                    if row >= stop:
-                        return
-        except (OSError, pa.ArrowException) as error:
-            raise self._broken("Parquet", error) from error
+        with self._opened() as file:
+            for batch in file.iter_batches(size, row_groups=groups, columns=present):
+                if row + len(batch) > start:
+                    part = batch.slice(max(0, start - row), stop - max(start, row))
+                    cells = {name: part.column(name).to_pylist() for name in present}
+                    empty = [None] * len(part)
+                    values = zip(*(cells.get(name, empty) for name in self.columns), strict=True)
+                    yield from (Record(number, each) for number, each in enumerate(values, max(start, row)))
+                row += len(batch)
+                if row >= stop:
+                    return
 
-    def _opened(self) -> "pq.ParquetFile":
+    @contextmanager
+    def _opened(self) -> "Iterator[pq.ParquetFile]":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
             # Buffered, a column is read page by page; otherwise a group of rows is, which may be the whole file.
             source, filesystem = for_arrow(self.path)
-            return pq.ParquetFile(source, filesystem=filesystem, buffer_size=_BUFFER, pre_buffer=False)
+            with pq.ParquetFile(source, filesystem=filesystem, buffer_size=_BUFFER, pre_buffer=False) as file:
+                yield file
         except (OSError, pa.ArrowException) as error:
             raise self._broken("Parquet", error) from error
 
@@ -169,15 +166,13 @@ class _ParquetTable(Table):
 class _LineTable(Table):
     """The rows of a file of lines, numbered by the line on which they begin, from 1."""
 
-    def __init__(self, path: Located, columns: Sequence[str], required: Collection[str], hint: str) -> None:
-        super().__init__(path, columns, required, hint)
+    def _open(self) -> None:
         next(self.records(), None)
 
     def count(self) -> int:
         return self._count
 
     def records(self, start: int = 0, stop: int = maxsize, size: int = 1024) -> Iterator[Record]:
-        del size
         yield from islice(self._all(), start, stop)
 
     @cached_property
@@ -297,11 +292,8 @@ def _cells(line: str, lines: _Lines) -> list[str]:
             continue
         parts: list[str] = []
         at, length = at + 1, 0
-        while (end := line.find('"', at)) < 0 or line.startswith('"', end + 1):
-            parts.append(line[at:] if end < 0 else line[at : end + 1])
-            if end >= 0:
-                at = end + 2
-                continue
+        while (quoted := _TO_CLOSING_QUOTE.match(line, at)) is None:
+            parts.append(line[at:])
             length += len(parts[-1])
             following = lines.take() if length < _LONGEST else None
             if following is None:
@@ -309,11 +301,11 @@ def _cells(line: str, lines: _Lines) -> list[str]:
                 raise ValueError("expected a quote that closes the cell, got none")
             taken.append(following)
             line, at = following, 0
-        cells.append("".join([*parts, line[at:end]]))
-        at = end + 2
-        if not line[end + 1 : end + 3].strip("\r\n"):
+        cells.append("".join([*parts, quoted[1]]).replace('""', '"'))
+        at = quoted.end() + 1
+        if not line[at - 1 : at + 1].strip("\r\n"):
             return cells
-        if not line.startswith(",", end + 1):
+        if line[at - 1] != ",":
             lines.give_back(taken)
             raise ValueError("expected a comma behind the quote that closes a cell, got more text")
 

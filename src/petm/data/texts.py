@@ -1,9 +1,7 @@
 """Texts with labels from Parquet, CSV and JSON Lines files; and as tokens, which a text classifier takes."""
 
-import sys
-from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +13,10 @@ from petm._internal.files import fingerprint
 from petm._internal.progress import track
 from petm.data.base import Data
 from petm.data.fields import Fields
-from petm.data.labels import UNLABELLED, LabelColumn, refuse_faults
-from petm.data.opening import find_files, refuse_several_splits, same_class_names
-from petm.data.reader import Encoder
-from petm.data.sources import TableRows
+from petm.data.labels import UNLABELLED
+from petm.data.opening import find_files, same_class_names
+from petm.data.reader import Tokenizer
+from petm.data.sources import ReadableRows, TableRows
 from petm.data.tables import TABLE_SUFFIXES
 from petm.errors import ArgumentError, DataError
 
@@ -40,31 +38,17 @@ class Texts:
         labels: int64 ``(N,)``; ``UNLABELLED`` (-1) where a text has none.
         classes: ``K`` class names in the order of the labels; empty when they have no names.
         source: Origin of the texts, for messages.
-        files: The files that were read.
-        file_of: int64 ``(N,)``, the file of each text.
-        numbers: int64 ``(N,)``, the line (of a CSV or JSON Lines file, from 1) or row (of a Parquet file, from 0).
-        skipped: Why rows were left out, by name.
+        rows: Where each text stands.
     """
 
     texts: "pa.ChunkedArray"
     labels: Tensor
     classes: tuple[str, ...]
     source: str
-    files: tuple[TableRows, ...]
-    file_of: Tensor
-    numbers: Tensor
-    skipped: Mapping[str, str] = field(default_factory=dict)
+    rows: ReadableRows
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def text(self, index: int) -> str:
-        """Returns text ``index``."""
-        return str(self.texts[index].as_py())
-
-    def name(self, index: int) -> str:
-        """Returns where text ``index`` stands: ``train.csv:17``, ``train.parquet row 15``."""
-        return self.files[int(self.file_of[index])].place(int(self.numbers[index]))
 
 
 def read_texts(
@@ -85,7 +69,7 @@ def read_texts(
         text_column: The column of texts.
         label_column: The column of labels, where an empty cell means none; None leaves all texts unlabelled.
         classes: The expected class names in order, such as a model's.
-        skip_bad: Leave out rows that cannot be read or whose text is blank; reasons by name are in ``skipped``.
+        skip_bad: Leave out rows that cannot be read or whose text is blank; reasons by name are in ``rows.skipped``.
 
     Raises:
         DataError: There is no such file, it is of another kind, damaged, or holds no texts; a column is missing or of
@@ -97,60 +81,23 @@ def read_texts(
     files = tuple(
         TableRows(file, text_column, label_column, texts=True, needs_labels=True)
         for path in paths
-        for file in _find(path)
+        for file in find_files(path, TABLE_SUFFIXES, "texts")
     )
     source = " + ".join(map(str, paths))
-    labels, skipped = LabelColumn(), dict[str, str]()
-    chunks, held, counts, numbers = [], list[str](), list[int](), array("q")
-    for file in files:
-        before = len(numbers)
-        for rows in file.rows(0, sys.maxsize, _ROWS):
-            for _, row, content, label, fault in rows.each():
-                fault = fault or labels.add(label)
-                if fault is not None or row is None:
-                    skipped[file.place(row)] = fault or ""
-                    continue
-                held.append(str(content))
-                numbers.append(row)
-            if len(held) >= _CHUNK:
-                chunks.append(pa.array(held, pa.large_string()))
-                held.clear()
-        counts.append(len(numbers) - before)
-    if not skip_bad:
-        refuse_faults(skipped, "Correct or remove it, or leave out such rows with skip_bad=True (--skip-bad).")
-    if not numbers:
-        lost = f" ({len(skipped)} unreadable or blank ones were skipped)" if skipped else ""
+    rows, chunks, held = ReadableRows(), [], list[str]()
+    for row in rows.each(files, _ROWS, skip_bad=skip_bad):
+        held.append(str(row.content))
+        if len(held) >= _CHUNK:
+            chunks.append(pa.array(held, pa.large_string()))
+            held.clear()
+    if not (held or chunks):
+        lost = f" ({len(rows.skipped)} unreadable or blank ones were skipped)" if rows.skipped else ""
         raise DataError(f"{source}: expected at least one text, got none{lost}. Name other data.")
-    found, names = labels.numbers(same_class_names(files), classes, source)
+    found, names = rows.labels.numbers(same_class_names(files), classes, source)
     if label_column is not None and not (found != UNLABELLED).any():
-        got = "none. Name the column (--label-column)."
-        raise DataError(f"{source}: expected labels in column '{label_column}', got {got}")
+        raise DataError(f"{source}: expected labels in column '{label_column}', got none. Name it (--label-column).")
     chunks.append(pa.array(held, pa.large_string()))
-    return Texts(
-        texts=pa.chunked_array(chunks),
-        labels=torch.from_numpy(found),
-        classes=names,
-        source=source,
-        files=files,
-        file_of=torch.repeat_interleave(torch.tensor(counts)),
-        numbers=torch.tensor(numbers, dtype=torch.int64),
-        skipped=skipped,
-    )
-
-
-def _find(path: str | Path) -> list[Path]:
-    """The files at a path, all of one kind."""
-    kinds = ", ".join(f"*{suffix}" for suffix in TABLE_SUFFIXES)
-    files = find_files(path)
-    if not files:
-        got = "a folder without Parquet files" if Path(path).is_dir() else "nothing there"
-        raise DataError(f"{path}: expected texts ({kinds}), got {got}. Check the path.")
-    suffixes = sorted({file.suffix.lower() for file in files})
-    if len(suffixes) > 1 or suffixes[0] not in TABLE_SUFFIXES:
-        got = " and ".join(f"'{suffix}'" for suffix in suffixes)
-        raise DataError(f"{path}: expected texts ({kinds}), got a file of the kind {got}. Convert it.")
-    refuse_several_splits(path, files)
-    return files
+    return Texts(pa.chunked_array(chunks), torch.from_numpy(found), names, source, rows)
 
 
 class Tokenized(Data):
@@ -174,9 +121,9 @@ class Tokenized(Data):
 
     value_range = (-float("inf"), float("inf"))  # tokens have no order: no attack may move them
 
-    def __init__(self, texts: Texts, encoder: Encoder, *, length: int | None = None) -> None:
+    def __init__(self, texts: Texts, encoder: Tokenizer, *, length: int | None = None) -> None:
         self.texts, self.labels, self.classes, self.source = texts, texts.labels, texts.classes, texts.source
-        self.skipped = texts.skipped
+        self.skipped = texts.rows.skipped
         most = encoder.maximum
         if length is not None and not 1 <= length <= (length if most is None else most):
             rule = "of at least 1" if most is None else f"from 1 to {most}, the most that the model takes"
@@ -211,19 +158,15 @@ class Tokenized(Data):
         return fingerprint((*tokens, self._counts, self.labels, str(self.length)))
 
     def name(self, index: int) -> str:
-        """Returns where text ``index`` stands."""
-        return self.texts.name(index)
+        """Returns where text ``index`` stands: ``train.csv:17``, ``train.parquet row 15``."""
+        return self.texts.rows.place(index)
 
     def text(self, index: int) -> str:
         """Returns text ``index``."""
-        return self.texts.text(index)
-
-    def in_memory(self, budget: int = 1 << 30) -> "Tokenized":
-        """Returns itself, as tokens are held in memory."""
-        return self
+        return str(self.texts.texts[index].as_py())
 
 
-def _encode(texts: Texts, encoder: Encoder, limit: int | None) -> tuple[dict[str, Tensor], Tensor]:
+def _encode(texts: Texts, encoder: Tokenizer, limit: int | None) -> tuple[dict[str, Tensor], Tensor]:
     """The tokens of all texts in order for each field, in the smallest dtype, and their counts ``(N,)``."""
     parts: dict[str, list[Tensor]] = {}
     counts: list[int] = []

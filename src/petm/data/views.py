@@ -17,10 +17,8 @@ def view(name: str) -> Callable[[Tensor], Tensor]:
     """Returns the view of that name, a function of images ``(N, C, H, W)`` to images of the same shape.
 
     ``same`` is the image itself, ``mirror`` exchanges left and right, ``shift X Y`` moves it by X pixels to the right
-    and Y down and repeats the pixels at the border. Several with commas between them are applied in order.
-
-    Args:
-        name: ``same``, ``mirror`` or ``shift X Y`` with whole numbers, or several of these: ``mirror, shift 2 0``.
+    and Y down (whole numbers) and repeats the pixels at the border. Several with commas between them are applied in
+    order: ``mirror, shift 2 0``.
 
     Raises:
         ArgumentError: There is no view of that name.

@@ -54,11 +54,9 @@ def as_inputs(x: Any) -> "Data":
     """
     import torch
 
-    from petm.data.base import FieldsData, TensorData, as_data, fields_of
-    from petm.data.fields import Fields
+    from petm.data.base import TensorData, as_data
+    from petm.data.fields import Fields, as_batch
 
-    if isinstance(x, Fields | Mapping):
-        return FieldsData(x if isinstance(x, Fields) else fields_of(x), source="inputs")
-    if isinstance(x, np.ndarray):
-        x = torch.as_tensor(x)
-    return TensorData(x, source="inputs", value_range=(0, 1)) if isinstance(x, torch.Tensor) else as_data(x)
+    if isinstance(x, torch.Tensor | np.ndarray):
+        return TensorData(as_batch(x), source="inputs", value_range=(0, 1))
+    return TensorData(as_batch(x), source="inputs") if isinstance(x, Fields | Mapping) else as_data(x)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from petm.data.labels import class_number
 from petm.data.reader import Reader, Readings
-from petm.data.sources import Rows, Source
+from petm.data.sources import Row, Source
 from petm.errors import DataError
 from petm.grading.grade_table import grade_table
 from petm.models import BATCH_SIZE
@@ -64,13 +64,13 @@ def grade_stream(
     classes = grader.origin.model.classes
     for rows, readings, after in _read_ahead(_rows(sources, start, batch_size), reader):
         grades = grader.grade_batch(readings.inputs) if readings.inputs is not None else None
-        labels = [class_number(label, classes) for label in rows.labels] if labelled else None
-        yield Graded(
-            grade_table(rows.inputs, rows.rows, grades, classes, reasons=readings.reasons, true_labels=labels), after
-        )
+        labels = [class_number(row.label, classes) for row in rows] if labelled else None
+        paths, numbers = [row.path for row in rows], [row.number for row in rows]
+        table = grade_table(paths, numbers, grades, classes, reasons=readings.reasons, true_labels=labels)
+        yield Graded(table, after)
 
 
-def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[Rows, Place]]:
+def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[list[Row], Place]]:
     for index in range(start.source, len(sources)):
         row = start.row if index == start.source else 0
         try:
@@ -78,13 +78,16 @@ def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[
                 row += len(rows)
                 yield rows, Place(index, row)
         except DataError as error:
-            yield Rows([sources[index].name], [None], [None], [None], [str(error)]), Place(index + 1)
+            yield [Row(sources[index].name, None, fault=str(error))], Place(index + 1)
 
 
-def _read_ahead(found: Iterator[tuple[Rows, Place]], reader: Reader) -> Iterator[tuple[Rows, Readings, Place]]:
-    def read_next() -> tuple[Rows, Readings, Place] | None:
-        rows, after = next(found, (None, Place()))
-        return None if rows is None else (rows, reader.read(rows), after)
+_Read: TypeAlias = tuple[list[Row], Readings, Place]
+
+
+def _read_ahead(found: Iterator[tuple[list[Row], Place]], reader: Reader) -> Iterator[_Read]:
+    def read_next() -> _Read | None:
+        rows, after = next(found, ([], Place()))
+        return (rows, reader.read(rows), after) if rows else None
 
     with ThreadPoolExecutor(1) as thread:
         waiting = deque(thread.submit(read_next) for _ in range(_AHEAD))

@@ -60,18 +60,13 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
     return network
 
 
-def class_names(folder: str | Path, *, trust_remote_code: bool = False) -> tuple[str, ...]:
-    """Returns the names of the ``K`` classes in the order of the outputs; empty for ``LABEL_0``, ``LABEL_1``, ...
+def read_classes(folder: str | Path, *, trust_remote_code: bool = False) -> tuple[int, tuple[str, ...]]:
+    """Returns ``K`` and the names of the classes in the order of the outputs; none for ``LABEL_0``, ``LABEL_1``, ...
 
     Raises:
         ModelError: As `load_classifier`, as far as ``config.json`` tells.
     """
     config, _ = read_classifier_config(Path(folder), trust_remote_code=trust_remote_code)
     names = [str(config.id2label[number]) for number in sorted(config.id2label)]
-    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else tuple(names)
-
-
-def class_count(folder: str | Path, *, trust_remote_code: bool = False) -> int:
-    """Returns ``K``, the number of classes; raises ModelError as `class_names` does."""
-    config, _ = read_classifier_config(Path(folder), trust_remote_code=trust_remote_code)
-    return int(config.num_labels)
+    named = not all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    return int(config.num_labels), tuple(names) if named else ()

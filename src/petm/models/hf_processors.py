@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petm._internal.files import fingerprint
+from petm.data.images import ImageProcessor as ImageProcessor
 from petm.errors import ModelError
 from petm.models.hf_folder import Task, read_config, read_json, refuse_custom_code, transformers_reading
 from petm.models.hf_tokenizer import Tokenizer, has_vocabulary, load_tokenizer
@@ -48,38 +49,11 @@ def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> To
     if (folder / "config.json").is_file():
         config, task = read_config(folder, trust_remote_code=trust_remote_code)
     elif not folder.is_dir():
-        raise ModelError(
-            f"processor: expected a folder with a tokenizer or an image processor, got {folder}, which is none."
-        )
+        raise ModelError(f"processor: expected the folder of a tokenizer or image processor, got {folder}, no folder.")
     if task is None:
         task = "SequenceClassification" if has_vocabulary(folder) else "ImageClassification"
     load = load_image_processor if task == "ImageClassification" else load_tokenizer
     return load(folder, config, trust_remote_code=trust_remote_code)
-
-
-@dataclass(frozen=True, eq=False)
-class ImageProcessor:
-    """The image processor of an image classifier: its size, its cropping and its normalisation.
-
-    Attributes:
-        shape: ``(C, H, W)`` of a prepared image.
-        value_range: The least and the greatest value, from black and white.
-        settings: All settings as JSON, which identifies the processor.
-    """
-
-    shape: tuple[int, int, int]
-    value_range: tuple[float, float]
-    settings: str
-    _processor: Any
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of its settings."""
-        return fingerprint((self.settings,))
-
-    def __call__(self, image: Image) -> NDArray[np.float32]:
-        """Returns float32 ``(C, H, W)`` for an image of mode L, RGB or, with values in [0, 1], F."""
-        return _process(self._processor, self.shape[0], image)
 
 
 def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> ImageProcessor:
@@ -108,7 +82,8 @@ def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) 
             f"square and {wide.shape} from a wide one. Give it a height and a width."
         )
     span = (float(min(black.min(), white.min())), float(max(black.max(), white.max())))
-    return ImageProcessor((channels, black.shape[1], black.shape[2]), span, processor.to_json_string(), processor)
+    shape, prepare = (channels, black.shape[1], black.shape[2]), partial(_process, processor, channels)
+    return ImageProcessor(shape, span, processor.to_json_string(), prepare)
 
 
 def _process(processor: Any, channels: int, image: Image) -> NDArray[np.float32]:
@@ -180,7 +155,7 @@ def plain_form(processor: ImageProcessor) -> PlainForm | None:
         image = Image.fromarray(noise.integers(0, 256, (high, wide, 3), np.uint8))
         allowed = TOLERANCE * max(1.0, processor.value_range[1] - processor.value_range[0])
         # Not the other way round: a comparison with NaN must fail.
-        if not abs(form(image) - processor(image)).max() <= allowed:
+        if not abs(form(image) - processor.prepare(image)).max() <= allowed:
             return None
     return form
 

@@ -1,11 +1,12 @@
 """The tokenizer of a Hugging Face folder."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from petm._internal.files import fingerprint
+from petm.data.reader import Tokenizer as Tokenizer
 from petm.errors import ModelError
 from petm.models.hf_folder import quiet, read_json, refuse_custom_code, transformers_reading
 
@@ -14,30 +15,6 @@ _BEHIND_PADDING = frozenset({"camembert", "data2vec-text", "mpnet", "roberta", "
 """Kinds of models that count positions from the padding id on, and so take fewer tokens than they have positions."""
 _NO_LIMIT = 1 << 40
 """A tokenizer without a limit has a maximum far above this number."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tokenizer:
-    """The tokenizer of a text classifier.
-
-    Attributes:
-        maximum: The most tokens that the model takes; None where there is no limit.
-        padding: The number that fills up each field, by name; 0 for others.
-        pads_left: Whether fields are filled up on the left.
-        fingerprint: SHA-256 of vocabulary and rules.
-    """
-
-    maximum: int | None
-    padding: Mapping[str, int]
-    pads_left: bool
-    fingerprint: str
-    _tokenizer: Any
-
-    def encode(self, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
-        """Returns the fields of each text, at most ``limit`` numbers with special tokens included, without padding."""
-        with quiet():
-            encoded = self._tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False)
-        return dict(encoded)
 
 
 def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tokenizer:
@@ -56,8 +33,15 @@ def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tok
             f"Give the tokenizer a pad_token, and the config its pad_token_id."
         )
     fills = {"input_ids": padding, "token_type_ids": tokenizer.pad_token_type_id}
-    left, rules = tokenizer.padding_side == "left", fingerprint((_rules(tokenizer),))
-    return Tokenizer(_longest(config, tokenizer), fills, left, rules, tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # a tokenizer in Python has none
+    rules = backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
+    left, encode = tokenizer.padding_side == "left", partial(_encode, tokenizer)
+    return Tokenizer(_longest(config, tokenizer), fills, left, fingerprint((rules,)), encode)
+
+
+def _encode(tokenizer: Any, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
+    with quiet():
+        return dict(tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False))
 
 
 def has_vocabulary(folder: Path) -> bool:
@@ -89,12 +73,6 @@ def padding_id(config: Any, tokenizer: Any | None) -> int | None:
         config.eos_token_id,
     )
     return next((number for number in known if isinstance(number, int)), None)
-
-
-def _rules(tokenizer: Any) -> str:
-    """All that turns text into tokens; of a tokenizer in Python, its kind and its vocabulary."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
 
 
 def _longest(config: Any, tokenizer: Any) -> int | None:

@@ -25,11 +25,8 @@ _lock = Lock()
 def hold(model: nn.Module, *, freeze: bool) -> bool:
     """Puts a network into eval mode, and returns whether `release` must follow.
 
-    Calls of several threads may overlap: the first one changes the network, the last `release` restores it.
-
-    Args:
-        model: Any network.
-        freeze: Whether to let none of its parameters require a gradient.
+    With ``freeze``, none of its parameters requires a gradient either. Calls of several threads may overlap: the first
+    one changes the network, the last `release` restores it.
     """
     if model not in _changed and not freeze and not any(module.training for module in model.modules()):
         return False

@@ -73,7 +73,7 @@ def _find_factory(reference: str) -> Callable[..., Any]:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(f"_petm_file_{Path(place).stem}", place)
             if spec is None or spec.loader is None:
-                raise ModelError(f"model: {place} cannot be imported.")
+                raise ImportError(f"no loader for {place}")
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module  # data classes look up their own module meanwhile
             try:
@@ -83,8 +83,6 @@ def _find_factory(reference: str) -> Callable[..., Any]:
                 raise
         else:
             module = importlib.import_module(place)
-    except ModelError:
-        raise
     except Exception as error:
         raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}).") from error
     factory = getattr(module, name, None)
@@ -161,11 +159,8 @@ def share_weights(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: The model cannot be copied.
     """
-    shared: dict[int, Any] = {}
-    for parameter in model.parameters():
-        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    for buffer in model.buffers():
-        shared[id(buffer)] = buffer.detach()
+    shared: dict[int, Any] = {id(buffer): buffer.detach() for buffer in model.buffers()}
+    shared |= {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
     try:
         # deepcopy also keeps alive what it has copied; the tensors above outlive it in any case.
         return copy.deepcopy(model, shared).eval()
@@ -227,18 +222,15 @@ def _call(model: nn.Module, inputs: Inputs, arguments: Mapping[str, Any]) -> Any
 
 def _in_precision_of(model: nn.Module, x: Tensor) -> Tensor:
     """A float32 tensor in the precision of the model."""
-    others = (torch.float16, torch.bfloat16, torch.float64)
-    if x.dtype != torch.float32 or (held := (_first_parameter(model) or [x])[0].dtype) not in others:
+    if x.dtype != torch.float32 or (first := _first_parameter(model)) is None:
         return x
-    return x.to(held)
+    return x.to(first.dtype) if first.dtype in (torch.float16, torch.bfloat16, torch.float64) else x
 
 
-def _first_parameter(module: nn.Module) -> list[Tensor]:
-    """What ``next(module.parameters())`` finds, in a tenth of its time, in a list that may be empty."""
+def _first_parameter(module: nn.Module) -> Tensor | None:
+    """What ``next(module.parameters(), None)`` finds, in a tenth of its time."""
     for parameter in module._parameters.values():
         if parameter is not None:
-            return [parameter]
-    for child in module._modules.values():
-        if child is not None and (found := _first_parameter(child)):
-            return found
-    return []
+            return parameter
+    found = (_first_parameter(child) for child in module._modules.values() if child is not None)
+    return next((parameter for parameter in found if parameter is not None), None)

@@ -111,11 +111,7 @@ def in_fast_layout(model: nn.Module, x: Inputs) -> nn.Module:
     """Returns the same network with its frozen 4-D weights channels last, which convolutions read up to twice as fast.
 
     Only those weights are copied; every other tensor is shared. A network that needs another layout (``view`` of a
-    convolution's output), or whose logits for ``x`` differ, is returned as it is.
-
-    Args:
-        model: Any network, in eval mode.
-        x: At least one sample.
+    convolution's output), or whose logits for the samples ``x`` differ, is returned as it is.
     """
     frozen = [weight for weight in model.parameters() if weight.ndim == 4 and not weight.requires_grad]
     if not frozen:
@@ -141,13 +137,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def check_labels(labels: Tensor, classes: int, source: str) -> None:
-    """Raises DataError unless every label is in 0..``classes``-1 and at least two classes are present.
-
-    Args:
-        labels: int64 ``(N,)``.
-        classes: ``K`` of the model.
-        source: Origin of the labels, for messages.
-    """
+    """Raises DataError unless every label is in 0..``classes``-1 and at least two classes are present."""
     bad = ((labels < 0) | (labels >= classes)).nonzero().flatten()
     if len(bad):
         first = int(bad[0])

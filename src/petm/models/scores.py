@@ -87,28 +87,6 @@ def opposition(base: Tensor, second: Tensor) -> Tensor:
     return others - logits.gather(1, chosen).squeeze(1)
 
 
-def jensen_shannon(base: Tensor, second: Tensor) -> Tensor:
-    """Returns ``(KL(p, m) + KL(p', m)) / 2`` with ``m = (p + p') / 2``, in [0, ln 2], in nats.
-
-    With ``t = (p - p') / (p + p')`` it is the sum of ``m (ln(1 - t²) + 2 t artanh t) / 2`` over the classes, each at
-    least 0, so nothing cancels.
-
-    Reference:
-        Lin (1991), Divergence Measures Based on the Shannon Entropy.
-    """
-    chosen = base.argmax(1, keepdim=True)
-    p, q = base.double().softmax(1), second.double().softmax(1)
-    # For the base model's class, whose two probabilities are often both nearly 1, from those of the other classes.
-    of_chosen = q.scatter(1, chosen, 0.0).sum(1, keepdim=True) - p.scatter(1, chosen, 0.0).sum(1, keepdim=True)
-    total = p + q
-    t = (p - q).scatter(1, chosen, of_chosen) / total.clamp_min(torch.finfo(torch.float64).tiny)
-    t = t.clamp(-1, 1)
-    near = t.clamp(-0.5, 0.5)
-    small = torch.log1p(-near.square()) + 2 * near * near.atanh()
-    large = torch.special.xlogy(1 + t, 1 + t) + torch.special.xlogy(1 - t, 1 - t)
-    return (total * torch.where(t.abs() < 0.5, small, large)).sum(1) / 4
-
-
 SCORES: dict[str, Score] = {
     "maximum_softmax": lambda base, second: maximum_softmax(base),
     "entropy": lambda base, second: entropy(base),
@@ -118,7 +96,6 @@ SCORES: dict[str, Score] = {
     "mean_of_both": mean_of_both,
     "disagreement": disagreement,
     "opposition": opposition,
-    "jensen_shannon": jensen_shannon,
 }
 """Every score by name, as a function of both opinions."""
 

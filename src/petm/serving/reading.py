@@ -10,12 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from petm.data.fields import Inputs, as_batch
-from petm.data.images import Channels, ImageForm, ImageLimits, Processor, TooManyPixelsError, decode
-from petm.data.reader import Encoder, pad_batch
+from petm.data.images import Channels, ImageForm, ImageLimits, ImageProcessor, TooManyPixelsError, decode
+from petm.data.reader import Tokenizer, pad_batch
 from petm.errors import BundleError, DataError
 from petm.grading.provenance import InputOrigin
-from petm.models.hf_processors import ImageProcessor
-from petm.models.hf_tokenizer import Tokenizer
 from petm.serving.limits import FORMATS, Limits, Unreadable
 
 Content = bytes | str
@@ -33,7 +31,7 @@ class ImageReader:
     kind: Literal["images", "texts"] = "images"
 
     def __init__(
-        self, size: tuple[int, int], channels: Channels, limits: Limits, processor: Processor | None = None
+        self, size: tuple[int, int], channels: Channels, limits: Limits, processor: ImageProcessor | None = None
     ) -> None:
         self._pixels = limits.pixels
         self.form = ImageForm(size, channels, True, True, processor, ImageLimits(FORMATS, limits.pixels))
@@ -101,7 +99,7 @@ class TextReader:
     kind: Literal["images", "texts"] = "texts"
     shape = None
 
-    def __init__(self, encoder: Encoder, length: int | None, limits: Limits) -> None:
+    def __init__(self, encoder: Tokenizer, length: int | None, limits: Limits) -> None:
         self._encoder, self._length, self._limits = encoder, length, limits
 
     def read(self, content: Content) -> dict[str, Sequence[int]]:
