@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from experiments.baselines.evidence import Answers, Evidence, Part, compute_answers
 from petm._internal.operations import count_operations
 from petm.data.base import Data, as_data
 from petm.errors import ArgumentError, DataError
+from petm.evidence.protocol import Answers, Evidence, Part, compute_answers
 from petm.models.prediction import BATCH_SIZE, check_labels, predict_logits
 from petm.training.error_set import ErrorSet
 
@@ -177,10 +177,10 @@ def first_sentence(documented: object) -> str:
 
 @dataclass(frozen=True)
 class OfEvidence(Baseline):
-    """One kind of evidence, taken for suspicion by itself.
+    """One of the library's kinds of evidence, taken for suspicion by itself.
 
     Args:
-        evidence: What is computed from logits and features.
+        evidence: Of `petm.evidence`.
     """
 
     evidence: Evidence

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.baselines.features import AT_MOST, at_least_1, nearest, stratified_sample
 from experiments.baselines.protocol import Baseline, Learned, Seen
 from petm.errors import ArgumentError
+from petm.evidence.features import AT_MOST, at_least_1, nearest, stratified_sample
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from experiments.baselines.averages import Ensemble, McDropout, TwoModels, Views
 from experiments.baselines.confidnet import ConfidNet
-from experiments.baselines.features import Mahalanobis, NeighbourDistance, NeighbourLabels, RelativeMahalanobis
-from experiments.baselines.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, TemperatureScaling
 from experiments.baselines.odin import Odin
 from experiments.baselines.protocol import Baseline, Fitted, Learned, OfEvidence, Seen
 from experiments.baselines.trust_score import TrustScore
@@ -27,6 +25,8 @@ from petm.data.fields import Inputs
 from petm.data.labels import UNLABELLED
 from petm.data.views import MIRROR, SAME
 from petm.errors import ArgumentError
+from petm.evidence.features import Mahalanobis, NeighbourDistance, NeighbourLabels, RelativeMahalanobis
+from petm.evidence.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, TemperatureScaling
 from petm.models.loading import weights_fingerprint
 from petm.models.prediction import Precision
 from petm.models.scores import SCORES

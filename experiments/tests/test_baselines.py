@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from experiments.baselines.averages import Ensemble, McDropout, TwoModels, Views
 from experiments.baselines.confidnet import ConfidNet
-from experiments.baselines.features import Mahalanobis, NeighbourDistance, NeighbourLabels, RelativeMahalanobis
-from experiments.baselines.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, TemperatureScaling
 from experiments.baselines.odin import Odin
 from experiments.baselines.protocol import Baseline, OfEvidence, Seen
 from experiments.baselines.trust_score import TrustScore
@@ -21,6 +19,8 @@ from experiments.detection.methods import VIEWS, all_baselines
 from networks import ResidualNet, TinyCNN, images, seeded, snapshot
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, DataError, ModelError, NothingToLearnError
+from petm.evidence.features import Mahalanobis, NeighbourDistance, NeighbourLabels, RelativeMahalanobis
+from petm.evidence.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, TemperatureScaling
 from petm.models.prediction import predict_logits
 from petm.selective.metrics import auroc
 from petm.training.error_set import find_errors

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 import experiments.detection.methods as methods
 from experiments.baselines.averages import McDropout
-from experiments.baselines.logit_scores import ENTROPY, SOFTMAX
 from experiments.baselines.protocol import Baseline, Learned, OfEvidence, Seen
 from experiments.commands import main
 from experiments.detection.conditions import (
@@ -66,6 +65,7 @@ from petm.adapter.model import attach_adapter
 from petm.adapter.one_pass import predict_dual
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, DataError, RunError
+from petm.evidence.logit_scores import ENTROPY, SOFTMAX
 from petm.models.loading import save_weights
 from petm.models.scores import entropy as entropy_of
 from petm.models.scores import maximum_softmax, mean_of_both

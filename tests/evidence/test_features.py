@@ -7,8 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from experiments.baselines.evidence import Answers, Evidence, compute_answers
-from experiments.baselines.features import (
+from networks import ResidualNet, TinyCNN, images, seeded
+from petm.data.base import TensorData
+from petm.errors import ArgumentError, DataError
+from petm.evidence.features import (
     Mahalanobis,
     NeighbourDistance,
     NeighbourLabels,
@@ -17,9 +19,7 @@ from experiments.baselines.features import (
     nearest,
     stratified_sample,
 )
-from networks import ResidualNet, TinyCNN, images, seeded
-from petm.data.base import TensorData
-from petm.errors import ArgumentError, DataError
+from petm.evidence.protocol import Answers, Evidence, compute_answers
 
 NETWORKS = [TinyCNN, ResidualNet]
 
@@ -75,7 +75,7 @@ def test_nearest_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) 
     brute = torch.tensor([[math.dist(q, r) ** 2 for r in rows.tolist()] for q in queries.tolist()], dtype=torch.float64)
     torch.testing.assert_close(squared, brute.sort(1).values[:, :4], atol=1e-12, rtol=1e-12)
     assert torch.equal(indices, brute.argsort(1)[:, :4])
-    monkeypatch.setattr("experiments.baselines.features._CHUNK", 90)
+    monkeypatch.setattr("petm.evidence.features._CHUNK", 90)
     assert torch.equal(nearest(queries, rows, 4)[1], indices)
 
 

@@ -8,8 +8,8 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.baselines.evidence import Answers, FittedEvidence, Part
 from petm.errors import ArgumentError, DataError
+from petm.evidence.protocol import Answers, FittedEvidence, Part
 
 AT_MOST = 20_000
 """Most training samples kept; a search among them costs about as much as a pass of a small network."""

@@ -6,10 +6,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments.baselines.evidence import Answers
-from experiments.baselines.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, LogitScore, TemperatureScaling
 from networks import images
 from petm.errors import ModelError
+from petm.evidence.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, LogitScore, TemperatureScaling
+from petm.evidence.protocol import Answers
 from petm.models.scores import energy, entropy, margin, maximum_softmax
 
 

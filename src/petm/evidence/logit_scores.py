@@ -9,13 +9,13 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.baselines.evidence import Answers, FittedEvidence, Part
+from petm.evidence.protocol import Answers, FittedEvidence, Part
 from petm.models.scores import energy, entropy, margin, maximum_softmax
 
 
 @dataclass(frozen=True)
 class LogitScore:
-    """A formula of the logits, with nothing to fit. See `experiments.baselines.evidence.Evidence`.
+    """A formula of the logits, with nothing to fit. See `petm.evidence.protocol.Evidence`.
 
     Attributes:
         definition: The formula in a sentence.

@@ -3,10 +3,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.baselines.evidence import compute_answers
 from networks import ResidualNet, TinyCNN, images, seeded, snapshot
 from petm.data.base import TensorData
 from petm.errors import ModelError
+from petm.evidence.protocol import compute_answers
 from petm.models.prediction import predict_logits
 
 

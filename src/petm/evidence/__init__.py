@@ -1,0 +1,1 @@
+"""What a prediction's suspicion can be computed from, behind one protocol."""
