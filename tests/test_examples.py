@@ -91,6 +91,7 @@ def test_onnx_grade_alone_answers_as_petm_does(tmp_path):
     assert said == f"by hand: suspect from a suspicion of {grader.threshold.value} on\n"
 
 
+@pytest.mark.slow
 def test_the_rows_are_those_of_petm_grade(tmp_path, monkeypatch, capfd):
     """Bundle, export, and both ways to grade the same files, each by its command."""
     paths = pictures(tmp_path / "more")
@@ -132,6 +133,7 @@ def test_what_a_processor_does_is_done_without_it(tmp_path):
     np.testing.assert_allclose(graph.grade(data).suspicion, grader.grade(data).suspicion, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_does_not_spoil_the_others(tmp_path):
     paths = pictures(tmp_path / "more")[:2]
     (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:60])

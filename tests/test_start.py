@@ -93,6 +93,7 @@ assert not {"torch", "transformers"} & set(sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_a_graph_grades_arrays_without_pytorch(graph: Path, digits: tuple[Data, ...]) -> None:
     import numpy as np
 
@@ -103,6 +104,7 @@ def test_a_graph_grades_arrays_without_pytorch(graph: Path, digits: tuple[Data, 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_graph_grades_files_without_pytorch(graph: Path) -> None:
     code, modules, told = run(graph.parent, "grade", "model.onnx", "images", "-o", "grades.csv")
     assert code == 0, told
@@ -126,6 +128,7 @@ for name in names:
 """
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_without_what_windows_lacks() -> None:
     modules = (module.name for module in pkgutil.walk_packages(petm.__path__, "petm."))
     names = " ".join(name for name in modules if name != "petm.__main__")
@@ -136,6 +139,7 @@ def test_every_module_can_be_imported_without_what_windows_lacks() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "package", "code"),
     [

@@ -111,6 +111,7 @@ def test_a_launch_that_cuts_the_model_in_parts(monkeypatch: pytest.MonkeyPatch, 
         assert team.count == 1
 
 
+@pytest.mark.slow
 def test_a_launcher_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes are announced, but the address of the other one is missing."""
     code = "from petm._internal.distributed import together\nwith together(cpu=True): pass"

@@ -205,6 +205,7 @@ class Both(nn.Module):
         return tuple(dual_logits(self.adapted, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "layers"), [CASES[0][:2], CASES[5][:2]])
 def test_export_and_compile(network: type[nn.Module], layers: dict[str, int]) -> None:
     adapted, x = adapt(network, layers), images(6)

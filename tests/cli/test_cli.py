@@ -121,6 +121,7 @@ def test_fit_grade_inspect(place, petm):
     assert "got a bundle. Choose another name, or overwrite it." in err
 
 
+@pytest.mark.slow
 def test_the_cache_budget_bounds_what_is_decoded_beforehand(place, petm, monkeypatch):
     asked = []
     monkeypatch.setattr("petm.data.base.Data.in_memory", lambda data, budget: asked.append(budget) or data)
@@ -381,6 +382,7 @@ def test_damaged_bundle(fitted, petm):
     assert "adapter_model.safetensors has changed since it was written" in err
 
 
+@pytest.mark.slow
 def test_interrupt_exits_130_and_resume_gives_the_same_result(fitted, bundle, petm, monkeypatch):
     import petm.training.loop as training
 

@@ -201,6 +201,7 @@ def test_no_guarantee_and_an_old_bundle(petm):
     assert "Whether suspicion has drifted cannot be told" in out
 
 
+@pytest.mark.slow
 def test_a_graph_gives_the_same_as_its_bundle(petm):
     export_onnx(grader(), "my.onnx")
     write(graded(800, error_rate=0.4), Path("g.csv"))

@@ -24,6 +24,7 @@ def test_freed_blocks_are_kept_until_they_are_given_back() -> None:
     assert process_peak()[1] - before < 10 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["fit", "export"])
 def test_a_module_of_the_current_folder_is_found(verb: str, tmp_path: Path) -> None:
     """Started by a script that lies elsewhere, as the installed command is."""

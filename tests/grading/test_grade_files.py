@@ -199,6 +199,7 @@ def test_no_input_and_names_that_do_not_suit(grader: Grader, tmp_path: Path) -> 
         check_output(tmp_path / "g.csv", overwrite=True)
 
 
+@pytest.mark.slow
 def test_killed_at_chosen_moments_every_row_is_there_once(tmp_path: Path) -> None:
     x = images(600, 1, 4, 4)
     np.savez(tmp_path / "x.npz", x=x[:350].numpy())

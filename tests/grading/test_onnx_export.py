@@ -105,6 +105,7 @@ def test_onnxruntime_alone_answers_as_the_grader(
 BY_CLASS = Threshold(0.9, "by hand", classes=tuple(Threshold(label / 10, "by hand") for label in range(10)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cascade_threshold", [0.0, 0.3])
 def test_ensemble_members_with_a_view_and_a_cascade(
     model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, cascade_threshold: float
@@ -179,6 +180,7 @@ def test_export_touches_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_batchnorm_dropout_and_a_residual(tmp_path: Path) -> None:
     adapted = randomise(attach_adapter(seeded(ResidualNet), {"conv1": 2, "block.conv1": 2, "fc": 3}))
     suspicion = Grader(adapted, DISAGREEMENT).grade(images(64)).suspicion
@@ -209,6 +211,7 @@ def test_a_tie_is_graded_as_the_threshold_says(tmp_path: Path, value: float, tru
     assert grader.threshold.value == value
 
 
+@pytest.mark.slow
 def test_weights_too_large_for_one_file_lie_beside_it(
     grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +306,7 @@ def test_providers_that_are_not_there(graph: Path) -> None:
 # what is refused
 
 
+@pytest.mark.slow
 def test_what_is_there_stays(grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("precious")
@@ -357,6 +361,7 @@ def test_a_graph_with_other_answers_is_not_left(tmp_path: Path) -> None:
     assert nothing_in(tmp_path)
 
 
+@pytest.mark.slow
 def test_form_of_the_inputs_must_be_known(grader: Grader, tmp_path: Path) -> None:
     unknown = Grader(grader.adapted, DISAGREEMENT)
     with pytest.raises(ArgumentError, match=r"^example: .* got none"):
@@ -413,6 +418,7 @@ def petm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp
     return run
 
 
+@pytest.mark.slow
 def test_export_then_grade(petm: Any, digits: tuple[Data, ...]) -> None:
     write_images(digits[2], range(30), Path("more"), flat=True)
     code, out, err = petm("export", "my.petm", "-o", "model.onnx")

@@ -25,6 +25,7 @@ def done(tmp_path_factory):
     return quick(tmp_path_factory.mktemp("runs") / "quick")
 
 
+@pytest.mark.slow
 def test_result_json_has_what_is_documented(done):
     result = json.loads((done.folder / "result.json").read_text())
     assert result == done.result
@@ -42,6 +43,7 @@ def test_result_json_has_what_is_documented(done):
     assert all(f"`{key}" in page for key in result), [key for key in result if f"`{key}" not in page]
 
 
+@pytest.mark.slow
 def test_figures_follow_from_the_paper_network(done):
     cost = done.result["cost"]
     assert cost["base_parameters"] == 32 * 10 + 64 * (32 * 9 + 1) + 128 * 9217 + 10 * 129 == 1_199_882
@@ -54,6 +56,7 @@ def test_figures_follow_from_the_paper_network(done):
     assert done.result["sweep"]["fidelity_to_base"][0] == 1.0
 
 
+@pytest.mark.slow
 def test_counts_agree_with_each_other(done, parts):
     result = done.result
     wrong = result["base"]["test_errors"]
@@ -65,6 +68,7 @@ def test_counts_agree_with_each_other(done, parts):
     assert result["detection"]["softmax"]["flagged"] == result["detection"]["lora_petm"]["flagged"]
 
 
+@pytest.mark.slow
 def test_pictures_and_bundle_are_written(done, parts):
     for name in ("figure1", "drift", "alpha"):
         Image.open(done.folder / "figures" / f"{name}.png").verify()
@@ -74,6 +78,7 @@ def test_pictures_and_bundle_are_written(done, parts):
     assert not (done.folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_suspects_are_the_most_suspect(done, parts):
     scores = [suspect.suspicion for suspect in done.suspects]
     assert scores == sorted(scores, reverse=True)
@@ -101,6 +106,7 @@ def test_base_without_errors_cannot_be_learned_from(parts, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_finished_folder_is_refused(done, parts):
     with pytest.raises(RunError, match="holds a finished run"):
         reproduce(*parts, done.folder, protocol=QUICK)

@@ -188,6 +188,7 @@ def test_a_model_without_errors_has_a_page_that_says_so(
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
 
 
+@pytest.mark.slow
 def test_samples_that_set_no_threshold_are_told_apart(adapted: AdaptedModel, calibration: Data, tmp_path: Path) -> None:
     threshold_set_on = calibration.subset(range(30, 300))
     set_cascade(adapted, calibration.subset(range(30)), 0.5)

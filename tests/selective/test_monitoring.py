@@ -109,6 +109,7 @@ def test_a_share_at_the_limit_needs_no_number():
     assert (check.verdict, check.samples_needed) == ("cannot tell", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("risk", "wrong_verdict"), [(0.05, "violated"), (0.0501, "holds")])
 @pytest.mark.parametrize("count", [20, 100, 500])
 def test_a_wrong_verdict_is_as_rare_as_said(risk, wrong_verdict, count):

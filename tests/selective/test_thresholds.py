@@ -65,6 +65,7 @@ def most_broken(draws: int, allowed: float) -> int:
 # risk_threshold: the guarantee
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [None, 20])
 def test_the_guarantee_has_its_confidence(levels: int | None) -> None:
     random, draws, confidence, max_risk = np.random.default_rng(0), 1000, 0.8, 0.05

@@ -67,6 +67,7 @@ def page() -> Page:
     return Page(FILES["index.html"])
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_says_its_language(page: Page) -> None:
     assert FILES["index.html"].startswith("<!DOCTYPE html>\n")
     assert FILES["index.html"].endswith("</html>\n")
@@ -82,6 +83,7 @@ def test_the_page_is_whole_and_says_its_language(page: Page) -> None:
     assert 'id: "case-title"' in SCRIPTS["review.js"]
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere_and_nothing_stands_inline(page: Page) -> None:
     assert not {"style", "iframe", "object", "embed", "base", "img"} & {tag for tag, _ in page.tags}
     for tag, attributes in page.tags:
@@ -96,6 +98,7 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_stands_inline(page: Page) 
         assert not re.search(r"https?:|[\"'(]//|@import|url\(", text.replace("http://www.w3.org/2000/svg", "")), name
 
 
+@pytest.mark.slow
 def test_scripts_make_no_markup_of_text_and_import_only_each_other() -> None:
     used = {"page.js"}
     for name, text in SCRIPTS.items():
@@ -106,6 +109,7 @@ def test_scripts_make_no_markup_of_text_and_import_only_each_other() -> None:
     assert used == set(SCRIPTS)
 
 
+@pytest.mark.slow
 def test_what_scripts_look_for_is_on_the_page(page: Page) -> None:
     identifiers = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     wanted = {found for text in SCRIPTS.values() for found in re.findall(r"byId\(\"([^\"]+)\"\)", text)}
@@ -113,6 +117,7 @@ def test_what_scripts_look_for_is_on_the_page(page: Page) -> None:
     assert wanted <= identifiers
 
 
+@pytest.mark.slow
 def test_colours_are_those_of_the_reports() -> None:
     report = (PAGE.parents[1] / "report" / "templates" / "report.css").read_text(encoding="utf-8")
 
@@ -446,6 +451,7 @@ def check_sweep(browser: Browser, served: Served) -> None:
     browser.driver.execute_script("document.activeElement.blur()")
 
 
+@pytest.mark.slow
 @in_browser
 def test_a_decision_that_cannot_be_saved_is_kept_and_saved_later(
     browser: Browser, served: Served, tmp_path: Path
@@ -473,6 +479,7 @@ def test_a_decision_that_cannot_be_saved_is_kept_and_saved_later(
         browser.wait_for("#progress", "3 to review")
 
 
+@pytest.mark.slow
 @in_browser
 def test_keys_move_undo_and_help(browser: Browser, served: Served, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
@@ -521,6 +528,7 @@ def test_keys_move_undo_and_help(browser: Browser, served: Served, tmp_path: Pat
         assert browser.faults() == []
 
 
+@pytest.mark.slow
 @in_browser
 def test_a_key_is_asked_for_until_it_is_right(browser: Browser, served: Served, tmp_path: Path) -> None:
     with service(served.bundle, free_port(), key="sesame-sesame-sesame") as address:
@@ -538,6 +546,7 @@ def test_a_key_is_asked_for_until_it_is_right(browser: Browser, served: Served, 
         browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
 
 
+@pytest.mark.slow
 @in_browser
 def test_everything_has_a_name_and_fits_a_narrow_screen(browser: Browser, served: Served, address: str) -> None:
     browser.open(address)
@@ -562,6 +571,7 @@ def test_everything_has_a_name_and_fits_a_narrow_screen(browser: Browser, served
     assert not browser.all("img"), "the file name that looks like markup has become an element"
 
 
+@pytest.mark.slow
 @in_browser
 def test_a_browser_that_keeps_nothing_says_so_and_grades(browser: Browser, served: Served, address: str) -> None:
     refuse = "".join(
@@ -576,6 +586,7 @@ def test_a_browser_that_keeps_nothing_says_so_and_grades(browser: Browser, serve
     assert browser.faults() == []
 
 
+@pytest.mark.slow
 @in_browser
 def test_images_are_pasted_once(browser: Browser, served: Served, address: str) -> None:
     browser.open(address)
@@ -593,6 +604,7 @@ def test_images_are_pasted_once(browser: Browser, served: Served, address: str) 
     assert len(browser.all("#cards li")) == 1
 
 
+@pytest.mark.slow
 @in_browser
 def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
     browser: Browser, served: Served, digits: tuple[Data, ...], tmp_path: Path
@@ -670,6 +682,7 @@ def test_texts_are_written_graded_and_corrected(browser: Browser, tmp_path: Path
     assert (line["label"], line["label_name"]) == (1, "PLACE")
 
 
+@pytest.mark.slow
 @in_browser
 def test_without_the_browsers_help_a_hash_is_the_same(browser: Browser) -> None:
     """Over plain HTTP from another machine there is no crypto.subtle."""

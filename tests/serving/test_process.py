@@ -323,6 +323,7 @@ def petm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     return run
 
 
+@pytest.mark.slow
 def test_a_missing_bundle_ends_the_service(petm: Petm, tmp_path: Path) -> None:
     code, told = petm("serve", tmp_path / "nothing.petm", "--port", 0)
     assert code == 1

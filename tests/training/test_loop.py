@@ -328,6 +328,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["dropout and BatchNorm", "patience"])
 def test_a_killed_training_goes_on_to_the_same_bits(killed: Path, case: str) -> None:
     through = load_file(killed / case / "through.safetensors")
