@@ -146,7 +146,7 @@ def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -
             if kind == ".csv":
                 name, said = (unguard(value) if isinstance(value, str) else value for value in (name, said))
             last, fault = table.place(record.number), record.fault
-            if isinstance(row, str) and row.isdecimal():
+            if isinstance(row, str) and row.isdecimal() and len(row) < 20:
                 row = int(row)
             number = class_number(said, classes)
             if name is not None and fault is None:

@@ -128,8 +128,8 @@ class _ImageFiles(Source):
         count, digest = 0, hashlib.sha256()
         for path, _, _ in self.find():
             count += 1
-            digest.update(os.fsencode(str(path)) + b"\0")
-            with suppress(OSError):
+            digest.update(str(path).encode("utf-8", "surrogatepass") + b"\0")
+            with suppress(OSError, ValueError):
                 state = os.stat(path) if isinstance(path, str) else None
                 digest.update(f"{state and (state.st_size, state.st_mtime_ns)}\0".encode())
         return count, digest.hexdigest()
@@ -285,7 +285,8 @@ def open_sources(
         paths: Files, folders and globs; adjacent image files become one source.
         text_column: Column of texts; None reads images.
         label_column: Column of labels; None reads none. In folders of images, the sub-folders are the classes.
-        keep_faults: Whether a path of which nothing can be read is an input with a fault, as suits long lists.
+        keep_faults: Whether the paths are a list: none is a glob, and one of which nothing can be read is an input with
+            a fault.
 
     Raises:
         DataError: There is nothing at a path, the classifier does not read its kind, or it lacks a column.
@@ -293,7 +294,7 @@ def open_sources(
 
     def opened(path: str | Path) -> Iterator[Found | Source]:
         try:
-            for place in _matching(path):
+            for place in _matching(path, globs=not keep_faults):
                 remote = isinstance(place, RemotePath)
                 if text_column is None and is_image(place.name) and (remote or place.is_file()):
                     yield _found(place)
@@ -338,7 +339,7 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
     raise DataError(f"{path}: expected {wanted}, got a file of the kind '{suffix or path.name}'. Name other inputs.")
 
 
-def _matching(path: str | Path) -> list[Located]:
+def _matching(path: str | Path, *, globs: bool) -> list[Located]:
     """What is at a path, at an address in a store, or matches a glob, in order."""
     place = locate(path)
     found: list[Located] = []
@@ -347,8 +348,8 @@ def _matching(path: str | Path) -> list[Located]:
     elif isinstance(place, Path) and os.path.exists(place):  # unlike Path.exists, it raises nothing
         found = [place]
     elif isinstance(place, RemotePath):
-        found = [place] if place.exists() else [*place.matching()] if "*" in place.key else []
-    elif "\0" not in str(path):
+        found = [place] if place.exists() else [*place.matching()] if globs and "*" in place.key else []
+    elif globs and "\0" not in str(path):
         found = [*sorted(map(Path, glob.glob(str(path))))]
     if not found:
         raise DataError(f"{place}: expected a file, a folder or a glob, got nothing there. Check the path.")

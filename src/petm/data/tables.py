@@ -140,8 +140,9 @@ class _ParquetTable(Table):
             self._groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
             if min(self._groups, default=0) < 0 or sum(self._groups) != file.metadata.num_rows:
                 raise OSError(f"groups of {sum(self._groups)} rows in a file of {file.metadata.num_rows}")
-        self._check(self._schema.names)
-        self._present = [column for column in self.columns if column in self._schema.names]
+            names = self._schema.names
+        self._check(names)
+        self._present = [column for column in self.columns if column in names]
 
     def count(self) -> int:
         return sum(self._groups)
@@ -168,15 +169,16 @@ class _ParquetTable(Table):
         """The wanted rows of a group whose first row is ``row``; each has a fault where a page is damaged.
 
         A damaged length in a page shifts the values behind it, which only the page's end shows. So a group on this
-        machine is read twice, unless all is one batch; stores notice damage themselves.
+        machine is read twice; stores notice damage themselves.
         """
         import pyarrow as pa
 
         how: Any = {"batch_size": size, "row_groups": [group], "columns": self._present}
         try:
-            if isinstance(self.path, Path) and self._groups[group] > size:
-                for _ in file.iter_batches(**how):
-                    pass
+            if isinstance(self.path, Path):
+                found = sum(map(len, file.iter_batches(**how)))
+                if found != self._groups[group]:
+                    raise OSError(f"{found} of {self._groups[group]} rows")
             for batch in file.iter_batches(**how):
                 start, stop = max(row, wanted.start), min(row + len(batch), wanted.stop)
                 if start < stop:
@@ -218,7 +220,7 @@ class _ParquetTable(Table):
             how = {"buffer_size": _BUFFER, "pre_buffer": False, "page_checksum_verification": True}
             with pq.ParquetFile(source, filesystem=filesystem, **how) as file:
                 yield file
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise self._broken("Parquet", error) from error
 
 

@@ -156,10 +156,13 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
             )
             yield from map(_unguarded, batches)
             return
-        yield from ds.dataset(source, format=formats[kind], schema=SCHEMA, filesystem=filesystem).to_batches(
+        batches = ds.dataset(source, format=formats[kind], schema=SCHEMA, filesystem=filesystem).to_batches(
             columns=wanted, batch_size=1 << 14, batch_readahead=2, fragment_readahead=1, use_threads=False
         )
-    except (OSError, pa.ArrowException) as error:
+        for batch in batches:
+            batch.validate(full=True)  # text in UTF-8
+            yield batch
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"{path}: expected a whole file of grades, got: {reason}. Grade again.") from error
 
