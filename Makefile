@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Compiled beforehand, Python files that nobody imports would take 0.2 GB.
 INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test check lint experiments-test test-lowest clean
+.PHONY: demo test check lint fuzz experiments-test test-lowest clean
 
 # The core alone: no extra is needed to fit a grader and to use it.
 demo: $(VENV)/.core
@@ -16,6 +16,11 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint test
+
+# Every reader against damaged and hostile files; a file that fails is kept in runs/fuzz.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/fuzzing.py --seconds $(FUZZ_SECONDS)
 
 experiments-test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile experiments/tests

@@ -51,6 +51,11 @@ def place(tmp_path, model, digits, monkeypatch):
     return tmp_path
 
 
+def listing(*paths):
+    """Standard input with paths in bytes, one a line."""
+    return io.TextIOWrapper(io.BytesIO(b"".join(path + b"\n" for path in paths)))
+
+
 def fit_arguments(*more):
     return (
         "fit", "--model", NETWORK, "--weights", "w.safetensors", "--data", "images", "-o", "my.petm",
@@ -149,7 +154,7 @@ def test_grade_reads_lists_names_what_it_cannot_read_and_judges(fitted, petm, mo
     assert ", 1 unreadable." in err
 
     listed = [row["input"] for row in rows[:5]]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(listed) + "\n"))
+    monkeypatch.setattr("sys.stdin", listing(*map(os.fsencode, listed)))
     code, out, err = petm("grade", "my.petm", "-")
     assert code == 0, err
     assert [row["input"] for row in csv.DictReader(out.splitlines())] == listed
@@ -438,3 +443,52 @@ def test_help(petm, verb):
     assert out.startswith("Usage: petm")
     if verb:
         assert "Example: petm" in out
+
+
+def test_a_list_with_paths_of_which_nothing_can_be_read(fitted, petm, monkeypatch):
+    good = sorted((fitted / "more").iterdir())
+    odd = os.fsencode(fitted) + b"/\xff.png"
+    shutil.copy(good[0], odd)
+    os.mkfifo(fitted / "pipe.png")
+    (fitted / "loop.png").symlink_to("loop.png")
+    bad = [b"gone.png", b"pipe.png", b"loop.png", b"no.kind", b"x" * 5000, b"a\0b.png", b"[.png"]
+    monkeypatch.setattr("sys.stdin", listing(os.fsencode(good[0]), odd, *bad, os.fsencode(good[1])))
+    code, out, err = petm("grade", "my.petm", "-")
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out.replace("\0", "\\0"))))
+    assert [row["grade"] == "unreadable" for row in rows] == [False, False, *[True] * len(bad), False]
+    assert [row["input"] for row in rows[2:5]] == ["gone.png", "pipe.png", "loop.png"]
+    assert rows[1]["label"] == rows[0]["label"]
+    assert rows[1]["input"].endswith("/\\xff.png")
+    assert all("expected" in row["reason"] for row in rows[2:-1])
+
+
+def test_nothing_that_can_be_read_is_an_error_with_the_commonest_reason(fitted, petm):
+    (fitted / "bad").mkdir()
+    for number in range(3):
+        (fitted / "bad" / f"{number}.png").write_bytes(b"none")
+    (fitted / "bad" / "3.png").symlink_to("nowhere")
+    code, _, err = petm("grade", "my.petm", "bad", "-o", "g.csv")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("Error: inputs: expected one that can be read, got 4 that cannot, mostly: ")
+    assert "an empty or unknown format" in err.splitlines()[-1]
+    assert len((fitted / "g.csv").read_text().splitlines()) == 5
+    assert petm("grade", "my.petm", "bad", "--json")[0] == 1
+
+
+def test_an_output_among_the_inputs_is_refused(fitted, petm):
+    np.savez("x.npz", images=np.zeros((3, 28, 28), np.uint8))
+    (fitted / "link").symlink_to("more")
+    (fitted / "classes").mkdir()
+    (fitted / "classes" / "a").symlink_to(fitted / "more")
+    os.link("x.npz", "y.csv")
+    (fitted / "z.csv").symlink_to("x.npz")
+    before = sorted(map(str, fitted.rglob("*")))
+    for given, output in (
+        ("more", "more/g.csv"), ("more", "link/g.csv"), ("link", "more/g.csv"), ("classes", "more/deep/g.csv"),
+        ("x.npz", "y.csv"), ("x.npz", "z.csv"), ("*.npz", "z.csv"), (".", "g.csv"), ("x.npz", "my.petm/g.csv"),
+    ):  # fmt: skip
+        code, _, err = petm("grade", "my.petm", given, "-o", output, "--overwrite")
+        assert (code, "Error: output: expected a place apart from the inputs" in err) == (1, True), (given, output, err)
+    assert sorted(map(str, fitted.rglob("*"))) == before
+    assert petm("grade", "my.petm", "more", "-o", "more.csv")[0] == 0

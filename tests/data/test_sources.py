@@ -236,6 +236,39 @@ def test_linked_folders_are_read_in_the_first_place_and_loops_end(place: Path) -
     assert [row[2] for row in every(open_sources(["links"]))] == ["bird"] * 4
 
 
+def test_what_is_no_file_in_a_folder_is_a_row(place: Path) -> None:
+    folder = place / "images"
+    (folder / "bird").symlink_to("bird")
+    (folder / "cat" / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "cat" / "pipe.png")
+    (folder / "dog" / "self.png").symlink_to("self.png")
+    rows = every(open_sources(["images"], label_column="label"))
+    bad = [(row[0], row[2]) for row in rows if row[3]]
+    assert bad == [
+        ("images/bird", "bird"), ("images/cat/gone.png", "cat"), ("images/cat/pipe.png", "cat"),
+        ("images/dog/self.png", "dog"),
+    ]  # fmt: skip
+    assert len(rows) == 12
+    with pytest.raises(DataError, match=r"images/bird: expected a file"):
+        open_data("images")
+    data = open_data("images", skip_bad=True)
+    assert (len(data), list(getattr(data, "skipped", ()))) == (8, [name for name, _ in bad])
+
+
+def test_pipes_and_absurd_sizes_are_not_opened(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x.png", "y.parquet", "y.npz", "y.csv"):
+        os.mkfifo(place / name)
+        with pytest.raises(DataError, match=rf"{name}: expected .* got a pipe or a device"):
+            open_sources([name], text_column="text" if name == "y.csv" else None)
+    for name in ("y.parquet", "y.npz"):
+        with pytest.raises(DataError, match=name):
+            open_data(name)
+    with (place / "images" / "cat" / "0.png").open("r+b") as file:
+        file.truncate(1 << 31)
+    (rows,) = open_sources(["images/cat/0.png"])[0].rows(0, 1, 1)
+    assert "2,147,483,648 bytes" in str(Reader(size=(6, 5), channels=1).read([rows] if isinstance(rows, Row) else rows))
+
+
 def test_torch_is_not_needed_to_read_images(place: Path) -> None:
     code = """
 import sys

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import random
 from pathlib import Path
 
@@ -123,3 +124,103 @@ def test_any_part_is_that_part_of_the_whole(tmp_path: Path, suffix: str) -> None
 def test_what_cannot_be_opened(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=rf"{name}: "):
         opened(tmp_path / name, "a")
+
+
+TEXTS = [(f"question {number}", number % 3) for number in range(400)]
+
+
+def faults(path: Path) -> list[int]:
+    """Numbers of the rows with a fault; all others are those of `TEXTS`."""
+    found = list(opened(path, "text", "label").records())
+    assert len(found) == opened(path, "text", "label").count() == 400
+    for record, (text, label) in zip(found, TEXTS, strict=True):
+        assert record.fault or record.values in ((text, label), (text, str(label)))
+    return [record.number for record in found if record.fault]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"text": "a \\ud83d", "label": 1}',
+        b'{"text": "a", "label": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"text": "a", "label": ' + b"9" * 5_000 + b"}",
+        b'{"text": "caf\xe9", "label": 1}',
+        b'{"text": "a", "label": 1',
+    ],
+)
+def test_one_bad_row_of_json_lines(tmp_path: Path, row: bytes) -> None:
+    lines = [json.dumps({"text": text, "label": label}).encode() for text, label in TEXTS]
+    (tmp_path / "x.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join([*lines[:200], row, *lines[201:]]))
+    assert faults(tmp_path / "x.jsonl") == [201]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [b'"question 200,1', b"caf\xe9,1", b"question 200", b"question,200,1", b'question,"200"1', b'"question"200,1'],
+)
+@pytest.mark.parametrize("later", [b"question 300,0", b'question 300,"0"', b'"question 300","0"', b'"question 300",0'])
+def test_one_bad_row_of_csv(tmp_path: Path, row: bytes, later: bytes) -> None:
+    lines = [f"{text},{label}".encode() for text, label in TEXTS]
+    lines[200], lines[300] = row, later
+    (tmp_path / "x.csv").write_bytes(b"\n".join([b"text,label", *lines]))
+    assert faults(tmp_path / "x.csv") == [202]
+
+
+@pytest.mark.parametrize("later", [b'disk of 19",0', b'a,disk of 19"', b'a,disk of 19",0'])
+def test_a_stray_quote_takes_no_rows_up_to_a_quote_far_below(tmp_path: Path, later: bytes) -> None:
+    lines = [f"{text},{label}".encode() for text, label in TEXTS]
+    lines[200], lines[300] = b'"question 200,1', later
+    (tmp_path / "x.csv").write_bytes(b"\n".join([b"text,label", *lines]))
+    found = records(tmp_path / "x.csv", "text", "label")
+    assert len(found) == 400
+    assert [number for number, _, fault in found if fault] == ([202, 302] if later.count(b",") > 1 else [202])
+
+
+def test_a_long_line_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_LONGEST", 1000)
+    (tmp_path / "x.csv").write_text("a,b\n" + "x" * 5000 + ",2\n3,4\n")
+    (tmp_path / "x.jsonl").write_text(json.dumps({"a": "x" * 5000}) + '\n{"a": "3", "b": "4"}\n')
+    assert records(tmp_path / "x.csv", "a", "b") == [(2, (), True), (3, ("3", "4"), False)]
+    assert records(tmp_path / "x.jsonl", "a", "b") == [(1, (), True), (2, ("3", "4"), False)]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_utf_16_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("text,label\na,1\n", encoding="utf-16")
+    with pytest.raises(DataError, match=rf"{name}: .*UTF-16"):
+        opened(tmp_path / name, "text")
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy"])
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_damaged_page_of_parquet(tmp_path: Path, compression: str, checksum: bool) -> None:
+    path = tmp_path / "x.parquet"
+    table = pa.table({"text": [text for text, _ in TEXTS], "label": [label for _, label in TEXTS]})
+    how = {"use_dictionary": False, "compression": compression, "write_page_checksum": checksum}
+    pq.write_table(table, path, row_group_size=100, **how)
+    content = path.read_bytes()
+    labels = pq.read_metadata(path).row_group(2).column(1).data_page_offset
+    place = content.rindex(b"question 200", 0, labels)  # behind those in the statistics
+    for at in range(place, place + 300, 7):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x80]) + content[at + 1 :])
+        found = list(opened(path, "text", "label").records())
+        assert [record.number for record in found] == list(range(400)), "each row once"
+        others = [record.values for record in found if not 200 <= record.number < 300]
+        assert others == TEXTS[:200] + TEXTS[300:]
+        lost = [record.number for record in found if record.fault]
+        if checksum:
+            assert lost == list(range(200, 300))
+        for start, stop in ((250, 350), (150, 260), (299, 301)):
+            assert list(opened(path, "text", "label").records(start, stop, size=7)) == found[start:stop]
+
+
+def test_a_column_that_is_there_twice_and_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,a\n1,2\n")
+    pq.write_table(pa.table([[1], [2]], names=["a", "a"]), tmp_path / "x.parquet")
+    for name in ("x.csv", "x.parquet"):
+        with pytest.raises(DataError, match=rf"{name}: expected a column 'a', got the columns a, a"):
+            opened(tmp_path / name, "a")
+    for name in ("p.csv", "p.jsonl", "p.parquet"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match=rf"{name}: .*a pipe"):
+            opened(tmp_path / name, "a")

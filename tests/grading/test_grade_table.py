@@ -1,4 +1,6 @@
+import csv
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from petm.data.labels import read_true_labels
 from petm.errors import DataError
 from petm.grading.grade_files import write_tables
 from petm.grading.grade_table import SCHEMA, grade_table, read_grades
@@ -49,6 +52,50 @@ def test_written_and_read_again(tmp_path: Path, kind: str) -> None:
     assert rows == made().to_pylist() * 2
     chosen = [row for batch in read_grades(path, ["grade", "suspicion"]) for row in batch.to_pylist()]
     assert chosen == [{"grade": row["grade"], "suspicion": row["suspicion"]} for row in rows]
+
+
+PIECES = [
+    "=", "+", "-", "@", "\t", "\r", "\n", '"', ",", "'", "a", "é", "\ud83d", "\udcff", "\0", "NA", "null", " ", "\\",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".csv", ".jsonl"])
+def test_any_text_is_read_again(tmp_path: Path, kind: str) -> None:
+    chance = random.Random(kind)
+    texts = ["".join(chance.choices(PIECES, k=chance.randrange(6))) for _ in range(3000)]
+    count = np.arange(1000)
+    grades = Grades(count, count, count / 7, count / 9, count % 2 == 0)
+    reasons = [None if row % 2 else texts[row] for row in range(2000)]
+    table = grade_table(texts[:2000], [None] * 2000, grades, texts[2000:], reasons=reasons)
+    write_tables(tmp_path / f"g{kind}", kind, iter([table, table]))
+    rows = [row for batch in read_grades(tmp_path / f"g{kind}") for row in batch.to_pylist()]
+    assert rows == table.to_pylist() * 2
+    told = [text for text in texts[:2000] if "\ud83d" not in text and "\udcff" not in text]
+    assert set(told) <= {row["input"] for row in rows}
+
+
+def test_no_cell_of_csv_is_a_formula(tmp_path: Path) -> None:
+    names = ["=cmd|' /C calc'!A0.png", "+1.png", "-1.png", "@SUM.png", "\t=1.png", "'=1.png", "tis.png", "'tis.png"]
+    count = np.arange(8) % 2
+    grades = Grades(count, count, -count / 7, count / 9, count == 0)
+    table = grade_table(names, [None] * 8, grades, ("=a", "b"), reasons=None)
+    write_tables(tmp_path / "g.csv", ".csv", iter([table]))
+    with (tmp_path / "g.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert [row["input"] for row in cells] == [f"'{name}" for name in names[:6]] + names[6:]
+    assert {row["label_name"] for row in cells} == {"'=a", "b"}
+    assert float(cells[1]["suspicion"]) == -1 / 7, "a number stays one"
+    (tmp_path / "labels.csv").write_text(
+        "".join(
+            f"{cell},{row['label_name']}\n"
+            for cell, row in [
+                ("input", {"label_name": "label"}),
+                *((row["input"], row) for row in cells if '"' not in row["input"]),
+            ]
+        )
+    )
+    known = read_true_labels([tmp_path / "labels.csv"], ("=a", "b"))
+    assert known == {(name, None): int(label) for name, label in zip(names, count, strict=True)}
 
 
 def test_a_folder_of_parts(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Keys, regions and endpoints come from the settings of the store's own tools, or 
 
 import io
 import re
+import stat
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -142,10 +143,20 @@ def _bucket(scheme: str, authority: str, settings: str) -> Any:
 
 
 def open_binary(place: Located) -> Any:
-    """Returns a file opened for reading at any position; raises OSError where it cannot be opened."""
+    """Returns a file opened for reading at any position; raises OSError where it cannot be, as a pipe or a device."""
     if isinstance(place, Path):
+        check_regular(place)
         return place.open("rb")
     return io.BufferedReader(place.filesystem.open_input_file(place.key), _BUFFER)
+
+
+def check_regular(path: Path, most: int | None = None) -> None:
+    """Raises OSError unless a path is that of a file, of at most ``most`` bytes; opening a pipe might never end."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(f"{path}: a folder, a pipe or a device")
+    if most is not None and state.st_size > most:
+        raise OSError(f"{path}: a file of {state.st_size:,} bytes, more than {most:,}")
 
 
 def for_arrow(place: Located) -> tuple[str, Any]:

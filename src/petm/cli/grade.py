@@ -1,5 +1,6 @@
 """``petm grade``: label, suspicion and grade for each input."""
 
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -68,19 +69,22 @@ def grade(
     from petm._internal.storage import locate
     from petm.cli.graders import inputs_at, open_both, open_grader, reader_of
     from petm.data.sources import open_sources
-    from petm.grading.grade_files import check_output, grade_files
+    from petm.grading.grade_files import check_apart, check_output, grade_files
 
     bundle = place.bundle
     output = locate(where) if where is not None else None
     file = check_output(output, overwrite=overwrite) if output is not None and engine == "local" else None
     paths = [line for path in inputs for line in (_listed() if path == "-" else [path])]
+    if output is not None:
+        check_apart(output, [bundle, *paths])
     if bundle.suffix.lower() != ".onnx":  # a graph is opened quickly
-        for path in paths:
+        for path in (path for path in inputs if path != "-"):
             options.check_readable("inputs", Path(path))
     grader = open_grader(place, device)
     read_as = inputs_at(grader.origin.inputs, place)
     reader = reader_of(read_as, place.trust_remote_code)
-    sources = open_sources(paths, text_column=read_as.text_column, label_column=label_column if labelled else None)
+    columns = {"text_column": read_as.text_column, "label_column": label_column if labelled else None}
+    sources = open_sources(paths, keep_faults="-" in inputs, **columns)
     how: Any = {"batch_size": batch_size, "labelled": labelled}
     if engine == "ray":
         from petm.grading.ray_engine import grade_on_ray
@@ -100,7 +104,8 @@ def grade(
 
 
 def _listed() -> list[str]:
-    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    """Paths on standard input, in whatever bytes the file system has."""
+    return [os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip()]
 
 
 def _identity(grader: "Grader | OnnxGrader", bundle: Path) -> str:
@@ -119,7 +124,7 @@ def _summary_of(output: "Located", labelled: bool) -> "Summary":
     from petm.grading.summary import Summary
 
     summary = Summary(labelled=labelled)
-    for batch in read_grades(output, None if labelled else ["grade"]):
+    for batch in read_grades(output, None if labelled else ["grade", "reason"]):
         summary.add(pa.Table.from_batches([batch]))
     return summary
 
@@ -185,3 +190,4 @@ def _report(summary: "Summary", threshold: "Threshold", output: "Located | None"
             interval = f"{100 * found.value:.2f} % ({100 * found.low:.2f} to {100 * found.high:.2f} %)"
             click.echo(guarantee(threshold), err=True)
             click.echo(f"Here {interval} are {judged.guarantee.of}, of {found.of} labelled: {verdict}.", err=True)
+    summary.refuse_unread()

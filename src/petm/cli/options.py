@@ -162,7 +162,7 @@ class ImageSize(click.ParamType[tuple[int, int]]):
 
 def check_readable(name: str, path: Path | None) -> None:
     """Raises RunError where the path of an option does not exist; globs and addresses are not checked here."""
-    if path is not None and not path.exists() and not set("*?[:") & set(str(path)):
+    if path is not None and not os.path.exists(path) and not set("*?[:") & set(str(path)):
         raise RunError(f"{name}: expected an existing file or folder, got none at {path}. Check it.")
 
 

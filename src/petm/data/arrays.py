@@ -4,6 +4,7 @@ import gzip
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from numpy.typing import NDArray
 from petm._internal.storage import Located, open_binary
 from petm.errors import DataError
 
-_BROKEN = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_BROKEN = (
+    OSError, ValueError, TypeError, EOFError, RuntimeError, NotImplementedError, KeyError, SyntaxError, MemoryError,
+    OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 """What zipfile and NumPy raise for a damaged archive."""
 _CHUNK = 1 << 20
 """Bytes that are read at a time."""

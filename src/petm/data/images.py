@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petm._internal.files import fingerprint
-from petm._internal.storage import Located, RemotePath
+from petm._internal.storage import Located, RemotePath, check_regular
 from petm.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ Channels = Literal[1, 3]
 
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode; Pillow releases the interpreter's lock meanwhile."""
+
+MOST_BYTES = 1 << 30
+"""Bytes of an image file; larger ones are not opened."""
 
 LEAVE_OUT = "Repair or remove it, or leave out what cannot be read with skip_bad=True (--skip-bad)."
 
@@ -40,21 +43,21 @@ def is_image(name: str) -> bool:
 
 
 class Found(NamedTuple):
-    """An image file that was found, or a folder that could not be listed."""
+    """An image file that was found, or what stands in the place of one and cannot be read."""
 
     path: str | RemotePath
     """Text for a local path: there may be millions."""
     label: str | None = None
     """The name of the outermost folder below the one that was named."""
     fault: str | None = None
-    """Why a folder could not be listed."""
+    """Why a folder could not be listed, or a file is none: a pipe, a link that leads nowhere or to itself."""
 
 
 def images_below(folder: Located) -> Iterator[Found]:
     """Yields the images below a folder, each folder in the order of its names; hidden ones are left out.
 
     Links to folders are followed in the folder itself, where they may be classes, and not below, where they may be
-    loops. A folder below that cannot be listed is one entry with a fault.
+    loops. A folder below that cannot be listed, and an image that is no file, are entries with a fault.
 
     Raises:
         DataError: The folder itself cannot be listed.
@@ -63,20 +66,22 @@ def images_below(folder: Located) -> Iterator[Found]:
 
 
 def _below(folder: str | RemotePath, label: str | None) -> Iterator[Found]:
-    for name, path, is_folder in _entries(folder, follow=label is None):
+    for name, path, is_folder, fault in _entries(folder, follow=label is None):
         if is_folder:
             try:
                 yield from _below(path, label or name)
             except DataError as error:
                 yield Found(path, label or name, str(error))
         elif is_image(name):
-            yield Found(path, label)
+            yield Found(path, label, fault)
+        elif fault is not None and "." not in name:  # it may have been a class
+            yield Found(path, label or name, fault)
 
 
-def _entries(folder: str | RemotePath, *, follow: bool) -> Iterator[tuple[str, str | RemotePath, bool]]:
-    """Name, path and whether it is a folder, of what is not hidden, in the order of the names."""
+def _entries(folder: str | RemotePath, *, follow: bool) -> Iterator[tuple[str, str | RemotePath, bool, str | None]]:
+    """Name, path, whether it is a folder and why it is no file, of what is not hidden, in the order of the names."""
     if isinstance(folder, RemotePath):
-        yield from ((path.name, path, is_folder) for path, is_folder in folder.entries() if path.name[0] != ".")
+        yield from ((path.name, path, is_folder, None) for path, is_folder in folder.entries() if path.name[0] != ".")
         return
     try:
         with os.scandir(folder) as found:
@@ -84,9 +89,14 @@ def _entries(folder: str | RemotePath, *, follow: bool) -> Iterator[tuple[str, s
     except OSError as error:
         raise DataError(f"{folder}: expected a folder of images, got: {error.strerror}. Check the path.") from error
     for entry in entries:
-        is_folder = entry.is_dir(follow_symlinks=follow)
-        if is_folder or entry.is_file():
-            yield entry.name, entry.path, is_folder
+        is_folder, fault = False, None
+        try:
+            is_folder = entry.is_dir(follow_symlinks=follow)
+            if not (is_folder or entry.is_file() or entry.is_dir()):
+                fault = "expected a file, got a pipe, a device or a link that leads nowhere"
+        except OSError as error:  # a link to itself
+            fault = f"expected a file, got: {error.strerror}"
+        yield entry.name, entry.path, is_folder, fault
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +244,10 @@ def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -
     from PIL import UnidentifiedImageError
 
     try:
-        return _read(encoded.read_bytes() if isinstance(encoded, Path) else encoded, limits)
+        if isinstance(encoded, Path):
+            check_regular(encoded, MOST_BYTES)
+            encoded = encoded.read_bytes()
+        return _read(encoded, limits)
     except Exception as error:  # each of Pillow's parsers raises what it likes
         unknown = isinstance(error, UnidentifiedImageError)
         got = "an empty or unknown format" if unknown else str(error).rstrip(".") or type(error).__name__

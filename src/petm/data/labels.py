@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from petm.data.tables import TABLE_SUFFIXES, open_table
+from petm.data.tables import TABLE_SUFFIXES, open_table, unguard
 from petm.errors import DataError
 
 UNLABELLED = -1
@@ -143,8 +143,10 @@ def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -
         last: str | None = None
         for record in table.records():
             name, said, row = record.values or (None, None, None)
+            if kind == ".csv":
+                name, said = (unguard(value) if isinstance(value, str) else value for value in (name, said))
             last, fault = table.place(record.number), record.fault
-            if isinstance(row, str) and row.isdecimal():
+            if isinstance(row, str) and row.isdecimal() and len(row) < 20:
                 row = int(row)
             number = class_number(said, classes)
             if name is not None and fault is None:

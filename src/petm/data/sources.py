@@ -128,8 +128,8 @@ class _ImageFiles(Source):
         count, digest = 0, hashlib.sha256()
         for path, _, _ in self.find():
             count += 1
-            digest.update(os.fsencode(str(path)) + b"\0")
-            with suppress(OSError):
+            digest.update(str(path).encode("utf-8", "surrogatepass") + b"\0")
+            with suppress(OSError, ValueError):
                 state = os.stat(path) if isinstance(path, str) else None
                 digest.update(f"{state and (state.st_size, state.st_mtime_ns)}\0".encode())
         return count, digest.hexdigest()
@@ -273,7 +273,11 @@ class _ArrayRows(Source):
 
 
 def open_sources(
-    paths: Iterable[str | Path], *, text_column: str | None = None, label_column: str | None = None
+    paths: Iterable[str | Path],
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    keep_faults: bool = False,
 ) -> list[Source]:
     """Returns what paths, folders and globs stand for, in their order.
 
@@ -281,20 +285,30 @@ def open_sources(
         paths: Files, folders and globs; adjacent image files become one source.
         text_column: Column of texts; None reads images.
         label_column: Column of labels; None reads none. In folders of images, the sub-folders are the classes.
+        keep_faults: Whether the paths are a list: none is a glob, and one of which nothing can be read is an input with
+            a fault.
 
     Raises:
         DataError: There is nothing at a path, the classifier does not read its kind, or it lacks a column.
     """
 
-    def is_file_of_image(place: Located) -> bool:
-        return text_column is None and is_image(place.name) and (isinstance(place, RemotePath) or place.is_file())
+    def opened(path: str | Path) -> Iterator[Found | Source]:
+        try:
+            for place in _matching(path, globs=not keep_faults):
+                remote = isinstance(place, RemotePath)
+                if text_column is None and is_image(place.name) and (remote or place.is_file()):
+                    yield _found(place)
+                else:
+                    yield from _open_source(place, text_column, label_column)
+        except DataError as error:
+            if not keep_faults:
+                raise
+            yield _found(Path(path), str(error))
 
     sources: list[Source] = []
-    for are_images, places in groupby((place for path in paths for place in _matching(path)), is_file_of_image):
-        if are_images:
-            sources.append(listed(tuple(map(_found, places))))
-        else:
-            sources += [source for place in places for source in _open_source(place, text_column, label_column)]
+    for are_files, some in groupby((each for path in paths for each in opened(path)), lambda x: isinstance(x, Found)):
+        each: Any = tuple(some)
+        sources += [listed(each)] if are_files else each
     return sources
 
 
@@ -310,6 +324,8 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
         if texts:
             raise DataError(f"{path}: expected {wanted}, got a folder.")
         return [_ImageFiles(str(path), lambda: images_below(path))]
+    if isinstance(path, Path) and not path.is_file():
+        raise DataError(f"{path}: expected {wanted}, got a pipe or a device. Name other inputs.")
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet" or (texts and suffix in TABLE_SUFFIXES):
@@ -323,17 +339,17 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
     raise DataError(f"{path}: expected {wanted}, got a file of the kind '{suffix or path.name}'. Name other inputs.")
 
 
-def _matching(path: str | Path) -> list[Located]:
+def _matching(path: str | Path, *, globs: bool) -> list[Located]:
     """What is at a path, at an address in a store, or matches a glob, in order."""
     place = locate(path)
-    found: list[Located]
+    found: list[Located] = []
     if isinstance(place, RemotePath) and is_image(place.name) and "*" not in place.name:
         found = [place]  # not asked for until it is fetched: a question for each would take hours for a list
-    elif place.exists():
+    elif isinstance(place, Path) and os.path.exists(place):  # unlike Path.exists, it raises nothing
         found = [place]
     elif isinstance(place, RemotePath):
-        found = [*place.matching()] if "*" in place.key else []
-    else:
+        found = [place] if place.exists() else [*place.matching()] if globs and "*" in place.key else []
+    elif globs and "\0" not in str(path):
         found = [*sorted(map(Path, glob.glob(str(path))))]
     if not found:
         raise DataError(f"{place}: expected a file, a folder or a glob, got nothing there. Check the path.")

@@ -5,13 +5,16 @@ grades.parquet.parts/       beside grades.parquet, until this is whole
 └── part-00000000.parquet   some thousand rows, and the place of the next input
 """
 
-import csv
+import glob
 import json
+import os
+import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +24,7 @@ from petm._internal.progress import track
 from petm._internal.storage import Located, RemotePath
 from petm.data.reader import Reader
 from petm.data.sources import Source
+from petm.data.tables import guard
 from petm.errors import DataError, RunError
 from petm.grading.grade_table import GRADE_SUFFIXES, SCHEMA
 from petm.grading.stream import AnyGrader, Graded, Place, grade_stream
@@ -31,6 +35,8 @@ from petm.training.run_folder import forget_finished, open_run
 PART_ROWS, PART_SECONDS = 1 << 11, 20.0
 """Rows after which a part is written, and seconds after the last one."""
 _AFTER = b"petm.after"
+_FileId: TypeAlias = tuple[int, int]
+_IN_QUOTES = re.compile(r'[",\r\n]|\A\Z')
 
 
 def check_output(path: Located, *, overwrite: bool) -> Path:
@@ -39,6 +45,47 @@ def check_output(path: Located, *, overwrite: bool) -> Path:
         raise RunError(f"{path}: expected a file on this machine, got an address. Copy it there, or use --engine ray.")
     check_new_file(path, *GRADE_SUFFIXES, overwrite=overwrite or parts_folder(path).exists())
     return path
+
+
+def check_apart(output: Located, inputs: Iterable[str | Path]) -> None:
+    """Raises RunError where the output is an input, lies in a folder that is read, or holds an input, also by links.
+
+    Args:
+        output: The file or folder to write.
+        inputs: Files, folders and globs that are read.
+    """
+    if isinstance(output, RemotePath):
+        holders = {str(output), *(f"{output.scheme}://{parent}" for parent in PurePosixPath(output.key).parents)}
+        clash = next((path for path in map(str, inputs) if path.rstrip("/") in holders), None)
+    else:
+        place = output.resolve()
+        own = {*map(_file_id, (place, parts_folder(place))), *map(_file_id, place.parents)} - {None}
+        holder = _file_id(place) if place.is_dir() else None
+        clash = next((str(path) for path in inputs if not own.isdisjoint(_read_at(path, holder))), None)
+    if clash is not None:
+        raise RunError(
+            f"output: expected a place apart from the inputs, got {output} beside the input {clash}. Move it."
+        )
+
+
+def _read_at(path: str | Path, holder: _FileId | None) -> Iterator[_FileId | None]:
+    """The files and folders that a path names, with links in these, and with ``holder`` the folders around them."""
+    for found in [path] if os.path.exists(path) else glob.glob(str(path)):
+        yield _file_id(found)
+        if os.path.isdir(found):
+            with suppress(OSError), os.scandir(found) as entries:
+                yield from [_file_id(entry.path) for entry in entries if entry.is_symlink()]
+        if holder is not None:
+            yield from map(_file_id, Path(found).resolve().parents)
+
+
+def _file_id(path: str | Path) -> _FileId | None:
+    """What all paths of one file or folder have in common, links included; None where there is nothing."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return state.st_dev, state.st_ino
 
 
 def parts_folder(path: Path) -> Path:
@@ -118,12 +165,19 @@ def write_tables(path: Path, kind: str, tables: Iterator[Any]) -> None:
 
 
 def write_csv(file: Any, tables: Iterator[Any]) -> None:
-    """Writes tables as CSV with a header into an open file, each at once; null is an empty cell."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(SCHEMA.names)
+    """Writes tables as CSV with a header into an open file, each at once; null is an empty cell, no text is ``""``."""
+    file.write(",".join(SCHEMA.names) + "\n")
     for table in tables:
-        writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+        file.writelines(",".join(map(_cell, row)) + "\n" for row in rows)
         file.flush()
+
+
+def _cell(value: str | float | None) -> str:
+    if not isinstance(value, str):
+        return "" if value is None else str(value)
+    value = guard(value)
+    return '"{}"'.format(value.replace('"', '""')) if _IN_QUOTES.search(value) else value
 
 
 class _Parts:

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from petm._internal.storage import Located, for_arrow, locate
+from petm.data.tables import FORMULA
 from petm.errors import DataError
 from petm.grading.grades import Grades
 
@@ -71,25 +73,35 @@ def grade_table(
 
     return pa.table(
         [
-            pa.array(map(_printable, inputs), pa.string()),
+            _texts(inputs),
             pa.array(rows, pa.int64()),
             spread(grades.labels, pa.int64()),
-            spread(named(grades.labels), pa.string()),
+            spread(_texts(named(grades.labels)), pa.string()),
             spread(grades.second, pa.int64()),
-            spread(named(grades.second), pa.string()),
+            spread(_texts(named(grades.second)), pa.string()),
             spread(np.ma.masked_invalid(grades.probability).tolist(), pa.float64()),
             spread(grades.suspicion, pa.float64()),
             spread(np.where(grades.trusted, *GRADE_NAMES[:2]).tolist(), pa.string()).fill_null(GRADE_NAMES[2]),
-            pa.array(why, pa.string()),
+            _texts(why),
             pa.array(true_labels if true_labels is not None else [None] * len(inputs), pa.int64()),
         ],
         schema=SCHEMA,
     )
 
 
+def _texts(values: Sequence[str | None]) -> pa.Array:
+    """Texts in UTF-8; a file's name may hold other bytes on some systems, and any text half a character."""
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([None if value is None else _printable(value) for value in values], pa.string())
+
+
 def _printable(name: str) -> str:
-    """A file's name in UTF-8; on some systems it may hold other bytes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -130,20 +142,35 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
         # With threads, Arrow would read ahead without limit.
         if kind == ".csv":
             opened = filesystem.open_input_stream(source) if filesystem else source
-            yield from csv.open_csv(
+            batches = csv.open_csv(
                 opened,
                 read_options=csv.ReadOptions(block_size=1 << 21, use_threads=False),
+                parse_options=csv.ParseOptions(newlines_in_values=True),
                 convert_options=csv.ConvertOptions(
                     column_types=SCHEMA,
                     include_columns=wanted,
+                    null_values=[""],
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=False,
                 ),
             )
+            yield from map(_unguarded, batches)
             return
-        yield from ds.dataset(source, format=formats[kind], schema=SCHEMA, filesystem=filesystem).to_batches(
+        batches = ds.dataset(source, format=formats[kind], schema=SCHEMA, filesystem=filesystem).to_batches(
             columns=wanted, batch_size=1 << 14, batch_readahead=2, fragment_readahead=1, use_threads=False
         )
-    except (OSError, pa.ArrowException) as error:
+        for batch in batches:
+            batch.validate(full=True)  # text in UTF-8
+            yield batch
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"{path}: expected a whole file of grades, got: {reason}. Grade again.") from error
+
+
+def _unguarded(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows with their texts as they were before `petm.data.tables.guard`."""
+    columns = [
+        pc.replace_substring_regex(column, f"^'({FORMULA})", r"\1") if pa.types.is_string(column.type) else column
+        for column in rows.columns
+    ]
+    return pa.record_batch(columns, rows.schema)

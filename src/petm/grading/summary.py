@@ -1,17 +1,22 @@
 """The summary of graded inputs: counts by grade and, for known labels, the quality of the grades."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petm.errors import DataError
 from petm.grading.grade_table import GRADE_NAMES
 
 if TYPE_CHECKING:
     from petm.selective.metrics import Detection
     from petm.selective.monitoring import GuaranteeCheck
     from petm.selective.thresholds import Threshold
+
+
+_MOST_REASONS = 1000
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,19 @@ class Judged:
 
 
 class Summary:
-    """Counts graded inputs by grade, and with ``labelled`` keeps 26 bytes for each input with a true label."""
+    """Counts graded inputs by grade and reason, and with ``labelled`` keeps 26 bytes for each with a true label."""
 
     def __init__(self, *, labelled: bool) -> None:
         self.labelled = labelled
         self.counts = dict.fromkeys(GRADE_NAMES, 0)
+        self.reasons = Counter[str]()
         self._held: list[tuple[NDArray[Any], ...]] = []
 
     def add(self, table: Any) -> None:
         """Counts some rows of `SCHEMA`."""
         grades = table.column("grade")
+        told = table.column("reason").drop_null().to_pylist()
+        self.reasons.update(reason for reason in told if reason in self.reasons or len(self.reasons) < _MOST_REASONS)
         for counted in grades.value_counts().to_pylist():
             self.counts[counted["values"]] += counted["counts"]
         if self.labelled:
@@ -50,6 +58,13 @@ class Summary:
             suspicion = table.column("suspicion").to_numpy()
             trusted = grades.to_numpy() == GRADE_NAMES[0]
             self._held.append(tuple(part[known] for part in (suspicion, trusted, label != true, label)))
+
+    def refuse_unread(self) -> None:
+        """Raises DataError, with the commonest reason, where there are inputs and none could be read."""
+        unread = self.counts[GRADE_NAMES[2]]
+        if unread and unread == sum(self.counts.values()):
+            reason = self.reasons.most_common(1)[0][0].rstrip(".")
+            raise DataError(f"inputs: expected one that can be read, got {unread:,} that cannot, mostly: {reason}.")
 
     def judged(self, threshold: "Threshold") -> Judged | None:
         """Returns the quality of the grades where true labels are known; None if none is."""
