@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from petm._internal.files import take_lock, write_atomically
+from petm._internal.files import take_lock, to_json, write_atomically
 from petm.errors import DataError, RunError
 from petm.serving.limits import FORMATS
 
@@ -77,7 +77,7 @@ class LabelFile:
         if place is not None and place != before:
             write_atomically(self.path.parent / place, lambda temporary: _fill(temporary, raw))
         try:
-            self._write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            self._write((to_json(line) + "\n").encode())
         except RunError:
             if place is not None and place != before:
                 _remove(self.path.parent / place)
