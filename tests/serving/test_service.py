@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from petm.grading.onnx_grader import OnnxGrader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.hf_processors import load_processor
 from petm.selective.targets import Recall
-from petm.selective.thresholds import DISAGREEMENT
+from petm.selective.thresholds import DISAGREEMENT, Threshold
 from petm.serving.app import make_app
 from petm.serving.batching import Batcher
 from petm.serving.engine import EngineEndedError, GraderEngine
@@ -200,8 +201,31 @@ def test_an_unreadable_image_does_not_spoil_the_others(
     assert last["grade"] in ("trusted", "suspect")
 
 
-def test_base64_that_is_none_is_unreadable(client: TestClient) -> None:
-    row = client.post("/grade", json={"images": ["%%%"]}).json()["grades"][0]
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda text: f"data:image/png;base64,{text}",
+        lambda text: f" DATA:;name=a.png;BASE64,{text}\n",
+        lambda text: "\r\n".join(text[place : place + 76] for place in range(0, len(text), 76)),
+        lambda text: text.replace("+", "-").replace("/", "_"),
+        lambda text: text.rstrip("="),
+    ],
+)
+def test_base64_in_its_other_spellings(client: TestClient, images: list[bytes], spelled: Callable[[str], str]) -> None:
+    files = images[:12]
+    plain = [b64encode(file).decode() for file in files]
+    assert {len(file) % 3 for file in files} == {0, 1, 2}
+    assert {"+", "/"} < set("".join(plain))
+    expected = client.post("/grade", files=sent(*files)).json()["grades"]
+    found = client.post("/grade", json={"images": [spelled(text) for text in plain]}).json()["grades"]
+    for row, other in zip(found, expected, strict=True):
+        assert row["label"] == other["label"] is not None
+        assert row["suspicion"] == pytest.approx(other["suspicion"], rel=1e-4)
+
+
+@pytest.mark.parametrize("text", ["%%%", "A", "AB=CD", "AAé", "data:image/png,AAAA", "data:image/png;base64"])
+def test_base64_that_is_none_is_unreadable(client: TestClient, text: str) -> None:
+    row = client.post("/grade", json={"images": [text]}).json()["grades"][0]
     assert (row["grade"], row["reason"]) == ("unreadable", "The image is not valid base64.")
 
 
@@ -248,6 +272,86 @@ def test_bodies_that_are_refused(
 def test_a_query_that_is_refused_is_not_repeated(client: TestClient, images: list[bytes]) -> None:
     answer = client.post("/grade?opinions=secret", files=sent(images[0]))
     assert (answer.status_code, answer.json()) == (400, {"detail": "opinions: expected true or false."})
+
+
+# methods, framing, origin
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/about", "/metrics", "/openapi.json", "/", "/page.js"])
+def test_head_is_answered_as_get(client: TestClient, path: str) -> None:
+    get, head = client.get(path), client.head(path)
+    assert (get.status_code, head.status_code, head.content) == (200, 200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert path == "/metrics" or head.headers["content-length"] == get.headers["content-length"]
+    assert client.head("/nothing").status_code == client.get("/nothing").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/grade", "OPTIONS, POST"),
+        ("/sweep", "OPTIONS, POST"),
+        ("/labels", "GET, HEAD, OPTIONS, POST"),
+        ("/about", "GET, HEAD, OPTIONS"),
+        ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/openapi.json", "GET, HEAD, OPTIONS"),
+        ("/page.js", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_paths_tell_their_methods(client: TestClient, path: str, allow: str) -> None:
+    told = client.options(path)
+    assert (told.status_code, told.headers["allow"]) == (204, allow)
+    for method in {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - set(allow.split(", ")):
+        refused = client.request(method, path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, allow), method
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"sec-fetch-site": "same-origin", "origin": "https://a.org"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"origin": "http://localhost"}, 200),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site", "origin": "http://localhost:3000"}, 403),
+        ({"origin": "http://a.org"}, 403),
+        ({"origin": "http://localhost:3000"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/grade", "/sweep", "/labels"])
+def test_pages_of_other_sites_send_nothing(
+    labelled: TestClient, images: list[bytes], headers: dict[str, str], status: int, path: str
+) -> None:
+    image = b64encode(images[0]).decode()
+    bodies = {"/grade": {"images": [image]}, "/sweep": {"image": image, "alphas": [1]}, "/labels": said(images[0], 3)}
+    answer = labelled.post(path, json=bodies[path], headers=headers)
+    assert answer.status_code == (201 if (path, status) == ("/labels", 200) else status)
+    assert labelled.get("/about", headers=headers).status_code == 200
+    assert bool(labelled.get("/labels").json()["labels"]) == (answer.status_code == 201)
+
+
+def test_json_has_no_nan(grader: Grader, images: list[bytes]) -> None:
+    class Lost(GraderEngine):
+        def run(self, inputs: Sequence[Any]) -> Any:
+            unread, (grades, base, second) = super().run(inputs)  # type: ignore[misc]
+            grades = replace(grades, suspicion=np.full_like(grades.suspicion, np.inf))
+            return unread, (grades, np.full_like(base, np.nan), second)
+
+    nothing = replace(grader, threshold=Threshold(-np.inf, "trusts nothing"))
+    with client_of(lambda limits: Lost(nothing, reader_for(INPUTS, limits))) as client:
+        ready(client)
+        for answer in (client.get("/about"), client.post("/grade?opinions=true", files=sent(images[0]))):
+            assert answer.status_code == 200
+
+            def refuse(constant: str) -> None:
+                raise AssertionError(constant)
+
+            found = json.loads(answer.content, parse_constant=refuse)
+        row = found["grades"][0]
+        assert (row["suspicion"], row["base"], row["grade"]) == (None, [None] * 10, "suspect")
+        assert sum(row["opinion"]) == pytest.approx(1)
 
 
 # limits
