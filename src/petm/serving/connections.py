@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import sys
-import time
 from collections.abc import Callable
 
 from h11 import LocalProtocolError
@@ -103,13 +102,12 @@ class Seldom(logging.Filter):
 
     def __init__(self, most: int, period: float) -> None:
         super().__init__()
-        self._most, self._period, self._since, self._count = most, period, -period, 0
+        self._most, self._period, self._since, self._count = most, period, 0.0, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Returns whether the record may pass; the first after a gap says how many did not."""
-        now = time.monotonic()
-        if now - self._since >= self._period:
-            left_out, self._since, self._count = self._count - self._most, now, 0
+        if abs(record.created - self._since) >= self._period:  # or the clock was set back
+            left_out, self._since, self._count = self._count - self._most, record.created, 0
             if left_out > 0:
                 record.msg, record.args = f"{record.getMessage()} (after {left_out:,} records left out)", None
         self._count += 1
