@@ -642,6 +642,30 @@ def test_what_was_said_can_be_fitted_on(labelled: TestClient, images: list[bytes
     assert sorted(data.labels.tolist()) == [0, 3, 3, 4]
 
 
+ODD = ("nan", "1", " a", "a", "True", "it's", "a b", "é", "[b]", "#")
+
+
+def test_labels_of_any_class_name_are_read_again(
+    grader: Grader, images: list[bytes], digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    from petm.data.labels import read_true_labels
+    from petm.data.opening import open_data
+
+    odd = replace(grader, origin=replace(grader.origin, model=ModelOrigin(classes=ODD)))
+    path = tmp_path / "labels.jsonl"
+    with client_of(engine_of(odd), labels=path) as client:
+        ready(client)
+        for label in range(10):
+            sent = said(images[label], (label + 1) % 10, input=f"{label}.png")
+            assert client.post("/labels", json=sent).json()["label_name"] == ODD[(label + 1) % 10]
+            client.post("/labels", json=sent | {"label": label}).raise_for_status()
+    assert read_true_labels([path], ODD) == {(f"{label}.png", None): label for label in range(10)}
+    data = open_data(tmp_path / "labels.jsonl.images", classes=ODD)
+    pixels = (data.inputs(range(10))[:, 0].numpy() * 255).round().astype(np.uint8)
+    found = {image.tobytes(): label for image, label in zip(pixels, data.labels.tolist(), strict=True)}
+    assert found == {image.tobytes(): label for label, image in enumerate(values(digits)[:10])}
+
+
 @pytest.mark.parametrize(
     ("change", "status", "detail"),
     [
