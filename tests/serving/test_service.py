@@ -238,6 +238,7 @@ def test_other_formats_and_sizes_are_read(client: TestClient, kind: str) -> None
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=x"}
+TWO = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\na\r\n' * 2  # and no end
 PART = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\na\r\n--x--\r\n'
 
 
@@ -257,6 +258,7 @@ PART = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\na\r\n--x--\r
         (b'{"images": []}', JSON, 400, "Send at least one input."),
         (b"--x--\r\n", FORM, 400, "Send at least one input."),
         (b"noise", FORM, 400, "The form is damaged."),
+        (TWO, FORM, 400, "The form is damaged."),
         (b"a", {"content-type": "multipart/form-data"}, 400, "The form is damaged."),
         (PART, FORM, 400, "The form may have only parts with the name files."),
     ],
@@ -671,6 +673,9 @@ def test_labels_of_any_class_name_are_read_again(
     [
         ({"label": 10}, 400, "label: expected a class from 0 to 9, or null."),
         ({"label": -1}, 400, "label: Input should be greater than or equal to 0."),
+        ({"label": True}, 400, "label: Input should be a valid integer."),
+        ({"label_name": "4"}, 400, "label_name: expected the name of the class. Does this grader have other classes?"),
+        ({"predicted": 2**70}, 400, None),
         ({"sha256": "0" * 64}, 400, "sha256: expected the hash of the input. Was the input changed on the way?"),
         ({"image": "AAAA"}, 422, NO_IMAGE),
         ({"secret": 1}, 400, None),
@@ -749,7 +754,27 @@ def test_a_full_disk_leaves_no_half_a_line(
     assert sorted(path.parent.name for path in tmp_path.rglob("*.png")) == ["3", "6"]
 
 
-@pytest.mark.parametrize("content", ["not JSON\n", "[1]\n", '{"a": 1}\n'])
+def test_labels_of_another_graders_classes_are_not_continued(
+    grader: Grader, images: list[bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "labels.jsonl"
+    for names, fails in ((NAMES, False), (NAMES, False), (NAMES[::-1], True), (NAMES[:3], True)):
+        other = replace(grader, origin=replace(grader.origin, model=ModelOrigin(classes=names)))
+        app, service = make_app(engine_of(other), Limits(), labels=path)
+        with TestClient(app, base_url="http://localhost") as client:
+            while service.state == "loading":
+                time.sleep(0.01)
+            assert (service.state, isinstance(service.failure, DataError)) == (
+                ("failed", True) if fails else ("ready", False)
+            )
+            if not fails:
+                client.post("/labels", json=said(images[0], 0)).raise_for_status()
+    assert len(path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "content", ["not JSON\n", "[1]\n", '{"a": 1}\n', '{"label": "3", "sha256": "0"}\n', '{"label": 3}\n']
+)
 def test_another_file_is_not_written_to(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text(content)
