@@ -1,14 +1,15 @@
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.metrics import accuracy_score
-from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.metrics import accuracy_score, average_precision_score, log_loss, roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -21,7 +22,6 @@ from petm.errors import ArgumentError
 from petm.grading.grader import load
 from petm.selective.metrics import aurc
 from petm.selective.targets import Coverage, Recall
-from petm.selective.thresholds import Threshold
 from petm.sklearn import GradedClassifier, negative_aurc
 from petm.training.recipes import Recipe
 
@@ -41,8 +41,8 @@ class AnyWidth(nn.Module):
 
 
 CANNOT_HOLD = {
-    "check_classifiers_train": "decision_function tells how far to trust the model's answer, not one number a class",
-    "check_decision_proba_consistency": "for the same reason it does not rise with a class's probability",
+    "check_classifiers_train": "A has three outputs, whatever the number of classes in the data",
+    "check_decision_proba_consistency": "the same; these data have two classes",
     "check_classifiers_classes": "A has three outputs, whatever the number of classes in the data",
     "check_dtype_object": "the same; these data have four classes",
     "check_estimators_overwrite_params": "the check's hash of a tensor depends on where it lies: a copy has another",
@@ -75,6 +75,12 @@ def logits(model: nn.Module, x: NDArray[Any]) -> Tensor:
         return model(torch.as_tensor(x)).double()
 
 
+def log_odds(logits: Tensor) -> NDArray[Any]:
+    """Of each class against all others, one after the other."""
+    rest = [logits[:, [other for other in range(10) if other != each]].logsumexp(1) for each in range(10)]
+    return (logits - torch.stack(rest, 1)).numpy()
+
+
 def test_a_answers_and_the_second_opinion_grades(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
     before = snapshot(model)
     x, y, later, labels = arrays
@@ -91,11 +97,8 @@ def test_a_answers_and_the_second_opinion_grades(model: nn.Module, arrays: tuple
     direct = estimator.grader_.grade(torch.as_tensor(later))
     for name in ("labels", "second", "suspicion", "trusted"):
         np.testing.assert_array_equal(getattr(grades, name), getattr(direct, name))
-    decision = estimator.decision_function(later)
-    assert decision.shape == (300,)
+    np.testing.assert_allclose(estimator.decision_function(later), log_odds(expected), atol=1e-4)
     assert 0 < grades.trusted.sum() < 300
-    np.testing.assert_array_equal(decision > 0, grades.trusted)
-    np.testing.assert_array_equal(np.argsort(-decision, kind="stable"), np.argsort(grades.suspicion, kind="stable"))
     assert negative_aurc(estimator, later, labels) == -aurc(grades.suspicion, grades.labels != labels)
 
 
@@ -117,22 +120,10 @@ def test_labels_by_name_and_in_another_order(model: nn.Module, arrays: tuple[NDA
     np.testing.assert_array_equal(named.predict(later), names[plain.predict(later)])
     np.testing.assert_array_equal(named.classes_[named.predict_proba(later).argmax(1)], named.predict(later))
     np.testing.assert_array_equal(named.grade(later).second, names[plain.grade(later).second])
-    np.testing.assert_array_equal(named.decision_function(later), plain.decision_function(later))
+    np.testing.assert_array_equal(named.classes_[named.decision_function(later).argmax(1)], named.predict(later))
     assert named.score(later, names[labels]) == plain.score(later, labels)
     shifted = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y + 5)
     np.testing.assert_array_equal(shifted.predict(later), plain.predict(later) + 5)
-
-
-def test_a_threshold_for_each_class(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
-    x, y, later, _ = arrays
-    estimator = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y)
-    parts = tuple(Threshold(0.05 * label if label else -np.inf, "risk") for label in range(10))
-    estimator.grader_ = replace(estimator.grader_, threshold=Threshold(0.45, "risk of each", classes=parts))
-    grades, decision = estimator.grade(later), estimator.decision_function(later)
-    np.testing.assert_array_equal(decision > 0, grades.trusted)
-    np.testing.assert_array_equal(np.isneginf(decision), grades.labels == 0)
-    others = grades.labels > 0
-    np.testing.assert_allclose(decision[others], (0.05 * grades.labels - grades.suspicion)[others])
 
 
 def test_a_clone_shares_a_and_copies_the_rest(model: nn.Module) -> None:
@@ -148,19 +139,115 @@ def test_a_clone_shares_a_and_copies_the_rest(model: nn.Module) -> None:
 
 
 def test_in_a_pipeline_and_in_cross_validation(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
-    x, y, later, _ = arrays
+    x, y, later, labels = arrays
     pipeline = make_pipeline(
         FunctionTransformer(lambda flat: flat.reshape(-1, 1, 28, 28)),
         GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)),
     )
     pipeline.fit(x.reshape(len(x), -1), y)
     np.testing.assert_array_equal(pipeline.predict(later.reshape(300, -1)), logits(model, later).argmax(1))
-    assert pipeline.decision_function(later.reshape(300, -1)).shape == (300,)
+    flat = later.reshape(300, -1)
+    np.testing.assert_allclose(pipeline.decision_function(flat), log_odds(logits(model, later)), atol=1e-4)
+    assert negative_aurc(pipeline, flat, labels) == negative_aurc(pipeline[-1], later, labels)
     estimator = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7))
     answers = cross_val_predict(estimator, x, y, cv=2, method="predict_proba")
     np.testing.assert_allclose(answers, logits(model, x).softmax(1), atol=1e-5)
-    decision = cross_val_predict(estimator, x, y, cv=2, method="decision_function")
-    assert decision.shape == (len(x),)
+
+
+class Above(nn.Module):
+    """Two classes: whether the digit is 5 or more, by a network for ten."""
+
+    def __init__(self, digits: nn.Module) -> None:
+        super().__init__()
+        self.digits = digits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.digits(x).unflatten(1, (2, 5)).logsumexp(2)
+
+
+BOTH = {"numbers": np.array([0, 1]), "names": np.array(["low", "high"]), "truth": np.array([False, True])}
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_two_classes_are_scored_by_the_probability_of_the_second(
+    model: nn.Module, arrays: tuple[NDArray[Any], ...], kind: str
+) -> None:
+    x, digit, _, _ = arrays
+    names = BOTH[kind]
+    y = names[(digit >= 5).astype(int)]
+    estimator = GradedClassifier(Above(model), classes=names.tolist(), recipe=SHORT, target=Coverage(0.7))
+    odds = logits(model, x).unflatten(1, (2, 5)).logsumexp(2).diff(dim=1)[:, 0].numpy()
+    positive = max(names)  # scikit-learn's second class
+    odds = odds if positive == names[1] else -odds
+    parts = [rows for _, rows in StratifiedKFold(2).split(x, y)]
+    for scoring, metric in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
+        if kind == "names" and scoring == "average_precision":
+            continue  # scikit-learn's scorer by name takes 1 for the positive class
+        found = cross_val_score(estimator, x, y, cv=2, scoring=scoring, error_score="raise")
+        expected = [metric(y[rows] == positive, odds[rows]) for rows in parts]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert min(found) > 0.95, "A is right"
+    found = cross_val_score(estimator, x, y, cv=2, scoring="neg_log_loss", error_score="raise")
+    loss = np.logaddexp(0, np.where(y == positive, -odds, odds))
+    np.testing.assert_allclose(found, [-loss[rows].mean() for rows in parts], rtol=1e-4)
+    estimator.fit(x, y)
+    np.testing.assert_array_equal(
+        estimator.classes_[(estimator.decision_function(x) > 0).astype(int)], estimator.predict(x)
+    )
+
+
+def test_ten_classes_are_scored_by_their_probabilities(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
+    x, y, _, _ = arrays
+    estimator = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7))
+    probabilities = logits(model, x).softmax(1).numpy()
+    parts = [rows for _, rows in StratifiedKFold(2).split(x, y)]
+    for scoring, expected in (
+        ("roc_auc_ovr", [roc_auc_score(y[rows], probabilities[rows], multi_class="ovr") for rows in parts]),
+        ("average_precision", [average_precision_score(y[rows], probabilities[rows]) for rows in parts]),
+        ("neg_log_loss", [np.log(probabilities[rows, y[rows]]).mean() for rows in parts]),
+    ):
+        found = cross_val_score(estimator, x, y, cv=2, scoring=scoring, error_score="raise")
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("two", [True, False])
+def test_it_is_calibrated_like_any_classifier(model: nn.Module, arrays: tuple[NDArray[Any], ...], two: bool) -> None:
+    x, y, later, labels = arrays
+    if two:
+        model, y, labels = Above(model), np.where(y >= 5, "high", "low"), np.where(labels >= 5, "high", "low")
+    classes = ["low", "high"] if two else None
+    calibrated = CalibratedClassifierCV(
+        GradedClassifier(model, classes=classes, recipe=SHORT, target=Coverage(0.7)), cv=2
+    ).fit(x, y)
+    probabilities = calibrated.predict_proba(later)
+    known = GradedClassifier(model, classes=classes, recipe=SHORT, target=Coverage(0.7)).fit(x, y)
+    assert calibrated.classes_.tolist() == known.classes_.tolist()
+    assert accuracy_score(labels, calibrated.classes_[probabilities.argmax(1)]) > known.score(later, labels) - 0.03
+    assert log_loss(labels, probabilities, labels=known.classes_) < 1.5 * log_loss(
+        labels, known.predict_proba(later), labels=known.classes_
+    )
+
+
+def test_a_table_of_numbers_with_named_columns(arrays: tuple[NDArray[Any], ...]) -> None:
+    x, y, later, _ = arrays
+    small = [F.avg_pool2d(torch.as_tensor(each), 7).flatten(1).numpy() for each in (x, later)]
+    frame, table = (pd.DataFrame(each, columns=[f"c{number}" for number in range(16)]) for each in small)
+    net = seeded(lambda: nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 10)))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
+    for _ in range(200):
+        optimizer.zero_grad()
+        F.cross_entropy(net(torch.as_tensor(small[0])), torch.as_tensor(y)).backward()
+        optimizer.step()
+    names = pd.Series(np.array(NAMES)[y], dtype="category")
+    estimator = GradedClassifier(net, classes=NAMES, recipe=SHORT, target=Coverage(0.7)).fit(frame, names)
+    assert estimator.feature_names_in_.tolist() == list(frame.columns)
+    expected = logits(net, small[1])
+    np.testing.assert_array_equal(estimator.predict(table), np.array(NAMES)[expected.argmax(1)])
+    np.testing.assert_allclose(
+        estimator.predict_proba(table)[:, np.argsort(np.argsort(NAMES))], expected.softmax(1), atol=1e-6
+    )
+    with pytest.raises(ValueError, match="feature names"):
+        estimator.predict(table[table.columns[::-1]])
 
 
 def test_a_search_over_recipes(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.pipeline import Pipeline
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -32,10 +33,10 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     ``fit`` trains the second opinion and sets the threshold, as `petm.fitting.fit`; the base model is never trained.
 
-    - ``predict`` and ``predict_proba`` give the base model's class and softmax.
-    - ``decision_function`` is threshold minus suspicion, one number a sample: above 0 is trusted, 0 and below suspect.
-      With two classes scikit-learn's AUROC scorer would read it as confidence in the second class: pass
-      ``response_method="predict_proba"`` to the scorer.
+    - ``predict``, ``predict_proba`` and ``decision_function`` give the base model's class, softmax and log-odds, as
+      scikit-learn's scorers, ``CalibratedClassifierCV`` and others expect them of any classifier.
+    - ``grade`` gives what petm adds: ``.trusted``, ``.suspicion``, ``.probability`` of an error, and ``.second``, the
+      second opinion.
     - ``score`` is the base model's accuracy, which no setting changes. To choose settings, such as ``recipe``, pass
       ``scoring=petm.negative_aurc``.
 
@@ -117,7 +118,8 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     def grade(self, X: ArrayLike) -> Grades:  # noqa: N803
         """Returns the grades, with the answers of both opinions as in ``classes_``."""
-        grades = self._grade(X)
+        data = self._checked(X)  # before the attribute: it checks that there was a fit
+        grades = self.grader_.grade(data, batch_size=self.batch_size)
         return replace(grades, labels=self._names[grades.labels], second=self._names[grades.second])
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
@@ -130,17 +132,18 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return np.asarray(self._logits(X).double().softmax(1).numpy()[:, self._columns])
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Returns threshold minus suspicion, float64 ``(N,)``: above 0 trusted, else suspect.
+        """Returns the log-odds of each class, float64 ``(N, K)`` in the order of ``classes_``; of two, of the second.
 
-        It is minus infinity where the threshold trusts nothing, over all or in the predicted class.
+        ``log(p / (1 - p))`` of the base model's probability ``p``, from its logits, so that it stays exact where ``p``
+        rounds to 1. For two classes it is ``(N,)`` and above 0 where ``predict`` gives the second. Unlike logits, it
+        does not depend on what a network adds to all logits of a sample, and so can be calibrated class by class.
         """
-        grades, values = self._grade(X), np.array(self.grader_.threshold.values)
-        limits: NDArray[np.float64] = values[grades.labels] if len(values) > 1 else values
-        return limits - grades.suspicion
-
-    def _grade(self, X: ArrayLike) -> Grades:  # noqa: N803
-        data = self._checked(X)  # before the attribute: it checks that there was a fit
-        return self.grader_.grade(data, batch_size=self.batch_size)
+        logits = self._logits(X).double()
+        chances, first = logits.log_softmax(1), logits.argmax(1, keepdim=True)
+        others = logits.scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)
+        odds = (chances - torch.log1p(-chances.exp())).scatter(1, first, logits.gather(1, first) - others)
+        found = odds.numpy()[:, self._columns]
+        return np.asarray(found[:, 1] if found.shape[1] == 2 else found)
 
     def _logits(self, X: ArrayLike) -> Tensor:  # noqa: N803
         return predict_logits(self.model, self._checked(X), batch_size=self.batch_size)
@@ -156,14 +159,16 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return tags
 
 
-def negative_aurc(estimator: GradedClassifier, X: ArrayLike, y: ArrayLike) -> float:  # noqa: N803
+def negative_aurc(estimator: GradedClassifier | Pipeline, X: ArrayLike, y: ArrayLike) -> float:  # noqa: N803
     """Returns minus the area under the risk-coverage curve, for ``scoring=`` of scikit-learn; higher is better.
 
     Args:
-        estimator: A fitted classifier.
+        estimator: A fitted classifier, or a pipeline that ends in one.
         X: ``(N, ...)``, samples outside the fit.
         y: ``(N,)`` labels.
     """
+    if isinstance(estimator, Pipeline):
+        X, estimator = estimator[:-1].transform(X), estimator[-1]
     grades = estimator.grade(X)
     return -aurc(grades.suspicion, grades.labels != np.asarray(y))
 

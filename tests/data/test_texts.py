@@ -393,3 +393,14 @@ def test_a_real_tokenizer_pads_as_transformers_does(tmp_path: Path) -> None:
     expected = hf_folders.word_tokenizer()(written, padding=True, return_tensors="pt")
     for name, tensor in data.inputs(range(len(data))).items():
         assert torch.equal(tensor, expected[name])
+
+
+def test_of_a_services_labels_the_last_of_each_text_holds(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    said = (("good", 1, "a"), ("bad", 1, "b"), ("odd", 0, "c"), ("bad", 0, "b"), ("odd", None, "c"))
+    lines = [{"text": text, "label": label, "sha256": digest, "confirmed": False} for text, label, digest in said]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_texts(path, classes=("neg", "pos"))
+    assert (contents(found), found.labels.tolist()) == (["good", "bad"], [1, 0])
+    assert [found.rows.place(index) for index in range(2)] == [f"{path}:1", f"{path}:4"]
+    assert contents(read_texts(path, label_column=None)) == ["good", "bad", "odd", "bad", "odd"]

@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import logging
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -30,6 +32,7 @@ from petm.grading.grader import Grader, fit_grader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.selective.targets import Recall
 from petm.serving.app import make_app
+from petm.serving.connections import Seldom, most_connections
 from petm.serving.engine import EngineEndedError
 from petm.serving.engine_process import EngineProcess
 from petm.serving.limits import Limits
@@ -73,10 +76,12 @@ def serve(bundle: Path) -> Iterator[Serve]:
     """Starts ``petm serve`` and returns its process and port once it is ready; each test ends the one it starts."""
     started = []
 
-    def start(*arguments: str) -> tuple["subprocess.Popen[str]", int]:
+    def start(*arguments: str, files: int | None = None) -> tuple["subprocess.Popen[str]", int]:
         places = [str(Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "petm", "serve", str(bundle), "--port", "0", *arguments]
+        if files is not None:
+            command = ["bash", "-c", f'ulimit -n {files}; exec "$@"', "-", *command]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
         started.append(process)
         assert process.stderr is not None
@@ -167,6 +172,66 @@ def test_it_answers_what_is_not_http_and_ends_on_ctrl_c(serve: Serve, requests: 
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert process.wait(60) == 0
     half.close()
+
+
+def told(port: int, content: bytes, patience: float = 30) -> bytes:
+    """All that a service answers to the content until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), patience) as connection:
+        connection.sendall(content)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.mark.slow
+def test_idle_and_slow_clients_lose_their_connections_and_fill_no_log(serve: Serve) -> None:
+    process, port = serve(files=256)
+    idle = [socket.socket() for _ in range(400)]
+    for client in idle:
+        client.setblocking(False)
+        client.connect_ex(("127.0.0.1", port))
+    slow = None
+    deadline = time.monotonic() + 60
+    while slow is None and time.monotonic() < deadline:  # which takes the place of one that is closed
+        try:
+            assert ask(port, "GET", "/healthz")[0] == 200
+            slow = socket.create_connection(("127.0.0.1", port), 10)
+        except (OSError, AssertionError):
+            time.sleep(0.1)
+    assert slow is not None
+    assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < 256
+    began = time.monotonic()
+    with pytest.raises(OSError):  # noqa: PT011 - of several kinds
+        for byte in b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 100:
+            slow.sendall(bytes([byte]))
+            time.sleep(0.5)
+    assert 5 < time.monotonic() - began < 25
+    for client in (slow, *idle):
+        client.close()
+    assert ask(port, "GET", "/healthz")[0] == 200
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert process.stderr is not None
+    assert len(process.stderr.read()) < 10_000
+
+
+@pytest.mark.slow
+def test_a_body_whose_end_is_doubtful_is_refused_and_the_connection_closed(serve: Serve) -> None:
+    process, port = serve()
+    hidden = b"0\r\n\r\nGET /about HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    for version, framing in (
+        (b"1.1", b"content-length: 4\r\ntransfer-encoding: chunked"),
+        (b"1.1", b"transfer-encoding: chunked\r\ncontent-length: 4"),
+        (b"1.0", b"transfer-encoding: chunked"),
+        (b"1.1", b"content-length: 4\r\ncontent-length: 5"),
+        (b"1.1", b"content-length: -4"),
+        (b"1.1", b"content-length: " + b"9" * 30),
+        (b"1.1", b"transfer-encoding: gzip, chunked"),
+    ):
+        head = b"POST /grade HTTP/" + version + b"\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        answer = told(port, head + framing + b"\r\n\r\n" + hidden)
+        assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")), framing
+        assert answer.count(b"HTTP/1.1 ") == 1, framing
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
 
 
 def inference_of(service: int) -> int:
@@ -363,6 +428,24 @@ def test_without_the_extra_it_names_what_to_install(petm: Petm, monkeypatch: pyt
     code, told = petm("serve", "any.petm")
     assert (code, "serve: expected" in told) == (1, True)
     assert "pip install 'petm[serve]'" in told
+
+
+def test_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for files, connections in ((256, 128), (1024, 512), (resource.RLIM_INFINITY, 512), (64, 1)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
+        assert most_connections(512) == connections
+
+
+def test_the_log_takes_few_entries_a_minute() -> None:
+    seldom, passed = Seldom(20, 60), []
+    for now in (1000, 1059, 1061, 1122):
+        for number in range(50):
+            record = logging.makeLogRecord({"msg": "fault %d", "args": (number,), "created": now})
+            if seldom.filter(record):
+                passed.append(record.getMessage())
+    assert len(passed) == 60
+    assert passed[19:21] == ["fault 19", "fault 0 (after 80 records left out)"]
+    assert passed[40] == "fault 0 (after 30 records left out)"
 
 
 @pytest.mark.parametrize(

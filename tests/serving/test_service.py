@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from petm.grading.onnx_grader import OnnxGrader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.hf_processors import load_processor
 from petm.selective.targets import Recall
-from petm.selective.thresholds import DISAGREEMENT
+from petm.selective.thresholds import DISAGREEMENT, Threshold
 from petm.serving.app import make_app
 from petm.serving.batching import Batcher
 from petm.serving.engine import EngineEndedError, GraderEngine
@@ -200,8 +201,31 @@ def test_an_unreadable_image_does_not_spoil_the_others(
     assert last["grade"] in ("trusted", "suspect")
 
 
-def test_base64_that_is_none_is_unreadable(client: TestClient) -> None:
-    row = client.post("/grade", json={"images": ["%%%"]}).json()["grades"][0]
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda text: f"data:image/png;base64,{text}",
+        lambda text: f" DATA:;name=a.png;BASE64,{text}\n",
+        lambda text: "\r\n".join(text[place : place + 76] for place in range(0, len(text), 76)),
+        lambda text: text.replace("+", "-").replace("/", "_"),
+        lambda text: text.rstrip("="),
+    ],
+)
+def test_base64_in_its_other_spellings(client: TestClient, images: list[bytes], spelled: Callable[[str], str]) -> None:
+    files = images[:12]
+    plain = [b64encode(file).decode() for file in files]
+    assert {len(file) % 3 for file in files} == {0, 1, 2}
+    assert {"+", "/"} < set("".join(plain))
+    expected = client.post("/grade", files=sent(*files)).json()["grades"]
+    found = client.post("/grade", json={"images": [spelled(text) for text in plain]}).json()["grades"]
+    for row, other in zip(found, expected, strict=True):
+        assert row["label"] == other["label"] is not None
+        assert row["suspicion"] == pytest.approx(other["suspicion"], rel=1e-4)
+
+
+@pytest.mark.parametrize("text", ["%%%", "A", "AB=CD", "AAé", "data:image/png,AAAA", "data:image/png;base64"])
+def test_base64_that_is_none_is_unreadable(client: TestClient, text: str) -> None:
+    row = client.post("/grade", json={"images": [text]}).json()["grades"][0]
     assert (row["grade"], row["reason"]) == ("unreadable", "The image is not valid base64.")
 
 
@@ -214,6 +238,7 @@ def test_other_formats_and_sizes_are_read(client: TestClient, kind: str) -> None
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=x"}
+TWO = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\na\r\n' * 2  # and no end
 PART = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\na\r\n--x--\r\n'
 
 
@@ -233,6 +258,7 @@ PART = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\na\r\n--x--\r
         (b'{"images": []}', JSON, 400, "Send at least one input."),
         (b"--x--\r\n", FORM, 400, "Send at least one input."),
         (b"noise", FORM, 400, "The form is damaged."),
+        (TWO, FORM, 400, "The form is damaged."),
         (b"a", {"content-type": "multipart/form-data"}, 400, "The form is damaged."),
         (PART, FORM, 400, "The form may have only parts with the name files."),
     ],
@@ -248,6 +274,86 @@ def test_bodies_that_are_refused(
 def test_a_query_that_is_refused_is_not_repeated(client: TestClient, images: list[bytes]) -> None:
     answer = client.post("/grade?opinions=secret", files=sent(images[0]))
     assert (answer.status_code, answer.json()) == (400, {"detail": "opinions: expected true or false."})
+
+
+# methods, framing, origin
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/about", "/metrics", "/openapi.json", "/", "/page.js"])
+def test_head_is_answered_as_get(client: TestClient, path: str) -> None:
+    get, head = client.get(path), client.head(path)
+    assert (get.status_code, head.status_code, head.content) == (200, 200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert path == "/metrics" or head.headers["content-length"] == get.headers["content-length"]
+    assert client.head("/nothing").status_code == client.get("/nothing").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/grade", "OPTIONS, POST"),
+        ("/sweep", "OPTIONS, POST"),
+        ("/labels", "GET, HEAD, OPTIONS, POST"),
+        ("/about", "GET, HEAD, OPTIONS"),
+        ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/openapi.json", "GET, HEAD, OPTIONS"),
+        ("/page.js", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_paths_tell_their_methods(client: TestClient, path: str, allow: str) -> None:
+    told = client.options(path)
+    assert (told.status_code, told.headers["allow"]) == (204, allow)
+    for method in {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - set(allow.split(", ")):
+        refused = client.request(method, path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, allow), method
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"sec-fetch-site": "same-origin", "origin": "https://a.org"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"origin": "http://localhost"}, 200),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site", "origin": "http://localhost:3000"}, 403),
+        ({"origin": "http://a.org"}, 403),
+        ({"origin": "http://localhost:3000"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/grade", "/sweep", "/labels"])
+def test_pages_of_other_sites_send_nothing(
+    labelled: TestClient, images: list[bytes], headers: dict[str, str], status: int, path: str
+) -> None:
+    image = b64encode(images[0]).decode()
+    bodies = {"/grade": {"images": [image]}, "/sweep": {"image": image, "alphas": [1]}, "/labels": said(images[0], 3)}
+    answer = labelled.post(path, json=bodies[path], headers=headers)
+    assert answer.status_code == (201 if (path, status) == ("/labels", 200) else status)
+    assert labelled.get("/about", headers=headers).status_code == 200
+    assert bool(labelled.get("/labels").json()["labels"]) == (answer.status_code == 201)
+
+
+def test_json_has_no_nan(grader: Grader, images: list[bytes]) -> None:
+    class Lost(GraderEngine):
+        def run(self, inputs: Sequence[Any]) -> Any:
+            unread, (grades, base, second) = super().run(inputs)  # type: ignore[misc]
+            grades = replace(grades, suspicion=np.full_like(grades.suspicion, np.inf))
+            return unread, (grades, np.full_like(base, np.nan), second)
+
+    nothing = replace(grader, threshold=Threshold(-np.inf, "trusts nothing"))
+    with client_of(lambda limits: Lost(nothing, reader_for(INPUTS, limits))) as client:
+        ready(client)
+        for answer in (client.get("/about"), client.post("/grade?opinions=true", files=sent(images[0]))):
+            assert answer.status_code == 200
+
+            def refuse(constant: str) -> None:
+                raise AssertionError(constant)
+
+            found = json.loads(answer.content, parse_constant=refuse)
+        row = found["grades"][0]
+        assert (row["suspicion"], row["base"], row["grade"]) == (None, [None] * 10, "suspect")
+        assert sum(row["opinion"]) == pytest.approx(1)
 
 
 # limits
@@ -538,11 +644,38 @@ def test_what_was_said_can_be_fitted_on(labelled: TestClient, images: list[bytes
     assert sorted(data.labels.tolist()) == [0, 3, 3, 4]
 
 
+ODD = ("nan", "1", " a", "a", "True", "it's", "a b", "é", "[b]", "#")
+
+
+def test_labels_of_any_class_name_are_read_again(
+    grader: Grader, images: list[bytes], digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    from petm.data.labels import read_true_labels
+    from petm.data.opening import open_data
+
+    odd = replace(grader, origin=replace(grader.origin, model=ModelOrigin(classes=ODD)))
+    path = tmp_path / "labels.jsonl"
+    with client_of(engine_of(odd), labels=path) as client:
+        ready(client)
+        for label in range(10):
+            sent = said(images[label], (label + 1) % 10, input=f"{label}.png")
+            assert client.post("/labels", json=sent).json()["label_name"] == ODD[(label + 1) % 10]
+            client.post("/labels", json=sent | {"label": label}).raise_for_status()
+    assert read_true_labels([path], ODD) == {(f"{label}.png", None): label for label in range(10)}
+    data = open_data(tmp_path / "labels.jsonl.images", classes=ODD)
+    pixels = (data.inputs(range(10))[:, 0].numpy() * 255).round().astype(np.uint8)
+    found = {image.tobytes(): label for image, label in zip(pixels, data.labels.tolist(), strict=True)}
+    assert found == {image.tobytes(): label for label, image in enumerate(values(digits)[:10])}
+
+
 @pytest.mark.parametrize(
     ("change", "status", "detail"),
     [
         ({"label": 10}, 400, "label: expected a class from 0 to 9, or null."),
         ({"label": -1}, 400, "label: Input should be greater than or equal to 0."),
+        ({"label": True}, 400, "label: Input should be a valid integer."),
+        ({"label_name": "4"}, 400, "label_name: expected the name of the class. Does this grader have other classes?"),
+        ({"predicted": 2**70}, 400, None),
         ({"sha256": "0" * 64}, 400, "sha256: expected the hash of the input. Was the input changed on the way?"),
         ({"image": "AAAA"}, 422, NO_IMAGE),
         ({"secret": 1}, 400, None),
@@ -621,7 +754,27 @@ def test_a_full_disk_leaves_no_half_a_line(
     assert sorted(path.parent.name for path in tmp_path.rglob("*.png")) == ["3", "6"]
 
 
-@pytest.mark.parametrize("content", ["not JSON\n", "[1]\n", '{"a": 1}\n'])
+def test_labels_of_another_graders_classes_are_not_continued(
+    grader: Grader, images: list[bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "labels.jsonl"
+    for names, fails in ((NAMES, False), (NAMES, False), (NAMES[::-1], True), (NAMES[:3], True)):
+        other = replace(grader, origin=replace(grader.origin, model=ModelOrigin(classes=names)))
+        app, service = make_app(engine_of(other), Limits(), labels=path)
+        with TestClient(app, base_url="http://localhost") as client:
+            while service.state == "loading":
+                time.sleep(0.01)
+            assert (service.state, isinstance(service.failure, DataError)) == (
+                ("failed", True) if fails else ("ready", False)
+            )
+            if not fails:
+                client.post("/labels", json=said(images[0], 0)).raise_for_status()
+    assert len(path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "content", ["not JSON\n", "[1]\n", '{"a": 1}\n', '{"label": "3", "sha256": "0"}\n', '{"label": 3}\n']
+)
 def test_another_file_is_not_written_to(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text(content)

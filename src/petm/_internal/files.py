@@ -53,7 +53,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes ``content`` as indented JSON, atomically; raises as `write_atomically` does."""
-    write_text(path, json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, to_json(content, indent=2) + "\n")
 
 
 def check_new_file(path: Path, *suffixes: str, overwrite: bool) -> None:
@@ -72,6 +72,14 @@ def check_room(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(there).free
     if free < size:
         raise RunError(f"{folder}: expected room for {size:,} bytes of {what}, got {free:,}. Free space.")
+
+
+def to_json(content: Any, *, indent: int | None = None) -> str:
+    """Returns `plain` content as JSON that every parser reads: RFC 8259 has no NaN and no infinity."""
+    try:  # most content is plain already
+        return json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def plain(value: Any) -> Any:

@@ -118,9 +118,9 @@ def show_own_warnings() -> None:
 
 def print_json(content: Any) -> None:
     """Prints one JSON object on standard output."""
-    from petm._internal.files import plain
+    from petm._internal.files import to_json
 
-    click.echo(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(to_json(content, indent=2))
 
 
 class Pairs(click.ParamType[dict[str, Any]]):

@@ -40,6 +40,7 @@ MEBI = 2**20
 @click.option("--max-characters", "characters", default=200_000, show_default=True, help="Characters of a text.")
 @click.option("--max-inputs", default=256, show_default=True, help="Inputs in one request.")
 @click.option("--queue", default=1024, show_default=True, help="Inputs accepted and not yet answered; beyond, 429.")
+@click.option("--max-connections", "connections", default=512, show_default=True, help="Connections open at once.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds for receiving a body, and for its answer.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a pass. Absent: all cores but one.")
 @options.device

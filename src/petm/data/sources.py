@@ -157,7 +157,7 @@ class TableRows(Source):
     def __init__(
         self, path: Located, column: str, label_column: str | None, *, texts: bool, needs_labels: bool = False
     ) -> None:
-        self.name, self._column, self._texts = str(path), column, texts
+        self.name, self._column, self._texts, self._labelled = str(path), column, texts, label_column is not None
         columns = (column, label_column) if label_column else (column,)
         required = columns[: 2 if needs_labels and path.suffix.lower() in (".csv", ".parquet") else 1]
         hint = "Name the columns of texts and labels (--text-column, --label-column)."
@@ -185,10 +185,23 @@ class TableRows(Source):
         """Yields the rows from ``start`` to before ``stop``, up to ``size`` at a time."""
         yield from _chunks(map(self._row, self._table.records(start, stop, size)), size)
 
+    @cached_property
+    def holding(self) -> frozenset[int] | None:
+        """The lines that hold in a labels file of ``petm serve``: of each input the last; None in other files."""
+        if not self._labelled or self._table.path.suffix.lower() != ".jsonl":
+            return None
+        of_input = open_table(self._table.path, ("sha256", "confirmed"), required=(), hint="")
+        first = next(of_input.records(0, 1), None)
+        if first is None or None in (first.values or (None,)):
+            return None
+        return frozenset({each.values[0]: each.number for each in of_input.records() if each.values}.values())
+
     def _row(self, record: Record) -> Row:
         content, label = (*record.values, None, None)[:2]
         if isinstance(content, dict):
             content = content.get("bytes")
+        if self.holding is not None and record.number not in self.holding:
+            label = None
         if isinstance(label, str):
             label = label.strip() or None
         elif type(label) is int and 0 <= label < len(self.class_names):
@@ -234,6 +247,8 @@ class ReadableRows:
         """
         for source in sources:
             for row in (row for rows in source.rows(0, sys.maxsize, size) for row in rows):
+                if row.label is None and isinstance(source, TableRows) and source.holding is not None:
+                    continue  # its label was taken back, or replaced
                 fault = row.fault or self.labels.add(row.label)
                 if fault is not None:
                     self.skipped[row.path if row.number is None else source.place(row.number)] = fault

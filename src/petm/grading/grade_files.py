@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from petm._internal.files import check_new_file, fingerprint, write_atomically
+from petm._internal.files import check_new_file, fingerprint, to_json, write_atomically
 from petm._internal.progress import track
 from petm._internal.storage import Located, RemotePath
 from petm.data.reader import Reader
@@ -161,7 +161,7 @@ def write_tables(path: Path, kind: str, tables: Iterator[Any]) -> None:
             write_csv(file, tables)
         else:
             for table in tables:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
+                file.writelines(to_json(row) + "\n" for row in table.to_pylist())
 
 
 def write_csv(file: Any, tables: Iterator[Any]) -> None:

@@ -1,7 +1,6 @@
 """The HTTP paths of the service and their answers."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from petm._internal.files import to_json
 from petm.errors import RunError
 from petm.selective.guarantee import guarantee
 from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json
@@ -231,7 +231,7 @@ def _row(given: Given, answer: Answered, classes: Sequence[str], opinions: bool)
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return Response(json.dumps(content, ensure_ascii=False).encode(), status, media_type=JSON)
+    return Response(to_json(content).encode(), status, media_type=JSON)
 
 
 def _body(model: Any, *, files: bool = False) -> dict[str, Any]:

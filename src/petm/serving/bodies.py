@@ -137,11 +137,14 @@ def parse_files(body: bytes, content_type: str, limits: Limits) -> list[Given]:
         else:
             found.append(Given(None, part.value or b""))
 
+    ends: list[bool] = []
     try:
         config: Any = {"MAX_MEMORY_FILE_SIZE": float("inf")}
-        parser = FormParser(FORM, take, take, boundary=options[b"boundary"], config=config)
+        parser = FormParser(FORM, take, take, lambda: ends.append(True), boundary=options[b"boundary"], config=config)
         parser.write(body)
         parser.finalize()
+        if not ends:  # the parser drops a part without an end, and says nothing
+            raise FormParserError
     except (FormParserError, KeyError, ValueError) as error:
         raise HTTPException(400, "The form is damaged.") from error
     return found

@@ -87,6 +87,8 @@ class Service:
             if self.state == "stopping":  # meanwhile
                 engine.close()
             await asyncio.to_thread(engine.wait)
+            if self._label_file is not None:
+                self._label_file.check(engine.facts.classes)
         except Exception as error:
             self._fail(error)
             return
@@ -185,7 +187,10 @@ class Service:
         classes = engine.facts.classes
         if label is not None and label >= len(classes):
             raise HTTPException(400, f"label: expected a class from 0 to {len(classes) - 1}, or null.")
-        record = record | {"label_name": None if label is None else classes[label]}
+        name = None if label is None else classes[label]
+        if record["label_name"] not in (None, name):
+            raise HTTPException(400, "label_name: expected the name of the class. Does this grader have other classes?")
+        record = record | {"label_name": name}
         await self._read(engine.reader.read, content)  # which checks it
         raw = await self._read(engine.reader.raw, content)
         if digest is not None and digest != sha256(raw).hexdigest():

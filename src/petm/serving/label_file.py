@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from petm._internal.files import take_lock, write_atomically
+from petm._internal.files import take_lock, to_json, write_atomically
 from petm.errors import DataError, RunError
 from petm.serving.limits import FORMATS
 
@@ -57,6 +57,16 @@ class LabelFile:
         self._places: dict[str, str | None] = {line["sha256"]: line.get("path") for line in self.lines}
         self._tidy()
 
+    def check(self, classes: Sequence[str]) -> None:
+        """Raises DataError where a line is about another class than the one that now has its number."""
+        for line in self.lines:
+            number, name = line["label"], line.get("label_name")
+            if number is not None and name is not None and name not in classes[number : number + 1]:
+                raise DataError(
+                    f"{self.path}: expected labels of the grader's classes, got {number} for {name!r}. "
+                    f"Choose another file for another grader."
+                )
+
     def append(self, record: Mapping[str, Any], raw: bytes, classes: Sequence[str]) -> dict[str, Any]:
         """Returns the line that was written: the record, the hash of the input, its path, and the time.
 
@@ -77,7 +87,7 @@ class LabelFile:
         if place is not None and place != before:
             write_atomically(self.path.parent / place, lambda temporary: _fill(temporary, raw))
         try:
-            self._write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            self._write((to_json(line) + "\n").encode())
         except RunError:
             if place is not None and place != before:
                 _remove(self.path.parent / place)
@@ -108,8 +118,10 @@ class LabelFile:
         whole = content[: content.rfind(b"\n") + 1]
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
-            if not all(isinstance(line, dict) and {"label", "sha256"} <= line.keys() for line in lines):
-                raise ValueError("a line without label and sha256")
+            if not all(isinstance(line, dict) and isinstance(line.get("label", ""), int | None) for line in lines):
+                raise ValueError("a line without the number of a class")
+            if not all(isinstance(line.get("sha256"), str) for line in lines):
+                raise ValueError("a line without sha256")
         except ValueError as error:
             raise DataError(f"{self.path}: expected lines of labels, got {error}. Choose another file.") from error
         if len(whole) < len(content):  # a line that was cut off before its request was answered

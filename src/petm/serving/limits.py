@@ -28,6 +28,7 @@ class Limits:
     characters: int = 200_000  # of a text
     inputs: int = 256  # in one request
     queue: int = 1024  # inputs that are accepted and not yet answered, over all requests
+    connections: int = 512  # open at once; fewer where the process may open fewer files
     timeout: float = 30.0  # seconds from a request's head to its answer
 
     def __post_init__(self) -> None:

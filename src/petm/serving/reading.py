@@ -1,5 +1,6 @@
 """Reading one input: from the content of a request to a sample for the model."""
 
+import re
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from petm.serving.limits import FORMATS, Limits, Unreadable
 
 Content = bytes | str
 """An encoded image, the same in base64, or a text."""
+_DATA_URI = re.compile(r"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 SMALL_FILE, SMALL_IMAGE, SMALL_TEXT = 1 << 14, 1 << 16, 1000
 """Bytes, pixels and characters of an input that takes almost no time to read."""
 
@@ -74,13 +77,17 @@ class ImageReader:
             raise Unreadable("The file is not an image of a known format, or it is damaged.") from error
 
     def raw(self, content: Content) -> bytes:
-        """Returns the image file.
+        """Returns the image file; base64 may be a data URI, in lines, URL-safe, or unpadded.
 
         Raises:
             Unreadable: The content is not valid base64.
         """
+        if isinstance(content, bytes):
+            return content
         try:
-            return content if isinstance(content, bytes) else b64decode(content, validate=True)
+            found = _DATA_URI.match(content)
+            plain = content[found.end() if found else 0 :].encode("ascii").translate(_STANDARD, b" \t\r\n").rstrip(b"=")
+            return b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
         except ValueError as error:
             raise Unreadable("The image is not valid base64.") from error
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+Number = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Name = Annotated[str, Field(max_length=1000)]
 
 
@@ -35,11 +36,11 @@ class LabelRequest(_Sent):
     text: str | None = None
     input: Name | None = Field(None, description="Name of the input.")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Hash of the image file or UTF-8 text.")
-    label: int | None = Field(None, ge=0, description="The class; null takes back the label given before.")
-    label_name: Name | None = None
+    label: Number | None = Field(None, description="The class; null takes back the label given before.")
+    label_name: Name | None = Field(None, description="The name of the class, where the sender knows it.")
     confirmed: bool = Field(False, description="Whether the label is the model's prediction.")
-    predicted: int | None = None
-    second: int | None = None
+    predicted: Number | None = None
+    second: Number | None = None
     probability: FiniteFloat | None = None
     suspicion: FiniteFloat | None = None
     grade: Literal["trusted", "suspect", "unreadable"] | None = None

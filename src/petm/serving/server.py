@@ -13,6 +13,7 @@ import uvicorn
 
 from petm.errors import RunError
 from petm.serving.app import make_app
+from petm.serving.connections import BACKLOG, Connection, Seldom, most_connections
 from petm.serving.core import Service
 from petm.serving.engine_process import Engine
 from petm.serving.limits import Limits
@@ -75,11 +76,16 @@ def serve(
     allowed = (*_LOOPBACK, host, *hosts) if hosts or is_loopback(host) else ()
     app, service = make_app(load, limits, labels=labels, key=key, hosts=allowed, failed=lambda: stop())
     # Parsers warn about every bad request; failures of the service are logged by the guard.
-    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(Seldom(20, 60))
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.ERROR, format=form, handlers=[handler])
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
-        http="h11",  # the parser that limits headers
+        http=Connection,
+        backlog=BACKLOG,
+        limit_concurrency=most_connections(limits.connections) + 1,  # which is refused
         ws="none",
         h11_max_incomplete_event_size=HEAD,
         timeout_keep_alive=IDLE,
