@@ -71,14 +71,16 @@ def test_the_cascade_is_set_on_samples_that_the_threshold_does_not_use() -> None
         half = torch.randn(2, 16)
         model[1].weight.copy_(torch.cat((half, half.flip(1)), 1))
         model[1].bias.copy_(-model[1].weight.sum(1) / 2)
-        images = torch.rand(300, 1, 1, 32)
+        images = torch.rand(600, 1, 1, 32)
         labels = model(images).argmax(1)
     labels[:40] = 1 - labels[:40]
-    data = TensorData(images, labels)
-    grader = fit(model, data, calibration=data, recipe=replace(SHORT, mirrored=AT_MIRROR, max_extra_parameters=3.0))
+    labels[300:340] = 1 - labels[300:340]
+    data, fresh = TensorData(images[:300], labels[:300]), TensorData(images[300:], labels[300:])
+    grader = fit(model, data, calibration=fresh, recipe=replace(SHORT, mirrored=AT_MIRROR, max_extra_parameters=3.0))
     assert grader.adapted.members == AT_MIRROR.members
     assert grader.adapted.cascade_threshold > 0
     assert grader.measured["calibration_samples"] == 270
+    assert grader.origin.settings["recipe"] == "mirror", "what was made, not what was asked for"
 
 
 def test_faults(model: nn.Module, digits: tuple[Data, ...]) -> None:

@@ -50,7 +50,7 @@ CANNOT_HOLD = {
 
 
 @parametrize_with_checks(
-    [GradedClassifier(seeded(AnyWidth), recipe=Recipe("short", epochs=1, max_extra_parameters=0.5))],
+    [GradedClassifier(seeded(AnyWidth), recipe=Recipe("short", epochs=1, max_extra_parameters=0.5), force=True)],
     expected_failed_checks=lambda estimator: CANNOT_HOLD,
 )
 def test_scikit_learns_own_checks(estimator: GradedClassifier, check: Any) -> None:

@@ -2,30 +2,44 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import nn
 
-from petm._internal.files import check_room
+from petm._internal.distributed import group
+from petm._internal.files import check_room, plain
+from petm._internal.progress import note
+from petm._internal.records import Json
 from petm.adapter.model import check_ranks
 from petm.adapter.peft_folder import adopt_adapter
 from petm.data.base import Data, as_data
 from petm.data.fields import Fields
+from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, separate
 from petm.errors import DataError
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
-from petm.grading.provenance import Origin, describe_data
+from petm.grading.provenance import DataOrigin, Origin, describe_data
+from petm.models.hf_classifier import names_of
 from petm.models.loading import call_model
-from petm.models.prediction import check_labels, choose_device, device_of, evaluating
+from petm.models.prediction import check_labels, choose_device, device_of, evaluating, predict_logits
 from petm.selective.targets import Target
 from petm.training.config import FitConfig, FitSettings
 from petm.training.estimate import Estimate, estimate_fit
-from petm.training.preflight import CHECKED, preflight
-from petm.training.recipes import adapt, focus, recipe_named, within
+from petm.training.preflight import CHECKED, Answers, compare_answers, preflight
+from petm.training.recipes import adapt, focus, made_by, recipe_named, within
 from petm.training.run_folder import RunFolder
 
 _COPIES_IN_CHECKPOINT = 4
 """Copies of the trained weights: the weights, two moments of Adam, and the best so far."""
+_LISTENED = 2000
+"""Most calibration samples on which the base model's accuracy is measured before the training."""
+
+
+class Fitted(NamedTuple):
+    """A grader, and the samples that its threshold was set on."""
+
+    grader: Grader
+    calibration: Data
 
 
 def fit(
@@ -40,14 +54,17 @@ def fit(
 ) -> Grader:
     """Returns a grader for a trained model: adapters by a recipe, probability of error and threshold by calibration.
 
-    Settings, layers, labels, classes and shapes are checked before the first pass.
+    Settings, layers, labels, classes and shapes are checked before the first pass. Then the base model's accuracy says
+    whether the labels are its own: the fit is refused where it is not better than guessing, or where another order of
+    the classes suits the labels better.
 
     Args:
         model: The base model; unchanged, but moved to the device.
         data: Labelled samples, best those that the base model was trained on.
         calibration: Labelled samples that the base model has *not* seen, for the threshold; or the share of ``data`` to
-            hold out for it. A model makes fewer errors on its own training data, so a threshold set on a share of them
-            guarantees too much: pass fresh samples where there are any.
+            hold out for it. A model makes fewer errors on its own training data, so a share of them gives no guarantee,
+            unless `FitConfig.calibration_from_data` says that they are unseen. Samples equal to a training sample are
+            left out, and repetitions count once.
         config: All other settings; absent takes the defaults.
         origin: How the base model is built again, for the bundle.
         run: Folder of the checkpoints.
@@ -55,32 +72,51 @@ def fit(
 
     Raises:
         NothingToLearnError: The recipe is the paper's, and the base model makes no errors on ``data``.
-        ArgumentError: An argument is out of range.
+        ArgumentError: An argument is out of range, or a guarantee has no samples that the base model has not seen.
         DataError: Labels are missing or outside 0..K-1, only one class is present, or the calibration set has other
-            classes or shapes.
+            classes or shapes; it was chosen by suspicion, or more than half of it are training samples; or the labels
+            are not those of the base model.
         RunError: The disk has no room for the cached features.
 
     Example:
         >>> grader = fit(model, train, calibration=fresh, target=petm.MaxRisk(0.02))  # doctest: +SKIP
     """
-    data, calibration, config = _prepare(model, data, calibration, config, settings)
+    return fitted(model, data, calibration=calibration, config=config, origin=origin, run=run, **settings).grader
+
+
+def fitted(
+    model: nn.Module,
+    data: Data,
+    *,
+    calibration: Data | float | None = None,
+    config: FitConfig | None = None,
+    origin: Origin | None = None,
+    run: RunFolder | None = None,
+    **settings: Unpack[FitSettings],
+) -> Fitted:
+    """Returns the grader of `fit` and the samples it was calibrated on; arguments and errors are those of `fit`."""
+    data, fresh, config = _prepare(model, data, calibration, config, settings)
     recipe, seed = within(recipe_named(config.recipe), config), config.seed
+    apart = hold_out(data, config.calibration, seed=seed) if fresh is None else separate(data, fresh)
+    data, samples = apart.data, apart.calibration
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
+    accuracies = _listen(seen.answers, _answers(model, samples, seed), force=config.force)
     adapted = adapt(model, data, config=config, storage=run.storage if run else None)
-    order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     tenth = -(-len(order) // 10)
-    if focus(adapted, recipe, calibration.subset(order[:tenth])):
-        calibration = calibration.subset(order[tenth:])
-    told = config.told() | {"recipe": recipe.title, "training_errors": seen.errors, "training_samples": seen.samples}
+    if focus(adapted, recipe, samples.subset(order[:tenth])):
+        samples = samples.subset(order[tenth:])
+    title = made_by(adapted, recipe).title
+    told = config.told() | {"recipe": title, "training_errors": seen.errors, "training_samples": seen.samples}
     told |= {"preflight": str(seen)} if recipe.teacher else {}  # only the paper's recipe learns from errors
-    used = {"train": describe_data(data), "calibration": describe_data(calibration)}
-    return fit_grader(
+    grader = fit_grader(
         adapted,
-        calibration,
+        samples,
         target=config.target or (PAPER_TARGET if recipe.teacher else None),
         score=recipe.score,
-        origin=replace(origin or Origin(), data=used, settings=told),
+        origin=replace(origin or Origin(), data=_origins(apart, samples, held_out=fresh is None), settings=told),
     )
+    return Fitted(_completed(grader, accuracies, stated=fresh is None), samples)
 
 
 def estimate(
@@ -102,8 +138,10 @@ def estimate(
         decoded: Whether the fit gets the data decoded beforehand, as from the command line.
         **settings: Fields of `petm.training.config.FitConfig`.
     """
-    data, calibration, config = _prepare(model, data, calibration, config, settings)
-    return estimate_fit(model, data, calibration, config, decoded=decoded)
+    data, fresh, config = _prepare(model, data, calibration, config, settings)
+    if fresh is None:
+        data, fresh = data.split((1 - config.calibration, config.calibration), seed=config.seed)
+    return estimate_fit(model, data, fresh, config, decoded=decoded)
 
 
 def fit_adopted(
@@ -112,30 +150,41 @@ def fit_adopted(
     calibration: Data,
     *,
     target: Target | None = None,
+    calibration_from_data: bool = False,
+    force: bool = False,
     device: str = "auto",
     origin: Origin | None = None,
-) -> Grader:
-    """Returns a grader whose second opinion is an adapter that PEFT has trained; it is only calibrated.
+) -> Fitted:
+    """Returns a grader whose second opinion is an adapter that PEFT has trained, and the samples it is calibrated on.
+
+    Nothing is trained. Of equal samples one is kept.
 
     Args:
         model: The base model; unchanged, but moved to ``device``.
         folder: Folder of the adapter, as in `petm.adapter.peft_folder.adopt_adapter`.
         calibration: Labelled samples that neither the base model nor the adapter has seen.
         target: Target of the threshold; absent flags nine of ten errors.
+        calibration_from_data: Whether neither has seen them by the user's word alone, which the bundle then says.
+        force: As in `FitConfig`.
         device: ``auto``, ``cpu``, ``cuda``, ...
         origin: How the base model is built again, for the bundle.
 
     Raises:
         BundleError: The folder holds no LoRA adapter for the base model.
-        DataError: Labels are missing or outside 0..K-1, or only one class is present.
+        DataError: Labels are missing or outside 0..K-1, only one class is present, the samples were chosen by
+            suspicion, or the labels are not those of the base model.
     """
-    calibration = as_data(calibration)
+    calibration = as_data(calibration, source="calibration")
     model.to(choose_device(device))
-    _check_data(model, calibration)
+    _check_data(model, calibration, force=force)
+    refuse_review_queue(calibration)
+    apart = distinct(calibration)
+    accuracies = _listen(None, _answers(model, apart.calibration, 0), force=force)
     adapted = adopt_adapter(model, folder)
-    used = {"calibration": describe_data(calibration)}
+    used = {"calibration": _origins(apart, apart.calibration, held_out=False)["calibration"]}
     origin = replace(origin or Origin(), data=used, settings={"adapter": "trained elsewhere by PEFT"})
-    return fit_grader(adapted, calibration, target=target, origin=origin)
+    grader = fit_grader(adapted, apart.calibration, target=target, origin=origin)
+    return Fitted(_completed(grader, accuracies, stated=calibration_from_data), apart.calibration)
 
 
 def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_base: bool) -> None:
@@ -153,27 +202,66 @@ def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_bas
 
 def _prepare(
     model: nn.Module, data: Data, calibration: Data | float | None, config: FitConfig | None, settings: FitSettings
-) -> tuple[Data, Data, FitConfig]:
-    """Returns data, calibration set and settings, checked as far as possible before a pass over the data."""
+) -> tuple[Data, Data | None, FitConfig]:
+    """Returns data, calibration set if any, and settings, checked as far as possible before a pass over the data."""
     config = replace(config or FitConfig(), **settings)
     if isinstance(calibration, int | float):
         config, calibration = replace(config, calibration=calibration), None
+    config.check_calibration(separate=calibration is not None)
     data = as_data(data)
     model.to(choose_device(config.device))
     if config.layers:
         check_ranks(config.layers, model)
-    _check_data(model, data)
+    _check_data(model, data, force=config.force)
     if calibration is None:
-        data, calibration = data.split((1 - config.calibration, config.calibration), seed=config.seed)
-    else:
-        calibration = as_data(calibration, source="calibration")
-        _check_alike(data, calibration)
-    _check_data(model, calibration)
-    return data, calibration, config
+        if config.calibration_from_data:
+            refuse_review_queue(data)
+        return data, None, config
+    fresh = as_data(calibration, source="calibration")
+    _check_alike(data, fresh)
+    _check_data(model, fresh, force=config.force)
+    refuse_review_queue(fresh)
+    return data, fresh, config
 
 
-def _check_data(model: nn.Module, data: Data) -> None:
-    """Checks labels and class names against the number of outputs of the model, found with one sample."""
+def _answers(model: nn.Module, calibration: Data, seed: int) -> Answers:
+    some = _some(calibration, _LISTENED, seed)
+    logits = predict_logits(model, some, title="check the labels")
+    return Answers(logits.argmax(1), some.labels, logits.shape[1], calibration.classes, calibration.source)
+
+
+def _listen(data: Answers | None, calibration: Answers, *, force: bool) -> dict[str, Json]:
+    """Returns the base model's accuracies by name, after saying them and checking that the labels are the model's."""
+    found = ({"data": data} if data else {}) | {"calibration": calibration}
+    rights = {argument: answers.accuracy for argument, answers in found.items()}
+    if group().is_main:
+        parts = (f"{right.value:.1%} of {right.of:,} samples of {argument}" for argument, right in rights.items())
+        note(f"The model is right on {' and '.join(parts)}.")
+    for argument, answers in found.items() if not force else ():
+        answers.check(argument)
+    if data:
+        compare_answers(data, calibration)
+    told: dict[str, Json] = plain({f"accuracy_on_{argument}": right for argument, right in rights.items()})
+    return told
+
+
+def _completed(grader: Grader, accuracies: dict[str, Json], *, stated: bool) -> Grader:
+    """The grader with the accuracies, its guarantee marked where calibration samples are unseen by statement alone."""
+    threshold = replace(grader.threshold, stated=stated and grader.threshold.confidence is not None)
+    return replace(grader, threshold=threshold, measured={**grader.measured, **accuracies})
+
+
+def _origins(apart: Separated, samples: Data, *, held_out: bool) -> dict[str, DataOrigin]:
+    """The origins of both sets; ``samples`` are those of the calibration set that the threshold is set on."""
+    left_out = {"seen": apart.seen, "repeated": apart.repeated}
+    return {
+        "train": describe_data(apart.data),
+        "calibration": describe_data(samples, part_of_data=held_out, **left_out),
+    }
+
+
+def _check_data(model: nn.Module, data: Data, *, force: bool) -> None:
+    """Checks labels and class names against the outputs of the model, found with one sample, and their names."""
     if not len(data):
         raise DataError(f"{data.source}: expected at least one sample, got none.")
     with evaluating(model):
@@ -183,6 +271,14 @@ def _check_data(model: nn.Module, data: Data) -> None:
         raise DataError(
             f"{data.source}: expected {classes} class names, one for each output of the model, got "
             f"{len(data.classes)}: {', '.join(data.classes[:12])}. Name those of the model in their order."
+        )
+    own = names_of(model)
+    places = {name.strip().casefold(): place for place, name in enumerate(own)}
+    moved = [name for place, name in enumerate(data.classes) if places.get(name.strip().casefold(), place) != place]
+    if moved and not force:
+        raise DataError(
+            f"{data.source}: expected the classes in the order of the model's outputs, {', '.join(own[:12])}, got "
+            f"{', '.join(data.classes[:12])}. Name them in that order, or go on with force."
         )
 
 

@@ -52,6 +52,9 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         layers: Rank of each layer to adapt; absent follows the recipe.
         max_extra_parameters: Most adapter parameters, as a share of the base model's; absent follows the recipe.
         target: Target of the threshold, such as ``petm.MaxRisk(0.02)``; absent as in `petm.fitting.fit`.
+        calibration_from_data: The statement that the base model has not seen ``X``, as where cross-validation hands it
+            over; a guarantee then needs no calibration samples in ``fit``.
+        force: Whether to go on where the base model's accuracy says that the labels are not its own.
         seed: Seed of everything random.
         precision: Precision of the matrix products in training.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -72,6 +75,8 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         layers: Mapping[str, int] | None = None,
         max_extra_parameters: float | None = None,
         target: Target | None = None,
+        calibration_from_data: bool = False,
+        force: bool = False,
         seed: int = 0,
         precision: Precision = "float32",
         device: str = "auto",
@@ -84,6 +89,8 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.layers = layers
         self.max_extra_parameters = max_extra_parameters
         self.target = target
+        self.calibration_from_data = calibration_from_data
+        self.force = force
         self.seed = seed
         self.precision = precision
         self.device = device
@@ -93,17 +100,24 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         shared = {id(self.model): self.model}
         return type(self)(**{name: deepcopy(value, shared) for name, value in self.get_params(deep=False).items()})
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> "GradedClassifier":  # noqa: N803
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike,
+        calibration: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> "GradedClassifier":
         """Fits the second opinion and the threshold; returns the estimator.
 
         Args:
-            X: ``(N, ...)``: float, or uint8 that is divided by 255. Best the base model's training data, and some
-                samples that it has not seen: on training data alone the threshold guarantees too much.
+            X: ``(N, ...)``: float, or uint8 that is divided by 255. Best the base model's training data.
             y: ``(N,)`` labels.
+            calibration: Samples and labels that the base model has not seen, for the threshold; absent, a share of
+                ``X``, on which a guarantee cannot rest unless ``calibration_from_data`` says that it is unseen.
 
         Raises:
-            ArgumentError: A setting is out of range, or the labels do not fit the base model's outputs.
-            DataError: Labels are missing, or only one class is present.
+            ArgumentError: A setting is out of range, the labels do not fit the base model's outputs, or a guarantee has
+                no samples that the base model has not seen.
+            DataError: Labels are missing, only one class is present, or as in `petm.fitting.fit`.
             ModelError: The base model cannot take the inputs.
         """
         inputs, found = validate_data(self, X, y, allow_nd=True, ensure_min_samples=2)
@@ -111,10 +125,21 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self._names = _names(found, self.classes, predict_logits(self.model, _data(inputs[:1])).shape[1])
         self._columns = np.argsort(self._names)
         self.classes_ = self._names[self._columns]
-        labels = torch.as_tensor(self._columns[np.searchsorted(self.classes_, found)])
+        fresh = None
+        if calibration is not None:
+            samples, true = validate_data(self, *calibration, allow_nd=True, reset=False)
+            strange = true[~np.isin(true, self.classes_)]
+            if len(strange):
+                raise ArgumentError(f"calibration: expected labels among those of y, got {strange[0]!r}. Correct them.")
+            fresh = _data(samples, self._numbers(true), source="calibration")
         told = {name: value for name, value in self.get_params(deep=False).items() if name in _CONFIGURED}
-        self.grader_: Grader = fit(self.model, _data(inputs, labels), config=FitConfig(**told))
+        data, config = _data(inputs, self._numbers(found)), FitConfig(**told)
+        self.grader_: Grader = fit(self.model, data, calibration=fresh, config=config)
         return self
+
+    def _numbers(self, y: NDArray[Any]) -> Tensor:
+        """The base model's class numbers ``(N,)`` of labels."""
+        return torch.as_tensor(self._columns[np.searchsorted(self.classes_, y)])
 
     def grade(self, X: ArrayLike) -> Grades:  # noqa: N803
         """Returns the grades, with the answers of both opinions as in ``classes_``."""
@@ -173,9 +198,9 @@ def negative_aurc(estimator: GradedClassifier | Pipeline, X: ArrayLike, y: Array
     return -aurc(grades.suspicion, grades.labels != np.asarray(y))
 
 
-def _data(X: NDArray[Any], labels: Tensor | None = None) -> Data:  # noqa: N803
+def _data(X: NDArray[Any], labels: Tensor | None = None, *, source: str = "X") -> Data:  # noqa: N803
     """An array as data: uint8 as it is, any other number as float32."""
-    return TensorData(torch.as_tensor(X if X.dtype == np.uint8 else X.astype(np.float32)), labels, source="X")
+    return TensorData(torch.as_tensor(X if X.dtype == np.uint8 else X.astype(np.float32)), labels, source=source)
 
 
 def _names(y: NDArray[Any], classes: Sequence[Any] | None, outputs: int) -> NDArray[Any]:

@@ -112,7 +112,7 @@ def test_it_is_calibrated_saved_and_loaded_and_peft_loads_it_from_there(
 
 def test_by_default_nine_of_ten_errors_are_flagged(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
     trained_by_peft(model, tmp_path, r=2, target_modules=["fc2"])
-    grader = fit_adopted(model, tmp_path, digits[2])
+    grader = fit_adopted(model, tmp_path, digits[2]).grader
     grades = grader.grade(digits[2])
     wrong = grades.labels != digits[2].labels.numpy()
     flagged = (~grades.trusted)[wrong].mean()
@@ -121,7 +121,7 @@ def test_by_default_nine_of_ten_errors_are_flagged(model: nn.Module, digits: tup
     x = digits[1].inputs(range(60))
     with torch.no_grad():
         labels = model(x).argmax(1)
-    assert fit_adopted(model, tmp_path, TensorData(x, labels)).threshold.rule == "disagreement, as in the paper"
+    assert fit_adopted(model, tmp_path, TensorData(x, labels)).grader.threshold.rule == "disagreement, as in the paper"
 
 
 # networks of transformers
@@ -181,7 +181,7 @@ def test_adapters_on_transformers(
     torch.manual_seed(0)
     model = make()
     peft = trained_by_peft(model, tmp_path / "adapter", r=4, lora_alpha=16, **keywords)
-    grader = fit_adopted(model, tmp_path / "adapter", tokens, target=Coverage(0.5))
+    grader = fit_adopted(model, tmp_path / "adapter", tokens, target=Coverage(0.5), force=True).grader
     grader.save(tmp_path / "g.petm")
     again = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path / "g.petm")).eval()
     x = tokens.inputs(range(40))
@@ -328,7 +328,7 @@ def test_a_grader_knows_the_base_that_it_was_calibrated_with(
     model: nn.Module, digits: tuple[Data, ...], tmp_path: Path
 ) -> None:
     trained_by_peft(model, tmp_path / "adapter", r=2, target_modules=["fc1"])
-    fit_adopted(model, tmp_path / "adapter", digits[1]).save(tmp_path / "g.petm")
+    fit_adopted(model, tmp_path / "adapter", digits[1]).grader.save(tmp_path / "g.petm")
     with pytest.raises(BundleError, match=r"was made for another model"):
         load(tmp_path / "g.petm", seeded(TinyCNN))
 

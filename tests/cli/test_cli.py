@@ -274,6 +274,9 @@ def test_layers_by_hand(place, petm):
         (("--max-risk", "0.1", "--confidence", "2"), 2, "confidence: expected"),
         (("--coverage", "0.5", "--confidence", "0.9"), 2, "confidence: expected"),
         (("--per-class",), 2, "per_class: expected"),
+        (("--max-risk", "0.1"), 2, "calibration: expected"),
+        (("--recall", "0.5", "--confidence", "0.9"), 2, "calibration: expected"),
+        (("--calibration", "more", "--calibration-from-data"), 2, "calibration_from_data: expected"),
         (("--max-extra-parameters", "-1"), 2, "max_extra_parameters: expected"),
         (("--cache-budget", "-1"), 2, "cache_budget: expected"),
         (("--layers", "fc1=0"), 2, "layers: expected"),
@@ -299,7 +302,7 @@ def test_bad_options_are_answered_before_any_pass(place, petm, monkeypatch, opti
 
 @pytest.mark.filterwarnings("default::petm.errors.PetmWarning")
 def test_a_guarantee_that_cannot_be_given_warns_in_one_line(place, petm):
-    code, out, err = petm(*fit_arguments("--max-risk", "0.001", "--json"))
+    code, out, err = petm(*fit_arguments("--max-risk", "0.001", "--calibration-from-data", "--json"))
     assert code == 0
     assert "Warning: max_risk: " in err
     threshold = json.loads(out)["threshold"]
@@ -310,13 +313,18 @@ def test_a_guarantee_that_cannot_be_given_warns_in_one_line(place, petm):
 def test_config_file(place, petm):
     (place / "run.toml").write_text("max-risk = 0.5\nlayers = {fc1 = 2}\n[other]\nx = 1\n")
     assert "names no option of this verb: other" in petm(*fit_arguments("--config", "run.toml"))[2]
-    (place / "run.toml").write_text("[fit]\nmax-risk = 0.5\nconfidence = 0.9\nlayers = {fc1 = 2}\n")
+    told = "max-risk = 0.5\nconfidence = 0.9\ncalibration-from-data = true\nlayers = {fc1 = 2}"
+    (place / "run.toml").write_text(f"[fit]\n{told}\n")
     code, out, err = petm(*fit_arguments("--config", "run.toml", "--confidence", 0.8, "--json"))
     assert code == 0, err
     manifest = json.loads(out)
     assert manifest["adapter"]["layers"] == {"fc1": 2}
     assert manifest["threshold"]["max_risk"] == 0.5
     assert manifest["threshold"]["confidence"] == 0.8, "the command line wins"
+    assert manifest["threshold"]["stated"] is True
+    assert manifest["data"]["calibration"]["part_of_data"] is True
+    assert "calibration_from_data" in petm("inspect", "my.petm")[1]
+    assert "calibration\\_from\\_data" in (place / "my.petm" / "README.md").read_text()
     (place / "run.toml").write_text("max-risk = [")
     assert "is not readable TOML" in petm(*fit_arguments("--config", "run.toml"))[2]
 

@@ -150,7 +150,7 @@ def test_other_columns_a_fixed_length_and_blank_texts(place: Path, petm: Petm) -
 
 
 def test_images_from_fit_to_grade(place: Path, petm: Petm) -> None:
-    code, out, err = petm("fit", "--model", "hf:vit", "--data", "images", "-o", "my.petm", "--json")
+    code, out, err = petm("fit", "--model", "hf:vit", "--data", "images", "-o", "my.petm", "--json", "--force")
     assert code == 0, err
     assert json.loads(out)["inputs"]["processor"] == "vit"
     code, out, err = petm("grade", "my.petm", "images")
@@ -187,7 +187,7 @@ def test_a_users_network_with_a_tokenizer_folder(place: Path, petm: Petm) -> Non
     hf_folders.save(place / "tokens", hf_folders.word_tokenizer())
     names = ",".join(hf_folders.KINDS)
     told = ("--model", "words.py:Words", "--classes", names)
-    code, out, err = petm(*fit(*told, "--processor", "tokens", "--length", 12, "--json"))
+    code, out, err = petm(*fit(*told, "--processor", "tokens", "--length", 12, "--json", "--force"))
     assert code == 0, err
     assert json.loads(out)["inputs"]["processor"] == "tokens"
     code, out, err = petm("grade", "my.petm", "train.csv")

@@ -40,6 +40,11 @@ class Bar:
         self._progress.update(self._task, figures=text)
 
 
+def note(text: str) -> None:
+    """Prints a line on standard error, above the running bars."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def track(title: str, total: int, done: int = 0) -> Iterator[Bar]:
     """Shows a live bar with figures and time left while the block runs; a nested bar stands below.
@@ -66,7 +71,7 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Bar]:
                 progress.stop()
         if (state.elapsed or 0.0) > 2:
             line = f"{state.description:<24} {state.elapsed:6.1f} s  {state.fields['figures']}"
-            console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
+            note(line.rstrip())
 
 
 def _new_display() -> Progress:

@@ -74,6 +74,13 @@ class Record:
             self._refuse(name, f"a finite number from {least} to {most}", value)
         return float(value)
 
+    def flag(self, name: str) -> bool:
+        """Returns true or false; false where the entry is absent or null."""
+        value = self.content.get(name)
+        if not isinstance(value, bool | None):
+            self._refuse(name, "true or false", value)
+        return value is True
+
     def sequence(self, name: str) -> list[object]:
         """Returns a list, entries unchecked."""
         value = self.content.get(name)

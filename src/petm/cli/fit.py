@@ -45,6 +45,12 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     type=options.PATH,
     help="Labelled data the model has not seen; repeatable. Absent: a fifth of --data.",
 )
+@click.option(
+    "--calibration-from-data",
+    is_flag=True,
+    help="The model has not seen --data: a guarantee may rest on a fifth of them, and the bundle says so.",
+)
+@click.option("--force", is_flag=True, help="Go on where the model's accuracy says that the labels are not its own.")
 @click.option("--classes", help="Class names in the order of the model's outputs, separated by commas.")
 @click.option("--size", type=options.ImageSize(), help="Height and width to which images are resized.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Read images as grey or colour.")
@@ -136,6 +142,7 @@ def fit(
     try:
         target = target_of(**{name: settings.pop(name) for name in _TARGET})
         config = FitConfig(target=target, **settings)
+        config.check_calibration(separate=bool(calibration))
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
     if adapter is not None:
@@ -153,8 +160,7 @@ def fit(
     from petm.cli.inputs import form_of, inputs_of, labelled, open_inputs, open_labelled
     from petm.cli.inspect import print_manifest
     from petm.cli.process import import_from_here
-    from petm.fitting import check_disk, estimate, fit_adopted
-    from petm.fitting import fit as fit_model
+    from petm.fitting import check_disk, estimate, fit_adopted, fitted
     from petm.grading.provenance import ModelOrigin, Origin
     from petm.models.loading import load_model, weights_fingerprint
     from petm.training.recipes import DATA_SHARE
@@ -183,19 +189,17 @@ def fit(
                 grader.save(output, include_base=include_base, overwrite=overwrite)
 
         if adapter is not None:
-            fresh = data.in_memory(decoded)
-            grader = fit_adopted(model, adapter, fresh, target=target, device=config.device, origin=origin)
+            told_by = {name: getattr(config, name) for name in ("target", "calibration_from_data", "force", "device")}
+            grader, samples = fit_adopted(model, adapter, data.in_memory(decoded), origin=origin, **told_by)
             save(grader)
         else:
             told = {"model": weights_fingerprint(model), "data": data.content, **config.identity()}
             folder = output.with_name(f"{output.name}.run")
             data = data.in_memory(decoded)
-            if fresh is None:
-                data, fresh = data.split((1 - config.calibration, config.calibration), seed=config.seed)
-            else:
+            if fresh is not None:
                 told["calibration"] = None  # nothing is held out of the data, so training does not depend on the share
             with open_run(folder, told, resume=resume, overwrite=overwrite) as run:
-                grader = fit_model(model, data, calibration=fresh, config=config, origin=origin, run=run)
+                grader, samples = fitted(model, data, calibration=fresh, config=config, origin=origin, run=run)
                 save(grader)
             if team.is_main:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -204,7 +208,7 @@ def fit(
     if report is not None:
         from petm.report.fit_report import write_fit_report
 
-        write_fit_report(grader, fresh, report)
+        write_fit_report(grader, samples, report)
         click.echo(f"Report: {report}", err=True)
     print_manifest(output, as_json=as_json)
 

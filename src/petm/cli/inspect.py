@@ -75,7 +75,7 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
         elif isinstance(value, float | int):
             rows.append((name.replace("_", " "), f"{value:.4g}"))
     for role, data in origin.data.items():
-        rows.append((role, f"{data.samples:,} samples from {data.source}"))
+        rows.append((role, str(data)))
     rows.append(("settings", ", ".join(f"{name} {value}" for name, value in origin.settings.items())))
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items())))
     rows.append(("on disk", f"{size:,} bytes in {len(manifest.files)} files, all as they were written"))
@@ -86,8 +86,7 @@ def _threshold(threshold: "Threshold") -> str:
     """The threshold in words."""
     values = threshold.values
     where = f"{values[0]:.4g}" if len(values) == 1 else f"{min(values):.4g} to {max(values):.4g}, by class,"
-    trusts = "" if threshold.coverage is None else f"; trusts {threshold.coverage:.1%} of the calibration data"
-    return f"suspect from {where} on ({threshold.rule}){trusts}"
+    return f"suspect from {where} on ({threshold.rule})"
 
 
 def _member(member: "MemberRecord") -> str:

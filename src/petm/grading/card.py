@@ -16,6 +16,8 @@ from petm.selective.guarantee import guarantee
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FIGURES = {
+    "coverage": "Coverage: of all samples, trusted",
+    "risk": "Risk: of the trusted, the model's errors",
     "recall": "Recall: of the model's errors, flagged",
     "precision": "Precision: of the flagged, the model's errors",
     "auroc": "AUROC, higher is better",

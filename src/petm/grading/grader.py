@@ -176,6 +176,8 @@ def fit_grader(
     measured = {
         "calibration_samples": len(wrong),
         "calibration_errors": flags.errors,
+        "coverage": flags.coverage,
+        "risk": flags.risk,
         "recall": flags.recall,
         "precision": flags.precision,
         "auroc": auroc(suspicion, wrong),

@@ -84,16 +84,41 @@ class InputOrigin:
 
 @dataclass(frozen=True)
 class DataOrigin:
-    """The source of a data set, its number of samples, and the SHA-256 of samples and labels."""
+    """The origin of a data set.
+
+    Attributes:
+        source: Where it was read.
+        samples: Number of samples.
+        content: SHA-256 of samples and labels.
+        part_of_data: Whether the samples were held out of the data of the fit.
+        seen: Number of samples left out as equal to a training sample.
+        repeated: Number of samples left out as equal to an earlier one.
+    """
 
     source: str
     samples: int
     content: str
+    part_of_data: bool = False
+    seen: int = 0
+    repeated: int = 0
+
+    def __str__(self) -> str:
+        where = "held out of the data" if self.part_of_data else f"from {self.source}"
+        left = {"training samples": self.seen, "repetitions": self.repeated}
+        out = "".join(f", without {count:,} {what}" for what, count in left.items() if count)
+        return f"{self.samples:,} samples {where}{out}"
 
     @classmethod
     def from_json(cls, record: Record) -> "DataOrigin":
         """Returns the origin from a manifest; raises BundleError where an entry breaks its rule."""
-        return cls(record.text("source"), record.whole("samples"), record.text("content"))
+        left_out = {name: record.whole(name) for name in ("seen", "repeated") if record.has(name)}
+        return cls(
+            record.text("source"),
+            record.whole("samples"),
+            record.text("content"),
+            record.flag("part_of_data"),
+            **left_out,
+        )
 
 
 @dataclass(frozen=True)
@@ -106,9 +131,9 @@ class Origin:
     settings: Mapping[str, Json] = field(default_factory=dict)
 
 
-def describe_data(data: "Data") -> DataOrigin:
-    """Returns source, number of samples and content hash of a data set."""
-    return DataOrigin(data.source, len(data), data.content)
+def describe_data(data: "Data", *, part_of_data: bool = False, seen: int = 0, repeated: int = 0) -> DataOrigin:
+    """Returns the origin of a data set; the other arguments are attributes of `DataOrigin`."""
+    return DataOrigin(data.source, len(data), data.content, part_of_data, seen, repeated)
 
 
 def library_versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The network of a Hugging Face folder, and the names of its classes."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -67,6 +68,15 @@ def read_classes(folder: str | Path, *, trust_remote_code: bool = False) -> tupl
         ModelError: As `load_classifier`, as far as ``config.json`` tells.
     """
     config, _ = read_classifier_config(Path(folder), trust_remote_code=trust_remote_code)
-    names = [str(config.id2label[number]) for number in sorted(config.id2label)]
-    named = not all(re.fullmatch(r"LABEL_\d+", name) for name in names)
-    return int(config.num_labels), tuple(names) if named else ()
+    return int(config.num_labels), _names(config.id2label)
+
+
+def names_of(model: nn.Module) -> tuple[str, ...]:
+    """Returns the class names in a Hugging Face model's configuration; none for ``LABEL_0`` or for other models."""
+    found = getattr(getattr(model, "config", None), "id2label", None)
+    return _names(found) if isinstance(found, Mapping) else ()
+
+
+def _names(id2label: Mapping[int, str]) -> tuple[str, ...]:
+    names = tuple(str(id2label[number]) for number in sorted(id2label))
+    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

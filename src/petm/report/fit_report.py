@@ -19,7 +19,7 @@ from petm.report.tables import Table, between, judged, percent, points
 from petm.selective.bootstrap import bootstrap
 from petm.selective.curves import judge, risk_coverage
 from petm.selective.guarantee import guarantee
-from petm.selective.metrics import Detection, Share, aurc, auroc, detection, share
+from petm.selective.metrics import Detection, aurc, auroc, detection, share
 from petm.selective.thresholds import DISAGREEMENT
 
 GRADER, SOFTMAX, CHOSEN = "Grader", "the model's softmax", "the chosen threshold"
@@ -66,10 +66,10 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
         source=data.source,
         samples=len(data),
         judged=_judged(grader, len(data)),
-        summary=_summary(flags, judgement.risk, len(data)),
+        summary=_summary(flags, len(data)),
         guarantee=guarantee(grader.threshold),
         tables={
-            "flag": _flag_table(flags, judgement.risk, len(data)),
+            "flag": _flag_table(flags, len(data)),
             "order": _order_table(suspicion, softmax, wrong),
             "settings": _settings_table(grader),
         }
@@ -84,8 +84,8 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
     )
 
 
-def _summary(flags: Detection, risk: Share, samples: int) -> str:
-    right = share(samples - flags.errors, samples)
+def _summary(flags: Detection, samples: int) -> str:
+    risk, right = flags.risk, share(samples - flags.errors, samples)
     return (
         f"The model answers {percent(right.value)} of {samples:,} calibration samples right and is wrong on "
         f"{flags.errors:,}. The grader flags {flags.flagged:,} of the answers and finds {flags.caught:,} of the "
@@ -107,11 +107,11 @@ def _judged(grader: Grader, samples: int) -> str:
     return "The threshold was set on these samples, so it suits them a little better than later ones."
 
 
-def _flag_table(flags: Detection, risk: Share, samples: int) -> Table:
+def _flag_table(flags: Detection, samples: int) -> Table:
     rows = {
         "Error rate of the model": share(flags.errors, samples),
-        "Coverage": share(risk.of, samples),
-        "Error rate of the trusted": risk,
+        "Coverage": flags.coverage,
+        "Error rate of the trusted": flags.risk,
         "Recall": flags.recall,
         "Precision": flags.precision,
     }
@@ -164,10 +164,7 @@ def _settings_table(grader: Grader) -> Table:
         "Suspicion": grader.score.replace("_", " "),
         "Threshold": grader.threshold.rule,
         "Probability of error": grader.probability.method if grader.probability else "not calibrated",
-        **{
-            f"Data, {role}": f"{held.samples:,} samples from {held.source}, SHA-256 {held.content[:12]}…"
-            for role, held in origin.data.items()
-        },
+        **{f"Data, {role}": f"{held}, SHA-256 {held.content[:12]}…" for role, held in origin.data.items()},
         **{name.replace("_", " ").capitalize(): str(value) for name, value in origin.settings.items()},
         **library_versions(),
     }

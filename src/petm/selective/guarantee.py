@@ -2,9 +2,17 @@
 
 from petm.selective.thresholds import Threshold
 
+STATED = (
+    " It rests on a statement: the calibration samples are a share of the fit's data, which the model is said not to "
+    "have seen (calibration_from_data)."
+)
+
 
 def guarantee(threshold: Threshold) -> str:
-    """Returns what a threshold guarantees about later predictions, in words, or that it guarantees nothing."""
+    """Returns what a threshold guarantees about later predictions, in words, or that it guarantees nothing.
+
+    Where the calibration samples are unseen by the user's word alone, that is said as well.
+    """
     if threshold.confidence is not None and threshold.max_risk is not None:
         each = " in each class that the model predicts" if threshold.classes else ""
         asked = f"at most {short_percent(threshold.max_risk)} of the trusted are wrong{each}"
@@ -22,7 +30,7 @@ def guarantee(threshold: Threshold) -> str:
     if threshold.holds:
         return (
             f"The guarantee: of later predictions {asked}, with {short_percent(threshold.confidence)} confidence, "
-            "as long as they come from where these samples do, independently."
+            f"as long as they come from where these samples do, independently.{STATED if threshold.stated else ''}"
         )
     lost = sum(not part.holds for part in threshold.classes)
     where = f"in {lost} of {len(threshold.classes)} classes nothing is" if lost else "nothing is"

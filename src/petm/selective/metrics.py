@@ -67,6 +67,8 @@ class Detection:
     """Quality of a flag.
 
     Attributes:
+        coverage: Share of samples that is trusted, which are those not flagged.
+        risk: Share of errors among the trusted.
         recall: Share of the base model's errors that is flagged.
         precision: Share of errors among the flagged.
         flagged: Number of flagged samples.
@@ -74,6 +76,8 @@ class Detection:
         caught: Number of flagged errors.
     """
 
+    coverage: Share
+    risk: Share
     recall: Share
     precision: Share
     flagged: int
@@ -82,7 +86,7 @@ class Detection:
 
 
 def detection(flagged: ArrayLike, wrong: ArrayLike) -> Detection:
-    """Returns recall and precision of a flag, with counts and 95 % Wilson intervals.
+    """Returns coverage, risk, recall and precision of a flag, with counts and 95 % Wilson intervals.
 
     Args:
         flagged: bool ``(N,)``.
@@ -94,8 +98,10 @@ def detection(flagged: ArrayLike, wrong: ArrayLike) -> Detection:
         (0.5, 0.5)
     """
     flags, errors = aligned(np.asarray(flagged, bool), wrong)
-    caught = int((flags & errors).sum())
+    caught, trusted = int((flags & errors).sum()), int((~flags).sum())
     return Detection(
+        coverage=share(trusted, len(flags)),
+        risk=share(int(errors.sum()) - caught, trusted),
         recall=share(caught, int(errors.sum())),
         precision=share(caught, int(flags.sum())),
         flagged=int(flags.sum()),

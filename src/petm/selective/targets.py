@@ -1,8 +1,9 @@
 """Targets of a threshold: one object from the command line to the calibration, checked when it is made.
 
-The method ``threshold`` takes calibration samples: suspicion, float ``(N,)``, finite; wrong, bool ``(N,)``, where the
-base model is wrong; predicted, int ``(N,)``, the classes that it predicts; and the number of classes ``K``. It raises
-`ArgumentError` where the samples do not suffice for the target.
+``guarantees`` says whether the target holds for later predictions with a confidence, and so needs calibration samples
+that the base model has not seen. The method ``threshold`` takes calibration samples: suspicion, float ``(N,)``, finite;
+wrong, bool ``(N,)``, where the base model is wrong; predicted, int ``(N,)``, the classes that it predicts; and the
+number of classes ``K``. It raises `ArgumentError` where the samples do not suffice for the target.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -44,6 +45,7 @@ class MaxRisk:
     max_risk: float
     confidence: float = field(default=0.95, kw_only=True)
     per: Per | None = field(default=None, kw_only=True)
+    guarantees: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_share("max_risk", self.max_risk, below_1=True)
@@ -74,6 +76,7 @@ class Coverage:
 
     kind: ClassVar[str] = "coverage"
     coverage: float
+    guarantees: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_share("coverage", self.coverage)
@@ -105,6 +108,11 @@ class Recall:
         if self.confidence is not None:
             check_share("confidence", self.confidence, below_1=True)
 
+    @property
+    def guarantees(self) -> bool:
+        """Whether later errors are flagged with a confidence."""
+        return self.confidence is not None
+
     def __str__(self) -> str:
         guaranteed = "" if self.confidence is None else f", {self.confidence:.3g} confidence"
         return f"a recall of {self.recall:.3g}{guaranteed}"
@@ -119,6 +127,7 @@ class Disagreement:
     """Flag where the second opinion predicts another class, as the paper does. Suspicion is then the opposition."""
 
     kind: ClassVar[str] = "disagreement"
+    guarantees: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return "disagreement of both opinions"

@@ -36,6 +36,8 @@ class Threshold:
         samples_needed: About how many calibration samples a guarantee that could not be made would need, at the error
             rates seen; None where no number suffices.
         classes: One threshold for each class that the base model may predict; empty where one serves all.
+        stated: Whether the base model has not seen the calibration samples by the user's word alone: they were held out
+            of the data of the fit.
     """
 
     value: float
@@ -47,6 +49,7 @@ class Threshold:
     recall: float | None = None
     samples_needed: int | None = None
     classes: tuple["Threshold", ...] = ()
+    stated: bool = False
 
     @property
     def holds(self) -> bool:
@@ -117,6 +120,7 @@ class Threshold:
             **{name: record.number(name, least=0, most=1) for name in shares},
             samples_needed=record.whole("samples_needed") if record.has("samples_needed") else None,
             classes=classes,
+            stated=record.flag("stated"),
         )
 
 

@@ -21,7 +21,9 @@ CALIBRATION_SHARE = 0.2
 """Share of the data held out for the threshold where no calibration set is passed."""
 CACHE_BUDGET = 4 << 30
 _PRECISIONS = ("float32", "bfloat16")
-_NOT_TRAINING = frozenset({"target", "device"})
+_NOT_TOLD = frozenset({"target", "device"})
+"""Settings that a bundle records elsewhere, or not at all."""
+_NOT_TRAINING = _NOT_TOLD | {"calibration_from_data", "force"}
 """Settings that do not affect the training, so that they may differ when a run is resumed."""
 
 
@@ -34,6 +36,8 @@ class FitSettings(TypedDict, total=False):
     max_extra_parameters: float | None
     max_extra_time: float | None
     target: Target | None
+    calibration_from_data: bool
+    force: bool
     seed: int
     precision: Literal["float32", "bfloat16"]
     cache_budget: int
@@ -54,6 +58,9 @@ class FitConfig:
             The recipe ``paper`` ignores it.
         target: Target of the threshold; absent flags nine of ten errors, or disagreement with a teacher.
         calibration: Share of the data held out for the threshold where no calibration set is passed.
+        calibration_from_data: The statement that the base model has not seen the data; a guarantee then needs no
+            calibration set.
+        force: Whether to go on where the base model's accuracy says that the labels are not its own.
         seed: Seed of all random numbers.
         precision: Precision of the matrix products in training, ``float32`` or ``bfloat16``.
         cache_budget: Bytes of memory for decoded data, adversarial examples and prefix features.
@@ -70,6 +77,8 @@ class FitConfig:
     max_extra_time: float | None = None
     target: Target | None = None
     calibration: float = CALIBRATION_SHARE
+    calibration_from_data: bool = False
+    force: bool = False
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     cache_budget: int = CACHE_BUDGET
@@ -101,6 +110,27 @@ class FitConfig:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
                 raise ArgumentError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
 
+    def check_calibration(self, *, separate: bool) -> None:
+        """Checks that a guarantee has calibration samples which the base model has not seen.
+
+        Args:
+            separate: Whether there is a calibration set of its own.
+
+        Raises:
+            ArgumentError: There is none, and nothing says that the base model has not seen the data; or there is one,
+                and the data are to be held out as well.
+        """
+        if separate and self.calibration_from_data:
+            raise ArgumentError(
+                "calibration_from_data: expected no calibration set beside it, got one. Leave out one of them."
+            )
+        if not separate and not self.calibration_from_data and self.target is not None and self.target.guarantees:
+            raise ArgumentError(
+                f"calibration: expected labelled samples that the model has not seen, to guarantee {self.target}, got "
+                f"none: a model makes fewer errors on its own training data. Pass such samples as calibration, or "
+                f"state with calibration_from_data (--calibration-from-data) that it has not seen the data either."
+            )
+
     def identity(self) -> dict[str, Json]:
         """Returns the settings that affect the training, in JSON's types; they identify a run."""
         return {
@@ -113,7 +143,7 @@ class FitConfig:
         changed = {
             entry.name: plain(getattr(self, entry.name))
             for entry in fields(self)
-            if entry.name not in _NOT_TRAINING and getattr(self, entry.name) != entry.default
+            if entry.name not in _NOT_TOLD and getattr(self, entry.name) != entry.default
         }
         return changed | {"recipe": title, "seed": self.seed}
 

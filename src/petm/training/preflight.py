@@ -1,12 +1,16 @@
-"""A check before training: how many errors the base model makes on its training data, and what to do about it."""
+"""Checks before training: the base model's errors on its training data, and whether the labels are its own."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from petm.data.base import Data, as_data
+from petm.errors import DataError, PetmWarning
 from petm.models.prediction import predict_logits
+from petm.selective.label_order import SIGNIFICANCE, better_order, guessing_probability
 from petm.selective.metrics import Share, share
 from petm.training.error_set import find_errors
 
@@ -15,6 +19,77 @@ CHECKED = 10_000
 ENOUGH, ENOUGH_SHARE = 100, 0.005
 """Least number of errors, and least share of the samples, to learn from: 507 of 60,000 sufficed, 9 did not."""
 _MINE = "mine errors from another source (hardest, augmented, out-of-fold)"
+
+FAR = 0.15
+"""Difference of the accuracies on data and calibration set that is warned of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The base model's predictions on labelled samples.
+
+    Attributes:
+        predicted: int64 ``(N,)``, predicted classes.
+        labels: int64 ``(N,)``, true classes.
+        classes: Number of outputs, ``K``.
+        names: ``K`` class names of the labels; empty where they have none.
+        source: Origin of the samples, for messages.
+    """
+
+    predicted: Tensor
+    labels: Tensor
+    classes: int
+    names: tuple[str, ...]
+    source: str
+
+    @property
+    def accuracy(self) -> Share:
+        """The share of right predictions, with its 95 % Wilson interval."""
+        return share(int((self.predicted == self.labels).sum()), len(self.labels))
+
+    def check(self, argument: str) -> None:
+        """Checks that the labels are those of the model: right more often than guessing, and in the model's order.
+
+        Args:
+            argument: The argument that the samples were passed as, for messages.
+
+        Raises:
+            DataError: Another order of the classes suits the labels better, or guessing is right as often.
+        """
+        predicted, labels = self.predicted.numpy(), self.labels.numpy()
+        right = self.accuracy
+        got = f"{right.count:,} of {right.of:,} right ({self.source})"
+        if (order := better_order(predicted, labels, classes=self.classes)) is not None:
+            moved = [f"{output} is labelled {self._name(int(order[output]))}" for output in np.unique(predicted)
+                     if order[output] != output]  # fmt: skip
+            after = int((order[predicted] == labels).sum())
+            more = ", ..." if len(moved) > 12 else ""
+            raise DataError(
+                f"{argument}: expected labels in the order of the model's outputs, got {got}, and {after:,} where the "
+                f"model's class {', '.join(moved[:12])}{more}. Name the classes in the model's order (classes, "
+                f"--classes), or go on with force."
+            )
+        if guessing_probability(predicted, labels, classes=self.classes) >= SIGNIFICANCE:
+            raise DataError(
+                f"{argument}: expected predictions that are right more often than guessing among {self.classes} "
+                f"classes, got {got}. Check the weights, the labels, and how inputs are read and scaled; or go on with "
+                f"force."
+            )
+
+    def _name(self, label: int) -> str:
+        return repr(self.names[label]) if self.names else str(label)
+
+
+def compare_answers(data: Answers, calibration: Answers) -> None:
+    """Warns where the accuracies on training data and calibration set lie far apart."""
+    one, other = data.accuracy, calibration.accuracy
+    if abs(one.value - other.value) > FAR and (one.low > other.high or other.low > one.high):
+        warnings.warn(
+            f"calibration: expected samples like the data, got an accuracy of {other.value:.1%} on them and of "
+            f"{one.value:.1%} on the data. Check that both have the same labels, and are read and scaled alike.",
+            PetmWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
@@ -27,6 +102,7 @@ class Preflight:
         error_rate: Their share, with its 95 % Wilson interval.
         verdict: ``none``, ``too few``, ``enough`` or ``too many``.
         advice: What to do, in one sentence.
+        answers: The base model's predictions.
     """
 
     samples: int
@@ -34,6 +110,7 @@ class Preflight:
     error_rate: Share
     verdict: Literal["none", "too few", "enough", "too many"]
     advice: str
+    answers: "Answers" = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         rate, low, high = (100 * value for value in (self.error_rate.value, self.error_rate.low, self.error_rate.high))
@@ -56,17 +133,21 @@ def preflight(model: nn.Module, data: Data) -> Preflight:
         ModelError: The model cannot take the samples, or does not return ``(N, K)``.
     """
     data = as_data(data)
-    errors = len(find_errors(model, data))
+    found = find_errors(model, data)
+    errors, rate = len(found), share(len(found), len(data))
     classes = predict_logits(model, data.subset([0])).shape[1]
-    rate = share(errors, len(data))
+    predicted = data.labels.clone()
+    predicted[found.indices] = found.predictions
+    answers = Answers(predicted, data.labels, classes, data.classes, data.source)
     if not errors:
-        return Preflight(len(data), errors, rate, "none", f"There is nothing to learn from: {_MINE}.")
+        return Preflight(len(data), errors, rate, "none", f"There is nothing to learn from: {_MINE}.", answers)
     if rate.high >= 1 - 1 / classes:
         advice = (
             f"The model cannot be told from guessing among its {classes} classes: check the order of the classes, the "
             f"labels, and how the inputs are read and scaled."
         )
-        return Preflight(len(data), errors, rate, "too many", advice)
+        return Preflight(len(data), errors, rate, "too many", advice, answers)
     if errors >= ENOUGH and rate.value >= ENOUGH_SHARE:
-        return Preflight(len(data), errors, rate, "enough", "These are enough to learn from as they are.")
-    return Preflight(len(data), errors, rate, "too few", f"These are too few to learn from: {_MINE}.")
+        advice = "These are enough to learn from as they are."
+        return Preflight(len(data), errors, rate, "enough", advice, answers)
+    return Preflight(len(data), errors, rate, "too few", f"These are too few to learn from: {_MINE}.", answers)

@@ -143,6 +143,11 @@ def within(recipe: Recipe, config: FitConfig) -> Recipe:
     return recipe if recipe.mirrored is None else replace(recipe, mirrored=within(recipe.mirrored, config))
 
 
+def made_by(adapted: AdaptedModel, recipe: Recipe) -> Recipe:
+    """Returns the recipe that made a result of `adapt`: the one asked for, or that of views in its place."""
+    return recipe.mirrored if recipe.mirrored and adapted.members == recipe.mirrored.members else recipe
+
+
 def focus(adapted: AdaptedModel, recipe: Recipe, samples: Data) -> bool:
     """Sets the cascade of a recipe that has one, and returns whether it has.
 
@@ -152,7 +157,7 @@ def focus(adapted: AdaptedModel, recipe: Recipe, samples: Data) -> bool:
         samples: Samples that the base model has not seen, labels unused. Not those that a guarantee is computed on:
             suspicion must be fixed before.
     """
-    made = recipe.mirrored if recipe.mirrored and adapted.members == recipe.mirrored.members else recipe
+    made = made_by(adapted, recipe)
     if made.look < 1:
         set_cascade(adapted, samples, made.look)
     return made.look < 1

@@ -1,0 +1,70 @@
+"""Whether labels are those of a model: better than guessing, and no other order of the classes suits them better."""
+
+import numpy as np
+import scipy
+from numpy.typing import ArrayLike, NDArray
+
+SIGNIFICANCE = 0.05
+"""Level of the test against guessing."""
+PERMUTED = 0.001
+"""Level of the test for another order: about so many of the models whose labels are in order are suspected wrongly."""
+_MOST = 2000
+"""Most classes for which another order is sought: the time grows with their cube."""
+
+
+def guessing_probability(predicted: ArrayLike, labels: ArrayLike, *, classes: int) -> float:
+    """Returns the probability that guessing is right as often as the predictions are, exact and one-sided, in [0, 1].
+
+    Guessing is right on a sample with probability ``1/K``. Where all predictions are one class, they are compared with
+    the best guess of that kind: right with the share of the commonest label. Elsewhere that share is no measure, as a
+    useful model may be right less often than it.
+
+    Args:
+        predicted: int ``(N,)``, predicted classes.
+        labels: int ``(N,)``, true classes.
+        classes: ``K``.
+
+    Example:
+        >>> guessing_probability([0, 1, 1, 0], [0, 1, 1, 0], classes=2)
+        0.0625
+    """
+    found, true = np.asarray(predicted, int), np.asarray(labels, int)
+    constant = len(found) > 0 and bool((found == found[0]).all())
+    chance = np.bincount(true).max() / len(true) if constant else 1 / classes
+    return float(scipy.stats.binom.sf(int((found == true).sum()) - 1, len(true), chance))
+
+
+def better_order(predicted: ArrayLike, labels: ArrayLike, *, classes: int, seed: int = 0) -> NDArray[np.int64] | None:
+    """Returns the order of the classes that suits the labels better than their own, or None where none does.
+
+    The order with the most right predictions is found on a random half of the samples, by the Hungarian method on
+    the confusion matrix, and tested on the other half: of the samples on which just one of the two orders is right, by
+    an exact sign test at the level `PERMUTED`. So a weak model on few samples raises no false alarm.
+
+    Args:
+        predicted: int ``(N,)``, predicted classes.
+        labels: int ``(N,)``, true classes.
+        classes: ``K``.
+        seed: Seed of the halves.
+
+    Returns:
+        int64 ``(K,)``: the label that stands for each output of the model.
+
+    Reference:
+        Kuhn (1955), The Hungarian Method for the Assignment Problem.
+    """
+    found, true = np.asarray(predicted, int), np.asarray(labels, int)
+    if classes > _MOST:
+        return None
+    shuffled = np.random.default_rng(seed).permutation(len(true))
+    one, other = shuffled[: len(true) // 2], shuffled[len(true) // 2 :]
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (found[one], true[one]), 1)
+    # Among equally good orders the one that moves fewest classes.
+    weighted = counts * (classes + 1) + np.eye(classes, dtype=np.int64)
+    order = scipy.optimize.linear_sum_assignment(weighted, maximize=True)[1]
+    as_is, moved = found[other] == true[other], order[found[other]] == true[other]
+    gained, lost = int((moved & ~as_is).sum()), int((as_is & ~moved).sum())
+    if scipy.stats.binom.sf(gained - 1, gained + lost, 0.5) >= PERMUTED:
+        return None
+    return np.asarray(order, np.int64)
