@@ -15,7 +15,7 @@ from petm.cli import main, options
 from petm.cli.inputs import labelled, open_inputs, open_labelled
 from petm.data.base import Data, Joined, TensorData
 from petm.data.labels import UNLABELLED
-from petm.errors import DataError
+from petm.errors import ArgumentError, DataError
 from petm.grading.provenance import InputOrigin
 from petm.models.loading import save_weights
 
@@ -70,6 +70,15 @@ def test_labelled_data_of_one_order_of_classes(tmp_path: Path) -> None:
     how = {"skip_bad": False, "trust_remote_code": False, "label_column": None}
     data = open_labelled([one, two], InputOrigin(), "networks:TinyCNN", "dog,cat", **how)  # type: ignore[arg-type]
     assert (data.classes, data.labels.tolist()) == (("dog", "cat"), [1, 0, 1])
+
+
+def test_names_of_classes_are_matched_and_may_hold_commas(tmp_path: Path) -> None:
+    one = folder(tmp_path / "one", **{"a": 1, "b, c": 2, "d": 1})
+    how = {"skip_bad": False, "trust_remote_code": False, "label_column": None}
+    data = open_labelled([one], InputOrigin(), "networks:TinyCNN", 'd,"b, c",a', **how)  # type: ignore[arg-type]
+    assert (data.classes, data.labels.tolist()) == (("d", "b, c", "a"), [2, 1, 1, 0])
+    with pytest.raises(ArgumentError, match="classes: expected different names"):
+        open_labelled([one], InputOrigin(), "networks:TinyCNN", "a,a,d", **how)  # type: ignore[arg-type]
 
 
 def test_data_and_calibration_may_be_repeated(

@@ -26,9 +26,9 @@ THRESHOLD = Threshold(0.5, "guaranteed risk", 0.5, max_risk=0.1, confidence=0.95
 ORIGIN = Origin(ModelOrigin("networks:TinyCNN", classes=("cat", "dog", "cow")), InputOrigin((28, 28), 1))
 
 
-def grader(threshold=THRESHOLD, **measured):
+def grader(threshold=THRESHOLD, origin=ORIGIN, **measured):
     adapted = randomise(attach_adapter(seeded(TinyCNN), {"fc2": 1}))
-    return Grader(adapted, threshold, "mean_of_both", origin=ORIGIN, measured=measured or CALIBRATION)
+    return Grader(adapted, threshold, "mean_of_both", origin=origin, measured=measured or CALIBRATION)
 
 
 @pytest.fixture
@@ -121,6 +121,20 @@ def test_only_suspects_are_labelled(petm):
     code, out, _ = petm("my.petm", "g.jsonl", "--labels", "labels.jsonl", "--json")
     guarantee = json.loads(out)["guarantee"]
     assert (guarantee["labelled_trusted"], guarantee["labelled_suspects"]) == (0, len(suspects))
+
+
+def test_classes_that_are_named_by_numbers_raise_no_false_alarm(petm):
+    grader(origin=replace(ORIGIN, model=replace(ORIGIN.model, classes=("1", "2", "3")))).save("stars.petm")
+    table = graded(400, unreadable=0, labelled=0.0)
+    write(table, Path("g.parquet"))
+    right = [(row["input"], row["label"] + 1) for row in table.to_pylist() if row["grade"] == "trusted"]
+    Path("l.csv").write_text("input,label\n" + "".join(f"{name},{stars}\n" for name, stars in right))
+    code, out, _ = petm("stars.petm", "g.parquet", "--labels", "l.csv")
+    assert (code, f"of {len(right)} labelled trusted predictions 0 are wrong" in out) == (0, True)
+    Path("l.csv").write_text("input,label\n" + "".join(f"{name},{stars}\n" for name, stars in right if stars < 3))
+    code, out, err = petm("stars.petm", "g.parquet", "--labels", "l.csv")
+    assert (code, out) == (1, "")
+    assert "l.csv: expected labels that are class names or class numbers, got 1" in err
 
 
 def test_labels_by_name_that_fit_in_part(petm):

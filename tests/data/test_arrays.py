@@ -52,7 +52,7 @@ def test_floats_keep_their_values(tmp_path: Path, shape: tuple[int, ...]) -> Non
     [
         ({"pictures": BYTES, "y": [0, 1]}, "expected an array 'images' or 'x', got pictures, y"),
         ({}, "expected an array 'images' or 'x', got nothing"),
-        ({"x": BYTES, "y": [0.0, 1.0]}, "expected integer labels, got float64"),
+        ({"x": BYTES, "y": [0.0, 0.5]}, "expected a class number or a name as label, got 0.5 for sample 1"),
         ({"x": BYTES, "y": [0, 1, 2]}, "expected labels for 2 samples, got those of shape"),
         ({"x": BYTES.astype(np.int32)}, "expected images of dtype uint8 or float, got int32"),
         ({"x": np.zeros(3)}, r"expected images \(N, H, W\), .* got 1 dimensions"),

@@ -63,6 +63,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over:petm.errors.PetmWarning")
 def test_a_folder_in_the_order_of_its_paths(place: Path) -> None:
     found = every(open_sources(["images"]))
     paths = [f"images/cat/{n}.png" for n in (0, 2, 4, 6)] + [f"images/dog/old/{n}.png" for n in (1, 3, 5, 7)]
@@ -79,6 +80,7 @@ def test_files_globs_and_folders_behind_each_other(place: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over:petm.errors.PetmWarning")
 @pytest.mark.parametrize(
     ("path", "count", "how"),
     [
@@ -197,6 +199,7 @@ def test_what_does_not_suit_is_refused_at_once(place: Path, path: str, how: dict
         open_sources([path], **how)
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over:petm.errors.PetmWarning")
 def test_identity_follows_names_and_changes(place: Path) -> None:
     before = [source.identity() for source in open_sources(["images", "x.npz"])]
     assert before == [source.identity() for source in open_sources(["images", "x.npz"])]
@@ -209,6 +212,7 @@ def test_identity_follows_names_and_changes(place: Path) -> None:
     assert open_sources(["images"])[0].identity() != after[0], "the same names, another file"
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over:petm.errors.PetmWarning")
 def test_all_else_is_read_beside_an_unlisted_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
@@ -229,6 +233,7 @@ def test_all_else_is_read_beside_an_unlisted_folder(place: Path, monkeypatch: py
     ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over:petm.errors.PetmWarning")
 def test_linked_folders_are_read_in_the_first_place_and_loops_end(place: Path) -> None:
     (place / "links").mkdir()
     (place / "links" / "bird").symlink_to(place / "images" / "cat")

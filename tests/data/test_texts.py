@@ -189,11 +189,11 @@ def test_columns_that_are_missing_or_no_labels(tmp_path: Path, suffix: str) -> N
         read_texts(path)
     with pytest.raises(DataError, match=rf"x\{suffix}.*expected .*'label'.*--label-column"):
         read_texts(path, text_column="sentence")
-    kind = {".csv": "whole numbers as labels, got 0.5", ".jsonl": "as label, got float", ".parquet": "label, got float"}
+    kind = {".csv": "whole numbers as labels, got 0.5", ".jsonl": "as label, got 0.5", ".parquet": "label, got 0.5"}
     with pytest.raises(DataError, match=rf"x\{suffix}.*expected .*{kind[suffix]}"):
         read_texts(path, text_column="sentence", label_column="score")
     if suffix != ".csv":  # where everything is text
-        with pytest.raises(DataError, match=r"expected a class number or a name as label, got bool"):
+        with pytest.raises(DataError, match=r"expected a class number or a name as label, got True"):
             read_texts(path, text_column="sentence", label_column="fine")
         with pytest.raises(DataError, match=r"expected (a text|texts) in column 'score', got (float|double)"):
             read_texts(path, text_column="score", label_column=None)

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from petm.adapter.model import attach_adapter
 from petm.data.base import TensorData
 from petm.data.reader import Reader
 from petm.data.sources import open_sources
-from petm.errors import DataError, RunError
+from petm.errors import DataError, PetmWarning, RunError
 from petm.grading.grade_files import check_output, grade_files, parts_folder
 from petm.grading.grade_table import SCHEMA, read_grades
 from petm.grading.grader import Grader, fit_grader
@@ -65,6 +66,35 @@ def test_each_input_has_the_grade_that_the_grader_gives_it(grader: Grader, array
     assert [row["grade"] == "trusted" for row in rows] == wanted.trusted.tolist()
     assert summary.counts == {"trusted": wanted.trusted.sum(), "suspect": (~wanted.trusted).sum(), "unreadable": 0}
     assert sorted(path.name for path in Path().iterdir()) == ["a.npz", "b.npz", "c.npz", "g.parquet"]
+
+
+def named(grader: Grader, *classes: str) -> Grader:
+    """The same grader with names of its classes."""
+    return replace(grader, origin=replace(grader.origin, model=replace(grader.origin.model, classes=classes)))
+
+
+def true_labels(grader: Grader, source: str) -> list[int | None]:
+    sources = open_sources([source], label_column="label")
+    found = grade_stream(grader, sources, READER, batch_size=2, labelled=True)
+    return [label for graded in found for label in graded.table["true_label"].to_pylist()]
+
+
+def test_true_labels_of_a_source_are_read_the_same_way(grader: Grader, arrays: Tensor) -> None:
+    stars = named(grader, *map(str, range(1, 5)))
+    for labels, wanted in (
+        ([1, 2, 3, 4], [0, 1, 2, 3]),
+        ([0, 1, 2, 3], [0, 1, 2, 3]),
+        ([4.0, 2.0, 1.0, 1.0], [3, 1, 0, 0]),
+    ):
+        np.savez("s.npz", x=arrays[:4].numpy(), y=labels)
+        assert true_labels(stars, "s.npz") == wanted
+    np.savez("s.npz", x=arrays[:4].numpy(), y=[1, 2, 3, 3])
+    with pytest.raises(DataError, match=r"s\.npz: expected labels .* label_name"):
+        true_labels(stars, "s.npz")
+    assert true_labels(grader, "s.npz") == [1, 2, 3, 3]
+    np.savez("s.npz", x=arrays[:4].numpy(), y=["dog", "cat", "cow", "dog"])
+    with pytest.warns(PetmWarning, match=r"s\.npz: expected true labels .* got cow as well, for 1 inputs"):
+        assert true_labels(named(grader, "cat", "dog", "owl", "pig"), "s.npz") == [1, 0, None, 1]
 
 
 def test_formats_hold_the_same(grader: Grader, arrays: Tensor) -> None:

@@ -27,6 +27,7 @@ import hf_folders
 from networks import randomise
 from petm.adapter.model import attach_adapter
 from petm.data.base import Data
+from petm.data.labels import folder_name
 from petm.errors import ArgumentError, BundleError, DataError, RunError
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.onnx_export import export_onnx
@@ -39,7 +40,7 @@ from petm.serving.app import make_app
 from petm.serving.batching import Batcher
 from petm.serving.engine import EngineEndedError, GraderEngine
 from petm.serving.engine_process import Engine
-from petm.serving.label_file import LabelFile, folder_name
+from petm.serving.label_file import LabelFile
 from petm.serving.limits import Limits
 from petm.serving.reading import ImageReader, TextReader, reader_for
 

@@ -1,5 +1,6 @@
 """Opening the data that a command names, and reporting what was left out of it."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import click
 
 from petm.cli.graders import prepares, processor_of
 from petm.data.base import Data, Joined
-from petm.data.labels import UNLABELLED, refuse_faults
+from petm.data.labels import UNLABELLED, enumerated, refuse_faults
 from petm.data.opening import open_data
 from petm.data.texts import Tokenized, read_texts
 from petm.errors import ArgumentError, DataError
@@ -73,19 +74,25 @@ def open_labelled(
     """Returns the joined labelled data at one or more paths, with the classes of a model where these are known.
 
     A model ``hf:DIR`` has the number of classes and often their names. ``names`` are class names in the order of the
-    model's outputs, separated by commas, in place of those.
+    model's outputs, separated by commas, in place of those; one with a comma stands in quotes.
 
     Raises:
         ArgumentError: There is not one name for each output of the model.
         DataError: The data cannot be read; their classes are not those of the model; or a label is missing or outside
             0..K-1.
     """
-    classes = tuple(names.split(",")) if names else None
+    classes = tuple(next(csv.reader([names]))) if names else None  # a name with a comma stands in quotes
+    if classes and len(set(classes)) < len(classes):
+        raise ArgumentError(f"classes: expected different names, got {enumerated(classes)}. Name each class once.")
     folder, count = folder_of(reference), 0
     if folder is not None:
         count, own = read_classes(folder, trust_remote_code=trust_remote_code)
         if classes and len(classes) != count:
             raise ArgumentError(f"classes: expected {count} names, one for each class of {folder}, got {len(classes)}.")
+        if classes and classes != own and sorted(classes) == sorted(own):
+            raise ArgumentError(
+                f"classes: expected the order of {folder}, {enumerated(own)}, got {enumerated(classes)}."
+            )
         classes = classes or own
     data = open_inputs(paths, inputs, skip_bad=skip_bad, classes=classes, trust_remote_code=trust_remote_code, **how)
     if folder is not None and len(data.classes) not in (0, count):

@@ -31,7 +31,7 @@ class ArrayArchive:
     """The array ``images`` or ``x`` of a NumPy archive, and ``labels`` or ``y`` if it is there.
 
     Grey images ``(N, H, W)`` get a channel, uint8 images ``(N, H, W, C)`` with 1 or 3 channels become ``(N, C, H, W)``,
-    and others keep their shape. ``labels`` are ``(N,)`` of any dtype, or None. Pickled arrays are refused.
+    and others keep their shape. ``labels`` are None, or ``(N,)`` or ``(N, K)`` of any dtype. No array is unpickled.
 
     Raises:
         DataError: The file is no such archive or is damaged, the array of images is missing or of an unsuitable dtype
@@ -58,7 +58,7 @@ class ArrayArchive:
         if self._dtype.hasobject:
             raise self._broken(ValueError(f"an array of {self._dtype}"))
         with_channels(np.empty((0, *self._shape[1:]) if self._shape else (), self._dtype), str(path))
-        if self.labels is not None and self.labels.shape != self._shape[:1]:
+        if self.labels is not None and (self.labels.shape[:1] != self._shape[:1] or self.labels.ndim > 2):
             raise DataError(f"{path}: expected labels for {len(self)} samples, got those of shape {self.labels.shape}.")
 
     def __len__(self) -> int:

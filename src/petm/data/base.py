@@ -12,8 +12,10 @@ from torch.utils.data import Dataset
 
 from petm._internal.files import fingerprint
 from petm.data.fields import Fields, Inputs, as_batch, concatenate, tensors_of
-from petm.data.labels import UNLABELLED
+from petm.data.labels import UNLABELLED, LabelColumn, plain_label
 from petm.errors import ArgumentError, DataError
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Batch(NamedTuple):
@@ -120,14 +122,16 @@ class TensorData(Data):
     Args:
         images: float ``(N, ...)``, or uint8 ``(N, ...)`` that is divided by 255 as it is read; or `Fields`, such as
             tokens, which are read as they are.
-        labels: int64 ``(N,)``; None means unlabelled.
-        classes: Class names.
+        labels: int64 ``(N,)``; or class numbers or names in an array, a list or a pandas column, also as one-hot rows
+            ``(N, K)``. None means unlabelled.
+        classes: Class names. Absent, labels that are names are numbered in their order.
         source: Origin of the samples, for messages.
         value_range: As in `Data`; None means 0 and 1 for uint8, the least and greatest value present for floats, and
             no limits for fields.
 
     Raises:
-        DataError: Images are neither float nor uint8, lengths differ, or a value is NaN or infinite.
+        DataError: Images are neither float nor uint8, lengths differ, a label is no class number or name, or a value
+            is NaN or infinite.
     """
 
     names: tuple[str, ...] = ()
@@ -135,7 +139,7 @@ class TensorData(Data):
     def __init__(
         self,
         images: Inputs,
-        labels: Tensor | None = None,
+        labels: object = None,
         *,
         classes: Sequence[str] = (),
         source: str = "tensors",
@@ -144,7 +148,13 @@ class TensorData(Data):
         self.images, self.classes, self.source = images, tuple(classes), source
         if isinstance(images, Tensor) and not (images.is_floating_point() or images.dtype == torch.uint8):
             raise DataError(f"{source}: expected images of dtype float or uint8, got {images.dtype}. Convert them.")
-        self.labels = torch.full((len(images),), UNLABELLED) if labels is None else labels.to(torch.int64)
+        if isinstance(labels, Tensor) and labels.ndim == 1 and labels.dtype in _INTEGERS:
+            self.labels = labels.to(torch.int64)
+        elif labels is not None:
+            numbers, self.classes = LabelColumn.of(labels, source).numbers(self.classes, None, source)
+            self.labels = torch.from_numpy(numbers)
+        else:
+            self.labels = torch.full((len(images),), UNLABELLED)
         if self.labels.shape != (len(images),):
             got = f"labels of shape {tuple(self.labels.shape)}"
             raise DataError(f"{source}: expected one label for each of {len(images)} samples, got {got}.")
@@ -329,20 +339,22 @@ def as_data(samples: Any, *, source: str = "data") -> Data:
     """Returns ``samples`` as `Data`: itself, a pair of tensors, or any map-style dataset of ``(input, label)`` pairs.
 
     Args:
-        samples: `Data`; or ``(inputs, labels)`` tensors or NumPy arrays, the inputs also as a mapping of these by name;
-            or a ``torch.utils.data.Dataset`` with a length, whose inputs are read lazily and whose labels come from
-            its ``targets``, or else from one pass.
+        samples: `Data`; or ``(inputs, labels)`` tensors or NumPy arrays, the inputs also as a mapping of these by name
+            and the labels as of `TensorData`; or a ``torch.utils.data.Dataset`` with a length, whose inputs are read
+            lazily. Its labels are those of its items: its ``targets`` where an item of each class has its target as
+            label, or else from one pass.
         source: Origin of the samples, for messages.
 
     Raises:
         ArgumentError: ``samples`` is none of these.
+        DataError: A label is no class number or name.
     """
     if isinstance(samples, Data):
         return samples
     if isinstance(samples, tuple) and len(samples) == 2:
         inputs, labels = samples
         if isinstance(inputs, Tensor | np.ndarray | Fields | Mapping):
-            return TensorData(as_batch(inputs), torch.as_tensor(labels), source=source)
+            return TensorData(as_batch(inputs), labels, source=source)
     if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, Tensor):
         return _MapStyle(samples, source)
     wanted = "petm Data, an (inputs, labels) pair of tensors or a map-style dataset"
@@ -354,11 +366,13 @@ class _MapStyle(Data):
 
     def __init__(self, dataset: Any, source: str) -> None:
         self.dataset, self.source = dataset, source
-        targets = getattr(dataset, "targets", None)
-        if targets is None or len(targets) != len(dataset):
-            targets = [int(dataset[index][1]) for index in range(len(dataset))]
-        self.labels = torch.as_tensor(targets, dtype=torch.int64)
-        self.classes = tuple(str(name) for name in getattr(dataset, "classes", ()))
+        targets, names = getattr(dataset, "targets", None), [str(name) for name in getattr(dataset, "classes", ())]
+        labels: object = targets
+        if targets is None or not _are_labels(targets, dataset):
+            labels = [_label_in(dataset, index) for index in range(len(dataset))]
+            names = names if targets is None else []  # a transform changes the classes
+        numbers, self.classes = LabelColumn.of(labels, source).numbers(names, None, source)
+        self.labels = torch.from_numpy(numbers)
 
     @cached_property
     def value_range(self) -> tuple[float, float]:  # type: ignore[override]
@@ -375,6 +389,30 @@ class _MapStyle(Data):
         """A SHA-256 over the labels and the first and last input; reading all would cost an epoch."""
         ends = self.inputs([0, len(self) - 1]) if len(self) else torch.empty(0)
         return fingerprint((self.source, self.labels, ends))
+
+
+def _label_in(dataset: Any, index: int) -> object:
+    """The label of an item as a number or a name, or as it is where it is neither."""
+    item = dataset[index]
+    if not isinstance(item, tuple | list) or len(item) < 2:
+        raise ArgumentError(f"data: expected items (input, label), got {type(item).__name__}. Wrap the data set.")
+    try:
+        return plain_label(item[1])
+    except ValueError:
+        return item[1]
+
+
+def _are_labels(targets: Any, dataset: Any) -> bool:
+    """Whether ``targets`` are the labels of the items: of one item of each class, and of some others."""
+    values = targets.tolist() if hasattr(targets, "tolist") else list(targets)
+    if len(values) != len(dataset):
+        return False
+    of_each = {str(value): index for index, value in enumerate(values)}
+    checked = {*of_each.values(), *range(0, len(values), max(1, len(values) // 16))}
+    try:
+        return all(_label_in(dataset, index) == plain_label(values[index]) for index in sorted(checked))
+    except ValueError:
+        return False
 
 
 def _as_indices(chosen: Sequence[int] | Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from petm._internal.files import fingerprint
 from petm._internal.storage import Located, RemotePath, check_regular
-from petm.errors import ArgumentError, DataError
+from petm.errors import ArgumentError, DataError, PetmWarning
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,25 +59,53 @@ def images_below(folder: Located) -> Iterator[Found]:
     """Yields the images below a folder, each folder in the order of its names; hidden ones are left out.
 
     Links to folders are followed in the folder itself, where they may be classes, and not below, where they may be
-    loops. A folder below that cannot be listed, and an image that is no file, are entries with a fault.
+    loops. A folder below that cannot be listed, and an image that is no file, are entries with a fault. A warning at
+    the end counts what is no image.
 
     Raises:
         DataError: The folder itself cannot be listed.
     """
-    return _below(folder if isinstance(folder, RemotePath) else str(folder), None)
+    passed_over: Counter[str] = Counter()
+    yield from _below(folder if isinstance(folder, RemotePath) else str(folder), None, passed_over)
+    if passed_over:
+        kinds = ", ".join(f"{count:,} of {kind}" for kind, count in passed_over.most_common(12))
+        what = f"expected images of a known kind, got others as well: {kinds}"
+        warnings.warn(f"{folder}: {what}. They were passed over.", PetmWarning, stacklevel=2)
 
 
-def _below(folder: str | RemotePath, label: str | None) -> Iterator[Found]:
+def first_image(folder: Located) -> str | RemotePath | None:
+    """Returns the path of the first image below a folder, if there is one; raises DataError as `images_below`."""
+    found = _below(folder if isinstance(folder, RemotePath) else str(folder), None, Counter())
+    return next((each.path for each in found if each.fault is None), None)
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Returns the names of the folders in a folder, empty ones included; raises DataError as `images_below`."""
+    return [name for name, path, is_folder, _ in _entries(str(folder), follow=True) if is_folder and not _is_loop(path)]
+
+
+def _below(folder: str | RemotePath, label: str | None, passed_over: Counter[str]) -> Iterator[Found]:
     for name, path, is_folder, fault in _entries(folder, follow=label is None):
-        if is_folder:
+        if is_folder and _is_loop(path):
+            yield Found(path, label or name, "expected a folder of images, got a link to a folder that holds the link")
+        elif is_folder:
             try:
-                yield from _below(path, label or name)
+                yield from _below(path, label or name, passed_over)
             except DataError as error:
                 yield Found(path, label or name, str(error))
         elif is_image(name):
             yield Found(path, label, fault)
         elif fault is not None and "." not in name:  # it may have been a class
             yield Found(path, label or name, fault)
+        else:
+            passed_over[os.path.splitext(name)[1] or name] += 1
+
+
+def _is_loop(path: str | RemotePath) -> bool:
+    """Whether a path is a link to a folder in which the link lies."""
+    if isinstance(path, RemotePath) or not os.path.islink(path):
+        return False
+    return Path(os.path.realpath(os.path.dirname(path))).is_relative_to(os.path.realpath(path))
 
 
 def _entries(folder: str | RemotePath, *, follow: bool) -> Iterator[tuple[str, str | RemotePath, bool, str | None]]:

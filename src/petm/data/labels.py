@@ -1,10 +1,14 @@
 """Labels: class numbers from values of any kind beside the samples; and files of true labels by input."""
 
 import re
+import reprlib
+import unicodedata
 from array import array
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,68 +21,234 @@ UNLABELLED = -1
 Place: TypeAlias = tuple[str, int | None]
 """An input and its row, as in a table of grades."""
 
+_NUMERAL = re.compile(r"([+-]?[0-9]{1,18})(?:\.0*)?")
+_NO_LABEL = re.compile(r"[+-]?[0-9]*(?:\.[0-9]+|[0-9]{19,})")
+"""Text that is neither a class number nor meant as a name: a fraction, or more digits than any number of classes."""
 
-def class_number(label: object, classes: Sequence[str]) -> int | None:
-    """Returns the number of the class that a name or a number, also as text, stands for; None where it is neither.
 
-    Without class names every number from 0 on is valid.
+class Cell(str):
+    """Text of a file without types (CSV), where a number may be a class number or a name."""
+
+    __slots__ = ()
+
+
+class Name(str):
+    """A class name for certain: of a folder, or of a file that names the classes of its numbers."""
+
+    __slots__ = ()
+
+
+class Named(NamedTuple):
+    """A class by the columns ``label`` and ``label_name``, as petm writes both."""
+
+    label: int | str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.name})"
+
+
+Label: TypeAlias = int | str | Named
+
+
+def plain_label(value: object) -> Label | None:
+    """Returns a label as a number or a name; None where there is none.
+
+    Whole floats are numbers, a one-hot row is the place of its 1, and scalars of NumPy and PyTorch are their values.
+
+    Raises:
+        ValueError: It is neither, with the reason.
     """
-    if isinstance(label, str):
-        label = label if label in classes else label.strip()
-        if label in classes:
-            return classes.index(label)
-        label = int(label) if label.isdecimal() else None
-    if not isinstance(label, int) or isinstance(label, bool):
-        return None
-    return label if 0 <= label < (len(classes) or label + 1) else None
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, str | Named):
+        return value
+    if isinstance(value, list) and len(value) == 1:
+        return plain_label(value[0])
+    if isinstance(value, list) and value.count(1) == 1 and value.count(0) == len(value) - 1:
+        return value.index(1)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) < 1 << 62:
+            return value
+        raise ValueError("expected a class number as label, got one of more than 18 digits")
+    raise ValueError(f"expected a class number or a name as label, got {reprlib.repr(value)}")
+
+
+def class_numbers(labels: Collection[Label], classes: Sequence[str]) -> dict[Label, int]:
+    """Returns the class numbers of the labels of one column; a label that stands for no class is absent.
+
+    Text is a name first. Other numbers are all names or all class numbers, whichever all of them can be. Without class
+    names every number from 0 on is valid.
+
+    Raises:
+        ValueError: Numbers can be both and would differ, or some can only be names and others only class numbers.
+    """
+    found: dict[Label, int] = {}
+    names, numbers = dict[Label, int](), dict[Label, int]()
+    for label in labels:
+        value, own = label, None
+        if isinstance(label, Named):
+            value, own = label.label, _place(label.name, tuple(classes))
+        text, number = str(value), _number(value)
+        name = _place(text, tuple(classes))
+        if number is not None and (not 0 <= number < (len(classes) or number + 1) or (classes and type(value) is Name)):
+            number = None
+        if own is not None:
+            if own in (name, number):
+                found[label] = own
+        elif name is not None and isinstance(value, str) and not isinstance(value, Cell):
+            found[label] = name
+        else:
+            names |= {label: name} if name is not None else {}
+            numbers |= {label: number} if number is not None else {}
+    either = names.keys() | numbers.keys()
+    if names == numbers or not names.keys() >= either:
+        chosen = numbers
+    elif not numbers.keys() >= either:
+        chosen = names
+    else:
+        chosen = {}
+    if len(chosen) < len(either):
+        label = min(either, key=str)
+        raise ValueError(
+            f"expected labels that are class names or class numbers, got {label!s}, where the classes are named "
+            f"{enumerated(classes)}: a name and a number may mean different classes. "
+            f"Write names into a column label_name beside label, or as text into JSON Lines or Parquet."
+        )
+    return found | chosen
+
+
+def numbers_are_names(classes: Sequence[str]) -> bool:
+    """Returns whether some number may be the name of a class and the number of another."""
+    return any(_number(name) not in (None, number) for number, name in enumerate(classes))
+
+
+def _number(value: object) -> int | None:
+    numeral = _NUMERAL.fullmatch(value.strip()) if isinstance(value, str) else None
+    return int(numeral[1]) if numeral else value if isinstance(value, int) else None
+
+
+@lru_cache(16)
+def _places(classes: tuple[str, ...]) -> list[dict[str, int]]:
+    """Class numbers by name, by name in normal form and by folder; without those that several classes have."""
+    forms = (classes, tuple(map(_normal, classes)), tuple(map(folder_name, classes)))
+    counts = [Counter(form) for form in forms]
+    pairs = zip(forms, counts, strict=True)
+    return [{name: n for n, name in enumerate(form) if count[name] == 1} for form, count in pairs]
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def _place(name: str, classes: tuple[str, ...]) -> int | None:
+    """The number of the class of this name or folder; its Unicode form and spaces around it may differ."""
+    exact, normal, folders = _places(classes)
+    found = exact.get(name, folders.get(name, normal.get(_normal(name))))
+    other_folder = folders.get(name, found) != found  # of two classes, such as "a/b" and "a%2Fb"
+    return None if other_folder or (name in classes and name not in exact) else found
+
+
+def folder_name(name: str) -> str:
+    """Returns the name of a class as a folder name, with forbidden characters written as in a URL."""
+    return re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", name) or "%"
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns different class names in the order of their numbers where all are numbers or ``LABEL_i``, else as text.
+
+    Example:
+        >>> in_order(["10", "9", "b"]), in_order(["10", "9"])
+        (('10', '9', 'b'), ('9', '10'))
+    """
+    texts = sorted(set(names))
+    found = [re.fullmatch(r"(?:LABEL_)?([0-9]{1,18})", name) for name in texts]
+    numbers = [int(numeral[1]) for numeral in found if numeral]
+    if len(numbers) < len(texts):
+        return tuple(texts)
+    return tuple(name for _, name in sorted(zip(numbers, texts, strict=True)))
 
 
 class LabelColumn:
     """Labels in the order in which they are read; each value is held once."""
 
     def __init__(self) -> None:
-        self._codes, self._code_of = array("q"), dict[int | str, int]()
+        self._codes, self._code_of = array("q"), dict[Label, int]()
 
     def add(self, label: object) -> str | None:
         """Adds the next label (None for no label); or returns why it is no label, and adds nothing."""
-        if label is None:
+        try:
+            value = plain_label(label)
+        except ValueError as error:
+            return str(error)
+        if value is None or value == UNLABELLED:
             self._codes.append(UNLABELLED)
-            return None
-        if isinstance(label, bool) or not isinstance(label, int | str):
-            return f"expected a class number or a name as label, got {type(label).__name__}"
-        if isinstance(label, int) and abs(label) > 1 << 62:
-            return f"expected a class number as label, got {label:.3e}"
-        self._codes.append(self._code_of.setdefault(label, len(self._code_of)))
+        else:
+            self._codes.append(self._code_of.setdefault(value, len(self._code_of)))
         return None
+
+    @classmethod
+    def of(cls, labels: object, source: str) -> "LabelColumn":
+        """Returns the labels of a list, an array, a tensor or a pandas column; raises DataError for what is none."""
+        values = labels.tolist() if hasattr(labels, "tolist") else labels
+        if not isinstance(values, list | tuple):
+            raise DataError(f"{source}: expected one label for each sample, got {reprlib.repr(values)}.")
+        column = cls()
+        for row, value in enumerate(values):
+            if fault := column.add(value):
+                raise DataError(f"{source}: {fault} for sample {row}. Pass class numbers, names or one-hot rows.")
+        return column
 
     def numbers(
         self, names: Sequence[str], classes: Sequence[str] | None, source: str
     ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         """Returns int64 ``(N,)`` labels, ``UNLABELLED`` where there is none, and the class names that they index.
 
-        Names that are all whole numbers are numbers. Other names are matched to ``classes``; without these, a label is
-        the place of its name among all names in order. The arguments are those of `match_classes`.
+        Labels are matched to ``classes`` (`class_numbers`). Without these, names that are all whole numbers are
+        numbers, and another label is the place of its name among all names (`in_order`). The arguments are those of
+        `match_classes`.
 
         Raises:
-            DataError: Names and numbers are mixed, a name is a fraction, or as in `match_classes`.
+            DataError: Names and numbers are mixed, a name is a fraction, or as in `class_numbers` and `match_classes`.
         """
-        values: list[int | str] = list(self._code_of)
-        words = [value for value in values if isinstance(value, str)]
-        if not set(words) <= set(names):
-            if len(words) < len(values):
-                raise DataError(f"{source}: expected names or numbers as labels, got both. Use one of them.")
-            if not set(words) <= set(classes or ()):
-                fractions = [word for word in words if re.fullmatch(r"-?\d+\.\d*", word)]
-                if fractions:
-                    wanted = "names or whole numbers as labels"
-                    raise DataError(f"{source}: expected {wanted}, got {fractions[0]}. Write class numbers.")
-                if all(re.fullmatch(r"-?\d{1,18}", word) for word in words):
-                    values, words = [int(word) for word in words], []
-            names = tuple(sorted(words))
-        place = {name: number for number, name in enumerate(names)}
-        numbers = [place[value] if isinstance(value, str) else value for value in values]
-        labels = np.array([*numbers, UNLABELLED], np.int64)[np.frombuffer(self._codes, np.int64)]
-        return match_classes(labels, names, classes, source)
+        values = list(self._code_of)
+        if not names and classes:
+            names = tuple(classes)
+            try:
+                place = class_numbers(values, classes)
+            except ValueError as error:
+                raise DataError(f"{source}: {error}") from error
+            beyond = {
+                value: _number(value) for value in values if value not in place and type(value) in (int, str, Cell)
+            }
+            place |= {value: number for value, number in beyond.items() if number is not None}
+            if unknown := [str(value) for value in values if value not in place]:
+                raise _unknown(source, classes, unknown)
+        else:
+            plain = {value: value.label if isinstance(value, Named) else value for value in values}
+            words = {value: word for value, word in plain.items() if isinstance(word, str)}
+            if words and not set(words.values()) <= set(names):
+                names, words = self._names_among(words, len(values), source)
+            order = {name: number for number, name in enumerate(names)}
+            place = {value: number for value, said in plain.items() if (number := _number(said)) is not None}
+            place |= {value: order[word] for value, word in words.items()}
+        labels = np.array([*(place[value] for value in values), UNLABELLED], np.int64)
+        return match_classes(labels[np.frombuffer(self._codes, np.int64)], names, classes, source)
+
+    @staticmethod
+    def _names_among(words: Mapping[Label, str], count: int, source: str) -> tuple[tuple[str, ...], dict[Label, str]]:
+        """The class names, and each label's; none where all are numbers."""
+        if len(words) < count:
+            raise DataError(f"{source}: expected names or numbers as labels, got both. Use one of them.")
+        stripped = {label: word.strip() for label, word in words.items()}
+        if all(map(_NUMERAL.fullmatch, stripped.values())):
+            return (), {}
+        if odd := [word for word in stripped.values() if _NO_LABEL.fullmatch(word)]:
+            wanted = "names or whole numbers as labels"
+            raise DataError(f"{source}: expected {wanted}, got {odd[0][:20]}. Write class numbers.")
+        return in_order(stripped.values()), stripped
 
 
 def match_classes(
@@ -107,63 +277,95 @@ def match_classes(
         )
     if not names or not classes or names == classes:
         return labels, known
-    unknown = sorted({names[label] for label in present} - set(classes))
-    if unknown:
-        raise DataError(
-            f"{source}: expected the classes {_enumerate(classes)}, got {_enumerate(unknown)} as well. "
-            f"Rename or remove what the model does not know."
-        )
-    order = [classes.index(name) if name in classes else UNLABELLED for name in names]
-    return np.array([*order, UNLABELLED], np.int64)[labels], classes
+    order = [_place(name, classes) for name in names]
+    if unknown := [names[label] for label in present if order[label] is None]:
+        raise _unknown(source, classes, unknown)
+    return np.array([UNLABELLED if place is None else place for place in (*order, None)], np.int64)[labels], classes
+
+
+def _unknown(source: str, classes: Sequence[str], unknown: Sequence[str]) -> DataError:
+    return DataError(
+        f"{source}: expected the classes {enumerated(classes)}, got {enumerated(in_order(unknown))} as well. "
+        f"Rename or remove what the model does not know."
+    )
 
 
 def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -> dict[Place, int]:
     """Returns known labels by input and row; the last entry of an input counts.
 
-    A CSV, JSON Lines or Parquet file has the columns ``input``, ``label`` and, where inputs are rows of files, ``row``;
-    others are ignored. A label is a class name or a class number as in the column ``label`` of grades; an empty one
+    A CSV, JSON Lines or Parquet file has the columns ``input``, ``label`` and, where they apply, ``row`` and
+    ``label_name``; others are ignored. A label is a class name or a class number (`class_numbers`); an empty one
     removes earlier ones. Rows without an input are ignored, and so is an unfinished last line of JSON Lines, which
     ``petm serve`` leaves when it is killed.
 
     Raises:
-        DataError: A file is absent, of another kind or damaged, lacks a column, or has a row whose label or row number
-            is invalid; the first such row is named with the reason.
+        DataError: A file is absent, of another kind or damaged, lacks a column, has numbers that may be names of other
+            classes, or has a row whose label or row number is invalid; the first such row is named with the reason.
     """
     labels: dict[Place, int] = {}
-    known = f"one of {_enumerate(classes)}, or a number below {len(classes)}" if classes else "a number from 0 on"
     for path in map(Path, paths):
         kind = path.suffix.lower()
         if not path.is_file() or kind not in TABLE_SUFFIXES:
             got = f"a file of the kind '{path.suffix}'" if path.is_file() else "no file there"
             raise DataError(f"{path}: expected labels ({', '.join(TABLE_SUFFIXES)}), got {got}. Name such a file.")
         by_line = kind in (".jsonl", ".ndjson")
-        columns = ("input", "label", "row")
+        columns = ("input", "label", "label_name", "row")
         table = open_table(path, columns, required=() if by_line else columns[:2], hint="Rename the columns.")
+        entries: list[tuple[str, Place, Label | None]] = []
         faults: dict[str, str] = {}
         last: str | None = None
         for record in table.records():
-            name, said, row = record.values or (None, None, None)
-            if kind == ".csv":
-                name, said = (unguard(value) if isinstance(value, str) else value for value in (name, said))
-            last, fault = table.place(record.number), record.fault
-            if isinstance(row, str) and row.isdecimal() and len(row) < 20:
-                row = int(row)
-            number = class_number(said, classes)
-            if name is not None and fault is None:
-                if row is not None and not isinstance(row, int):
-                    fault = f"expected a whole number as row, got {row!r}"
-                elif said is None:
-                    labels.pop((str(name), row), None)
-                elif number is None:
-                    fault = f"expected as label {known}, got {said!r}"
-                else:
-                    labels[str(name), row] = number
-            if fault is not None:
-                faults[last] = fault
+            last = table.place(record.number)
+            try:
+                if record.fault is not None:
+                    raise ValueError(record.fault)
+                if record.values[0] is not None:
+                    name, label, named = (
+                        unguard(value) if kind == ".csv" and isinstance(value, str) else value
+                        for value in record.values[:3]
+                    )
+                    said = beside(label, named, untyped=kind == ".csv")
+                    entries.append((last, (str(name), _row(record.values[3])), said))
+            except ValueError as error:
+                faults[last] = str(error)
         if by_line and last in faults and not path.read_bytes().endswith(b"\n"):
             del faults[last]
         refuse_faults(faults, "Correct it.")
+        try:
+            numbers = class_numbers({said for _, _, said in entries if said is not None}, classes)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+        known = f"one of {enumerated(classes)}, or a number below {len(classes)}" if classes else "a number from 0 on"
+        for line, place, said in entries:
+            if said is None:
+                labels.pop(place, None)
+            elif said in numbers:
+                labels[place] = numbers[said]
+            else:
+                faults[line] = f"expected as label {known}, got {said!r}"
+        refuse_faults(faults, "Correct it.")
     return labels
+
+
+def beside(label: object, name: object, *, untyped: bool) -> Label | None:
+    """Returns the label of a row with a class name beside it or None; ``untyped`` text may be a number.
+
+    Raises:
+        ValueError: As `plain_label`.
+    """
+    value = plain_label(label)
+    if value is None or isinstance(value, Named) or (isinstance(value, str) and not value.strip()):
+        return value if isinstance(value, Named) else None
+    if isinstance(name, str):
+        return Named(value, name)
+    return Cell(value) if untyped and isinstance(value, str) else value
+
+
+def _row(value: object) -> int | None:
+    row = _number(int(value) if isinstance(value, float) and value.is_integer() else value)
+    if row is None and value is not None:
+        raise ValueError(f"expected a whole number as row, got {reprlib.repr(value)}")
+    return row
 
 
 def refuse_faults(faults: Mapping[str, str], cure: str) -> None:
@@ -174,6 +376,7 @@ def refuse_faults(faults: Mapping[str, str], cure: str) -> None:
         raise DataError(f"{place}: {reason.rstrip('.')}{more}. {cure}")
 
 
-def _enumerate(names: Sequence[str], limit: int = 12) -> str:
+def enumerated(names: Sequence[str], limit: int = 12) -> str:
+    """Returns the first names, and the number of others."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

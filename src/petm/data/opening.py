@@ -7,15 +7,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from petm.data.arrays import ArrayArchive
 from petm.data.base import Data, TensorData
 from petm.data.image_data import ImageData
-from petm.data.images import Channels, Found, ImageProcessor, images_below, is_image
-from petm.data.labels import match_classes
-from petm.data.sources import TableRows, listed
+from petm.data.images import Channels, Found, ImageProcessor, class_folders, images_below, is_image
+from petm.data.labels import LabelColumn, in_order, match_classes
+from petm.data.sources import TableRows, listed, shards_of_images
 from petm.data.tables import TABLE_SUFFIXES, find_shards
 from petm.errors import DataError
 
@@ -38,9 +37,10 @@ def open_data(
 ) -> Data:
     """Returns the samples at ``path``: an image folder, an image, Parquet shards or an npz archive.
 
-    In a folder, each sub-folder that holds images, at any depth, is a class; a folder that only holds images itself, or
-    a single image file, is unlabelled. In Parquet files, images are in the column ``image`` (binary, or a struct with a
-    field ``bytes``) and labels in ``label`` if it exists, with class names from Hugging Face metadata, if any.
+    In a folder, each sub-folder is a class, an empty one as well, in the order of their numbers where all names are
+    numbers, else as text; a folder that only holds images itself, or a single image file, is unlabelled. In Parquet
+    files, images are in the column ``image`` (binary, or a struct with a field ``bytes``) and labels in ``label`` if it
+    exists, with class names from Hugging Face metadata, if any.
 
     Args:
         path: A file, a folder, or a glob of Parquet files.
@@ -58,7 +58,7 @@ def open_data(
     path = Path(path)
     suffix = path.suffix.lower()
     form: Any = dict(size=size, channels=channels, classes=classes, skip_bad=skip_bad, processor=processor)  # noqa: C408
-    if suffix == ".parquet" or (path.is_dir() and find_shards(path)):
+    if suffix == ".parquet" or (path.is_dir() and shards_of_images(path)):
         return _open_tables(path, form)
     if path.is_dir() or (path.is_file() and is_image(path.name)):
         return _open_folder(path, form)
@@ -82,12 +82,12 @@ def _load_npz(
     whole = next(archive.images(0, len(archive), max(1, len(archive))), None)
     if whole is None:
         raise DataError(f"{path}: expected at least one image, got none. Name other data.")
-    if archive.labels is not None and not np.issubdtype(archive.labels.dtype, np.integer):
-        raise DataError(f"{path}: expected integer labels, got {archive.labels.dtype}. Save the class numbers.")
     images = torch.from_numpy(whole[1])
     data = TensorData(images, source=str(path))
-    numbers = data.labels.numpy() if archive.labels is None else archive.labels.astype(np.int64)
-    numbers, data.classes = match_classes(numbers, (), classes, str(path))
+    if archive.labels is None:
+        numbers, data.classes = match_classes(data.labels.numpy(), (), classes, str(path))
+    else:
+        numbers, data.classes = LabelColumn.of(archive.labels, str(path)).numbers((), classes, str(path))
     data.labels = torch.from_numpy(numbers)
     if prepared and images.dtype == torch.uint8:
         raise DataError(
@@ -158,9 +158,12 @@ def _open_folder(path: Path, form: Any) -> ImageData:
             f"{path}: expected images or class folders, got both ({Path(str(flat)).name} beside the folder "
             f"{names[0]}). Move the images into class folders, or the folders away."
         )
-    if names and SPLIT_NAMES.issuperset(name.lower() for name in names):
+    known = set(form["classes"] or ())
+    if names and SPLIT_NAMES.issuperset(name.lower() for name in names) and not known.issuperset(names):
         raise DataError(
             f"{path}: expected one folder for each class, got parts of a data set: {', '.join(names)}. "
             f"Name one of them, such as {path / names[0]}."
         )
-    return ImageData([listed(found)], str(path), root=path, names=names, **form)
+    return ImageData(
+        [listed(found)], str(path), root=path, names=in_order(class_folders(path)) if names else (), **form
+    )

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from petm._internal.storage import Located, RemotePath, identity_of, locate
 from petm.data.arrays import ArrayArchive
-from petm.data.images import LEAVE_OUT, Found, images_below, is_image
-from petm.data.labels import LabelColumn, refuse_faults
+from petm.data.images import LEAVE_OUT, Found, first_image, images_below, is_image
+from petm.data.labels import LabelColumn, Name, beside, refuse_faults
 from petm.data.tables import TABLE_SUFFIXES, Record, find_shards, open_table
 from petm.errors import DataError
 
@@ -116,7 +116,7 @@ class _ImageFiles(Source):
 
     def _row(self, found: Found) -> Row:
         content = Path(found.path) if isinstance(found.path, str) else found.path
-        return Row(str(found.path), None, content, found.label, found.fault)
+        return Row(str(found.path), None, content, found.label and Name(found.label), found.fault)
 
     def parts(self, size: int) -> Iterator[Source]:
         found = self.find()
@@ -158,7 +158,8 @@ class TableRows(Source):
         self, path: Located, column: str, label_column: str | None, *, texts: bool, needs_labels: bool = False
     ) -> None:
         self.name, self._column, self._texts, self._labelled = str(path), column, texts, label_column is not None
-        columns = (column, label_column) if label_column else (column,)
+        self._untyped = path.suffix.lower() == ".csv"
+        columns = (column, label_column, f"{label_column}_name") if label_column else (column,)
         required = columns[: 2 if needs_labels and path.suffix.lower() in (".csv", ".parquet") else 1]
         hint = "Name the columns of texts and labels (--text-column, --label-column)."
         hint = hint if texts else "Rename the columns of images and labels."
@@ -197,15 +198,15 @@ class TableRows(Source):
         return frozenset({each.values[0]: each.number for each in of_input.records() if each.values}.values())
 
     def _row(self, record: Record) -> Row:
-        content, label = (*record.values, None, None)[:2]
+        content, label, name = (*record.values, None, None, None)[:3]
         if isinstance(content, dict):
             content = content.get("bytes")
         if self.holding is not None and record.number not in self.holding:
             label = None
-        if isinstance(label, str):
-            label = label.strip() or None
-        elif type(label) is int and 0 <= label < len(self.class_names):
-            label = self.class_names[label]
+        with suppress(ValueError):  # what is no label stays, and whoever needs it refuses it
+            label = beside(label, None if self.class_names else name, untyped=self._untyped)
+        if type(label) is int and 0 <= label < len(self.class_names):
+            label = Name(self.class_names[label])
         fault = record.fault
         if fault is None and not (isinstance(content, str) and content.strip() if self._texts else content):
             kind = "a text" if self._texts else "an image"
@@ -333,7 +334,7 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
     wanted = f"texts ({', '.join(f'*{suffix}' for suffix in TABLE_SUFFIXES)})"
     wanted = wanted if texts else "images (files, folders, *.parquet, *.npz)"
     if path.is_dir():
-        shards = find_shards(path)
+        shards = find_shards(path) if texts else shards_of_images(path)
         if shards:
             return [source for shard in shards for source in _open_source(shard, text_column, label_column)]
         if texts:
@@ -352,6 +353,17 @@ def _open_source(path: Located, text_column: str | None, label_column: str | Non
             raise
         return [listed([_found(path, str(error))], str(path))]
     raise DataError(f"{path}: expected {wanted}, got a file of the kind '{suffix or path.name}'. Name other inputs.")
+
+
+def shards_of_images(path: Located) -> Sequence[Located]:
+    """Returns the Parquet files of a folder; raises DataError where images lie beside them."""
+    shards = find_shards(path)
+    if shards and (image := first_image(path)) is not None:
+        raise DataError(
+            f"{path}: expected Parquet files or images in a folder, got both ({shards[0].name} beside {image}). "
+            f"Name the Parquet files, such as {path / '*.parquet'}, or move them away."
+        )
+    return shards
 
 
 def _matching(path: str | Path, *, globs: bool) -> list[Located]:

@@ -1,15 +1,18 @@
 """Grading a stream of inputs: the next batches are read while the model runs."""
 
+import reprlib
 import sys
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from petm.data.labels import class_number
+from petm.data.labels import UNLABELLED, Label, class_numbers, enumerated, numbers_are_names, plain_label
 from petm.data.reader import Reader, Readings
 from petm.data.sources import Row, Source
-from petm.errors import DataError
+from petm.errors import DataError, PetmWarning
 from petm.grading.grade_table import grade_table
 from petm.models import BATCH_SIZE
 
@@ -48,7 +51,8 @@ def grade_stream(
 ) -> Iterator[Graded]:
     """Yields the grades of all inputs in their order, a batch at a time, in constant memory.
 
-    An unreadable input is a row with the reason. A file that breaks off adds such a row, and the next file follows.
+    An unreadable input is a row with the reason. A file that breaks off adds such a row, and the next file follows. A
+    warning at the end names true labels that are none of the classes.
 
     Args:
         grader: The grader.
@@ -59,15 +63,66 @@ def grade_stream(
         labelled: Whether the tables hold the sources' true labels.
 
     Raises:
+        DataError: True labels can be names or numbers of different classes (`petm.data.labels.class_numbers`).
         ModelError: The model cannot take the inputs.
     """
     classes = grader.origin.model.classes
+    true = [_TrueLabels(source, classes) for source in sources] if labelled else None
     for rows, readings, after in _read_ahead(_rows(sources, start, batch_size), reader):
         grades = grader.grade_batch(readings.inputs) if readings.inputs is not None else None
-        labels = [class_number(row.label, classes) for row in rows] if labelled else None
+        labels = [None if row.label is None else true[after.source].number(row.label) for row in rows] if true else None
         paths, numbers = [row.path for row in rows], [row.number for row in rows]
         table = grade_table(paths, numbers, grades, classes, reasons=readings.reasons, true_labels=labels)
         yield Graded(table, after)
+    for each in true or ():
+        each.warn()
+
+
+class _TrueLabels:
+    """The class numbers of the true labels of one source, whose numbers are all names or all class numbers."""
+
+    def __init__(self, source: Source, classes: Sequence[str]) -> None:
+        self._source, self._classes = source.name, classes
+        self._numbers, self._unknown, self._inputs = dict[Label, int](), set[str](), 0
+        if numbers_are_names(classes):
+            seen = set[Label | None]()
+            with suppress(DataError):  # the file breaks off there, and grading says so
+                seen.update(_plain(row.label) for rows in source.rows(0, sys.maxsize, BATCH_SIZE) for row in rows)
+            self._learn({label for label in seen if label is not None})
+
+    def number(self, said: object) -> int | None:
+        """Returns the class number of a label, or None where it stands for no class."""
+        label = _plain(said)
+        if label is not None and label not in self._numbers:
+            self._learn({label})
+        if label is not None and label not in self._numbers:
+            self._inputs += 1
+            if len(self._unknown) < 6:
+                self._unknown.add(str(label))
+        return None if label is None else self._numbers.get(label)
+
+    def warn(self) -> None:
+        """Warns of labels that stand for no class."""
+        if self._inputs:
+            got = f"{', '.join(sorted(self._unknown))} as well, for {self._inputs:,} inputs"
+            rule = f"true labels among the classes {enumerated(self._classes)}"
+            warnings.warn(
+                f"{self._source}: expected {rule}, got {got}. These are not judged.", PetmWarning, stacklevel=2
+            )
+
+    def _learn(self, labels: set[Label]) -> None:
+        try:
+            self._numbers |= class_numbers(labels, self._classes)
+        except ValueError as error:
+            raise DataError(f"{self._source}: {error}") from error
+
+
+def _plain(label: object) -> Label | None:
+    try:
+        value = plain_label(label)
+    except ValueError:  # it is none, and stands for no class
+        value = f"({reprlib.repr(label)})"
+    return None if value == UNLABELLED else value
 
 
 def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[list[Row], Place]]:

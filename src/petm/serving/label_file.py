@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from petm._internal.files import take_lock, to_json, write_atomically
+from petm.data.labels import folder_name
 from petm.errors import DataError, RunError
 from petm.serving.limits import FORMATS
 
@@ -137,11 +138,6 @@ class LabelFile:
         for path in self.images.glob("*/*") if known else ():
             if _KEPT.fullmatch(path.name) and str(path.relative_to(self.path.parent)) not in known:
                 _remove(path)
-
-
-def folder_name(name: str) -> str:
-    """Returns the name of a class as a folder name, with forbidden characters written as in a URL."""
-    return re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", name) or "%"
 
 
 def _suffix(raw: bytes) -> str:
