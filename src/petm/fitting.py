@@ -17,6 +17,7 @@ from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.provenance import Origin, describe_data
 from petm.models.loading import call_model
 from petm.models.prediction import check_labels, choose_device, device_of, evaluating
+from petm.models.probe import check_module, probe
 from petm.selective.targets import Target
 from petm.training.config import FitConfig, FitSettings
 from petm.training.estimate import Estimate, estimate_fit
@@ -129,9 +130,10 @@ def fit_adopted(
         BundleError: The folder holds no LoRA adapter for the base model.
         DataError: Labels are missing or outside 0..K-1, or only one class is present.
     """
+    check_module(model)
     calibration = as_data(calibration)
     model.to(choose_device(device))
-    _check_data(model, calibration)
+    _check_data(model, calibration, probing=True)
     adapted = adopt_adapter(model, folder)
     used = {"calibration": describe_data(calibration)}
     origin = replace(origin or Origin(), data=used, settings={"adapter": "trained elsewhere by PEFT"})
@@ -158,11 +160,12 @@ def _prepare(
     config = replace(config or FitConfig(), **settings)
     if isinstance(calibration, int | float):
         config, calibration = replace(config, calibration=calibration), None
+    check_module(model)
     data = as_data(data)
     model.to(choose_device(config.device))
     if config.layers:
         check_ranks(config.layers, model)
-    _check_data(model, data)
+    _check_data(model, data, probing=True)
     if calibration is None:
         data, calibration = data.split((1 - config.calibration, config.calibration), seed=config.seed)
     else:
@@ -172,10 +175,15 @@ def _prepare(
     return data, calibration, config
 
 
-def _check_data(model: nn.Module, data: Data) -> None:
-    """Checks labels and class names against the number of outputs of the model, found with one sample."""
+def _check_data(model: nn.Module, data: Data, *, probing: bool = False) -> None:
+    """Checks labels and class names against the number of outputs of the model, found with one sample.
+
+    ``probing`` first finds out how the model is called and its answer read.
+    """
     if not len(data):
         raise DataError(f"{data.source}: expected at least one sample, got none.")
+    if probing:
+        probe(model, data)
     with evaluating(model):
         classes = call_model(model, data.inputs([0]).to(device_of(model))).shape[1]
     check_labels(data.labels, classes, data.source)
