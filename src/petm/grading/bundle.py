@@ -25,6 +25,7 @@ from petm.errors import BundleError, RunError
 from petm.grading.manifest import BASE, CARD, MANIFEST, Manifest, check_target, read_manifest, write_manifest
 from petm.models.answers import remember
 from petm.models.loading import load_model, load_weights, save_weights, weights_fingerprint
+from petm.models.probe import check_module
 
 
 def write_bundle(
@@ -85,6 +86,7 @@ def read_bundle(
         source = weights or (path / BASE if BASE in manifest.files else described.weights)
         if source is not None:
             load_weights(model, source)
+    check_module(model)
     found = weights_fingerprint(model)
     if found != manifest.fingerprint:
         raise BundleError(
