@@ -22,6 +22,7 @@ from petm.grading.provenance import DataOrigin, Origin, describe_data
 from petm.models.hf_classifier import names_of
 from petm.models.loading import call_model
 from petm.models.prediction import check_labels, choose_device, device_of, evaluating, predict_logits
+from petm.models.probe import check_module, probe
 from petm.selective.targets import Target
 from petm.training.config import FitConfig, FitSettings
 from petm.training.estimate import Estimate, estimate_fit
@@ -174,9 +175,10 @@ def fit_adopted(
         DataError: Labels are missing or outside 0..K-1, only one class is present, the samples were chosen by
             suspicion, or the labels are not those of the base model.
     """
+    check_module(model)
     calibration = as_data(calibration, source="calibration")
     model.to(choose_device(device))
-    _check_data(model, calibration, force=force)
+    _check_data(model, calibration, force=force, probing=True)
     refuse_review_queue(calibration)
     apart = distinct(calibration)
     accuracies = _listen(None, _answers(model, apart.calibration, 0), force=force)
@@ -208,11 +210,12 @@ def _prepare(
     if isinstance(calibration, int | float):
         config, calibration = replace(config, calibration=calibration), None
     config.check_calibration(separate=calibration is not None)
+    check_module(model)
     data = as_data(data)
     model.to(choose_device(config.device))
     if config.layers:
         check_ranks(config.layers, model)
-    _check_data(model, data, force=config.force)
+    _check_data(model, data, force=config.force, probing=True)
     if calibration is None:
         if config.calibration_from_data:
             refuse_review_queue(data)
@@ -260,10 +263,15 @@ def _origins(apart: Separated, samples: Data, *, held_out: bool) -> dict[str, Da
     }
 
 
-def _check_data(model: nn.Module, data: Data, *, force: bool) -> None:
-    """Checks labels and class names against the outputs of the model, found with one sample, and their names."""
+def _check_data(model: nn.Module, data: Data, *, force: bool, probing: bool = False) -> None:
+    """Checks labels and class names against the outputs of the model, found with one sample, and their names.
+
+    ``probing`` first finds out how the model is called and its answer read.
+    """
     if not len(data):
         raise DataError(f"{data.source}: expected at least one sample, got none.")
+    if probing:
+        probe(model, data)
     with evaluating(model):
         classes = call_model(model, data.inputs([0]).to(device_of(model))).shape[1]
     check_labels(data.labels, classes, data.source)

@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ import torch
 from PIL import Image
 
 import hf_folders
+from petm.data.fields import Fields
 from petm.errors import ModelError
 from petm.models.hf_classifier import load_classifier, read_classes
 from petm.models.hf_processors import ImageProcessor, load_processor
-from petm.models.hf_tokenizer import Tokenizer
-from petm.models.loading import load_model
+from petm.models.hf_tokenizer import Tokenizer, padding_id
+from petm.models.loading import call_model, load_model
 
 TEXTS = ["Who was Galileo ?", "How far is Denver ?", "Who met Mozart in Rome , and who did not ?"]
 
@@ -113,20 +115,55 @@ def test_the_most_tokens_are_the_lesser_of_tokenizer_and_model(tmp_path: Path) -
     assert (tokenizer.maximum, tokenizer.pads_left) == (16, True)
 
 
-def test_roberta_takes_fewer_tokens_than_it_has_positions(tmp_path: Path) -> None:
-    from transformers import RobertaConfig, RobertaForSequenceClassification
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("roberta", {}),
+        ("roberta-prelayernorm", {}),
+        ("xmod", {"languages": ["en_XX"], "default_language": "en_XX"}),
+        ("ibert", {}),
+        ("esm", {"position_embedding_type": "absolute"}),
+        ("longformer", {"attention_window": [4]}),
+        ("lilt", {}),
+    ],
+)
+def test_models_that_count_positions_from_the_padding_id_take_fewer_tokens(
+    kind: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    config = RobertaConfig(vocab_size=64, max_position_embeddings=20, pad_token_id=1, num_labels=3, **sizes)
-    folder = hf_folders.save(tmp_path, RobertaForSequenceClassification(config), hf_folders.word_tokenizer())
+    sizes = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    words = {"vocab_size": 64, "max_position_embeddings": 22, "pad_token_id": 1, "num_labels": 3}
+    config = AutoConfig.for_model(kind, **sizes, **words, **settings)
+    made = AutoModelForSequenceClassification.from_config(config)
+    folder = hf_folders.save(tmp_path, made, hf_folders.word_tokenizer())
     tokenizer, model = load_processor(folder), load_classifier(folder)
     assert isinstance(tokenizer, Tokenizer)
-    assert tokenizer.maximum == 18
+    assert tokenizer.maximum == 20
     assert tokenizer.padding["input_ids"] == 1, "the model looks for this id, whatever the tokenizer says"
-    ids = torch.full((1, 18), 5)
-    assert model(input_ids=ids).logits.shape == (1, 3)
+    assert model(input_ids=torch.full((1, 20), 5)).logits.shape == (1, 3)
     with pytest.raises((IndexError, RuntimeError)):
-        model(input_ids=torch.full((1, 19), 5))
+        model(input_ids=torch.full((1, 21), 5))
+    with pytest.raises(ModelError, match=r"^model: cannot take .* no text has more tokens than the model takes"):
+        call_model(model, Fields({"input_ids": torch.full((1, 21), 5)}))
+
+
+def test_a_config_may_know_no_token_that_pads_or_ends() -> None:
+    tokenizer = hf_folders.word_tokenizer()
+    assert padding_id(SimpleNamespace(), tokenizer) == 0
+    assert padding_id(SimpleNamespace(pad_token_id=None, eos_token_id=4), None) == 4
+    assert padding_id(SimpleNamespace(), None) is None
+
+
+def test_answers_as_a_tuple(tmp_path: Path) -> None:
+    folder = hf_folders.save(tmp_path, hf_folders.bert())
+    x = Fields({"input_ids": torch.tensor([[2, 7, 3], [2, 9, 3]])})
+    with torch.no_grad():
+        expected = call_model(load_classifier(folder), x)
+        change(folder / "config.json", return_dict=False, output_hidden_states=True)
+        model = load_classifier(folder)
+        assert isinstance(model(**x), tuple)
+        assert torch.equal(call_model(model, x), expected)
 
 
 def test_gpt2_pads_with_the_token_that_ends_a_text(tmp_path: Path) -> None:

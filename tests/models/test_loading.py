@@ -336,6 +336,9 @@ def test_logits_as_a_tensor_or_as_an_attribute() -> None:
     assert call_model(Answering(logits), x) is logits
     assert call_model(Answering(SimpleNamespace(logits=logits, loss=None)), x) is logits
     assert call_model(Answering(None), x, answer=logits) is logits
+    assert call_model(Answering((torch.zeros(3, 2, 5), logits)), x) is logits
+    assert call_model(Answering({"features": torch.zeros(3, 8), "out": logits}), x) is logits
+    assert call_model(Answering([logits, torch.zeros(3, 4, dtype=torch.long)]), x) is logits
 
 
 @pytest.mark.parametrize(
@@ -345,9 +348,11 @@ def test_logits_as_a_tensor_or_as_an_attribute() -> None:
         (torch.zeros(3, 1), r"\(3, 1\)"),
         (torch.zeros(2, 4), r"\(2, 4\)"),
         (torch.zeros(3, 4, 1), r"\(3, 4, 1\)"),
-        ((torch.zeros(3, 4),), "tuple"),
+        (torch.zeros(3, 4, dtype=torch.long), r"\(3, 4\) of torch.int64"),
+        ((torch.zeros(3, 4), torch.zeros(3, 8)), r"a tuple of 0 \(3, 4\), 1 \(3, 8\)"),
+        ({}, "dict"),
         (None, "NoneType"),
-        (SimpleNamespace(logits=None), "NoneType"),
+        (SimpleNamespace(logits=None), "SimpleNamespace"),
     ],
 )
 def test_answers_that_are_no_logits(answer: object, got: str) -> None:

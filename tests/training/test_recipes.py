@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -28,9 +29,16 @@ def test_the_last_layers_within_the_budget_are_chosen() -> None:
 
 
 def test_budgets_that_allow_nothing() -> None:
-    for ratio, share in ((1.0, 0.3), (None, 1e-6)):
-        with pytest.raises(ArgumentError, match=r"max_extra_parameters, max_ratio: .* not even rank 1 on fc2 fits"):
-            choose_layers(seeded(TinyCNN).eval(), images(4), ONE, max_ratio=ratio, max_extra_parameters=share)
+    model, x = seeded(TinyCNN).eval(), images(4)
+    for ratio, share, named in ((1.0, 0.3, "max_extra_time"), (None, 1e-6, "max_extra_parameters")):
+        with pytest.raises(ArgumentError, match=rf"^{named}: .* fc2 ") as caught:
+            choose_layers(model, x, ONE, max_ratio=ratio, max_extra_parameters=share)
+        found = re.search(r"at least ([\d.]+)", str(caught.value))
+        assert found is not None
+        least = float(found[1])
+        enough = {"max_ratio": 1 + least} if named == "max_extra_time" else {"max_extra_parameters": least}
+        budgets = {"max_ratio": ratio, "max_extra_parameters": share} | enough
+        assert list(choose_layers(model, x, ONE, **budgets).ranks) == ["fc2"], "what is said to suffice does"
 
 
 def test_adapters_learn_and_the_base_model_stays(model: nn.Module, digits: tuple[Data, ...]) -> None:

@@ -1,17 +1,19 @@
 """Which layers are adapted, and at which ranks, where nobody says so: one rule, within budgets of time and of size."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from petm._internal.operations import count_along
-from petm.adapter.lora import Sizes, adaptable_layers, sizes_of, to_choose_from
+from petm.adapter.lora import Sizes, adaptable_layers, is_layer, obstacle, sizes_of, to_choose_from
 from petm.adapter.model import Member, attach_adapter
-from petm.adapter.split_point import SplitPoint, find_split_point
+from petm.adapter.split_point import APART, SplitPoint, find_split_point
 from petm.data.fields import Inputs
-from petm.errors import ArgumentError
+from petm.errors import ArgumentError, ModelError
 from petm.models.loading import call_model, count_parameters
 from petm.models.prediction import in_eval_mode
 
@@ -41,7 +43,8 @@ def choose_layers(
         max_extra_parameters: As a share of the base model's parameters.
 
     Raises:
-        ArgumentError: No layer can have an adapter, or not even rank 1 on the last layer fits the budgets.
+        ModelError: No layer that is called can have an adapter that learns; the message says why.
+        ArgumentError: Rank 1 on the last layer exceeds a budget; the message names it and the least that is needed.
     """
     candidates = adaptable_layers(model)
     sizes = {name: sizes_of(layer) for name, layer in to_choose_from(model).items()}
@@ -49,10 +52,13 @@ def choose_layers(
         total, calls = count_along(lambda: call_model(model, x[:1]), candidates, model)
     names = [name for name in calls if name in sizes]
     if not names:
-        raise ArgumentError(
-            "layers: expected a model that calls a linear or convolution layer, got none that can have an adapter. "
-            "Use views of the input instead (docs/scores.md)."
+        raise ModelError(f"model: {_without_layers(model, calls)}. Use views of the input instead (docs/scores.md).")
+    if not (reached := _with_gradient(model, x[:1], names)):
+        raise ModelError(
+            f"model: expected a layer that an adapter can learn in, got no gradient to any of {', '.join(names[-3:])} "
+            f"(no_grad, detach or argmax behind them). Let the model return logits with their gradient."
         )
+    names = [name for name in names if name in reached]
     adapters = max(1, len({member.adapter for member in members if member.adapter}))
     # A quantised layer may hold its weight in no parameter.
     weights = max(count_parameters(model), sum(sizes_of(layer).weights for layer in candidates.values()))
@@ -66,9 +72,7 @@ def choose_layers(
     def fits(first: int) -> bool:
         if max_ratio is None:
             return True
-        adapted = attach_adapter(model, ranks(first), members=members)
-        found[first] = find_split_point(adapted, x)
-        adapted.detach()
+        found[first] = _split_point(model, x, ranks(first), members)
         return found[first].counted_ratio <= max_ratio
 
     # To try a split point takes many passes. One pass, counted, says which layers cannot fit even with the latest one.
@@ -80,11 +84,73 @@ def choose_layers(
         first, last = (first, middle) if fits(middle) else (middle + 1, last)
         middle = (first + last) // 2
     if first == len(names):
+        last_layer = names[-1]
+        needed = sizes[last_layer].rank_cost * adapters / weights
+        if not ranks(first - 1):
+            raise ArgumentError(
+                f"max_extra_parameters: expected at least {_up(needed)} of the model's parameters, which rank 1 on "
+                f"{last_layer} takes for {adapters} adapter{'s' * (adapters > 1)}, got {max_extra_parameters}. "
+                f"Raise it, or name the layers."
+            )
+        split = found.get(first - 1) or _split_point(model, x, ranks(first - 1), members)
+        why = "as the model gives other logits where both opinions share a batch: " if split.kind == APART else ""
         raise ArgumentError(
-            f"max_extra_parameters, max_ratio: expected larger budgets, got {max_extra_parameters} and {max_ratio}: "
-            f"not even rank 1 on {names[-1]} fits. Name the layers."
+            f"max_extra_time: expected at least {_up(split.counted_ratio - 1)} of a plain pass, which an adapter on "
+            f"{last_layer} takes, got {(max_ratio or 1) - 1:.3g}. {why}Raise it, or name the layers."
         )
     return Choice(ranks(first), found.get(first))
+
+
+def _split_point(model: nn.Module, x: Inputs, ranks: Mapping[str, int], members: Sequence[Member]) -> SplitPoint:
+    adapted = attach_adapter(model, ranks, members=members)
+    try:
+        return find_split_point(adapted, x)
+    finally:
+        adapted.detach()
+
+
+def _up(share: float) -> str:
+    """A share rounded up to two digits, so that it suffices."""
+    digits = 1 - math.floor(math.log10(share)) if share > 0 else 0
+    return f"{math.ceil(share * 10**digits) / 10**digits:.{max(digits, 0)}f}"
+
+
+def _without_layers(model: nn.Module, calls: Mapping[str, tuple[int, int]]) -> str:
+    """Why no layer can be chosen."""
+    layers = {name: module for name, module in model.named_modules() if name and is_layer(module)}
+    if not layers:
+        return "expected linear or convolution layers as modules, got none"
+    if calls:
+        return f"expected a linear or dense convolution layer, got only embeddings and groups: {', '.join(calls)}"
+    held = {name: obstacle(module) for name, module in layers.items()}
+    name, why = next(((name, why) for name, why in held.items() if why), (next(iter(layers)), None))
+    if why is None:
+        why = "its weight is used without a call of the layer, or it has several names"
+    return f"expected a layer that is called and can have an adapter, got none, such as {name}: {why}"
+
+
+def _with_gradient(model: nn.Module, x: Inputs, names: Sequence[str]) -> set[str]:
+    """The layers to whose output the logits have a gradient."""
+    added: dict[str, Tensor] = {}
+
+    def add(name: str, output: Any) -> Any:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        if name not in added:
+            added[name] = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
+        return output + added[name]
+
+    with in_eval_mode(model, freeze=True), torch.enable_grad(), ExitStack() as stack:
+        for name in names:
+            layer = model.get_submodule(name)
+            handle = layer.register_forward_hook(lambda _, __, output, name=name: add(name, output))
+            stack.callback(handle.remove)
+        total = call_model(model, x).float().square().sum()
+        tensors = list(added.values())
+        if not total.requires_grad:
+            return set()
+        gradients = torch.autograd.grad(total, tensors, allow_unused=True)
+    return {name for name, gradient in zip(added, gradients, strict=True) if gradient is not None}
 
 
 def _least_ratio(

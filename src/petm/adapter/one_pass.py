@@ -13,6 +13,7 @@ from petm.adapter.split_point import APART, OnePass, split_point_of
 from petm.data.base import Data
 from petm.data.fields import Inputs, as_batch, filled_up
 from petm.errors import ArgumentError, DataError
+from petm.models.answers import joined, of_one_length
 from petm.models.prediction import BATCH_SIZE, Collected, batches, device_of, own_share, predict_logits
 from petm.models.scores import maximum_softmax
 
@@ -42,6 +43,9 @@ def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> Dual
     """
     x = as_batch(x)
     n = x.shape[0]
+    if parts := of_one_length(adapted.base, x):
+        every = [dual_logits(adapted, part.inputs) for part in parts]
+        return DualLogits(joined(parts, [both.base for both in every]), joined(parts, [both.second for both in every]))
     with torch.no_grad():
         if adapted.cascade_threshold > 0:
             return _cascade(adapted, x)

@@ -26,6 +26,7 @@ from petm.adapter.split_point import APART, AROUND, BEFORE, INSIDE, Place, Split
 from petm.data.base import Data
 from petm.data.fields import Inputs
 from petm.errors import ArgumentError, ModelError
+from petm.models.answers import reading_of
 from petm.models.loading import share_weights
 from petm.models.prediction import BATCH_SIZE, Precision, batches, device_of, in_fast_layout, own_share
 
@@ -247,7 +248,8 @@ def prepare_student(adapted: AdaptedModel, x: Inputs, budget: int) -> tuple[Adap
             adapted = adapted.over(laid_out)
     fast = adapted.alone(adapted.adapters[0])
     split_point = split_point_of(fast, x)
-    if budget <= 0 or split_point.kind in (APART, AROUND) or split_point.share_before < LEAST_SHARE:
+    by_length = reading_of(adapted.base).by_length  # rows of features have one length
+    if budget <= 0 or by_length or split_point.kind in (APART, AROUND) or split_point.share_before < LEAST_SHARE:
         return fast, None
     student = _student(fast, x)
     if student is None or split_point.share_before * split_point.operations < LEAST_OPERATIONS * student.width:

@@ -21,6 +21,7 @@ from petm.adapter.passes import Arguments, Pass
 from petm.data.fields import Fields, Inputs, tensors_of
 from petm.data.views import SAME
 from petm.errors import BundleError
+from petm.models.answers import same_length
 
 Place = tuple[int | str, ...]
 """How a tensor is reached among the arguments of a module."""
@@ -264,6 +265,7 @@ def find_split_point(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
     Raises:
         ModelError: The model cannot take ``x``.
     """
+    x = same_length(adapted.base, x)
     with torch.no_grad(), adapted.hooks.asking(_modules(adapted)) as asked:
         calls = _Calls()
         adapted.run(calls, x, asked=asked)
@@ -296,8 +298,9 @@ def holds(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs) -> bool:
         return False
     try:
         modules = {adapted.base.get_submodule(name): name for name in split_point.asked}
+        probe = _probe(same_length(adapted.base, x), _PROBES[0])
         with torch.no_grad(), adapted.hooks.asking(modules) as asked:
-            return split_point.kind == APART or _agrees(adapted, split_point, _probe(x, _PROBES[0]), asked)
+            return split_point.kind == APART or _agrees(adapted, split_point, probe, asked)
     except Exception:  # whatever a model raises whose streams cannot separate there
         return False
 

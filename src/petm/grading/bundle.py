@@ -23,7 +23,9 @@ from petm.adapter.peft_folder import load_adapter, save_adapter
 from petm.adapter.split_point import from_json
 from petm.errors import BundleError, RunError
 from petm.grading.manifest import BASE, CARD, MANIFEST, Manifest, check_target, read_manifest, write_manifest
+from petm.models.answers import remember
 from petm.models.loading import load_model, load_weights, save_weights, weights_fingerprint
+from petm.models.probe import check_module
 
 
 def write_bundle(
@@ -84,12 +86,14 @@ def read_bundle(
         source = weights or (path / BASE if BASE in manifest.files else described.weights)
         if source is not None:
             load_weights(model, source)
+    check_module(model)
     found = weights_fingerprint(model)
     if found != manifest.fingerprint:
         raise BundleError(
             f"{path}: was made for another model (weights {manifest.fingerprint[:12]}, got {found[:12]}). "
             f"Pass the model and the weights that it was fitted to."
         )
+    remember(model, described.reading)
     adapted = load_adapter(model, path, [Member(member.adapter, member.view) for member in manifest.members])
     adapted.cascade_threshold = manifest.cascade_threshold
     if manifest.split_point is not None:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from petm.grading.card import model_card
 from petm.grading.grades import Batch, Grades, as_inputs
 from petm.grading.manifest import Manifest, MemberRecord
 from petm.grading.provenance import Origin, library_versions
+from petm.models.answers import reading_of
 from petm.models.loading import count_parameters, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, check_labels, device_of
 from petm.models.scores import SCORES, maximum_softmax
@@ -108,7 +109,7 @@ class Grader:
         """
         base, adapted = self.adapted.base, self.adapted
         manifest = Manifest(
-            origin=self.origin,
+            origin=replace(self.origin, model=replace(self.origin.model, reading=reading_of(base))),
             fingerprint=weights_fingerprint(base),
             parameters=count_parameters(base),
             layers=adapted.ranks if adapted.adapters else {},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from petm._internal.records import Json, Record
 from petm.errors import BundleError
+from petm.models.reading import Reading
 
 if TYPE_CHECKING:
     from petm.data.base import Data
@@ -25,18 +26,21 @@ class ModelOrigin:
         arguments: Keyword arguments of the factory.
         weights: The weights file as it was named.
         classes: Class names; empty if there are none.
+        reading: How the model is called and its answer becomes logits.
     """
 
     reference: str | None = None
     arguments: Mapping[str, Json] = field(default_factory=dict)
     weights: str | None = None
     classes: tuple[str, ...] = ()
+    reading: Reading = field(default_factory=Reading)
 
     @classmethod
     def from_json(cls, record: Record) -> "ModelOrigin":
         """Returns the origin from a manifest; raises BundleError where an entry breaks its rule."""
         reference, weights = record.text_or_none("reference"), record.text_or_none("weights")
-        return cls(reference, record.free("arguments"), weights, record.texts("classes"))
+        reading = Reading.from_json(record.record("reading")) if record.has("reading") else Reading()
+        return cls(reference, record.free("arguments"), weights, record.texts("classes"), reading)
 
 
 @dataclass(frozen=True)

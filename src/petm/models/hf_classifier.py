@@ -53,7 +53,7 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
             f"model: expected the weights of the whole classifier in {folder}, got others: "
             f"{'; '.join(faults[:3])}{more}. Save the trained classifier with its last layer."
         )
-    if task == "SequenceClassification" and config.pad_token_id is None:
+    if task == "SequenceClassification" and getattr(config, "pad_token_id", None) is None:
         vocabulary = has_vocabulary(folder)
         tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code) if vocabulary else None
         model.config.pad_token_id = padding_id(config, tokenizer)

@@ -11,7 +11,10 @@ from petm.errors import ModelError
 from petm.models.hf_folder import quiet, read_json, refuse_custom_code, transformers_reading
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
-_BEHIND_PADDING = frozenset({"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
+_BEHIND_PADDING = frozenset(
+    {"camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"}
+    | {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
 """Kinds of models that count positions from the padding id on, and so take fewer tokens than they have positions."""
 _NO_LIMIT = 1 << 40
 """A tokenizer without a limit has a maximum far above this number."""
@@ -66,12 +69,9 @@ def padding_id(config: Any, tokenizer: Any | None) -> int | None:
     The model's id comes first: models use it to find the last token, or to count positions. Where neither the
     model nor the tokenizer has one, as with GPT-2, it is the token that ends a text.
     """
-    known = (
-        config.pad_token_id,
-        getattr(tokenizer, "pad_token_id", None),
-        getattr(tokenizer, "eos_token_id", None),
-        config.eos_token_id,
-    )
+    places = (config, tokenizer, tokenizer, config)
+    names = ("pad_token_id", "pad_token_id", "eos_token_id", "eos_token_id")
+    known = [getattr(place, name, None) for place, name in zip(places, names, strict=True)]
     return next((number for number in known if isinstance(number, int)), None)
 
 
@@ -79,6 +79,6 @@ def _longest(config: Any, tokenizer: Any) -> int | None:
     """The most tokens that the tokenizer and the model's table of positions allow."""
     places = getattr(config, "max_position_embeddings", None)
     if places is not None and config.model_type in _BEHIND_PADDING:
-        places -= config.pad_token_id + 1
+        places -= (getattr(config, "pad_token_id", None) or 0) + 1
     limits = [limit for limit in (places, tokenizer.model_max_length) if limit is not None and 0 < limit < _NO_LIMIT]
     return min(limits, default=None)

@@ -3,9 +3,11 @@
 import copy
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from torch import Tensor, nn
 from petm._internal.files import fingerprint, write_atomically
 from petm.data.fields import Fields, Inputs, describe
 from petm.errors import ModelError, PetmError
+from petm.models.answers import as_logits, find_answer, joined, of_one_length, reading_of
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_folder import folder_of
+from petm.models.reading import Reading
 
 
 def load_model(
@@ -169,7 +173,7 @@ def share_weights(model: nn.Module) -> nn.Module:
 
 
 def call_model(model: nn.Module, inputs: Inputs, *, rows: int | None = None, **arguments: Any) -> Tensor:
-    """Returns the logits ``(N, K)`` of a model that returns a tensor or an object that has ``.logits``.
+    """Returns the logits ``(N, K)`` of a model: its only answer, or the one among several (`petm.models.answers`).
 
     Args:
         model: Any network.
@@ -181,23 +185,39 @@ def call_model(model: nn.Module, inputs: Inputs, *, rows: int | None = None, **a
     Raises:
         ModelError: The model fails on these inputs, or returns something else.
     """
+    reading = reading_of(model)
+    if rows is None and (parts := of_one_length(model, inputs)):
+        return joined(parts, [call_model(model, part.inputs, **arguments) for part in parts])
+    # Sizes are read from shapes, not by len(), which would fix them in an exported graph.
+    answer = answer_of(model, inputs, inputs.shape[0] if rows is None else rows, reading, **arguments)[1]
+    if reading.kind == "logits" and (answer.ndim != 2 or answer.shape[1] < 2):
+        raise ModelError(
+            f"model: expected logits of shape ({answer.shape[0]}, K) with K of at least 2, got {tuple(answer.shape)}. "
+            f"petm.fit finds out what they are; before other functions, call petm.models.probe.probe."
+        )
+    return as_logits(answer, reading.kind)
+
+
+def answer_of(model: nn.Module, inputs: Inputs, rows: int, reading: Reading, **arguments: Any) -> tuple[str, Tensor]:
+    """Returns what stands for the classes in a model's answer, and its place; otherwise as `call_model`."""
+    given: Inputs = inputs
+    if reading.copied:
+        given = inputs.map(Tensor.clone) if isinstance(inputs, Fields) else inputs.clone()
     try:
-        output = _call(model, inputs, arguments)
+        output = _call(model, given, arguments)
     except (torch.OutOfMemoryError, PetmError):
         raise
-    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        step = (
+            "Check size and channels of the data against what the model was trained on."
+            if isinstance(inputs, Tensor)
+            else "Check their names, and that no text has more tokens than the model takes."
+        )
         raise ModelError(
-            f"model: cannot take inputs of shape {describe(inputs)}: {reason}. "
-            f"Check size and channels of the data against what the model was trained on."
+            f"model: cannot take inputs of shape {describe(inputs)}: {reason.rstrip('.')}. {step}"
         ) from error
-    # Sizes are read from shapes, not by len(), which would fix them in an exported graph.
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", output)
-    expected = inputs.shape[0] if rows is None else rows
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != expected or logits.shape[1] < 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"model: expected logits of shape ({expected}, K) with K of at least 2, got {got}.")
-    return logits
+    return find_answer(output, rows, reading.place)
 
 
 ADDED = "+"
@@ -210,7 +230,12 @@ def _call(model: nn.Module, inputs: Inputs, arguments: Mapping[str, Any]) -> Any
     if not isinstance(inputs, Fields):
         return model(_in_precision_of(model, inputs), **arguments)
     added = {name: tensor for name, tensor in inputs.items() if name.startswith(ADDED)}
-    taken = {name: _in_precision_of(model, tensor) for name, tensor in inputs.items() if name not in added}
+    left_out = _OPTIONAL - _accepted(type(model).forward)
+    taken = {
+        name: _in_precision_of(model, tensor)
+        for name, tensor in inputs.items()
+        if name not in added and name not in left_out
+    }
     with ExitStack() as stack:
         for name, step in added.items():
             handle = model.get_submodule(name.removeprefix(ADDED)).register_forward_hook(
@@ -218,6 +243,18 @@ def _call(model: nn.Module, inputs: Inputs, arguments: Mapping[str, Any]) -> Any
             )
             stack.callback(handle.remove)
         return model(**taken, **arguments)
+
+
+_OPTIONAL = frozenset({"attention_mask", "token_type_ids"})
+"""What tokenizers give and not every model takes."""
+
+
+@lru_cache(maxsize=64)
+def _accepted(forward: Callable[..., Any]) -> frozenset[str]:
+    """Which of the optional fields a model's ``forward`` takes."""
+    parameters = inspect.signature(forward).parameters
+    every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return _OPTIONAL if every else _OPTIONAL & parameters.keys()
 
 
 def _in_precision_of(model: nn.Module, x: Tensor) -> Tensor:

@@ -8,31 +8,44 @@ from torch.nn import functional as F
 
 from petm.data.fields import Fields
 from petm.errors import ArgumentError
+from petm.models.answers import of_one_length, same_length, width_of
 from petm.models.loading import call_model
+from petm.models.penultimate import linear_input
 from petm.models.prediction import in_eval_mode
+from petm.training.error_set import gradient_of
 
 
 def embedding_of(model: nn.Module, inputs: Fields) -> str:
-    """Returns the name of the embedding that the model calls first on some inputs.
+    """Returns the name of the embedding of tokens: the first one called with one of the inputs themselves.
+
+    Where none is, it is the first one called at all; others may be embeddings of positions.
 
     Raises:
         ArgumentError: The model calls no embedding.
     """
-    called: list[str] = []
+    one = same_length(model, inputs)
+    assert isinstance(one, Fields)
+    ids = [tensor for name, tensor in one.items() if name not in ("attention_mask", "token_type_ids")]
+    tokens, others = list[str](), list[str]()
+
+    def note(name: str, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        x = linear_input(given, named)
+        (tokens if any(torch.equal(x, tensor) for tensor in ids) else others).append(name)
+
     handles = [
-        module.register_forward_hook(lambda _, __, ___, name=name: called.append(name))
+        module.register_forward_pre_hook(lambda _, given, named, name=name: note(name, given, named), with_kwargs=True)
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding)
     ]
     try:
         with in_eval_mode(model), torch.no_grad():
-            call_model(model, inputs)
+            call_model(model, one)
     finally:
         for handle in handles:
             handle.remove()
-    if not called:
+    if not (tokens or others):
         raise ArgumentError("at: expected a model with an embedding, or the name of a module to perturb, got neither.")
-    return called[0]
+    return (tokens or others)[0]
 
 
 def fgsm_step(model: nn.Module, inputs: Fields, labels: Tensor, *, at: str, epsilon: float) -> Tensor:
@@ -57,17 +70,25 @@ def fgsm_step(model: nn.Module, inputs: Fields, labels: Tensor, *, at: str, epsi
         Goodfellow, Shlens, Szegedy (2015), section 4; Miyato, Dai, Goodfellow (2017), Adversarial Training Methods for
         Semi-Supervised Text Classification, section 3.
     """
+    if parts := of_one_length(model, inputs):
+        steps = [fgsm_step(model, part.inputs, labels[part.rows], at=at, epsilon=epsilon) for part in parts]
+        whole = steps[0].new_zeros((len(inputs), width_of(inputs), *steps[0].shape[2:]))
+        for part, step in zip(parts, steps, strict=True):
+            whole[part.rows, part.place] = step
+        return whole
     with in_eval_mode(model), torch.enable_grad():
         logits, output = _output(model, inputs, at)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, output)
+        gradient = gradient_of(loss, output, f"the output of {at!r}")
     return (epsilon * gradient.sign()).to(torch.float16)
 
 
 def output_spread(model: nn.Module, inputs: Fields, at: str) -> float:
     """Returns the standard deviation of all numbers in a module's output, and raises the errors of `fgsm_step`."""
+    one = same_length(model, inputs)
+    assert isinstance(one, Fields)
     with in_eval_mode(model), torch.no_grad():
-        return float(_output(model, inputs, at)[1].float().std())
+        return float(_output(model, one, at)[1].float().std())
 
 
 def _output(model: nn.Module, inputs: Fields, at: str) -> tuple[Tensor, Tensor]:

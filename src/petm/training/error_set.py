@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from petm.data.base import Data, as_data
 from petm.data.fields import Inputs
-from petm.errors import ArgumentError
+from petm.errors import ArgumentError, ModelError
 from petm.models.loading import call_model
 from petm.models.prediction import BATCH_SIZE, check_labels, in_eval_mode, predict_classes, predict_logits
 
@@ -97,8 +97,19 @@ def fgsm(
     with in_eval_mode(model), torch.enable_grad():
         inputs = inputs.detach().clone().requires_grad_()
         loss = F.cross_entropy(call_model(model, inputs), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, inputs)
+        gradient = gradient_of(loss, inputs, "its input")
     return (inputs.detach() + epsilon * gradient.sign()).clamp(*value_range)
+
+
+def gradient_of(loss: Tensor, x: Tensor, what: str) -> Tensor:
+    """Returns the gradient of a loss; raises ModelError where the model lets none through to ``what``."""
+    (gradient,) = torch.autograd.grad(loss, x, allow_unused=True) if loss.requires_grad else (None,)
+    if gradient is None:
+        raise ModelError(
+            f"model: expected one that lets a gradient through to {what}, got none (no_grad, detach or argmax on the "
+            f"way). FGSM needs it: take a recipe without FGSM, or a model without such a step."
+        )
+    return gradient
 
 
 def check_step(inputs: Inputs, epsilon: float) -> None:

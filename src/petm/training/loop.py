@@ -18,7 +18,7 @@ from petm._internal.progress import track
 from petm._internal.spill import give_back_blocks
 from petm.data.base import Batch, Data, as_is
 from petm.data.fields import Inputs, tensors_of
-from petm.errors import ArgumentError, RunError, TrainingError
+from petm.errors import ArgumentError, ModelError, RunError, TrainingError
 from petm.models.loading import call_model, weights_fingerprint
 from petm.models.prediction import Precision, batches, choose_device, device_of, evaluating
 from petm.training.checkpoint import Checkpoint, ShuffledBatches, read_checkpoint, seed_of, write_checkpoint
@@ -231,6 +231,11 @@ class _Run:
         if own:
             logits = _logits(self.model, inputs, self.settings.precision)
             loss = self.objective.loss(logits, targets) * (own / size)
+            if not loss.requires_grad:
+                raise ModelError(
+                    "model: expected a gradient to what is to learn, got none (no_grad, detach or argmax behind it). "
+                    "Name layers behind that step."
+                )
             loss.backward()
             figures = [loss.item() * size, float(self.objective.agrees(logits.detach(), targets).sum())]
         sum_gradients(self.trainable)

@@ -1,6 +1,7 @@
 """The recipes for a second opinion: the paper's, and the measured best within a budget of inference time."""
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from petm.adapter.prefix_features import FeatureStudent, prepare_student
 from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Inputs
 from petm.data.views import MIRROR
-from petm.errors import ArgumentError
+from petm.errors import ArgumentError, ModelError, PetmWarning
 from petm.models.loading import share_weights
 from petm.models.prediction import choose_device, device_of, in_fast_layout
 from petm.training.augmentation import Augmentation, choose_augmentation, with_copies
@@ -227,7 +228,20 @@ class Making:
         recipe, augmentation = self.recipe, Augmentation()
         if not recipe.teacher and self._images() and (recipe.copies or recipe.mirrored):
             augmentation = choose_augmentation(quick, self.data, seed=self.config.seed)
-        return (recipe.mirrored if recipe.mirrored and augmentation.mirror else recipe), augmentation
+        recipe = recipe.mirrored if recipe.mirrored and augmentation.mirror else recipe
+        if recipe.epsilon and (obstacle := self._obstacle_to_fgsm(quick, recipe)):
+            warnings.warn(f"epsilon: the adapters learn without FGSM. {obstacle}", PetmWarning, stacklevel=2)
+            recipe = replace(recipe, epsilon=0.0)
+        return recipe, augmentation
+
+    def _obstacle_to_fgsm(self, quick: nn.Module, recipe: Recipe) -> str:
+        """Why the samples cannot be moved; empty where they can."""
+        few = self.data.subset(range(min(4, len(self.data))))
+        try:
+            with_adversarial_copy(quick, few, len(few), recipe.epsilon, recipe.direction, 1 << 40)
+        except (ArgumentError, ModelError) as error:
+            return str(error)
+        return ""
 
     def attached(self, recipe: Recipe) -> AdaptedModel:
         """Returns the base model with the untrained adapters of a recipe without a teacher."""
