@@ -14,7 +14,9 @@ from petm.data.base import Data, as_data
 from petm.data.fields import Fields
 from petm.errors import DataError
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
-from petm.grading.provenance import Origin, describe_data
+from petm.grading.grades import check_inputs
+from petm.grading.input_profile import describe_inputs
+from petm.grading.provenance import InputOrigin, Origin, describe_data
 from petm.models.loading import call_model
 from petm.models.prediction import check_labels, choose_device, device_of, evaluating
 from petm.selective.targets import Target
@@ -195,6 +197,7 @@ def _check_alike(data: Data, calibration: Data) -> None:
         )
     if len(calibration) and (one := _form(data)) != (other := _form(calibration)):
         raise DataError(f"{calibration.source}: expected inputs like those of {data.source}, {one}, got {other}.")
+    check_inputs(calibration, InputOrigin(profile=describe_inputs(data)))
 
 
 def _form(data: Data) -> tuple[int, ...] | tuple[str, ...]:

@@ -15,11 +15,11 @@ from typing import Any
 from PIL import Image
 
 from petm._internal.files import take_lock, write_atomically
+from petm.data.pixels import formats
 from petm.errors import DataError, RunError
-from petm.serving.limits import FORMATS
 
-_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
-_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z]+")
+_SUFFIXES = {"JPEG": "jpg", "JPEG2000": "jp2", "MPO": "jpg", "TIFF": "tif"}
+_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z0-9]+")
 
 
 class LabelFile:
@@ -133,7 +133,7 @@ def folder_name(name: str) -> str:
 
 
 def _suffix(raw: bytes) -> str:
-    with Image.open(BytesIO(raw), formats=FORMATS) as image:
+    with Image.open(BytesIO(raw), formats=formats()) as image:
         kind = image.format or ""
     return _SUFFIXES.get(kind, kind.lower())
 
