@@ -18,7 +18,9 @@ from petm.data.fields import Fields
 from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, separate
 from petm.errors import DataError
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
-from petm.grading.provenance import DataOrigin, Origin, describe_data
+from petm.grading.grades import check_inputs
+from petm.grading.input_profile import describe_inputs
+from petm.grading.provenance import DataOrigin, InputOrigin, Origin, describe_data
 from petm.models.hf_classifier import names_of
 from petm.models.loading import call_model
 from petm.models.prediction import check_labels, choose_device, device_of, evaluating, predict_logits
@@ -299,6 +301,7 @@ def _check_alike(data: Data, calibration: Data) -> None:
         )
     if len(calibration) and (one := _form(data)) != (other := _form(calibration)):
         raise DataError(f"{calibration.source}: expected inputs like those of {data.source}, {one}, got {other}.")
+    check_inputs(calibration, InputOrigin(profile=describe_inputs(data)))
 
 
 def _form(data: Data) -> tuple[int, ...] | tuple[str, ...]:

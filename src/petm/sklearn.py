@@ -18,7 +18,7 @@ from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError
 from petm.fitting import fit
 from petm.grading.grader import Grader
-from petm.grading.grades import Grades
+from petm.grading.grades import Grades, check_inputs
 from petm.models.prediction import BATCH_SIZE, Precision, predict_logits
 from petm.selective.metrics import aurc
 from petm.selective.targets import Target
@@ -175,7 +175,9 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     def _checked(self, X: ArrayLike) -> Data:  # noqa: N803
         check_is_fitted(self)
-        return _data(validate_data(self, X, allow_nd=True, reset=False))
+        data = _data(validate_data(self, X, allow_nd=True, reset=False))
+        check_inputs(data, self.grader_.origin.inputs)
+        return data
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

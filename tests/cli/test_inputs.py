@@ -34,7 +34,7 @@ def test_several_paths_are_joined_with_one_form_and_one_order_of_classes(tmp_pat
     two = folder(tmp_path / "two", dog=2)
     Image.new("RGB", (9, 9), (255, 0, 0)).save(two / "dog" / "colour.png")
     np.savez(tmp_path / "three.npz", x=np.full((2, 4, 5), 51, np.uint8), y=[0, 1])
-    data = open_inputs([one, two, tmp_path / "three.npz"], InputOrigin(), skip_bad=False)
+    data = open_inputs([one, two, tmp_path / "three.npz"], InputOrigin(resize="squeeze"), skip_bad=False)
     assert isinstance(data, Joined)
     assert (data.classes, data.labels.tolist()) == (("cat", "dog"), [0, 0, 1, 1, 1, 1, 0, 1])
     images = data.inputs(range(8))

@@ -134,7 +134,7 @@ def test_tensor_data_content_follows_images_and_labels() -> None:
     ("images", "labels", "message"),
     [
         (torch.zeros(3, 2), torch.zeros(2), r"mine: expected one label for each of 3 samples, got labels of shape \(2"),
-        (torch.zeros(3, 2, dtype=torch.int64), None, "mine: expected images of dtype float or uint8, got torch.int64"),
+        (torch.zeros(3, 2, dtype=torch.int64), None, "mine: expected inputs of dtype float or uint8, got torch.int64"),
         (torch.tensor([[0.0], [float("nan")]]), None, r"NaN or infinity in 1 of 2 samples \(the first is sample 1\)"),
         (torch.tensor([[float("inf")], [0.0]]), None, r"mine: expected finite values, got NaN or infinity in 1 of 2"),
     ],

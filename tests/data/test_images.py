@@ -85,9 +85,16 @@ def test_linked_folders_are_classes_and_loops_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "colour", "expected"),
-    [("1", 1, [255]), ("L", GREY, [120]), ("LA", (GREY, 0), [120]), ("RGB", RED, RED), ("RGBA", (*RED, 0), RED)],
+    [
+        ("1", 1, [255]),
+        ("L", GREY, [120]),
+        ("LA", (GREY, 0), [255]),
+        ("RGB", RED, RED),
+        ("RGBA", (*RED, 255), RED),
+        ("RGBA", (*RED, 0), [255] * 3),
+    ],
 )
-def test_pixels_are_scaled_and_alpha_is_dropped(
+def test_pixels_are_scaled_and_lie_on_white(
     tmp_path: Path, mode: str, colour: object, expected: tuple[int, ...]
 ) -> None:
     save(tmp_path / "x.png", colour, mode=mode)
@@ -98,14 +105,18 @@ def test_pixels_are_scaled_and_alpha_is_dropped(
 
 
 def test_palettes_become_colours_with_or_without_transparency(tmp_path: Path) -> None:
-    for name, transparency in (("a.png", None), ("b.png", b"\x00\x80"), ("c.png", 0)):
+    half = [round(value * 128 / 255 + 127) for value in (1, 2, 3)]
+    for name, transparency, expected in (
+        ("a.png", None, (RED, (1, 2, 3))),
+        ("b.png", b"\x00\x80", ([255] * 3, half)),
+        ("c.png", 0, ([255] * 3, (1, 2, 3))),
+    ):
         image = Image.new("P", (2, 1))
         image.putpalette([*RED, 1, 2, 3])
         image.putdata([0, 1])
         image.save(tmp_path / name, **({} if transparency is None else {"transparency": transparency}))
-    expected = torch.tensor([RED, (1, 2, 3)]).T.reshape(3, 1, 2) / 255
-    for image in open_data(tmp_path).inputs(range(3)):
-        torch.testing.assert_close(image, expected)
+        pixels = open_data(tmp_path / name)[0].inputs
+        torch.testing.assert_close(pixels, torch.tensor(expected).T.reshape(3, 1, 2) / 255, atol=0.5 / 255, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
@@ -114,13 +125,13 @@ def test_16_bit_grey_keeps_its_precision(tmp_path: Path, name: str) -> None:
     Image.fromarray(values).save(tmp_path / name)
     expected = torch.from_numpy(values.astype(np.float32) / 65535)[None]
     torch.testing.assert_close(open_data(tmp_path)[0].inputs, expected, atol=1e-7, rtol=0)
-    assert open_data(tmp_path, size=(5, 5)).inputs([0]).amax() <= 1
+    assert open_data(tmp_path, size=(5, 5), resize="squeeze").inputs([0]).amax() <= 1
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.full((2, 2), 70000, np.int32), "got: grey values from 70000 to 70000, outside 0 to 65535"),
+        (np.full((2, 2), 70000, np.int32), "got: grey values of 32 bits from 70000 to 70000, whose white is unknown"),
         (np.full((2, 2), 0.5, np.float32), "got: floating-point pixels, whose range is unknown"),
     ],
 )
@@ -161,7 +172,7 @@ def test_a_size_resizes_with_antialiasing(tmp_path: Path) -> None:
     columns = np.tile(np.array([0, 255], dtype=np.uint8), (8, 4))  # columns alternate: their mean is a half
     Image.fromarray(columns).save(tmp_path / "x.png")
     save(tmp_path / "y.png", size=(9, 3))
-    images = open_data(tmp_path, size=(2, 2)).inputs([0, 1])
+    images = open_data(tmp_path, size=(2, 2), resize="squeeze").inputs([0, 1])
     assert images.shape == (2, 1, 2, 2)
     assert (images[0] - 0.5).abs().max() < 0.08
     assert torch.equal(images[1], torch.full((1, 2, 2), 120 / 255))

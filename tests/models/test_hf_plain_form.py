@@ -94,6 +94,7 @@ def test_a_graph_without_a_processor_has_the_form_that_petm_reads():
         "scale": pytest.approx(1 / 255),
         "mean": (0.0,),
         "std": (1.0,),
+        "resize": "squeeze",
     }
     assert onnx_export._preprocessing(InputOrigin(), None) is None, "of inputs that are no images"
 

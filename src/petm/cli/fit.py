@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from petm.cli import options
+from petm.data.images import Resize
 from petm.errors import ArgumentError
 from petm.training.config import CACHE_BUDGET, ErrorSource, FitConfig, RecipeName
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from petm.training.estimate import Estimate
 
 _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
-_FORM = ("size", "channels", "text_column", "label_column", "length")
+_FORM = ("size", "channels", "resize", "mean", "std", "text_column", "label_column", "length")
 _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters", "max_extra_time", "dry_run")
 
 
@@ -54,6 +55,13 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
 @click.option("--classes", help="Class names in the order of the model's outputs, separated by commas.")
 @click.option("--size", type=options.ImageSize(), help="Height and width to which images are resized.")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Read images as grey or colour.")
+@click.option(
+    "--resize",
+    type=click.Choice(get_args(Resize)),
+    help="Images of another ratio of sides are squeezed to --size, or resized and cropped. Absent: squeezed, and said.",
+)
+@click.option("--mean", type=options.Numbers(), help="Subtracted from pixels (0 to 1), by channel: 0.485,0.456,0.406.")
+@click.option("--std", type=options.Numbers(), help="Divisor of pixels after --mean, by channel: 0.229,0.224,0.225.")
 @click.option("--text-column", help="Column of texts. [default: text]")
 @click.option("--label-column", help="Column of the labels of texts. [default: label]")
 @click.option("--length", type=click.IntRange(1), help="Tokens to which texts are padded or cut. Absent: the longest.")

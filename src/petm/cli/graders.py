@@ -93,5 +93,4 @@ def reader_of(inputs: "InputOrigin", trust_remote_code: bool) -> Reader:
     processor = processor_of(inputs, trust_remote_code)
     if isinstance(processor, Tokenizer):
         return Reader(encoder=processor, length=inputs.length)
-    channels: Any = inputs.channels
-    return Reader(size=inputs.size, channels=channels, processor=processor)
+    return Reader(**inputs.settings(processor)) if inputs.takes_images else Reader()

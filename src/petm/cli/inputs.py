@@ -10,6 +10,7 @@ import click
 
 from petm.cli.graders import prepares, processor_of
 from petm.data.base import Data, Joined
+from petm.data.images import Resize, by_channel
 from petm.data.labels import UNLABELLED, enumerated, refuse_faults
 from petm.data.opening import open_data
 from petm.data.texts import Tokenized, read_texts
@@ -43,10 +44,7 @@ def open_inputs(
         return Tokenized(texts, processor, length=inputs.length)
     parts: list[Data] = []
     for path in paths:
-        channels: Any = inputs.channels
-        part = open_data(
-            path, size=inputs.size, channels=channels, classes=classes, skip_bad=skip_bad, processor=processor
-        )
+        part = open_data(path, classes=classes, skip_bad=skip_bad, **inputs.settings(processor))
         _report(str(path), getattr(part, "skipped", {}), len(part))
         inputs, classes = form_of(part, inputs), classes or part.classes
         parts.append(part)
@@ -124,7 +122,11 @@ def labelled(data: Data, *, skip_bad: bool) -> Data:
 
 def form_of(data: Data, inputs: InputOrigin) -> InputOrigin:
     """Returns the form in which grading has to read inputs, as the data were read in the form ``inputs``."""
-    return inputs if inputs.processor else InputOrigin.of(data.inputs([0]).shape)
+    if inputs.processor:
+        return inputs
+    found = InputOrigin.of(data.inputs([0]).shape)
+    mean, std = by_channel(inputs.mean or None, inputs.std or None, found.channels or 1)
+    return replace(inputs, size=found.size, channels=found.channels, mean=mean, std=std)
 
 
 def inputs_of(
@@ -134,6 +136,9 @@ def inputs_of(
     trust_remote_code: bool = False,
     size: tuple[int, int] | None = None,
     channels: str | None = None,
+    resize: Resize | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
     length: int | None = None,
@@ -148,7 +153,7 @@ def inputs_of(
     folder = processor or folder_of(reference)
     reader = prepares(str(folder), trust_remote_code=trust_remote_code) if folder else None
     reads_texts = isinstance(reader, Tokenizer)
-    for_images = {"--size": size, "--channels": channels}
+    for_images = {"--size": size, "--channels": channels, "--resize": resize, "--mean": mean, "--std": std}
     for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}
     for option, value in {**(for_images if reader else {}), **({} if reads_texts else for_texts)}.items():
         if value is not None:
@@ -156,7 +161,8 @@ def inputs_of(
             none = "none without a tokenizer (--model hf:DIR, or --processor DIR)"
             raise click.UsageError(f"{option}: expected {f'none beside {beside}' if reader else none}, got {value}.")
     if reader is None:
-        return InputOrigin(size, int(channels) if channels else None), None
+        read = InputOrigin(size, int(channels) if channels else None, resize=resize, mean=mean or (), std=std or ())
+        return read, None
     read = InputOrigin(processor=str(folder), fingerprint=reader.fingerprint)
     if reads_texts:
         return replace(read, text_column=text_column or "text", length=length), label_column or "label"

@@ -160,6 +160,19 @@ class ImageSize(click.ParamType[tuple[int, int]]):
         return sides[0], sides[-1]
 
 
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """``0.485,0.456,0.406``, as a tuple."""
+
+    name = "NUMBER,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Returns the numbers."""
+        try:
+            return tuple(map(float, value.split(",") if isinstance(value, str) else value))
+        except (TypeError, ValueError):
+            self.fail(f"expected numbers such as 0.485,0.456,0.406, got {value!r}.", param, ctx)
+
+
 def check_readable(name: str, path: Path | None) -> None:
     """Raises RunError where the path of an option does not exist; globs and addresses are not checked here."""
     if path is not None and not os.path.exists(path) and not set("*?[:") & set(str(path)):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from petm._internal.files import fingerprint
-from petm.data.fields import Fields, Inputs, as_batch, concatenate, tensors_of
+from petm.data.fields import Fields, Inputs, as_batch, as_floats, concatenate, tensors_of
 from petm.data.labels import UNLABELLED, LabelColumn, plain_label
 from petm.errors import ArgumentError, DataError
 
@@ -37,6 +37,7 @@ class Data(Dataset[Batch], ABC):
         classes: ``K`` class names in the order of the labels; empty when they have no names.
         value_range: The least and the greatest value that an input may take; adversarial examples are clipped to it.
         source: Origin of the samples, for messages.
+        are_pixels: Whether inputs are bytes of images, divided by 255.
         home: int64 ``(N,)``, the process that holds each sample; None where all processes can read all.
     """
 
@@ -44,6 +45,7 @@ class Data(Dataset[Batch], ABC):
     classes: tuple[str, ...]
     value_range: tuple[float, float]
     source: str
+    are_pixels: bool = False
     home: Tensor | None = None
 
     @abstractmethod
@@ -112,7 +114,7 @@ class Data(Dataset[Batch], ABC):
             images[start:stop] = cast(Tensor, self.inputs(range(start, stop)))
         held = TensorData(images, self.labels, classes=self.classes, source=self.source, value_range=self.value_range)
         held.names = tuple(self.name(index) for index in range(len(self)))
-        held.content = self.content
+        held.content, held.are_pixels = self.content, self.are_pixels
         return held
 
 
@@ -146,8 +148,9 @@ class TensorData(Data):
         value_range: tuple[float, float] | None = None,
     ) -> None:
         self.images, self.classes, self.source = images, tuple(classes), source
-        if isinstance(images, Tensor) and not (images.is_floating_point() or images.dtype == torch.uint8):
-            raise DataError(f"{source}: expected images of dtype float or uint8, got {images.dtype}. Convert them.")
+        if isinstance(images, Tensor):
+            as_floats(images[:0], source)  # which checks the dtype
+            self.are_pixels = images.dtype == torch.uint8
         if isinstance(labels, Tensor) and labels.ndim == 1 and labels.dtype in _INTEGERS:
             self.labels = labels.to(torch.int64)
         elif labels is not None:
@@ -164,9 +167,7 @@ class TensorData(Data):
     def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
         """Returns float32 ``(n, C, H, W)`` or fields: the inputs at ``indices``, in that order."""
         images = self.images[torch.as_tensor(indices, dtype=torch.int64)]
-        if isinstance(images, Fields):
-            return images
-        return images.float() if images.is_floating_point() else images.float().div_(255)
+        return images if isinstance(images, Fields) else as_floats(images, self.source)
 
     @cached_property
     def content(self) -> str:
@@ -194,6 +195,7 @@ class Subset(Data):
         self.data, self.indices = data, indices
         self.labels = data.labels[indices]
         self.classes, self.value_range, self.source = data.classes, data.value_range, data.source
+        self.are_pixels = data.are_pixels
         self.home = None if data.home is None else data.home[indices]
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
@@ -271,6 +273,7 @@ class Joined(Data):
         self.labels = torch.cat([part.labels for part in parts])
         self.classes = next((part.classes for part in parts if part.classes), ())
         self.source = " + ".join(dict.fromkeys(part.source for part in parts))
+        self.are_pixels = all(part.are_pixels for part in parts)
         lengths = torch.tensor([len(part) for part in parts])
         self._ends = lengths.cumsum(0)
         self._starts = self._ends - lengths
@@ -382,7 +385,12 @@ class _MapStyle(Data):
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Returns float32 ``(n, ...)``: the inputs at ``indices``, in that order."""
-        return torch.stack([torch.as_tensor(self.dataset[int(index)][0]).float() for index in indices])
+        items = [self.dataset[int(index)][0] for index in indices]
+        for item in items:
+            if not isinstance(item, Tensor | np.ndarray):
+                got = f"got {type(item).__name__}. Give it a transform to tensors."
+                raise DataError(f"{self.source}: expected samples that are tensors or arrays, {got}")
+        return torch.stack([as_floats(cast(Tensor, as_batch(item)), self.source) for item in items])
 
     @cached_property
     def content(self) -> str:

@@ -1,7 +1,7 @@
 """Inputs of several tensors by name, as transformers' models take them; and functions for inputs of either kind."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 import torch
@@ -96,10 +96,29 @@ def as_batch(x: Any) -> Inputs:
     if isinstance(x, Tensor | Fields):
         return x
     if isinstance(x, np.ndarray):
-        return torch.from_numpy(x)
+        if x.dtype.kind not in "biuf":
+            raise ArgumentError(f"inputs: expected an array of numbers, got {x.dtype}. Convert it.")
+        # PyTorch knows one byte order, and no views that go backwards.
+        return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))
     if isinstance(x, Mapping) and all(isinstance(value, Tensor | np.ndarray) for value in x.values()):
-        return Fields({name: torch.as_tensor(value) for name, value in x.items()})
+        return Fields({name: cast(Tensor, as_batch(value)) for name, value in x.items()})
     raise ArgumentError(f"inputs: expected a tensor or tensors by name, got {type(x).__name__}.")
+
+
+def as_floats(x: Tensor, source: str) -> Tensor:
+    """Returns values as float32: floats as they are, bytes (uint8) as pixels from 0 to 255, divided by 255.
+
+    Raises:
+        DataError: They are of another dtype, whose range is unknown.
+    """
+    if x.dtype == torch.uint8:
+        return x.float().div_(255)
+    if not x.is_floating_point():
+        raise DataError(
+            f"{source}: expected inputs of dtype float or uint8, got {x.dtype}. "
+            f"Convert pixels from 0 to 255 to uint8, other numbers to float."
+        )
+    return x.float()
 
 
 def tensors_of(x: Inputs) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from petm._internal.files import fingerprint, sha256_of_file
 from petm._internal.progress import track
 from petm._internal.spill import ScratchFile
 from petm.data.base import Data
-from petm.data.images import WORKERS, Channels, Encoded, ImageError, ImageProcessor, decode, form_of, read_image
+from petm.data.images import WORKERS, Encoded, FormSettings, ImageError, decode, form_of, read_image
 from petm.data.sources import ReadableRows, Source
 from petm.errors import DataError
 
@@ -26,14 +27,16 @@ _ROWS = 32
 class ImageData(Data):
     """The images of sources in their order, decoded in a few threads when read; arguments as of `open_data`.
 
-    Palettes become colours, alpha is dropped, the EXIF orientation is applied, and 16-bit grey keeps its precision.
+    Images are read as a viewer shows them (`petm.data.pixels.as_shown`); 16-bit grey keeps its precision.
 
     Args:
         sources: Image files, or tables with encoded images; all of one kind.
         source: Origin of the samples, for messages.
         root: The folder to which the paths of image files are relative in `content`.
         names: The data's own class names in order; empty where they have none.
-        **form: Size and channels, None for those of the first image; ``skip_bad`` decodes every image once now.
+        classes: The expected class names in order.
+        skip_bad: Whether to leave out what cannot be read, for which every image is decoded once now.
+        **form: As of `petm.data.images.form_of`; size and channels are those of the first image where they are absent.
 
     Attributes:
         form: The shape of every image.
@@ -44,8 +47,6 @@ class ImageData(Data):
         RunError: There is no room for a temporary file.
     """
 
-    value_range = (0.0, 1.0)
-
     def __init__(
         self,
         sources: Sequence[Source],
@@ -53,11 +54,9 @@ class ImageData(Data):
         *,
         root: Path | None = None,
         names: Sequence[str] = (),
-        size: tuple[int, int] | None = None,
-        channels: Channels | None = None,
         classes: Sequence[str] | None = None,
         skip_bad: bool = False,
-        processor: ImageProcessor | None = None,
+        **form: Unpack[FormSettings],
     ) -> None:
         self.source, self._root = source, root or Path()
         self._found, self._files, self._blobs = ReadableRows(), list[str](), Blobs()
@@ -78,9 +77,9 @@ class ImageData(Data):
         if not len(self):
             lost = f" ({len(self.skipped)} unreadable ones were skipped)" if self.skipped else ""
             raise DataError(f"{source}: expected at least one image, got none{lost}. Name other data.")
-        self.form = form_of(self._encoded(0), self.name(0), size=size, channels=channels, processor=processor)
-        if processor is not None:
-            self.value_range = processor.value_range
+        self.form = form_of(self._encoded(0), self.name(0), **form)
+        self.value_range = self.form.value_range
+        self.are_pixels = not (self.form.processor or self.form.mean)
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
         """Returns float32 ``(n, C, H, W)`` in ``value_range``: the images at ``indices``, in that order.

@@ -1,21 +1,22 @@
-"""Image files: which there are in a folder; and one image, from encoded bytes to float32 values in [0, 1]."""
+"""Image files: which there are in a folder; and one image, from encoded bytes to the values that a model takes."""
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petm._internal.files import fingerprint
 from petm._internal.storage import Located, RemotePath, check_regular
+from petm.data.pixels import IMAGE_SUFFIXES, as_shown
 from petm.errors import ArgumentError, DataError, PetmWarning
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ Encoded = Path | bytes
 """An image file, or its content."""
 
 Channels = Literal[1, 3]
+Resize = Literal["squeeze", "crop"]
+"""How an image of another ratio of sides is brought to a size: distorted, or cut at two sides after resizing."""
 
 WORKERS = min(8, os.cpu_count() or 1)
 """Threads that decode; Pillow releases the interpreter's lock meanwhile."""
@@ -34,9 +37,8 @@ MOST_BYTES = 1 << 30
 
 LEAVE_OUT = "Repair or remove it, or leave out what cannot be read with skip_bad=True (--skip-bad)."
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
-)
+_SQUEEZED = 1.05
+"""Ratio of two ratios of sides from which on a distortion is said."""
 
 
 def is_image(name: str) -> bool:
@@ -151,19 +153,6 @@ class ImageProcessor:
         return fingerprint((self.settings,))
 
 
-@dataclass(frozen=True)
-class ImageLimits:
-    """Limits checked by the first bytes, before a pixel is decoded: for images that strangers send.
-
-    Attributes:
-        formats: Names of Pillow's formats that are read, such as ``PNG``.
-        pixels: The most pixels of an image.
-    """
-
-    formats: tuple[str, ...]
-    pixels: int
-
-
 class ImageError(DataError):
     """An image that cannot be read; ``reason`` says what was expected and got, without the name of the image."""
 
@@ -172,8 +161,15 @@ class ImageError(DataError):
         self.reason = reason
 
 
-class TooManyPixelsError(ValueError):
-    """An image beyond `ImageLimits.pixels`."""
+class FormSettings(TypedDict, total=False):
+    """How images are read, as keyword arguments; see `form_of`."""
+
+    size: tuple[int, int] | None
+    channels: Channels | None
+    resize: Resize | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    processor: ImageProcessor | None
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,10 @@ class ImageForm:
         resizes: Whether an image of another size is resized; otherwise it is refused.
         converts: Whether a colour image is turned grey where ``channels`` is 1; otherwise it is refused.
         processor: Prepares the images in place of all this; None means values in [0, 1].
-        limits: What is refused; None reads what Pillow reads.
+        most_pixels: The most pixels of an image before resizing, for images that strangers send; None has no limit.
+        resize: How images are resized; None squeezes them, and says so once.
+        mean: Subtracted from the values in [0, 1], by channel; empty subtracts nothing.
+        std: Divisor then, by channel.
     """
 
     size: tuple[int, int]
@@ -194,55 +193,111 @@ class ImageForm:
     resizes: bool
     converts: bool
     processor: ImageProcessor | None = None
-    limits: ImageLimits | None = None
+    most_pixels: int | None = None
+    resize: Resize | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    _squeezed: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     def __str__(self) -> str:
         shape = f"{self.channels}×{self.size[0]}×{self.size[1]}"
-        return f"{shape} by {self.processor.settings}" if self.processor else shape
+        if self.processor:
+            return f"{shape} by {self.processor.settings}"
+        cropped = " cropped" if self.resize == "crop" else ""
+        return f"{shape}{cropped}{f' with mean {self.mean} and std {self.std}' if self.mean else ''}"
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The least and the greatest value of a prepared image."""
+        if self.processor is not None:
+            return self.processor.value_range
+        ends = [((end - mean) / std) for mean, std in zip(self.mean, self.std, strict=True) for end in (0.0, 1.0)]
+        return min(ends, default=0.0), max(ends, default=1.0)
 
 
 def form_of(
     encoded: Encoded,
     name: str,
     *,
-    size: tuple[int, int] | None,
-    channels: Channels | None,
+    size: tuple[int, int] | None = None,
+    channels: Channels | None = None,
+    resize: Resize | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     processor: ImageProcessor | None = None,
 ) -> ImageForm:
     """Returns the form that the user asks for: what is None is that of the first image, which is read then.
 
+    Args:
+        encoded: The first image.
+        name: Its name.
+        size: Height and width.
+        channels: 1 or 3.
+        resize: ``squeeze`` or ``crop``.
+        mean: Subtracted from the values in [0, 1]: one number, or one for each channel.
+        std: Divisor then, above 0 and at most 1.
+        processor: Prepares images in place of all others.
+
     Raises:
-        ArgumentError: ``size`` or ``channels`` breaks its rule, or is given beside ``processor``.
+        ArgumentError: An argument breaks its rule, or is given beside ``processor``.
         DataError: The first image is needed and cannot be read.
     """
     if processor is not None:
-        if size is not None or channels is not None:
-            given = "size" if size is not None else "channels"
-            raise ArgumentError(f"{given}: expected none, got {size or channels}. The model's processor decides on it.")
+        told = {"size": size, "channels": channels, "resize": resize, "mean": mean, "std": std}
+        for given, value in told.items():
+            if value is not None:
+                raise ArgumentError(f"{given}: expected none, got {value}. The model's processor decides on it.")
         return ImageForm((processor.shape[1], processor.shape[2]), processor.shape[0], True, True, processor)
     if channels not in (None, 1, 3):
         raise ArgumentError(f"channels: expected 1, 3 or None, got {channels}.")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ArgumentError(f"size: expected a positive height and width in pixels, got {tuple(size)}.")
+    if resize not in (None, "squeeze", "crop"):
+        raise ArgumentError(f"resize: expected squeeze, crop or None, got {resize!r}.")
     resizes, converts = size is not None, channels is not None
-    if size is not None and channels is not None:
-        return ImageForm((size[0], size[1]), channels, resizes, converts)
-    first = read_image(encoded, name)
-    height, width = size or (first.height, first.width)
-    return ImageForm((height, width), channels or (3 if first.mode == "RGB" else 1), resizes, converts)
+    if size is None or channels is None:
+        first = read_image(encoded, name)
+        size, channels = size or (first.height, first.width), channels or (3 if first.mode == "RGB" else 1)
+    means, stds = by_channel(mean, std, channels)
+    return ImageForm((size[0], size[1]), channels, resizes, converts, None, None, resize, means, stds)
+
+
+def by_channel(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation, one number for each channel; both empty where there is neither.
+
+    Raises:
+        ArgumentError: There are others than one number, or one for each channel, or they are no shares of 255.
+    """
+    means, stds = _by_channel("mean", mean, channels), _by_channel("std", std, channels)
+    return (means or (0.0,) * channels, stds or (1.0,) * channels) if means or stds else ((), ())
+
+
+def _by_channel(name: str, values: Sequence[float] | None, channels: int) -> tuple[float, ...]:
+    """Numbers in units of a pixel's range, one for each channel; empty for None."""
+    if values is None:
+        return ()
+    found = tuple(map(float, values))
+    found = found * channels if len(found) == 1 else found
+    if len(found) != channels or not all(0 <= value <= 1 for value in found) or (name == "std" and not all(found)):
+        rule = "above 0 and at most 1" if name == "std" else "from 0 to 1"
+        raise ArgumentError(
+            f"{name}: expected one number {rule} for each of {channels} channels, got {', '.join(map(str, values))}. "
+            f"Pixels are from 0 to 1 here: divide numbers for 0 to 255 by 255."
+        )
+    return found
 
 
 def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
-    """Returns one image as float32 ``(C, H, W)`` in the data set's form, in [0, 1] unless a processor is set.
+    """Returns one image as float32 ``(C, H, W)`` in the data set's form, in its ``value_range``.
 
     Resizing is bilinear with antialiasing, colour becomes grey by ITU-R 601 luma, grey is repeated over 3 channels.
 
     Raises:
         DataError: The image cannot be read, or the form does not allow its size or its colours.
     """
-    from PIL.Image import Resampling
-
-    image = read_image(encoded, name, form.limits)
+    image = read_image(encoded, name, form.most_pixels)
     if form.processor is not None:
         return form.processor.prepare(image)
     height, width = form.size
@@ -252,7 +307,7 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
                 f"{name}: expected {height}×{width} pixels (height × width) as in the first image, "
                 f"got {image.height}×{image.width}. Pass a size to resize all images to."
             )
-        image = image.resize((width, height), Resampling.BILINEAR)
+        image = _resized(image, name, form)
     if image.mode == "RGB" and form.channels == 1:
         if not form.converts:
             raise DataError(
@@ -262,14 +317,36 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
         image = image.convert("L")
     values: Any = np.array(image) if image.mode == "F" else np.asarray(image) / np.float32(255)
     planes = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+    if form.mean:
+        mean, std = (np.array(each, np.float32).reshape(-1, 1, 1) for each in (form.mean, form.std))
+        return np.asarray((planes - mean) / std)
     return planes if len(planes) == form.channels else np.broadcast_to(planes, (form.channels, height, width))
 
 
-def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -> Image:
-    """Returns one upright image without alpha: mode L or RGB with 8 bits, or F in [0, 1] for 16-bit grey.
+def _resized(image: Image, name: str, form: ImageForm) -> Image:
+    from PIL import ImageOps
+    from PIL.Image import Resampling
+
+    height, width = form.size
+    if form.resize == "crop":
+        return ImageOps.fit(image, (width, height), Resampling.BILINEAR)
+    squeezed = abs(math.log(image.width * height / (image.height * width))) > math.log(_SQUEEZED)
+    told = object()  # of several threads, one says it
+    if squeezed and form.resize is None and form._squeezed.setdefault("told", told) is told:
+        warnings.warn(
+            f"resize: {name or 'an image'} of {image.height}×{image.width} pixels (height × width) is squeezed to "
+            f"{height}×{width}, and others may be. Choose as in the model's training: squeeze, or crop (--resize).",
+            PetmWarning,
+            stacklevel=2,
+        )
+    return image.resize((width, height), Resampling.BILINEAR)
+
+
+def read_image(encoded: Encoded, name: str, most_pixels: int | None = None) -> Image:
+    """Returns an image as `petm.data.pixels.as_shown` does.
 
     Raises:
-        ImageError: The image is damaged, truncated, of an unknown format, absurdly large or beyond the limits.
+        ImageError: The image is damaged, truncated, of an unknown format, absurdly large or of too many pixels.
     """
     from PIL import UnidentifiedImageError
 
@@ -277,32 +354,9 @@ def read_image(encoded: Encoded, name: str, limits: ImageLimits | None = None) -
         if isinstance(encoded, Path):
             check_regular(encoded, MOST_BYTES)
             encoded = encoded.read_bytes()
-        return _read(encoded, limits)
+        return as_shown(encoded, most_pixels)
     except Exception as error:  # each of Pillow's parsers raises what it likes
         unknown = isinstance(error, UnidentifiedImageError)
         got = "an empty or unknown format" if unknown else str(error).rstrip(".") or type(error).__name__
         reason = f"expected a readable image, got: {got}"
         raise ImageError(f"{name}: {reason}. {LEAVE_OUT}", reason) from error
-
-
-def _read(encoded: bytes, limits: ImageLimits | None) -> Image:
-    from PIL import Image, ImageOps
-
-    try:
-        image: Image.Image = Image.open(BytesIO(encoded), formats=limits.formats if limits else None)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # where warnings are errors
-        raise TooManyPixelsError(str(error)) from error
-    if limits and image.width * image.height > limits.pixels:
-        raise TooManyPixelsError(f"more than {limits.pixels} pixels: {image.height}×{image.width}")
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is unknown")
-    if image.mode.startswith("I"):  # I;16 and its byte orders; I where a 16-bit value is held in 32 bits
-        values = np.asarray(image).astype(np.float32)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"grey values from {values.min():.0f} to {values.max():.0f}, outside 0 to 65535")
-        return Image.fromarray(values / 65535)
-    image.info.pop("transparency", None)
-    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    return image if image.mode == mode else image.convert(mode)

@@ -5,14 +5,14 @@ import re
 from collections.abc import Collection, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from petm.data.arrays import ArrayArchive
 from petm.data.base import Data, TensorData
 from petm.data.image_data import ImageData
-from petm.data.images import Channels, Found, ImageProcessor, class_folders, images_below, is_image
+from petm.data.images import FormSettings, Found, class_folders, images_below, is_image
 from petm.data.labels import LabelColumn, in_order, match_classes
 from petm.data.sources import TableRows, listed, shards_of_images
 from petm.data.tables import TABLE_SUFFIXES, find_shards
@@ -29,11 +29,9 @@ SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "dev
 def open_data(
     path: str | Path,
     *,
-    size: tuple[int, int] | None = None,
-    channels: Channels | None = None,
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
-    processor: ImageProcessor | None = None,
+    **settings: Unpack[FormSettings],
 ) -> Data:
     """Returns the samples at ``path``: an image folder, an image, Parquet shards or an npz archive.
 
@@ -44,27 +42,29 @@ def open_data(
 
     Args:
         path: A file, a folder, or a glob of Parquet files.
-        size: Height and width to resize images to; arrays in an npz archive must have them already.
-        channels: 1 or 3; arrays in an npz archive must have them already.
         classes: The expected class names in order, such as a model's; labels are matched by name when the data have
             names, and by number when they have none.
         skip_bad: Leave out what cannot be read; reasons by name are in the result's ``skipped``.
-        processor: Prepares images for a model, in place of ``size`` and ``channels``; arrays must be prepared already.
+        **settings: How images are prepared, as arrays in an npz archive must be already: ``size`` (height and width to
+            resize to), ``channels`` (1 or 3), ``resize`` (``squeeze`` or ``crop`` for other ratios of the sides),
+            ``mean`` and ``std`` (by channel, of pixels from 0 to 1); or ``processor``, in place of all these.
 
     Raises:
-        ArgumentError: ``size`` or ``channels`` breaks its rule.
+        ArgumentError: A setting breaks its rule.
         DataError: There is nothing at ``path``, it is of no known kind, holds no samples, or cannot be read.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    form: Any = dict(size=size, channels=channels, classes=classes, skip_bad=skip_bad, processor=processor)  # noqa: C408
+    form: Any = settings | {"classes": classes, "skip_bad": skip_bad}
     if suffix == ".parquet" or (path.is_dir() and shards_of_images(path)):
         return _open_tables(path, form)
     if path.is_dir() or (path.is_file() and is_image(path.name)):
         return _open_folder(path, form)
     if path.is_file() and suffix == ".npz":
-        wanted = processor.shape if processor else (channels, *(size or (None, None)))
-        return _load_npz(path, classes, wanted, prepared=processor is not None)
+        processor = settings.get("processor")
+        wanted = processor.shape if processor else (settings.get("channels"), *(settings.get("size") or (None, None)))
+        prepared = any(settings.get(name) is not None for name in ("processor", "mean", "std"))
+        return _load_npz(path, classes, wanted, prepared=prepared)
     if suffix in TABLE_SUFFIXES and path.exists():
         raise DataError(
             f"{path}: expected {UNDERSTOOD}, got texts. Name a text classifier (--model hf:DIR), whose tokenizer reads "
@@ -91,8 +91,8 @@ def _load_npz(
     data.labels = torch.from_numpy(numbers)
     if prepared and images.dtype == torch.uint8:
         raise DataError(
-            f"{path}: expected floats that the model's processor has made, got bytes. "
-            f"Save the output of the processor, or name image files."
+            f"{path}: expected floats as they are prepared for the model, got bytes. "
+            f"Save what its processor makes, or the pixels less mean by std, or name image files."
         )
     shape = tuple(images.shape[1:])
     if any(wanted) and shape != tuple(number or given for number, given in zip_longest(wanted, shape)):

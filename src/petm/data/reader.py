@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petm._internal.storage import RemotePath
-from petm.data.images import WORKERS, Channels, ImageError, ImageForm, ImageProcessor, decode, form_of
+from petm.data.images import WORKERS, FormSettings, ImageError, ImageForm, decode, form_of
 from petm.data.sources import Row
 from petm.errors import DataError
 
@@ -53,26 +53,18 @@ class Reader:
     """Makes a classifier's inputs of rows, images in a few threads.
 
     Args:
-        size: Height and width to resize images to.
-        channels: 1 or 3.
-        processor: Prepares images, in place of ``size`` and ``channels``, which are None then.
         encoder: Tokenizer of texts; None reads images and arrays.
         length: Number of tokens to which every text is padded or cut; None means that of the longest in a batch.
+        **form: As of `petm.data.images.form_of`; without a size and channels, or a processor, only arrays are read.
     """
 
     def __init__(
-        self,
-        *,
-        size: tuple[int, int] | None = None,
-        channels: Channels | None = None,
-        processor: ImageProcessor | None = None,
-        encoder: Tokenizer | None = None,
-        length: int | None = None,
+        self, *, encoder: Tokenizer | None = None, length: int | None = None, **form: Unpack[FormSettings]
     ) -> None:
         self.encoder, self.length = encoder, length
         self.form: ImageForm | None = None
-        if processor is not None or (size is not None and channels is not None):
-            self.form = form_of(b"", "", size=size, channels=channels, processor=processor)
+        if form.get("processor") or (form.get("size") and form.get("channels")):
+            self.form = form_of(b"", "", **form)
         self._pool, self._requests = ThreadPoolExecutor(WORKERS), ThreadPoolExecutor(_REQUESTS)
 
     def read(self, rows: Sequence[Row]) -> Readings:
@@ -101,7 +93,7 @@ class Reader:
         if not isinstance(content, Path | bytes) or content == b"":
             return "expected an image, got nothing"
         if self.form is None:
-            return "expected arrays, like those in the fit of the grader, got an image"
+            return "expected arrays like those in the fit of the grader, got an image. Fit on images, or save arrays"
         try:
             return decode(content, row.path, self.form)
         except ImageError as error:
@@ -110,6 +102,8 @@ class Reader:
             return str(error)
 
     def _array(self, content: NDArray[np.generic]) -> NDArray[np.float32] | str:
+        if content.dtype == np.uint8 and self.form is not None and (self.form.processor or self.form.mean):
+            return "expected floats as they are prepared for the model, got bytes"
         values = content.astype(np.float32)
         if content.dtype == np.uint8:
             values /= 255

@@ -3,21 +3,23 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from petm._internal.files import plain
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
 from petm.data.base import Data, as_data
-from petm.data.fields import as_batch
+from petm.data.fields import as_batch, as_floats
 from petm.errors import ArgumentError, PetmWarning
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
-from petm.grading.grades import Batch, Grades, as_inputs
+from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
+from petm.grading.input_profile import InputCheck, describe_inputs
 from petm.grading.manifest import Manifest, MemberRecord
 from petm.grading.provenance import Origin, library_versions
 from petm.models.answers import reading_of
@@ -67,21 +69,32 @@ class Grader:
             batch_size: Samples in one pass.
 
         Raises:
-            DataError: There is no sample, or one holds NaN or infinity.
+            DataError: There is no sample, one holds NaN or infinity, or they cannot be like those of the fit.
             ModelError: The model cannot take the inputs.
         """
-        return self.judge(predict_dual(self.adapted, as_inputs(x), batch_size=batch_size, title="grade"))
+        data = as_inputs(x)
+        check_inputs(data, self.origin.inputs)
+        return self.judge(predict_dual(self.adapted, data, batch_size=batch_size, title="grade"))
+
+    @cached_property
+    def _check(self) -> InputCheck:
+        return InputCheck(self.origin.inputs.profile)
 
     def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch, in one pass, without checking its values.
+        """Returns the grades of one batch, in one pass; only the first inputs are compared with those of the fit.
 
         Args:
             x: float32 ``(N, C, H, W)``, or other inputs of the model, on any device or as NumPy arrays.
 
         Raises:
+            DataError: The inputs are neither float nor uint8, or cannot be like those of the fit.
             ModelError: The model cannot take the inputs.
         """
-        both = dual_logits(self.adapted, as_batch(x).to(device_of(self.adapted)))
+        inputs = as_batch(x)
+        if isinstance(inputs, Tensor):
+            inputs = as_floats(inputs, "inputs")
+        self._check(inputs)
+        both = dual_logits(self.adapted, inputs.to(device_of(self.adapted)))
         return self.judge(DualLogits(both.base.float().cpu(), both.second.float().cpu()))
 
     def judge(self, both: DualLogits) -> Grades:
@@ -187,9 +200,9 @@ def fit_grader(
         "aurc_of_softmax": aurc(softmax, wrong),
         **suspicion_profile(suspicion),
     }
-    return Grader(
-        adapted, threshold, score, fit_probability(suspicion, wrong), origin or Origin(), plain(measured), target
-    )
+    origin = origin or Origin()
+    origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
+    return Grader(adapted, threshold, score, fit_probability(suspicion, wrong), origin, plain(measured), target)
 
 
 def load(

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from petm.errors import DataError
+from petm.grading.input_profile import COMPARED, InputCheck
+
 if TYPE_CHECKING:
     from petm.data.base import Data
     from petm.data.fields import Inputs
     from petm.data.reader import Arrays
+    from petm.grading.provenance import InputOrigin
 
 Batch: TypeAlias = "Arrays | Inputs"
 """The inputs of one pass: images float32 ``(N, C, H, W)``, or other inputs of a model."""
@@ -60,3 +64,24 @@ def as_inputs(x: Any) -> "Data":
     if isinstance(x, torch.Tensor | np.ndarray):
         return TensorData(as_batch(x), source="inputs", value_range=(0, 1))
     return TensorData(as_batch(x), source="inputs") if isinstance(x, Fields | Mapping) else as_data(x)
+
+
+def check_inputs(data: "Data | NDArray[Any]", inputs: "InputOrigin") -> None:
+    """Compares the first inputs with those of a fit, of which ``inputs`` tells; warns where they are doubtful.
+
+    Raises:
+        DataError: They cannot be the same.
+    """
+    first: NDArray[Any] | Inputs | None
+    if isinstance(data, np.ndarray):
+        source, pixels, first = "inputs", data.dtype == np.uint8, data[:COMPARED]
+    else:
+        source, pixels = data.source, data.are_pixels
+        first = data.inputs(range(min(len(data), COMPARED))) if len(data) and data.home is None else None
+    if pixels and (inputs.prepares or not inputs.takes_images):
+        raise DataError(
+            f"{source}: expected inputs prepared as for the fit, got pixels from 0 to 1. "
+            f"Pass what the model takes, or read images with its mean and std, or its processor."
+        )
+    if first is not None:
+        InputCheck(inputs.profile)(first, source)

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from petm._internal.extras import import_extra
 from petm._internal.files import check_new_file, plain, write_atomically
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import one_tensor
+from petm.data.images import ImageForm
 from petm.errors import ArgumentError, ExportError, PetmError, RunError
 from petm.grading.grader import Grader
 from petm.grading.grades import as_inputs
@@ -95,7 +96,8 @@ def export_onnx(
     x = _example(grader, example, processor)
     program = _trace(grader, x)
     # Inputs are read by the base model's processor, or else in the size that the graph was traced with.
-    inputs = grader.origin.inputs if grader.origin.inputs.processor else InputOrigin.of(x.shape)
+    inputs, traced = grader.origin.inputs, InputOrigin.of(x.shape)
+    inputs = inputs if inputs.processor else replace(inputs, size=traced.size, channels=traced.channels)
     program.model.metadata_props.update(_metadata(grader, inputs, processor))
     weights = sum(tensor.nbytes for tensor in (*grader.adapted.parameters(), *grader.adapted.buffers()))
     try:
@@ -203,12 +205,11 @@ def _preprocessing(inputs: InputOrigin, processor: ImageProcessor | None) -> dic
     if inputs.processor is not None:
         form = plain_form(processor) if processor else None
         return {"convert_first": True, **asdict(form)} if form else {"needs_processor": inputs.processor}
-    if inputs.size is None or inputs.channels is None:
+    if inputs.size is None or inputs.channels is None or not inputs.takes_images:
         return None
-    nothing = PlainForm(
-        inputs.size, inputs.channels, "bilinear", 1 / 255, (0.0,) * inputs.channels, (1.0,) * inputs.channels
-    )
-    return {"convert_first": False, **asdict(nothing)}
+    mean, std = inputs.mean or (0.0,) * inputs.channels, inputs.std or (1.0,) * inputs.channels
+    plain_one = PlainForm(inputs.size, inputs.channels, "bilinear", 1 / 255, mean, std)
+    return {"convert_first": False, **asdict(plain_one), "resize": inputs.resize or "squeeze"}
 
 
 def _metadata(grader: Grader, inputs: InputOrigin, processor: ImageProcessor | None) -> dict[str, str]:
@@ -220,11 +221,17 @@ def _metadata(grader: Grader, inputs: InputOrigin, processor: ImageProcessor | N
         "classes": grader.origin.model.classes,
         "inputs": asdict(inputs),
         "preprocessing": _preprocessing(inputs, processor),
-        "value_range": processor.value_range if processor else (0, 1),
+        "value_range": _value_range(inputs, processor),
         "fingerprint": weights_fingerprint(grader.adapted.base),
         "measured": plain(grader.measured),
     }
     return {PREFIX + name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in entries.items()}
+
+
+def _value_range(inputs: InputOrigin, processor: ImageProcessor | None) -> tuple[float, float]:
+    if processor is None and not inputs.takes_images and inputs.profile is not None:
+        return inputs.profile.low, inputs.profile.high
+    return ImageForm((1, 1), 1, True, True, processor, mean=inputs.mean, std=inputs.std).value_range
 
 
 def _compare(grader: Grader, draft: Path, x: Tensor) -> float:

@@ -13,7 +13,8 @@ from petm._internal.extras import import_extra
 from petm._internal.progress import track
 from petm._internal.records import Json, Record
 from petm.errors import ArgumentError, BundleError, DataError, ModelError
-from petm.grading.grades import Batch, Grades, as_inputs
+from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
+from petm.grading.input_profile import InputCheck
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models import BATCH_SIZE
 from petm.selective.thresholds import Threshold
@@ -74,6 +75,7 @@ class OnnxGrader:
         self.origin = Origin(ModelOrigin(classes=metadata.texts("classes")), inputs)
         self.measured: Mapping[str, Json] = metadata.free("measured")
         self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
+        self._check = InputCheck(inputs.profile)
 
     def __repr__(self) -> str:
         return f"OnnxGrader({str(self.path)!r})"
@@ -86,10 +88,11 @@ class OnnxGrader:
             batch_size: Samples in one pass.
 
         Raises:
-            DataError: There is no sample, or one holds NaN or infinity.
+            DataError: There is no sample, one holds NaN or infinity, or they cannot be like those of the fit.
             ModelError: The graph cannot take the inputs.
         """
         data = x if isinstance(x, np.ndarray) else as_inputs(x)
+        check_inputs(data, self.origin.inputs)
         source, total = getattr(data, "source", "inputs"), len(data)
         if not total:
             raise DataError(f"{source}: expected at least one sample, got none.")
@@ -107,13 +110,15 @@ class OnnxGrader:
         return _grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
 
     def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch ``(N, C, H, W)``, without checking its values.
+        """Returns the grades of one batch ``(N, C, H, W)``; only the first inputs are compared with those of the fit.
 
         Raises:
-            DataError: The inputs are not one tensor.
+            DataError: The inputs are not one tensor, or cannot be like those of the fit.
             ModelError: The graph cannot take the inputs.
         """
-        return _grades(self.run(_as_array(x)))
+        values = _as_array(x)
+        self._check(values)
+        return _grades(self.run(values))
 
     def run(self, x: NDArray[np.float32]) -> Answer:
         """Returns the graph's outputs for one batch, float32 ``(N, C, H, W)``: the fastest call for single samples.

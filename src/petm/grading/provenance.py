@@ -4,10 +4,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from petm._internal.records import Json, Record
+from petm.data.images import FormSettings, Resize
 from petm.errors import BundleError
+from petm.grading.input_profile import InputProfile
 from petm.models.reading import Reading
 
 if TYPE_CHECKING:
@@ -54,6 +56,10 @@ class InputOrigin:
         fingerprint: SHA-256 of that tokenizer or image processor.
         text_column: The column of texts.
         length: Tokens to which every text is padded or cut; absent takes the longest of the data.
+        resize: How images are resized (``petm.data.images.Resize``).
+        mean: Subtracted from pixels in 0 to 1, by channel; empty if nothing is.
+        std: Divisor then, by channel.
+        profile: The values of the fit's inputs, where they are one tensor.
     """
 
     size: tuple[int, int] | None = None
@@ -62,6 +68,28 @@ class InputOrigin:
     text_column: str | None = None
     length: int | None = None
     fingerprint: str | None = None
+    resize: Resize | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    profile: InputProfile | None = None
+
+    @property
+    def prepares(self) -> bool:
+        """Whether more is done to pixels than dividing them by 255."""
+        return bool(self.processor or self.mean)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an image becomes an input like those of the fit: not where they were standardised beforehand."""
+        return self.prepares or self.profile is None or self.profile.are_unit
+
+    def settings(self, processor: Any = None) -> FormSettings:
+        """Returns how images are read; ``processor`` is the one that is named here."""
+        if processor is not None:
+            return {"processor": processor}
+        channels: Any = self.channels
+        told: FormSettings = {"size": self.size, "channels": channels, "resize": self.resize}
+        return told | {"mean": self.mean or None, "std": self.std or None}
 
     @classmethod
     def of(cls, shape: Sequence[int]) -> "InputOrigin":
@@ -76,13 +104,24 @@ class InputOrigin:
         sides = record.numbers("size") if record.has("size") else ()
         if len(sides) not in (0, 2) or not all(side in range(1, _LONGEST_SIDE) for side in sides):
             raise BundleError(f"{record.place}, size: expected height and width in pixels, got {sides}.")
+        channels = record.whole("channels", least=1, most=3) if record.has("channels") else None
+        mean, std = (record.numbers(name) if record.has(name) else () for name in ("mean", "std"))
+        if not len(mean) == len(std) in (0, channels) or not all(value > 0 for value in std):
+            raise BundleError(f"{record.place}, std: expected one number above 0 for each channel, got {std}.")
+        resize: Any = record.text_or_none("resize")
+        if resize not in (None, *get_args(Resize)):
+            raise BundleError(f"{record.place}, resize: expected squeeze or crop, got {resize[:80]!r}.")
         return cls(
             (int(sides[0]), int(sides[1])) if sides else None,
-            record.whole("channels", least=1, most=3) if record.has("channels") else None,
+            channels,
             record.text_or_none("processor"),
             record.text_or_none("text_column"),
             record.whole("length", least=1) if record.has("length") else None,
             record.text_or_none("fingerprint"),
+            resize,
+            mean,
+            std,
+            InputProfile.from_json(record.record("profile")) if record.has("profile") else None,
         )
 
 

@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from petm._internal.files import to_json
+from petm.data.pixels import formats
 from petm.errors import RunError
 from petm.selective.guarantee import guarantee
 from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json
@@ -24,7 +25,7 @@ from petm.serving.core import Answered, Service
 from petm.serving.engine import probabilities
 from petm.serving.engine_process import Engine
 from petm.serving.guard import FAILED, Guard
-from petm.serving.limits import AGAIN, FORMATS, Limits, too_many
+from petm.serving.limits import AGAIN, Limits, too_many
 from petm.serving.reading import Content
 from petm.serving.schemas import (
     About,
@@ -240,7 +241,7 @@ def _body(model: Any, *, files: bool = False) -> dict[str, Any]:
     if files:
         file = {"type": "array", "items": {"type": "string", "format": "binary"}}
         form = {"type": "object", "properties": {"files": file}, "required": ["files"]}
-        content[FORM] = {"schema": form | {"description": f"Images ({', '.join(FORMATS)}), or texts in UTF-8."}}
+        content[FORM] = {"schema": form | {"description": f"Images ({', '.join(formats())}), or texts in UTF-8."}}
     return {"requestBody": {"required": True, "content": content}}
 
 

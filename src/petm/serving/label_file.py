@@ -16,11 +16,11 @@ from PIL import Image
 
 from petm._internal.files import take_lock, to_json, write_atomically
 from petm.data.labels import folder_name
+from petm.data.pixels import formats
 from petm.errors import DataError, RunError
-from petm.serving.limits import FORMATS
 
-_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
-_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z]+")
+_SUFFIXES = {"JPEG": "jpg", "JPEG2000": "jp2", "MPO": "jpg", "TIFF": "tif"}
+_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z0-9]+")
 
 
 class LabelFile:
@@ -141,7 +141,7 @@ class LabelFile:
 
 
 def _suffix(raw: bytes) -> str:
-    with Image.open(BytesIO(raw), formats=FORMATS) as image:
+    with Image.open(BytesIO(raw), formats=formats()) as image:
         kind = image.format or ""
     return _SUFFIXES.get(kind, kind.lower())
 

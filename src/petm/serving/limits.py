@@ -9,9 +9,6 @@ from starlette.exceptions import HTTPException
 
 from petm.errors import ArgumentError
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's formats that are read. The parsers of others are little reviewed, and some start other programs."""
-
 
 @dataclass(frozen=True)
 class Limits:

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from petm.data.fields import Inputs, as_batch
-from petm.data.images import Channels, ImageForm, ImageLimits, ImageProcessor, TooManyPixelsError, decode
+from petm.data.images import ImageForm, ImageProcessor, decode, form_of
+from petm.data.pixels import TooManyPixelsError, UnclearImageError
 from petm.data.reader import Tokenizer, pad_batch
 from petm.errors import BundleError, DataError
 from petm.grading.provenance import InputOrigin
-from petm.serving.limits import FORMATS, Limits, Unreadable
+from petm.serving.limits import Limits, Unreadable
 
 Content = bytes | str
 """An encoded image, the same in base64, or a text."""
@@ -26,19 +27,14 @@ SMALL_FILE, SMALL_IMAGE, SMALL_TEXT = 1 << 14, 1 << 16, 1000
 
 
 class ImageReader:
-    """Reads images, whatever their names say, within limits and in the form of the fit.
-
-    They are resized to ``size`` (height and width) in 1 or 3 ``channels``, or prepared by ``processor``.
-    """
+    """Reads images, whatever their names say, within limits and in the ``form`` of the fit."""
 
     kind: Literal["images", "texts"] = "images"
 
-    def __init__(
-        self, size: tuple[int, int], channels: Channels, limits: Limits, processor: ImageProcessor | None = None
-    ) -> None:
+    def __init__(self, form: ImageForm, limits: Limits) -> None:
         self._pixels = limits.pixels
-        self.form = ImageForm(size, channels, True, True, processor, ImageLimits(FORMATS, limits.pixels))
-        self._small = replace(self.form, limits=ImageLimits(FORMATS, min(SMALL_IMAGE, limits.pixels)))
+        self.form = replace(form, most_pixels=limits.pixels)
+        self._small = replace(form, most_pixels=min(SMALL_IMAGE, limits.pixels))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -74,6 +70,8 @@ class ImageReader:
         except DataError as error:
             if isinstance(error.__cause__, TooManyPixelsError):
                 return None
+            if isinstance(error.__cause__, UnclearImageError):
+                raise Unreadable(f"The image cannot be used: it has {error.__cause__}.") from error
             raise Unreadable("The file is not an image of a known format, or it is damaged.") from error
 
     def raw(self, content: Content) -> bytes:
@@ -172,13 +170,17 @@ def reader_for(
     """
     if isinstance(processor, Tokenizer):
         return TextReader(processor, inputs.length, limits)
-    if isinstance(processor, ImageProcessor):
-        shape = processor.shape
-    elif inputs.size is not None and inputs.channels is not None:
-        shape = inputs.channels, *inputs.size
-    if shape is None or len(shape) != 3 or shape[0] not in (1, 3):
+    told = inputs.settings(processor)
+    if not inputs.takes_images:
+        raise BundleError(
+            "bundle: expected one that takes images, got one fitted on arrays outside 0 to 1. "
+            "Fit it on image files, with the mean and std of the model (--mean, --std)."
+        )
+    if processor is None and inputs.size is None and shape is not None and len(shape) == 3 and shape[0] in (1, 3):
+        told |= {"size": (shape[1], shape[2]), "channels": 1 if shape[0] == 1 else 3}
+    if not (processor or (told.get("size") and told.get("channels"))):
         raise BundleError(
             "bundle: expected one that says size and channels of images, or what prepares its inputs, got neither. "
             "Fit it with petm fit, or save it with an Origin that has them."
         )
-    return ImageReader((shape[1], shape[2]), 1 if shape[0] == 1 else 3, limits, processor)
+    return ImageReader(form_of(b"", "", **told), limits)

@@ -1,0 +1,151 @@
+"""One image from its encoded bytes, as a viewer shows it: the first page, upright, on white."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's formats that are read. The parsers of others are little reviewed, and some start other programs."""
+_SUFFIXES = "apng avif bmp gif ico j2k jfif jp2 jpe jpeg jpf jpg jpx pbm pgm png pnm ppm tif tiff webp"
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+"""Suffixes of these formats."""
+_SUBFILE, _BITS, _PHOTOMETRIC, _MOST, _MOST_OF_ANY_TYPE = 254, 258, 262, 281, 341
+"""Tags of TIFF: kind of page, bits of a sample, meaning of the values, and the greatest value in two forms."""
+_SECONDARY = 0b101
+"""Bits of `_SUBFILE`: a page is a smaller version or a mask of another one."""
+_FAINT = 3
+"""Difference of two values of 255 that nobody sees."""
+
+
+class TooManyPixelsError(ValueError):
+    """An image of more pixels than are allowed."""
+
+
+class UnclearImageError(ValueError):
+    """An image that is whole, and of which viewers show several things, or nothing."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Returns those of `FORMATS` that this Pillow has been built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
+    """Returns one upright image without alpha: mode L or RGB with 8 bits, or F in [0, 1] for deeper grey.
+
+    Transparent pixels lie on white. Of an animation, the first frame is taken.
+
+    Args:
+        encoded: An image file.
+        most_pixels: The most pixels of an image, checked before one is decoded.
+
+    Raises:
+        TooManyPixelsError: The image has more.
+        UnclearImageError: It is not clear what the image shows.
+        Exception: Of any kind where the image is damaged or of an unknown format.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        image: Image.Image = Image.open(BytesIO(encoded), formats=formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # where warnings are errors
+        raise TooManyPixelsError(str(error)) from error
+    if most_pixels and image.width * image.height > most_pixels:
+        raise TooManyPixelsError(f"more than {most_pixels} pixels: {image.height}×{image.width}")
+    tags: Mapping[int, Any] = {}
+    if image.format == "TIFF":
+        tags = dict(image.tag_v2)  # type: ignore[attr-defined]  # TIFF's images have them
+        _expect_one_page(image)
+    elif getattr(image, "default_image", False):  # a picture for viewers without animation, before the first frame
+        image.seek(1)
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F":
+        raise UnclearImageError("floating-point pixels, whose range is unknown")
+    if image.mode.startswith("I"):  # I;16 and its byte orders; I where a 16-bit value is held in 32 bits
+        return _deep_grey(image, tags)
+    if tags.get(_BITS, (8,))[0] == 16:  # of which Pillow has kept the upper half
+        _expect_light(max(high for _, high in _extremes(image)) << 8, tags)
+    image = _on_white(image)
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _expect_one_page(image: Image) -> None:
+    """Refuses a TIFF file of several pages, other than smaller versions of the first."""
+    page = 0
+    try:
+        while True:
+            page += 1
+            image.seek(page)
+            if not image.tag_v2.get(_SUBFILE, 0) & _SECONDARY:  # type: ignore[attr-defined]
+                raise UnclearImageError("several pages. Save each as a file")
+    except EOFError:
+        image.seek(0)
+
+
+def _deep_grey(image: Image, tags: Mapping[int, Any]) -> Image:
+    """Grey of more than 8 bits, as mode F in [0, 1]."""
+    from PIL import Image
+
+    values, bits = np.asarray(image).astype(np.float32), tags.get(_BITS, (16,))[0]
+    low, high, white = values.min(), values.max(), float(2 ** (_depth(tags) or bits) - 1)
+    if low < 0 or high > white or bits > 16:
+        raise UnclearImageError(f"grey values of {bits} bits from {low:.0f} to {high:.0f}, whose white is unknown")
+    if bits == 16 and low < high:
+        _expect_light(int(high), tags)
+    if tags.get(_PHOTOMETRIC) == 0:
+        values = white - values
+    elif isinstance(clear := image.info.get("transparency"), int):
+        values[values == clear] = white
+    return Image.fromarray(values / np.float32(white))
+
+
+def _depth(tags: Mapping[int, Any]) -> int | None:
+    """The bits that are used of each sample, where a file says that they are fewer than it holds."""
+    most = next((int(tags[tag][0]) for tag in (_MOST_OF_ANY_TYPE, _MOST) if tag in tags), 0)
+    depth = most.bit_length()
+    return depth if 8 <= depth < 16 and most == 2**depth - 1 else None  # another one is a statistic of the image
+
+
+def _expect_light(most: int, tags: Mapping[int, Any]) -> None:
+    """Refuses a TIFF file of 16 bits that may hold 12, which is 16 times as dark as it should be."""
+    if tags and 0 < most < 4096 and _depth(tags) is None:
+        raise UnclearImageError(
+            f"values up to {most} in 16 bits, whose white is unknown. Save it in the range 0 to 65535, or with "
+            f"MaxSampleValue 4095"
+        )
+
+
+def _on_white(image: Image) -> Image:
+    """The image without alpha, on white."""
+    from PIL import Image
+
+    if "transparency" not in image.info and image.mode not in ("LA", "La", "PA", "RGBA", "RGBa"):
+        return image
+    grey = image.mode in ("1", "L", "LA", "La")
+    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    least, most = image.getchannel("A").getextrema()
+    shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("L" if grey else "RGB")
+    if most - least > _FAINT and all(high - low <= _FAINT for low, high in _extremes(shown)):  # type: ignore[operator]
+        raise UnclearImageError(
+            "a picture in its transparency alone, of which nothing is seen on white. Save it without"
+        )
+    return shown
+
+
+def _extremes(image: Image) -> list[tuple[int, int]]:
+    """The least and the greatest value of each band."""
+    return [band.getextrema() for band in image.split()]  # type: ignore[misc]

@@ -1,0 +1,249 @@
+"""Images as viewers show them: transparency, depths, colour models, orientation, pages; and what is never opened."""
+
+import subprocess
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from torch.utils.data import TensorDataset
+
+from petm.data.base import Data, as_data
+from petm.data.images import ImageError, read_image
+from petm.data.opening import open_data
+from petm.data.pixels import FORMATS, IMAGE_SUFFIXES
+from petm.errors import ArgumentError, DataError, PetmWarning
+
+DEEP = np.array([[0, 1000], [2000, 4095]], np.uint16)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def shown(content: bytes) -> np.ndarray:
+    return np.asarray(read_image(content, "x"))
+
+
+def test_a_digit_drawn_in_alpha_alone_says_so_and_one_in_black_is_read(digits: tuple[Data, ...]) -> None:
+    stroke = Image.fromarray((digits[2].inputs([0])[0, 0] * 255).byte().numpy())
+    black, white = (Image.new("L", stroke.size, value) for value in (0, 255))
+    expected = 255 - np.asarray(stroke)
+    assert abs(shown(encoded(Image.merge("LA", (black, stroke)), "PNG")).astype(int) - expected).max() <= 1
+    for bands in ((white, stroke), (white, white, white, stroke)):
+        image = Image.merge("LA" if len(bands) == 2 else "RGBA", bands)
+        with pytest.raises(ImageError, match="transparency alone"):
+            shown(encoded(image, "PNG"))
+    assert (shown(encoded(Image.new("LA", (3, 3), (7, 0)), "PNG")) == 255).all(), "nothing is drawn at all"
+
+
+def test_a_gif_lies_on_white_too() -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    assert shown(encoded(image, "GIF", transparency=0)).tolist() == [[[255] * 3, [40, 50, 60]]]
+
+
+@pytest.mark.parametrize("tag", [281, 341])
+def test_12_bits_in_16_are_as_light_as_12_bits(tag: int) -> None:
+    content = encoded(Image.fromarray(DEEP), "TIFF", tiffinfo={tag: 4095})
+    np.testing.assert_allclose(shown(content), DEEP / 4095, atol=1e-6)
+
+
+def test_12_bits_in_a_container_of_12() -> None:
+    packed = bytes([0x00, 0x03, 0xE8, 0x7D, 0x0F, 0xFF])  # 0, 1000, 2000, 4095
+    content = encoded(Image.new("L", (2, 2)), "TIFF")
+    image = Image.open(BytesIO(content))
+    assert image.tag_v2[258] == (8,)  # type: ignore[attr-defined]
+    start = image.tag_v2[273][0]  # type: ignore[attr-defined]
+    changed = bytearray(content[:start] + packed)
+    place = changed.index(b"\x02\x01\x03\x00\x01\x00\x00\x00\x08\x00")
+    changed[place + 8] = 12
+    place = changed.index(b"\x17\x01\x04\x00\x01\x00\x00\x00")  # bytes of the strip
+    changed[place + 8] = len(packed)
+    np.testing.assert_allclose(shown(bytes(changed)), DEEP / 4095, atol=1e-6)
+
+
+def test_12_bits_that_may_be_16_say_so() -> None:
+    with pytest.raises(ImageError, match="whose white is unknown"):
+        shown(encoded(Image.fromarray(DEEP), "TIFF"))
+    for tag, value in ((281, 4000), (262, 1)):  # a statistic of the image; another tag
+        with pytest.raises(ImageError, match="whose white is unknown"):
+            shown(encoded(Image.fromarray(DEEP), "TIFF", tiffinfo={tag: value}))
+    assert (shown(encoded(Image.fromarray(np.full_like(DEEP, 9)), "TIFF")) < 0.001).all(), "a black frame is black"
+    np.testing.assert_allclose(shown(encoded(Image.fromarray(DEEP), "PNG")), DEEP / 65535, atol=1e-6)
+
+
+def test_white_is_zero_where_the_file_says_so() -> None:
+    values = np.array([[0, 65535, 30000]], np.uint16)
+    content = encoded(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+    np.testing.assert_allclose(shown(content), 1 - values / 65535, atol=1e-6)
+
+
+def test_16_bits_of_a_jpeg_2000() -> None:
+    values = np.array([[0, 65535, 30000, 9]] * 4, np.uint16)
+    np.testing.assert_allclose(shown(encoded(Image.fromarray(values), "JPEG2000")), values / 65535, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_is_read_in_its_colours(kind: str) -> None:
+    image = Image.merge("CMYK", [Image.new("L", (16, 16), value) for value in (0, 255, 255, 0)])
+    assert abs(shown(encoded(image, kind)).astype(int) - (255, 0, 0)).max() <= 3
+
+
+def test_ycbcr_and_lab_are_read_in_their_colours() -> None:
+    red = Image.new("RGB", (8, 8), (200, 40, 30))
+    assert abs(shown(encoded(red.convert("YCbCr"), "TIFF")).astype(int) - (200, 40, 30)).max() <= 3
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(red, *profiles, outputMode="LAB")
+    assert lab is not None
+    assert abs(shown(encoded(lab, "TIFF")).astype(int) - (200, 40, 30)).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_orientation_is_applied_once(kind: str) -> None:
+    values = np.zeros((16, 32), np.uint8)
+    values[:, 16:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = np.asarray(read_image(encoded(Image.fromarray(values), kind, exif=exif), "x").convert("L"))
+    assert image.shape == (32, 16)
+    assert (image[:12].max(), image[20:].min()) == pytest.approx((0, 255), abs=8)
+
+
+def test_pages() -> None:
+    first, second = Image.new("L", (4, 4), 10), Image.new("L", (4, 4), 200)
+    with pytest.raises(ImageError, match="several pages"):
+        shown(encoded(first, "TIFF", save_all=True, append_images=[second]))
+    for kind in ("GIF", "PNG", "WEBP"):
+        content = encoded(first, kind, save_all=True, append_images=[second], lossless=True)
+        assert np.unique(shown(content)).tolist() == [10], kind
+    animated = encoded(first, "PNG", save_all=True, append_images=[second], default_image=True)
+    assert np.unique(shown(animated)).tolist() == [200], "the first frame, not the picture for viewers without frames"
+    icon = encoded(Image.new("RGB", (48, 48), (9, 8, 7)), "ICO", sizes=[(16, 16), (48, 48)])
+    assert shown(icon).shape == (48, 48, 3)
+
+
+def test_a_smaller_version_is_no_page() -> None:
+    smaller = Image.new("L", (2, 2), 200)
+    smaller.encoderinfo = {"tiffinfo": {254: 1}}
+    content = encoded(Image.new("L", (4, 4), 10), "TIFF", save_all=True, append_images=[smaller])
+    assert np.unique(shown(content)).tolist() == [10]
+
+
+def test_a_png_that_is_postscript_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*arguments: object, **_: object) -> None:
+        raise AssertionError(f"started {arguments}")
+
+    for name in ("Popen", "run", "call", "check_call", "check_output"):
+        monkeypatch.setattr(subprocess, name, start)
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    for name, content in (("a.png", postscript), ("b.png", b"%PDF-1.4\n"), ("c.jpg", b"\xd7\xcd\xc6\x9a" + bytes(80))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name}: expected a readable image, got: an empty or unknown format"):
+            open_data(tmp_path / name)
+
+
+def test_each_suffix_of_the_formats_is_read_in_folders(tmp_path: Path) -> None:
+    kinds = {"jpg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "jp2": "JPEG2000", "jpx": "JPEG2000", "j2k": "JPEG2000"}
+    kinds |= {"apng": "PNG", "png": "PNG", "avif": "AVIF", "ico": "ICO", "webp": "WEBP", "tiff": "TIFF", "tif": "TIFF"}
+    kinds |= {"ppm": "PPM", "pgm": "PPM", "pnm": "PPM", "pbm": "PPM", "gif": "GIF", "bmp": "BMP", "jpeg": "JPEG"}
+    kinds |= {"jpf": "JPEG2000"}
+    assert {f".{suffix}" for suffix in kinds} == IMAGE_SUFFIXES
+    assert set(kinds.values()) == set(FORMATS)
+    for suffix, kind in kinds.items():
+        options = {"no_jp2": True} if suffix == "j2k" else {}
+        content = encoded(Image.new("RGB", (16, 16), (90, 90, 90)), kind, **options)
+        (tmp_path / f"{suffix}.{suffix}").write_bytes(content)
+    data = open_data(tmp_path, channels=1)
+    assert len(data) == len(kinds)
+    torch.testing.assert_close(
+        data.inputs(range(len(data))), torch.full((len(data), 1, 16, 16), 90 / 255), atol=0.02, rtol=0
+    )
+
+
+def test_bytes_are_divided_by_255_however_they_come(tmp_path: Path) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    expected, labels = pixels / 255, torch.tensor([0])
+
+    class Items(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+            return pixels[index].numpy(), 0
+
+    np.savez(tmp_path / "x.npz", x=pixels.numpy(), y=labels.numpy())
+    Image.fromarray(pixels[0, 0].numpy()).save(tmp_path / "x.png")
+    ways = {
+        "pair": as_data((pixels, labels)),
+        "arrays": as_data((pixels.numpy(), labels.numpy())),
+        "tensor data set": as_data(TensorDataset(pixels, labels)),
+        "items": as_data(Items()),
+        "npz": open_data(tmp_path / "x.npz"),
+        "file": open_data(tmp_path / "x.png"),
+    }
+    for name, data in ways.items():
+        torch.testing.assert_close(data.inputs([0]), expected, msg=name)
+        assert data.value_range == pytest.approx((0, 1)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.bool])
+def test_other_whole_numbers_are_refused(dtype: torch.dtype) -> None:
+    pixels = torch.zeros(1, 1, 2, 2, dtype=dtype)
+    with pytest.raises(DataError, match="expected inputs of dtype float or uint8"):
+        as_data((pixels, torch.tensor([0])))
+    with pytest.raises(DataError, match="expected inputs of dtype float or uint8"):
+        as_data(TensorDataset(pixels, torch.tensor([0]))).inputs([0])
+
+
+def test_floats_are_taken_as_they_are_in_any_byte_order() -> None:
+    values = np.array([[[[-1.5, 300.0]]]], ">f8")
+    for array in (values, values[..., ::-1]):
+        assert as_data((array, np.array([0]))).inputs([0]).tolist() == array.tolist()
+    with pytest.raises(ArgumentError, match="inputs: expected an array of numbers"):
+        as_data((np.array(["a"]), np.array([0])))
+
+
+def test_items_that_are_no_tensors_say_so() -> None:
+    with pytest.raises(DataError, match="expected samples that are tensors or arrays, got Image"):
+        as_data([(Image.new("L", (2, 2)), 0)]).inputs([0])
+
+
+def test_mean_and_std_and_crop(tmp_path: Path) -> None:
+    values = np.zeros((4, 8, 3), np.uint8)
+    values[:, 2:6] = (51, 102, 204)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    data = open_data(tmp_path, size=(4, 4), channels=3, resize="crop", mean=(0.1, 0.2, 0.3), std=(0.5,))
+    expected = (torch.tensor([0.2, 0.4, 0.8]) - torch.tensor([0.1, 0.2, 0.3])) / 0.5
+    torch.testing.assert_close(data.inputs([0]), expected.reshape(1, 3, 1, 1).expand(1, 3, 4, 4))
+    assert data.value_range == pytest.approx((-0.6, 1.8))
+    squeezed = open_data(tmp_path, size=(4, 4), channels=3, resize="squeeze")
+    assert squeezed.inputs([0])[0, 0, :, 0].max() < 0.05, "nothing is cut off"
+    assert len({data.content, squeezed.content, open_data(tmp_path, size=(4, 4), channels=3, mean=(0.5,)).content}) == 3
+    np.savez(tmp_path / "x.npz", x=values[None])
+    with pytest.raises(DataError, match="expected floats as they are prepared for the model, got bytes"):
+        open_data(tmp_path / "x.npz", mean=(0.5,))
+
+
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [("mean", (123.7,)), ("mean", (0.1, 0.2)), ("std", (0.0,)), ("std", (58.4,)), ("resize", "stretch")],
+)
+def test_wrong_preparations_are_refused(tmp_path: Path, argument: str, given: object) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    with pytest.raises(ArgumentError, match=f"^{argument}: "):
+        open_data(tmp_path, **{argument: given})  # type: ignore[arg-type]
+
+
+def test_a_squeezed_ratio_is_said_once(tmp_path: Path) -> None:
+    for number in range(20):
+        Image.new("L", (20, 40 + number)).save(tmp_path / f"{number}.png")
+    with pytest.warns(PetmWarning, match=r"^resize: ") as said:
+        open_data(tmp_path, size=(8, 8)).inputs(range(20))
+    assert len(said) == 1
+    Image.new("L", (41, 40)).save(tmp_path / "alone.png")
+    open_data(tmp_path / "alone.png", size=(8, 8)).inputs([0])  # nearly a square
