@@ -93,7 +93,7 @@ def write_bundle(folder: Path, weights: Path, train: Data, test: Data) -> Path:
     """Fits the recipe ``fast`` to a part of the training data and saves it."""
     model = paper_cnn()
     load_weights(model, weights)
-    origin = Origin(ModelOrigin("petm.models:paper_cnn", {}, str(weights.absolute())), InputOrigin((28, 28), 1))
+    origin = Origin(ModelOrigin("petm.models:PaperCNN", {}, str(weights.absolute())), InputOrigin((28, 28), 1))
     grader = fit(model, train.subset(range(6000)), calibration=test, target=MaxRisk(0.01), origin=origin, device="cpu")
     grader.save(folder / "bundle.petm")
     return folder / "bundle.petm"

@@ -100,8 +100,8 @@ def test_the_rows_are_those_of_petm_grade(tmp_path, monkeypatch, capfd):
     grader = fitted(randomise(attach_adapter(seeded(TinyCNN), {"fc1": 4}), scale=2), data, origin)
     grader.save(tmp_path / "my.petm", include_base=True)
     for arguments in (
-        ("export", tmp_path / "my.petm", "-o", tmp_path / "my.onnx"),
-        ("grade", tmp_path / "my.petm", tmp_path / "more", "-o", tmp_path / "grades.csv"),
+        ("export", tmp_path / "my.petm", "--trust-bundle-code", "-o", tmp_path / "my.onnx"),
+        ("grade", tmp_path / "my.petm", "--trust-bundle-code", tmp_path / "more", "-o", tmp_path / "grades.csv"),
     ):
         monkeypatch.setattr(sys, "argv", ["petm", *map(str, arguments)])
         main()

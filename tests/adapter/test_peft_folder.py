@@ -366,7 +366,7 @@ def test_petm_fit_takes_an_adapter(
     assert manifest["data"]["calibration"]["samples"] == 300
     assert manifest["settings"] == {"adapter": "trained elsewhere by PEFT"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "fresh.npz", "my.petm", "w.safetensors"]
-    grades = load(tmp_path / "my.petm").grade(x)
+    grades = load(tmp_path / "my.petm", "networks:TinyCNN").grade(x)
     assert grades.trusted.mean() == pytest.approx(0.75, abs=0.01)
     with torch.no_grad():
         np.testing.assert_array_equal(grades.second, peft(x).argmax(1))

@@ -94,7 +94,7 @@ def test_fit_grade_inspect(place, petm):
     assert 0 < split_point["share_before"] <= 1 < split_point["counted_ratio"]
     assert sorted(entry.name for entry in place.glob("my.petm*")) == ["my.petm"], "no run folder is left"
 
-    code, out, err = petm("grade", "my.petm", "more", "-o", "grades.csv")
+    code, out, err = petm("grade", "my.petm", "--trust-bundle-code", "more", "-o", "grades.csv")
     assert (code, out) == (0, "")
     rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
     assert list(rows[0]) == [
@@ -108,9 +108,9 @@ def test_fit_grade_inspect(place, petm):
         assert (float(row["suspicion"]) > 0) == disagrees
     assert f"{len(rows)} inputs" in err
 
-    code, out, err = petm("grade", "my.petm", "more")
+    code, out, err = petm("grade", "my.petm", "--trust-bundle-code", "more")
     assert (code, out) == (0, (place / "grades.csv").read_text())
-    code, out, err = petm("grade", "my.petm", "more", "--json")
+    code, out, err = petm("grade", "my.petm", "--trust-bundle-code", "more", "--json")
     trusted = sum(row["grade"] == "trusted" for row in rows)
     assert json.loads(out) == {
         "inputs": len(rows), "trusted": trusted, "suspect": len(rows) - trusted, "unreadable": 0,
@@ -138,7 +138,7 @@ def test_the_cache_budget_bounds_what_is_decoded_beforehand(place, petm, monkeyp
 def test_grade_reads_lists_names_what_it_cannot_read_and_judges(fitted, petm, monkeypatch):
     broken = fitted / "images" / "0" / "zz_broken.png"
     broken.write_bytes(b"no picture")
-    code, out, err = petm("grade", "my.petm", "images", "--labels")
+    code, out, err = petm("grade", "my.petm", "--trust-bundle-code", "images", "--labels")
     assert code == 0, err
     rows = list(csv.DictReader(out.splitlines()))
     (bad,) = (row for row in rows if row["grade"] == "unreadable")
@@ -155,7 +155,7 @@ def test_grade_reads_lists_names_what_it_cannot_read_and_judges(fitted, petm, mo
 
     listed = [row["input"] for row in rows[:5]]
     monkeypatch.setattr("sys.stdin", listing(*map(os.fsencode, listed)))
-    code, out, err = petm("grade", "my.petm", "-")
+    code, out, err = petm("grade", "my.petm", "--trust-bundle-code", "-")
     assert code == 0, err
     assert [row["input"] for row in csv.DictReader(out.splitlines())] == listed
 
@@ -165,7 +165,7 @@ def test_labels_of_another_column_are_another_run(fitted, petm, monkeypatch):
         yield next(grade_stream(*arguments, **how))
         raise KeyboardInterrupt
 
-    command = ("grade", "my.petm", "images", "--labels", "-o", "g.csv", "--batch-size", "4")
+    command = ("grade", "my.petm", "--trust-bundle-code", "images", "--labels", "-o", "g.csv", "--batch-size", "4")
     with monkeypatch.context() as patch:
         patch.setattr("petm.grading.grade_files.grade_stream", broken_off)
         code, _, err = petm(*command)
@@ -182,7 +182,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(fitted, petm, monkeypatc
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sys.stdout", Full())
-    code, _, err = petm("grade", "my.petm", "more")
+    code, _, err = petm("grade", "my.petm", "--trust-bundle-code", "more")
     assert (code, err.splitlines()[-1].startswith("Error: standard output: ")) == (1, True)
 
 
@@ -200,7 +200,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(fitted, petm, monkeypatc
 def test_grade_says_what_is_wrong_in_one_line(fitted, petm, arguments, code, message):
     (fitted / "notes.txt").write_text("x")
     (fitted / "empty").mkdir()
-    got, _, err = petm("grade", "my.petm", *arguments)
+    got, _, err = petm("grade", "my.petm", "--trust-bundle-code", *arguments)
     assert got == code
     assert message in " ".join(err.split())
     assert not list(fitted.glob("g.*"))
@@ -209,7 +209,7 @@ def test_grade_says_what_is_wrong_in_one_line(fitted, petm, arguments, code, mes
 def test_grade_resizes_as_fit_did(fitted, petm):
     (fitted / "colour").mkdir()
     Image.new("RGB", (40, 30), (10, 200, 30)).save(fitted / "colour" / "big.png")
-    code, out, _ = petm("grade", "my.petm", "colour")
+    code, out, _ = petm("grade", "my.petm", "--trust-bundle-code", "colour")
     assert code == 0
     assert len(out.splitlines()) == 2
 
@@ -390,7 +390,7 @@ def test_damaged_bundle(fitted, petm):
     content = bytearray(adapter.read_bytes())
     content[-1] ^= 1
     adapter.write_bytes(content)
-    code, out, err = petm("grade", "my.petm", "more")
+    code, out, err = petm("grade", "my.petm", "--trust-bundle-code", "more")
     assert (code, out) == (1, "")
     assert "adapter_model.safetensors has changed since it was written" in err
 
@@ -400,7 +400,7 @@ def test_interrupt_exits_130_and_resume_gives_the_same_result(fitted, bundle, pe
     import petm.training.loop as training
 
     place = fitted
-    expected = petm("grade", "my.petm", "more")[1]
+    expected = petm("grade", "my.petm", "--trust-bundle-code", "more")[1]
     step = training._Run._step
 
     def interrupted(*more):
@@ -424,7 +424,7 @@ def test_interrupt_exits_130_and_resume_gives_the_same_result(fitted, bundle, pe
     interrupted("--include-base")
     code, _, err = petm(*fit_arguments("--include-base", "--resume"))
     assert code == 0, err
-    assert petm("grade", "my.petm", "more")[1] == expected
+    assert petm("grade", "my.petm", "--trust-bundle-code", "more")[1] == expected
 
     interrupted()
     code, _, err = petm(*fit_arguments("--resume", "--seed", 1))

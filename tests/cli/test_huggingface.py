@@ -190,7 +190,7 @@ def test_a_users_network_with_a_tokenizer_folder(place: Path, petm: Petm) -> Non
     code, out, err = petm(*fit(*told, "--processor", "tokens", "--length", 12, "--json", "--force"))
     assert code == 0, err
     assert json.loads(out)["inputs"]["processor"] == "tokens"
-    code, out, err = petm("grade", "my.petm", "train.csv")
+    code, out, err = petm("grade", "my.petm", "--model", "words.py:Words", "train.csv")
     assert code == 0, err
     rows = list(csv.DictReader(out.splitlines()))
     encoded = hf_folders.word_tokenizer()(
@@ -205,17 +205,17 @@ def test_a_users_network_with_a_tokenizer_folder(place: Path, petm: Petm) -> Non
     assert [row["label_name"] for row in rows] == [hf_folders.KINDS[label] for label in answers.argmax(1)]
 
     (place / "tokens").rename(place / "moved")
-    code, _, err = petm("grade", "my.petm", "train.csv")
+    code, _, err = petm("grade", "my.petm", "--model", "words.py:Words", "train.csv")
     assert (code, err.startswith("Error: processor: expected")) == (1, True)
-    assert petm("grade", "my.petm", "train.csv", "--processor", "moved")[:2] == (0, out)
+    assert petm("grade", "my.petm", "--model", "words.py:Words", "train.csv", "--processor", "moved")[:2] == (0, out)
     hf_folders.save(place / "tokens", hf_folders.word_tokenizer([text for text, _ in hf_folders.QUESTIONS[:30]]))
-    code, _, err = petm("grade", "my.petm", "train.csv")
+    code, _, err = petm("grade", "my.petm", "--model", "words.py:Words", "train.csv")
     assert code == 1
     assert "Error: processor: expected" in err
     code, _, err = petm(*fit(*told, "--processor", "moved", "--size", 8, "--overwrite"))
     assert code == 2
     assert "--size: expected none beside --processor moved, got (8, 8)." in err
-    code, _, err = petm("export", "my.petm", "-o", "my.onnx", "--processor", "moved")
+    code, _, err = petm("export", "my.petm", "--model", "words.py:Words", "-o", "my.onnx", "--processor", "moved")
     assert (code, err) == (
         1,
         "Error: grader: expected one whose inputs are one tensor, got one of texts. Keep to the bundle.\n",

@@ -1,6 +1,5 @@
 import copy
 import errno
-import hashlib
 import json
 import math
 import os
@@ -18,6 +17,7 @@ from torch import nn
 
 import petm.adapter.lora
 import petm.grading.manifest
+from forged_bundles import forge
 from networks import ResidualNet, images, randomise, seeded
 from petm._internal.files import plain
 from petm.adapter.model import AdaptedModel, Member, attach_adapter
@@ -308,23 +308,6 @@ def test_a_bundle_that_lacks_an_adapter(tmp_path: Path, model: nn.Module) -> Non
 
 
 # what somebody has forged
-
-
-def forge(bundle: Path, where: str, value: Any) -> None:
-    """Puts a value into the manifest, or takes an entry out of it where it is ..., and makes the checksum fit."""
-    content: dict[str, Any] = json.loads((bundle / "petm.json").read_text())
-    del content["checksum"]
-    *path, last = where.split("/")
-    entry = content
-    for step in path:
-        entry = entry[step]
-    if value is ...:
-        del entry[last]
-    else:
-        entry[last] = value
-    text = json.dumps(content, sort_keys=True)
-    checksum = hashlib.sha256(f"text {len(text)}\n{text}\n".encode()).hexdigest()
-    (bundle / "petm.json").write_text(json.dumps(content | {"checksum": checksum}))
 
 
 @pytest.mark.parametrize(

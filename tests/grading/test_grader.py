@@ -269,7 +269,7 @@ def test_a_bundle_may_say_how_its_model_is_built(tmp_path: Path, origin: Origin)
     adapted = randomise(attach_adapter(seeded(TinyCNN, seed=7), {"fc1": 2}))
     grader = Grader(adapted, DISAGREEMENT, origin=origin)
     grader.save(tmp_path / "g.petm")
-    found = load(tmp_path / "g.petm").grade(images(5))
+    found = load(tmp_path / "g.petm", trust_bundle_code=True).grade(images(5))
     np.testing.assert_array_equal(found.suspicion, grader.grade(images(5)).suspicion)
 
 
@@ -282,12 +282,16 @@ def test_the_weights_are_in_the_bundle_or_where_it_or_the_caller_says(
     expected = Grader(adapted, DISAGREEMENT, origin=described).grade(images(5)).suspicion
     Grader(adapted, DISAGREEMENT, origin=described).save(tmp_path / "outside.petm")
     Grader(adapted, DISAGREEMENT, origin=described).save(tmp_path / "inside.petm", include_base=True)
-    np.testing.assert_array_equal(load(tmp_path / "outside.petm").grade(images(5)).suspicion, expected)
+    np.testing.assert_array_equal(
+        load(tmp_path / "outside.petm", trust_bundle_code=True).grade(images(5)).suspicion, expected
+    )
     weights.rename(moved)
-    np.testing.assert_array_equal(load(tmp_path / "inside.petm").grade(images(5)).suspicion, expected)
+    np.testing.assert_array_equal(
+        load(tmp_path / "inside.petm", trust_bundle_code=True).grade(images(5)).suspicion, expected
+    )
     with pytest.raises(ModelError, match=r"weights: expected a file, got .*w.pt, which does not exist"):
-        load(tmp_path / "outside.petm")
-    found = load(tmp_path / "outside.petm", weights=moved).grade(images(5)).suspicion
+        load(tmp_path / "outside.petm", trust_bundle_code=True)
+    found = load(tmp_path / "outside.petm", weights=moved, trust_bundle_code=True).grade(images(5)).suspicion
     np.testing.assert_array_equal(found, expected)
 
 

@@ -421,14 +421,14 @@ def petm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp
 @pytest.mark.slow
 def test_export_then_grade(petm: Any, digits: tuple[Data, ...]) -> None:
     write_images(digits[2], range(30), Path("more"), flat=True)
-    code, out, err = petm("export", "my.petm", "-o", "model.onnx")
+    code, out, err = petm("export", "my.petm", "--model", "networks:TinyCNN", "-o", "model.onnx")
     assert (code, err) == (0, "")
     assert out.startswith(f"model.onnx: {Path('model.onnx').stat().st_size:,} bytes, logits within ")
     assert len(out.splitlines()) == 1
 
     tables = []
-    for source in ("my.petm", "model.onnx"):
-        code, out, err = petm("grade", source, "more")
+    for source in (("my.petm", "--model", "networks:TinyCNN"), ("model.onnx",)):
+        code, out, err = petm("grade", *source, "more")
         assert code == 0, err
         tables.append(list(csv.DictReader(out.splitlines())))
     assert len(tables[0]) == 30
@@ -438,10 +438,12 @@ def test_export_then_grade(petm: Any, digits: tuple[Data, ...]) -> None:
         assert found == expected
         assert found["label_name"] in NAMES
 
-    code, _, err = petm("export", "my.petm", "-o", "model.onnx")
+    code, _, err = petm("export", "my.petm", "--model", "networks:TinyCNN", "-o", "model.onnx")
     assert code == 1
     assert "model.onnx: expected no such file yet" in err
-    code, out, err = petm("export", "my.petm", "-o", "model.onnx", "--overwrite", "--example", "more", "--json")
+    code, out, err = petm(
+        "export", "my.petm", "--trust-bundle-code", "-o", "model.onnx", "--overwrite", "--example", "more", "--json"
+    )
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert report["files"] == ["model.onnx"]

@@ -79,7 +79,7 @@ def serve(bundle: Path) -> Iterator[Serve]:
     def start(*arguments: str, files: int | None = None) -> tuple["subprocess.Popen[str]", int]:
         places = [str(Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "petm", "serve", str(bundle), "--port", "0", *arguments]
+        command = [sys.executable, "-m", "petm", "serve", str(bundle), "--trust-bundle-code", "--port", "0", *arguments]
         if files is not None:
             command = ["bash", "-c", f'ulimit -n {files}; exec "$@"', "-", *command]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)

@@ -5,6 +5,7 @@ A graph needs no PyTorch, so nothing here imports it before a bundle is opened.
 
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,13 +50,16 @@ def open_grader(place: GraderPlace, device: str, threads: int | None = None) -> 
 def open_bundle(place: GraderPlace, device: str) -> "Grader":
     """Returns the grader of a bundle on a device; raises BundleError where there is none, or it is damaged."""
     from petm.grading.grader import load
-    from petm.models.loading import load_model
     from petm.models.prediction import choose_device
 
-    import_from_here()
-    trust: Any = {"trust_remote_code": place.trust_remote_code}
-    model = load_model(place.reference, place.weights, **trust) if place.reference else None
-    grader = load(place.bundle, model, weights=place.weights, **trust)
+    # Else a file in this folder, with the name of a library, would be code that nobody has named.
+    if place.reference or (place.trust_bundle_code and not Path.cwd().is_relative_to(place.bundle.resolve())):
+        import_from_here()
+    bundled = place.trust_bundle_code
+    # Without the bundle's trust, the remote code is that of a folder which the command names.
+    remote = place.trust_remote_code and (bundled or place.reference is not None)
+    how: Any = {"weights": place.weights, "trust_bundle_code": bundled, "trust_remote_code": remote}
+    grader = load(place.bundle, place.reference, **how)
     grader.adapted.to(choose_device(device))
     return grader
 

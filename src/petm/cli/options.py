@@ -64,6 +64,10 @@ processor = click.option(
 )
 trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run the code in a Hugging Face folder.")
 
+trust_bundle_code = click.option(
+    "--trust-bundle-code", is_flag=True, help="Import and call the code that the bundle names for its model."
+)
+
 
 @dataclass(frozen=True)
 class GraderPlace:
@@ -74,6 +78,15 @@ class GraderPlace:
     weights: Path | None = None
     processor: Path | None = None
     trust_remote_code: bool = False
+    trust_bundle_code: bool = False
+
+    def __post_init__(self) -> None:
+        own = self.processor or (self.reference or "").startswith("hf:")
+        if self.trust_remote_code and not own and not self.trust_bundle_code:
+            raise click.UsageError(
+                "--trust-remote-code: expected the folder whose code it trusts (--model hf:DIR or --processor), or "
+                "--trust-bundle-code for the one that the bundle names."
+            )
 
 
 def grader(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +99,9 @@ def grader(command: Callable[..., Any]) -> Callable[..., Any]:
 
     model = click.option("--model", "reference", help="module:factory or hf:DIR of the model, if it has moved.")
     weights = click.option("--weights", type=PATH, help="The model's weights, if they have moved.")
-    for option in (trust_remote_code, processor, weights, model, click.argument("bundle", type=PATH)):
+    for option in (
+        trust_bundle_code, trust_remote_code, processor, weights, model, click.argument("bundle", type=PATH)
+    ):  # fmt: skip
         gathered = option(gathered)
     return gathered
 

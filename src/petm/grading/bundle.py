@@ -13,6 +13,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -24,8 +25,10 @@ from petm.adapter.split_point import from_json
 from petm.errors import BundleError, RunError
 from petm.grading.manifest import BASE, CARD, MANIFEST, Manifest, check_target, read_manifest, write_manifest
 from petm.models.answers import remember
+from petm.models.hf_folder import folder_of
 from petm.models.loading import load_model, load_weights, save_weights, weights_fingerprint
 from petm.models.probe import check_module
+from petm.models.trust import build_named
 
 
 def write_bundle(
@@ -65,27 +68,21 @@ def write_bundle(
 
 def read_bundle(
     path: str | Path,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
     *,
     weights: str | Path | None = None,
+    trust_bundle_code: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple[AdaptedModel, Manifest]:
     """Returns the base model with its adapter, and the manifest; arguments and errors as `petm.grading.grader.load`.
 
-    Without ``model``, the manifest's factory builds it, with ``weights``, else those in the bundle, else those that the
-    manifest names.
+    A model that is built here gets ``weights``, else those in the bundle, else those that the manifest names.
     """
     path, manifest = Path(path), read_manifest(path)
-    described = manifest.origin.model
-    if model is None:
-        if described.reference is None:
-            raise BundleError(f"{path}: expected a bundle that says how its model is built, got none. Pass the model.")
-        model = load_model(
-            described.reference, arguments=dict(described.arguments), trust_remote_code=trust_remote_code
+    if not isinstance(model, nn.Module):
+        model = _build(
+            path, manifest, model, weights, trust_bundle_code=trust_bundle_code, trust_remote_code=trust_remote_code
         )
-        source = weights or (path / BASE if BASE in manifest.files else described.weights)
-        if source is not None:
-            load_weights(model, source)
     check_module(model)
     found = weights_fingerprint(model)
     if found != manifest.fingerprint:
@@ -99,3 +96,21 @@ def read_bundle(
     if manifest.split_point is not None:
         adapted.remembered = from_json(Record(manifest.split_point, f"{path}: {MANIFEST}, adapter, split_point"))
     return adapted, manifest
+
+
+def _build(path: Path, manifest: Manifest, named: str | None, weights: str | Path | None, **trust: bool) -> nn.Module:
+    """The base model by its user's reference, else by the bundle's, with its weights."""
+    described = manifest.origin.model
+    held = weights or (path / BASE if BASE in manifest.files else described.weights)
+    source = Path(held) if held is not None else None
+    if named is not None:
+        arguments = described.arguments if folder_of(named) is None else None
+        model = load_model(named, arguments=arguments, trust_remote_code=trust["trust_remote_code"])
+    elif described.reference is not None:
+        how: Any = {"parameters": manifest.parameters, **trust}
+        model = build_named(path, described.reference, described.arguments, source, **how)
+    else:
+        raise BundleError(f"{path}: expected a bundle that says how its model is built, got none. Pass the model.")
+    if source is not None:
+        load_weights(model, source)
+    return model

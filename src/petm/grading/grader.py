@@ -207,23 +207,28 @@ def fit_grader(
 
 def load(
     path: str | Path,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
     *,
     weights: str | Path | None = None,
+    trust_bundle_code: bool = False,
     trust_remote_code: bool = False,
 ) -> Grader:
     """Returns a saved grader, after checking that its files are unchanged and that it was fitted to this model.
 
     Args:
         path: The bundle.
-        model: The base model. Absent, it is built by the code that the bundle names: leave it out only for a bundle
-            that you trust.
+        model: The base model, or how it is built, as `petm.models.loading.load_model` takes it. Absent, it is the one
+            that the bundle names, if that is a network of petm's own or a Hugging Face folder without code.
         weights: The base model's weights file, if it has moved.
-        trust_remote_code: Whether to run code in the base model's Hugging Face folder.
+        trust_bundle_code: Whether to import and call any other code that the bundle names, outside the bundle.
+        trust_remote_code: Whether to run the code in the Hugging Face folder that the bundle names; needs both.
 
     Raises:
+        ArgumentError: ``trust_remote_code`` is alone.
         BundleError: The bundle is damaged, too new, or fitted to another model.
         ModelError: The base model cannot be built.
     """
-    adapted, told = read_bundle(path, model, weights=weights, trust_remote_code=trust_remote_code)
+    adapted, told = read_bundle(
+        path, model, weights=weights, trust_bundle_code=trust_bundle_code, trust_remote_code=trust_remote_code
+    )
     return Grader(adapted, told.threshold, told.score, told.probability, told.origin, told.measured, told.target)

@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"model: expected {path.name} in {path.parent}, got none. Name a folder that save_pretrained wrote."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"model: expected a JSON object in {path}, got: {error}. Fetch it again.") from error
     if not isinstance(content, dict):
         raise ModelError(f"model: expected a JSON object in {path}, got {type(content).__name__}. Fetch it again.")
@@ -77,11 +77,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def refuse_custom_code(folder: Path, content: Mapping[str, Any], *, trust_remote_code: bool) -> None:
     """Raises ModelError where one of the folder's JSON files names code that is not trusted."""
-    if content.get("auto_map") and not trust_remote_code:
+    kernels = any(isinstance(entry, str) and "/" in entry for entry in _implementations(content))
+    if (content.get("auto_map") or kernels) and not trust_remote_code:
         raise ModelError(
             f"model: expected a model of transformers' own in {folder}, got one with code of its own. "
             f"Read that code, then allow it with trust_remote_code=True (--trust-remote-code)."
         )
+
+
+def _implementations(content: object) -> Iterator[object]:
+    """Names of implementations in a configuration and the ones in it; ``owner/name`` is code of the Hub."""
+    if isinstance(content, Mapping):
+        for name, entry in content.items():
+            if str(name).endswith("_implementation"):
+                yield from entry.values() if isinstance(entry, Mapping) else (entry,)
+            else:
+                yield from _implementations(entry)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def load_model(
     """
     folder = folder_of(reference)
     if folder is None:
-        model = _build(reference, arguments or {})
+        model = build(_find_factory(reference), reference, arguments or {})
     elif arguments:
         raise ModelError(f"arguments: expected none for {reference}, whose config.json has them, got {arguments}.")
     else:
@@ -58,8 +59,8 @@ def load_model(
     return model.eval()
 
 
-def _build(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
-    factory = _find_factory(reference)
+def build(factory: Callable[..., Any], reference: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Returns the network that a factory makes; raises ModelError where it fails, or returns something else."""
     try:
         model = factory(**arguments)
     except Exception as error:
@@ -69,26 +70,37 @@ def _build(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _find_factory(reference: str) -> Callable[..., Any]:
-    place, separator, name = reference.rpartition(":")
-    if not (place and separator and name):
+def split_reference(reference: str) -> tuple[str, str]:
+    """Returns module or file, and factory, of a reference; raises ModelError where it has not both."""
+    place, _, name = reference.rpartition(":")
+    if not (place and name):
         raise ModelError(f"model: expected 'module:factory', 'file.py:factory' or 'hf:DIR', got {reference!r}.")
+    return place, name
+
+
+def import_module(place: str) -> ModuleType:
+    """Returns a module by its name, or by its file ``path/to/file.py``; raises ModelError where it cannot be."""
     try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"_petm_file_{Path(place).stem}", place)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"no loader for {place}")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # data classes look up their own module meanwhile
-            try:
-                spec.loader.exec_module(module)
-            except BaseException:
-                del sys.modules[spec.name]
-                raise
-        else:
-            module = importlib.import_module(place)
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        spec = importlib.util.spec_from_file_location(f"_petm_file_{Path(place).stem}", place)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"no loader for {place}")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # data classes look up their own module meanwhile
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
+        return module
     except Exception as error:
         raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}).") from error
+
+
+def _find_factory(reference: str) -> Callable[..., Any]:
+    place, name = split_reference(reference)
+    module = import_module(place)
     factory = getattr(module, name, None)
     if not callable(factory):
         names = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))

@@ -1,0 +1,28 @@
+"""Texts of strangers: names are shown as they are, and control no terminal."""
+
+import unicodedata
+
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the direction of what follows, so that it reads as something else."""
+
+
+def visible(text: str) -> str:
+    r"""Returns a text of one line for a terminal: control and direction characters, and lone surrogates, are escaped.
+
+    >>> print(visible("cat" + chr(27) + "[2J"))
+    cat\x1b[2J
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode() if _is_control(character) else character for character in text
+    )
+
+
+def is_name(text: str) -> bool:
+    """Returns whether a text can be a name: without control characters, breaks of lines and lone surrogates."""
+    return not any(_is_control(character) for character in text if character not in _BIDI)
+
+
+def _is_control(character: str) -> bool:
+    return character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")

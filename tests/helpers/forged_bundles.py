@@ -1,0 +1,28 @@
+"""Bundles as a forger would write them: any entry, and a checksum that fits."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def forge(bundle: Path, where: str, value: Any) -> None:
+    """Puts a value into the manifest, or takes an entry out of it where it is ..., and makes the checksum fit."""
+    content: dict[str, Any] = json.loads((bundle / "petm.json").read_text())
+    del content["checksum"]
+    *path, last = where.split("/")
+    entry: Any = content
+    for step in path:
+        entry = entry[int(step) if isinstance(entry, list) else step]
+    if value is ...:
+        del entry[last]
+    else:
+        entry[last] = value
+    seal(bundle, content)
+
+
+def seal(bundle: Path, content: dict[str, Any]) -> None:
+    """Writes a manifest with a checksum that fits."""
+    text = json.dumps(content, sort_keys=True)
+    checksum = hashlib.sha256(f"text {len(text)}\n{text}\n".encode()).hexdigest()
+    (bundle / "petm.json").write_text(json.dumps(content | {"checksum": checksum}))
