@@ -90,7 +90,7 @@ def read_bundle(
             f"{path}: was made for another model (weights {manifest.fingerprint[:12]}, got {found[:12]}). "
             f"Pass the model and the weights that it was fitted to."
         )
-    remember(model, described.reading)
+    remember(model, manifest.origin.model.reading)
     adapted = load_adapter(model, path, [Member(member.adapter, member.view) for member in manifest.members])
     adapted.cascade_threshold = manifest.cascade_threshold
     if manifest.split_point is not None:
