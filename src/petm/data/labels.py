@@ -140,11 +140,13 @@ def _places(classes: tuple[str, ...]) -> list[dict[str, int]]:
 
 
 def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip()
+    """A name without what may differ where it is the same: Unicode form, spaces around it, how a number is written."""
+    numeral = _NUMERAL.fullmatch(name.strip())
+    return str(int(numeral[1])) if numeral else unicodedata.normalize("NFC", name).strip()
 
 
 def _place(name: str, classes: tuple[str, ...]) -> int | None:
-    """The number of the class of this name or folder; its Unicode form and spaces around it may differ."""
+    """The number of the class of this name or folder."""
     exact, normal, folders = _places(classes)
     found = exact.get(name, folders.get(name, normal.get(_normal(name))))
     other_folder = folders.get(name, found) != found  # of two classes, such as "a/b" and "a%2Fb"
