@@ -229,6 +229,11 @@ FAULTS: list[tuple[tuple[str, ...], int, str]] = [
     (("--model", "hf:bert", "--label-column", "kind"), 1, "train.csv: expected a column 'kind'"),
     (("--model", "hf:bert", "--classes", "a,b"), 1, "classes: expected"),
     (("--model", "hf:bert", "--classes", "a,b,c"), 1, "expected the classes a, b, c"),
+    (
+        ("--model", "hf:bert", "--classes", ",".join(reversed(hf_folders.KINDS))),
+        1,
+        "classes: expected the order of bert",
+    ),
     (("--model", "hf:bert", "--length", "41"), 1, "length: expected"),
     (("--model", "hf:bert", "--size", "8"), 2, "--size: expected"),
     (("--model", "hf:vit", "--channels", "1"), 2, "--channels: expected"),

@@ -72,7 +72,7 @@ def images_below(folder: Located) -> Iterator[Found]:
     if passed_over:
         kinds = ", ".join(f"{count:,} of {kind}" for kind, count in passed_over.most_common(12))
         what = f"expected images of a known kind, got others as well: {kinds}"
-        warnings.warn(f"{folder}: {what}. They were passed over.", PetmWarning, stacklevel=2)
+        warnings.warn(f"{folder}: {what}. They were passed over.", PetmWarning, stacklevel=1)
 
 
 def first_image(folder: Located) -> str | RemotePath | None:

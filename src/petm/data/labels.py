@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,28 +133,35 @@ def _number(value: object) -> int | None:
 
 @lru_cache(16)
 def _places(classes: tuple[str, ...]) -> list[dict[str, int]]:
-    """Class numbers by name, by name in normal form and by folder; without those that several classes have."""
-    forms = (classes, tuple(map(_normal, classes)), tuple(map(folder_name, classes)))
+    """Class numbers by name, and by name in normal form; without those that several classes have."""
+    forms = (classes, tuple(map(_normal, classes)))
     counts = [Counter(form) for form in forms]
     pairs = zip(forms, counts, strict=True)
     return [{name: n for n, name in enumerate(form) if count[name] == 1} for form, count in pairs]
 
 
 def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip()
+    """A name without what may differ where it is the same: Unicode form, spaces around it, how a number is written."""
+    numeral = _NUMERAL.fullmatch(name.strip())
+    return str(int(numeral[1])) if numeral else unicodedata.normalize("NFC", name).strip()
 
 
 def _place(name: str, classes: tuple[str, ...]) -> int | None:
-    """The number of the class of this name or folder; its Unicode form and spaces around it may differ."""
-    exact, normal, folders = _places(classes)
-    found = exact.get(name, folders.get(name, normal.get(_normal(name))))
-    other_folder = folders.get(name, found) != found  # of two classes, such as "a/b" and "a%2Fb"
-    return None if other_folder or (name in classes and name not in exact) else found
+    """The number of the class of this name, or of this name of its folder."""
+    exact, normal = _places(classes)
+    own = None if name in classes else normal.get(_normal(name), exact.get(folder_name(name)))
+    return exact.get(name, own)
 
 
 def folder_name(name: str) -> str:
     """Returns the name of a class as a folder name, with forbidden characters written as in a URL."""
     return re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", name) or "%"
+
+
+def class_of_folder(name: str) -> str:
+    """Returns the class name for which `folder_name` gives this one; where there is none, the folder's own."""
+    found = "" if name == "%" else unquote(name)
+    return found if folder_name(found) == name else name
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

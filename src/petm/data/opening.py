@@ -13,7 +13,7 @@ from petm.data.arrays import ArrayArchive
 from petm.data.base import Data, TensorData
 from petm.data.image_data import ImageData
 from petm.data.images import FormSettings, Found, class_folders, images_below, is_image
-from petm.data.labels import LabelColumn, in_order, match_classes
+from petm.data.labels import LabelColumn, class_of_folder, in_order, match_classes
 from petm.data.sources import TableRows, listed, shards_of_images
 from petm.data.tables import TABLE_SUFFIXES, find_shards
 from petm.errors import DataError
@@ -164,6 +164,5 @@ def _open_folder(path: Path, form: Any) -> ImageData:
             f"{path}: expected one folder for each class, got parts of a data set: {', '.join(names)}. "
             f"Name one of them, such as {path / names[0]}."
         )
-    return ImageData(
-        [listed(found)], str(path), root=path, names=in_order(class_folders(path)) if names else (), **form
-    )
+    classes = in_order(map(class_of_folder, class_folders(path))) if names else ()
+    return ImageData([listed(found)], str(path), root=path, names=classes, **form)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from petm._internal.storage import Located, RemotePath, identity_of, locate
 from petm.data.arrays import ArrayArchive
 from petm.data.images import LEAVE_OUT, Found, first_image, images_below, is_image
-from petm.data.labels import LabelColumn, Name, beside, refuse_faults
+from petm.data.labels import LabelColumn, Name, beside, class_of_folder, refuse_faults
 from petm.data.tables import TABLE_SUFFIXES, Record, find_shards, open_table
 from petm.errors import DataError
 
@@ -116,7 +116,7 @@ class _ImageFiles(Source):
 
     def _row(self, found: Found) -> Row:
         content = Path(found.path) if isinstance(found.path, str) else found.path
-        return Row(str(found.path), None, content, found.label and Name(found.label), found.fault)
+        return Row(str(found.path), None, content, found.label and Name(class_of_folder(found.label)), found.fault)
 
     def parts(self, size: int) -> Iterator[Source]:
         found = self.find()
