@@ -8,16 +8,27 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 
 def read(path, form):
     """One image as float32 (C, H, W)."""
-    image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode[0] in "IF":
-        raise ValueError("more than 8 bits in a pixel")
-    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    image = Image.open(path, formats=FORMATS)
+    deep = image.mode[0] in "IF" or (image.format == "TIFF" and max(image.tag_v2.get(258, (8,))) > 8)
+    if deep or (image.format == "TIFF" and image.n_frames > 1):
+        raise ValueError("more than 8 bits in a pixel" if deep else "several pages")
+    grey, image = image.mode in ("1", "L", "LA"), ImageOps.exif_transpose(image)
+    if "transparency" in image.info or "A" in image.mode:
+        image = image.convert("RGBA")
+        alpha, image = image.getchannel("A"), Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if np.ptp(alpha) > 3 >= np.ptp(np.asarray(image), (0, 1)).max():
+            raise ValueError("a picture in its transparency alone")
+    image = image.convert("L" if grey else "RGB")
     mode, (height, width) = "L" if form["channels"] == 1 else "RGB", form["size"]
     image = image.convert(mode) if form["convert_first"] else image
-    image = image.resize((width, height), Image.Resampling[form["resample"].upper()]).convert(mode)
+    resample = Image.Resampling[form["resample"].upper()]
+    fit = ImageOps.fit if form.get("resize") == "crop" else Image.Image.resize
+    image = fit(image, (width, height), resample).convert(mode)
     values = np.asarray(image, np.float32).reshape(height, width, form["channels"]) * form["scale"]
     return ((values - form["mean"]) / form["std"]).transpose(2, 0, 1).astype(np.float32)
 

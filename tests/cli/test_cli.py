@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,9 +210,13 @@ def test_grade_says_what_is_wrong_in_one_line(fitted, petm, arguments, code, mes
 def test_grade_resizes_as_fit_did(fitted, petm):
     (fitted / "colour").mkdir()
     Image.new("RGB", (40, 30), (10, 200, 30)).save(fitted / "colour" / "big.png")
-    code, out, _ = petm("grade", "my.petm", "--trust-bundle-code", "colour")
+    Image.new("RGB", (50, 30), (10, 200, 30)).save(fitted / "colour" / "wide.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code, out, err = petm("grade", "my.petm", "--trust-bundle-code", "colour")
     assert code == 0
-    assert len(out.splitlines()) == 2
+    assert len(out.splitlines()) == 3
+    assert err.count("Warning: resize: ") == 1
 
 
 def test_unreadable_image_is_named_and_skipped_only_when_asked(place, petm):

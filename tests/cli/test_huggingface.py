@@ -99,7 +99,7 @@ def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
     manifest = json.loads(out)
     assert manifest["inputs"] == {
         "size": None, "channels": None, "processor": "bert", "text_column": "text", "length": None,
-        "fingerprint": load_processor("bert").fingerprint,
+        "fingerprint": load_processor("bert").fingerprint, "resize": None, "mean": [], "std": [], "profile": None,
     }  # fmt: skip
     assert (manifest["model"]["reference"], manifest["model"]["classes"]) == ("hf:bert", list(hf_folders.KINDS))
 
@@ -280,7 +280,7 @@ def test_arrays_of_bytes_do_not_suit_an_image_processor(place: Path, petm: Petm)
     np.savez(place / "bytes.npz", x=np.zeros((4, 3, 16, 16), np.uint8), y=[0, 1, 2, 0])
     code, _, err = petm("fit", "--model", "hf:vit", "--data", "bytes.npz", "-o", "my.petm")
     assert code == 1
-    assert "bytes.npz: expected floats that the model's processor has made, got bytes." in err
+    assert "bytes.npz: expected floats as they are prepared for the model, got bytes." in err
     np.savez(place / "large.npz", x=np.zeros((4, 3, 20, 20), np.float32), y=[0, 1, 2, 0])
     code, _, err = petm("fit", "--model", "hf:vit", "--data", "large.npz", "-o", "my.petm")
     assert code == 1

@@ -1,5 +1,6 @@
 """The data that a command names: several paths as one, and what is left out of them."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -98,6 +99,49 @@ def test_data_and_calibration_may_be_repeated(
     main()
     told = json.loads(capfd.readouterr().out)["data"]
     assert {part["source"]: part["samples"] for part in told.values()} == {"a + b": 300, "c + d": 200}
+
+
+def test_mean_std_and_crop_reach_the_model_in_fit_and_grade(
+    tmp_path: Path,
+    model: torch.nn.Module,
+    digits: tuple[Data, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_weights(model, tmp_path / "w.safetensors")
+    write_images(digits[0], range(300), tmp_path / "train")
+    write_images(digits[2], range(60), tmp_path / "more", flat=True)
+    for path in (*tmp_path.glob("train/*/*.png"), *tmp_path.glob("more/*.png")):
+        wide = Image.new("L", (56, 28), 255)  # the digit in the middle, and white that cropping cuts off
+        wide.paste(Image.open(path), (14, 0))
+        wide.save(path)
+    (tmp_path / "run.toml").write_text('mean = [0.3]\nresize = "crop"')
+
+    def petm(*arguments: str) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["petm", *arguments])
+        main()
+        return capfd.readouterr()
+
+    fit = ("fit", "--model", "networks:StandardisedCNN", "--weights", "w.safetensors", "--data", "train")
+    out, err = petm(*fit, "--size", "28", "--std", "0.32", "--config", "run.toml", "-o", "my.petm", "--json")
+    told = json.loads(out)["inputs"]
+    assert (told["mean"], told["std"], told["resize"], told["size"]) == ([0.3], [0.32], "crop", [28, 28])
+    assert "Warning" not in err
+    petm("grade", "my.petm", "more", "-o", "grades.csv")
+    labels = [int(row["label"]) for row in csv.DictReader((tmp_path / "grades.csv").read_text().splitlines())]
+    with torch.no_grad():
+        expected = model(digits[2].inputs(range(60))).argmax(1).tolist()
+    assert labels == expected
+
+    np.savez(tmp_path / "bytes.npz", x=np.full((3, 28, 28), 9, np.uint8))
+    np.savez(tmp_path / "wild.npz", x=255 * digits[2].inputs(range(60)).numpy())
+    out, _ = petm("grade", "my.petm", "bytes.npz")
+    assert out.count("expected floats as they are prepared for the model, got bytes") == 3
+    with pytest.raises(SystemExit) as ended:
+        petm("grade", "my.petm", "wild.npz")
+    assert ended.value.code == 1
+    assert "inputs: expected inputs like those of the fit" in capfd.readouterr().err
 
 
 def test_one_text_in_a_config_file_is_one_of_a_repeatable_option(tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ def test_a_smaller_version_is_no_page() -> None:
     smaller.encoderinfo = {"tiffinfo": {254: 1}}
     content = encoded(Image.new("L", (4, 4), 10), "TIFF", save_all=True, append_images=[smaller])
     assert np.unique(shown(content)).tolist() == [10]
+    many = encoded(Image.new("L", (4, 4), 10), "TIFF", save_all=True, append_images=[smaller] * 64)
+    with pytest.raises(ImageError, match="several pages"):
+        shown(many)
 
 
 def test_a_png_that_is_postscript_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,6 +208,8 @@ def test_a_graph_compares_them_and_tells_how_images_are_prepared(
         with pytest.raises(DataError, match=r"^inputs: expected inputs"):
             graph.grade(wrong)
     assert len(graph.grade(standardised(digits[2]))) == len(x)
+    with pytest.raises(DataError, match="expected at least one sample"):
+        graph.grade(x[:0].numpy())
     with pytest.raises(DataError, match=r"^inputs: expected inputs"):
         graph.grade_batch((x * 255).numpy())
     told = replace(other.origin, inputs=replace(other.origin.inputs, mean=(MEAN,), std=(STD,), resize="crop"))

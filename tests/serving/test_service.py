@@ -42,7 +42,7 @@ from petm.serving.engine import EngineEndedError, GraderEngine
 from petm.serving.engine_process import Engine
 from petm.serving.label_file import LabelFile
 from petm.serving.limits import Limits
-from petm.serving.reading import ImageReader, TextReader, reader_for
+from petm.serving.reading import TextReader, reader_for
 
 NAMES = ("zéro", *"123456789")
 INPUTS = InputOrigin((28, 28), 1)
@@ -230,9 +230,9 @@ def test_base64_that_is_none_is_unreadable(client: TestClient, text: str) -> Non
     assert (row["grade"], row["reason"]) == ("unreadable", "The image is not valid base64.")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM"])
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "ICO"])
 def test_other_formats_and_sizes_are_read(client: TestClient, kind: str) -> None:
-    colour = np.full((300, 400, 3), 127, np.uint8)
+    colour = np.full((300, 300, 3), 127, np.uint8)
     row = client.post("/grade", files=sent(png(colour, kind))).json()["grades"][0]
     assert row["grade"] in ("trusted", "suspect")
 
@@ -523,7 +523,7 @@ def test_about_tells_what_is_served(client: TestClient, grader: Grader) -> None:
 
 
 def test_classes_without_names_are_numbers(grader: Grader) -> None:
-    engine = GraderEngine(Grader(grader.adapted, DISAGREEMENT), ImageReader((28, 28), 1, Limits()))
+    engine = GraderEngine(Grader(grader.adapted, DISAGREEMENT), reader_for(INPUTS, Limits()))
     assert engine.facts.classes == tuple("0123456789")
 
 

@@ -21,6 +21,8 @@ _SUBFILE, _BITS, _PHOTOMETRIC, _MOST, _MOST_OF_ANY_TYPE = 254, 258, 262, 281, 34
 """Tags of TIFF: kind of page, bits of a sample, meaning of the values, and the greatest value in two forms."""
 _SECONDARY = 0b101
 """Bits of `_SUBFILE`: a page is a smaller version or a mask of another one."""
+_MOST_PAGES = 64
+"""Pages that are looked at, smaller versions of the first among them."""
 _FAINT = 3
 """Difference of two values of 255 that nobody sees."""
 
@@ -85,13 +87,12 @@ def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
 
 def _expect_one_page(image: Image) -> None:
     """Refuses a TIFF file of several pages, other than smaller versions of the first."""
-    page = 0
     try:
-        while True:
-            page += 1
+        for page in range(1, _MOST_PAGES):
             image.seek(page)
             if not image.tag_v2.get(_SUBFILE, 0) & _SECONDARY:  # type: ignore[attr-defined]
-                raise UnclearImageError("several pages. Save each as a file")
+                break
+        raise UnclearImageError("several pages. Save each as a file")
     except EOFError:
         image.seek(0)
 

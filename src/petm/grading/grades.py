@@ -78,7 +78,7 @@ def check_inputs(data: "Data | NDArray[Any]", inputs: "InputOrigin") -> None:
     else:
         source, pixels = data.source, data.are_pixels
         first = data.inputs(range(min(len(data), COMPARED))) if len(data) and data.home is None else None
-    if pixels and (inputs.prepares or not inputs.takes_images):
+    if pixels and not inputs.takes_pixels:
         raise DataError(
             f"{source}: expected inputs prepared as for the fit, got pixels from 0 to 1. "
             f"Pass what the model takes, or read images with its mean and std, or its processor."

@@ -187,4 +187,4 @@ def _finite(x: Any) -> NDArray[np.float32]:
     values = np.asarray(x if isinstance(x, np.ndarray) else x.detach().float().cpu(), np.float32)
     if str(x.dtype).endswith("uint8"):
         values = values / np.float32(255)
-    return values[np.isfinite(values.reshape(len(values), -1)).all(1)]
+    return values[np.isfinite(values).all(tuple(range(1, values.ndim)))]

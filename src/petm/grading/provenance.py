@@ -74,14 +74,14 @@ class InputOrigin:
     profile: InputProfile | None = None
 
     @property
-    def prepares(self) -> bool:
-        """Whether more is done to pixels than dividing them by 255."""
-        return bool(self.processor or self.mean)
+    def takes_pixels(self) -> bool:
+        """Whether pixels divided by 255 are inputs like those of the fit: not where the model takes others."""
+        return not (self.processor or self.mean) if self.profile is None else self.profile.are_unit
 
     @property
     def takes_images(self) -> bool:
-        """Whether an image becomes an input like those of the fit: not where they were standardised beforehand."""
-        return self.prepares or self.profile is None or self.profile.are_unit
+        """Whether images can be made inputs like those of the fit: not where they were standardised beforehand."""
+        return bool(self.processor or self.mean) or self.takes_pixels
 
     def settings(self, processor: Any = None) -> FormSettings:
         """Returns how images are read; ``processor`` is the one that is named here."""
