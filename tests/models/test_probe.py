@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -323,24 +324,29 @@ def loud(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-TEXT_MODELS: list[tuple[str, Callable[[], nn.Module], bool]] = [
-    ("GPT-2", gpt2, True),
-    ("no mask", lambda: seeded(BagOfTokens), False),
+def without_mask(rows: list[list[int]]) -> Fields:
+    return Fields({"input_ids": padded(rows, left=False)["input_ids"]})
+
+
+TEXT_MODELS: list[tuple[str, Callable[[], nn.Module], Callable[[list[list[int]]], Fields]]] = [
+    ("GPT-2, padded left", gpt2, partial(padded, left=True)),
+    ("takes no mask", lambda: seeded(BagOfTokens), partial(padded, left=False)),
+    ("BERT, given no mask", bert, without_mask),
 ]
 
 
-@pytest.mark.parametrize(("make", "left"), [case[1:] for case in TEXT_MODELS], ids=[case[0] for case in TEXT_MODELS])
+@pytest.mark.parametrize(("make", "batch"), [case[1:] for case in TEXT_MODELS], ids=[case[0] for case in TEXT_MODELS])
 def test_texts_run_one_length_at_a_time_where_padding_changes_answers(
-    make: Callable[[], nn.Module], left: bool, tmp_path: Path
+    make: Callable[[], nn.Module], batch: Callable[[list[list[int]]], Fields], tmp_path: Path
 ) -> None:
     model, rows = loud(make()), token_rows(90)
     if hasattr(model, "config"):
         model.config.pad_token_id = 0
     with torch.no_grad():
-        expected = torch.cat([call_model(model, padded([tokens], left=left)) for tokens in rows])
+        expected = torch.cat([call_model(model, batch([tokens])) for tokens in rows])
     labels = torch.where(torch.arange(90) % 6 > 0, expected.argmax(1), (expected.argmax(1) + 1) % 3)
-    data = as_data((padded(rows, left=left), labels))
-    assert (predict_logits(model, data).argmax(1) != expected.argmax(1)).float().mean() > 0.05, "padding matters"
+    data = as_data((batch(rows), labels))
+    assert (predict_logits(model, data).argmax(1) != expected.argmax(1)).float().mean() > 0.02, "padding matters"
     with pytest.warns(PetmWarning, match=r"^model: answers otherwise where a text is padded"):
         grader = petm.fit(model, data, calibration=data, **SHORT)
     torch.testing.assert_close(predict_logits(model, data), expected, rtol=1e-4, atol=1e-4)
@@ -348,7 +354,7 @@ def test_texts_run_one_length_at_a_time_where_padding_changes_answers(
     assert (grades.labels == expected.argmax(1).numpy()).all()
     grader.save(tmp_path / "t.petm")
     assert (petm.load(tmp_path / "t.petm", model).grade(data).suspicion == grades.suspicion).all()
-    alone = grader.grade_batch(dict(padded(rows[:1], left=left).items()))
+    alone = grader.grade_batch(dict(batch(rows[:1]).items()))
     assert alone.suspicion[0] == pytest.approx(grades.suspicion[0], abs=1e-5)
 
 
@@ -395,3 +401,21 @@ def test_an_ordinary_model_is_read_as_before(model: nn.Module, digits: tuple[Dat
     assert "_petm_reading" not in vars(model)
     with pytest.raises(ArgumentError):
         petm.fit(model, digits[0], recipe="none such")
+
+
+@pytest.mark.parametrize("after", [lambda z: z.softmax(1), lambda z: z[:, :1]], ids=["probabilities", "logit"])
+def test_a_graph_answers_as_the_grader(
+    model: nn.Module, short: tuple[Data, ...], after: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    train, calibration, test = short
+    if after(torch.zeros(2, 10)).shape[1] == 1:
+        train, calibration = (
+            TensorData(part.inputs(range(len(part))), (part.labels > 4).long()) for part in (train, calibration)
+        )
+    with pytest.warns(PetmWarning, match=r"^model: answers with"):
+        grader = petm.fit(Around(model, after), train, calibration=calibration, **SHORT)
+    x = test.inputs(range(40))
+    petm.export_onnx(grader, tmp_path / "g.onnx", x)
+    graph, grades = petm.OnnxGrader(tmp_path / "g.onnx").grade(x.numpy()), grader.grade(x)
+    assert (graph.labels == grades.labels).all()
+    assert abs(graph.suspicion - grades.suspicion).max() < 1e-5

@@ -3,13 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from networks import ResidualNet, TinyCNN, images, seeded, snapshot
 from petm.adapter.model import ONE, Member
 from petm.adapter.one_pass import dual_logits, predict_dual
 from petm.data.base import Data, TensorData
-from petm.errors import ArgumentError
+from petm.errors import ArgumentError, ModelError
 from petm.models.prediction import predict_logits
 from petm.training.recipes import COMMITTEE, RECIPES, Recipe, adapt, choose_layers
 from short_recipe import SHORT
@@ -39,6 +39,52 @@ def test_budgets_that_allow_nothing() -> None:
         enough = {"max_ratio": 1 + least} if named == "max_extra_time" else {"max_extra_parameters": least}
         budgets = {"max_ratio": ratio, "max_extra_parameters": share} | enough
         assert list(choose_layers(model, x, ONE, **budgets).ranks) == ["fc2"], "what is said to suffice does"
+
+
+class Grouped(nn.Module):
+    """Nothing but a depthwise convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 7, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.reshape(len(x), 4, 14, 14)).mean((2, 3))
+
+
+class TwoNames(nn.Module):
+    """One layer under two names, which is all it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self.other = nn.Linear(784, 784)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.one(x.flatten(1)))
+
+
+class Mixes(TinyCNN):
+    """A sample's logits depend on the other samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits - logits.mean(0)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (nn.Flatten, ModelError, "^model: expected linear or convolution layers as modules, got none"),
+        (Grouped, ModelError, "^model: .* got only embeddings and groups: conv"),
+        (TwoNames, ModelError, "^model: .* such as one: its weight is used without a call of the layer, or it has sev"),
+        (Mixes, ArgumentError, "^max_extra_time: .* as the model gives other logits where both opinions share a batch"),
+    ],
+)
+def test_each_cause_of_no_layers_has_its_own_message(
+    make: type[nn.Module], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        choose_layers(seeded(make).eval(), images(4), ONE, max_ratio=1.25, max_extra_parameters=0.3)
 
 
 def test_adapters_learn_and_the_base_model_stays(model: nn.Module, digits: tuple[Data, ...]) -> None:

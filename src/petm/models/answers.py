@@ -17,16 +17,15 @@ _READING, _PLAIN = "_petm_reading", Reading()
 
 def reading_of(model: nn.Module) -> Reading:
     """Returns how a model's answer is read: as logits, unless another reading was remembered."""
-    found: Reading = getattr(model, _READING, _PLAIN)
+    found: Reading = vars(model).get(_READING, _PLAIN)
     return found
 
 
 def remember(model: nn.Module, reading: Reading) -> None:
     """Notes how a model's answer is read, in an attribute, so that copies of the model are read alike."""
+    vars(model).pop(_READING, None)
     if reading != _PLAIN:
-        setattr(model, _READING, reading)
-    elif hasattr(model, _READING):
-        delattr(model, _READING)
+        vars(model)[_READING] = reading
 
 
 def find_answer(output: Any, rows: int, place: str = "") -> tuple[str, Tensor]:

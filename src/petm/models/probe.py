@@ -87,10 +87,15 @@ def probe(model: nn.Module, data: Data) -> Reading:
 
 
 def _restored(tensor: Tensor, before: Tensor | None) -> bool:
-    if before is None or before.shape != tensor.shape or torch.allclose(tensor, before, 0, 0, equal_nan=True):
+    """Whether a buffer has changed and is now as before."""
+    if before is None or before.shape != tensor.shape or torch.equal(_bits(tensor), _bits(before)):
         return False
     tensor.copy_(before)
     return True
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 class _Probe:

@@ -238,7 +238,8 @@ class Making:
         """Why the samples cannot be moved; empty where they can."""
         few = self.data.subset(range(min(4, len(self.data))))
         try:
-            with_adversarial_copy(quick, few, len(few), recipe.epsilon, recipe.direction, 1 << 40)
+            moved = with_adversarial_copy(quick, few, len(few), recipe.epsilon, recipe.direction, 0)
+            moved.inputs(range(len(moved)))  # where they are made
         except (ArgumentError, ModelError) as error:
             return str(error)
         return ""
