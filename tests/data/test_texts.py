@@ -393,3 +393,26 @@ def test_a_real_tokenizer_pads_as_transformers_does(tmp_path: Path) -> None:
     expected = hf_folders.word_tokenizer()(written, padding=True, return_tensors="pt")
     for name, tensor in data.inputs(range(len(data))).items():
         assert torch.equal(tensor, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "place"),
+    [
+        ("x.csv", b'"question 200,1', "x.csv:202"),
+        ("x.csv", b"caf\xe9,1", "x.csv:202"),
+        ("x.jsonl", b'{"text": "\\ud83d", "label": 1}', "x.jsonl:201"),
+        ("x.jsonl", b'{"text": "a", "label": ' + b"9" * 5_000 + b"}", "x.jsonl:201"),
+    ],
+)
+def test_a_bad_row_is_an_error_with_its_line_or_left_out(tmp_path: Path, name: str, row: bytes, place: str) -> None:
+    labels = [number % 3 for number in range(400)]
+    path = write(tmp_path / name, text=[f"question {number}" for number in range(400)], label=labels)
+    lines = path.read_bytes().splitlines()
+    lines[int(place.partition(":")[2]) - 1] = row
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=place):
+        read_texts(path)
+    texts = read_texts(path, skip_bad=True)
+    assert contents(texts) == [f"question {number}" for number in range(400) if number != 200]
+    assert texts.labels.tolist() == labels[:200] + labels[201:]
+    assert [Path(each).name for each in texts.rows.skipped] == [place]

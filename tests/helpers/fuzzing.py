@@ -95,7 +95,7 @@ def mutated_json(content: bytes, chance: random.Random) -> bytes:
         return mutated(content, chance)
     told = json.loads(content)
     for _ in range(chance.choice([1, 1, 2, 5])):
-        holder, key = chance.choice([*_places(told)])
+        holder, key = chance.choice([*_places(told)] or [({}, "")])
         if chance.random() < 0.15 and isinstance(holder, dict):
             holder.pop(key, None)
         elif isinstance(holder, dict) or key < len(holder):
@@ -200,10 +200,10 @@ def _paths(path: Path) -> None:
     _each_row_once(open_sources(lines, keep_faults=True), Reader(size=(8, 8), channels=1))
 
 
-def _grades(path: Path) -> None:
+def _grades(path: Path, threshold: Threshold) -> None:
     for batch in read_grades(path):
         batch.to_pylist()
-    read_production([path], Threshold(0.5, "by hand"), window=100)
+    read_production([path], threshold, window=100)
 
 
 def _seeds(folder: Path) -> dict[str, Target]:
@@ -232,7 +232,7 @@ def _seeds(folder: Path) -> dict[str, Target]:
     (folder / "idx.gz").write_bytes(gzip.compress(idx))
     found["idx"] = Target(folder / "idx", lambda path: read_idx(path, 3))
     found["idx.gz"] = Target(folder / "idx.gz", lambda path: read_idx(path, 3), mutated_gzip)
-    (folder / "list.txt").write_text("\n".join([*(str(each.file) for each in found.values()), "gone.png"]))
+    (folder / "list.txt").write_text("\n".join([*(each.file.name for each in found.values()), "gone.png"]))
     found["list"] = Target(folder / "list.txt", _paths)
 
     labels = [{"input": f"{n}.png", "label": ["a", "1"][n % 2], "row": n} for n in range(30)]
@@ -266,7 +266,7 @@ def _graders(folder: Path) -> dict[str, Target]:
     found = {}
     for kind in ("csv", "jsonl", "parquet"):
         write_tables(folder / f"grades.{kind}", f".{kind}", iter(tables))
-        found[f"grades.{kind}"] = Target(folder / f"grades.{kind}", _grades)
+        found[f"grades.{kind}"] = Target(folder / f"grades.{kind}", lambda path: _grades(path, grader.threshold))
 
     def fitting(file: Path) -> None:
         """Has the manifest tell the hash of a file."""
@@ -325,6 +325,7 @@ def fuzz(name: str, target: Target, numbers: range, seconds: float, kept: Path) 
     content, failures = target.file.read_bytes(), dict[str, Failure]()
     state = target.file.parent / "petm.json"
     manifest = state.read_bytes() if target.settle else None
+    target.read(target.file)  # it is valid
     end, number = time.monotonic() + seconds, numbers.start
     while number < numbers.stop and time.monotonic() < end and len(failures) < 20:
         reader, writer = os.pipe()
