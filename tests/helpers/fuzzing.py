@@ -46,6 +46,8 @@ from petm.errors import PetmError
 from petm.grading.grade_files import write_tables
 from petm.grading.grade_table import read_grades
 from petm.grading.grader import fit_grader, load
+from petm.grading.onnx_export import export_onnx
+from petm.grading.onnx_grader import OnnxGrader
 from petm.grading.production import read_production
 from petm.selective.targets import Coverage
 from petm.selective.thresholds import Threshold
@@ -147,6 +149,17 @@ def mutated_tensors(content: bytes, chance: random.Random) -> bytes:
     length = struct.unpack("<Q", content[:8])[0]
     header = mutated_json(content[8 : 8 + length], chance)
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
+def mutated_metadata(content: bytes, chance: random.Random) -> bytes:
+    """A graph with another value of one of its metadata."""
+    import onnx
+
+    graph = onnx.load_model_from_string(content)
+    entry = chance.choice([each for each in graph.metadata_props if each.key.startswith("petm.")])
+    value = mutated_json(b'{"": %s}' % entry.value.encode(), chance)[5:-1]
+    entry.value = value.decode("utf-8", "replace")
+    return bytes(graph.SerializeToString())
 
 
 Mutate = Callable[[bytes, random.Random], bytes]
@@ -280,6 +293,8 @@ def _graders(folder: Path) -> dict[str, Target]:
     found["petm.json"] = Target(bundle / "petm.json", read, mutated_json)
     found["adapter_config.json"] = Target(bundle / "adapter_config.json", read, mutated_json, fitting)
     found["adapter"] = Target(bundle / "adapter_model.safetensors", read, mutated_tensors, fitting)
+    export_onnx(grader, folder / "model.onnx", images(2))
+    found["onnx"] = Target(folder / "model.onnx", lambda path: OnnxGrader(path).grade(images(2)), mutated_metadata)
     return found
 
 
