@@ -248,7 +248,7 @@ def _seeds(folder: Path) -> dict[str, Target]:
     (folder / "list.txt").write_text("\n".join([*(each.file.name for each in found.values()), "gone.png"]))
     found["list"] = Target(folder / "list.txt", _paths)
 
-    labels = [{"input": f"{n}.png", "label": ["a", "1"][n % 2], "row": n} for n in range(30)]
+    labels = [{"input": f"{n}.png", "label": ["a", "b"][n % 2], "row": n} for n in range(30)]
     (folder / "labels.csv").write_text(
         "\n".join(["input,label,row", *(",".join(map(str, row.values())) for row in labels)])
     )
