@@ -404,3 +404,26 @@ def test_of_a_services_labels_the_last_of_each_text_holds(tmp_path: Path) -> Non
     assert (contents(found), found.labels.tolist()) == (["good", "bad"], [1, 0])
     assert [found.rows.place(index) for index in range(2)] == [f"{path}:1", f"{path}:4"]
     assert contents(read_texts(path, label_column=None)) == ["good", "bad", "odd", "bad", "odd"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "place"),
+    [
+        ("x.csv", b'"question 200,1', "x.csv:202"),
+        ("x.csv", b"caf\xe9,1", "x.csv:202"),
+        ("x.jsonl", b'{"text": "\\ud83d", "label": 1}', "x.jsonl:201"),
+        ("x.jsonl", b'{"text": "a", "label": ' + b"9" * 5_000 + b"}", "x.jsonl:201"),
+    ],
+)
+def test_a_bad_row_is_an_error_with_its_line_or_left_out(tmp_path: Path, name: str, row: bytes, place: str) -> None:
+    labels = [number % 3 for number in range(400)]
+    path = write(tmp_path / name, text=[f"question {number}" for number in range(400)], label=labels)
+    lines = path.read_bytes().splitlines()
+    lines[int(place.partition(":")[2]) - 1] = row
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=place):
+        read_texts(path)
+    texts = read_texts(path, skip_bad=True)
+    assert contents(texts) == [f"question {number}" for number in range(400) if number != 200]
+    assert texts.labels.tolist() == labels[:200] + labels[201:]
+    assert [Path(each).name for each in texts.rows.skipped] == [place]

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -234,15 +236,27 @@ def test_killed_at_chosen_moments_every_row_is_there_once(tmp_path: Path) -> Non
     x = images(600, 1, 4, 4)
     np.savez(tmp_path / "x.npz", x=x[:350].numpy())
     np.savez(tmp_path / "y.npz", x=x[350:].numpy())
+    stream = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 51, np.uint8)).save(stream, "png")
+    table = pa.table({"image": [stream.getvalue()] * 40})
+    how: dict[str, Any] = {"use_dictionary": False, "write_page_checksum": True, "compression": "none"}
+    pq.write_table(table, tmp_path / "z.parquet", row_group_size=10, **how)
+    content = bytearray((tmp_path / "z.parquet").read_bytes())
+    content[pq.read_metadata(tmp_path / "z.parquet").row_group(1).column(0).data_page_offset + 500] ^= 1
+    (tmp_path / "z.parquet").write_bytes(content)
     script = Path(__file__).parents[1] / "helpers" / "killed_grading.py"
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert not parts_folder(tmp_path / "g.parquet").exists()
     rows = graded(tmp_path / "g.parquet")
-    assert [(row["input"], row["row"]) for row in rows] == [("x.npz", n) for n in range(350)] + [
-        ("y.npz", n) for n in range(250)
-    ]
-    np.testing.assert_allclose([row["suspicion"] for row in rows], x.flatten(1).sum(1).numpy(), rtol=1e-5)
+    assert [(row["input"], row["row"]) for row in rows] == [
+        *(("x.npz", n) for n in range(350)), ("gone.png", None), *(("y.npz", n) for n in range(250)),
+        *(("z.parquet", n) for n in range(40)),
+    ]  # fmt: skip
+    bad = [place for place, row in enumerate(rows) if row["reason"]]
+    assert bad == [350, *range(611, 621)]
+    found = [row["suspicion"] for place, row in enumerate(rows) if place not in bad]
+    np.testing.assert_allclose(found, [*x.flatten(1).sum(1).tolist(), *[16 * 0.2] * 30], rtol=1e-5)
 
 
 class Interrupting:

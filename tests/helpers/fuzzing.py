@@ -46,6 +46,8 @@ from petm.errors import PetmError
 from petm.grading.grade_files import write_tables
 from petm.grading.grade_table import read_grades
 from petm.grading.grader import fit_grader, load
+from petm.grading.onnx_export import export_onnx
+from petm.grading.onnx_grader import OnnxGrader
 from petm.grading.production import read_production
 from petm.selective.targets import Coverage
 from petm.selective.thresholds import Threshold
@@ -95,7 +97,7 @@ def mutated_json(content: bytes, chance: random.Random) -> bytes:
         return mutated(content, chance)
     told = json.loads(content)
     for _ in range(chance.choice([1, 1, 2, 5])):
-        holder, key = chance.choice([*_places(told)])
+        holder, key = chance.choice([*_places(told)] or [({}, "")])
         if chance.random() < 0.15 and isinstance(holder, dict):
             holder.pop(key, None)
         elif isinstance(holder, dict) or key < len(holder):
@@ -149,6 +151,17 @@ def mutated_tensors(content: bytes, chance: random.Random) -> bytes:
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
+def mutated_metadata(content: bytes, chance: random.Random) -> bytes:
+    """A graph with another value of one of its metadata."""
+    import onnx
+
+    graph = onnx.load_model_from_string(content)
+    entry = chance.choice([each for each in graph.metadata_props if each.key.startswith("petm.")])
+    value = mutated_json(b'{"": %s}' % entry.value.encode(), chance)[5:-1]
+    entry.value = value.decode("utf-8", "replace")
+    return bytes(graph.SerializeToString())
+
+
 Mutate = Callable[[bytes, random.Random], bytes]
 
 
@@ -200,10 +213,10 @@ def _paths(path: Path) -> None:
     _each_row_once(open_sources(lines, keep_faults=True), Reader(size=(8, 8), channels=1))
 
 
-def _grades(path: Path) -> None:
+def _grades(path: Path, threshold: Threshold) -> None:
     for batch in read_grades(path):
         batch.to_pylist()
-    read_production([path], Threshold(0.5, "by hand"), window=100)
+    read_production([path], threshold, window=100)
 
 
 def _seeds(folder: Path) -> dict[str, Target]:
@@ -232,10 +245,10 @@ def _seeds(folder: Path) -> dict[str, Target]:
     (folder / "idx.gz").write_bytes(gzip.compress(idx))
     found["idx"] = Target(folder / "idx", lambda path: read_idx(path, 3))
     found["idx.gz"] = Target(folder / "idx.gz", lambda path: read_idx(path, 3), mutated_gzip)
-    (folder / "list.txt").write_text("\n".join([*(str(each.file) for each in found.values()), "gone.png"]))
+    (folder / "list.txt").write_text("\n".join([*(each.file.name for each in found.values()), "gone.png"]))
     found["list"] = Target(folder / "list.txt", _paths)
 
-    labels = [{"input": f"{n}.png", "label": ["a", "1"][n % 2], "row": n} for n in range(30)]
+    labels = [{"input": f"{n}.png", "label": ["a", "b"][n % 2], "row": n} for n in range(30)]
     (folder / "labels.csv").write_text(
         "\n".join(["input,label,row", *(",".join(map(str, row.values())) for row in labels)])
     )
@@ -266,7 +279,7 @@ def _graders(folder: Path) -> dict[str, Target]:
     found = {}
     for kind in ("csv", "jsonl", "parquet"):
         write_tables(folder / f"grades.{kind}", f".{kind}", iter(tables))
-        found[f"grades.{kind}"] = Target(folder / f"grades.{kind}", _grades)
+        found[f"grades.{kind}"] = Target(folder / f"grades.{kind}", lambda path: _grades(path, grader.threshold))
 
     def fitting(file: Path) -> None:
         """Has the manifest tell the hash of a file."""
@@ -280,6 +293,8 @@ def _graders(folder: Path) -> dict[str, Target]:
     found["petm.json"] = Target(bundle / "petm.json", read, mutated_json)
     found["adapter_config.json"] = Target(bundle / "adapter_config.json", read, mutated_json, fitting)
     found["adapter"] = Target(bundle / "adapter_model.safetensors", read, mutated_tensors, fitting)
+    export_onnx(grader, folder / "model.onnx", images(2))
+    found["onnx"] = Target(folder / "model.onnx", lambda path: OnnxGrader(path).grade(images(2)), mutated_metadata)
     return found
 
 
@@ -325,6 +340,7 @@ def fuzz(name: str, target: Target, numbers: range, seconds: float, kept: Path) 
     content, failures = target.file.read_bytes(), dict[str, Failure]()
     state = target.file.parent / "petm.json"
     manifest = state.read_bytes() if target.settle else None
+    target.read(target.file)  # it is valid
     end, number = time.monotonic() + seconds, numbers.start
     while number < numbers.stop and time.monotonic() < end and len(failures) < 20:
         reader, writer = os.pipe()

@@ -1,6 +1,6 @@
-"""Grades two archives into a file, in processes that are killed at chosen moments; run by test_grade_files.
+"""Grades archives and damaged inputs into a file, in processes killed at chosen moments; run by test_grade_files.
 
-One import serves all of them: `python killed_grading.py FOLDER`, where x.npz and y.npz lie.
+One import serves all of them: `python killed_grading.py FOLDER`, where x.npz, y.npz and z.parquet lie.
 """
 
 import os
@@ -69,7 +69,7 @@ def in_a_child(moment: str, left: int) -> int:
             grade_files.PART_ROWS = 40
             grade_files.write_atomically = dying.write
             reader = open_slow_grader(0)[1]
-            sources = open_sources(["x.npz", "y.npz"])
+            sources = open_sources(["x.npz", "gone.png", "y.npz", "z.parquet"], keep_faults=True)
             grade_files.grade_files(DyingGrader(dying), sources, reader, Path(OUTPUT), told={}, batch_size=16)
             status = 0
         finally:

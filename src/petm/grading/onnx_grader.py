@@ -184,6 +184,7 @@ def _read_metadata(path: Path, session: Any) -> Record:
     except (KeyError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: expected a graph from petm export, got another one. Export a bundle.") from error
     if version != FORMAT_VERSION:
-        step = "Upgrade petm to read it" if version > FORMAT_VERSION else "Export it again"
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        step = "Upgrade petm to read it" if newer else "Export it again"
         raise BundleError(f"{path}: expected graph version {FORMAT_VERSION}, got {version}. {step}.")
     return Record(entries, f"{path}: metadata")
