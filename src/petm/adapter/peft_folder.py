@@ -257,7 +257,7 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
     """Checks that the adapter is LoRA, and that no setting makes more of it."""
     if config.get("peft_type") != "LORA":
         raise BundleError(
-            f"{folder}: expected an adapter of type LORA, got {config.get('peft_type')!r:.60}. Train LoRA."
+            f"{folder}: expected an adapter of type LORA, got {config.get('peft_type')!s:.60}. Train LoRA."
         )
     for name, value in config.items():
         if name not in _TAKEN and value and value not in _HARMLESS.get(name, ()):

@@ -7,7 +7,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from petm._internal.records import Json, Record
-from petm.errors import BundleError
+from petm._internal.texts import is_name, visible
+from petm.errors import BundleError, DataError
 
 if TYPE_CHECKING:
     from petm.data.base import Data
@@ -31,6 +32,14 @@ class ModelOrigin:
     arguments: Mapping[str, Json] = field(default_factory=dict)
     weights: str | None = None
     classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises DataError for names that no terminal shows and no bundle holds, before anything is fitted."""
+        strange = [name for name in (self.reference, self.weights, *self.classes) if name and not is_name(name)]
+        if strange:
+            raise DataError(
+                f"classes, model: expected names without control characters, got {strange[0]!a}. Rename it."
+            )
 
     @classmethod
     def from_json(cls, record: Record) -> "ModelOrigin":
@@ -108,7 +117,7 @@ class Origin:
 
 def describe_data(data: "Data") -> DataOrigin:
     """Returns source, number of samples and content hash of a data set."""
-    return DataOrigin(data.source, len(data), data.content)
+    return DataOrigin(visible(data.source), len(data), data.content)
 
 
 def library_versions() -> dict[str, str]:
