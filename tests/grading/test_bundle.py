@@ -1,7 +1,6 @@
 import copy
 import errno
 import json
-import math
 import os
 import pickletools
 import shutil
@@ -321,10 +320,7 @@ def test_a_bundle_that_lacks_an_adapter(tmp_path: Path, model: nn.Module) -> Non
         ("settings", 3),
         ("measured", [1]),
         ("score", 3),
-        ("score", "x" * 100_000),
         ("cascade_threshold", 2),
-        ("cascade_threshold", math.nan),
-        ("cascade_threshold", 10**400),
         ("members", []),
         ("members", [{"adapter": "default", "view": "same"}] * 1000),
         ("members", [{"adapter": 3, "view": "same"}]),

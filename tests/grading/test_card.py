@@ -147,7 +147,7 @@ def test_the_base_model_is_named_where_it_may_be_one_of_the_hub(
 
 def test_names_are_no_markup_and_no_places(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:
     origin = Origin(
-        ModelOrigin("/home/me/nets.py:build|it", {}, "/home/me/w.safetensors", ("<b>", "a|b", "new\nline")),
+        ModelOrigin("/home/me/nets.py:build|it", {}, "/home/me/w.safetensors", ("<b>", "a|b", "new  line")),
         InputOrigin(),
         {"train": {"source": "/home/me/images", "samples": 3, "content": "0" * 64}},
     )

@@ -442,7 +442,16 @@ def test_export_then_grade(petm: Any, digits: tuple[Data, ...]) -> None:
     assert code == 1
     assert "model.onnx: expected no such file yet" in err
     code, out, err = petm(
-        "export", "my.petm", "--trust-bundle-code", "-o", "model.onnx", "--overwrite", "--example", "more", "--json"
+        "export",
+        "my.petm",
+        "--model",
+        "networks:TinyCNN",
+        "-o",
+        "model.onnx",
+        "--overwrite",
+        "--example",
+        "more",
+        "--json",
     )
     assert (code, err) == (0, "")
     report = json.loads(out)

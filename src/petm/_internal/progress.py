@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from petm._internal.texts import visible
+
 console = Console(stderr=True)
 """Console of progress and prose."""
 
@@ -58,7 +60,7 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Bar]:
     """
     with _lock:
         progress = _shown[0][0] if _shown else _new_display()
-        task = progress.add_task(title, total=total, completed=done, figures="")
+        task = progress.add_task(visible(title), total=total, completed=done, figures="")
         _shown.append((progress, task))
     try:
         yield Bar(progress, task)
@@ -76,10 +78,10 @@ def track(title: str, total: int, done: int = 0) -> Iterator[Bar]:
 
 def _new_display() -> Progress:
     progress = Progress(
-        TextColumn("{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
         console=console,

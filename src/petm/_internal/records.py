@@ -1,4 +1,4 @@
-"""Untrusted JSON: every entry is checked when it is read."""
+"""Untrusted JSON: its size, depth and texts are checked when it is parsed, every entry when it is read."""
 
 import json
 import math
@@ -6,12 +6,55 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn, TypeAlias, TypeGuard
 
+from petm._internal.texts import is_name
 from petm.errors import BundleError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-LONGEST_FILE, LONGEST_TEXT, MOST_ENTRIES = 64 << 20, 1 << 16, 1 << 20
-"""Limits on bytes of a file, characters of a text and entries of a list, far above those that petm writes."""
+LONGEST_FILE, LONGEST_TEXT, MOST_ENTRIES, DEEPEST = 8 << 20, 1 << 16, 1 << 20, 16
+"""Limits on bytes of a file, characters of a text, entries of a list and depth, far above those that petm writes."""
+
+
+def parse_json(text: str) -> object:
+    """Returns the content of JSON of a stranger.
+
+    Raises:
+        ValueError: It is no JSON; names an entry twice; is too long or too deep; or holds NaN, infinity, a whole number
+            of more than 64 bits, or a text with control characters.
+    """
+    if len(text) > LONGEST_FILE:
+        raise ValueError(f"more than {LONGEST_FILE:,} bytes")
+    try:
+        content = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+    _check(content, DEEPEST)
+    return content
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an entry is named twice")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _check(content: object, depth: int) -> None:
+    if isinstance(content, str) and not (len(content) <= LONGEST_TEXT and is_name(content)):
+        raise ValueError(f"a text is too long or has control characters: {content[:40]!a}")
+    if isinstance(content, int) and not -(2**63) <= content < 2**63:
+        raise ValueError("a whole number of more than 64 bits")
+    if isinstance(content, float) and not math.isfinite(content):
+        raise ValueError("a number beyond all bounds")
+    if isinstance(content, dict | list):
+        if not depth:
+            raise ValueError("too deep")
+        for entry in (*content, *content.values()) if isinstance(content, dict) else content:
+            _check(entry, depth - 1)
 
 
 class Record:
@@ -35,14 +78,12 @@ class Record:
         """Returns the object in a file; raises BundleError where there is none, or it is too long."""
         place = f"{path.parent}: {path.name}"
         try:
-            if path.stat().st_size > LONGEST_FILE:
-                raise BundleError(f"{place}: expected at most {LONGEST_FILE:,} bytes, got {path.stat().st_size:,}.")
-            content = json.loads(path.read_text(encoding="utf-8"))
-            json.dumps(content, ensure_ascii=False).encode()  # half a character pair cannot be printed
-            return cls(content, place)
+            if path.stat().st_size > LONGEST_FILE or not path.is_file():
+                raise BundleError(f"{place}: expected a file of at most {LONGEST_FILE:,} bytes. Restore it.")
+            return cls(parse_json(path.read_text(encoding="utf-8")), place)
         except FileNotFoundError as error:
             raise BundleError(f"{path.parent}: expected a petm bundle, got no {path.name} in it.") from error
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise BundleError(f"{place}: expected readable JSON, got a damaged file ({error}).") from error
 
     def has(self, name: str) -> bool:

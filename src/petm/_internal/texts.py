@@ -1,9 +1,12 @@
 """Texts of strangers: names are shown as they are, and control no terminal."""
 
+import re
 import unicodedata
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of what follows, so that it reads as something else."""
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
 def visible(text: str) -> str:
@@ -17,6 +20,11 @@ def visible(text: str) -> str:
     return "".join(
         character.encode("unicode_escape").decode() if _is_control(character) else character for character in text
     )
+
+
+def markdown(text: str) -> str:
+    """Returns a text as one line of Markdown in which nothing is markup, also within a table."""
+    return visible(_MARKUP.sub(r"\\\1", " ".join(text.split())))
 
 
 def is_name(text: str) -> bool:

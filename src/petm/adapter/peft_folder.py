@@ -1,6 +1,5 @@
 """PEFT's folder format, which is ours on disk: an adapter is written, read and adopted without PEFT itself."""
 
-import json
 import math
 import re
 import warnings
@@ -8,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from petm._internal.files import write_atomically, write_json
-from petm.adapter.lora import ADAPTER, Adapter, adaptable_layers, innermost, is_conv1d
+from petm._internal.records import LONGEST_FILE, parse_json
+from petm.adapter.lora import ADAPTER, Adapter, adaptable_layers, innermost, is_conv1d, sizes_of
 from petm.adapter.model import ONE, AdaptedModel, Member, views_alone
 from petm.errors import BundleError, PetmWarning, RunError
 
@@ -34,6 +34,8 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "qalora_group_size": (16,),
 }
 """Beside empty ones, the values of further settings that leave an adapted layer ``W0 + alpha * B A``."""
+_FLOATS = frozenset(("F16", "BF16", "F32", "F64"))
+_MOST_PATTERNS, _MOST_REPETITIONS = 4096, 3
 
 
 def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
@@ -84,15 +86,13 @@ def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE
     if not names:
         return views_alone(model, members)
     try:
-        states = {name: load_file(_folder_of(folder, name) / _WEIGHTS) for name in names}
-        configs = {name: _read_config(_folder_of(folder, name)) for name in names}
-        ranks = _ranks(states[names[0]])
-        _check_layers(ranks, model)
-        adapter = Adapter(
-            model, names, ranks, {layer: _scale(configs[names[0]], layer, ranks[layer]) for layer in ranks}
-        )
+        config, shapes = _read_config(_folder_of(folder, names[0])), _shapes(_folder_of(folder, names[0]) / _WEIGHTS)
+        ranks = _ranks(shapes)
+        _check_layers(ranks, shapes, model)
+        adapter = Adapter(model, names, ranks, {layer: _scale(config, layer, ranks[layer]) for layer in ranks})
         for name in names:
-            _fill(adapter, name, states[name])
+            path = _folder_of(folder, name) / _WEIGHTS
+            _fill(adapter, name, _shapes(path), path)
     except (_UnfitError, OSError, SafetensorError) as error:
         got = str(error).splitlines()[0]
         raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got {got}.") from error
@@ -107,43 +107,67 @@ def _folder_of(folder: Path, adapter: str) -> Path:
     return folder if adapter == ADAPTER else folder / adapter
 
 
-def _ranks(state: Mapping[str, Tensor]) -> dict[str, int]:
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's tensors, which are not read."""
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > LONGEST_FILE:
+        raise _UnfitError(f"a list of tensors of {header:,} bytes")
+    with safe_open(path, framework="pt") as opened:
+        slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118  # it has no iterator
+    strange = [key for key, part in slices.items() if part.get_dtype() not in _FLOATS]
+    if strange:
+        raise _UnfitError(f"{strange[0]!r:.100} of dtype {slices[strange[0]].get_dtype()}")
+    return {key: tuple(part.get_shape()) for key, part in slices.items()}
+
+
+def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The rank of each layer, by the tensors there are."""
     ranks: dict[str, int] = {}
-    for key, tensor in state.items():
+    for key, shape in shapes.items():
         match = _FACTOR.fullmatch(key.removeprefix(_PREFIX)) if key.startswith(_PREFIX) else None
         if match is None:
-            raise _UnfitError(f"the tensor {key!r}")
+            raise _UnfitError(f"the tensor {key!r:.100}")
         if match[2].startswith(("lora_A", "lora_embedding_A")):
-            ranks[match[1]] = tensor.shape[0]
+            ranks[match[1]] = shape[0] if shape else 0
     if not ranks:
         raise _UnfitError("no tensor of an adapter")
     return ranks
 
 
-def _check_layers(ranks: Mapping[str, int], model: nn.Module) -> None:
+def _check_layers(ranks: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     modules = dict(model.named_modules())
     absent = [layer for layer in ranks if layer not in modules]
     if absent:
-        raise _UnfitError(f"one of other layers ({', '.join(absent[:3])})")
+        raise _UnfitError(f"one of other layers ({', '.join(absent[:3]):.200})")
     candidates = adaptable_layers(model)
     strange = sorted(set(ranks) - set(candidates))
     if strange:
-        raise _UnfitError(f"one on layers that can have none: {', '.join(strange)}. Available: {', '.join(candidates)}")
+        raise _UnfitError(
+            f"one on layers that can have none: {', '.join(strange):.200}. Available: {', '.join(candidates)}"
+        )
+    for key, shape in shapes.items():  # before the adapter is allocated: a rank may be any number beside a side of 0
+        layer, factor = _FACTOR.fullmatch(key.removeprefix(_PREFIX)).groups()  # type: ignore[union-attr]  # as in _ranks
+        if factor.startswith(("lora_A", "lora_embedding_A")):
+            sizes = sizes_of(candidates[layer])
+            if not ranks[layer] or math.prod(shape) != ranks[layer] * sizes.inputs * sizes.kernel:
+                raise _UnfitError(f"{key} of shape {shape}")
 
 
-def _fill(adapter: Adapter, name: str, state: Mapping[str, Tensor]) -> None:
-    """Copies an adapter's tensors into their places."""
+def _fill(adapter: Adapter, name: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Copies an adapter's tensors from a file into their places."""
     wanted = {
         f"{_PREFIX}{layer}.{key}": tensor
         for layer in adapter.ranks
         for key, tensor in adapter.layer(name, layer).state_dict().items()
     }
-    if wanted.keys() != state.keys():
+    if wanted.keys() != shapes.keys():
         raise _UnfitError("one of other layers")
     for key, tensor in wanted.items():
-        if tensor.shape != state[key].shape:
-            raise _UnfitError(f"{key} of shape {tuple(state[key].shape)} where {tuple(tensor.shape)} fits")
+        if tensor.shape != shapes[key]:
+            raise _UnfitError(f"{key} of shape {shapes[key]} where {tuple(tensor.shape)} fits")
+    state = load_file(path)
+    for key, tensor in wanted.items():
         tensor.copy_(state[key])
 
 
@@ -160,11 +184,19 @@ def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
 
 
 def _by_pattern(patterns: Any, layer: str, default: Any) -> Any:
+    patterns = patterns or {}
+    if not isinstance(patterns, dict) or len(patterns) > _MOST_PATTERNS or any(map(_may_hang, patterns)):
+        raise _UnfitError(f"patterns that are not simple regular expressions, at most {_MOST_PATTERNS}")
     try:
-        found = [key for key in patterns or {} if re.match(rf"(.*\.)?({key})$", layer)]
+        found = [key for key in patterns if re.match(rf"(.*\.)?({key})$", layer)]
     except re.error as error:
         raise _UnfitError(f"a pattern that is no regular expression ({error})") from error
     return patterns[found[0]] if found else default
+
+
+def _may_hang(pattern: str) -> bool:
+    """Whether a regular expression of a stranger repeats repetitions, or so much that matching may take for ever."""
+    return bool(re.search(r"\)[*+?{]", pattern)) or len(re.findall(r"(?<!\\)[*+?{]", pattern)) > _MOST_REPETITIONS
 
 
 def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
@@ -208,7 +240,10 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        path = folder / _CONFIG
+        if path.exists() and (not path.is_file() or path.stat().st_size > LONGEST_FILE):
+            raise ValueError(f"expected a file of at most {LONGEST_FILE:,} bytes")
+        config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BundleError(f"{folder}: expected an adapter that PEFT has saved, got no {_CONFIG} in it.") from error
     except (OSError, ValueError) as error:
@@ -221,19 +256,27 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _check_config(folder: Path, config: dict[str, Any]) -> None:
     """Checks that the adapter is LoRA, and that no setting makes more of it."""
     if config.get("peft_type") != "LORA":
-        raise BundleError(f"{folder}: expected an adapter of type LORA, got {config.get('peft_type')}. Train LoRA.")
+        raise BundleError(
+            f"{folder}: expected an adapter of type LORA, got {config.get('peft_type')!s:.60}. Train LoRA."
+        )
     for name, value in config.items():
         if name not in _TAKEN and value and value not in _HARMLESS.get(name, ()):
             raise BundleError(
                 f"{folder}: expected an adapter that is W0 + alpha * B A in layers of the model and nothing else, "
-                f"got one with {name} = {value!r}. Train it without."
+                f"got one with {name[:60]} = {value!r:.100}. Train it without."
             )
 
 
-def _compare_names(folder: Path, trained_on: str | None, model: nn.Module) -> None:
+def _compare_names(folder: Path, trained_on: object, model: nn.Module) -> None:
     """Warns where the model is named otherwise than what the adapter was trained on; a folder may have moved."""
     own = getattr(model, "name_or_path", None)
-    if own and trained_on and Path(own).name != Path(trained_on).name:
+    if (
+        isinstance(own, str)
+        and isinstance(trained_on, str)
+        and own
+        and trained_on
+        and Path(own).name != Path(trained_on).name
+    ):
         warnings.warn(
             f"{folder}: was trained on {trained_on!r}, but the model is {own!r}. Pass the model it was trained on, "
             f"unless this is the same.",

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from petm._internal.texts import visible
 from petm.cli import options
 from petm.cli.export import export
 from petm.cli.fit import fit
@@ -39,7 +40,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except PetmError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {visible(str(error))}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. To continue, run the same command, with --resume where it has that option.", err=True)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from petm._internal.texts import visible
 from petm.cli import options
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ def print_manifest(bundle: Path, *, as_json: bool) -> None:
     if as_json:
         options.print_json({"bundle": str(bundle), **manifest.to_json()})
         return
-    table = Table(title=str(bundle), show_header=False, title_justify="left")
+    table = Table(title=Text(visible(str(bundle))), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _rows(bundle, manifest):
-        table.add_row(Text(name), Text(value))  # plain text, as names may look like markup
+        table.add_row(Text(visible(name)), Text(visible(value)))  # plain text, as names may look like markup
     Console().print(table)
 
 

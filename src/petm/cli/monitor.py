@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from petm._internal.texts import visible
 from petm.cli import options
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def monitor(
     if output is not None:
         _write(found, result, output)
     for warning in found.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(f"Warning: {visible(warning)}", err=True)
     if as_json:
         options.print_json(result)
     else:
@@ -104,7 +105,7 @@ def _print(found: "Monitoring", output: Path | None) -> None:
     from petm.report.tables import terminal_table
 
     for sentence in found.findings:
-        click.echo(sentence)
+        click.echo(visible(sentence))
     click.echo()
     Console().print(terminal_table(windows_table(found)))
     if output is not None:
@@ -113,12 +114,14 @@ def _print(found: "Monitoring", output: Path | None) -> None:
 
 def _write(found: "Monitoring", result: dict[str, Any], output: Path) -> None:
     from petm._internal.files import write_json, write_text
+    from petm._internal.texts import markdown
     from petm.report.figures import save_figure
     from petm.report.monitor_report import monitor_figure, windows_table
     from petm.report.tables import markdown_table
 
     table = windows_table(found)
-    words = [f"# {found.guarantee.verdict}", *found.findings, *(f"Warning: {text}" for text in found.warnings)]
+    told = map(markdown, (*found.findings, *(f"Warning: {text}" for text in found.warnings)))
+    words = [f"# {found.guarantee.verdict}", *told]
     write_text(output / "monitor.md", "\n\n".join([*words, markdown_table(table), table.caption]) + "\n")
     save_figure(monitor_figure(found), output, "monitor")
     write_json(output / "monitor.json", result)

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from petm._internal.texts import visible
 from petm.errors import PetmWarning, RunError
 
 PATH = click.Path(path_type=Path)
@@ -126,7 +127,7 @@ def show_own_warnings() -> None:
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, PetmWarning):
-            click.echo(f"Warning: {message}", err=True)
+            click.echo(f"Warning: {visible(str(message))}", err=True)
 
     warnings.showwarning = show
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from petm.errors import ArgumentError
 
 SAME, MIRROR = "same", "mirror"
-_SHIFT = re.compile(r"shift ([+-]?\d+) ([+-]?\d+)")
+_SHIFT = re.compile(r"shift ([+-]?\d{1,9}) ([+-]?\d{1,9})")
 
 
 def view(name: str) -> Callable[[Tensor], Tensor]:
@@ -38,12 +38,13 @@ def view(name: str) -> Callable[[Tensor], Tensor]:
     found = _SHIFT.fullmatch(name)
     if found is None:
         raise ArgumentError(f"view: expected 'same', 'mirror' or 'shift X Y', got {name!r}.")
-    right, down = int(found[1]), int(found[2])
-    left, up = max(-right, 0), max(-down, 0)
-    padding = (max(right, 0), left, max(down, 0), up)
+    x, y = int(found[1]), int(found[2])
 
     def shifted(images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
+        right, down = max(-width, min(x, width)), max(-height, min(y, height))  # farther, nothing changes any more
+        left, up = max(-right, 0), max(-down, 0)
+        padding = (max(right, 0), left, max(down, 0), up)
         return F.pad(images, padding, mode="replicate")[..., up : up + height, left : left + width]
 
     return shifted

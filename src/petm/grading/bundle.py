@@ -22,7 +22,8 @@ from petm._internal.records import Record
 from petm.adapter.model import AdaptedModel, Member
 from petm.adapter.peft_folder import load_adapter, save_adapter
 from petm.adapter.split_point import from_json
-from petm.errors import BundleError, RunError
+from petm.data.views import view
+from petm.errors import ArgumentError, BundleError, RunError
 from petm.grading.manifest import BASE, CARD, MANIFEST, Manifest, check_target, read_manifest, write_manifest
 from petm.models.answers import remember
 from petm.models.hf_folder import folder_of
@@ -91,7 +92,14 @@ def read_bundle(
             f"Pass the model and the weights that it was fitted to."
         )
     remember(model, manifest.origin.model.reading)
+    try:
+        for member in manifest.members:
+            view(member.view)
+    except ArgumentError as error:
+        raise BundleError(f"{path}: {MANIFEST}, members: {error} Upgrade petm.") from error
     adapted = load_adapter(model, path, [Member(member.adapter, member.view) for member in manifest.members])
+    if adapted.ranks != manifest.layers:
+        raise BundleError(f"{path}: expected an adapter on the layers of {MANIFEST}, got one on others. Fit again.")
     adapted.cascade_threshold = manifest.cascade_threshold
     if manifest.split_point is not None:
         adapted.remembered = from_json(Record(manifest.split_point, f"{path}: {MANIFEST}, adapter, split_point"))

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from petm._internal.files import plain
+from petm._internal.texts import markdown
 from petm.adapter.lora import ADAPTER
 from petm.adapter.model import AdaptedModel
 from petm.data.views import SAME
@@ -23,7 +24,6 @@ _FIGURES = {
     "auroc": "AUROC, higher is better",
     "aurc": "AURC, lower is better",
 }
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
 def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool) -> str:
@@ -31,7 +31,7 @@ def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool)
     environment = Environment(
         loader=PackageLoader("petm.grading"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["text"] = _text
+    environment.filters["text"] = lambda value: markdown(str(value))
     reference = manifest.origin.model.reference
     measured: Mapping[str, Any] = plain(manifest.measured)
     return environment.get_template("card.md.jinja").render(
@@ -61,11 +61,6 @@ def _hub_name(adapted: AdaptedModel) -> str | None:
     """The base model's name on the Hugging Face Hub, unless it is a local folder."""
     name = getattr(adapted.base, "name_or_path", None)
     return name if name and _NAME.fullmatch(name) and not Path(name).exists() else None
-
-
-def _text(value: Any) -> str:
-    """A value as one line of Markdown in which nothing is markup."""
-    return _MARKUP.sub(r"\\\1", " ".join(str(value).split()))
 
 
 def _figure(found: Any) -> str:

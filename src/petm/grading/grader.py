@@ -15,7 +15,7 @@ from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
 from petm.data.base import Data, as_data
 from petm.data.fields import as_batch, as_floats
-from petm.errors import ArgumentError, PetmWarning
+from petm.errors import ArgumentError, BundleError, PetmWarning
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
 from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
@@ -231,4 +231,6 @@ def load(
     adapted, told = read_bundle(
         path, model, weights=weights, trust_bundle_code=trust_bundle_code, trust_remote_code=trust_remote_code
     )
+    if told.score not in SCORES:
+        raise BundleError(f"{path}: score: expected one of {', '.join(SCORES)}, got {told.score[:60]!r}. Upgrade petm.")
     return Grader(adapted, told.threshold, told.score, told.probability, told.origin, told.measured, told.target)

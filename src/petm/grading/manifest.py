@@ -1,6 +1,7 @@
 """The manifest of a bundle, ``petm.json``: typed, versioned, and checked entry by entry when it is read."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from petm.selective.thresholds import Threshold
 FORMAT, FORMAT_VERSION = "petm bundle", 3
 MANIFEST, BASE, CARD = "petm.json", "base.safetensors", "README.md"
 _HASH = re.compile("[0-9a-f]{64}")
-_MOST_MEMBERS = 64
+_MOST_MEMBERS, _LONGEST_NAME = 64, 255
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class MemberRecord:
 
     adapter: str
     view: str
+
+    @classmethod
+    def from_json(cls, record: Record) -> "MemberRecord":
+        """Returns the member from a manifest; raises BundleError where an entry breaks its rule."""
+        adapter, view = record.text("adapter"), record.text("view")
+        if adapter and ("/" in _inside(record, adapter) or len(adapter) > _LONGEST_NAME):
+            raise BundleError(f"{record.place}, adapter: expected the name of a folder, got {adapter[:60]!r}.")
+        if len(view) > _LONGEST_NAME:
+            raise BundleError(f"{record.place}, view: expected at most {_LONGEST_NAME} characters, got {view[:60]!r}.")
+        return cls(adapter, view)
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ class Manifest:
         """Returns the manifest that `to_json` wrote; raises BundleError where an entry breaks its rule."""
         model, adapter, data = record.record("model"), record.record("adapter"), record.record("data")
         layers, files, versions = adapter.record("layers"), record.record("files"), record.record("versions")
-        members = [MemberRecord(entry.text("adapter"), entry.text("view")) for entry in record.records("members")]
+        members = [MemberRecord.from_json(entry) for entry in record.records("members")]
         if not 1 <= len(members) <= _MOST_MEMBERS:
             raise BundleError(f"{record.place}, members: expected 1 to {_MOST_MEMBERS}, got {len(members)}.")
         origin = Origin(
@@ -149,6 +160,8 @@ def read_manifest(path: str | Path) -> Manifest:
         raise BundleError(f"{path}: {MANIFEST} has changed since it was written. Restore it or fit again.")
     manifest = Manifest.from_json(record)
     for name, expected in manifest.files.items():
+        if not Path(os.path.realpath(path / name)).is_relative_to(os.path.realpath(path)):
+            raise BundleError(f"{path}: expected the file {name} itself, got a link out of the bundle. Copy the file.")
         if not (path / name).is_file():
             raise BundleError(f"{path}: expected the file {name}, got none. Restore it or fit again.")
         if sha256_of_file(path / name) != expected:

@@ -1,6 +1,5 @@
 """A grader that runs an ONNX graph by onnxruntime, without the network's code and without PyTorch."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from petm._internal.extras import import_extra
 from petm._internal.progress import track
-from petm._internal.records import Json, Record
+from petm._internal.records import Json, Record, parse_json
 from petm.errors import ArgumentError, BundleError, DataError, ModelError
 from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
 from petm.grading.input_profile import InputCheck
@@ -74,7 +73,7 @@ class OnnxGrader:
         inputs = InputOrigin.from_json(metadata.record("inputs"))
         self.origin = Origin(ModelOrigin(classes=metadata.texts("classes")), inputs)
         self.measured: Mapping[str, Json] = metadata.free("measured")
-        self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
+        self.shape = _shape_of(self.path, self._session)
         self._check = InputCheck(inputs.profile)
 
     def __repr__(self) -> str:
@@ -174,17 +173,27 @@ def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> 
         ) from error
 
 
+def _shape_of(path: Path, session: Any) -> tuple[int, ...]:
+    """The shape of one input of a graph from petm export."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    shape = tuple(inputs[0].shape[1:]) if [each.name for each in inputs] == ["x"] else ()
+    fixed = [isinstance(side, int) and side > 0 for side in shape]
+    if [each.name for each in outputs] != list(Answer._fields) or not fixed or not all(fixed):
+        raise BundleError(f"{path}: expected a graph from petm export, got other inputs or outputs. Export a bundle.")
+    return shape
+
+
 def _read_metadata(path: Path, session: Any) -> Record:
     properties: dict[str, str] = session.get_modelmeta().custom_metadata_map
     try:
         entries = {
-            key.removeprefix(PREFIX): json.loads(value) for key, value in properties.items() if key.startswith(PREFIX)
+            key.removeprefix(PREFIX): parse_json(value) for key, value in properties.items() if key.startswith(PREFIX)
         }
         version = entries["format_version"]
-    except (KeyError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError) as error:
         raise BundleError(f"{path}: expected a graph from petm export, got another one. Export a bundle.") from error
     if version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         step = "Upgrade petm to read it" if newer else "Export it again"
-        raise BundleError(f"{path}: expected graph version {FORMAT_VERSION}, got {version}. {step}.")
+        raise BundleError(f"{path}: expected graph version {FORMAT_VERSION}, got {version!r:.60}. {step}.")
     return Record(entries, f"{path}: metadata")

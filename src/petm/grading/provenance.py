@@ -7,8 +7,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, get_args
 
 from petm._internal.records import Json, Record
+from petm._internal.texts import is_name, visible
 from petm.data.images import FormSettings, Resize
-from petm.errors import BundleError
+from petm.errors import BundleError, DataError
 from petm.grading.input_profile import InputProfile
 from petm.models.reading import Reading
 
@@ -36,6 +37,14 @@ class ModelOrigin:
     weights: str | None = None
     classes: tuple[str, ...] = ()
     reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        """Raises DataError for names that no terminal shows and no bundle holds, before anything is fitted."""
+        strange = [name for name in (self.reference, self.weights, *self.classes) if name and not is_name(name)]
+        if strange:
+            raise DataError(
+                f"classes, model: expected names without control characters, got {strange[0]!a}. Rename it."
+            )
 
     @classmethod
     def from_json(cls, record: Record) -> "ModelOrigin":
@@ -176,7 +185,7 @@ class Origin:
 
 def describe_data(data: "Data", *, part_of_data: bool = False, seen: int = 0, repeated: int = 0) -> DataOrigin:
     """Returns the origin of a data set; the other arguments are attributes of `DataOrigin`."""
-    return DataOrigin(data.source, len(data), data.content, part_of_data, seen, repeated)
+    return DataOrigin(visible(data.source), len(data), data.content, part_of_data, seen, repeated)
 
 
 def library_versions() -> dict[str, str]:

@@ -33,6 +33,7 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.h_pad": 0.1,
     "figure.constrained_layout.w_pad": 0.1,
     "font.size": 11,
+    "text.parse_math": False,  # names may hold dollar signs
     "grid.color": "#E6E6E6",
     "legend.frameon": False,
 }

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from petm._internal.texts import markdown, visible
+
 METHODS = {
     "petm": "PETM",
     "lora_petm": "LoRA-PETM",
@@ -95,8 +97,8 @@ def print_result(result: Mapping[str, Any]) -> None:
 def terminal_table(table: Table) -> RichTable:
     """Returns a table for rich; nothing in its text is read as markup."""
     drawn = RichTable(
-        title=Text(table.title, "bold"),
-        caption=Text(table.caption, "dim") if table.caption else None,
+        title=Text(visible(table.title), "bold"),
+        caption=Text(visible(table.caption), "dim") if table.caption else None,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -105,9 +107,9 @@ def terminal_table(table: Table) -> RichTable:
         padding=(0, 1, 0, 0),
     )
     for column, name in enumerate(table.header):
-        drawn.add_column(Text(name), justify="left" if column in table.words else "right")
+        drawn.add_column(Text(visible(name)), justify="left" if column in table.words else "right")
     for row in table.rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(visible(text)) for text in row))
     return drawn
 
 
@@ -115,7 +117,7 @@ def markdown_table(table: Table) -> str:
     """Returns a table in Markdown, without its title and caption."""
     rules = ("---" if column in table.words else "--:" for column in range(len(table.header)))
     lines = (table.header, tuple(rules), *table.rows)
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(markdown(text) for text in line) + " |" for line in lines)
 
 
 def fidelity_table(result: Mapping[str, Any]) -> Table:

@@ -197,4 +197,4 @@ def target_from_json(record: Record) -> Target:
         entries: dict[str, Any] = {name: value for name, value in record.content.items() if name != "kind"}
         return kind(**entries)
     except (ArgumentError, TypeError) as error:
-        raise BundleError(f"{record.place}: {error}") from error
+        raise BundleError(f"{record.place}: {str(error)[:300]}") from error
