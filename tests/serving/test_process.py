@@ -441,14 +441,15 @@ def test_a_client_that_takes_no_byte_of_its_answer_loses_it(monkeypatch: pytest.
         await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
         await send({"type": "http.response.body", "body": bytes(size)})
 
-    async def taken(port: int, pause: float) -> int:
+    async def taken(port: int, wait: float) -> int:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await asyncio.sleep(wait)
         count = 0
         with suppress(ConnectionResetError):
-            while part := await reader.read(1 << 22):
+            while part := await reader.read(size):
                 count += len(part)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(0.005)  # slow, and longer than the limit in all
         writer.close()
         return count
 
@@ -456,7 +457,7 @@ def test_a_client_that_takes_no_byte_of_its_answer_loses_it(monkeypatch: pytest.
         with listening("127.0.0.1", 0) as listener:
             server = uvicorn.Server(uvicorn.Config(app, http=Connection, lifespan="off", log_config=None))
             serving = asyncio.create_task(server.serve([listener]))
-            counts = await asyncio.gather(*(taken(listener.getsockname()[1], pause) for pause in (0.01, 3.0)))
+            counts = await asyncio.gather(*(taken(listener.getsockname()[1], wait) for wait in (0.0, 3.0)))
             server.should_exit = True
             await serving
             return counts
