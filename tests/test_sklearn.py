@@ -149,6 +149,7 @@ def test_in_a_pipeline_and_in_cross_validation(model: nn.Module, arrays: tuple[N
     flat = later.reshape(300, -1)
     np.testing.assert_allclose(pipeline.decision_function(flat), log_odds(logits(model, later)), atol=1e-4)
     assert negative_aurc(pipeline, flat, labels) == negative_aurc(pipeline[-1], later, labels)
+    assert negative_aurc(make_pipeline(pipeline[-1]), later, labels) == negative_aurc(pipeline[-1], later, labels)
     estimator = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7))
     answers = cross_val_predict(estimator, x, y, cv=2, method="predict_proba")
     np.testing.assert_allclose(answers, logits(model, x).softmax(1), atol=1e-5)

@@ -195,7 +195,7 @@ def negative_aurc(estimator: GradedClassifier | Pipeline, X: ArrayLike, y: Array
         y: ``(N,)`` labels.
     """
     if isinstance(estimator, Pipeline):
-        X, estimator = estimator[:-1].transform(X), estimator[-1]
+        X, estimator = estimator[:-1].transform(X) if len(estimator) > 1 else X, estimator[-1]
     grades = estimator.grade(X)
     return -aurc(grades.suspicion, grades.labels != np.asarray(y))
 

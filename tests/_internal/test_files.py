@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from petm._internal.files import fingerprint, plain, sha256_of_file, write_atomically, write_json, write_text
+from petm._internal.files import fingerprint, plain, sha256_of_file, to_json, write_atomically, write_json, write_text
 from petm.errors import RunError
 from small_disk import files_of_at_most
 
@@ -144,3 +144,16 @@ def test_fingerprints_do_not_depend_on_strides_or_gradients() -> None:
     x = torch.arange(6.0).reshape(2, 3)
     for same in (x.t().contiguous().t(), x.clone().requires_grad_(), torch.nn.Parameter(x)):
         assert fingerprint([same]) == fingerprint([x])
+
+
+@dataclass
+class Figures:
+    share: float
+    where: Path
+
+
+def test_json_has_neither_nan_nor_infinity() -> None:
+    content = {"a": [math.nan, 1.5], "b": {"c": -math.inf}, "d": (Figures(math.inf, Path("x")), "é")}
+    found = json.loads(to_json(content), parse_constant=pytest.fail)
+    assert found == {"a": [None, 1.5], "b": {"c": None}, "d": [{"share": None, "where": "x"}, "é"]}
+    assert to_json({"a": "é"}) == '{"a": "é"}'

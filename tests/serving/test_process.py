@@ -1,5 +1,6 @@
 """`petm serve` as a process: under load, ended under load, and what it refuses to start with."""
 
+import asyncio
 import http.client
 import json
 import logging
@@ -13,12 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 from torch import nn
@@ -32,7 +35,7 @@ from petm.grading.grader import Grader, fit_grader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.selective.targets import Recall
 from petm.serving.app import make_app
-from petm.serving.connections import Seldom, most_connections
+from petm.serving.connections import Connection, Seldom, most_connections
 from petm.serving.engine import EngineEndedError
 from petm.serving.engine_process import EngineProcess
 from petm.serving.limits import Limits
@@ -428,6 +431,41 @@ def test_without_the_extra_it_names_what_to_install(petm: Petm, monkeypatch: pyt
     code, told = petm("serve", "any.petm")
     assert (code, "serve: expected" in told) == (1, True)
     assert "pip install 'petm[serve]'" in told
+
+
+@pytest.mark.slow
+def test_a_client_that_takes_no_byte_of_its_answer_loses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("petm.serving.connections.PATIENCE", 1.0)
+    size = 40_000_000
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    async def taken(port: int, wait: float) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await asyncio.sleep(wait)
+        count = 0
+        with suppress(ConnectionResetError):
+            while part := await reader.read(size):
+                count += len(part)
+                await asyncio.sleep(0.005)  # slow, and longer than the limit in all
+        writer.close()
+        return count
+
+    async def both() -> list[int]:
+        with listening("127.0.0.1", 0) as listener:
+            server = uvicorn.Server(uvicorn.Config(app, http=Connection, lifespan="off", log_config=None))
+            serving = asyncio.create_task(server.serve([listener]))
+            counts = await asyncio.gather(*(taken(listener.getsockname()[1], wait) for wait in (0.0, 3.0)))
+            server.should_exit = True
+            await serving
+            return counts
+
+    steady, stalled = asyncio.run(both())
+    assert steady > size
+    assert stalled < size
 
 
 def test_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
