@@ -99,7 +99,7 @@ def _output(model: nn.Module, inputs: Fields, at: str) -> tuple[Tensor, Tensor]:
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:1] != inputs.shape:
             raise ArgumentError(f"at: expected a module with one float output (N, ...), got {at!r}. Name another.")
         seen.append(output.detach().requires_grad_(torch.is_grad_enabled()))
-        return seen[-1]
+        return seen[-1].clone()  # the model may write into it
 
     try:
         handle = model.get_submodule(at).register_forward_hook(note)
