@@ -29,8 +29,9 @@ def embedding_of(model: nn.Module, inputs: Fields) -> str:
     tokens, others = list[str](), list[str]()
 
     def note(name: str, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        x = linear_input(given, named)
-        (tokens if any(torch.equal(x, tensor) for tensor in ids) else others).append(name)
+        x: object = linear_input(given, named)  # some embeddings of positions take a shape
+        itself = isinstance(x, Tensor) and any(torch.equal(x, tensor) for tensor in ids)
+        (tokens if itself else others).append(name)
 
     handles = [
         module.register_forward_pre_hook(lambda _, given, named, name=name: note(name, given, named), with_kwargs=True)
