@@ -29,8 +29,9 @@ def embedding_of(model: nn.Module, inputs: Fields) -> str:
     tokens, others = list[str](), list[str]()
 
     def note(name: str, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        x = linear_input(given, named)
-        (tokens if any(torch.equal(x, tensor) for tensor in ids) else others).append(name)
+        x: object = linear_input(given, named)  # some embeddings of positions take a shape
+        itself = isinstance(x, Tensor) and any(torch.equal(x, tensor) for tensor in ids)
+        (tokens if itself else others).append(name)
 
     handles = [
         module.register_forward_pre_hook(lambda _, given, named, name=name: note(name, given, named), with_kwargs=True)
@@ -99,7 +100,7 @@ def _output(model: nn.Module, inputs: Fields, at: str) -> tuple[Tensor, Tensor]:
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:1] != inputs.shape:
             raise ArgumentError(f"at: expected a module with one float output (N, ...), got {at!r}. Name another.")
         seen.append(output.detach().requires_grad_(torch.is_grad_enabled()))
-        return seen[-1]
+        return seen[-1].clone()  # the model may write into it
 
     try:
         handle = model.get_submodule(at).register_forward_hook(note)

@@ -236,10 +236,12 @@ class Making:
 
     def _obstacle_to_fgsm(self, quick: nn.Module, recipe: Recipe) -> str:
         """Why the samples cannot be moved; empty where they can."""
-        few = self.data.subset(range(min(4, len(self.data))))
+        n = min(4, len(self.data))
+        few = self.data.subset(range(n))
+        every = ErrorSet(torch.arange(n), few.labels, n, "some samples")
         try:
-            moved = with_adversarial_copy(quick, few, len(few), recipe.epsilon, recipe.direction, 0)
-            moved.inputs(range(len(moved)))  # where they are made
+            moved = replace_errors(quick, few, every, epsilon=recipe.epsilon, direction=recipe.direction, budget=0)
+            moved.inputs(range(n))  # where they are made
         except (ArgumentError, ModelError) as error:
             return str(error)
         return ""
