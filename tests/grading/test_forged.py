@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from petm.adapter.split_point import split_point_of
 from petm.cli.inspect import print_manifest
 from petm.errors import BundleError
 from petm.grading.grader import Grader, load
+from petm.grading.onnx_grader import Answer, OnnxGrader, _shape_of
 from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
 from petm.selective.probability import ErrorProbability
 from petm.selective.targets import MaxRisk
@@ -284,3 +286,54 @@ def test_the_whole_bundle_is_accepted(bundle: Path) -> None:
     use(bundle)
     seal_files(bundle)
     use(bundle)
+
+
+# graphs
+
+
+VALID = {
+    "format_version": "2",
+    "classes": "[]",
+    "inputs": "{}",
+    "score": '"a"',
+    "threshold": '{"value": 0.5, "rule": "a"}',
+}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"format_version": "[]"}, {"format_version": '"2"'}, {"format_version": "{}"}, {"format_version": "3"},
+        {"format_version": "NaN"}, {"format_version": "["}, {"classes": "[" * 10**5}, {"classes": "[1]"},
+        {"classes": "null"}, {"classes": '["\\u001b"]'}, {"inputs": '{"size": [1e9, 1]}'}, {"inputs": "3"},
+        {"inputs": '{"channels": 2.5}'}, {"score": "1" * 5000}, {"score": "null"}, {"threshold": "{}"},
+        {"threshold": '{"value": 1e999, "rule": "a"}'}, {"threshold": '{"value": 1, "value": 2, "rule": "a"}'},
+        {"measured": "[]"}, {"measured": '{"a": NaN}'}, {"measured": json.dumps({"a": DEEP})},
+    ],
+)  # fmt: skip
+def test_forged_metadata_of_a_graph(tmp_path: Path, changed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def forged(metadata: dict[str, str]) -> OnnxGrader:
+        named = {f"petm.{name}": value for name, value in metadata.items()}
+        session = SimpleNamespace(
+            get_modelmeta=lambda: SimpleNamespace(custom_metadata_map=named),
+            get_inputs=lambda: [SimpleNamespace(name="x", shape=["N", 1, 28, 28])],
+            get_outputs=lambda: [SimpleNamespace(name=name) for name in Answer._fields],
+        )
+        monkeypatch.setattr("petm.grading.onnx_grader._open_session", lambda *_: session)
+        return OnnxGrader(tmp_path / "a.onnx")
+
+    assert forged(VALID).shape == (1, 28, 28)
+    with pytest.raises(BundleError) as raised:
+        forged(VALID | changed)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [([], Answer._fields), (["y"], Answer._fields), (["x"], ["label"])])
+def test_a_graph_with_other_inputs_or_outputs(inputs: list[str], outputs: list[str]) -> None:
+    session = SimpleNamespace(
+        get_inputs=lambda: [SimpleNamespace(name=name, shape=["N", 1, 28, 28]) for name in inputs],
+        get_outputs=lambda: [SimpleNamespace(name=name) for name in outputs],
+    )
+    with pytest.raises(BundleError, match="other inputs or outputs"):
+        _shape_of(Path("a.onnx"), session)

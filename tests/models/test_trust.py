@@ -19,6 +19,7 @@ from petm.adapter.model import attach_adapter
 from petm.errors import ArgumentError, BundleError, ModelError
 from petm.grading.grader import Grader, load
 from petm.grading.provenance import ModelOrigin, Origin
+from petm.models.hf_classifier import load_classifier
 from petm.models.hf_folder import refuse_custom_code
 from petm.models.paper import paper_cnn
 from petm.selective.thresholds import DISAGREEMENT
@@ -202,3 +203,12 @@ def test_trust_in_nobodys_folder_is_refused(save: Save, monkeypatch: pytest.Monk
         main()
     assert exit_.value.code == 2
     assert "--trust-remote-code: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entries", [{"num_hidden_layers": 10**6}, {"architectures": 3}, {"architectures": {}}])
+def test_a_forged_configuration(place: Path, entries: dict[str, Any]) -> None:
+    hf_folders.save(place / "own", hf_folders.bert(), hf_folders.word_tokenizer())
+    config = json.loads((place / "own" / "config.json").read_text())
+    (place / "own" / "config.json").write_text(json.dumps(config | entries))
+    with pytest.raises(ModelError, match="model: expected"):
+        load_classifier(place / "own")

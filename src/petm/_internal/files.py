@@ -6,8 +6,8 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +116,19 @@ def fingerprint(parts: "Iterable[str | Tensor]") -> str:
             digest.update(f"tensor {part.dtype} {tuple(part.shape)}\n".encode())
             digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@contextmanager
+def written_alone(path: Path) -> Iterator[None]:
+    """Holds a lock beside ``path`` while the block writes it; raises RunError where another process does so."""
+    try:
+        release = take_lock(path.with_name(f".{path.name}.lock"))
+    except BlockingIOError as error:
+        raise RunError(f"{path}: is being written by another process. Wait for it, or choose another name.") from error
+    try:
+        yield
+    finally:
+        release()
 
 
 def take_lock(path: Path) -> Callable[[], None]:

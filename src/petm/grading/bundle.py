@@ -10,6 +10,7 @@ my.petm/
 """
 
 import os
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +18,24 @@ from typing import Any
 
 from torch import nn
 
-from petm._internal.files import sha256_of_file, write_text
+from petm._internal.files import sha256_of_file, write_text, written_alone
 from petm._internal.records import Record
 from petm.adapter.model import AdaptedModel, Member
 from petm.adapter.peft_folder import load_adapter, save_adapter
 from petm.adapter.split_point import from_json
 from petm.data.views import view
 from petm.errors import ArgumentError, BundleError, RunError
-from petm.grading.manifest import BASE, CARD, MANIFEST, Manifest, check_target, read_manifest, write_manifest
+from petm.grading.manifest import (
+    BASE,
+    CARD,
+    MANIFEST,
+    Manifest,
+    check_target,
+    read_manifest,
+    recover,
+    set_aside,
+    write_manifest,
+)
 from petm.models.answers import remember
 from petm.models.hf_folder import folder_of
 from petm.models.loading import load_model, load_weights, save_weights, weights_fingerprint
@@ -43,28 +54,46 @@ def write_bundle(
     check_target(path, overwrite=overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as draft:
-            folder, old = Path(draft, "new"), Path(draft, "old")
-            folder.mkdir()
-            save_adapter(adapted, folder)
-            write_text(folder / CARD, card)
-            if include_base:
-                save_weights(adapted.base, folder / BASE)
-            held = (file for file in sorted(folder.rglob("*")) if file.is_file())
-            files = {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in held}
-            write_manifest(folder, replace(manifest, files=files))
-            try:
-                if path.exists():
-                    os.replace(path, old)
-                os.replace(folder, path)
-            except BaseException:
-                if old.exists() and not path.exists():
-                    os.replace(old, path)
-                raise
+        with written_alone(path):
+            check_target(path, overwrite=overwrite)  # another process may have written it since
+            for stale in path.parent.iterdir():
+                if stale.name.startswith(f".{path.name}.draft-"):  # of a process that was killed
+                    shutil.rmtree(stale, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.draft-") as draft:
+                folder = Path(draft, "new")
+                folder.mkdir()
+                save_adapter(adapted, folder)
+                write_text(folder / CARD, card)
+                if include_base:
+                    save_weights(adapted.base, folder / BASE)
+                held = (file for file in sorted(folder.rglob("*")) if file.is_file())
+                files = {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in held}
+                write_manifest(folder, replace(manifest, files=files))
+                _put(folder, path)
     except OSError as error:
         raise RunError(
             f"{path}: could not be written ({error.strerror}). Free space or choose another folder."
         ) from error
+
+
+def _put(folder: Path, path: Path) -> None:
+    """Puts a bundle in the place of an older one, which `petm.grading.manifest.recover` finds after a kill."""
+    old = set_aside(path)
+    try:
+        while True:
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(path, old)
+            try:
+                os.replace(folder, path)
+                break
+            except OSError:
+                if not path.exists():  # else a reader has put the old one back in between
+                    raise
+    except BaseException:
+        recover(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_bundle(

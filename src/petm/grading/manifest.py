@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -148,6 +149,7 @@ def read_manifest(path: str | Path) -> Manifest:
             rule.
     """
     path = Path(path)
+    recover(path)
     record = Record.from_file(path / MANIFEST)
     version = record.content.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or record.content.get("format") != FORMAT:
@@ -169,8 +171,21 @@ def read_manifest(path: str | Path) -> Manifest:
     return manifest
 
 
+def set_aside(path: Path) -> Path:
+    """Returns where an older bundle is while a new one takes its place."""
+    return path.with_name(f".{path.name}.old")
+
+
+def recover(path: Path) -> None:
+    """Puts an older bundle back, if a process was killed after it had set it aside."""
+    with suppress(OSError, ValueError):  # a read-only disk; a path without a name
+        if not path.exists() and (set_aside(path) / MANIFEST).is_file():
+            os.rename(set_aside(path), path)
+
+
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Raises RunError if a bundle must not be written to ``path``."""
+    recover(path)
     if not path.exists():
         return
     if not (path / MANIFEST).is_file():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petm._internal.extras import import_extra
-from petm._internal.files import check_new_file, plain, write_atomically
+from petm._internal.files import check_new_file, plain, write_atomically, written_alone
 from petm.adapter.one_pass import dual_logits
 from petm.data.fields import one_tensor
 from petm.data.images import ImageForm
@@ -270,9 +270,10 @@ def _difference(grader: Grader, x: Tensor, answer: Answer) -> float:
 
 def _put_in_place(draft: Path, path: Path, difference: float) -> Exported:
     drafts = sorted(draft.parent.iterdir(), key=lambda file: file == draft)  # the graph last, as it needs the others
-    if len(drafts) > 1:
-        path.unlink(missing_ok=True)  # a crash must not leave a graph with another one's weights
-    for file in drafts:
-        write_atomically(path.with_name(file.name), partial(os.replace, file))
-    files = tuple(path.with_name(file.name) for file in reversed(drafts))
-    return Exported(files, sum(file.stat().st_size for file in files), difference)
+    with written_alone(path):
+        if len(drafts) > 1:
+            path.unlink(missing_ok=True)  # a crash must not leave a graph with another one's weights
+        for file in drafts:
+            write_atomically(path.with_name(file.name), partial(os.replace, file))
+        files = tuple(path.with_name(file.name) for file in reversed(drafts))
+        return Exported(files, sum(file.stat().st_size for file in files), difference)

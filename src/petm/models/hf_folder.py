@@ -12,6 +12,9 @@ from petm.errors import ModelError, PetmError
 PREFIX = "hf:"
 """Prefix of a reference to such a folder, where others are ``module:factory``."""
 
+_MOST_LAYERS = 1000
+"""Far more than a model has; transformers would make any number before it reads a weight."""
+
 Task = Literal["ImageClassification", "SequenceClassification"]
 
 
@@ -52,7 +55,15 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
         raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, which is none.")
     content = read_json(folder / "config.json")
     refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
-    architectures = [str(name) for name in content.get("architectures") or ()]
+    layers = [value for name, value in content.items() if "layer" in name and isinstance(value, int)]
+    if max(layers, default=0) > _MOST_LAYERS:
+        raise ModelError(
+            f"model: expected at most {_MOST_LAYERS} layers in {folder}, got {max(layers)}. Fetch it again."
+        )
+    named = content.get("architectures") or []
+    if not isinstance(named, list):
+        raise ModelError(f"model: expected a list of architectures in {folder}, got {named!r:.60}. Fetch it again.")
+    architectures = [str(name) for name in named]
     tasks: tuple[Task, Task] = ("ImageClassification", "SequenceClassification")
     with transformers_reading(folder) as transformers:
         how = {"local_files_only": True, "trust_remote_code": trust_remote_code}
