@@ -1,5 +1,7 @@
-"""Which share of a fit do its checks take? Both are timed in one fit: the hashes of all samples, the base model's
-predictions on the calibration set and the search for another order of the classes, against all the rest.
+"""Which share of a fit do its checks take? Both are timed in one fit.
+
+The checks are the hashes of all samples, the base model's predictions on the calibration set, and the search for
+another order of the classes; the share is theirs over all the rest.
 
     python -m experiments.fit_checks_time --weights mnist_converged.safetensors --data-dir DIR -o docs/measured
 """

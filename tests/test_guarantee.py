@@ -276,6 +276,7 @@ def test_accuracies_far_apart_are_warned_of(model: nn.Module, digits: tuple[Data
 # The simulation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if "petm fit" not in way])
 def test_the_guarantee_is_violated_no_more_often_than_it_says(way: str) -> None:
     for mixture in ("30 % seen", "10 copies"):
