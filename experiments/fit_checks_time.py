@@ -47,7 +47,8 @@ def main() -> None:
         return run
 
     data, began = train.subset(range(arguments.samples)), time.perf_counter()
-    with patch.multiple(fitting, **{name: timed(name, getattr(fitting, name)) for name in CHECKS}):
+    wrapped: dict[str, Any] = {name: timed(name, getattr(fitting, name)) for name in CHECKS}
+    with patch.multiple(fitting, **wrapped):
         fitting.fit(model, data, calibration=test, device="cpu")
     whole, checks = time.perf_counter() - began, sum(seconds.values())
     result: dict[str, Any] = {
