@@ -1,0 +1,296 @@
+"""The guarantee where it is told to a fit: refused, marked or given; and the labels that a fit accepts."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from experiments.guarantee_ways import MIXTURES, WAYS, violated
+from html_page import Page
+from image_files import write_images
+from petm.adapter.model import Member
+from petm.data.base import Data, Joined, TensorData, as_data
+from petm.data.opening import open_data
+from petm.data.views import MIRROR
+from petm.errors import ArgumentError, DataError, PetmWarning
+from petm.fitting import estimate, fit, fit_adopted, fitted
+from petm.grading.card import model_card
+from petm.grading.grader import load
+from petm.grading.manifest import read_manifest
+from petm.report.fit_report import write_fit_report
+from petm.selective.guarantee import guarantee
+from petm.selective.targets import Coverage, Disagreement, MaxRisk, Recall
+from petm.sklearn import GradedClassifier
+from petm.training.recipes import Recipe
+
+VIEWS: Any = {"recipe": Recipe("flipped", (Member("", MIRROR),), copies=0), "device": "cpu"}
+"""A fit without training."""
+GUARANTEES = (MaxRisk(0.2), MaxRisk(0.2, per="class"), Recall(0.5, confidence=0.9))
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def plain(data: Data) -> tuple[Tensor, Tensor]:
+    x = data.inputs(range(len(data)))
+    assert isinstance(x, Tensor)
+    return x, data.labels
+
+
+@pytest.mark.parametrize("target", GUARANTEES)
+def test_no_guarantee_rests_on_training_data(model: nn.Module, digits: tuple[Data, ...], target: Any) -> None:
+    for begin in (fit, estimate):
+        for share in (None, 0.3):
+            with pytest.raises(ArgumentError, match=r"^calibration: "):
+                begin(model, digits[0], calibration=share, target=target, **VIEWS)
+        with pytest.raises(ArgumentError, match=r"^calibration_from_data: "):
+            begin(model, digits[0], calibration=digits[2], target=target, calibration_from_data=True, **VIEWS)
+    x, y = (part.numpy() for part in plain(digits[0]))
+    with pytest.raises(ArgumentError, match=r"^calibration: "):
+        GradedClassifier(model, target=target, **VIEWS).fit(x, y)
+
+
+@pytest.mark.parametrize("target", [None, Coverage(0.8), Recall(0.9), Disagreement()])
+def test_what_guarantees_nothing_needs_no_calibration_set(
+    model: nn.Module, digits: tuple[Data, ...], target: Any
+) -> None:
+    grader = fit(model, digits[0], target=target, **VIEWS)
+    assert grader.origin.data["calibration"].part_of_data
+    assert not grader.threshold.stated
+
+
+def test_a_stated_guarantee_is_marked_wherever_it_is_told(
+    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    x, y = (part.numpy() for part in plain(digits[2]))
+    told: dict[str, Any] = {"target": MaxRisk(0.2, confidence=0.8), "calibration_from_data": True, **VIEWS}
+    graders = [fit(model, digits[2], **told), GradedClassifier(model, **told).fit(x, y).grader_]
+    given = fit(model, digits[0], calibration=digits[2], target=MaxRisk(0.2, confidence=0.8), **VIEWS)
+    for number, grader in enumerate([*graders, given]):
+        stated = number < 2
+        assert grader.threshold.holds
+        assert grader.threshold.stated is stated
+        grader.save(tmp_path / f"{number}.petm")
+        again = load(tmp_path / f"{number}.petm", model)
+        assert again.threshold == grader.threshold
+        assert again.origin.data["calibration"] == grader.origin.data["calibration"]
+        assert again.origin.data["calibration"].part_of_data is stated
+        write_fit_report(again, digits[2], tmp_path / "page.html")
+        card = model_card(read_manifest(tmp_path / f"{number}.petm"), again.adapted, include_base=False)
+        texts = (guarantee(again.threshold), card.replace("\\", ""), (tmp_path / "page.html").read_text())
+        assert ["calibration_from_data)." in text for text in texts] == 3 * [stated]
+
+
+def test_samples_of_the_calibration_set_are_unseen_and_count_once(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    fresh = digits[2].subset(range(300))
+    mixed = Joined(fresh, digits[0].subset(range(100)), fresh.subset(range(50)))
+    clean, found = (fit(model, digits[0], calibration=each, **VIEWS) for each in (fresh, mixed))
+    origin = found.origin.data["calibration"]
+    assert (origin.samples, origin.seen, origin.repeated) == (300, 100, 50)
+    assert found.threshold == clean.threshold
+    assert found.measured["calibration_samples"] == 300
+    with pytest.raises(DataError, match=r"^calibration: "):
+        fit(model, digits[0], calibration=digits[0], **VIEWS)
+
+
+def test_an_adopted_adapter_is_calibrated_on_each_sample_once(
+    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    fit(model, digits[0], calibration=digits[1], layers={"fc1": 2}, recipe=Recipe("one", epochs=1, copies=0)).save(
+        tmp_path / "g.petm"
+    )
+    copies = digits[2].subset(torch.arange(200).repeat(3))
+    grader, samples = fit_adopted(model, tmp_path / "g.petm", copies, device="cpu")
+    assert (len(samples), grader.measured["calibration_samples"]) == (200, 200)
+    assert grader.origin.data["calibration"].repeated == 400
+
+
+def test_terminal_card_and_report_show_the_same_figures(
+    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    grader, samples = fitted(model, digits[0], calibration=digits[2], target=MaxRisk(0.08, confidence=0.8), **VIEWS)
+    wrong, trusted = grader.grade(samples).labels != samples.labels.numpy(), grader.grade(samples).trusted
+    assert 0 < wrong[trusted].sum() < wrong.sum()
+    counts = {
+        "coverage": (trusted.sum(), len(trusted)),
+        "risk": (wrong[trusted].sum(), trusted.sum()),
+        "recall": (wrong[~trusted].sum(), wrong.sum()),
+    }
+    grader.save(tmp_path / "g.petm")
+    manifest = read_manifest(tmp_path / "g.petm")
+    card = model_card(manifest, grader.adapted, include_base=False)
+    write_fit_report(grader, samples, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text())
+    for name, (count, of) in counts.items():
+        found: Any = manifest.measured[name]
+        assert (found["count"], found["of"]) == (count, of), name
+        assert f"({count:,} of {of:,}" in card, name
+        assert f"{count:,} of {of:,}" in page.text, name
+
+
+# The labels
+
+
+def refused(model: nn.Module, data: Any, *, shows: str = "", **more: Any) -> None:
+    """Checks that a fit is refused at its data, and that the message shows the order found."""
+    with pytest.raises(DataError, match=f"^data: .*{shows}"):
+        fit(model, data, **VIEWS, **more)
+    assert fit(model, data, force=True, **VIEWS, **more).measured["accuracy_on_data"]["value"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("order", "shows"),
+    [
+        (range(9, -1, -1), "model's class 0 is labelled 9, 1 is labelled 8"),
+        ([0, 2, 1, *range(3, 10)], "model's class 1 is labelled 2, 2 is labelled 1"),
+        ([*range(1, 10), 0], "model's class 0 is labelled 1"),
+    ],
+)
+def test_labels_in_another_order_are_refused(
+    model: nn.Module, digits: tuple[Data, ...], order: Any, shows: str
+) -> None:
+    x, labels = plain(digits[0])
+    moved = TensorData(x, torch.tensor(list(order))[labels])
+    with pytest.raises(DataError, match=f"^data: .*{shows}"):
+        fit(model, moved, **VIEWS)
+    x, labels = plain(digits[2])
+    with pytest.raises(DataError, match=f"^calibration: .*{shows}"):
+        fit(model, digits[0], calibration=TensorData(x, torch.tensor(list(order))[labels]), **VIEWS)
+
+
+def test_named_folders_in_the_order_of_the_alphabet(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+    named = TensorData(*plain(digits[0]), classes=NAMES)
+    write_images(named, range(500), tmp_path / "named")
+    refused(model, open_data(tmp_path / "named"), shows="model's class 0 is labelled 'zero'")
+    right = fit(model, open_data(tmp_path / "named", classes=NAMES), **VIEWS)
+    assert right.measured["accuracy_on_data"]["value"] > 0.9
+    refused(model, open_data(tmp_path / "named", classes=NAMES[::-1]), shows="model's class 0 is labelled 'zero'")
+
+
+def test_an_empty_class_folder_is_refused(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+    named = TensorData(*plain(digits[0]), classes=tuple("abcdefghij"))
+    write_images(named, (named.labels != 1).nonzero().flatten()[:400].tolist(), tmp_path / "letters")
+    for made in (False, True):
+        if made:
+            (tmp_path / "letters" / "b").mkdir()
+        with pytest.raises(DataError, match="a, c, d"):
+            fit(model, open_data(tmp_path / "letters"), **VIEWS)
+        found = fit(model, open_data(tmp_path / "letters", classes="abcdefghij"), **VIEWS)
+        assert found.measured["accuracy_on_data"]["value"] > 0.9
+
+
+def right_or_refused(model: nn.Module, data: Any) -> None:
+    """Checks that a fit has the model's labels, or shows in which order they are."""
+    try:
+        assert fit(model, data, **VIEWS).measured["accuracy_on_data"]["value"] > 0.85
+    except DataError as error:
+        assert "is labelled" in str(error)  # noqa: PT017
+
+
+class Twelve(nn.Module):
+    """The digits, and two classes that are never predicted."""
+
+    def __init__(self, digits: nn.Module) -> None:
+        super().__init__()
+        self.digits = digits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(self.digits(x), (0, 2), value=-9.0)
+
+
+def test_folders_named_by_numbers_of_two_digits(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+    write_images(digits[0], range(500), tmp_path / "numbers")
+    for name in ("10", "11"):
+        (tmp_path / "numbers" / name).mkdir()
+        Image.new("L", (28, 28)).save(tmp_path / "numbers" / name / "black.png")
+        Image.new("L", (28, 28), 9).save(tmp_path / "numbers" / name / "dark.png")
+    right_or_refused(Twelve(model), open_data(tmp_path / "numbers"))
+
+
+def test_a_target_transform_is_seen(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    class Turned(Dataset[Any]):
+        """A torch data set whose targets are those before its transform."""
+
+        def __init__(self) -> None:
+            self.x, labels = plain(digits[0])
+            self.targets = [9 - int(label) for label in labels]
+
+        def __len__(self) -> int:
+            return len(self.targets)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return self.x[index], 9 - self.targets[index]
+
+    right_or_refused(model, as_data(Turned()))
+
+
+def test_names_in_another_order_than_the_models_are_refused(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    class Config:
+        id2label = {number: name.upper() for number, name in enumerate(NAMES)}  # noqa: RUF012
+
+    model.config = Config()  # type: ignore[assignment]
+    named = TensorData(*plain(digits[0]), classes=NAMES)
+    assert fit(model, named, **VIEWS).measured["accuracy_on_data"]["value"] > 0.9
+    with pytest.raises(DataError, match="ZERO, ONE"):
+        fit(model, TensorData(*plain(digits[0]), classes=NAMES[::-1]), **VIEWS)
+    Config.id2label = {number: f"LABEL_{number}" for number in range(10)}
+    assert fit(model, named, **VIEWS).measured["accuracy_on_data"]["value"] > 0.9
+
+
+def test_a_model_that_guesses_is_refused(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    x, labels = plain(digits[0])
+    mixed = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    refused(model, TensorData(x, mixed), shows="guessing among 10")
+    nn.init.zeros_(model.get_submodule("fc2").weight)  # the bias alone: always one class
+    rare = torch.where(labels == 3, labels, int(model(x[:1]).argmax()))
+    with pytest.raises(DataError, match="guessing among 10"):
+        fit(model, TensorData(x, rare), **VIEWS)
+
+
+def test_accuracies_are_printed_and_told(
+    model: nn.Module, digits: tuple[Data, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    measured = fit(model, digits[0], calibration=digits[2], **VIEWS).measured
+    for name, data in (("data", digits[0]), ("calibration", digits[2])):
+        with torch.no_grad():
+            right = int((model(plain(data)[0]).argmax(1) == data.labels).sum())
+        assert measured[f"accuracy_on_{name}"]["count"] == right
+        assert f"{right / len(data):.1%} of {len(data)} samples of {name}" in capfd.readouterr().err or name != "data"
+
+
+def test_accuracies_far_apart_are_warned_of(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    x, labels = plain(digits[2])
+    noisy = torch.where(torch.arange(len(labels)) % 10 < 4, torch.randint(0, 10, labels.shape), labels)
+    for data, fresh in ((digits[0], TensorData(x, noisy)), (TensorData(x, noisy), digits[0])):
+        with pytest.warns(PetmWarning, match=r"^calibration: "):
+            fit(model, data, calibration=fresh, **VIEWS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model, digits[0], calibration=digits[2], **VIEWS)
+
+
+# The simulation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [way for way in WAYS if "petm fit" not in way])
+def test_the_guarantee_is_violated_no_more_often_than_it_says(way: str) -> None:
+    for mixture in ("30 % seen", "10 copies"):
+        if "from_data" in way and MIXTURES[mixture][0]:
+            continue
+        found = violated(way, mixture, 20)
+        assert found["claimed"] > 0
+        assert found["violated"].count <= found["at_most"]
+
+
+def test_the_command_line_guarantees_as_python_does() -> None:
+    way = violated("petm fit --calibration", "10 copies", 2, seed=2)
+    assert way == violated("fit(calibration=)", "10 copies", 2, seed=2) | {"way": way["way"]}
+
+
+def test_a_calibration_set_of_training_samples_gives_no_guarantee() -> None:
+    assert violated("fit(calibration=)", "100 % seen", 3)["claimed"] == 0
