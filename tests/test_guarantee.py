@@ -171,16 +171,17 @@ def test_named_folders_in_the_order_of_the_alphabet(model: nn.Module, digits: tu
     refused(model, open_data(tmp_path / "named", classes=NAMES[::-1]), shows="model's class 0 is labelled 'zero'")
 
 
-def test_an_empty_class_folder_is_refused(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+def test_an_absent_class_folder_is_refused_and_an_empty_one_is_a_class(
+    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
     named = TensorData(*plain(digits[0]), classes=tuple("abcdefghij"))
     write_images(named, (named.labels != 1).nonzero().flatten()[:400].tolist(), tmp_path / "letters")
-    for made in (False, True):
-        if made:
-            (tmp_path / "letters" / "b").mkdir()
-        with pytest.raises(DataError, match="a, c, d"):
-            fit(model, open_data(tmp_path / "letters"), **VIEWS)
-        found = fit(model, open_data(tmp_path / "letters", classes="abcdefghij"), **VIEWS)
-        assert found.measured["accuracy_on_data"]["value"] > 0.9
+    with pytest.raises(DataError, match="a, c, d"):
+        fit(model, open_data(tmp_path / "letters"), **VIEWS)
+    found = [fit(model, open_data(tmp_path / "letters", classes="abcdefghij"), **VIEWS)]
+    (tmp_path / "letters" / "b").mkdir()
+    found += [fit(model, open_data(tmp_path / "letters"), **VIEWS)]
+    assert min(grader.measured["accuracy_on_data"]["value"] for grader in found) > 0.9
 
 
 def right_or_refused(model: nn.Module, data: Any) -> None:

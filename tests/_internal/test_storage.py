@@ -121,6 +121,7 @@ def test_files_by_their_addresses(tmp_path: Path) -> None:
         (root / "d").entries()
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over:petm.errors.PetmWarning")
 def test_every_kind_of_input_from_a_store(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def at(key: str) -> str:
         return f"s3://shelf/{key}?{bucket}"

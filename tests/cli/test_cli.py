@@ -466,7 +466,7 @@ def test_a_list_with_paths_of_which_nothing_can_be_read(fitted, petm, monkeypatc
     (fitted / "loop.png").symlink_to("loop.png")
     bad = [b"gone.png", b"pipe.png", b"loop.png", b"no.kind", b"x" * 5000, b"a\0b.png", b"[.png"]
     monkeypatch.setattr("sys.stdin", listing(os.fsencode(good[0]), odd, *bad, os.fsencode(good[1])))
-    code, out, err = petm("grade", "my.petm", "-")
+    code, out, err = petm("grade", "my.petm", "--trust-bundle-code", "-")
     assert code == 0, err
     rows = list(csv.DictReader(io.StringIO(out.replace("\0", "\\0"))))
     assert [row["grade"] == "unreadable" for row in rows] == [False, False, *[True] * len(bad), False]
@@ -481,12 +481,12 @@ def test_nothing_that_can_be_read_is_an_error_with_the_commonest_reason(fitted, 
     for number in range(3):
         (fitted / "bad" / f"{number}.png").write_bytes(b"none")
     (fitted / "bad" / "3.png").symlink_to("nowhere")
-    code, _, err = petm("grade", "my.petm", "bad", "-o", "g.csv")
+    code, _, err = petm("grade", "my.petm", "--trust-bundle-code", "bad", "-o", "g.csv")
     assert code == 1
     assert err.splitlines()[-1].startswith("Error: inputs: expected one that can be read, got 4 that cannot, mostly: ")
     assert "an empty or unknown format" in err.splitlines()[-1]
     assert len((fitted / "g.csv").read_text().splitlines()) == 5
-    assert petm("grade", "my.petm", "bad", "--json")[0] == 1
+    assert petm("grade", "my.petm", "--trust-bundle-code", "bad", "--json")[0] == 1
 
 
 def test_an_output_among_the_inputs_is_refused(fitted, petm):
@@ -501,7 +501,7 @@ def test_an_output_among_the_inputs_is_refused(fitted, petm):
         ("more", "more/g.csv"), ("more", "link/g.csv"), ("link", "more/g.csv"), ("classes", "more/deep/g.csv"),
         ("x.npz", "y.csv"), ("x.npz", "z.csv"), ("*.npz", "z.csv"), (".", "g.csv"), ("x.npz", "my.petm/g.csv"),
     ):  # fmt: skip
-        code, _, err = petm("grade", "my.petm", given, "-o", output, "--overwrite")
+        code, _, err = petm("grade", "my.petm", "--trust-bundle-code", given, "-o", output, "--overwrite")
         assert (code, "Error: output: expected a place apart from the inputs" in err) == (1, True), (given, output, err)
     assert sorted(map(str, fitted.rglob("*"))) == before
-    assert petm("grade", "my.petm", "more", "-o", "more.csv")[0] == 0
+    assert petm("grade", "my.petm", "--trust-bundle-code", "more", "-o", "more.csv")[0] == 0

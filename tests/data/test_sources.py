@@ -241,6 +241,7 @@ def test_linked_folders_are_read_in_the_first_place_and_loops_end(place: Path) -
     assert [row[2] for row in every(open_sources(["links"]))] == ["bird"] * 4
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over:petm.errors.PetmWarning")
 def test_what_is_no_file_in_a_folder_is_a_row(place: Path) -> None:
     folder = place / "images"
     (folder / "bird").symlink_to("bird")
