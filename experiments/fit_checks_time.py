@@ -1,7 +1,7 @@
 """Which share of a fit do its checks take? Both are timed in one fit.
 
-The checks are the hashes of all samples, the base model's predictions on the calibration set, and the search for
-another order of the classes; the share is theirs over all the rest.
+The checks are the probe of the model, the hashes of all samples, the base model's predictions on the calibration set,
+the search for another order of the classes, and the profile of the inputs; the share is theirs over all the rest.
 
     python -m experiments.fit_checks_time --weights mnist_converged.safetensors --data-dir DIR -o docs/measured
 """
@@ -22,7 +22,9 @@ from petm.data.digits import load_mnist
 from petm.models.loading import load_weights
 from petm.models.paper import paper_cnn
 
-CHECKS = ("separate", "_answers", "_listen")
+CHECKS = (
+    "_check_data", "refuse_review_queue", "separate", "_answers", "_listen", "check_inputs", "describe_inputs",
+)  # fmt: skip
 
 
 def main() -> None:

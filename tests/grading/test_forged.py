@@ -97,16 +97,16 @@ def refuse(bundle: Path, *, accepts: bool = False) -> str | None:
 
 
 def test_every_entry_is_checked(bundle: Path) -> None:
-    """About 1,500 forgeries; what suits an entry may be accepted, and then the grader works."""
+    """A third of about 1,500 forgeries; what suits an entry may be accepted, and then the grader works."""
     original = json.loads((bundle / "petm.json").read_text())
     del original["checksum"]
     forged = refused = 0
-    for where in entries(original):
-        for value in (..., *STRANGE):
+    for place, where in enumerate(entries(original)):
+        for value in (..., *STRANGE)[place % 3 :: 3]:
             seal(bundle, copy.deepcopy(original))
             forge(bundle, where, value)
             forged, refused = forged + 1, refused + (refuse(bundle, accepts=True) is not None)
-    assert forged > 1400
+    assert forged > 450
     assert refused > 0.8 * forged
 
 
