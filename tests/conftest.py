@@ -1,6 +1,7 @@
 """What several test files share: digits, and a network that is right most of the time."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from networks import TinyCNN, seeded
 from petm.data.base import Data
 from petm.data.digits import load_digits
+from s3_store import serve_bucket
 
 # Networks this small only wait for each other on several threads, and more so beside pytest-xdist.
 torch.set_num_threads(1)
@@ -52,3 +54,9 @@ def _trained(digits: tuple[Data, ...]) -> nn.Module:
 def model(_trained: nn.Module) -> nn.Module:
     """A: a small network that gets most digits right and some wrong, in eval mode."""
     return copy.deepcopy(_trained)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """Settings of an S3 server on this machine, with an empty bucket ``shelf``, as they stand behind an address."""
+    yield from serve_bucket()

@@ -1,12 +1,6 @@
 import csv
 import io
 import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from pyarrow.fs import FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import LocalFileSystem
 
 from petm._internal.storage import RemotePath, for_arrow, identity_of, locate, open_binary
 from petm.data.reader import Reader
 from petm.data.sources import open_sources
 from petm.errors import DataError, RunError
 from petm.grading.grade_files import check_output
-from petm.grading.grade_table import read_grades
-from petm.grading.ray_engine import grade_on_ray
-from slow_grader import open_slow_grader
-
-KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_EC2_METADATA_DISABLED": "true"}
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """Settings of an S3 server on this machine, with an empty bucket ``shelf``, as they stand behind an address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    settings = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items():
-            patch.setenv(name, value)
-        try:
-            for _ in range(300):
-                with socket.socket() as tried:
-                    if tried.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
-            FileSystem.from_uri(f"s3://shelf/?{settings}")[0].create_dir("shelf")
-            yield settings
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def put(address: str, content: bytes) -> None:
-    place = locate(address)
-    assert isinstance(place, RemotePath)
-    with place.filesystem.open_output_stream(place.key) as file:
-        file.write(content)
+from s3_store import put
 
 
 def png(seed: int) -> bytes:
@@ -166,27 +124,3 @@ def test_every_kind_of_input_from_a_store(tmp_path: Path, bucket: str, monkeypat
         open_sources([at("images/x*")])
     with pytest.raises(RunError, match=r"s3://shelf/g.parquet: expected a file on this machine, got an address"):
         check_output(locate(at("g.parquet")), overwrite=False)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_ray_reads_from_a_store_and_writes_there(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason="needs petm[ray]")
-    tests = Path(__file__).parents[1]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tests / "helpers", tests.parent))))  # for the workers
-    monkeypatch.setattr("petm.grading.ray_engine.PIECE", 64)
-    file, x = io.BytesIO(), np.random.default_rng(0).random((150, 1, 4, 4), np.float32)
-    np.savez(file, x=x)
-    put(f"s3://shelf/ray.npz?{bucket}", file.getvalue())
-    output = locate(f"s3://shelf/graded.parquet?{bucket}")
-    assert isinstance(output, RemotePath)
-    sources = open_sources([f"s3://shelf/ray.npz?{bucket}"])
-    put(f"s3://shelf/graded.parquet/other.parquet?{bucket}", b"of another run")
-    with pytest.raises(RunError, match=r"s3://shelf/graded.parquet: expected no such path yet"):
-        grade_on_ray(partial(open_slow_grader, 0), sources, output)
-    grade_on_ray(partial(open_slow_grader, 0), sources, output, workers=1, overwrite=True)
-    rows = sorted((row["row"], row["suspicion"]) for batch in read_grades(output) for row in batch.to_pylist())
-    assert [row for row, _ in rows] == list(range(150))
-    assert [suspicion for _, suspicion in rows] == pytest.approx(x.astype(float).sum((1, 2, 3)).tolist(), rel=1e-6)
-    assert (output / "_SUCCESS").is_file()
-    assert output.filesystem.get_file_info(output.key).type == FileType.Directory

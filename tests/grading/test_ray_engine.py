@@ -1,6 +1,5 @@
-import logging
+import io
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -9,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow.fs import FileType
 from torch import Tensor
 
 from networks import images
+from petm._internal.storage import RemotePath, locate
 from petm.data.sources import open_sources
 from petm.errors import DataError, ExtraError, RunError
 from petm.grading.grade_files import grade_files
 from petm.grading.grade_table import read_grades
 from petm.grading.ray_engine import _import_ray, grade_on_ray
-from slow_grader import open_slow_grader
+from s3_store import put
+from slow_grader import open_broken_grader, open_dying_grader, open_slow_grader
 
 pytest.importorskip("ray", reason="needs petm[ray]")
 
@@ -28,15 +30,24 @@ def worker_path() -> str:
     return os.pathsep.join(map(str, (tests / "helpers", tests.parent, *sys.path)))
 
 
+Ended = list[bool]
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One cluster for all tests of this module."""
+def cluster(bucket: str) -> Iterator[Ended]:
+    """One cluster of two cores, with the keys to the store, for all tests of this module; the first grading starts it.
+
+    Each time that one would end it, ``True`` is added to the list, and it goes on until the module ends.
+    """
+    ended: Ended = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", worker_path())
         ray = _import_ray()
-        ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-        yield
-        ray.shutdown()
+        shutdown = ray.shutdown
+        patch.setattr(ray, "init", partial(ray.init, num_cpus=2))
+        patch.setattr(ray, "shutdown", lambda: ended.append(True))
+        yield ended
+        shutdown()
 
 
 @pytest.fixture
@@ -64,33 +75,10 @@ def test_pieces_are_all_inputs_once(place: Tensor) -> None:
     assert rows == [*range(500), None, *range(400)]
 
 
-def broken() -> Any:
-    raise RuntimeError("the grader cannot be opened")
-
-
-class Dying:
-    """A grader whose process is killed at its third batch, unless another one was before."""
-
-    def __init__(self, marker: Path) -> None:
-        self.grader, self.marker, self.left = open_slow_grader(0)[0], marker, 2
-        self.origin = self.grader.origin
-
-    def grade_batch(self, x: Any) -> Any:
-        self.left -= 1
-        if self.left < 0 and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.grader.grade_batch(x)
-
-
-def open_dying_grader(marker: Path) -> Any:
-    return Dying(marker), open_slow_grader(0)[1]
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_workers_write_the_rows_of_one_process_though_one_is_killed(
-    place: Tensor, tmp_path: Path, cluster: None
+    place: Tensor, tmp_path: Path, cluster: Ended
 ) -> None:
     def sources() -> Any:
         return open_sources([str(tmp_path / name) for name in ("a.npz", "b.npz", "c.npz")], label_column="label")
@@ -100,6 +88,7 @@ def test_workers_write_the_rows_of_one_process_though_one_is_killed(
     grade_files(grader, sources(), reader, one, told={}, labelled=True)
     opened = partial(open_dying_grader, tmp_path / "killed")
     grade_on_ray(opened, sources(), two, workers=2, batch_size=8, labelled=True)
+    assert cluster == [True], "who starts it ends it, and nobody else"
     assert (tmp_path / "killed").exists()
     assert graded(two) == graded(one)
     assert [row[1] for row in graded(two)] == [*range(500), None, *range(400)]
@@ -108,8 +97,32 @@ def test_workers_write_the_rows_of_one_process_though_one_is_killed(
     with pytest.raises(RunError, match=r"two.parquet: "):
         grade_on_ray(opened, sources(), two)
     with pytest.raises(RunError, match=r"^ray: .*cannot be opened"):
-        grade_on_ray(broken, sources(), three, workers=1)
+        grade_on_ray(open_broken_grader, sources(), three, workers=1)
     assert not list(tmp_path.glob("*three*"))
+    assert cluster == [True], "who starts it ends it, and nobody else"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_workers_read_from_a_store_and_write_there(
+    bucket: str, cluster: Ended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petm.grading.ray_engine.PIECE", 64)
+    file, x = io.BytesIO(), np.random.default_rng(0).random((150, 1, 4, 4), np.float32)
+    np.savez(file, x=x)
+    put(f"s3://shelf/ray.npz?{bucket}", file.getvalue())
+    output = locate(f"s3://shelf/graded.parquet?{bucket}")
+    assert isinstance(output, RemotePath)
+    sources = open_sources([f"s3://shelf/ray.npz?{bucket}"])
+    put(f"s3://shelf/graded.parquet/other.parquet?{bucket}", b"of another run")
+    with pytest.raises(RunError, match=r"s3://shelf/graded.parquet: expected no such path yet"):
+        grade_on_ray(partial(open_slow_grader, 0), sources, output)
+    grade_on_ray(partial(open_slow_grader, 0), sources, output, workers=1, overwrite=True)
+    rows = sorted((row["row"], row["suspicion"]) for batch in read_grades(output) for row in batch.to_pylist())
+    assert [row for row, _ in rows] == list(range(150))
+    assert [suspicion for _, suspicion in rows] == pytest.approx(x.astype(float).sum((1, 2, 3)).tolist(), rel=1e-6)
+    assert (output / "_SUCCESS").is_file()
+    assert output.filesystem.get_file_info(output.key).type == FileType.Directory
 
 
 def test_no_inputs_and_no_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
