@@ -346,16 +346,19 @@ def fuzz(name: str, target: Target, numbers: range, seconds: float, kept: Path) 
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            os.close(reader)
-            limit = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MORE_MEMORY
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            with os.fdopen(writer, "w") as told:
-                while number < numbers.stop and time.monotonic() < end:
-                    failure = run_case(name, target, number, content, kept)
-                    told.write(json.dumps([number, failure and failure.what]) + "\n")
-                    told.flush()
-                    number += 1
-            os._exit(0)
+            try:
+                os.close(reader)
+                limit = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MORE_MEMORY
+                resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+                with os.fdopen(writer, "w") as told:
+                    while number < numbers.stop and time.monotonic() < end:
+                        failure = run_case(name, target, number, content, kept)
+                        told.write(json.dumps([number, failure and failure.what]) + "\n")
+                        told.flush()
+                        number += 1
+                os._exit(0)
+            finally:
+                os._exit(1)  # whatever is raised here, the caller's own work is not done twice
         os.close(writer)
         with os.fdopen(reader) as told:
             for line in told:
