@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +14,6 @@ from petm.errors import RunError
 from together_trainings import train_together
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "together_trainings.py"
-
-
-def run(folder: Path, *arguments: str, processes: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs the script, by torchrun where a number of processes is given."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
-    environment = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
 
 
 def result(folder: Path, kind: str) -> dict[str, Any]:
@@ -41,14 +33,18 @@ KINDS = ("cached", "uncached", "early", "distilled")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every kind of training by one process, this one, and by two."""
+    """Every kind of training by one process, this one, and by two; and by two of which one dies, and what was said."""
     folder = tmp_path_factory.mktemp("trained")
-    for processes in ("1", "2"):
-        (folder / processes).mkdir()
+    for name in ("1", "2", "died"):
+        (folder / name).mkdir()
     for kind in KINDS:
         train_together(folder / "1", kind)
-    done = run(folder / "2", ",".join(KINDS), processes=2)
+    environment = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(SCRIPT), str(folder), ",".join(KINDS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 0, done.stderr
+    (folder / "said").write_text(done.stderr)
     return folder
 
 
@@ -62,16 +58,15 @@ def test_two_processes_have_the_losses_of_one(kind: str, trained: Path) -> None:
 
 @pytest.mark.slow
 def test_a_dead_worker_ends_the_run_and_another_number_goes_on(trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "died").mkdir()
-    done = run(tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "expected all 2 to work together until the end, but one cannot be reached" in done.stderr
-    assert "with --resume the run continues from its checkpoint" in done.stderr
-    assert (tmp_path / "died" / "cached.safetensors").exists()
-    assert not (tmp_path / "died" / "cached.json").exists()
-    train_together(tmp_path / "died", "cached")
-    for folder in ("died", "3"):
-        expect_alike(result(tmp_path / folder, "cached"), result(trained / "1", "cached"))
+    said = (trained / "said").read_text()
+    assert "expected all 2 to work together until the end, but one cannot be reached" in said
+    assert "with --resume the run continues from its checkpoint" in said
+    died = shutil.copytree(trained / "died", tmp_path / "died")
+    assert (died / "cached.safetensors").exists()
+    assert not (died / "cached.json").exists()
+    train_together(died, "cached")
+    for folder in (died, trained / "3"):
+        expect_alike(result(folder, "cached"), result(trained / "1", "cached"))
 
 
 def test_one_process_alone() -> None:
@@ -111,11 +106,12 @@ def test_a_launch_that_cuts_the_model_in_parts(monkeypatch: pytest.MonkeyPatch, 
         assert team.count == 1
 
 
-@pytest.mark.slow
 def test_a_launcher_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes are announced, but the address of the other one is missing."""
-    code = "from petm._internal.distributed import together\nwith together(cpu=True): pass"
-    environment = {key: value for key, value in os.environ.items() if key not in ("MASTER_ADDR", "MASTER_PORT")}
-    environment |= {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, env=environment)
-    assert "RunError: processes: expected all 2 to work together" in done.stderr
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=r"^processes: expected all 2 to work together"), together(cpu=True):
+        pass
+    assert group() == Group(0, 1)

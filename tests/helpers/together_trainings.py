@@ -1,7 +1,7 @@
-"""Trainings by as many processes as torchrun starts: `torchrun ... together_trainings.py FOLDER KIND,KIND`.
+"""Trainings by several processes: `python together_trainings.py FOLDER KIND,KIND`.
 
-Without torchrun, `python together_trainings.py FOLDER` trains in two processes of which one is killed, and goes on in
-three: forked, so that PyTorch is imported once.
+Two processes that torchrun's launcher starts train each kind; and two, of which one is killed, train the first, with
+which three go on. All are forked, so that PyTorch is imported once.
 """
 
 import json
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from networks import TinyCNN, seeded
 from petm._internal.distributed import together, totals
@@ -79,19 +80,26 @@ def forked(count: int, folder: Path, kind: str, *, die_at: int = 0) -> list[int]
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def main(folder: Path) -> None:
-    ended = forked(2, folder / "died", "cached", die_at=11)
+def launched(folder: Path, kinds: list[str]) -> None:
+    for kind in kinds:
+        train_together(folder, kind)
+
+
+def main(folder: Path, kinds: list[str]) -> None:
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports what each child would import anew
+    load_digits()  # this too
+    ended = forked(2, folder / "died", kinds[0], die_at=11)
     assert ended == [1, -signal.SIGKILL], ended
     shutil.copytree(folder / "died", folder / "3")
-    ended = forked(3, folder / "3", "cached")
+    ended = forked(3, folder / "3", kinds[0])
     assert ended == [0, 0, 0], ended
+    # What `torchrun --standalone --nproc-per-node 2` does, but that it forks.
+    config = LaunchConfig(
+        1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork", max_restarts=0
+    )
+    elastic_launch(config, launched)(folder / "2", kinds)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if "RANK" in os.environ:
-        for one in sys.argv[2].split(","):
-            train_together(Path(sys.argv[1]), one)
-    else:
-        torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports what each child would import anew
-        main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2].split(","))
