@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
@@ -40,6 +40,7 @@ from petm.serving.engine import EngineEndedError
 from petm.serving.engine_process import EngineProcess
 from petm.serving.limits import Limits
 from petm.serving.server import is_loopback, listening
+from small_engines import Sums, dies, fails, sleeps
 
 CLIENTS = 16
 
@@ -165,9 +166,44 @@ def test_sigterm_under_load_answers_every_accepted_request(serve: Serve, request
     assert "Traceback" not in process.stderr.read()
 
 
+def told(port: int, content: bytes, patience: float = 30) -> bytes:
+    """All that a service answers to the content until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), patience) as connection:
+        connection.sendall(content)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+Service = tuple["subprocess.Popen[str]", int]
+
+
+@pytest.fixture(scope="module")
+def strangers(serve: Serve) -> Service:
+    """One service for the requests that are none; the last test that uses it ends it."""
+    return serve("--max-body-mib", "0.1")
+
+
 @pytest.mark.slow
-def test_it_answers_what_is_not_http_and_ends_on_ctrl_c(serve: Serve, requests: list[tuple[bytes, int]]) -> None:
-    process, port = serve("--max-body-mib", "0.1")
+def test_a_body_whose_end_is_doubtful_is_refused_and_the_connection_closed(strangers: Service) -> None:
+    _, port = strangers
+    hidden = b"0\r\n\r\nGET /about HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    for version, framing in (
+        (b"1.1", b"content-length: 4\r\ntransfer-encoding: chunked"),
+        (b"1.1", b"transfer-encoding: chunked\r\ncontent-length: 4"),
+        (b"1.0", b"transfer-encoding: chunked"),
+        (b"1.1", b"content-length: 4\r\ncontent-length: 5"),
+        (b"1.1", b"content-length: -4"),
+        (b"1.1", b"content-length: " + b"9" * 30),
+        (b"1.1", b"transfer-encoding: gzip, chunked"),
+    ):
+        head = b"POST /grade HTTP/" + version + b"\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        answer = told(port, head + framing + b"\r\n\r\n" + hidden)
+        assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")), framing
+        assert answer.count(b"HTTP/1.1 ") == 1, framing
+
+
+@pytest.mark.slow
+def test_it_answers_what_is_not_http_and_ends_on_ctrl_c(strangers: Service, requests: list[tuple[bytes, int]]) -> None:
+    process, port = strangers
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(inference_of(process.pid), number)  # which inference ignores
     for content in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000 + b"\r\n\r\n", b"\0" * 1000):
@@ -181,13 +217,6 @@ def test_it_answers_what_is_not_http_and_ends_on_ctrl_c(serve: Serve, requests: 
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert process.wait(60) == 0
     half.close()
-
-
-def told(port: int, content: bytes, patience: float = 30) -> bytes:
-    """All that a service answers to the content until it closes the connection."""
-    with socket.create_connection(("127.0.0.1", port), patience) as connection:
-        connection.sendall(content)
-        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 @pytest.mark.slow
@@ -218,27 +247,6 @@ def lasted_while_sending_slowly(port: int) -> float:
             slow.sendall(bytes([byte]))
             time.sleep(0.2)
     return time.monotonic() - began
-
-
-@pytest.mark.slow
-def test_a_body_whose_end_is_doubtful_is_refused_and_the_connection_closed(serve: Serve) -> None:
-    process, port = serve()
-    hidden = b"0\r\n\r\nGET /about HTTP/1.1\r\nhost: localhost\r\n\r\n"
-    for version, framing in (
-        (b"1.1", b"content-length: 4\r\ntransfer-encoding: chunked"),
-        (b"1.1", b"transfer-encoding: chunked\r\ncontent-length: 4"),
-        (b"1.0", b"transfer-encoding: chunked"),
-        (b"1.1", b"content-length: 4\r\ncontent-length: 5"),
-        (b"1.1", b"content-length: -4"),
-        (b"1.1", b"content-length: " + b"9" * 30),
-        (b"1.1", b"transfer-encoding: gzip, chunked"),
-    ):
-        head = b"POST /grade HTTP/" + version + b"\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        answer = told(port, head + framing + b"\r\n\r\n" + hidden)
-        assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")), framing
-        assert answer.count(b"HTTP/1.1 ") == 1, framing
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
 
 
 def inference_of(service: int) -> int:
@@ -277,35 +285,6 @@ def test_a_service_whose_inference_is_killed_reports_it_and_ends(
     assert "Traceback" not in told
 
 
-class Stubborn(Exception):  # noqa: N818
-    """An error that cannot be read again from its pickle."""
-
-    def __init__(self, one: int, two: int) -> None:
-        super().__init__(f"{one} and {two}")
-
-
-class Sums:
-    """An engine that adds its inputs."""
-
-    reader = facts = None
-
-    def run(self, inputs: Sequence[Any]) -> int:
-        if not inputs:
-            raise Stubborn(1, 2)
-        return sum(inputs)
-
-    def sweep(self, sample: int, alphas: Sequence[float]) -> list[list[float]]:
-        raise ModelError(f"no sweep for {sample}")
-
-
-def fails() -> Any:
-    raise BundleError("damaged")
-
-
-def dies() -> Any:
-    os._exit(7)
-
-
 def started(make: Callable[[], Any], patience: float = 60) -> EngineProcess:
     engine = EngineProcess(make, lambda _: None, patience=patience)  # type: ignore[arg-type, return-value]
     engine.wait()
@@ -342,10 +321,6 @@ def test_an_engine_that_does_not_answer_is_ended() -> None:
     with pytest.raises(EngineEndedError, match=r"^inference: .*exit code -9"):
         engine.run([1])
     assert ends(process)
-
-
-def sleeps() -> Any:
-    time.sleep(3600)  # longer than a test may take
 
 
 def test_the_end_does_not_wait_for_loading() -> None:
