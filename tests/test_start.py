@@ -1,11 +1,13 @@
 """What is imported, and when: nothing heavy before it is needed, and nothing that Windows lacks."""
 
+import copy
 import json
 import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -69,11 +71,12 @@ def test_help_and_wrong_arguments_are_answered_at_once(arguments: list[str], cod
     assert not modules & set(HEAVY)
 
 
-@pytest.fixture
-def graph(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def graph(_trained: nn.Module, digits: tuple[Data, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported grader, and ten images beside it."""
     pytest.importorskip("onnxscript", reason="needs petm[onnx]")
-    grader = fit_grader(attach_adapter(model, {"fc1": 4}), digits[1], target=Coverage(0.7))
+    tmp_path = tmp_path_factory.mktemp("graph")
+    grader = fit_grader(attach_adapter(copy.deepcopy(_trained), {"fc1": 4}), digits[1], target=Coverage(0.7))
     petm.export_onnx(grader, tmp_path / "model.onnx", digits[2].inputs(range(4)))
     (tmp_path / "images").mkdir()
     for index, image in enumerate(digits[2].inputs(range(10))):
@@ -95,8 +98,6 @@ assert not {"torch", "transformers"} & set(sys.modules)
 
 @pytest.mark.slow
 def test_a_graph_grades_arrays_without_pytorch(graph: Path, digits: tuple[Data, ...]) -> None:
-    import numpy as np
-
     np.save(graph.parent / "images.npy", digits[2].inputs(range(10)).numpy())
     done = subprocess.run(
         [sys.executable, "-c", GRADED], cwd=graph.parent, capture_output=True, text=True, timeout=120, check=False
