@@ -35,7 +35,7 @@ from petm.training.run_folder import RunFolder
 _COPIES_IN_CHECKPOINT = 4
 """Copies of the trained weights: the weights, two moments of Adam, and the best so far."""
 _LISTENED = 2000
-"""Most calibration samples on which the base model's accuracy is measured before the training."""
+"""Most samples of a set on which the base model's accuracy is measured before the training."""
 
 
 class Fitted(NamedTuple):
@@ -131,7 +131,10 @@ def estimate(
     decoded: bool = False,
     **settings: Unpack[FitSettings],
 ) -> Estimate:
-    """Returns what `fit` will take, after timing a few batches of each stage; checks as `fit` does, trains nothing.
+    """Returns what `fit` will take, after timing a few batches of each stage; trains nothing.
+
+    Checks as `fit` does, the labels by at most 2,000 samples; only samples that are in both sets are not sought, as
+    that reads all of them.
 
     Args:
         model: The base model.
@@ -144,6 +147,8 @@ def estimate(
     data, fresh, config = _prepare(model, data, calibration, config, settings)
     if fresh is None:
         data, fresh = data.split((1 - config.calibration, config.calibration), seed=config.seed)
+    heard = (_answers(model, samples, config.seed) for samples in (data, fresh))
+    _listen(*heard, force=config.force)
     return estimate_fit(model, data, fresh, config, decoded=decoded)
 
 
@@ -229,10 +234,10 @@ def _prepare(
     return data, fresh, config
 
 
-def _answers(model: nn.Module, calibration: Data, seed: int) -> Answers:
-    some = _some(calibration, _LISTENED, seed)
+def _answers(model: nn.Module, data: Data, seed: int) -> Answers:
+    some = _some(data, _LISTENED, seed)
     logits = predict_logits(model, some, title="check the labels")
-    return Answers(logits.argmax(1), some.labels, logits.shape[1], calibration.classes, calibration.source)
+    return Answers(logits.argmax(1), some.labels, logits.shape[1], data.classes, data.source)
 
 
 def _listen(data: Answers | None, calibration: Answers, *, force: bool) -> dict[str, Json]:
@@ -243,7 +248,7 @@ def _listen(data: Answers | None, calibration: Answers, *, force: bool) -> dict[
         parts = (f"{right.value:.1%} of {right.of:,} samples of {argument}" for argument, right in rights.items())
         note(f"The model is right on {' and '.join(parts)}.")
     for argument, answers in found.items() if not force else ():
-        answers.check(argument)
+        answers.check(argument, like=data if answers is not data else None)
     if data:
         compare_answers(data, calibration)
     told: dict[str, Json] = plain({f"accuracy_on_{argument}": right for argument, right in rights.items()})
