@@ -343,3 +343,36 @@ def test_the_command_line_guarantees_as_python_does() -> None:
 
 def test_a_calibration_set_of_training_samples_gives_no_guarantee() -> None:
     assert violated("fit(calibration=)", "100 % seen", 3)["claimed"] == 0
+
+
+def test_inputs_that_repeat_and_are_wrong_are_not_trusted_by_leaving_them_out() -> None:
+    class ByFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2, bias=False)
+            self.fc.weight.data = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]])
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.fc(x)
+            return found
+
+    random = torch.Generator().manual_seed(0)
+
+    def drawn(n: int, repeated: float) -> TensorData:
+        x = torch.randn(n, 4, generator=random)
+        x[:, 0] += x[:, 0].sign()
+        labels, often = (x[:, 0] < 0).long(), torch.rand(n, generator=random) < repeated
+        x[often], labels[often] = torch.tensor([3.0, 0, 0, 0]), 1
+        return TensorData(x, labels)
+
+    told: Any = {"target": MaxRisk(0.05), "layers": {"fc": 2}, "device": "cpu"}
+    for repeated in (0.0, 0.1):  # unseen by the training, and seen
+        model, later = ByFirst(), drawn(4000, 0.1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            grader = fit(model, drawn(500, repeated), calibration=drawn(1000, 0.1), **told)
+        assert any("expected each sample once and unseen, got " in str(warning.message) for warning in caught)
+        grades = grader.grade(later)
+        wrong = grades.trusted & (grades.labels != later.labels.numpy())
+        assert wrong.sum() <= 0.05 * grades.trusted.sum()
+        assert grader.origin.data["calibration"].samples == 1000 == grader.measured["calibration_samples"]

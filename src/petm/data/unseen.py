@@ -34,12 +34,14 @@ class Separated:
         calibration: The calibration samples.
         seen: Number of calibration samples that were left out as equal to a training sample.
         repeated: Number that were left out as equal to an earlier calibration sample.
+        left_out: All of these, of a calibration set of its own; None where there is none.
     """
 
     data: Data
     calibration: Data
     seen: int = 0
     repeated: int = 0
+    left_out: Data | None = None
 
 
 def sample_hashes(data: Data) -> NDArray[np.uint64]:
@@ -75,13 +77,15 @@ def separate(data: Data, calibration: Data) -> Separated:
             f"{int(seen.sum()):,} of {len(seen):,} samples are training samples. Name fresh samples."
         )
     kept = first & ~seen
-    return Separated(data, _kept(calibration, kept), int(seen.sum()), int((~first & ~seen).sum()))
+    repeated = int((~first & ~seen).sum())
+    return Separated(data, _kept(calibration, kept), int(seen.sum()), repeated, _left_out(calibration, kept))
 
 
 def distinct(calibration: Data) -> Separated:
     """Returns calibration samples, each once, where there are no training samples."""
     first = _first(sample_hashes(calibration))
-    return Separated(calibration, _kept(calibration, first), repeated=int((~first).sum()))
+    repeated = int((~first).sum())
+    return Separated(calibration, _kept(calibration, first), repeated=repeated, left_out=_left_out(calibration, first))
 
 
 def hold_out(data: Data, share: float, *, seed: int) -> Separated:
@@ -127,6 +131,10 @@ def _first(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 def _kept(data: Data, kept: NDArray[np.bool_]) -> Data:
     return data if kept.all() else data.subset(torch.from_numpy(kept))
+
+
+def _left_out(data: Data, kept: NDArray[np.bool_]) -> Data | None:
+    return None if kept.all() else data.subset(torch.from_numpy(~kept))
 
 
 def _of_tensor(inputs: Tensor) -> list[bytes]:
