@@ -376,3 +376,14 @@ def test_inputs_that_repeat_and_are_wrong_are_not_trusted_by_leaving_them_out() 
         wrong = grades.trusted & (grades.labels != later.labels.numpy())
         assert wrong.sum() <= 0.05 * grades.trusted.sum()
         assert grader.origin.data["calibration"].samples == 1000 == grader.measured["calibration_samples"]
+
+
+def test_a_guarantee_on_held_out_samples_says_that_it_leaves_out_what_repeats(
+    model: nn.Module, digits: tuple[Data, ...]
+) -> None:
+    x, labels = plain(digits[0])
+    twice = TensorData(torch.cat([x, x[:50]]), torch.cat([labels, labels[:50]]))
+    told: Any = VIEWS | {"target": MaxRisk(0.3), "calibration_from_data": True}
+    with pytest.warns(PetmWarning, match="^data: expected each sample once, .* got 50 of 769 that equal another"):
+        fit(model, twice, **told)
+    fit(model, TensorData(x, labels), **told)

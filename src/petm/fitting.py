@@ -39,6 +39,9 @@ _COPIES_IN_CHECKPOINT = 4
 _LISTENED = 2000
 """Most samples of a set on which the base model's accuracy is measured before the training."""
 
+_REPEATED = 0.01
+"""Share of repeated samples above which a guarantee on held-out samples is said not to cover what repeats."""
+
 
 class Fitted(NamedTuple):
     """A grader, and the samples that its threshold was set on."""
@@ -103,6 +106,14 @@ def fitted(
     data, fresh, config = _prepare(model, data, calibration, config, settings)
     recipe, seed = within(recipe_named(config.recipe), config), config.seed
     apart = hold_out(data, config.calibration, seed=seed) if fresh is None else separate(data, fresh)
+    if apart.copies > _REPEATED * len(data) and config.target is not None and config.target.guarantees:
+        warnings.warn(
+            f"data: expected each sample once, to hold out samples for a guarantee, got {apart.copies:,} of "
+            f"{len(data):,} that equal another. These count once, so that nothing is guaranteed about inputs that "
+            f"repeat. If later inputs repeat as well, pass samples drawn like them as calibration.",
+            PetmWarning,
+            stacklevel=2,
+        )
     data, samples = apart.data, apart.calibration
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
     accuracies = _listen(seen.answers, _answers(model, samples, seed), force=config.force)
