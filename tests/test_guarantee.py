@@ -4,8 +4,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,12 +29,18 @@ from petm.report.fit_report import write_fit_report
 from petm.selective.guarantee import guarantee
 from petm.selective.targets import Coverage, Disagreement, MaxRisk, Recall
 from petm.sklearn import GradedClassifier
+from petm.training.preflight import Answers
 from petm.training.recipes import Recipe
 
 VIEWS: Any = {"recipe": Recipe("flipped", (Member("", MIRROR),), copies=0), "device": "cpu"}
 """A fit without training."""
 GUARANTEES = (MaxRisk(0.2), MaxRisk(0.2, per="class"), Recall(0.5, confidence=0.9))
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def answers_of(predicted: NDArray[Any], labels: NDArray[Any], *, names: tuple[str, ...] = ()) -> Answers:
+    found, true = (torch.as_tensor(part.astype(np.int64)) for part in (predicted, labels))
+    return Answers(found, true, 2, names, "file")
 
 
 def plain(data: Data) -> tuple[Tensor, Tensor]:
@@ -165,10 +173,11 @@ def test_labels_in_another_order_are_refused(
 def test_named_folders_in_the_order_of_the_alphabet(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
     named = TensorData(*plain(digits[0]), classes=NAMES)
     write_images(named, range(500), tmp_path / "named")
-    refused(model, open_data(tmp_path / "named"), shows="model's class 0 is labelled 'zero'")
+    refused(model, open_data(tmp_path / "named"), shows="model's class 0 .named 'eight'. is labelled 'zero'")
     right = fit(model, open_data(tmp_path / "named", classes=NAMES), **VIEWS)
     assert right.measured["accuracy_on_data"]["value"] > 0.9
-    refused(model, open_data(tmp_path / "named", classes=NAMES[::-1]), shows="model's class 0 is labelled 'zero'")
+    shows = "model's class 0 .named 'nine'. is labelled 'zero'"
+    refused(model, open_data(tmp_path / "named", classes=NAMES[::-1]), shows=shows)
 
 
 def test_an_absent_class_folder_is_refused_and_an_empty_one_is_a_class(
@@ -248,8 +257,47 @@ def test_a_model_that_guesses_is_refused(model: nn.Module, digits: tuple[Data, .
     refused(model, TensorData(x, mixed), shows="guessing among 10")
     nn.init.zeros_(model.get_submodule("fc2").weight)  # the bias alone: always one class
     rare = torch.where(labels == 3, labels, int(model(x[:1]).argmax()))
-    with pytest.raises(DataError, match="guessing among 10"):
+    with pytest.raises(DataError, match=r"^data: expected predictions of more than one class, got \d for all"):
         fit(model, TensorData(x, rare), **VIEWS)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 20])
+def test_few_calibration_samples_need_not_rule_out_guessing_alone(n: int) -> None:
+    random = np.random.default_rng(n)
+    for _ in range(100):
+        labels = random.integers(0, 2, 2000)
+        predicted = np.where(random.random(2000) < 0.65, labels, 1 - labels)
+        data, few = answers_of(predicted[n:], labels[n:]), answers_of(predicted[:n], labels[:n])
+        data.check("data")
+        if few.accuracy.high >= data.accuracy.low:
+            few.check("calibration", like=data)
+    with pytest.raises(DataError, match=r"^calibration: .* got 90 of 200 right"):
+        odd = np.arange(200) % 2
+        answers_of(np.where(np.arange(200) % 20 < 9, odd, 1 - odd), odd).check("calibration", like=data)
+
+
+def test_a_detector_with_many_false_alarms_is_no_guess() -> None:
+    rare, alarms = np.arange(1000) % 20 == 0, np.arange(1000) % 5 < 3  # 43 % right: all that is rare, and 60 % alarms
+    answers_of(rare | alarms, rare).check("data")
+
+
+def test_guessing_says_how_likely_it_is() -> None:
+    odd = np.arange(20) % 2
+    with pytest.raises(DataError, match=r"got 11 of 20 right .*, as guessing has in 41% of cases\. .* more samples"):
+        answers_of(np.where(np.arange(20) < 11, odd, 1 - odd), odd).check("data")
+
+
+def test_another_order_names_the_outputs_as_they_were_named() -> None:
+    labels = np.arange(100) % 2
+    with pytest.raises(DataError, match=r"model's class 0 \(named 'dog'\) is labelled 'cat', 1 \(named"):
+        answers_of(1 - labels, labels, names=("dog", "cat")).check("data")
+
+
+def test_an_estimate_refuses_labels_that_are_not_the_models(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    x, labels = plain(digits[0])
+    with pytest.raises(DataError, match="in the order of the model's outputs"):
+        estimate(model, TensorData(x, 9 - labels), **VIEWS)
+    assert estimate(model, TensorData(x, 9 - labels), force=True, **VIEWS).samples
 
 
 def test_accuracies_are_printed_and_told(
@@ -295,3 +343,47 @@ def test_the_command_line_guarantees_as_python_does() -> None:
 
 def test_a_calibration_set_of_training_samples_gives_no_guarantee() -> None:
     assert violated("fit(calibration=)", "100 % seen", 3)["claimed"] == 0
+
+
+def test_inputs_that_repeat_and_are_wrong_are_not_trusted_by_leaving_them_out() -> None:
+    class ByFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2, bias=False)
+            self.fc.weight.data = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]])
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.fc(x)
+            return found
+
+    random = torch.Generator().manual_seed(0)
+
+    def drawn(n: int, repeated: float) -> TensorData:
+        x = torch.randn(n, 4, generator=random)
+        x[:, 0] += x[:, 0].sign()
+        labels, often = (x[:, 0] < 0).long(), torch.rand(n, generator=random) < repeated
+        x[often], labels[often] = torch.tensor([3.0, 0, 0, 0]), 1
+        return TensorData(x, labels)
+
+    told: Any = {"target": MaxRisk(0.05), "layers": {"fc": 2}, "device": "cpu"}
+    for repeated in (0.0, 0.1):  # unseen by the training, and seen
+        model, later = ByFirst(), drawn(4000, 0.1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            grader = fit(model, drawn(500, repeated), calibration=drawn(1000, 0.1), **told)
+        assert any("expected each sample once and unseen, got " in str(warning.message) for warning in caught)
+        grades = grader.grade(later)
+        wrong = grades.trusted & (grades.labels != later.labels.numpy())
+        assert wrong.sum() <= 0.05 * grades.trusted.sum()
+        assert grader.origin.data["calibration"].samples == 1000 == grader.measured["calibration_samples"]
+
+
+def test_a_guarantee_on_held_out_samples_says_that_it_leaves_out_what_repeats(
+    model: nn.Module, digits: tuple[Data, ...]
+) -> None:
+    x, labels = plain(digits[0])
+    twice = TensorData(torch.cat([x, x[:50]]), torch.cat([labels, labels[:50]]))
+    told: Any = VIEWS | {"target": MaxRisk(0.3), "calibration_from_data": True}
+    with pytest.warns(PetmWarning, match="^data: expected each sample once, .* got 50 of 769 that equal another"):
+        fit(model, twice, **told)
+    fit(model, TensorData(x, labels), **told)

@@ -276,6 +276,11 @@ def test_the_fitted_grader_is_saved(model: nn.Module, arrays: tuple[NDArray[Any]
     np.testing.assert_array_equal(again.suspicion, estimator.grade(later).suspicion)
 
 
+def test_calibration_is_a_pair(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
+    with pytest.raises(ArgumentError, match=r"^calibration: expected a pair of samples and labels, got ndarray"):
+        GradedClassifier(model).fit(arrays[0], arrays[1], calibration=arrays[0])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("classes", "y", "message"),
     [

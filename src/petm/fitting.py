@@ -1,8 +1,10 @@
 """From a trained model and labelled data to a grader, in one call; and an estimate of what that will take."""
 
+import warnings
 from dataclasses import replace
+from operator import lt
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
@@ -11,12 +13,12 @@ from petm._internal.distributed import group
 from petm._internal.files import check_room, plain
 from petm._internal.progress import note
 from petm._internal.records import Json
-from petm.adapter.model import check_ranks
+from petm.adapter.model import AdaptedModel, check_ranks
 from petm.adapter.peft_folder import adopt_adapter
-from petm.data.base import Data, as_data
+from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Fields
 from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, separate
-from petm.errors import DataError
+from petm.errors import DataError, PetmWarning
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.grades import check_inputs
 from petm.grading.input_profile import describe_inputs
@@ -35,7 +37,10 @@ from petm.training.run_folder import RunFolder
 _COPIES_IN_CHECKPOINT = 4
 """Copies of the trained weights: the weights, two moments of Adam, and the best so far."""
 _LISTENED = 2000
-"""Most calibration samples on which the base model's accuracy is measured before the training."""
+"""Most samples of a set on which the base model's accuracy is measured before the training."""
+
+_REPEATED = 0.01
+"""Share of repeated samples above which a guarantee on held-out samples is said not to cover what repeats."""
 
 
 class Fitted(NamedTuple):
@@ -101,6 +106,14 @@ def fitted(
     data, fresh, config = _prepare(model, data, calibration, config, settings)
     recipe, seed = within(recipe_named(config.recipe), config), config.seed
     apart = hold_out(data, config.calibration, seed=seed) if fresh is None else separate(data, fresh)
+    if apart.copies > _REPEATED * len(data) and config.target is not None and config.target.guarantees:
+        warnings.warn(
+            f"data: expected each sample once, to hold out samples for a guarantee, got {apart.copies:,} of "
+            f"{len(data):,} that equal another. These count once, so that nothing is guaranteed about inputs that "
+            f"repeat. If later inputs repeat as well, pass samples drawn like them as calibration.",
+            PetmWarning,
+            stacklevel=2,
+        )
     data, samples = apart.data, apart.calibration
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
     accuracies = _listen(seen.answers, _answers(model, samples, seed), force=config.force)
@@ -112,14 +125,15 @@ def fitted(
     title = made_by(adapted, recipe).title
     told = config.told() | {"recipe": title, "training_errors": seen.errors, "training_samples": seen.samples}
     told |= {"preflight": str(seen)} if recipe.teacher else {}  # only the paper's recipe learns from errors
-    grader = fit_grader(
+    found = _calibrated(
         adapted,
         samples,
+        apart.left_out,
         target=config.target or (PAPER_TARGET if recipe.teacher else None),
         score=recipe.score,
         origin=replace(origin or Origin(), data=_origins(apart, samples, held_out=fresh is None), settings=told),
     )
-    return Fitted(_completed(grader, accuracies, stated=fresh is None), samples)
+    return Fitted(_completed(found.grader, accuracies, stated=fresh is None), found.calibration)
 
 
 def estimate(
@@ -131,7 +145,10 @@ def estimate(
     decoded: bool = False,
     **settings: Unpack[FitSettings],
 ) -> Estimate:
-    """Returns what `fit` will take, after timing a few batches of each stage; checks as `fit` does, trains nothing.
+    """Returns what `fit` will take, after timing a few batches of each stage; trains nothing.
+
+    Checks as `fit` does, the labels by at most 2,000 samples; only samples that are in both sets are not sought, as
+    that reads all of them.
 
     Args:
         model: The base model.
@@ -144,6 +161,8 @@ def estimate(
     data, fresh, config = _prepare(model, data, calibration, config, settings)
     if fresh is None:
         data, fresh = data.split((1 - config.calibration, config.calibration), seed=config.seed)
+    heard = (_answers(model, samples, config.seed) for samples in (data, fresh))
+    _listen(*heard, force=config.force)
     return estimate_fit(model, data, fresh, config, decoded=decoded)
 
 
@@ -187,8 +206,8 @@ def fit_adopted(
     adapted = adopt_adapter(model, folder)
     used = {"calibration": _origins(apart, apart.calibration, held_out=False)["calibration"]}
     origin = replace(origin or Origin(), data=used, settings={"adapter": "trained elsewhere by PEFT"})
-    grader = fit_grader(adapted, apart.calibration, target=target, origin=origin)
-    return Fitted(_completed(grader, accuracies, stated=calibration_from_data), apart.calibration)
+    found = _calibrated(adapted, apart.calibration, apart.left_out, target=target, origin=origin)
+    return Fitted(_completed(found.grader, accuracies, stated=calibration_from_data), found.calibration)
 
 
 def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_base: bool) -> None:
@@ -229,10 +248,10 @@ def _prepare(
     return data, fresh, config
 
 
-def _answers(model: nn.Module, calibration: Data, seed: int) -> Answers:
-    some = _some(calibration, _LISTENED, seed)
+def _answers(model: nn.Module, data: Data, seed: int) -> Answers:
+    some = _some(data, _LISTENED, seed)
     logits = predict_logits(model, some, title="check the labels")
-    return Answers(logits.argmax(1), some.labels, logits.shape[1], calibration.classes, calibration.source)
+    return Answers(logits.argmax(1), some.labels, logits.shape[1], data.classes, data.source)
 
 
 def _listen(data: Answers | None, calibration: Answers, *, force: bool) -> dict[str, Json]:
@@ -243,11 +262,37 @@ def _listen(data: Answers | None, calibration: Answers, *, force: bool) -> dict[
         parts = (f"{right.value:.1%} of {right.of:,} samples of {argument}" for argument, right in rights.items())
         note(f"The model is right on {' and '.join(parts)}.")
     for argument, answers in found.items() if not force else ():
-        answers.check(argument)
+        answers.check(argument, like=data if answers is not data else None)
     if data:
         compare_answers(data, calibration)
     told: dict[str, Json] = plain({f"accuracy_on_{argument}": right for argument, right in rights.items()})
     return told
+
+
+def _calibrated(
+    adapted: AdaptedModel, samples: Data, left_out: Data | None, *, target: Target | None, origin: Origin, **how: Any
+) -> Fitted:
+    """The grader on calibration samples; under a guarantee on all of them, where it then trusts less.
+
+    Repeated samples may be copies by mistake, or be as frequent later, such as short texts: a guarantee without them
+    would then be false if the model is wrong on them.
+    """
+    grader = fit_grader(adapted, samples, target=target, origin=origin, **how)
+    if left_out is None or target is None or not target.guarantees or not grader.threshold.coverage:
+        return Fitted(grader, samples)
+    every = Joined(samples, left_out)
+    data = dict(origin.data) | {"calibration": describe_data(every)}
+    other = fit_grader(adapted, every, target=target, origin=replace(origin, data=data), **how)
+    if not any(map(lt, other.threshold.values, grader.threshold.values)):
+        return Fitted(grader, samples)
+    warnings.warn(
+        f"calibration: expected each sample once and unseen, got {len(left_out):,} of {len(every):,} that are "
+        f"repetitions or training samples, on which suspicion is worse. They are counted all the same, as later "
+        f"inputs may repeat too; if they are copies by mistake, leave them out.",
+        PetmWarning,
+        stacklevel=3,
+    )
+    return Fitted(other, every)
 
 
 def _completed(grader: Grader, accuracies: dict[str, Json], *, stated: bool) -> Grader:

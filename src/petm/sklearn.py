@@ -127,6 +127,11 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.classes_ = self._names[self._columns]
         fresh = None
         if calibration is not None:
+            if not isinstance(calibration, tuple | list) or len(calibration) != 2:
+                raise ArgumentError(
+                    f"calibration: expected a pair of samples and labels, got {type(calibration).__name__}. "
+                    f"Pass (X, y); a share to hold out is an argument of the class."
+                )
             samples, true = validate_data(self, *calibration, allow_nd=True, reset=False)
             strange = true[~np.isin(true, self.classes_)]
             if len(strange):

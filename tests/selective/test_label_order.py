@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, fisher_exact
 
-from petm.selective.label_order import PERMUTED, better_order, guessing_probability
+from petm.selective.label_order import PERMUTED, better_order, guessing_probability, pairing_probability
 
 
 def predictions(
@@ -23,6 +23,20 @@ def test_guessing_is_tested_exactly() -> None:
     assert guessing_probability(np.zeros(100), rare, classes=2) > 0.5, "90 % right, by one class alone"
     mixed = np.where(np.arange(100) < 20, 1 - rare, rare)
     assert guessing_probability(mixed, rare, classes=2) < 0.05, "80 % right and useful, below the commonest class"
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_predictions_are_compared_with_those_dealt_out_at_random(classes: int) -> None:
+    random = np.random.default_rng(classes)
+    found, labels = predictions(random, 200, classes, 0.05)
+    dealt = [int((random.permutation(found) == labels).sum()) for _ in range(4000)]
+    as_often = float(np.mean(np.array(dealt) >= (found == labels).sum()))
+    assert pairing_probability(found, labels, classes=classes) == pytest.approx(as_often, abs=0.03)
+    if classes == 2:
+        table = [[int(((found == one) & (labels == other)).sum()) for other in (0, 1)] for one in (0, 1)]
+        exact = fisher_exact(table, alternative="greater").pvalue
+        assert pairing_probability(found, labels, classes=2) == pytest.approx(exact)
+    assert pairing_probability(np.zeros(9), np.arange(9) % classes, classes=classes) == 1
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from petm._internal.progress import track
 from petm.data.base import Data
 from petm.data.fields import Fields
 from petm.data.tables import TABLE_SUFFIXES, open_table
@@ -34,12 +35,16 @@ class Separated:
         calibration: The calibration samples.
         seen: Number of calibration samples that were left out as equal to a training sample.
         repeated: Number that were left out as equal to an earlier calibration sample.
+        left_out: All of these, of a calibration set of its own; None where there is none.
+        copies: Number of samples, of data from which the calibration set was held out, that equal an earlier one.
     """
 
     data: Data
     calibration: Data
     seen: int = 0
     repeated: int = 0
+    left_out: Data | None = None
+    copies: int = 0
 
 
 def sample_hashes(data: Data) -> NDArray[np.uint64]:
@@ -48,12 +53,14 @@ def sample_hashes(data: Data) -> NDArray[np.uint64]:
     Two of a million different samples have one hash with a probability of 3e-8.
     """
     found = np.empty(len(data), np.uint64)
-    for start in range(0, len(data), _READ):
-        stop = min(start + _READ, len(data))
-        inputs = data.inputs(range(start, stop))
-        rows = _of_fields(inputs) if isinstance(inputs, Fields) else _of_tensor(inputs)
-        digests = b"".join(blake2b(row, digest_size=8).digest() for row in rows)
-        found[start:stop] = np.frombuffer(digests, np.uint64)
+    with track("look for equal samples", len(data)) as progress:
+        for start in range(0, len(data), _READ):
+            stop = min(start + _READ, len(data))
+            inputs = data.inputs(range(start, stop))
+            rows = _of_fields(inputs) if isinstance(inputs, Fields) else _of_tensor(inputs)
+            digests = b"".join(blake2b(row, digest_size=8).digest() for row in rows)
+            found[start:stop] = np.frombuffer(digests, np.uint64)
+            progress.advance(stop - start)
     return found
 
 
@@ -75,13 +82,15 @@ def separate(data: Data, calibration: Data) -> Separated:
             f"{int(seen.sum()):,} of {len(seen):,} samples are training samples. Name fresh samples."
         )
     kept = first & ~seen
-    return Separated(data, _kept(calibration, kept), int(seen.sum()), int((~first & ~seen).sum()))
+    repeated = int((~first & ~seen).sum())
+    return Separated(data, _kept(calibration, kept), int(seen.sum()), repeated, _left_out(calibration, kept))
 
 
 def distinct(calibration: Data) -> Separated:
     """Returns calibration samples, each once, where there are no training samples."""
     first = _first(sample_hashes(calibration))
-    return Separated(calibration, _kept(calibration, first), repeated=int((~first).sum()))
+    repeated = int((~first).sum())
+    return Separated(calibration, _kept(calibration, first), repeated=repeated, left_out=_left_out(calibration, first))
 
 
 def hold_out(data: Data, share: float, *, seed: int) -> Separated:
@@ -95,7 +104,7 @@ def hold_out(data: Data, share: float, *, seed: int) -> Separated:
     if first.all():
         return Separated(kept, held)
     inside = np.isin(hashes, sample_hashes(held))
-    return Separated(_kept(data, ~inside), held, repeated=int(inside.sum()) - len(held))
+    return Separated(_kept(data, ~inside), held, repeated=int(inside.sum()) - len(held), copies=int((~first).sum()))
 
 
 def refuse_review_queue(calibration: Data) -> None:
@@ -127,6 +136,10 @@ def _first(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 def _kept(data: Data, kept: NDArray[np.bool_]) -> Data:
     return data if kept.all() else data.subset(torch.from_numpy(kept))
+
+
+def _left_out(data: Data, kept: NDArray[np.bool_]) -> Data | None:
+    return None if kept.all() else data.subset(torch.from_numpy(~kept))
 
 
 def _of_tensor(inputs: Tensor) -> list[bytes]:

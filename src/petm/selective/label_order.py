@@ -35,6 +35,38 @@ def guessing_probability(predicted: ArrayLike, labels: ArrayLike, *, classes: in
     return float(scipy.stats.binom.sf(int((found == true).sum()) - 1, len(true), chance))
 
 
+def pairing_probability(predicted: ArrayLike, labels: ArrayLike, *, classes: int) -> float:
+    """Returns the probability that predictions dealt out at random among the samples are right as often, one-sided.
+
+    Guessing then knows how often each class is predicted, but not where. So a detector of something rare may raise so
+    many false alarms that it is wrong on most samples, and still is no guess. Exact for two classes; for more, normal
+    with the exact variance of a random pairing. 1 where all predictions or all labels are one class.
+
+    Args:
+        predicted: int ``(N,)``, predicted classes.
+        labels: int ``(N,)``, true classes.
+        classes: ``K``.
+
+    Example:
+        >>> round(pairing_probability([0, 1, 1, 0], [0, 1, 1, 0], classes=2), 3)
+        0.167
+    """
+    found, true = np.asarray(predicted, int), np.asarray(labels, int)
+    n, right = len(true), int((found == true).sum())
+    guessed, given = (np.bincount(part, minlength=classes) for part in (found, true))
+    if n < 2 or guessed.max() == n or given.max() == n:
+        return 1.0
+    if classes == 2:
+        both = int(((found == 1) & (true == 1)).sum())
+        return float(scipy.stats.hypergeom.sf(both - 1, n, given[1], guessed[1]))
+    one, other = guessed / n, given / n
+    agreed = one @ other
+    # The variance of a sum over a random pairing: of the table of agreement, without the means of its rows and columns.
+    spread = agreed + agreed**2 - one @ other**2 - one**2 @ other
+    deviation = n * np.sqrt(max(float(spread), _TIE) / (n - 1))
+    return float(scipy.stats.norm.sf((right - 0.5 - n * agreed) / deviation))
+
+
 def better_order(predicted: ArrayLike, labels: ArrayLike, *, classes: int, seed: int = 0) -> NDArray[np.int64] | None:
     """Returns the order of the classes that suits the labels better than their own, or None where none does.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from petm.data.base import Data, as_data
 from petm.errors import DataError, PetmWarning
 from petm.models.prediction import predict_logits
-from petm.selective.label_order import SIGNIFICANCE, better_order, guessing_probability
+from petm.selective.label_order import SIGNIFICANCE, better_order, guessing_probability, pairing_probability
 from petm.selective.metrics import Share, share
 from petm.training.error_set import find_errors
 
@@ -47,11 +47,13 @@ class Answers:
         """The share of right predictions, with its 95 % Wilson interval."""
         return share(int((self.predicted == self.labels).sum()), len(self.labels))
 
-    def check(self, argument: str) -> None:
+    def check(self, argument: str, *, like: "Answers | None" = None) -> None:
         """Checks that the labels are those of the model: right more often than guessing, and in the model's order.
 
         Args:
             argument: The argument that the samples were passed as, for messages.
+            like: Answers on other samples that have passed. Few samples, as right as those within the error of their
+                number, are then no guesses, though alone they could not be told from it.
 
         Raises:
             DataError: Another order of the classes suits the labels better, or guessing is right as often.
@@ -60,8 +62,8 @@ class Answers:
         right = self.accuracy
         got = f"{right.count:,} of {right.of:,} right ({self.source})"
         if (order := better_order(predicted, labels, classes=self.classes)) is not None:
-            moved = [f"{output} is labelled {self._name(int(order[output]))}" for output in np.unique(predicted)
-                     if order[output] != output]  # fmt: skip
+            moved = [f"{self._called(int(output))} is labelled {self._name(int(order[output]))}"
+                     for output in np.unique(predicted) if order[output] != output]  # fmt: skip
             after = int((order[predicted] == labels).sum())
             more = ", ..." if len(moved) > 12 else ""
             raise DataError(
@@ -69,24 +71,41 @@ class Answers:
                 f"model's class {', '.join(moved[:12])}{more}. Name the classes in the model's order (classes, "
                 f"--classes), or go on with force."
             )
-        if guessing_probability(predicted, labels, classes=self.classes) >= SIGNIFICANCE:
+        if like is not None and right.high >= like.accuracy.low:
+            return
+        by_chance = guessing_probability(predicted, labels, classes=self.classes)
+        if min(by_chance, pairing_probability(predicted, labels, classes=self.classes)) < SIGNIFICANCE:
+            return
+        if (predicted == predicted[0]).all():
             raise DataError(
-                f"{argument}: expected predictions that are right more often than guessing among {self.classes} "
-                f"classes, got {got}. Check the weights, the labels, and how inputs are read and scaled; or go on with "
-                f"force."
+                f"{argument}: expected predictions of more than one class, got {self._name(int(predicted[0]))} for all "
+                f"{right.of:,} samples, {right.count:,} of them right ({self.source}). Check the weights, and how "
+                f"inputs are read and scaled; or go on with force where the model is meant to answer so."
             )
+        by_luck = f", as guessing has in {by_chance:.0%} of cases" if right.value > 1 / self.classes else ""
+        raise DataError(
+            f"{argument}: expected predictions that are right more often than guessing among {self.classes} "
+            f"classes, got {got}{by_luck}. Check the weights, the labels, and how inputs are read and scaled"
+            f"{', or pass more samples' if by_luck else ''}; or go on with force."
+        )
 
     def _name(self, label: int) -> str:
         return repr(self.names[label]) if self.names else str(label)
+
+    def _called(self, output: int) -> str:
+        """An output of the model, with the name that it was given."""
+        return f"{output} (named {self.names[output]!r})" if self.names else str(output)
 
 
 def compare_answers(data: Answers, calibration: Answers) -> None:
     """Warns where the accuracies on training data and calibration set lie far apart."""
     one, other = data.accuracy, calibration.accuracy
     if abs(one.value - other.value) > FAR and (one.low > other.high or other.low > one.high):
+        learned = ", unless the model has learned its training data by heart" if one.value > other.value else ""
         warnings.warn(
             f"calibration: expected samples like the data, got an accuracy of {other.value:.1%} on them and of "
-            f"{one.value:.1%} on the data. Check that both have the same labels, and are read and scaled alike.",
+            f"{one.value:.1%} on the data. Check that both have the same labels, and are read and scaled "
+            f"alike{learned}.",
             PetmWarning,
             stacklevel=3,
         )
