@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,8 @@ def _scale_transparent(image: Image) -> None:
 
     Of a colour of 16 bits Pillow keeps the upper half, in which others are the same.
     """
-    coding = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+    tiles: Sequence[Any] = getattr(image, "tile", ())
+    coding = str(tiles[0][3]) if image.format == "PNG" and tiles else ""
     if "transparency" in image.info and coding == "RGB;16B":
         raise UnclearImageError("a transparent colour of 16 bits. Save it with 8 bits, or with an alpha channel")
     if "transparency" in image.info and coding in _STEP:
