@@ -266,10 +266,12 @@ def test_other_whole_numbers_are_refused(dtype: torch.dtype) -> None:
 
 def test_floats_are_taken_as_they_are_in_any_byte_order() -> None:
     values = np.array([[[[-1.5, 300.0]]]], ">f8")
-    for array in (values, values[..., ::-1]):
+    for array in (values, values[..., ::-1], values.astype(np.longdouble)):
         assert as_data((array, np.array([0]))).inputs([0]).tolist() == array.tolist()
     with pytest.raises(ArgumentError, match="inputs: expected an array of numbers"):
         as_data((np.array(["a"]), np.array([0])))
+    with pytest.raises(DataError, match="infinity in 1 of 1 samples"):
+        as_data((values * 1e300, np.array([0])))  # finite in 64 bits, and not in the 32 of a model
 
 
 def test_items_that_are_no_tensors_say_so() -> None:
