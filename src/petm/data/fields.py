@@ -93,6 +93,8 @@ def as_batch(x: Any) -> Inputs:
     Raises:
         ArgumentError: It is none of these, or the tensors have different lengths.
     """
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ArgumentError(f"inputs: expected a dense tensor, got one of layout {x.layout}. Pass x.to_dense().")
     if isinstance(x, Tensor | Fields):
         return x
     if isinstance(x, np.ndarray):

@@ -79,7 +79,7 @@ def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
     _scale_transparent(image)
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
-    if _SIGNED in tags.get(_FORMAT, ()):
+    if _SIGNED in tags.get(_FORMAT, ()) and tags.get(_BITS, (8,))[0] <= 16:
         raise UnclearImageError("signed values, whose black and white are unknown. Save it without signs")
     if image.mode == "F":
         raise UnclearImageError("floating-point pixels, whose range is unknown")
