@@ -14,14 +14,16 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 def read(path, form):
     """One image as float32 (C, H, W)."""
     image = Image.open(path, formats=FORMATS)
-    deep = image.mode[0] in "IF" or (image.format == "TIFF" and max(image.tag_v2.get(258, (8,))) > 8)
-    if deep or (image.format == "TIFF" and image.n_frames > 1):
-        raise ValueError("more than 8 bits in a pixel" if deep else "several pages")
+    image.seek(int(getattr(image, "default_image", False)))  # behind it, the first frame of an animation
+    tags, of_8_bits = getattr(image, "tag_v2", {}), image.mode == "P" or ";" not in str(image.tile)
+    deep = image.mode[0] in "IF" or max(tags.get(258, (8,))) > 8 or ("transparency" in image.info and not of_8_bits)
+    if deep or 2 in tags.get(339, ()) or (tags and image.n_frames > 1):
+        raise ValueError("other than 8 bits in a pixel" if deep else "several pages, or signed values")
     grey, image = image.mode in ("1", "L", "LA"), ImageOps.exif_transpose(image)
     if "transparency" in image.info or "A" in image.mode:
-        image = image.convert("RGBA")
-        alpha, image = image.getchannel("A"), Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        if np.ptp(alpha) > 3 >= np.ptp(np.asarray(image), (0, 1)).max():
+        bands = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), bands)
+        if np.ptp(np.asarray(bands), (0, 1)).max() > 3 >= np.ptp(np.asarray(image), (0, 1)).max():
             raise ValueError("a picture in its transparency alone")
     image = image.convert("L" if grey else "RGB")
     mode, (height, width) = "L" if form["channels"] == 1 else "RGB", form["size"]

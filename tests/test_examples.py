@@ -47,6 +47,8 @@ def pictures(folder):
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(generator.integers(0, 256, (50, 20, 3), np.uint8)).save(folder / "turned.png", exif=turned)
+    frames = [Image.fromarray(generator.integers(0, 256, (30, 30, 3), np.uint8)) for _ in range(3)]
+    frames[0].save(folder / "with_default.png", save_all=True, append_images=frames[1:], default_image=True)
     return sorted(folder.iterdir())
 
 
@@ -142,11 +144,15 @@ def test_an_image_that_cannot_be_read_does_not_spoil_the_others(tmp_path):
     origin = Origin(ModelOrigin("networks:TinyCNN"), InputOrigin((28, 28), 1))
     grader = Grader(randomise(attach_adapter(seeded(TinyCNN), {"fc1": 4})), Threshold(0.5, "by hand"), origin=origin)
     export_onnx(grader, tmp_path / "model.onnx")
-    given = [paths[0], tmp_path / "none.png", tmp_path / "broken.png", tmp_path / "deep.png", paths[1]]
+    names = "none.png", "broken.png", "deep.png", "hidden.png"
+    Image.fromarray(np.arange(784 * 4).reshape(28, 28, 4).astype(np.uint8) * np.uint8([1, 1, 1, 0])).save(
+        tmp_path / names[3]
+    )
+    given = [paths[0], *(tmp_path / name for name in names), paths[1]]
     rows, _ = graded_by_the_example(tmp_path / "model.onnx", given)
-    assert [row["grade"] == "unreadable" for row in rows] == [False, True, True, True, False]
-    assert rows[3]["reason"] == "more than 8 bits in a pixel"
-    assert all(row["reason"] for row in rows[1:4])
+    assert [row["grade"] == "unreadable" for row in rows] == [False, True, True, True, True, False]
+    assert rows[3]["reason"] == "other than 8 bits in a pixel"
+    assert all(row["reason"] for row in rows[1:5])
 
 
 @pytest.mark.slow
@@ -163,4 +169,4 @@ def test_a_graph_that_needs_its_processor_says_so(tmp_path):
 
 
 def test_it_is_as_short_as_it_says():
-    assert len(EXAMPLE.read_text().splitlines()) <= 51
+    assert len(EXAMPLE.read_text().splitlines()) <= 53

@@ -52,7 +52,7 @@ def test_a_file_in_the_hugging_face_layout(tmp_path: Path) -> None:
     assert open_data(path, size=(2, 2), channels=3, resize="squeeze").inputs([0]).shape == (1, 3, 2, 2)
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
 def test_plain_binary_columns(tmp_path: Path, kind: pa.DataType) -> None:
     columns = {"image": pa.array([png(7), png(8)], kind), "label": pa.array([3, 1], pa.int8()), "id": ["a", "b"]}
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")

@@ -1,6 +1,7 @@
 """Image folders: what is listed, what the pixels are, and what is refused."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,15 @@ def test_sub_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
     assert data.inputs([3, 0]).shape == (2, 1, 4, 6)
     assert data.value_range == (0.0, 1.0)
     assert data.skipped == {}
+
+
+def test_what_windows_puts_into_folders_is_passed_over_without_a_word(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    for name in ("Thumbs.db", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(open_data(tmp_path)) == 1
 
 
 def test_a_folder_of_images_is_unlabelled(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Images as viewers show them: transparency, depths, colour models, orientation, pages; and what is never opened."""
 
+import struct
 import subprocess
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -45,6 +47,65 @@ def test_a_gif_lies_on_white_too() -> None:
     image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     image.putpalette([10, 20, 30, 40, 50, 60])
     assert shown(encoded(image, "GIF", transparency=0)).tolist() == [[[255] * 3, [40, 50, 60]]]
+
+
+def test_a_picture_that_is_transparent_everywhere_says_so() -> None:
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., :3] = np.arange(48).reshape(4, 4, 3) * 5
+    assert shown(encoded(Image.new("RGBA", (4, 4)), "PNG")).min() == 255, "an empty canvas is white"
+    with pytest.raises(ImageError, match="behind it"):
+        shown(encoded(Image.fromarray(pixels), "PNG"))
+    pixels[..., 3] = 255
+    np.testing.assert_array_equal(shown(encoded(Image.fromarray(pixels), "PNG")), pixels[..., :3])
+
+
+def png(bits: int, colour: int, rows: list[bytes], width: int, transparent: bytes) -> bytes:
+    """A PNG file with a transparent value, of depths that Pillow does not write."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)), (b"tRNS", transparent)]
+    parts += [(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), (b"IEND", b"")]
+    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "transparent", "expected"),
+    [
+        (1, 0b01000000, 0, [255, 255, 255]),
+        (2, 0b00011011, 1, [0, 255, 170, 255]),
+        (2, 0b00011011, 0, [255, 85, 170, 255]),
+        (4, 0x0F, 0, [255, 255]),
+        (4, 0x27, 7, [34, 255]),
+        (8, 0x27, 7, [0x27]),
+        (8, 0x27, 0x27, [255]),
+    ],
+)
+def test_the_transparent_grey_of_a_png_is_that_of_the_file(
+    bits: int, row: int, transparent: int, expected: list[int]
+) -> None:
+    content = png(bits, 0, [bytes([row])] * 2, len(expected), struct.pack(">H", transparent))
+    if min(expected) == 255 and bits < 8:
+        with pytest.raises(ImageError, match="transparency"):
+            shown(content)
+    else:
+        assert shown(content).tolist() == [expected] * 2
+
+
+def test_a_transparent_colour_of_16_bits_says_so() -> None:
+    """Pillow keeps 8 of them, in which another colour may be the same."""
+    row = struct.pack(">6H", 256, 512, 768, 257, 512, 768)
+    with pytest.raises(ImageError, match="16 bits"):
+        shown(png(16, 2, [row], 2, row[:6]))
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(np.int8, 8), (np.int16, 16)])
+def test_signed_values_say_so(kind: type[np.generic], bits: int) -> None:
+    """Of positive ones as well: whether white is 32767 or 65535 is unknown, and Pillow reads -1 in 8 bits as 255."""
+    values = np.array([[1, 100], [127, 3]], kind)
+    tags = {256: 2, 257: 2, 258: bits, 259: 1, 262: 1, 273: 134, 277: 1, 278: 2, 279: values.nbytes, 339: 2}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + values.tobytes()
+    with pytest.raises(ImageError, match="signed"):
+        shown(content)
 
 
 @pytest.mark.parametrize("tag", [281, 341])
@@ -205,10 +266,14 @@ def test_other_whole_numbers_are_refused(dtype: torch.dtype) -> None:
 
 def test_floats_are_taken_as_they_are_in_any_byte_order() -> None:
     values = np.array([[[[-1.5, 300.0]]]], ">f8")
-    for array in (values, values[..., ::-1]):
+    for array in (values, values[..., ::-1], values.astype(np.longdouble)):
         assert as_data((array, np.array([0]))).inputs([0]).tolist() == array.tolist()
     with pytest.raises(ArgumentError, match="inputs: expected an array of numbers"):
         as_data((np.array(["a"]), np.array([0])))
+    with pytest.raises(ArgumentError, match="inputs: expected a dense tensor"):
+        as_data((torch.ones(1, 1, 2, 2).to_sparse(), torch.tensor([0])))
+    with pytest.raises(DataError, match="infinity in 1 of 1 samples"):
+        as_data((values * 1e300, np.array([0])))  # finite in 64 bits, and not in the 32 of a model
 
 
 def test_items_that_are_no_tensors_say_so() -> None:

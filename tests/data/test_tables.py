@@ -191,6 +191,15 @@ def test_utf_16_is_named(tmp_path: Path, name: str) -> None:
         opened(tmp_path / name, "text")
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_cells_that_no_comma_separates_say_so(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "x.csv").write_text(f"text{separator}label\na{separator}1\n")
+    with pytest.raises(DataError, match=r"x\.csv: expected cells separated by commas"):
+        open_table(tmp_path / "x.csv", ("text",), required=("text",), hint="")
+    (tmp_path / "x.csv").write_text(f"a{separator}b\nc\n")
+    assert [*open_table(tmp_path / "x.csv", (f"a{separator}b",), required=(), hint="").records()] == [(2, ("c",), None)]
+
+
 @pytest.mark.parametrize("compression", ["none", "snappy"])
 @pytest.mark.parametrize("checksum", [False, True])
 def test_a_damaged_page_of_parquet(tmp_path: Path, compression: str, checksum: bool) -> None:

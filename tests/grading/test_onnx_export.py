@@ -274,6 +274,21 @@ def test_inputs_that_cannot_be_graded(graph: Path) -> None:
     )
     with pytest.raises(ModelError, match=message):
         grader.grade(images(2, 3, 28, 28))
+    for odd in ([[0.5]], None, images(2).to_sparse()):
+        for grade in (grader.grade, grader.grade_batch):
+            with pytest.raises(ArgumentError):
+                grade(odd)  # type: ignore[arg-type]
+
+
+def test_each_type_of_float_is_taken(graph: Path) -> None:
+    """As PyTorch's grader takes them: bfloat16, which NumPy lacks, and what a float32 cannot hold."""
+    grader, x = OnnxGrader(graph), images(3).bfloat16()
+    expected = grader.grade(x.float().numpy()).suspicion
+    for values in (x, x.double().numpy(), x.float().numpy().astype(">f8"), x.float().numpy().astype(np.longdouble)):
+        for grade in (grader.grade, grader.grade_batch):
+            np.testing.assert_array_equal(grade(values).suspicion, expected)  # type: ignore[operator]
+    with pytest.raises(DataError, match="infinity"):
+        grader.grade(x.double().numpy() * 1e300)
 
 
 def test_files_that_are_no_graph_of_petm(graph: Path, tmp_path: Path) -> None:

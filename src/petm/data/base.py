@@ -435,8 +435,8 @@ def as_is(batch: Any) -> Any:
 
 
 def check_finite(inputs: Inputs, source: str) -> None:
-    """Raises DataError when a sample of ``inputs``, ``(N, ...)``, holds NaN or an infinite value."""
-    finite = [torch.isfinite(tensor) for tensor in tensors_of(inputs) if tensor.is_floating_point()]
+    """Raises DataError when a sample of ``inputs``, ``(N, ...)``, holds NaN or a value that is infinite in float32."""
+    finite = [torch.isfinite(tensor.float()) for tensor in tensors_of(inputs) if tensor.is_floating_point()]
     if all(bool(each.all()) for each in finite):
         return
     bad = torch.stack([(~each).flatten(1).any(1) for each in finite]).any(0).nonzero().flatten()

@@ -93,13 +93,17 @@ def as_batch(x: Any) -> Inputs:
     Raises:
         ArgumentError: It is none of these, or the tensors have different lengths.
     """
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ArgumentError(f"inputs: expected a dense tensor, got one of layout {x.layout}. Pass x.to_dense().")
     if isinstance(x, Tensor | Fields):
         return x
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "biuf":
             raise ArgumentError(f"inputs: expected an array of numbers, got {x.dtype}. Convert it.")
-        # PyTorch knows one byte order, and no views that go backwards.
-        return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))
+        # PyTorch knows one byte order, no views that go backwards, and floats of at most 64 bits.
+        dtype = np.dtype(np.float64) if x.dtype.kind == "f" and x.dtype.itemsize > 8 else x.dtype.newbyteorder("=")
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused by name later
+            return torch.from_numpy(np.ascontiguousarray(x, dtype))
     if isinstance(x, Mapping) and all(isinstance(value, Tensor | np.ndarray) for value in x.values()):
         return Fields({name: cast(Tensor, as_batch(value)) for name, value in x.items()})
     raise ArgumentError(f"inputs: expected a tensor or tensors by name, got {type(x).__name__}.")

@@ -37,6 +37,9 @@ MOST_BYTES = 1 << 30
 
 LEAVE_OUT = "Repair or remove it, or leave out what cannot be read with skip_bad=True (--skip-bad)."
 
+_NO_DATA = frozenset({"desktop.ini", "thumbs.db"})
+"""Files that Windows puts into folders."""
+
 _SQUEEZED = 1.05
 """Ratio of two ratios of sides from which on a distortion is said."""
 
@@ -99,7 +102,7 @@ def _below(folder: str | RemotePath, label: str | None, passed_over: Counter[str
             yield Found(path, label, fault)
         elif fault is not None and "." not in name:  # it may have been a class
             yield Found(path, label or name, fault)
-        else:
+        elif name.lower() not in _NO_DATA:
             passed_over[os.path.splitext(name)[1] or name] += 1
 
 
@@ -335,7 +338,7 @@ def _resized(image: Image, name: str, form: ImageForm) -> Image:
     if squeezed and form.resize is None and form._squeezed.setdefault("told", told) is told:
         warnings.warn(
             f"resize: {name or 'an image'} of {image.height}×{image.width} pixels (height × width) is squeezed to "
-            f"{height}×{width}, and others may be. Choose as in the model's training: squeeze, or crop (--resize).",
+            f"{height}×{width}, and others may be. Fit with squeeze or crop, as in the model's training (--resize).",
             PetmWarning,
             stacklevel=2,
         )

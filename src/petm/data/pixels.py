@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,16 @@ FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF"
 _SUFFIXES = "apng avif bmp gif ico j2k jfif jp2 jpe jpeg jpf jpg jpx pbm pgm png pnm ppm tif tiff webp"
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 """Suffixes of these formats."""
-_SUBFILE, _BITS, _PHOTOMETRIC, _MOST, _MOST_OF_ANY_TYPE = 254, 258, 262, 281, 341
-"""Tags of TIFF: kind of page, bits of a sample, meaning of the values, and the greatest value in two forms."""
+_SUBFILE, _BITS, _PHOTOMETRIC, _MOST, _FORMAT, _MOST_OF_ANY_TYPE = 254, 258, 262, 281, 339, 341
+"""Tags of TIFF: kind of page, bits and type of a sample, meaning of the values, and the greatest in two forms."""
+_SIGNED = 2
+"""Value of `_FORMAT`."""
 _SECONDARY = 0b101
 """Bits of `_SUBFILE`: a page is a smaller version or a mask of another one."""
 _MOST_PAGES = 64
 """Pages that are looked at, smaller versions of the first among them."""
+_STEP = {"L;2": 0x55, "L;4": 0x11}
+"""What one step of a grey value of few bits becomes in 8, by the coding of the pixels in a PNG file."""
 _FAINT = 3
 """Difference of two values of 255 that nobody sees."""
 
@@ -72,8 +76,11 @@ def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
         _expect_one_page(image)
     elif getattr(image, "default_image", False):  # a picture for viewers without animation, before the first frame
         image.seek(1)
+    _scale_transparent(image)
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
+    if _SIGNED in tags.get(_FORMAT, ()) and tags.get(_BITS, (8,))[0] <= 16:
+        raise UnclearImageError("signed values, whose black and white are unknown. Save it without signs")
     if image.mode == "F":
         raise UnclearImageError("floating-point pixels, whose range is unknown")
     if image.mode.startswith("I"):  # I;16 and its byte orders; I where a 16-bit value is held in 32 bits
@@ -95,6 +102,19 @@ def _expect_one_page(image: Image) -> None:
         raise UnclearImageError("several pages. Save each as a file")
     except EOFError:
         image.seek(0)
+
+
+def _scale_transparent(image: Image) -> None:
+    """Brings the transparent value of a PNG file, which is not loaded yet, to the 8 bits that Pillow makes of others.
+
+    Of a colour of 16 bits Pillow keeps the upper half, in which others are the same.
+    """
+    tiles: Sequence[Any] = getattr(image, "tile", ())
+    coding = str(tiles[0][3]) if image.format == "PNG" and tiles else ""
+    if "transparency" in image.info and coding == "RGB;16B":
+        raise UnclearImageError("a transparent colour of 16 bits. Save it with 8 bits, or with an alpha channel")
+    if "transparency" in image.info and coding in _STEP:
+        image.info["transparency"] *= _STEP[coding]
 
 
 def _deep_grey(image: Image, tags: Mapping[int, Any]) -> Image:
@@ -138,13 +158,17 @@ def _on_white(image: Image) -> Image:
         return image
     grey = image.mode in ("1", "L", "LA", "La")
     image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    least, most = image.getchannel("A").getextrema()
     shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("L" if grey else "RGB")
-    if most - least > _FAINT and all(high - low <= _FAINT for low, high in _extremes(shown)):  # type: ignore[operator]
+    if _is_plain(shown) and not _is_plain(image):
         raise UnclearImageError(
-            "a picture in its transparency alone, of which nothing is seen on white. Save it without"
+            "a picture in its transparency alone, or behind it, of which nothing is seen on white. Save it without"
         )
     return shown
+
+
+def _is_plain(image: Image) -> bool:
+    """Whether all pixels look the same."""
+    return all(high - low <= _FAINT for low, high in _extremes(image))
 
 
 def _extremes(image: Image) -> list[tuple[int, int]]:

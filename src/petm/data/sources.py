@@ -223,7 +223,7 @@ def _suits(kind: Any, *, texts: bool) -> bool:
         kind = kind.field("bytes").type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     of_texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    of_images = (pa.types.is_binary, pa.types.is_large_binary)
+    of_images = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
     return any(suits(kind) for suits in (of_texts if texts else of_images))
 
 

@@ -250,7 +250,7 @@ class _LineTable(Table):
         try:
             with open_binary(self.path) as content, io.TextIOWrapper(content, **how) as file:
                 if content.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                    raise self._broken(self.path.suffix.lstrip("."), ValueError("text in UTF-16"))
+                    raise DataError(f"{self.path}: expected text in UTF-8, got UTF-16. Save it in UTF-8.")
                 yield from self._each(file)
         except OSError as error:
             raise self._broken(self.path.suffix.lstrip("."), error) from error
@@ -289,6 +289,10 @@ class _CsvTable(_LineTable):
                 header = cells
                 if _NO_UTF8.search(line) or "\0" in line:
                     raise self._broken("CSV", ValueError("a header that is not in UTF-8"))
+                if len(header) == 1 and header[0] not in self.columns and (other := re.search("[;\t|]", line)):
+                    got = f"the header {line.strip()[:60]!r}"
+                    step = f"Write commas in place of {other[0]!r}"
+                    raise DataError(f"{self.path}: expected cells separated by commas, got {got}. {step}.")
                 self._check(header)
                 places = [header.index(column) if column in header else None for column in self.columns]
             else:

@@ -184,7 +184,8 @@ def _in_unit(flat: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _finite(x: Any) -> NDArray[np.float32]:
     """The samples without NaN or infinity as float32; bytes are divided by 255."""
-    values = np.asarray(x if isinstance(x, np.ndarray) else x.detach().float().cpu(), np.float32)
+    with np.errstate(over="ignore"):  # to infinity
+        values = np.asarray(x if isinstance(x, np.ndarray) else x.detach().float().cpu(), np.float32)
     if str(x.dtype).endswith("uint8"):
         values = values / np.float32(255)
     return values[np.isfinite(values).all(tuple(range(1, values.ndim)))]

@@ -87,10 +87,13 @@ class OnnxGrader:
             batch_size: Samples in one pass.
 
         Raises:
+            ArgumentError: ``x`` is none of these.
             DataError: There is no sample, one holds NaN or infinity, or they cannot be like those of the fit.
             ModelError: The graph cannot take the inputs.
         """
         data = x if isinstance(x, np.ndarray) else as_inputs(x)
+        if isinstance(data, np.ndarray):
+            _as_array(data[:0])  # which checks the dtype
         check_inputs(data, self.origin.inputs)
         source, total = getattr(data, "source", "inputs"), len(data)
         if not total:
@@ -112,6 +115,7 @@ class OnnxGrader:
         """Returns the grades of one batch ``(N, C, H, W)``; only the first inputs are compared with those of the fit.
 
         Raises:
+            ArgumentError: The inputs are neither an array nor a dense tensor.
             DataError: The inputs are not one tensor, or cannot be like those of the fit.
             ModelError: The graph cannot take the inputs.
         """
@@ -142,12 +146,18 @@ def _as_array(x: Any) -> NDArray[np.float32]:
     """A batch of one tensor as float32, on the CPU."""
     if hasattr(x, "keys"):
         raise DataError(f"inputs: expected one tensor for an exported graph, got {', '.join(x.keys())}.")
-    values = x if isinstance(x, np.ndarray) else x.detach().cpu().numpy()
+    if isinstance(x, np.ndarray):
+        values = x
+    elif str(getattr(x, "layout", None)) == "torch.strided":
+        values = (x.float() if x.is_floating_point() else x).detach().cpu().numpy()  # NumPy has no bfloat16
+    else:
+        raise ArgumentError(f"inputs: expected an array or a dense tensor, got {type(x).__name__}. Convert it.")
     if values.dtype == np.uint8:
         return np.divide(values, 255, dtype=np.float32)
     if not np.issubdtype(values.dtype, np.floating):
         raise DataError(f"inputs: expected float or uint8 values, got {values.dtype}. Convert them.")
-    return values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which `grade` refuses by name
+        return values.astype(np.float32, copy=False)
 
 
 def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> Any:
