@@ -288,6 +288,51 @@ def test_the_whole_bundle_is_accepted(bundle: Path) -> None:
     use(bundle)
 
 
+@pytest.mark.parametrize("name", ["base.safetensors", "adapter_model.safetensors"])
+def test_a_file_of_holes_is_not_hashed(bundle: Path, name: str) -> None:
+    started, header = time.monotonic(), json.dumps({"a": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1]}})
+    with (bundle / name).open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header.encode())
+        file.truncate(8 + len(header) + (1 << 40))
+    with pytest.raises(BundleError, match=f"expected {name} .* the disk holds"):
+        load(bundle, seeded(TinyCNN))
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("name", ["README.md", "adapter_config.json"])
+def test_a_long_text_is_not_hashed(bundle: Path, name: str) -> None:
+    os.truncate(bundle / name, 1 << 40)
+    with pytest.raises(BundleError, match=f"expected {name} .* more than"):
+        load(bundle, seeded(TinyCNN))
+
+
+@pytest.mark.parametrize(
+    "entry", [{"dtype": "F32", "shape": [2**62]}, {"dtype": "F32", "shape": [-1]}, {"dtype": "X", "shape": []}, 3]
+)
+def test_a_forged_list_of_tensors_of_the_base_model(bundle: Path, entry: Any) -> None:
+    header = json.dumps({"conv1.weight": entry}).encode()
+    (bundle / "base.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"0000")
+    seal_files(bundle)
+    refuse(bundle)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_no_file_is_read_that_the_manifest_does_not_list(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    os.mkfifo(bundle / name)  # opening it would wait for ever
+    files = json.loads((bundle / "petm.json").read_text())["files"]
+    forge(bundle, "files", {key: value for key, value in files.items() if key != name})
+    with pytest.raises(BundleError, match="got another list"):
+        load(bundle, seeded(TinyCNN))
+
+
+def test_a_bundle_lists_no_other_files(bundle: Path) -> None:
+    (bundle / "*").write_text("as a pattern, all files of the folder")  # petm push uploads what is listed
+    forge(bundle, "files/*", "0" * 64)
+    with pytest.raises(BundleError, match="got another list"):
+        load(bundle, seeded(TinyCNN))
+
+
 # graphs
 
 

@@ -379,3 +379,8 @@ def test_a_failure_without_words_and_a_lack_of_memory() -> None:
 def test_inputs_of_the_wrong_size() -> None:
     with pytest.raises(ModelError, match=r"model: "):
         call_model(seeded(TinyCNN), images(2, 3, 28, 28))
+
+
+def test_weights_that_have_moved(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"weights: expected a file.*--weights"):
+        read_weights(tmp_path / "moved.safetensors")

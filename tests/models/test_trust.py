@@ -222,10 +222,25 @@ def test_trust_in_nobodys_folder_is_refused(save: Save, monkeypatch: pytest.Monk
     assert "--trust-remote-code: expected" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("entries", [{"num_hidden_layers": 10**6}, {"architectures": 3}, {"architectures": {}}])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"num_hidden_layers": 10**6}, {"depths": [1, 10**6]}, {"text_config": {"n_layers": 10**6}},
+        {"num_labels": 10**9}, {"architectures": 3}, {"architectures": {}},
+    ],
+)  # fmt: skip
 def test_a_forged_configuration(place: Path, entries: dict[str, Any]) -> None:
     hf_folders.save(place / "own", hf_folders.bert(), hf_folders.word_tokenizer())
     config = json.loads((place / "own" / "config.json").read_text())
     (place / "own" / "config.json").write_text(json.dumps(config | entries))
     with pytest.raises(ModelError, match="model: expected"):
+        load_classifier(place / "own")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_a_pipe_in_a_folder_is_not_opened(place: Path, name: str) -> None:
+    hf_folders.save(place / "own", hf_folders.bert(), hf_folders.word_tokenizer())
+    (place / "own" / name).unlink(missing_ok=True)
+    os.mkfifo(place / "own" / name)
+    with pytest.raises(ModelError, match="a device or pipe"):
         load_classifier(place / "own")

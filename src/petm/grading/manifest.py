@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 from petm._internal.files import fingerprint, plain, sha256_of_file, write_json
-from petm._internal.records import Json, Record
+from petm._internal.records import LONGEST_FILE, Json, Record
+from petm._internal.tensor_files import tensors_in
 from petm.errors import BundleError, RunError
 from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
 from petm.selective.probability import ErrorProbability, Method
@@ -19,6 +20,9 @@ from petm.selective.thresholds import Threshold
 
 FORMAT, FORMAT_VERSION = "petm bundle", 3
 MANIFEST, BASE, CARD = "petm.json", "base.safetensors", "README.md"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_AT_ROOT = "default"
+"""The adapter whose files are not in a folder of its name, as in PEFT."""
 _HASH = re.compile("[0-9a-f]{64}")
 _MOST_MEMBERS, _LONGEST_NAME = 64, 255
 
@@ -161,14 +165,43 @@ def read_manifest(path: str | Path) -> Manifest:
     if record.content.get("checksum") != _checksum(held):
         raise BundleError(f"{path}: {MANIFEST} has changed since it was written. Restore it or fit again.")
     manifest = Manifest.from_json(record)
+    _check_names(path, manifest)
     for name, expected in manifest.files.items():
         if not Path(os.path.realpath(path / name)).is_relative_to(os.path.realpath(path)):
             raise BundleError(f"{path}: expected the file {name} itself, got a link out of the bundle. Copy the file.")
         if not (path / name).is_file():
             raise BundleError(f"{path}: expected the file {name}, got none. Restore it or fit again.")
+        _check_size(path, name)
         if sha256_of_file(path / name) != expected:
             raise BundleError(f"{path}: {name} has changed since it was written. Restore it or fit again.")
     return manifest
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    """Checks that the manifest lists the files that are read, so that all are hashed, and no others."""
+    places = {member.adapter for member in manifest.members if member.adapter}
+    wanted = {f"{'' if place == _AT_ROOT else f'{place}/'}{name}" for place in places for name in ADAPTER_FILES}
+    listed = set(manifest.files)
+    strange = sorted((wanted - listed) | (listed - wanted - {CARD, BASE}))
+    if strange:
+        raise BundleError(
+            f"{path}: {MANIFEST}, files: expected the adapter's files, {CARD} and {BASE}, "
+            f"got another list ({strange[0]!r:.80}). Fit again."
+        )
+
+
+def _check_size(path: Path, name: str) -> None:
+    """Checks a file before it is hashed, which could take hours: a few bytes on the disk can be a file of any size."""
+    file = path / name
+    try:
+        if file.suffix == ".safetensors":
+            tensors_in(file)
+        elif file.stat().st_size > LONGEST_FILE:
+            raise ValueError(f"{file.stat().st_size:,} bytes, more than {LONGEST_FILE:,}")
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{path}: expected {name} as petm writes it, got {error}. Restore it or fit again."
+        ) from error
 
 
 def set_aside(path: Path) -> Path:

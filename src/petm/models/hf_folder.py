@@ -1,6 +1,7 @@
 """The configuration of a Hugging Face folder, and transformers to read it: quiet, and with errors of one line."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,12 @@ PREFIX = "hf:"
 
 _MOST_LAYERS = 1000
 """Far more than a model has; transformers would make any number before it reads a weight."""
+
+_LAYERS = re.compile("(.*layer.*)|(.*(depth|block|stage|expert)s?)")
+_CLASSES = re.compile("num_labels")
+_MOST_CLASSES = 1 << 20
+_LONGEST_CONFIG = 64 << 20
+"""Bytes of a JSON file beside the weights; the longest are vocabularies of some 30 million."""
 
 Task = Literal["ImageClassification", "SequenceClassification"]
 
@@ -53,13 +60,13 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     """
     if not folder.is_dir():
         raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, which is none.")
+    check_files(folder)
     content = read_json(folder / "config.json")
     refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
-    layers = [value for name, value in content.items() if "layer" in name and isinstance(value, int)]
-    if max(layers, default=0) > _MOST_LAYERS:
-        raise ModelError(
-            f"model: expected at most {_MOST_LAYERS} layers in {folder}, got {max(layers)}. Fetch it again."
-        )
+    for rule, most, names in (("layers", _MOST_LAYERS, _LAYERS), ("classes", _MOST_CLASSES, _CLASSES)):
+        number = max(_numbers(content, names), default=0)
+        if number > most:
+            raise ModelError(f"model: expected at most {most:,} {rule} in {folder}, got {number}. Fetch it again.")
     named = content.get("architectures") or []
     if not isinstance(named, list):
         raise ModelError(f"model: expected a list of architectures in {folder}, got {named!r:.60}. Fetch it again.")
@@ -74,6 +81,8 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file of the folder; raises ModelError where there is none."""
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > _LONGEST_CONFIG):
+            raise ValueError(f"no file of at most {_LONGEST_CONFIG:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(
@@ -84,6 +93,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"model: expected a JSON object in {path}, got {type(content).__name__}. Fetch it again.")
     return content
+
+
+def check_files(folder: Path) -> None:
+    """Raises ModelError where opening a file of the folder could wait for ever, or never end."""
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ModelError(f"model: expected files in {folder}, got {path.name}, a device or pipe. Fetch it again.")
+
+
+def _numbers(content: object, names: re.Pattern[str]) -> Iterator[int]:
+    """Whole numbers, in lists too, under entries of a configuration, and of the ones in it, with such names."""
+    if isinstance(content, Mapping):
+        for name, entry in content.items():
+            if names.fullmatch(str(name)):
+                found = entry if isinstance(entry, list) else (entry,)
+                yield from (value for value in found if isinstance(value, int))
+            if isinstance(entry, Mapping):
+                yield from _numbers(entry, names)
 
 
 def refuse_custom_code(folder: Path, content: Mapping[str, Any], *, trust_remote_code: bool) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from petm.data.images import ImageProcessor as ImageProcessor
 from petm.errors import ModelError
-from petm.models.hf_folder import Task, read_config, read_json, refuse_custom_code, transformers_reading
+from petm.models.hf_folder import Task, check_files, read_config, read_json, refuse_custom_code, transformers_reading
 from petm.models.hf_tokenizer import Tokenizer, has_vocabulary, load_tokenizer
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> To
         config, task = read_config(folder, trust_remote_code=trust_remote_code)
     elif not folder.is_dir():
         raise ModelError(f"processor: expected the folder of a tokenizer or image processor, got {folder}, no folder.")
+    else:
+        check_files(folder)
     if task is None:
         task = "SequenceClassification" if has_vocabulary(folder) else "ImageClassification"
     load = load_image_processor if task == "ImageClassification" else load_tokenizer

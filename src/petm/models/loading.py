@@ -112,7 +112,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Returns the tensors of a ``.safetensors`` or ``weights_only`` file by name; raises ModelError for others."""
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"weights: expected a file, got {path}, which does not exist.")
+        raise ModelError(f"weights: expected a file, got {path}, which does not exist. Name it (--weights).")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

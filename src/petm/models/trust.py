@@ -135,7 +135,10 @@ def _places_of(module: str) -> list[Path]:
     except Exception as error:  # the packages around it are imported
         raise ModelError(f"model: {module} cannot be imported ({type(error).__name__}: {error}).") from error
     if spec is None:
-        raise ModelError(f"model: expected a module that can be imported, got {module!r}. Pass the model.")
+        raise ModelError(
+            f"model: expected a module that can be imported, got {module!r}. Start from the folder that it is in, or "
+            f"name its file (--model path/to/file.py:factory)."
+        )
     origin = [spec.origin] if spec.has_location and spec.origin else []
     return [Path(place) for place in (*origin, *(spec.submodule_search_locations or ()))]
 
