@@ -119,3 +119,21 @@ def test_files_that_hold_no_grades(tmp_path: Path) -> None:
     (tmp_path / "g.jsonl").write_text(json.dumps({"grade": "trusted", "suspicion": "high"}) + "\n")
     with pytest.raises(DataError, match=r"g.jsonl: expected a whole file of grades, got: "):
         list(read_grades(tmp_path / "g.jsonl", ["suspicion"]))
+
+
+@pytest.mark.parametrize("lines", ["null\n", "nullull", '{"input": "a"}\n' * 150_000 + "null\n" * 500_000, "[1]\n", ""])
+def test_lines_that_are_no_objects(lines: str, tmp_path: Path) -> None:
+    """Arrow itself crashes on a block that holds null alone."""
+    (tmp_path / "g.jsonl").write_text(lines)
+    with pytest.raises(DataError, match=r"g\.jsonl: "):
+        list(read_grades(tmp_path / "g.jsonl"))
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n\n", b"\n  \n"])
+def test_json_lines_in_blocks_of_any_size(ends: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rows = tmp_path / "g.jsonl", [f"{number} \u00e9" for number in range(50)]
+    whole = [dict.fromkeys(SCHEMA.names) | {"input": row, "grade": "suspect"} for row in rows]
+    path.write_bytes(ends + ends.join(json.dumps(each, ensure_ascii=False).encode() for each in whole))
+    for size in (1, 7, 300, 1 << 20):
+        monkeypatch.setattr("petm.grading.grade_table._JSON_BLOCK", size)
+        assert [row["input"] for batch in read_grades(path) for row in batch.to_pylist()] == rows
