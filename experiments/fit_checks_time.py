@@ -23,7 +23,7 @@ from petm.models.loading import load_weights
 from petm.models.paper import paper_cnn
 
 CHECKS = (
-    "_check_data", "refuse_review_queue", "separate", "_answers", "_listen", "check_inputs", "describe_inputs",
+    "_check_data", "refuse_review_queue", "separate", "_answers", "_check_accuracy", "check_inputs", "describe_inputs",
 )  # fmt: skip
 
 

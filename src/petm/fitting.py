@@ -36,7 +36,7 @@ from petm.training.run_folder import RunFolder
 
 _COPIES_IN_CHECKPOINT = 4
 """Copies of the trained weights: the weights, two moments of Adam, and the best so far."""
-_LISTENED = 2000
+_MOST_ANSWERS = 2000
 """Most samples of a set on which the base model's accuracy is measured before the training."""
 
 _REPEATED = 0.01
@@ -116,7 +116,7 @@ def fitted(
         )
     data, samples = apart.data, apart.calibration
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
-    accuracies = _listen(seen.answers, _answers(model, samples, seed), force=config.force)
+    accuracies = _check_accuracy(seen.answers, _answers(model, samples, seed), force=config.force)
     adapted = adapt(model, data, config=config, storage=run.storage if run else None)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     tenth = -(-len(order) // 10)
@@ -162,7 +162,7 @@ def estimate(
     if fresh is None:
         data, fresh = data.split((1 - config.calibration, config.calibration), seed=config.seed)
     heard = (_answers(model, samples, config.seed) for samples in (data, fresh))
-    _listen(*heard, force=config.force)
+    _check_accuracy(*heard, force=config.force)
     return estimate_fit(model, data, fresh, config, decoded=decoded)
 
 
@@ -202,7 +202,7 @@ def fit_adopted(
     _check_data(model, calibration, force=force, probing=True)
     refuse_review_queue(calibration)
     apart = distinct(calibration)
-    accuracies = _listen(None, _answers(model, apart.calibration, 0), force=force)
+    accuracies = _check_accuracy(None, _answers(model, apart.calibration, 0), force=force)
     adapted = adopt_adapter(model, folder)
     used = {"calibration": _origins(apart, apart.calibration, held_out=False)["calibration"]}
     origin = replace(origin or Origin(), data=used, settings={"adapter": "trained elsewhere by PEFT"})
@@ -249,12 +249,12 @@ def _prepare(
 
 
 def _answers(model: nn.Module, data: Data, seed: int) -> Answers:
-    some = _some(data, _LISTENED, seed)
+    some = _some(data, _MOST_ANSWERS, seed)
     logits = predict_logits(model, some, title="check the labels")
     return Answers(logits.argmax(1), some.labels, logits.shape[1], data.classes, data.source)
 
 
-def _listen(data: Answers | None, calibration: Answers, *, force: bool) -> dict[str, Json]:
+def _check_accuracy(data: Answers | None, calibration: Answers, *, force: bool) -> dict[str, Json]:
     """Returns the base model's accuracies by name, after saying them and checking that the labels are the model's."""
     found = ({"data": data} if data else {}) | {"calibration": calibration}
     rights = {argument: answers.accuracy for argument, answers in found.items()}
