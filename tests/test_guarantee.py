@@ -71,6 +71,7 @@ def test_what_guarantees_nothing_needs_no_calibration_set(
     assert not grader.threshold.stated
 
 
+@pytest.mark.slow
 def test_a_stated_guarantee_is_marked_wherever_it_is_told(
     model: nn.Module, digits: tuple[Data, ...], tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_labels_in_another_order_are_refused(
         fit(model, digits[0], calibration=TensorData(x, torch.tensor(list(order))[labels]), **VIEWS)
 
 
+@pytest.mark.slow
 def test_named_folders_in_the_order_of_the_alphabet(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
     named = TensorData(*plain(digits[0]), classes=NAMES)
     write_images(named, range(500), tmp_path / "named")

@@ -58,6 +58,7 @@ def in_a_process(run: Callable[..., None], *given: Any) -> Any:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "steps"), [("replace", 12), ("rmtree", 4), ("fsync", 8)])
 def test_killed_at_every_step(path: Path, function: str, steps: int) -> None:
     old, (new, kept) = suspicion(path), (grader(2).grade(images(4)).suspicion.tolist(), path.parent / "kept")

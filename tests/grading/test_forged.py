@@ -96,6 +96,7 @@ def refuse(bundle: Path, *, accepts: bool = False) -> str | None:
     return str(found)
 
 
+@pytest.mark.slow
 def test_every_entry_is_checked(bundle: Path) -> None:
     """A third of about 1,500 forgeries; what suits an entry may be accepted, and then the grader works."""
     original = json.loads((bundle / "petm.json").read_text())

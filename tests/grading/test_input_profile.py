@@ -196,6 +196,7 @@ def test_a_calibration_set_prepared_otherwise_is_refused(model: nn.Module, digit
         fit(model, digits[0], calibration=other)
 
 
+@pytest.mark.slow
 def test_a_graph_compares_them_and_tells_how_images_are_prepared(
     other: Grader, digits: tuple[Data, ...], tmp_path: Path
 ) -> None:

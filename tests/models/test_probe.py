@@ -335,6 +335,7 @@ TEXT_MODELS: list[tuple[str, Callable[[], nn.Module], Callable[[list[list[int]]]
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "batch"), [case[1:] for case in TEXT_MODELS], ids=[case[0] for case in TEXT_MODELS])
 def test_texts_run_one_length_at_a_time_where_padding_changes_answers(
     make: Callable[[], nn.Module], batch: Callable[[list[list[int]]], Fields], tmp_path: Path
@@ -403,6 +404,7 @@ def test_an_ordinary_model_is_read_as_before(model: nn.Module, digits: tuple[Dat
         petm.fit(model, digits[0], recipe="none such")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [lambda z: z.softmax(1), lambda z: z[:, :1]], ids=["probabilities", "logit"])
 def test_a_graph_answers_as_the_grader(
     model: nn.Module, short: tuple[Data, ...], after: Callable[[Tensor], Tensor], tmp_path: Path
