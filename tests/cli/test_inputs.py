@@ -82,6 +82,7 @@ def test_names_of_classes_are_matched_and_may_hold_commas(tmp_path: Path) -> Non
         open_labelled([one], InputOrigin(), "networks:TinyCNN", "a,a,d", **how)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_data_and_calibration_may_be_repeated(
     tmp_path: Path,
     model: torch.nn.Module,

@@ -242,6 +242,7 @@ def test_what_is_refused(petm):
         assert found[1] == ""
 
 
+@pytest.mark.slow
 def test_the_figure_is_the_same_for_the_same_grades(petm):
     write(graded(500), Path("g.csv"))
     pictures = []

@@ -153,6 +153,7 @@ def save_often(path: Path, seed: int) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_two_processes_never_mix(path: Path) -> None:
     expected = [grader(seed).grade(images(4)).suspicion.tolist() for seed in (1, 2, 3)]
     processes = [in_a_process(save_often, path, seed) for seed in (2, 3)]

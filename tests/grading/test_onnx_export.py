@@ -167,6 +167,7 @@ def test_weights_are_held_once(grader: Grader, graph: Path) -> None:
     assert [entry.name for entry in graph.parent.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_export_touches_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     grader = small()
     capfd.readouterr()
@@ -195,6 +196,7 @@ def test_batchnorm_dropout_and_a_residual(tmp_path: Path) -> None:
     assert found.trusted.sum() == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "trusted"), [(DISAGREEMENT.value, True), (0.0, False)])
 def test_a_tie_is_graded_as_the_threshold_says(tmp_path: Path, value: float, trusted: bool) -> None:
     """An untrained adapter on equal logits: the suspicion is exactly 0, and the paper's threshold the least above."""
@@ -365,6 +367,7 @@ def test_a_model_that_cannot_be_traced(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_graph_with_other_answers_is_not_left(tmp_path: Path) -> None:
     def counts(x: Tensor) -> Tensor:
         calls.append(1)
@@ -487,6 +490,7 @@ def test_grade_refuses_what_a_graph_has_already(petm: Any) -> None:
     assert (code, err) == (1, "Error: model.onnx: expected an ONNX file, got none. Name another file.\n")
 
 
+@pytest.mark.slow
 def test_a_graph_says_how_a_processor_reads_its_inputs(tmp_path: Path) -> None:
     """Else its images would be read without the base model's normalisation."""
     read = replace(small(), origin=Origin(inputs=InputOrigin(processor="a/folder")))

@@ -125,6 +125,7 @@ def test_features_of_several_batches_are_in_the_order_of_the_images() -> None:
         np.testing.assert_allclose(_features(base, "3", inputs), base(inputs), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_images_give_the_same_map() -> None:
     base, teacher, inputs = network(0), network(1), images(90)
     first, second = (feature_tsne(base, teacher, "3", inputs) for _ in range(2))

@@ -200,6 +200,7 @@ def test_samples_that_set_no_threshold_are_told_apart(adapted: AdaptedModel, cal
     assert "set on these samples" in written(grader, threshold_set_on, tmp_path / "used.html")[1].text
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_on_what_it_held_out(
     model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

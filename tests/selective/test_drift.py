@@ -85,6 +85,7 @@ def test_the_p_value_is_that_of_two_samples_of_one_distribution():
         assert drift.p_value == pytest.approx(expected, abs=4 * np.sqrt(0.25 / 2000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["continuous", "rounded", "mostly_zero"])
 @pytest.mark.parametrize(("calibration", "production"), [(100, 100), (1000, 50), (300, 20_000)])
 def test_size_without_drift(kind, calibration, production, monkeypatch):

@@ -380,6 +380,7 @@ def test_infinite_suspicion_is_a_level_like_others() -> None:
     assert auroc([-math.inf, 0, math.inf], [False, True, True]) == 1
 
 
+@pytest.mark.slow
 def test_a_million_samples() -> None:
     # In every ten the tenth is an error: it is more suspect than the right ones of its own ten and of those before.
     tens = 100_000

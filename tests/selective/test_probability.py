@@ -280,6 +280,7 @@ class Curve(nn.Module):
         return self.curve.as_tensor(suspicion)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch.onnx warns of its own future
 @pytest.mark.parametrize("name", NAMES)
 def test_a_graph_gets_the_same(name: str) -> None:
@@ -298,6 +299,7 @@ def test_a_graph_gets_the_same(name: str) -> None:
         assert found == pytest.approx(curve.probability(scores), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_knots_are_few() -> None:
     random = np.random.default_rng(7)
     scores = random.uniform(0, 1e6, 200_000) ** 2

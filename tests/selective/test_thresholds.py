@@ -307,6 +307,7 @@ def test_nothing_of_a_class_without_a_guarantee_is_trusted() -> None:
     assert (nothing.value, nothing.coverage, nothing.risk) == (-math.inf, 0, None)
 
 
+@pytest.mark.slow
 def test_the_guarantee_holds_in_all_classes_at_once() -> None:
     random, draws, confidence, classes = np.random.default_rng(5), 300, 0.8, 5
     broken = uncorrected = 0
