@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from petm._internal.files import plain, write_json, write_text
 from petm.adapter.model import attach_adapter, pool
-from petm.adapter.one_pass import predict_dual
+from petm.adapter.one_pass import predict_answers
 from petm.data.base import Data, Joined, TensorData
 from petm.data.digits import load_mnist
 from petm.data.fields import one_tensor
@@ -218,7 +218,7 @@ class Judge:
         adapted = attach_adapter(Head(self.model), ranks, seed=seed)
         with adapted.learning():
             learn(adapted, rows, labels, loss, seed=seed, epochs=epochs, rate=rate)
-        return predict_dual(adapted, TensorData(self.unseen)).second
+        return predict_answers(adapted, TensorData(self.unseen)).second
 
     def _note(self, name: str, adapters: int, *suspicions: Tensor) -> None:
         """Notes the mean over the committees, and the standard deviation where there are several."""

@@ -24,7 +24,7 @@ from petm.errors import ArgumentError
 from petm.models.loading import call_model
 from petm.models.paper import PaperCNN
 from petm.models.prediction import predict_logits
-from petm.models.scores import SCORES
+from petm.models.scores import mean_of_both
 from petm.selective.targets import Recall
 from petm.training.recipes import Recipe
 
@@ -377,7 +377,7 @@ def test_batches_of_several_tensors_are_given_by_name() -> None:
         assert torch.equal(adapted(**x), adapted(x))
     assert len(concatenate([x[:3], x[3:]])) == 8
     grader = petm.fit_grader(adapted, as_data((x, torch.arange(8) % CLASSES)), target=Recall(0.5))
-    both = SCORES["mean_of_both"](by_batch.base, by_batch.second).numpy()
+    both = mean_of_both(by_batch.base, by_batch.second).numpy()
     assert np.allclose(grader.grade(dict(x.items())).suspicion, both)
     with pytest.raises(ArgumentError, match="inputs: expected a tensor or tensors by name, got list"):
         dual_logits(adapted, [1, 2])  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from networks import TinyCNN, randomise, seeded
 from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.data.opening import open_data
+from petm.evidence.suspicion import suspicion_named
 from petm.grading.grader import Grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
@@ -72,10 +73,10 @@ def check(rows, paths, grades, classes):
 
 def fitted(adapted, data, origin):
     """A grader that trusts about half of the data."""
-    suspicion = Grader(adapted, Threshold(0.5, "by hand"), "mean_of_both").grade(data).suspicion
+    suspicion = Grader(adapted, Threshold(0.5, "by hand"), suspicion_named("mean_opinion")).grade(data).suspicion
     value = float(np.sort(suspicion)[len(suspicion) // 2 - 1 : len(suspicion) // 2 + 1].mean())
     probability = fit_probability(suspicion, np.arange(len(suspicion)) % 3 == 0)
-    return Grader(adapted, Threshold(value, "by hand"), "mean_of_both", probability, origin)
+    return Grader(adapted, Threshold(value, "by hand"), suspicion_named("mean_opinion"), probability, origin)
 
 
 @pytest.mark.slow

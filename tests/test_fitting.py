@@ -28,7 +28,7 @@ def test_by_default_nine_of_ten_errors_are_flagged(model: nn.Module, digits: tup
     before = snapshot(model)
     grader = fit(model, digits[0], calibration=digits[2], recipe=SHORT)
     assert snapshot(model) == before
-    assert grader.score == "mean_of_both"
+    assert grader.score == "mean_opinion"
     grades = grader.grade(digits[2])
     wrong = grades.labels != digits[2].labels.numpy()
     flagged = (~grades.trusted)[wrong].mean()
@@ -78,7 +78,7 @@ def test_the_cascade_is_set_on_samples_that_the_threshold_does_not_use() -> None
     data, fresh = TensorData(images[:300], labels[:300]), TensorData(images[300:], labels[300:])
     grader = fit(model, data, calibration=fresh, recipe=replace(SHORT, mirrored=AT_MIRROR, max_extra_parameters=3.0))
     assert grader.adapted.members == AT_MIRROR.members
-    assert grader.adapted.cascade_threshold > 0
+    assert grader.adapted.cascade is not None
     assert grader.measured["calibration_samples"] == 270
     assert grader.origin.settings["recipe"] == "mirror", "what was made, not what was asked for"
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from petm._internal.operations import count_operations
+from petm.adapter.one_pass import Answers
 from petm.data.base import Data, as_data
 from petm.errors import ArgumentError, DataError
-from petm.evidence.protocol import Answers, Evidence, Part, compute_answers
+from petm.evidence.protocol import Evidence, Part, compute_answers
 from petm.models.prediction import BATCH_SIZE, check_labels, predict_logits
 from petm.training.error_set import ErrorSet
 
@@ -49,7 +50,7 @@ class Seen:
     @property
     def logits(self) -> Tensor:
         """The base model's logits, float32 ``(N, K)`` on the CPU."""
-        return self.answers.logits
+        return self.answers.base
 
     @property
     def features(self) -> Tensor:

@@ -19,17 +19,17 @@ from experiments.baselines.protocol import Baseline, Fitted, Learned, OfEvidence
 from experiments.baselines.trust_score import TrustScore
 from petm._internal.files import fingerprint, plain
 from petm.adapter.model import Member
-from petm.adapter.one_pass import predict_dual
+from petm.adapter.one_pass import predict_answers
 from petm.data.base import Data
 from petm.data.fields import Inputs
 from petm.data.labels import UNLABELLED
 from petm.data.views import MIRROR, SAME
 from petm.errors import ArgumentError
 from petm.evidence.features import Mahalanobis, NeighbourDistance, NeighbourLabels, RelativeMahalanobis
-from petm.evidence.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, TemperatureScaling
+from petm.evidence.formulas import ENERGY, ENTROPY, MARGIN, SOFTMAX, TemperatureScaling
+from petm.evidence.suspicion import suspicion_named
 from petm.models.loading import weights_fingerprint
 from petm.models.prediction import Precision
-from petm.models.scores import SCORES
 from petm.training.recipes import RECIPES, Recipe, adapt, focus
 from petm.training.run_folder import RunFolder
 
@@ -133,11 +133,11 @@ class SecondOpinion(Baseline):
             storage=storage,
         )
         focus(adapted, self.recipe, calibration.data)
-        score = SCORES[self.recipe.score]
+        score = suspicion_named(self.recipe.score)
 
         def suspicion(seen: Seen) -> Tensor:
-            both = predict_dual(adapted, seen.data, batch_size=seen.batch_size, title=self.name)
-            return score(both.base, both.second)
+            both = predict_answers(adapted, seen.data, batch_size=seen.batch_size, title=self.name)
+            return score.of(both)
 
         return Learned(suspicion, adapted.adapter_parameters())
 

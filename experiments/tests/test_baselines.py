@@ -20,7 +20,7 @@ from networks import ResidualNet, TinyCNN, images, seeded, snapshot
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, DataError, ModelError, NothingToLearnError
 from petm.evidence.features import Mahalanobis, NeighbourDistance, NeighbourLabels, RelativeMahalanobis
-from petm.evidence.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, TemperatureScaling
+from petm.evidence.formulas import ENERGY, ENTROPY, MARGIN, SOFTMAX, TemperatureScaling
 from petm.models.prediction import predict_logits
 from petm.selective.metrics import auroc
 from petm.training.error_set import find_errors

@@ -62,10 +62,10 @@ from experiments.detection.results import (
 from experiments.detection.scores import TEST, open_folder, read_array, write_array
 from networks import TinyCNN, images, randomise, seeded
 from petm.adapter.model import attach_adapter
-from petm.adapter.one_pass import predict_dual
+from petm.adapter.one_pass import predict_answers
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, DataError, RunError
-from petm.evidence.logit_scores import ENTROPY, SOFTMAX
+from petm.evidence.formulas import ENTROPY, SOFTMAX
 from petm.models.loading import save_weights
 from petm.models.scores import entropy as entropy_of
 from petm.models.scores import maximum_softmax, mean_of_both
@@ -486,7 +486,7 @@ def test_a_second_opinion_is_its_recipe_and_score(monkeypatch: pytest.MonkeyPatc
     assert asked[0]["precision"] == "bfloat16"
     assert tmp_path in asked[0]["storage"]("adapter").path.parents
     adapted = randomise(attach_adapter(model, {"fc1": 2}), seed=4)
-    both = predict_dual(adapted, data)
+    both = predict_answers(adapted, data)
     torch.testing.assert_close(fitted.suspicion(seen, torch.arange(20)), mean_of_both(both.base, both.second))
     assert fitted.fitted.learned.extra_parameters == adapted.adapter_parameters()
 

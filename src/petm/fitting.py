@@ -19,6 +19,8 @@ from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Fields
 from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, separate
 from petm.errors import DataError, PetmWarning
+from petm.evidence.candidates import BUDGET, choose_for
+from petm.evidence.suspicion import Suspicion
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.grades import check_inputs
 from petm.grading.input_profile import describe_inputs
@@ -27,11 +29,12 @@ from petm.models.hf_classifier import names_of
 from petm.models.loading import call_model
 from petm.models.prediction import check_labels, choose_device, device_of, evaluating, predict_logits
 from petm.models.probe import check_module, probe
-from petm.selective.targets import Target
+from petm.selective.choice import Choice
+from petm.selective.targets import MaxRisk, Target
 from petm.training.config import FitConfig, FitSettings
 from petm.training.estimate import Estimate, estimate_fit
 from petm.training.preflight import CHECKED, Answers, compare_answers, preflight
-from petm.training.recipes import adapt, focus, made_by, recipe_named, within
+from petm.training.recipes import Recipe, adapt, recipe_named, within
 from petm.training.run_folder import RunFolder
 
 _COPIES_IN_CHECKPOINT = 4
@@ -39,6 +42,8 @@ _COPIES_IN_CHECKPOINT = 4
 _MOST_ANSWERS = 2000
 """Most samples of a set on which the base model's accuracy is measured before the training."""
 
+CHOICE_SHARE = 0.4
+"""Share of the held-out samples to choose the suspicion on, where the others are for a guarantee."""
 _REPEATED = 0.01
 """Share of repeated samples above which a guarantee on held-out samples is said not to cover what repeats."""
 
@@ -117,12 +122,16 @@ def fitted(
     data, samples = apart.data, apart.calibration
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
     accuracies = _check_accuracy(seen.answers, _answers(model, samples, seed), force=config.force)
-    adapted = adapt(model, data, config=config, storage=run.storage if run else None)
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
-    tenth = -(-len(order) // 10)
-    if focus(adapted, recipe, samples.subset(order[:tenth])):
-        samples = samples.subset(order[tenth:])
-    title = made_by(adapted, recipe).title
+    trained = recipe if recipe.teacher else replace(recipe, mirrored=None, look=1.0, epsilon=0.0)
+    adapted = adapt(model, data, config=replace(config, recipe=trained), storage=run.storage if run else None)
+    score: str | Suspicion = recipe.score
+    choice: Choice | None = None
+    if not recipe.teacher:
+        to_choose, samples = _divided(samples, config)
+        adapted, chosen = choose_for(adapted, data, to_choose, **_budget(config), seed=seed)
+        score, choice = chosen.suspicion, chosen.choice
+        _say(choice)
+    title = _title(adapted, recipe)
     told = config.told() | {"recipe": title, "training_errors": seen.errors, "training_samples": seen.samples}
     told |= {"preflight": str(seen)} if recipe.teacher else {}  # only the paper's recipe learns from errors
     found = _calibrated(
@@ -130,7 +139,8 @@ def fitted(
         samples,
         apart.left_out,
         target=config.target or (PAPER_TARGET if recipe.teacher else None),
-        score=recipe.score,
+        score=score,
+        choice=choice,
         origin=replace(origin or Origin(), data=_origins(apart, samples, held_out=fresh is None), settings=told),
     )
     return Fitted(_completed(found.grader, accuracies, stated=fresh is None), found.calibration)
@@ -293,6 +303,32 @@ def _calibrated(
         stacklevel=3,
     )
     return Fitted(other, every)
+
+
+def _divided(samples: Data, config: FitConfig) -> tuple[Data, Data]:
+    """The samples to choose on, and those to set the threshold on: under a guarantee they are different ones."""
+    if config.target is None or not config.target.guarantees:
+        return samples, samples
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(config.seed))
+    first = int(CHOICE_SHARE * len(order))
+    return samples.subset(order[:first].sort().values), samples.subset(order[first:].sort().values)
+
+
+def _budget(config: FitConfig) -> dict[str, Any]:
+    risk = config.target.max_risk if isinstance(config.target, MaxRisk) else None
+    return {"budget": BUDGET if config.max_extra_time is None else config.max_extra_time, "max_risk": risk}
+
+
+def _say(choice: Choice) -> None:
+    if group().is_main:
+        note(choice.reason)
+
+
+def _title(adapted: AdaptedModel, recipe: Recipe) -> str:
+    """What was made, in words."""
+    if adapted.adapters:
+        return recipe.title
+    return "The model at views of the input" if adapted.members else "The model alone"
 
 
 def _completed(grader: Grader, accuracies: dict[str, Json], *, stated: bool) -> Grader:

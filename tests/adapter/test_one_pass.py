@@ -7,7 +7,7 @@ from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import (
     DualLogits,
     dual_logits,
-    predict_dual,
+    predict_answers,
     set_cascade,
 )
 from petm.data.base import TensorData
@@ -35,7 +35,7 @@ def test_both_opinions_of_a_batch(both: tuple[nn.Module, AdaptedModel]) -> None:
 
 def test_both_opinions_of_a_data_set(both: tuple[nn.Module, AdaptedModel]) -> None:
     _, adapted = both
-    found = predict_dual(adapted, TensorData(images(7)), batch_size=3)
+    found = predict_answers(adapted, TensorData(images(7)), batch_size=3)
     parts = [dual_logits(adapted, images(7)[start : start + 3]) for start in (0, 3, 6)]
     assert torch.equal(found.base, torch.cat([part.base for part in parts]))
     assert torch.equal(found.second, torch.cat([part.second for part in parts]))
@@ -112,6 +112,6 @@ def test_an_adapter_alone_is_all_that_is_trained() -> None:
 def test_faults(both: tuple[nn.Module, AdaptedModel]) -> None:
     _, adapted = both
     with pytest.raises(DataError, match=r"mine: expected at least one sample, got none"):
-        predict_dual(adapted, TensorData(images(0), source="mine"))
+        predict_answers(adapted, TensorData(images(0), source="mine"))
     with pytest.raises(ModelError, match=r"model: cannot take inputs of shape \(2, 5\)"):
         dual_logits(adapted, images(2, 5))

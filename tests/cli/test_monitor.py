@@ -14,6 +14,7 @@ from networks import TinyCNN, randomise, seeded
 from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.errors import ArgumentError
+from petm.evidence.suspicion import suspicion_named
 from petm.grading.grader import Grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
@@ -28,7 +29,7 @@ ORIGIN = Origin(ModelOrigin("networks:TinyCNN", classes=("cat", "dog", "cow")), 
 
 def grader(threshold=THRESHOLD, origin=ORIGIN, **measured):
     adapted = randomise(attach_adapter(seeded(TinyCNN), {"fc2": 1}))
-    return Grader(adapted, threshold, "mean_of_both", origin=origin, measured=measured or CALIBRATION)
+    return Grader(adapted, threshold, suspicion_named("mean_opinion"), origin=origin, measured=measured or CALIBRATION)
 
 
 @pytest.fixture

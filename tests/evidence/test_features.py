@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from networks import ResidualNet, TinyCNN, images, seeded
+from petm.adapter.one_pass import Answers
 from petm.data.base import TensorData
 from petm.errors import ArgumentError, DataError
 from petm.evidence.features import (
@@ -19,7 +20,7 @@ from petm.evidence.features import (
     nearest,
     stratified_sample,
 )
-from petm.evidence.protocol import Answers, Evidence, compute_answers
+from petm.evidence.protocol import Evidence, compute_answers
 
 NETWORKS = [TinyCNN, ResidualNet]
 
@@ -64,7 +65,7 @@ def test_distance_to_a_neighbour_by_brute_force(network: type[nn.Module], k: int
 
 
 def test_features_of_length_0_have_neighbours() -> None:
-    answers = Answers(torch.eye(3), torch.tensor([[0.0, 0, 0], [3, 0, 4], [0, 0, 0]]))
+    answers = Answers(torch.eye(3), layer_input=torch.tensor([[0.0, 0, 0], [3, 0, 4], [0, 0, 0]]))
     assert NeighbourDistance(k=2).fit(answers, torch.tensor([0, 1, 1])).score(answers).tolist() == [0, 1, 0]
 
 

@@ -21,10 +21,10 @@ def test_logits_and_features_of_any_batch_size(network: type[nn.Module]) -> None
     answers = compute_answers(model, data(50), batch_size=20)
     assert snapshot(model) == before
     model.eval()
-    assert torch.equal(answers.logits, predict_logits(model, data(50), batch_size=20))
+    assert torch.equal(answers.base, predict_logits(model, data(50), batch_size=20))
     head = model.fc2 if network is TinyCNN else model.fc
-    torch.testing.assert_close(F.linear(answers.features, head.weight, head.bias), answers.logits)
-    assert torch.equal(answers.predicted, answers.logits.argmax(1))
+    torch.testing.assert_close(F.linear(answers.features, head.weight, head.bias), answers.base)
+    assert torch.equal(answers.predicted, answers.base.argmax(1))
 
 
 class CalledInAnotherOrder(nn.Module):
@@ -67,6 +67,6 @@ class LinearOnTokens(nn.Module):
 @pytest.mark.parametrize("network", [NoLinear, LinearOnTokens])
 def test_a_model_without_features(network: type[nn.Module]) -> None:
     answers = compute_answers(seeded(network), data())
-    assert answers.logits.shape == (60, 10)
+    assert answers.base.shape == (60, 10)
     with pytest.raises(ModelError, match=r"^model:"):
         _ = answers.features

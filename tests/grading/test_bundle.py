@@ -19,10 +19,11 @@ import petm.grading.manifest
 from forged_bundles import forge
 from networks import ResidualNet, images, randomise, seeded
 from petm._internal.files import plain
-from petm.adapter.model import AdaptedModel, Member, attach_adapter
+from petm.adapter.model import AdaptedModel, Cascade, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.adapter.split_point import split_point_of
 from petm.errors import BundleError, RunError
+from petm.evidence.suspicion import suspicion_named
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.manifest import Manifest, MemberRecord, read_manifest
 from petm.grading.provenance import Origin
@@ -55,8 +56,9 @@ def write(path: Path, adapted: AdaptedModel, *, include_base: bool = False, over
         adapter_parameters=3,
         split_point=plain(adapted.split_point),
         members=tuple(MemberRecord(member.adapter, member.view) for member in adapted.members),
-        cascade_threshold=adapted.cascade_threshold,
-        score="mean_of_both",
+        cascade=adapted.cascade,
+        feature_layer="",
+        suspicion=suspicion_named("mean_opinion").as_json(),
         threshold=DISAGREEMENT,
         target=MaxRisk(0.02, per="class"),
         probability=ErrorProbability(
@@ -65,7 +67,7 @@ def write(path: Path, adapted: AdaptedModel, *, include_base: bool = False, over
         measured={"recall": {"value": 0.5}},
         versions={"petm": "1"},
     )
-    write_bundle(path, adapted, manifest, card="# Card\n", include_base=include_base, overwrite=overwrite)
+    write_bundle(path, adapted, manifest, {}, card="# Card\n", include_base=include_base, overwrite=overwrite)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -94,7 +96,7 @@ def test_a_bundle_holds_these_files_and_no_pickle(bundle: Path, adapted: Adapted
 
 
 def test_a_bundle_is_read_back(bundle: Path, model: nn.Module, adapted: AdaptedModel) -> None:
-    found, manifest = read_bundle(bundle, model)
+    found, manifest, _ = read_bundle(bundle, model)
     for alpha in (0.0, 1.0):
         assert torch.equal(found(images(4), alpha=alpha), adapted(images(4), alpha=alpha))
     assert manifest.origin.settings == {"é": [1.5]}
@@ -162,7 +164,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
         ("{}", ANOTHER_KIND),
         ('{"format": "another", "format_version": 1}', ANOTHER_KIND),
         ('{"format": "petm bundle", "format_version": "1"}', ANOTHER_KIND),
-        ('{"format": "petm bundle", "format_version": 1}', r"expected bundle version 3, got 1\. Fit again"),
+        ('{"format": "petm bundle", "format_version": 1}', r"expected bundle version 4, got 1\. Fit again"),
         ('{"format": "petm bundle", "format_version": 4}', r"expected bundle version 3, got 4\. Upgrade petm"),
         ('{"format": "petm bundle", "format_version": 3}', r"petm.json has changed since it was written"),
     ):
@@ -270,7 +272,7 @@ def test_a_place_where_nothing_can_be_written(tmp_path: Path, adapted: AdaptedMo
 
 def test_a_bundle_may_be_moved(bundle: Path, model: nn.Module, adapted: AdaptedModel, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "elsewhere" / "c")
-    found, _ = read_bundle(tmp_path / "elsewhere" / "c", model)
+    found, *_ = read_bundle(tmp_path / "elsewhere" / "c", model)
     assert torch.equal(found(images(4)), adapted(images(4)))
 
 
@@ -285,15 +287,15 @@ def test_a_bundle_may_be_moved(bundle: Path, model: nn.Module, adapted: AdaptedM
 )
 def test_a_committee_survives(tmp_path: Path, model: nn.Module, members: tuple[Member, ...]) -> None:
     adapted = randomise(attach_adapter(model, {"conv1": 2, "fc": 4}, members=members))
-    adapted.cascade_threshold = 0.25
+    adapted.cascade = Cascade(0.25, 0.75)
     write(tmp_path / "c.petm", adapted)
     files = set(content(tmp_path / "c.petm"))
     second = {"second/adapter_config.json", "second/adapter_model.safetensors"}
     assert files == {"README.md", "petm.json"} | (set(FILES) | second if adapted.adapters else set())
-    again, _ = read_bundle(tmp_path / "c.petm", model)
+    again, *_ = read_bundle(tmp_path / "c.petm", model)
     assert again.members == members
-    assert again.cascade_threshold == 0.25
-    adapted.cascade_threshold = again.cascade_threshold = 0.0
+    assert again.cascade == Cascade(0.25, 0.75)
+    adapted.cascade = again.cascade = None
     for one, other in zip(dual_logits(adapted, images(5)), dual_logits(again, images(5)), strict=True):
         assert torch.equal(one, other)
 
@@ -319,9 +321,8 @@ def test_a_bundle_that_lacks_an_adapter(tmp_path: Path, model: nn.Module) -> Non
     + [
         ("settings", 3),
         ("measured", [1]),
-        ("score", 3),
-        ("cascade_threshold", 2),
-        ("members", []),
+        ("suspicion", 3),
+        ("cascade", {"low": 0.5, "high": 2}),
         ("members", [{"adapter": "default", "view": "same"}] * 1000),
         ("members", [{"adapter": 3, "view": "same"}]),
         ("model/fingerprint", "0"),
@@ -367,7 +368,7 @@ def test_a_forged_entry_is_named(bundle: Path, where: str, value: Any) -> None:
 
 
 def test_a_forger_who_changes_nothing_is_not_refused(bundle: Path) -> None:
-    forge(bundle, "score", "mean_of_both")
+    forge(bundle, "feature_layer", "")
     read_manifest(bundle)
 
 
@@ -376,7 +377,7 @@ def test_a_split_point_is_checked_once_instead_of_searched_again(
 ) -> None:
     expected = split_point_of(adapted, images(4))
     write(tmp_path / "b.petm", adapted)
-    again, _ = read_bundle(tmp_path / "b.petm", model)
+    again, *_ = read_bundle(tmp_path / "b.petm", model)
     with monkeypatch.context() as patch:
         patch.setattr("petm.adapter.split_point.find_split_point", pytest.fail)
         assert split_point_of(again, images(4)) == expected
@@ -402,5 +403,5 @@ def test_a_split_point_that_is_none_of_this_network_is_searched_again(
     expected = split_point_of(adapted, images(4))
     write(tmp_path / "b.petm", adapted)
     forge(tmp_path / "b.petm", "adapter/split_point/module", "elsewhere")
-    again, _ = read_bundle(tmp_path / "b.petm", model)
+    again, *_ = read_bundle(tmp_path / "b.petm", model)
     assert split_point_of(again, images(4)) == expected

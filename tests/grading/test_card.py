@@ -10,7 +10,7 @@ from torch import nn
 
 from networks import randomise
 from petm._internal.files import plain, sha256_of_file
-from petm.adapter.model import AdaptedModel, Member, attach_adapter
+from petm.adapter.model import AdaptedModel, Cascade, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
 from petm.grading.grader import Grader, fit_grader
@@ -111,7 +111,7 @@ def test_the_code_in_the_card_runs(
 
 def test_the_base_model_alone_on_a_view(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
     adapted = attach_adapter(model, {"fc2": 1}, members=(Member("", "mirror"),))
-    adapted.cascade_threshold = 0.25
+    adapted.cascade = Cascade(0.25)
     header, text = card_of(fit_grader(adapted, digits[1], target=Coverage(0.7)), tmp_path / "g.petm")
     assert header["library_name"] == "petm"
     assert "lora" not in header["tags"]

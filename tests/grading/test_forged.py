@@ -24,6 +24,7 @@ from petm.adapter.model import attach_adapter
 from petm.adapter.split_point import split_point_of
 from petm.cli.inspect import print_manifest
 from petm.errors import BundleError
+from petm.evidence.suspicion import suspicion_named
 from petm.grading.grader import Grader, load
 from petm.grading.onnx_grader import Answer, OnnxGrader, _shape_of
 from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
@@ -53,7 +54,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threshold = Threshold(0.5, "r", 0.5, 0.1, 0.95, 0.05, 0.9, samples_needed=4, classes=parts)
     probability = ErrorProbability("isotonic", 0.01, knots=(0.0, 0.5), values=(0.1, 0.9), log_losses={"logistic": 0.2})
     measured = {"recall": {"value": 0.5, "low": 0.1, "high": 0.9, "count": 1, "of": 2}, "auroc": 0.9}
-    grader = Grader(adapted, threshold, "mean_of_both", probability, origin, measured, MaxRisk(0.02, per="class"))
+    grader = Grader(
+        adapted, threshold, suspicion_named("mean_opinion"), probability, origin, measured, MaxRisk(0.02, per="class")
+    )
     path = tmp_path_factory.mktemp("forged") / "b.petm"
     grader.save(path, include_base=True)
     return path
@@ -114,7 +117,7 @@ def test_every_entry_is_checked(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "named"),
     [
-        ("score", "luck", "score"),
+        ("suspicion/evidence", ["luck"], "evidence"),
         ("settings/a", DEEP, "too deep"),
         ("settings/a", LONG, "too long"),
         ("measured/a", math.nan, "NaN"),

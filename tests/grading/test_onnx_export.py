@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from image_files import write_images
 from networks import ResidualNet, images, randomise, seeded, snapshot
-from petm.adapter.model import Member, attach_adapter
+from petm.adapter.model import Cascade, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.cli import main
 from petm.data.base import Data
@@ -106,13 +106,13 @@ BY_CLASS = Threshold(0.9, "by hand", classes=tuple(Threshold(label / 10, "by han
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cascade_threshold", [0.0, 0.3])
+@pytest.mark.parametrize("cascade", [None, Cascade(0.3), Cascade(0.2, 0.5)])
 def test_ensemble_members_with_a_view_and_a_cascade(
-    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, cascade_threshold: float
+    model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, cascade: Cascade | None
 ) -> None:
     members = (Member(), Member("second", "mirror"), Member("", "shift 1 0"))
     adapted = randomise(attach_adapter(model, {"fc1": 2, "fc2": 2}, members=members), scale=0.3)
-    adapted.cascade_threshold = cascade_threshold
+    adapted.cascade = cascade
     grader = replace(fit_grader(adapted, digits[1], target=Recall(0.8)), threshold=BY_CLASS)
     export_onnx(grader, tmp_path / "committee.onnx", digits[0].inputs(range(3)))
     expected, found = grader.grade(digits[2]), OnnxGrader(tmp_path / "committee.onnx").grade(digits[2])

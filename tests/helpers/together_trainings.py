@@ -18,7 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from networks import TinyCNN, seeded
 from petm._internal.distributed import together, totals
 from petm.adapter.model import attach_adapter
-from petm.adapter.one_pass import predict_dual
+from petm.adapter.one_pass import predict_answers
 from petm.data.digits import load_digits
 from petm.training.distillation import distill
 from petm.training.error_set import ErrorSet
@@ -56,7 +56,7 @@ def train_together(folder: Path, kind: str, *, die_at: int = 0) -> None:
                 adapted, moved, objective=objective, epochs=2, batch_size=50, learning_rate=1e-2,
                 cache_budget=0 if kind == "uncached" else 1 << 28, storage=lambda _: storage, device="cpu",
             )["default"]  # fmt: skip
-        opinions = predict_dual(adapted, train)
+        opinions = predict_answers(adapted, train)
         alike = totals([float(opinions.second.double().sum())])[0] / team.count
         if team.is_main:
             second = opinions.second.double()

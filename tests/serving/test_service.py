@@ -517,7 +517,7 @@ def test_answers_forbid_foreign_and_inline_scripts(client: TestClient, path: str
 def test_about_tells_what_is_served(client: TestClient, grader: Grader) -> None:
     about = client.get("/about").json()
     assert (about["inputs"], about["classes"], about["size"], about["channels"]) == ("images", list(NAMES), [28, 28], 1)
-    assert (about["score"], about["sweep"], about["labels"]) == ("mean_of_both", True, False)
+    assert (about["score"], about["sweep"], about["labels"]) == ("mean_opinion", True, False)
     assert about["threshold"]["value"] == grader.threshold.value
     assert "at least 80% of the errors" in about["threshold"]["guarantee"]
 

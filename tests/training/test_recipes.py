@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from networks import ResidualNet, TinyCNN, images, seeded, snapshot
 from petm.adapter.model import ONE, Member
-from petm.adapter.one_pass import dual_logits, predict_dual
+from petm.adapter.one_pass import dual_logits, predict_answers
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, ModelError
 from petm.models.prediction import predict_logits
@@ -93,12 +93,14 @@ def test_adapters_learn_and_the_base_model_stays(model: nn.Module, digits: tuple
     assert snapshot(model) == before
     assert adapted.adapters == ("default", "second", "third")
     assert adapted.adapter_parameters() <= 0.3 * sum(weight.numel() for weight in model.parameters())
-    both = predict_dual(adapted, digits[2])
+    both = predict_answers(adapted, digits[2])
     assert torch.allclose(both.base, predict_logits(model, digits[2]), atol=1e-5)
     assert not torch.allclose(both.second, both.base.log_softmax(1), atol=0.01)
-    again = predict_dual(adapt(model, digits[0], recipe=SHORT, seed=1), digits[2])
+    again = predict_answers(adapt(model, digits[0], recipe=SHORT, seed=1), digits[2])
     assert torch.equal(both.second, again.second)
-    assert not torch.equal(both.second, predict_dual(adapt(model, digits[0], recipe=SHORT, seed=2), digits[2]).second)
+    assert not torch.equal(
+        both.second, predict_answers(adapt(model, digits[0], recipe=SHORT, seed=2), digits[2]).second
+    )
 
 
 @pytest.mark.parametrize("recipe", [SHORT, replace(RECIPES["paper"], epochs=1, max_extra_parameters=0.2)])
@@ -107,7 +109,7 @@ def test_the_cache_budget_changes_no_result(recipe: Recipe, model: nn.Module, di
     found = []
     for budget in (0, 1, 1 << 30):  # nothing is held, features in a file, everything in memory
         made = adapt(model, data, recipe=recipe, cache_budget=budget, device="cpu")
-        found.append(predict_dual(made, digits[2]).second)
+        found.append(predict_answers(made, digits[2]).second)
     for each in found[:2]:
         torch.testing.assert_close(each, found[2], rtol=1e-3, atol=1e-3)
 
@@ -147,7 +149,8 @@ def test_what_is_no_image_is_not_augmented() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     data = TensorData(torch.rand(60, 6), torch.arange(60) % 3)
     adapted = adapt(model, data, recipe=replace(SHORT, max_ratio=None, max_extra_parameters=2.0))
-    assert not torch.equal(*predict_dual(adapted, data))
+    both = predict_answers(adapted, data)
+    assert not torch.equal(both.base, both.second)
 
 
 def test_the_papers_recipe_needs_errors(digits: tuple[Data, ...], model: nn.Module) -> None:

@@ -3,7 +3,7 @@ import torch
 
 from networks import TinyCNN, images, seeded, snapshot
 from petm.adapter.model import Member, attach_adapter, views_alone
-from petm.adapter.one_pass import predict_dual
+from petm.adapter.one_pass import predict_answers
 from petm.data.base import TensorData
 from petm.data.digits import load_digits
 from petm.data.views import MIRROR
@@ -27,7 +27,7 @@ def test_every_adapter_learns_alone_and_the_base_model_keeps_every_bit() -> None
     histories = tune(adapted, data, epochs=8, learning_rate=3e-2, batch_size=16, device="cpu")
     assert snapshot(model) == before
     assert list(histories) == ["default", "second"] == list(adapted.adapters)
-    opinions = [predict_dual(adapted.alone(name), data).second for name in adapted.adapters]
+    opinions = [predict_answers(adapted.alone(name), data).second for name in adapted.adapters]
     assert not torch.equal(*opinions), "each starts from weights and sees an order of its own"
     for opinion in opinions:
         assert CROSS_ENTROPY.loss(opinion, data.labels).item() < 0.8 * untrained
@@ -38,7 +38,7 @@ def test_cached_features_change_no_result() -> None:
     for budget in (0, 1 << 30):
         adapted = attach_adapter(seeded(TinyCNN), {"fc1": 4}, members=MEMBERS)
         tune(adapted, samples(), epochs=2, cache_budget=budget, device="cpu")
-        found.append(predict_dual(adapted, samples()).second)
+        found.append(predict_answers(adapted, samples()).second)
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 

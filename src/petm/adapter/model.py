@@ -53,6 +53,27 @@ ONE = (Member(),)
 """The second opinion of the paper: one adapter, which sees the input itself."""
 
 
+@dataclass(frozen=True)
+class Cascade:
+    """The predictions for which a second opinion is computed; the others keep the base model's logits as both.
+
+    Attributes:
+        low: Least suspicion of the base model (`petm.models.scores.maximum_softmax`) for which it is computed.
+        high: Suspicion from which on it is not computed any more, as it would not change the grade.
+    """
+
+    low: float
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ArgumentError(f"cascade: expected 0 <= low <= high <= 1, got {self.low} and {self.high}.")
+
+    def asks(self, suspicion: Tensor) -> Tensor:
+        """Returns where a second opinion is computed, bool ``(N,)``, for the base model's suspicion."""
+        return (suspicion >= self.low) & (suspicion < self.high)
+
+
 class AdaptedModel(nn.Module):
     """The base model with an adapter: ``W(alpha) = W0 + alpha * B A`` in the adapted layers.
 
@@ -68,10 +89,10 @@ class AdaptedModel(nn.Module):
     Attributes:
         base: The base model.
         adapter: All low-rank matrices.
-        members: The ensemble that gives the second opinion, one member at least.
-        cascade_threshold: The base model's own suspicion (`petm.models.scores.maximum_softmax`) from which on the
-            second opinion is computed at all; surer predictions keep the base model's logits as both. 0 always computes
-            it.
+        members: The ensemble that gives the second opinion; without a member it is the base model's own.
+        cascade: The predictions for which the second opinion is computed at all; absent computes it for all.
+        feature_layer: Name of the linear layer that the base model calls last, whose input are the features; empty
+            where evidence needs none.
         split_point: Where the streams of one pass separate (`petm.adapter.split_point`), once that has been found.
         remembered: A split point that was saved with the adapter. It is checked once, where it is first needed.
 
@@ -85,7 +106,8 @@ class AdaptedModel(nn.Module):
     def __init__(self, base: nn.Module, adapter: Adapter, members: Sequence[Member] = ONE) -> None:
         super().__init__()
         self.base, self.adapter, self.members = base, adapter, tuple(members)
-        self.cascade_threshold = 0.0
+        self.cascade: Cascade | None = None
+        self.feature_layer = ""
         self.split_point: SplitPoint | None = None
         self.remembered: SplitPoint | None = None
         self.training = False
@@ -95,7 +117,8 @@ class AdaptedModel(nn.Module):
     def __deepcopy__(self, memo: dict[int, object]) -> "AdaptedModel":
         """Copies the base model and the adapter, with hooks of their own."""
         other = AdaptedModel(deepcopy(self.base, memo), deepcopy(self.adapter, memo), self.members)
-        other.cascade_threshold = self.cascade_threshold
+        other.cascade = self.cascade
+        other.take_features(self.feature_layer)
         other.take_split_point(self.split_point)
         return other
 
@@ -118,7 +141,7 @@ class AdaptedModel(nn.Module):
             **tensors: As the base model takes them.
         """
         batch = as_batch(tensors if x is None else x)
-        if alpha == 0:
+        if alpha == 0 or not self.members:
             return self.run(Pass(0.0, ""), batch)
         return pool([self.run(Pass(float(alpha), each.adapter), each.view_of(batch)) for each in self.members])
 
@@ -146,6 +169,12 @@ class AdaptedModel(nn.Module):
         if split_point is not None:
             self.hooks.ask({self.base.get_submodule(name): name for name in split_point.asked})
 
+    def take_features(self, layer: str) -> None:
+        """Sets the linear layer whose input are the features; empty for none."""
+        self.feature_layer = layer
+        if layer:
+            self.hooks.ask({self.base.get_submodule(layer): layer})
+
     def detach(self) -> None:
         """Removes the hooks from the base model, which is then as it was before an adapter was attached."""
         self._finalize()
@@ -167,6 +196,7 @@ class AdaptedModel(nn.Module):
     def over(self, base: nn.Module, members: Sequence[Member] | None = None) -> "AdaptedModel":
         """Returns the same adapter on a network of the same structure, such as a copy in another layout of memory."""
         other = AdaptedModel(base, self.adapter, self.members if members is None else members)
+        other.take_features(self.feature_layer)
         if not any(member.view != SAME for member in self.members):
             other.take_split_point(self.split_point)
         return other

@@ -1,6 +1,8 @@
-"""Both opinions of a batch."""
+"""All opinions on a batch, in one pass where that is possible."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -8,14 +10,19 @@ from torch import Tensor
 
 from petm._internal.distributed import gathered
 from petm._internal.progress import track
-from petm.adapter.model import AdaptedModel, pool
+from petm.adapter.model import AdaptedModel, Cascade, Member, pool
+from petm.adapter.passes import Pass
 from petm.adapter.split_point import APART, OnePass, split_point_of
 from petm.data.base import Data
 from petm.data.fields import Inputs, as_batch, filled_up
-from petm.errors import ArgumentError, DataError
+from petm.errors import ArgumentError, DataError, ModelError
 from petm.models.answers import joined, of_one_length
+from petm.models.loading import call_model, share_weights
+from petm.models.penultimate import LastLinear
 from petm.models.prediction import BATCH_SIZE, Collected, batches, device_of, own_share, predict_logits
 from petm.models.scores import maximum_softmax
+
+_NONE = torch.empty(0)
 
 
 class DualLogits(NamedTuple):
@@ -27,12 +34,78 @@ class DualLogits(NamedTuple):
     """Of the second opinion, at alpha 1."""
 
 
-def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> DualLogits:
-    """Returns both opinions of a batch in one pass, without gradients.
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Everything that the networks answer to ``N`` samples.
 
-    What lies before the first adapted layer runs once on ``N`` samples; from the split point on, both streams run as
-    one batch of ``2N`` through the base weights (`split_point`). The first call for a model finds the split point,
-    which takes a few passes over a handful of samples.
+    Attributes:
+        base: Logits of the base model, ``(N, K)``.
+        opinions: Logits of the ensemble members, ``(N, M, K)``; where a cascade does not ask, those of the base model.
+        members: The ``M`` members.
+        layer_input: The features, ``(N, D)``; absent where none were asked for, or the model has none.
+    """
+
+    base: Tensor
+    opinions: Tensor = _NONE
+    members: tuple[Member, ...] = ()
+    layer_input: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            object.__setattr__(self, "opinions", self.base[:, None][:, :0])
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The class ``c`` that the base model predicts, int64 ``(N,)``."""
+        return self.base.argmax(1)
+
+    @cached_property
+    def second(self) -> Tensor:
+        """The second opinion: the mean of the members' probabilities, as logits ``(N, K)``; without one, the base's."""
+        if len(self.members) < 2:
+            return self.opinions[:, 0] if self.members else self.base
+        alike = (self.opinions == self.base[:, None]).flatten(1).all(1)[:, None]  # where a cascade does not ask
+        return torch.where(alike, self.base, pool(self.opinions.unbind(1)))
+
+    @property
+    def features(self) -> Tensor:
+        """The input of the base model's last linear layer, ``(N, D)``; raises `ModelError` without one."""
+        if self.layer_input is None:
+            raise ModelError("model: expected features, the input of a last linear layer, got none. Leave them out.")
+        return self.layer_input
+
+    def only(self, members: tuple[Member, ...]) -> "Answers":
+        """Returns the answers with some of the members."""
+        places = [self.members.index(member) for member in members]
+        return replace(self, opinions=self.opinions[:, places], members=members)
+
+    def rows(self, rows: Tensor) -> "Answers":
+        """Returns the answers for some samples, by index or by a mask."""
+        held = None if self.layer_input is None else self.layer_input[rows]
+        return replace(self, base=self.base[rows], opinions=self.opinions[rows], layer_input=held)
+
+    def on_cpu(self) -> "Answers":
+        """Returns the answers as float32 on the CPU."""
+        held = None if self.layer_input is None else self.layer_input.float().cpu()
+        return replace(self, base=self.base.float().cpu(), opinions=self.opinions.float().cpu(), layer_input=held)
+
+    def under(self, cascade: Cascade | None) -> "Answers":
+        """Returns the answers as they are under a cascade."""
+        if cascade is None:
+            return self
+        asked = cascade.asks(maximum_softmax(self.base))[:, None, None]
+        return replace(self, opinions=torch.where(asked, self.opinions, self.base[:, None]))
+
+
+def answers_of(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> Answers:
+    """Returns the answers to a batch in one pass, without gradients; with features if the model has a feature layer.
+
+    What lies before the first adapted layer runs once on ``N`` samples; from the split point on, all streams run as
+    one batch of ``(1 + M) N`` through the base weights (`split_point`). The first call for a model finds the split
+    point, which takes a few passes over a handful of samples.
 
     Args:
         adapted: The base model with its adapter.
@@ -42,39 +115,76 @@ def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> Dual
         ModelError: The model cannot take the batch, or does not return ``(N, K)``.
     """
     x = as_batch(x)
-    n = x.shape[0]
     if parts := of_one_length(adapted.base, x):
-        every = [dual_logits(adapted, part.inputs) for part in parts]
-        return DualLogits(joined(parts, [both.base for both in every]), joined(parts, [both.second for both in every]))
+        every = [answers_of(adapted, part.inputs) for part in parts]
+        features = joined(parts, [part.features for part in every]) if adapted.feature_layer else None
+        base, opinions = (joined(parts, [getattr(part, name) for part in every]) for name in ("base", "opinions"))
+        return Answers(base, opinions, adapted.members, features)
     with torch.no_grad():
-        if adapted.cascade_threshold > 0:
-            return _cascade(adapted, x)
+        if not adapted.members or adapted.cascade is not None:
+            return _in_steps(adapted, x)
+        n = x.shape[0]
         if n == 0 or (split_point := split_point_of(adapted, x)).kind == APART:
-            return DualLogits(adapted(x, alpha=0.0), adapted(x, alpha=1.0))
-        streams = 1 + len(adapted.members)
-        logits = adapted.run(OnePass(n, split_point, adapted.members), x, rows=streams * n)
+            return _in_steps(adapted, x)
+        running = OnePass(n, split_point, adapted.members)
+        running.watched = adapted.feature_layer
+        logits = adapted.run(running, x, rows=(1 + len(adapted.members)) * n)
         # Sliced by numbers that are known beforehand: a graph that is traced keeps a batch of any size.
-        opinions = [logits[place * n : (place + 1) * n] for place in range(streams)]
-        return DualLogits(opinions[0], pool(opinions[1:]))
+        streams = [logits[place * n : (place + 1) * n] for place in range(1 + len(adapted.members))]
+        features = None if running.seen is None else running.seen[:n]
+        return Answers(streams[0], torch.stack(streams[1:], 1), adapted.members, features)
 
 
-def _cascade(adapted: AdaptedModel, x: Inputs) -> DualLogits:
-    """Both opinions, the second computed only where the base model's own suspicion asks for it."""
-    base = adapted(x, alpha=0.0)
-    doubtful = maximum_softmax(base) >= adapted.cascade_threshold
+def dual_logits(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor]) -> DualLogits:
+    """Returns both opinions of a batch in one pass, without gradients; see `answers_of`.
+
+    Args:
+        adapted: The base model with its adapter.
+        x: float32 ``(N, C, H, W)``, or whatever the model takes, tensors by name too, on the model's device.
+
+    Raises:
+        ModelError: The model cannot take the batch, or does not return ``(N, K)``.
+    """
+    answers = answers_of(adapted, x)
+    return DualLogits(answers.base, answers.second)
+
+
+def _in_steps(adapted: AdaptedModel, x: Inputs) -> Answers:
+    """The answers by a pass of the base model and one of each member, where the cascade asks for it."""
+    plain = Pass(0.0, "")
+    plain.watched = adapted.feature_layer
+    base = adapted.run(plain, x)
+    if not adapted.members:
+        return Answers(base, layer_input=plain.seen)
+    if adapted.cascade is None:
+        return Answers(base, _opinions(adapted, x), adapted.members, plain.seen)
+    asked = adapted.cascade.asks(maximum_softmax(base))
     if torch.compiler.is_exporting():  # a graph has no steps that depend on values
-        return DualLogits(base, torch.where(doubtful[:, None], adapted(x), base))
-    second = base.clone()
-    if bool(doubtful.any()):
-        seen = x[doubtful]
-        second[doubtful] = adapted(filled_up(seen))[: len(seen)].to(base.dtype)
-    return DualLogits(base, second)
+        every = torch.where(asked[:, None, None], _opinions(adapted, x), base[:, None])
+        return Answers(base, every, adapted.members, plain.seen)
+    opinions = base[:, None].repeat(1, len(adapted.members), 1)
+    if bool(asked.any()):
+        seen = x[asked]
+        opinions[asked] = _opinions(adapted, filled_up(seen))[: len(seen)].to(base.dtype)
+    return Answers(base, opinions, adapted.members, plain.seen)
+
+
+def _opinions(adapted: AdaptedModel, x: Inputs) -> Tensor:
+    runs = [adapted.run(Pass(1.0, each.adapter), each.view_of(x)) for each in adapted.members]
+    return torch.stack(runs, 1)
+
+
+def find_feature_layer(adapted: AdaptedModel, x: Inputs) -> str:
+    """Returns the name of the linear layer that the base model calls last with one row a sample; empty without one."""
+    network = share_weights(adapted.base)
+    last = LastLinear(network)
+    with torch.no_grad():
+        call_model(network, x)
+    return "" if last.fault(len(x)) else last.name
 
 
 def set_cascade(adapted: AdaptedModel, data: Data, share: float) -> None:
-    """Sets ``adapted.cascade_threshold`` so that the second opinion is asked for on this share of the samples.
-
-    The least sure predictions are those where a second opinion changes the order most, and the rest costs nothing.
+    """Sets ``adapted.cascade`` so that the second opinion is asked for on this share of the samples, the least certain.
 
     Args:
         adapted: The base model with its adapters.
@@ -87,19 +197,19 @@ def set_cascade(adapted: AdaptedModel, data: Data, share: float) -> None:
     if not 0 < share <= 1:
         raise ArgumentError(f"share: expected a number above 0 and at most 1, got {share}.")
     suspicion = maximum_softmax(predict_logits(adapted, data, title="cascade", alpha=0.0))
-    adapted.cascade_threshold = float(suspicion.quantile(1 - share)) if share < 1 else 0.0
+    adapted.cascade = Cascade(float(suspicion.quantile(1 - share))) if share < 1 else None
 
 
-def predict_dual(
-    adapted: AdaptedModel, data: Data, *, batch_size: int = BATCH_SIZE, title: str = "both opinions"
-) -> DualLogits:
-    """Returns both opinions of a data set, float32 ``(N, K)`` each, on the CPU.
+def predict_answers(
+    adapted: AdaptedModel, data: Data, *, batch_size: int = BATCH_SIZE, title: str = "opinions"
+) -> Answers:
+    """Returns the answers to a data set, float32, on the CPU.
 
     Args:
         adapted: The base model with its adapter.
         data: ``N`` samples.
         batch_size: Samples in one pass.
-        title: What the progress bar says.
+        title: Title of the progress bar.
 
     Raises:
         DataError: There is no sample, or one holds NaN or infinity.
@@ -108,9 +218,14 @@ def predict_dual(
     if not len(data):
         raise DataError(f"{data.source}: expected at least one sample, got none.")
     own = own_share(data)
-    opinions = Collected(len(own))
+    logits, features = Collected(len(own)), Collected(len(own))
     with track(title, len(own)) as progress:
         for inputs, _ in batches(own, device_of(adapted), batch_size):
-            opinions.add(torch.stack(dual_logits(adapted, inputs), dim=1).float())
+            found = answers_of(adapted, inputs)
+            logits.add(torch.cat((found.base[:, None], found.opinions), 1).float())
+            if found.layer_input is not None:
+                features.add(found.layer_input.float())
             progress.advance(len(inputs))
-    return DualLogits(*gathered(opinions.whole, len(data)).unbind(1))
+    every = gathered(logits.whole, len(data))
+    held = gathered(features.whole, len(data)) if adapted.feature_layer else None
+    return Answers(every[:, 0], every[:, 1:], adapted.members, held)

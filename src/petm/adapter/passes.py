@@ -30,10 +30,17 @@ class Pass:
     Args:
         alpha: Strength of the adapter.
         adapter: Its name; empty for none, which is the base model.
+
+    Attributes:
+        watched: Name of an asked module whose first argument is remembered; empty for none.
+        seen: That argument, of the last call in the pass.
     """
+
+    seen: Tensor | None
 
     def __init__(self, alpha: float = 1.0, adapter: str = ADAPTER) -> None:
         self.alpha, self.adapter = alpha, adapter
+        self.watched, self.seen = "", None
         self.layers: Mapping[nn.Module, AdaptedLayer] = {}
         self.asked: Mapping[nn.Module, str] = {}
 
@@ -82,6 +89,8 @@ def _ask(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -
     running = _active.get()
     if running is None or (name := running.asked.get(module)) is None:
         return None
+    if name == running.watched:
+        running.seen = arguments[0] if arguments else next(iter(named.values()))
     return running.module_input(name, (arguments, named))
 
 

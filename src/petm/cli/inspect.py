@@ -62,7 +62,7 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
         ("", adapters),
         ("", ", ".join(_member(member) for member in manifest.members)),
         ("one pass", _split_point(bundle, manifest)),
-        ("suspicion", manifest.score.replace("_", " ")),
+        ("suspicion", _suspicion(bundle, manifest)),
         ("threshold", _threshold(threshold)),
     ]
     if manifest.target is not None:
@@ -90,6 +90,13 @@ def _threshold(threshold: "Threshold") -> str:
     return f"suspect from {where} on ({threshold.rule})"
 
 
+def _suspicion(bundle: Path, manifest: "Manifest") -> str:
+    from petm._internal.records import Record
+
+    names = Record(manifest.suspicion, f"{bundle}: suspicion").texts("evidence")
+    return " + ".join(names).replace("_", " ")
+
+
 def _member(member: "MemberRecord") -> str:
     return f"{member.adapter or 'the model'} on the {'input' if member.view == 'same' else member.view}"
 
@@ -98,8 +105,11 @@ def _split_point(bundle: Path, manifest: "Manifest") -> str:
     """The split point in words."""
     from petm._internal.records import Record
 
-    if manifest.cascade_threshold > 0:
-        asked = f"1 minus the model's greatest probability is {manifest.cascade_threshold:.3g} or more"
+    if not manifest.members:
+        return "the model alone"
+    if (cascade := manifest.cascade) is not None:
+        limit = f" and below {cascade.high:.3g}" if cascade.high < 1 else ""
+        asked = f"1 minus the model's greatest probability is {cascade.low:.3g} or more{limit}"
         return f"the model first; the second opinion only where {asked}"
     if manifest.split_point is None:
         return "split point not known yet; found at the first use"

@@ -1,5 +1,6 @@
 """Evidence from the base model's features: distances to the training samples."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,8 +9,9 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 from torch.nn import functional as F
 
+from petm.adapter.one_pass import Answers
 from petm.errors import ArgumentError, DataError
-from petm.evidence.protocol import Answers, FittedEvidence, Part
+from petm.evidence.protocol import FittedEvidence, Need, Part
 
 AT_MOST = 20_000
 """Most training samples kept; a search among them costs about as much as a pass of a small network."""
@@ -17,8 +19,13 @@ _CHUNK = 1 << 23
 """Distances in memory at a time: 64 MB."""
 
 
+class _OfFeatures:
+    needs: ClassVar[Need] = "features"
+    fitted_on: ClassVar[Part | None] = "training"
+
+
 @dataclass(frozen=True)
-class Mahalanobis:
+class Mahalanobis(_OfFeatures):
     """Suspicion is the distance ``sqrt((h - m_c)ᵀ S⁻¹ (h - m_c))`` of the features to the mean of its class ``c``.
 
     ``m_k`` are the class means of the training features, ``S`` their common covariance, shrunk after Ledoit and Wolf.
@@ -34,20 +41,22 @@ class Mahalanobis:
     name: ClassVar[str] = "mahalanobis"
     title: ClassVar[str] = "Mahalanobis distance to the model's class"
     source: ClassVar[str] = "Lee et al. (2018)"
-    fitted_on: ClassVar[Part | None] = "training"
 
     def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
         """Returns the distance by the means and the covariance of these samples, each class at least once."""
-        classes = class_gaussians(answers, labels)
+        return FittedEvidence(self, class_gaussians(answers, labels))
 
-        def score(graded: Answers) -> Tensor:
-            return classes.squared_distance(graded.features, graded.predicted).sqrt()
+    def compute(self, answers: Answers, state: Mapping[str, Tensor]) -> Tensor:
+        """Returns the distance to the mean of the predicted class."""
+        return squared_distance(answers.features, answers.predicted, state["whiten"], state["centres"]).sqrt()
 
-        return FittedEvidence(score, classes.numbers)
+    def operations(self, classes: int, features: int) -> int:
+        """Returns the products with ``S⁻¹``."""
+        return features * (features + 1)
 
 
 @dataclass(frozen=True)
-class RelativeMahalanobis:
+class RelativeMahalanobis(_OfFeatures):
     """Suspicion is the squared distance to the mean of the predicted class ``c`` minus that to the mean of all samples.
 
     ``(h - m_c)ᵀ S⁻¹ (h - m_c) - (h - m)ᵀ S_0⁻¹ (h - m)`` with ``m`` and ``S_0`` the mean and the shrunk covariance of
@@ -61,57 +70,58 @@ class RelativeMahalanobis:
     name: ClassVar[str] = "relative_mahalanobis"
     title: ClassVar[str] = "Relative Mahalanobis distance to the model's class"
     source: ClassVar[str] = "Ren et al. (2021)"
-    fitted_on: ClassVar[Part | None] = "training"
 
     def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
         """Returns the difference by the means and the covariances of these samples, each class at least once."""
-        classes = class_gaussians(answers, labels)
-        everything = Gaussians(answers.features, torch.zeros_like(labels), 1)
+        everything = gaussians(answers.features, torch.zeros_like(labels), 1)
+        together = {f"{name}_of_all": tensor for name, tensor in everything.items()}
+        return FittedEvidence(self, class_gaussians(answers, labels) | together)
 
-        def score(graded: Answers) -> Tensor:
-            own = classes.squared_distance(graded.features, graded.predicted)
-            return own - everything.squared_distance(graded.features, torch.zeros_like(graded.predicted))
+    def compute(self, answers: Answers, state: Mapping[str, Tensor]) -> Tensor:
+        """Returns the difference of both squared distances."""
+        own = squared_distance(answers.features, answers.predicted, state["whiten"], state["centres"])
+        one = torch.zeros_like(answers.predicted)
+        return own - squared_distance(answers.features, one, state["whiten_of_all"], state["centres_of_all"])
 
-        return FittedEvidence(score, classes.numbers + everything.numbers)
+    def operations(self, classes: int, features: int) -> int:
+        """Returns the products with both inverses."""
+        return 2 * features * (features + 1)
 
 
-def class_gaussians(answers: Answers, labels: Tensor) -> "Gaussians":
-    """Returns the normal distributions of features by class; raises `DataError` for a class without samples."""
-    classes = answers.logits.shape[1]
+def class_gaussians(answers: Answers, labels: Tensor) -> dict[str, Tensor]:
+    """Returns the `gaussians` of features by class; raises `DataError` for a class without samples."""
+    classes = answers.base.shape[1]
     missing = (labels.bincount(minlength=classes) == 0).nonzero()
     if len(missing):
         raise DataError(
             f"labels: expected training samples of each of {classes} classes, got none of class {int(missing[0])}. "
             "Add some, or leave this evidence out."
         )
-    return Gaussians(answers.features, labels, classes)
+    return gaussians(answers.features, labels, classes)
 
 
-class Gaussians:
-    """Normal distributions with a mean for each class and one covariance, shrunk after Ledoit and Wolf.
+def gaussians(features: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+    """Returns normal distributions with a mean for each class and one covariance, shrunk after Ledoit and Wolf.
 
     Args:
         features: float ``(N, D)``.
         labels: int64 ``(N,)``, each class at least once.
         classes: Number of classes ``K``.
+
+    Returns:
+        ``whiten``, float64 ``(D, D)``, a root of ``S⁻¹``, and ``centres``, float64 ``(K, D)``, the means times it.
     """
+    exact = features.double()
+    sums = torch.zeros(classes, exact.shape[1], dtype=torch.float64).index_add_(0, labels, exact)
+    means = sums / labels.bincount(minlength=classes).unsqueeze(1)
+    covariance = LedoitWolf(assume_centered=True).fit((exact - means[labels]).numpy()).covariance_
+    whiten = inverse_root(torch.from_numpy(covariance))
+    return {"whiten": whiten, "centres": means @ whiten}
 
-    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
-        exact = features.double()
-        sums = torch.zeros(classes, exact.shape[1], dtype=torch.float64).index_add_(0, labels, exact)
-        means = sums / labels.bincount(minlength=classes).unsqueeze(1)
-        covariance = LedoitWolf(assume_centered=True).fit((exact - means[labels]).numpy()).covariance_
-        self._whiten = inverse_root(torch.from_numpy(covariance))
-        self._centres = means @ self._whiten
 
-    @property
-    def numbers(self) -> int:
-        """Number of parameters."""
-        return self._whiten.numel() + self._centres.numel()
-
-    def squared_distance(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Returns ``(h - m_k)ᵀ S⁻¹ (h - m_k)``, float64 ``(N,)``, for the class ``k`` of each sample."""
-        return (features.double() @ self._whiten - self._centres[classes]).square().sum(1)
+def squared_distance(features: Tensor, classes: Tensor, whiten: Tensor, centres: Tensor) -> Tensor:
+    """Returns ``(h - m_k)ᵀ S⁻¹ (h - m_k)``, float64 ``(N,)``, for the class ``k`` of each sample."""
+    return (features.double() @ whiten - centres[classes]).square().sum(1)
 
 
 def inverse_root(covariance: Tensor) -> Tensor:
@@ -123,14 +133,16 @@ def inverse_root(covariance: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Neighbours:
+class _Neighbours(_OfFeatures):
     k: int = 50
     at_most: int = AT_MOST
 
-    fitted_on: ClassVar[Part | None] = "training"
-
     def __post_init__(self) -> None:
         at_least_1(k=self.k, at_most=self.at_most)
+
+    def operations(self, classes: int, features: int) -> int:
+        """Returns the products with all samples kept."""
+        return self.at_most * features
 
 
 @dataclass(frozen=True)
@@ -155,14 +167,13 @@ class NeighbourLabels(_Neighbours):
     def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
         """Returns the score by these samples, or a stratified draw of them."""
         kept = stratified_sample(labels, self.at_most, seed)
-        rows, labels = answers.features[kept].double(), labels[kept]
+        return FittedEvidence(self, {"rows": answers.features[kept].double(), "labels": labels[kept]})
 
-        def score(graded: Answers) -> Tensor:
-            squared, neighbours = nearest(graded.features.double(), rows, self.k)
-            weights = (-squared.sqrt()).softmax(1)
-            return (weights * (labels[neighbours] != graded.predicted.unsqueeze(1))).sum(1)
-
-        return FittedEvidence(score, rows.numel() + len(labels))
+    def compute(self, answers: Answers, state: Mapping[str, Tensor]) -> Tensor:
+        """Returns the weight of the neighbours of other classes."""
+        squared, neighbours = nearest(answers.features.double(), state["rows"], self.k)
+        weights = (-squared.sqrt()).softmax(1)
+        return (weights * (state["labels"][neighbours] != answers.predicted.unsqueeze(1))).sum(1)
 
 
 @dataclass(frozen=True)
@@ -184,13 +195,12 @@ class NeighbourDistance(_Neighbours):
     def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
         """Returns the score by these samples, or a stratified draw of them."""
         kept = stratified_sample(labels, self.at_most, seed)
-        rows = F.normalize(answers.features[kept].double())
+        return FittedEvidence(self, {"rows": F.normalize(answers.features[kept].double())})
 
-        def score(graded: Answers) -> Tensor:
-            squared, _ = nearest(F.normalize(graded.features.double()), rows, self.k)
-            return squared[:, -1].sqrt()
-
-        return FittedEvidence(score, rows.numel())
+    def compute(self, answers: Answers, state: Mapping[str, Tensor]) -> Tensor:
+        """Returns the distance."""
+        squared, _ = nearest(F.normalize(answers.features.double()), state["rows"], self.k)
+        return squared[:, -1].sqrt()
 
 
 def nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,63 +1,20 @@
-"""Evidence: one number about each prediction, computed from the base model's logits and features."""
+"""Evidence: one number about each prediction, computed from what the networks answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from petm._internal.progress import track
+from petm.adapter.model import views_alone
+from petm.adapter.one_pass import Answers, find_feature_layer, predict_answers
 from petm.data.base import Data
-from petm.errors import ModelError
-from petm.models.loading import call_model, share_weights
-from petm.models.penultimate import LastLinear
-from petm.models.prediction import BATCH_SIZE, batches, device_of
+from petm.models.prediction import BATCH_SIZE, device_of
 
 Part = Literal["training", "calibration"]
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """Logits and features of ``N`` samples.
-
-    Attributes:
-        logits: float32 ``(N, K)``, on the CPU.
-        layer_input: float32 ``(N, D)``, the features; None where the model has none.
-        fault: Why it has none.
-    """
-
-    logits: Tensor
-    layer_input: Tensor | None = None
-    fault: str = "features: expected features of the model, got none."
-
-    @property
-    def features(self) -> Tensor:
-        """The input of the base model's last linear layer, float32 ``(N, D)``; raises `ModelError` without one."""
-        if self.layer_input is None:
-            raise ModelError(f"{self.fault} Use evidence that needs no features.")
-        return self.layer_input
-
-    @cached_property
-    def predicted(self) -> Tensor:
-        """The class ``c`` that the base model predicts, int64 ``(N,)``."""
-        return self.logits.argmax(1)
-
-
-@dataclass(frozen=True, eq=False)
-class FittedEvidence:
-    """Evidence fitted to one base model.
-
-    Attributes:
-        score: Function from `Answers` of ``N`` samples to float64 ``(N,)``; higher is more likely wrong.
-        parameters: Number of fitted parameters.
-        chosen: Fitted settings by name.
-    """
-
-    score: Callable[[Answers], Tensor]
-    parameters: int = 0
-    chosen: Mapping[str, float] = field(default_factory=dict)
+Need = Literal["logits", "opinions", "features"]
+"""What evidence is computed from, besides the base model's logits: the ensemble members, or the features."""
 
 
 class Evidence(Protocol):
@@ -67,6 +24,7 @@ class Evidence(Protocol):
         name: Short name in tables and files.
         title: Name in words.
         source: Author and year.
+        needs: What it is computed from.
         fitted_on: Labelled samples to fit on: the base model's training data or fresh samples; None without a fit.
     """
 
@@ -80,13 +38,16 @@ class Evidence(Protocol):
     def source(self) -> str: ...  # noqa: D102
 
     @property
+    def needs(self) -> Need: ...  # noqa: D102
+
+    @property
     def fitted_on(self) -> Part | None: ...  # noqa: D102
 
-    def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> FittedEvidence:
+    def fit(self, answers: Answers, labels: Tensor, *, seed: int = 0) -> "FittedEvidence":
         """Returns the evidence fitted to labelled samples.
 
         Args:
-            answers: Answers of the base model for ``N`` samples.
+            answers: Answers to ``N`` samples.
             labels: int64 ``(N,)``, the true classes, in 0..K-1.
             seed: Seed of everything random.
 
@@ -95,26 +56,64 @@ class Evidence(Protocol):
             ModelError: Features are needed and the model has none.
         """
 
+    def compute(self, answers: Answers, state: Mapping[str, Tensor]) -> Tensor:
+        """Returns float64 ``(N,)``; higher is more likely wrong.
+
+        Args:
+            answers: Answers to ``N`` samples.
+            state: Tensors of a fit, by name.
+        """
+
+    def operations(self, classes: int, features: int) -> int:
+        """Returns multiply-adds a sample, besides those of the networks.
+
+        Args:
+            classes: Number of classes ``K``.
+            features: Number of features ``D``; 0 without.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class FittedEvidence:
+    """Evidence fitted to one base model.
+
+    Attributes:
+        evidence: What was fitted.
+        state: Its tensors by name; single numbers are settings that were chosen.
+    """
+
+    evidence: Evidence
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def score(self, answers: Answers) -> Tensor:
+        """Returns float64 ``(N,)``; higher is more likely wrong."""
+        return self.evidence.compute(answers, self.state)
+
+    @property
+    def parameters(self) -> int:
+        """Number of fitted parameters."""
+        return sum(tensor.numel() for tensor in self.state.values())
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """Fitted settings by name."""
+        return {name: tensor.item() for name, tensor in self.state.items() if not tensor.ndim}
+
 
 def compute_answers(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -> Answers:
-    """Returns logits and features of a data set, in one pass that leaves the base model as it is.
+    """Returns logits and features of a base model for a data set, in one pass that leaves the model as it is.
 
-    The features are the input of the linear layer that is called last. Memory: ``4 N (K + D)`` bytes.
+    Memory: ``4 N (K + D)`` bytes.
 
     Args:
         model: The base model.
         data: ``N`` samples, at least one.
         batch_size: Samples in one forward pass.
     """
-    network = share_weights(model)
-    last = LastLinear(network)
-    logits, features, fault = [], [], ""
-    with torch.no_grad(), track("answers", len(data)) as progress:
-        for inputs, _ in batches(data, device_of(network), batch_size):
-            logits.append(call_model(network, inputs).float().cpu())
-            fault = fault or last.fault(len(inputs))
-            if not fault:
-                # A copy, since a view would keep the whole tensor behind it in memory.
-                features.append(last.input.detach().float().cpu().clone())
-            progress.advance(len(inputs))
-    return Answers(torch.cat(logits), None if fault else torch.cat(features), fault)
+    adapted = views_alone(model, ())
+    try:
+        first = data.inputs(torch.arange(min(2, len(data)))).to(device_of(model))
+        adapted.take_features(find_feature_layer(adapted, first))
+        return predict_answers(adapted, data, batch_size=batch_size, title="answers")
+    finally:
+        adapted.detach()

@@ -6,19 +6,24 @@ my.petm/
 ├── second/                      a further adapter, in a folder of its name
 ├── README.md                    the model card in Hugging Face's format
 ├── base.safetensors             the base model's weights, on request
+├── evidence.safetensors         what the evidence has learned, if anything
 └── petm.json                    the manifest: base model, threshold, origin, a hash of each file
 """
 
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from petm._internal.files import sha256_of_file, write_text, written_alone
+from petm._internal.files import sha256_of_file, write_atomically, write_text, written_alone
 from petm._internal.records import Record
 from petm.adapter.model import AdaptedModel, Member
 from petm.adapter.peft_folder import load_adapter, save_adapter
@@ -28,6 +33,7 @@ from petm.errors import ArgumentError, BundleError, RunError
 from petm.grading.manifest import (
     BASE,
     CARD,
+    EVIDENCE,
     MANIFEST,
     Manifest,
     check_target,
@@ -44,11 +50,18 @@ from petm.models.trust import build_named
 
 
 def write_bundle(
-    path: str | Path, adapted: AdaptedModel, manifest: Manifest, *, card: str, include_base: bool, overwrite: bool
+    path: str | Path,
+    adapted: AdaptedModel,
+    manifest: Manifest,
+    evidence: Mapping[str, Tensor],
+    *,
+    card: str,
+    include_base: bool,
+    overwrite: bool,
 ) -> None:
     """Writes a bundle as `petm.grading.grader.Grader.save` does, with ``card`` as its ``README.md``.
 
-    The hashes of the files are added to the manifest here.
+    ``evidence`` are the tensors of `petm.evidence.suspicion.Suspicion`. The hashes of the files are added here.
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
@@ -64,6 +77,8 @@ def write_bundle(
                 folder.mkdir()
                 save_adapter(adapted, folder)
                 write_text(folder / CARD, card)
+                if evidence:
+                    write_atomically(folder / EVIDENCE, partial(save_file, dict(evidence)))
                 if include_base:
                     save_weights(adapted.base, folder / BASE)
                 held = (file for file in sorted(folder.rglob("*")) if file.is_file())
@@ -103,8 +118,10 @@ def read_bundle(
     weights: str | Path | None = None,
     trust_bundle_code: bool = False,
     trust_remote_code: bool = False,
-) -> tuple[AdaptedModel, Manifest]:
-    """Returns the base model with its adapter, and the manifest; arguments and errors as `petm.grading.grader.load`.
+) -> tuple[AdaptedModel, Manifest, dict[str, Tensor]]:
+    """Returns the base model with its adapter, the manifest, and the tensors of the evidence.
+
+    Arguments and errors are those of `petm.grading.grader.load`.
 
     A model that is built here gets ``weights``, else those in the bundle, else those that the manifest names.
     """
@@ -129,10 +146,16 @@ def read_bundle(
     adapted = load_adapter(model, path, [Member(member.adapter, member.view) for member in manifest.members])
     if adapted.ranks != manifest.layers:
         raise BundleError(f"{path}: expected an adapter on the layers of {MANIFEST}, got one on others. Fit again.")
-    adapted.cascade_threshold = manifest.cascade_threshold
+    adapted.cascade = manifest.cascade
+    try:
+        adapted.take_features(manifest.feature_layer)
+        tensors = load_file(path / EVIDENCE) if EVIDENCE in manifest.files else {}
+    except (AttributeError, OSError, SafetensorError) as error:
+        got = f"{error!s:.100}"
+        raise BundleError(f"{path}: expected evidence on the model's features, got {got}. Fit again.") from error
     if manifest.split_point is not None:
         adapted.remembered = from_json(Record(manifest.split_point, f"{path}: {MANIFEST}, adapter, split_point"))
-    return adapted, manifest
+    return adapted, manifest, tensors
 
 
 def _build(path: Path, manifest: Manifest, named: str | None, weights: str | Path | None, **trust: bool) -> nn.Module:

@@ -52,7 +52,7 @@ def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool)
         ],
         calibration_samples=measured.get("calibration_samples"),
         calibration_errors=measured.get("calibration_errors"),
-        cascade_threshold=adapted.cascade_threshold,
+        asks=adapted.cascade,
         guarantee=guarantee(manifest.threshold),
     )
 

@@ -1,7 +1,7 @@
 """The grader: grades batches and data sets, is saved as a bundle, loaded, and fitted on calibration samples."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,29 +11,33 @@ import numpy as np
 from torch import Tensor, nn
 
 from petm._internal.files import plain
+from petm._internal.records import Record
 from petm.adapter.model import AdaptedModel
-from petm.adapter.one_pass import DualLogits, dual_logits, predict_dual
+from petm.adapter.one_pass import Answers, answers_of, predict_answers
 from petm.data.base import Data, as_data
 from petm.data.fields import as_batch, as_floats
-from petm.errors import ArgumentError, BundleError, PetmWarning
+from petm.errors import PetmWarning
+from petm.evidence.protocol import Evidence
+from petm.evidence.suspicion import Suspicion, suspicion_from_json, suspicion_named
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
 from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
 from petm.grading.input_profile import InputCheck, describe_inputs
-from petm.grading.manifest import Manifest, MemberRecord
+from petm.grading.manifest import MANIFEST, Manifest, MemberRecord
 from petm.grading.provenance import Origin, library_versions
 from petm.models.answers import reading_of
 from petm.models.loading import count_parameters, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, check_labels, device_of
-from petm.models.scores import SCORES, maximum_softmax
+from petm.models.scores import maximum_softmax
+from petm.selective.choice import Choice
 from petm.selective.drift import suspicion_profile
 from petm.selective.metrics import aurc, auroc, detection
 from petm.selective.probability import ErrorProbability, fit_probability
 from petm.selective.targets import Disagreement, Recall, Target
 from petm.selective.thresholds import Threshold
 
-PAPER_SCORE, PAPER_TARGET = "opposition", Disagreement()
-"""The score whose zero is the paper's flag, and that flag."""
+PAPER_TARGET = Disagreement()
+"""The paper's flag."""
 RECALL = 0.9
 """Default target: the share of the calibration samples' errors that is flagged."""
 
@@ -45,20 +49,27 @@ class Grader:
     Attributes:
         adapted: The base model with its fitted adapter.
         threshold: The threshold on suspicion, with its guarantee.
-        score: The name of the suspicion score in `petm.models.scores.SCORES`.
+        suspicion: How suspicion is computed.
         probability: The probability of error as a function of suspicion; absent if not calibrated.
         origin: Where the base model, the inputs and the data come from.
         measured: Figures of the fit, by name.
         target: The target of the threshold; absent if it was set by hand.
+        choice: What the suspicion was compared with, and why it was taken; absent if it was named.
     """
 
     adapted: AdaptedModel
     threshold: Threshold
-    score: str = PAPER_SCORE
+    suspicion: Suspicion = field(default_factory=lambda: suspicion_named("opposition"))
     probability: ErrorProbability | None = None
     origin: Origin = field(default_factory=Origin)
     measured: Mapping[str, Any] = field(default_factory=dict)
     target: Target | None = None
+    choice: Choice | None = None
+
+    @property
+    def score(self) -> str:
+        """The name of what suspicion is computed from."""
+        return self.suspicion.name
 
     def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion, probability of error and grades.
@@ -74,7 +85,7 @@ class Grader:
         """
         data = as_inputs(x)
         check_inputs(data, self.origin.inputs)
-        return self.judge(predict_dual(self.adapted, data, batch_size=batch_size, title="grade"))
+        return self.judge(predict_answers(self.adapted, data, batch_size=batch_size, title="grade"))
 
     @cached_property
     def _check(self) -> InputCheck:
@@ -94,16 +105,15 @@ class Grader:
         if isinstance(inputs, Tensor):
             inputs = as_floats(inputs, "inputs")
         self._check(inputs)
-        both = dual_logits(self.adapted, inputs.to(device_of(self.adapted)))
-        return self.judge(DualLogits(both.base.float().cpu(), both.second.float().cpu()))
+        return self.judge(answers_of(self.adapted, inputs.to(device_of(self.adapted))).on_cpu())
 
-    def judge(self, both: DualLogits) -> Grades:
-        """Returns the grades of samples from both opinions' logits, ``(N, K)`` each, on the CPU."""
-        labels = both.base.argmax(1).numpy()
-        suspicion = SCORES[self.score](both.base, both.second).numpy()
+    def judge(self, answers: Answers) -> Grades:
+        """Returns the grades of samples from the networks' answers, on the CPU."""
+        labels = answers.predicted.numpy()
+        suspicion = self.suspicion.of(answers).numpy()
         return Grades(
             labels=labels,
-            second=both.second.argmax(1).numpy(),
+            second=answers.second.argmax(1).numpy(),
             suspicion=suspicion,
             probability=self.probability.probability(suspicion) if self.probability else np.full(len(labels), np.nan),
             trusted=self.threshold.trusts(suspicion, labels),
@@ -129,16 +139,19 @@ class Grader:
             adapter_parameters=adapted.adapter_parameters(),
             split_point=plain(adapted.split_point),
             members=tuple(MemberRecord(member.adapter, member.view) for member in adapted.members),
-            cascade_threshold=adapted.cascade_threshold,
-            score=self.score,
+            cascade=adapted.cascade,
+            feature_layer=adapted.feature_layer,
+            suspicion=self.suspicion.as_json(),
             threshold=self.threshold,
             target=self.target,
             probability=self.probability,
             measured=self.measured,
+            choice=self.choice,
             versions=library_versions(),
         )
         card = model_card(manifest, adapted, include_base=include_base)
-        write_bundle(path, adapted, manifest, card=card, include_base=include_base, overwrite=overwrite)
+        how: Any = {"card": card, "include_base": include_base, "overwrite": overwrite}
+        write_bundle(path, adapted, manifest, self.suspicion.tensors, **how)
 
 
 def fit_grader(
@@ -146,8 +159,9 @@ def fit_grader(
     calibration: Data,
     *,
     target: Target | None = PAPER_TARGET,
-    score: str = "mean_of_both",
+    score: str | Suspicion = "mean_opinion",
     origin: Origin | None = None,
+    choice: Choice | None = None,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
@@ -158,24 +172,24 @@ def fit_grader(
         calibration: Labelled samples that neither the base model nor the adapter has seen.
         target: The target of the threshold (`petm.selective.targets`). `None` flags nine of ten errors of the
             calibration samples, or disagreement if there is no error.
-        score: The name of a suspicion score in `petm.models.scores.SCORES`; ``opposition`` with `Disagreement`.
+        score: How suspicion is computed, or the name of evidence that needs no fit; ``opposition`` with `Disagreement`.
         origin: Where model, inputs and data come from, for the bundle.
+        choice: What the suspicion was compared with, for the bundle.
 
     Raises:
         ArgumentError: An argument breaks its rule.
         DataError: The calibration samples have missing, outlying or only one kind of labels.
     """
     calibration = as_data(calibration)
-    if score not in SCORES:
-        raise ArgumentError(f"score: expected the name of a score, got {score!r}. Available: {', '.join(SCORES)}.")
-    both = predict_dual(adapted, calibration, title="calibrate")
+    known = suspicion_named(score) if isinstance(score, str) else score
+    both = predict_answers(adapted, calibration, title="calibrate")
     classes = both.base.shape[1]
     check_labels(calibration.labels, classes, calibration.source)
-    predicted = both.base.argmax(1)
+    predicted = both.predicted
     wrong = (predicted != calibration.labels).numpy()
     target = target or (Recall(RECALL) if wrong.any() else PAPER_TARGET)
-    score = PAPER_SCORE if isinstance(target, Disagreement) else score
-    suspicion = SCORES[score](both.base, both.second).numpy()
+    known = suspicion_named("opposition") if isinstance(target, Disagreement) else known
+    suspicion = known.of(both).numpy()
     threshold = target.threshold(suspicion, wrong, predicted.numpy(), classes=classes)
     if not threshold.holds:
         warnings.warn(
@@ -202,7 +216,7 @@ def fit_grader(
     }
     origin = origin or Origin()
     origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
-    return Grader(adapted, threshold, score, fit_probability(suspicion, wrong), origin, plain(measured), target)
+    return Grader(adapted, threshold, known, fit_probability(suspicion, wrong), origin, plain(measured), target, choice)
 
 
 def load(
@@ -212,6 +226,7 @@ def load(
     weights: str | Path | None = None,
     trust_bundle_code: bool = False,
     trust_remote_code: bool = False,
+    evidence: Sequence[Evidence] = (),
 ) -> Grader:
     """Returns a saved grader, after checking that its files are unchanged and that it was fitted to this model.
 
@@ -222,15 +237,19 @@ def load(
         weights: The base model's weights file, if it has moved.
         trust_bundle_code: Whether to import and call any other code that the bundle names, outside the bundle.
         trust_remote_code: Whether to run the code in the Hugging Face folder that the bundle names; needs both.
+        evidence: Evidence of the user's own, as it was fitted with.
 
     Raises:
         ArgumentError: ``trust_remote_code`` is alone.
-        BundleError: The bundle is damaged, too new, or fitted to another model.
+        BundleError: The bundle is damaged, too new, or fitted to another model, or the user's evidence is absent.
         ModelError: The base model cannot be built.
     """
-    adapted, told = read_bundle(
+    adapted, told, tensors = read_bundle(
         path, model, weights=weights, trust_bundle_code=trust_bundle_code, trust_remote_code=trust_remote_code
     )
-    if told.score not in SCORES:
-        raise BundleError(f"{path}: score: expected one of {', '.join(SCORES)}, got {told.score[:60]!r}. Upgrade petm.")
-    return Grader(adapted, told.threshold, told.score, told.probability, told.origin, told.measured, told.target)
+    place = Record(told.suspicion, f"{path}: {MANIFEST}, suspicion")
+    layer = adapted.base.get_submodule(adapted.feature_layer) if adapted.feature_layer else None
+    features = int(getattr(layer, "in_features", 0))
+    suspicion = suspicion_from_json(place, tensors, features=features, own=evidence)
+    held = (told.probability, told.origin, told.measured, told.target, told.choice)
+    return Grader(adapted, told.threshold, suspicion, *held)

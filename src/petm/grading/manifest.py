@@ -12,14 +12,16 @@ from typing import get_args
 from petm._internal.files import fingerprint, plain, sha256_of_file, write_json
 from petm._internal.records import LONGEST_FILE, Json, Record
 from petm._internal.tensor_files import tensors_in
+from petm.adapter.model import Cascade
 from petm.errors import BundleError, RunError
 from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
+from petm.selective.choice import Choice, Compared
 from petm.selective.probability import ErrorProbability, Method
 from petm.selective.targets import Target, target_from_json, target_to_json
 from petm.selective.thresholds import Threshold
 
-FORMAT, FORMAT_VERSION = "petm bundle", 3
-MANIFEST, BASE, CARD = "petm.json", "base.safetensors", "README.md"
+FORMAT, FORMAT_VERSION = "petm bundle", 4
+MANIFEST, BASE, CARD, EVIDENCE = "petm.json", "base.safetensors", "README.md", "evidence.safetensors"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _AT_ROOT = "default"
 """The adapter whose files are not in a folder of its name, as in PEFT."""
@@ -56,7 +58,9 @@ class Manifest:
         adapter_parameters: Number of all adapters' parameters.
         split_point: As `petm.adapter.split_point` writes it; absent if it was never searched.
         members: The ensemble members.
-        cascade_threshold: 1 minus the greatest probability from which on a second opinion is computed, in [0, 1].
+        cascade: The predictions for which a second opinion is computed; absent for all.
+        feature_layer: Name of the linear layer whose input are the features; empty where none are needed.
+        suspicion: As `petm.evidence.suspicion.Suspicion.as_json` writes it.
         versions: Versions of Python and of the libraries.
         files: SHA-256 of each file of the bundle, by its path in the folder.
     """
@@ -68,12 +72,14 @@ class Manifest:
     adapter_parameters: int
     split_point: Mapping[str, Json] | None
     members: tuple[MemberRecord, ...]
-    cascade_threshold: float
-    score: str
+    cascade: Cascade | None
+    feature_layer: str
+    suspicion: Mapping[str, Json]
     threshold: Threshold
     target: Target | None
     probability: ErrorProbability | None
     measured: Mapping[str, Json]
+    choice: Choice | None
     versions: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -91,15 +97,17 @@ class Manifest:
                     "split_point": self.split_point,
                 },
                 "members": self.members,
-                "cascade_threshold": self.cascade_threshold,
+                "cascade": self.cascade,
+                "feature_layer": self.feature_layer,
                 "inputs": origin.inputs,
-                "score": self.score,
+                "suspicion": self.suspicion,
                 "threshold": self.threshold.as_json(),
                 "target": target_to_json(self.target) if self.target else None,
                 "probability": self.probability,
                 "data": origin.data,
                 "settings": origin.settings,
                 "measured": self.measured,
+                "choice": self.choice,
                 "versions": self.versions,
                 "files": self.files,
             }
@@ -112,8 +120,8 @@ class Manifest:
         model, adapter, data = record.record("model"), record.record("adapter"), record.record("data")
         layers, files, versions = adapter.record("layers"), record.record("files"), record.record("versions")
         members = [MemberRecord.from_json(entry) for entry in record.records("members")]
-        if not 1 <= len(members) <= _MOST_MEMBERS:
-            raise BundleError(f"{record.place}, members: expected 1 to {_MOST_MEMBERS}, got {len(members)}.")
+        if len(members) > _MOST_MEMBERS:
+            raise BundleError(f"{record.place}, members: expected at most {_MOST_MEMBERS}, got {len(members)}.")
         origin = Origin(
             ModelOrigin.from_json(model),
             InputOrigin.from_json(record.record("inputs")),
@@ -128,12 +136,14 @@ class Manifest:
             adapter.whole("parameters"),
             adapter.free("split_point") if adapter.has("split_point") else None,
             tuple(members),
-            record.number("cascade_threshold", least=0, most=1),
-            record.text("score"),
+            _cascade(record.record("cascade")) if record.has("cascade") else None,
+            record.text("feature_layer"),
+            record.free("suspicion"),
             Threshold.from_json(record.record("threshold")),
             target_from_json(record.record("target")) if record.has("target") else None,
             _probability(record.record("probability")) if record.has("probability") else None,
             record.free("measured"),
+            _choice(record.record("choice")) if record.has("choice") else None,
             {name: versions.text(name) for name in versions.content},
             {_inside(record, name): _hash(files, name) for name in files.content},
         )
@@ -182,10 +192,10 @@ def _check_names(path: Path, manifest: Manifest) -> None:
     places = {member.adapter for member in manifest.members if member.adapter}
     wanted = {f"{'' if place == _AT_ROOT else f'{place}/'}{name}" for place in places for name in ADAPTER_FILES}
     listed = set(manifest.files)
-    strange = sorted((wanted - listed) | (listed - wanted - {CARD, BASE}))
+    strange = sorted((wanted - listed) | (listed - wanted - {CARD, BASE, EVIDENCE}))
     if strange:
         raise BundleError(
-            f"{path}: {MANIFEST}, files: expected the adapter's files, {CARD} and {BASE}, "
+            f"{path}: {MANIFEST}, files: expected the adapter's files, {CARD}, {EVIDENCE} and {BASE}, "
             f"got another list ({strange[0]!r:.80}). Fit again."
         )
 
@@ -225,6 +235,22 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise RunError(f"{path}: expected no such path yet, got something that is no bundle. Choose another name.")
     if not overwrite:
         raise RunError(f"{path}: expected no such path yet, got a bundle. Choose another name, or overwrite it.")
+
+
+def _choice(record: Record) -> Choice:
+    numbers = ("cost", "value", "low", "high")
+    compared = tuple(
+        Compared(row.text("name"), *(row.number(name) for name in numbers), row.flag("better"), row.flag("taken"))
+        for row in record.records("compared")
+    )
+    return Choice(record.text("name"), record.text("metric"), compared, record.text("reason"))
+
+
+def _cascade(record: Record) -> Cascade:
+    low, high = record.number("low", least=0, most=1), record.number("high", least=0, most=1)
+    if low > high:
+        raise BundleError(f"{record.place}: expected low up to high, got {low} and {high}.")
+    return Cascade(low, high)
 
 
 def _probability(record: Record) -> ErrorProbability:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from petm._internal.extras import import_extra
 from petm._internal.files import check_new_file, plain, write_atomically, written_alone
-from petm.adapter.one_pass import dual_logits
+from petm.adapter.one_pass import answers_of
 from petm.data.fields import one_tensor
 from petm.data.images import ImageForm
 from petm.errors import ArgumentError, ExportError, PetmError, RunError
@@ -29,7 +29,6 @@ from petm.grading.provenance import InputOrigin, library_versions
 from petm.models.hf_processors import ImageProcessor, PlainForm, plain_form
 from petm.models.loading import weights_fingerprint
 from petm.models.prediction import device_of
-from petm.models.scores import SCORES
 
 TOLERANCE = 1e-5
 """Largest allowed difference between logits of graph and grader, times the largest logit if that is above 1."""
@@ -117,17 +116,16 @@ class _Graph(nn.Module):
 
     def __init__(self, grader: Grader) -> None:
         super().__init__()
-        self.adapted, self.score, self.probability = grader.adapted, SCORES[grader.score], grader.probability
+        self.adapted, self.suspicion, self.probability = grader.adapted, grader.suspicion, grader.probability
         # As float32, the paper's threshold, the least float64 above 0, would become 0.
         self.register_buffer("thresholds", torch.tensor(grader.threshold.values, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        both = dual_logits(self.adapted, x)
-        base, second = both.base.float(), both.second.float()
-        label, suspicion = base.argmax(1), self.score(base, second)
+        answers = answers_of(self.adapted, x).on_cpu()
+        label, suspicion = answers.predicted, self.suspicion.of(answers)
         probability = self.probability.as_tensor(suspicion) if self.probability else suspicion * float("nan")
         threshold = self.thresholds[label] if len(self.thresholds) > 1 else self.thresholds
-        return label, suspicion, probability, suspicion < threshold, base, second
+        return label, suspicion, probability, suspicion < threshold, answers.base, answers.second
 
 
 def _example(grader: Grader, example: Tensor | NDArray[Any] | None, processor: ImageProcessor | None) -> Tensor:
@@ -155,7 +153,7 @@ def _random(count: int, shape: tuple[int, ...]) -> Tensor:
 
 def _trace(grader: Grader, x: Tensor) -> Any:
     """The graph as torch's ``ONNXProgram``, without the paths of source files that torch adds."""
-    dual_logits(grader.adapted, x)  # raises ModelError on unsuitable inputs, and finds the split point before tracing
+    answers_of(grader.adapted, x)  # raises ModelError on unsuitable inputs, and finds the split point before tracing
     batch = torch.export.Dim("N", min=1)
     with _quiet(), torch.no_grad():
         try:
@@ -246,19 +244,20 @@ def _compare(grader: Grader, draft: Path, x: Tensor) -> float:
 
 
 def _difference(grader: Grader, x: Tensor, answer: Answer) -> float:
-    both = dual_logits(grader.adapted, x)
-    base, second = both.base.float(), both.second.float()
+    answers = answers_of(grader.adapted, x).on_cpu()
+    base, second = answers.base, answers.second
     found = (torch.from_numpy(answer.base), torch.from_numpy(answer.second))
     differences = [float((one - other).abs().max()) for one, other in zip(found, (base, second), strict=True)]
     allowed = TOLERANCE * max(1.0, float(base.abs().max()), float(second.abs().max()))
     # A label may differ only where two logits are equal up to the tolerance.
     chosen = base.gather(1, torch.from_numpy(answer.label)[:, None])[:, 0]
     grades = answer.trusted == grader.threshold.trusts(answer.suspicion, answer.label)
-    suspicion = SCORES[grader.score](*found).numpy()
+    suspicion = grader.suspicion.of(answers).numpy()
+    near = allowed * max(1.0, float(abs(suspicion).max()))
     if not (
         max(differences) <= allowed
         and bool((chosen >= base.amax(1) - 2 * allowed).all())
-        and bool((abs(suspicion - answer.suspicion) <= allowed).all())
+        and bool((abs(suspicion - answer.suspicion) <= near).all())
         and bool(grades.all())
     ):
         raise ExportError(

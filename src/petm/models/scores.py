@@ -6,13 +6,8 @@ float64 ``(N,)`` and avoid differences of nearly equal numbers: a float32 softma
 for most samples, which would all have the same score.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-Score = Callable[[Tensor, Tensor], Tensor]
-"""``(base, second)``, logits ``(N, K)`` each, to suspicion, float64 ``(N,)``."""
 
 
 def maximum_softmax(base: Tensor) -> Tensor:
@@ -40,6 +35,15 @@ def entropy(base: Tensor) -> Tensor:
 def margin(base: Tensor) -> Tensor:
     """Returns ``max_{k != c} z(k) - z(c)``, at most 0: `opposition` with the base model as its own second opinion."""
     return opposition(base, base)
+
+
+def largest_logit(base: Tensor) -> Tensor:
+    """Returns ``-max z``, any real number; a constant added to all logits of a sample changes it.
+
+    Reference:
+        Hendrycks et al. (2022), Scaling Out-of-Distribution Detection for Real-World Settings.
+    """
+    return -base.double().amax(1)
 
 
 def energy(base: Tensor) -> Tensor:
@@ -85,19 +89,6 @@ def opposition(base: Tensor, second: Tensor) -> Tensor:
     logits = second.double()
     others = logits.scatter(1, chosen, -float("inf")).amax(1)
     return others - logits.gather(1, chosen).squeeze(1)
-
-
-SCORES: dict[str, Score] = {
-    "maximum_softmax": lambda base, second: maximum_softmax(base),
-    "entropy": lambda base, second: entropy(base),
-    "margin": lambda base, second: margin(base),
-    "energy": lambda base, second: energy(base),
-    "second_opinion": second_opinion,
-    "mean_of_both": mean_of_both,
-    "disagreement": disagreement,
-    "opposition": opposition,
-}
-"""Every score by name, as a function of both opinions."""
 
 
 def _probability_of_others(logits: Tensor, chosen: Tensor) -> Tensor:

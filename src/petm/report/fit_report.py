@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petm._internal.files import plain
-from petm.adapter.one_pass import predict_dual
+from petm.adapter.one_pass import predict_answers
 from petm.data.base import Data, as_data
 from petm.grading.grader import Grader
 from petm.grading.provenance import library_versions
 from petm.models.prediction import check_labels
-from petm.models.scores import SCORES, maximum_softmax
+from petm.models.scores import maximum_softmax
 from petm.report.figures import reliability_figure, risk_coverage_figure, svg_of
 from petm.report.gallery import Suspect, gather_suspects, shown
 from petm.report.pages import curve_captions, curve_tables, data_uri, share_with_interval, write_page
@@ -41,10 +41,10 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
         RunError: The file could not be written.
     """
     data = as_data(calibration)
-    both = predict_dual(grader.adapted, data, title="report")
+    both = predict_answers(grader.adapted, data, title="report")
     check_labels(data.labels, both.base.shape[1], data.source)
     predicted = both.base.argmax(1)
-    suspected, softmax = SCORES[grader.score](both.base, both.second), maximum_softmax(both.base).numpy()
+    suspected, softmax = grader.suspicion.of(both), maximum_softmax(both.base).numpy()
     suspicion, wrong = suspected.numpy(), (predicted != data.labels).numpy()
     trusted = grader.threshold.trusts(suspicion, predicted.numpy())
     judgement, flags = judge(suspicion, softmax, wrong, trusted), detection(~trusted, wrong)
@@ -99,7 +99,7 @@ def _judged(grader: Grader, samples: int) -> str:
     if grader.threshold.value == DISAGREEMENT.value:
         return "The threshold is the paper's flag, which depends on no samples."
     used = grader.origin.data["calibration"].samples if "calibration" in grader.origin.data else samples
-    if used < samples and grader.adapted.cascade_threshold > 0:
+    if used < samples and grader.adapted.cascade is not None:
         return (
             f"The threshold was set on {used:,} of these samples, so it suits them a little better than later ones. "
             f"The others, without their labels, set the limit from which on a second opinion is computed."

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from petm.adapter.model import AdaptedModel
-from petm.adapter.one_pass import dual_logits
+from petm.adapter.one_pass import answers_of
 from petm.data.fields import Inputs, one_tensor
 from petm.errors import RunError
 from petm.grading.grader import Grader
@@ -111,9 +111,8 @@ class GraderEngine:
             label, suspicion, probability, trusted, base, second = answer
             return Grades(label, second.argmax(1), suspicion, probability, trusted), base, second
         adapted = self._grader.adapted
-        both = dual_logits(adapted, x.to(device_of(adapted)))
-        held = both._replace(base=both.base.float().cpu(), second=both.second.float().cpu())
-        return self._grader.judge(held), held.base.numpy(), held.second.numpy()
+        answers = answers_of(adapted, x.to(device_of(adapted))).on_cpu()
+        return self._grader.judge(answers), answers.base.numpy(), answers.second.numpy()
 
     def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
         """Returns the probabilities of the ``K`` classes of one sample at each alpha, where `Facts` has a sweep."""
@@ -150,7 +149,7 @@ def _lay_out(adapted: AdaptedModel, x: Inputs) -> None:
     for weight in kernels:
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     try:
-        dual_logits(adapted, x.to(device_of(adapted)))
+        answers_of(adapted, x.to(device_of(adapted)))
     except Exception:  # of any kind, from a model that needs another layout
         for weight in kernels:
             weight.data = weight.data.contiguous()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from petm._internal.files import plain
 from petm._internal.records import Json
 from petm.adapter.model import AdaptedModel
-from petm.adapter.one_pass import predict_dual
+from petm.adapter.one_pass import predict_answers
 from petm.adapter.prefix_features import FeatureStudent, cached_features
 from petm.adapter.split_point import split_point_of
 from petm.data.base import Batch, Data, Subset, TensorData
@@ -252,7 +252,7 @@ class _Timing:
         few = self.calibration.subset(_spread(count, (1 + _TIMED) * BATCH_SIZE))
         looked = -(-count // 10) if focus(adapted, recipe, few) else 0
         clock = _Clock(few)
-        both = predict_dual(adapted, clock)
+        both = predict_answers(adapted, clock)
         each = clock.seconds_each() / min(len(few), BATCH_SIZE)
         wrong = (both.base.argmax(1) != few.labels).numpy()
         rows = np.resize(np.arange(len(few)), count)

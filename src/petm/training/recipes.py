@@ -59,7 +59,7 @@ class Recipe:
         max_extra_parameters: Size of all adapters over that of the base model.
         epochs: Passes of each adapter over the data.
         learning_rate: Learning rate of Adam at the start.
-        score: The suspicion score, a name in `petm.models.scores.SCORES`.
+        score: The name of evidence in `petm.evidence.suspicion.EVIDENCE`.
     """
 
     title: str
@@ -75,7 +75,7 @@ class Recipe:
     max_extra_parameters: float = 0.1
     epochs: int = 6
     learning_rate: float = 3e-3
-    score: str = "mean_of_both"
+    score: str = "mean_opinion"
 
 
 _VIEWS = (MIRROR, "shift 2 0", "mirror, shift 0 2", "shift 0 -2")

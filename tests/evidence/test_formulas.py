@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from networks import images
+from petm.adapter.one_pass import Answers
 from petm.errors import ModelError
-from petm.evidence.logit_scores import ENERGY, ENTROPY, MARGIN, SOFTMAX, LogitScore, TemperatureScaling
-from petm.evidence.protocol import Answers
+from petm.evidence.formulas import ENERGY, ENTROPY, MARGIN, SOFTMAX, Formula, TemperatureScaling
 from petm.models.scores import energy, entropy, margin, maximum_softmax
 
 
@@ -63,13 +63,13 @@ def test_the_temperature_stays_in_its_bounds() -> None:
 @pytest.mark.parametrize(
     ("evidence", "formula"), [(SOFTMAX, maximum_softmax), (ENTROPY, entropy), (MARGIN, margin), (ENERGY, energy)]
 )
-def test_formulas_of_the_logits(evidence: LogitScore, formula: Callable[[Tensor], Tensor]) -> None:
+def test_formulas_of_the_logits(evidence: Formula, formula: Callable[[Tensor], Tensor]) -> None:
     answers = Answers(torch.randn(20, 5, generator=torch.Generator().manual_seed(0)))
     fitted = evidence.fit(Answers(torch.empty(0, 0)), torch.empty(0))
-    assert torch.equal(fitted.score(answers), formula(answers.logits))
+    assert torch.equal(fitted.score(answers), formula(answers.base))
     assert (fitted.parameters, dict(fitted.chosen)) == (0, {})
 
 
 def test_logits_alone_have_no_features() -> None:
-    with pytest.raises(ModelError, match=r"^features: "):
+    with pytest.raises(ModelError, match=r"^model: "):
         _ = Answers(torch.zeros(2, 3)).features

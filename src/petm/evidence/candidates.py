@@ -1,0 +1,205 @@
+"""What is compared for a model: the evidence that its outputs, its features and a budget of time allow."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from petm._internal.operations import count_operations
+from petm.adapter.model import AdaptedModel, Member, views_alone
+from petm.adapter.one_pass import Answers, find_feature_layer, predict_answers
+from petm.adapter.split_point import split_point_of
+from petm.data.base import Data
+from petm.data.fields import Inputs
+from petm.data.views import MIRROR
+from petm.evidence.choice import Candidate, Choosing, Chosen, Labelled, choose_suspicion
+from petm.evidence.features import (
+    Mahalanobis,
+    NeighbourDistance,
+    NeighbourLabels,
+    RelativeMahalanobis,
+    stratified_sample,
+)
+from petm.evidence.formulas import ENTROPY, LARGEST_LOGIT, MARGIN, MEAN_OPINION, SECOND_OPINION, SOFTMAX
+from petm.evidence.protocol import Evidence
+from petm.evidence.suspicion import EVIDENCE
+from petm.models.loading import call_model
+from petm.models.prediction import device_of, evaluating
+
+BUDGET = 0.25
+"""Default budget: operations that suspicion may add to those of a plain forward pass."""
+_TRAINING = 10_000
+"""Most training samples whose features are computed."""
+_LEAST_SHARE = 0.05
+"""Least share of the predictions for which a view is worth a candidate."""
+
+VIEWS: tuple[tuple[Member, ...], ...] = (
+    (Member("", MIRROR),),
+    (Member("", MIRROR), Member("", "shift 2 0"), Member("", "mirror, shift 0 2"), Member("", "shift 0 -2")),
+    tuple(Member("", shift) for shift in ("shift 1 0", "shift -1 0", "shift 0 1", "shift 0 -1")),
+)
+"""Sets of views of an image: for pictures whose mirror image shows the same, and for what a mirror changes."""
+
+_LOGITS: tuple[Evidence, ...] = (MARGIN, ENTROPY, LARGEST_LOGIT)
+_FEATURES: tuple[Evidence, ...] = (
+    Mahalanobis(),
+    RelativeMahalanobis(),
+    *(EVIDENCE[each.name] for each in (NeighbourLabels, NeighbourDistance)),
+)
+_REGRESSED: tuple[Evidence, ...] = (SOFTMAX, MARGIN, ENTROPY)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What suspicion may cost, and what its parts do; all in operations over those of a plain forward pass.
+
+    Attributes:
+        most: Limit.
+        adapters: All adapters in one pass.
+        features: Each kind of evidence on features, by name; empty without features.
+    """
+
+    most: float
+    adapters: float = 0.0
+    features: dict[str, float] | None = None
+
+    def of(self, columns: Sequence[Evidence], members: Sequence[Member] = (), share: float = 1.0) -> float:
+        """Returns the cost of evidence with its members, which are computed for a share of the predictions."""
+        found = sum((self.features or {}).get(each.name, 0.0) for each in columns)
+        own = [member for member in members if member.adapter]
+        if share < 1:  # the members run in passes of their own
+            return found + share * len(members)
+        return found + (self.adapters if own else 0.0) + len(members) - len(own)
+
+
+def candidates(adapters: tuple[Member, ...], views: Sequence[tuple[Member, ...]], budget: Budget) -> list[Candidate]:
+    """Returns the candidates within a budget.
+
+    Args:
+        adapters: Members with a trained adapter.
+        views: Sets of members that are the base model at views of the input.
+        budget: Limit and costs.
+    """
+    features = tuple(each for each in _FEATURES if each.name in (budget.features or {}))
+    found = [Candidate(each.name, (each,), cost=budget.of((each,))) for each in (*_LOGITS, *features)]
+    together = [(adapters, "the adapter" if len(adapters) == 1 else "the adapters")] if adapters else []
+    for which in views:
+        words = f"{len(which)} views" if len(which) > 1 else "the flipped image"
+        words = words if MIRROR in which[0].view else f"{len(which)} shifts"
+        together += [(which, words)] + [((*adapters, *which), f"{name} and {words}") for _, name in together[:1]]
+    for members, words in together:
+        whole = budget.of((), members)
+        share = 1.0 if whole <= budget.most else budget.most / len(members)
+        if share >= _LEAST_SHARE:
+            found += _of_members(members, share, words, budget, features[:2])
+    found.append(Candidate("regression", _REGRESSED))
+    if features:
+        found.append(_candidate("regression with features", (*_REGRESSED, *features[:2]), (), 1.0, budget))
+    return [each for each in found if each.cost <= budget.most * (1 + 1e-9)]
+
+
+def _of_members(
+    members: tuple[Member, ...], share: float, words: str, budget: Budget, features: tuple[Evidence, ...]
+) -> Iterator[Candidate]:
+    where = "" if share == 1 else f" on the least certain {share:.0%}"
+    yield _candidate(f"mean with {words}{where}", (MEAN_OPINION,), members, share, budget)
+    if all(member.adapter for member in members):
+        yield _candidate(f"{words} alone{where}", (SECOND_OPINION,), members, share, budget)
+    columns = (*_REGRESSED, MEAN_OPINION, SECOND_OPINION)
+    yield _candidate(f"regression with {words}{where}", columns, members, share, budget)
+    if features and share == 1:
+        yield _candidate(f"regression with {words} and features", (*columns, *features), members, share, budget)
+
+
+def _candidate(
+    name: str, columns: tuple[Evidence, ...], members: tuple[Member, ...], share: float, budget: Budget
+) -> Candidate:
+    return Candidate(name, columns, members, share, budget.of(columns, members, share))
+
+
+def choose_for(
+    adapted: AdaptedModel,
+    training: Data,
+    held_out: Data,
+    *,
+    budget: float = BUDGET,
+    max_risk: float | None = None,
+    only: Sequence[str] = (),
+    own: Sequence[Evidence] = (),
+    seed: int = 0,
+) -> tuple[AdaptedModel, Chosen]:
+    """Returns the model with the members of the chosen suspicion, and the choice.
+
+    Args:
+        adapted: The base model with its trained adapters, if any.
+        training: Labelled samples that the base model was trained on, for evidence on features.
+        held_out: Labelled samples that neither the base model nor an adapter has seen. A guarantee must not be computed
+            on them.
+        budget: Operations that suspicion may add, over those of a plain forward pass.
+        max_risk: Risk at which the coverage is compared; absent compares AURC.
+        only: Names of built-in evidence to compare with the softmax; absent compares all.
+        own: Evidence of the user's own to compare as well.
+        seed: Seed of everything random.
+    """
+    x = held_out.inputs(torch.arange(min(4, len(held_out)))).to(device_of(adapted))
+    adapted.take_features(find_feature_layer(adapted, x))
+    views = VIEWS if isinstance(x, Tensor) and x.ndim == 4 and budget >= _LEAST_SHARE else ()
+    answers = _answers(adapted, held_out, views)
+    known = _training_answers(adapted, training, seed) if adapted.feature_layer else None
+    adapters = tuple(member for member in adapted.members if member.adapter)
+    ratio = split_point_of(adapted, x).counted_ratio - 1 if adapters else 0.0
+    costs = Budget(budget, ratio, _feature_costs(adapted.base, answers, x))
+    compared = candidates(adapters, views, costs)
+    compared += [Candidate(each.name, (each,)) for each in own]
+    if only:
+        compared = [each for each in compared if all(column.name in only for column in each.evidence)]
+    chosen = choose_suspicion(Choosing(Labelled(answers, held_out.labels), known, max_risk, seed), compared)
+    return narrowed(adapted, chosen), chosen
+
+
+def narrowed(adapted: AdaptedModel, chosen: Chosen) -> AdaptedModel:
+    """Returns the base model with the members that a chosen suspicion needs."""
+    layer = adapted.feature_layer if chosen.suspicion.needs_features else ""
+    if chosen.members == adapted.members:
+        made = adapted
+    elif any(member.adapter for member in chosen.members):
+        made = AdaptedModel(adapted.base, adapted.adapter, chosen.members)
+    else:
+        made = views_alone(adapted.base, chosen.members)
+    if made is not adapted:
+        adapted.detach()
+    made.take_features(layer)
+    made.cascade = chosen.cascade
+    return made
+
+
+def _answers(adapted: AdaptedModel, data: Data, views: Sequence[tuple[Member, ...]]) -> Answers:
+    """The answers of the adapters and of all views; the views run by themselves, as adapters share a prefix."""
+    found = predict_answers(adapted, data, title="adapters")
+    every = tuple(dict.fromkeys(member for which in views for member in which))
+    if not every:
+        return found
+    at_views = views_alone(adapted.base, every)
+    seen = predict_answers(at_views, data, title="views")
+    at_views.detach()
+    return replace(found, opinions=torch.cat((found.opinions, seen.opinions), 1), members=(*found.members, *every))
+
+
+def _training_answers(adapted: AdaptedModel, data: Data, seed: int) -> Labelled:
+    rows = stratified_sample(data.labels, _TRAINING, seed)
+    some = data.subset(rows)
+    plain = views_alone(adapted.base, ())
+    plain.take_features(adapted.feature_layer)
+    answers = predict_answers(plain, some, title="features")
+    plain.detach()
+    return Labelled(answers, some.labels)
+
+
+def _feature_costs(base: nn.Module, answers: Answers, x: Inputs) -> dict[str, float]:
+    if answers.layer_input is None:
+        return {}
+    with evaluating(base):
+        each = count_operations(lambda: call_model(base, x), base) / len(x)
+    sizes = (answers.base.shape[1], answers.layer_input.shape[1])
+    return {evidence.name: 2 * evidence.operations(*sizes) / max(each, 1.0) for evidence in _FEATURES}

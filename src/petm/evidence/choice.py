@@ -1,0 +1,176 @@
+"""The candidates for a suspicion within a budget of time, and the choice among them on held-out labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
+
+from petm.adapter.model import Cascade, Member
+from petm.adapter.one_pass import Answers
+from petm.errors import DataError
+from petm.evidence.formulas import SOFTMAX
+from petm.evidence.protocol import Evidence, FittedEvidence
+from petm.evidence.suspicion import Suspicion, Weighting
+from petm.models.scores import maximum_softmax
+from petm.selective.choice import FEWEST_ERRORS, Choice, choose
+
+FOLDS = 5
+_LEAST_SHARE = 0.05
+"""Least share of the predictions for which a member is worth computing."""
+
+
+class Labelled(NamedTuple):
+    """Answers to samples, and their true classes."""
+
+    answers: Answers
+    labels: Tensor
+    """int64 ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may become the suspicion.
+
+    Attributes:
+        name: Name in words.
+        evidence: One column, or those of a logistic regression.
+        members: The ensemble members that they need.
+        share: Share of the predictions, the least certain, for which the members are computed.
+        cost: Operations that it adds, over those of a plain forward pass.
+    """
+
+    name: str
+    evidence: tuple[Evidence, ...]
+    members: tuple[Member, ...] = ()
+    share: float = 1.0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The result of `choose_suspicion`.
+
+    Attributes:
+        suspicion: The suspicion, fitted.
+        members: The ensemble members that it needs.
+        cascade: The predictions for which they are computed; absent for all.
+        choice: What was compared, and why this was taken.
+    """
+
+    suspicion: Suspicion
+    members: tuple[Member, ...]
+    cascade: Cascade | None
+    choice: Choice
+
+
+@dataclass(frozen=True, eq=False)
+class Choosing:
+    """The fit of candidates, each column once.
+
+    Attributes:
+        held_out: Samples that neither the base model nor an adapter has seen.
+        training: Samples that the base model was trained on, with features; absent leaves out what is fitted on them.
+        max_risk: Risk at which the coverage is compared; absent compares AURC.
+        seed: Seed of folds and resampling.
+    """
+
+    held_out: Labelled
+    training: Labelled | None = None
+    max_risk: float | None = None
+    seed: int = 0
+    _fitted: dict[str, FittedEvidence | None] = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """Where the base model is wrong, bool ``(N,)``."""
+        found: NDArray[np.bool_] = (self.held_out.answers.predicted != self.held_out.labels).numpy()
+        return found
+
+    def fitted(self, evidence: Evidence) -> FittedEvidence | None:
+        """Returns evidence that is fitted, or nothing where its samples are absent or do not suffice."""
+        if evidence.name not in self._fitted:
+            samples = self.training if evidence.fitted_on == "training" else self.held_out
+            usable = samples is not None
+            if samples is not None and evidence.needs == "features":
+                usable = samples.answers.layer_input is not None and self.held_out.answers.layer_input is not None
+            try:
+                fitted = evidence.fit(*samples, seed=self.seed) if samples is not None and usable else None
+            except DataError:  # a class without samples
+                fitted = None
+            self._fitted[evidence.name] = fitted
+        return self._fitted[evidence.name]
+
+    def seen(self, candidate: Candidate) -> tuple[Answers, Cascade | None]:
+        """Returns the answers as a candidate has them, and its cascade."""
+        answers = self.held_out.answers.only(candidate.members)
+        if candidate.share >= 1:
+            return answers, None
+        least = float(maximum_softmax(answers.base).quantile(1 - candidate.share))
+        return answers.under(Cascade(least)), Cascade(least)
+
+    def columns(self, candidate: Candidate) -> tuple[FittedEvidence, ...]:
+        """Returns the fitted columns; empty where one of them cannot be fitted."""
+        fitted = [self.fitted(each) for each in candidate.evidence]
+        return tuple(each for each in fitted if each is not None) if None not in fitted else ()
+
+    def out_of_fold(self, candidate: Candidate) -> NDArray[np.float64] | None:
+        """Returns suspicion ``(N,)``, none fitted on its own sample; nothing where the candidate cannot be fitted."""
+        columns, wrong = self.columns(candidate), self.wrong
+        if not columns:
+            return None
+        answers, _ = self.seen(candidate)
+        values = [column.score(answers) for column in columns]
+        if len(values) == 1:
+            return values[0].numpy()
+        if min(wrong.sum(), (~wrong).sum()) < max(FOLDS, FEWEST_ERRORS):
+            return None
+        found = np.empty(len(wrong))
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=self.seed % 2**32)
+        for rest, fold in folds.split(wrong, wrong):
+            weighting, intercept = regression([each[rest] for each in values], wrong[rest])
+            found[fold] = weighting.of([each[fold] for each in values]).numpy() + intercept
+        return found
+
+    def whole(self, candidate: Candidate) -> Suspicion:
+        """Returns the candidate fitted on all samples."""
+        columns = self.columns(candidate)
+        if len(columns) == 1:
+            return Suspicion(columns)
+        answers, _ = self.seen(candidate)
+        return Suspicion(columns, regression([column.score(answers) for column in columns], self.wrong)[0])
+
+
+def choose_suspicion(choosing: Choosing, candidates: Sequence[Candidate]) -> Chosen:
+    """Returns the cheapest candidate that is as good as the best, or the softmax where none is better than it.
+
+    Args:
+        choosing: The samples to choose on.
+        candidates: What is compared with the softmax, which need not be among them.
+    """
+    known = {each.name: each for each in (Candidate(SOFTMAX.name, (SOFTMAX,)), *candidates)}
+    found = {name: choosing.out_of_fold(each) for name, each in known.items()}
+    usable = {name: values for name, values in found.items() if values is not None}
+    costs = {name: known[name].cost for name in usable}
+    choice = choose(usable, costs, choosing.wrong, max_risk=choosing.max_risk, seed=choosing.seed)
+    taken = known[choice.name]
+    return Chosen(choosing.whole(taken), taken.members, choosing.seen(taken)[1], choice)
+
+
+def regression(columns: Sequence[Tensor], wrong: NDArray[np.bool_]) -> tuple[Weighting, float]:
+    """Returns a logistic regression of errors over standardised columns ``(N,)``, and its intercept.
+
+    Columns in [0, 1] enter as log-odds. The penalty on the squared weights is that of scikit-learn's default.
+    """
+    odds = tuple(bool(((each >= 0) & (each <= 1)).all()) for each in columns)
+    raw = Weighting((0.0,) * len(columns), (0.0,) * len(columns), (1.0,) * len(columns), odds).prepared(columns)
+    centres = tuple(float(each.mean()) for each in raw)
+    scales = tuple(float(each.std()) or 1.0 for each in raw)
+    table = np.stack([(each.numpy() - at) / by for each, at, by in zip(raw, centres, scales, strict=True)], 1)
+    model = LogisticRegression(max_iter=1000).fit(table, wrong)
+    weighting = Weighting(tuple(map(float, model.coef_[0])), centres, scales, odds)
+    return weighting, float(model.intercept_[0])
