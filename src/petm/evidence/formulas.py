@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from petm.adapter.one_pass import Answers
 from petm.evidence.protocol import FittedEvidence, Need, Part
 from petm.models.scores import (
-    disagreement,
     energy,
     entropy,
     largest_logit,
@@ -63,7 +62,7 @@ def _mean_opinion(answers: Answers) -> Tensor:
 
 def _dissent(answers: Answers) -> Tensor:
     """The share of the opinions that prefer another class, and below that of any further one the mean opinion."""
-    votes = torch.stack(_oppositions(answers, disagreement)).sum(0)
+    votes = (answers.opinions.argmax(2) != answers.predicted[:, None]).double().sum(1)
     return (votes + _mean_opinion(answers)) / (1 + len(answers.members))
 
 

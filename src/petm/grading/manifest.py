@@ -238,9 +238,16 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def _choice(record: Record) -> Choice:
-    numbers = ("cost", "value", "low", "high")
     compared = tuple(
-        Compared(row.text("name"), *(row.number(name) for name in numbers), row.flag("better"), row.flag("taken"))
+        Compared(
+            row.text("name"),
+            row.number("cost"),
+            row.number("value"),
+            row.number("low"),
+            row.number("high"),
+            row.flag("better"),
+            row.flag("taken"),
+        )
         for row in record.records("compared")
     )
     return Choice(record.text("name"), record.text("metric"), compared, record.text("reason"))
