@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,6 +13,13 @@ from networks import TinyCNN, seeded
 from petm.data.base import Data
 from petm.data.digits import load_digits
 from s3_store import serve_bucket
+
+# The same few examples in each run and on each machine, however busy it is.
+settings.register_profile(
+    "repeatable", derandomize=True, database=None, deadline=None, max_examples=30,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("repeatable")
 
 # Networks this small only wait for each other on several threads, and more so beside pytest-xdist.
 torch.set_num_threads(1)
