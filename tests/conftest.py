@@ -1,6 +1,8 @@
 """What several test files share: digits, and a network that is right most of the time."""
 
 import copy
+import functools
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -62,6 +64,15 @@ def _trained(digits: tuple[Data, ...]) -> nn.Module:
 def model(_trained: nn.Module) -> nn.Module:
     """A: a small network that gets most digits right and some wrong, in eval mode."""
     return copy.deepcopy(_trained)
+
+
+@pytest.fixture(autouse=True)
+def _operators_are_read_once() -> None:
+    """Has graph exports share what PyTorch reads from the source of 500 operators anew for each: half of their time."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")  # after the first export
+    registry = getattr(registration, "ONNXRegistry", None)
+    if registry and not hasattr(registry.from_torchlib, "cache_info"):
+        registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
 
 
 @pytest.fixture(scope="module")
