@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import sys
 from collections.abc import Iterator
 
@@ -23,6 +24,9 @@ settings.register_profile(
 )  # fmt: skip
 settings.load_profile("repeatable")
 
+# Modules and tests stay: to look for garbage among them would take a quarter of the time of their collection.
+gc.disable()
+
 # Networks this small only wait for each other on several threads, and more so beside pytest-xdist.
 torch.set_num_threads(1)
 
@@ -36,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs files with slow tests first, so that at the end no process waits for another's long file."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Looks for garbage again, among what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
