@@ -277,7 +277,7 @@ def test_the_fitted_grader_is_saved(model: nn.Module, arrays: tuple[NDArray[Any]
 
 
 def test_calibration_is_a_pair(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
-    with pytest.raises(ArgumentError, match=r"^calibration: expected a pair of samples and labels, got ndarray"):
+    with pytest.raises(ArgumentError, match=r"^calibration: "):
         GradedClassifier(model).fit(arrays[0], arrays[1], calibration=arrays[0])  # type: ignore[arg-type]
 
 

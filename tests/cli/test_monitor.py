@@ -256,5 +256,5 @@ def test_in_python(place):
     write(graded(500), Path("g.csv"))
     found = monitor(THRESHOLD, CALIBRATION, ["g.csv"], confidence=0.5)
     assert found.guarantee.confidence == 0.5
-    with pytest.raises(ArgumentError, match="alpha: expected"):
+    with pytest.raises(ArgumentError, match=r"alpha: "):
         monitor(THRESHOLD, CALIBRATION, ["g.csv"], alpha=1)
