@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache
 from io import BytesIO
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,8 @@ def formats() -> tuple[str, ...]:
 def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
     """Returns one upright image without alpha: mode L or RGB with 8 bits, or F in [0, 1] for deeper grey.
 
-    Transparent pixels lie on white. Of an animation, the first frame is taken.
+    Colours of another profile become those of sRGB; grey of more than 8 bits stays as it is. Transparent pixels lie on
+    white. Of an animation, the first frame is taken.
 
     Args:
         encoded: An image file.
@@ -87,7 +89,7 @@ def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
         return _deep_grey(image, tags)
     if tags.get(_BITS, (8,))[0] == 16:  # of which Pillow has kept the upper half
         _expect_light(max(high for _, high in _extremes(image)) << 8, tags)
-    image = _on_white(image)
+    image = _on_white(_in_srgb(image))
     mode = "L" if image.mode in ("1", "L") else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
@@ -148,6 +150,47 @@ def _expect_light(most: int, tags: Mapping[int, Any]) -> None:
             f"values up to {most} in 16 bits, whose white is unknown. Save it in the range 0 to 65535, or with "
             f"MaxSampleValue 4095"
         )
+
+
+def _in_srgb(image: Image) -> Image:
+    """The image in the colours of sRGB, where it has a colour profile that shows others."""
+    profile, mode = image.info.get("icc_profile"), image.mode
+    if not profile or mode not in ("L", "LA", "P", "RGB", "RGBA", "CMYK"):
+        return image
+    kind = "L" if mode in ("L", "LA") else "CMYK" if mode == "CMYK" else "RGB"
+    shown = _profile_to_srgb(profile, kind)
+    if shown is None:
+        return image
+    clear = mode in ("LA", "RGBA") or "transparency" in image.info
+    whole = image.convert("RGBA") if clear else image
+    colours = shown(whole.convert(kind))
+    if clear:
+        colours.putalpha(whole.getchannel("A"))
+    return colours
+
+
+@lru_cache(16)
+def _profile_to_srgb(profile: bytes, mode: str) -> Callable[[Image], Image] | None:
+    """Brings colours of a profile to sRGB; None where they look the same, or the profile cannot be used."""
+    from PIL import Image, ImageCms
+
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        change = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):  # viewers pass over it
+        return None
+
+    def shown(image: Image.Image) -> Image.Image:
+        made = change.apply(image)
+        return made.convert("L") if mode == "L" else made
+
+    steps = range(0, 256, 51)
+    colours = np.array([*product(*[steps] * (1 if mode == "L" else 3))], np.uint8)[None]
+    if mode != "CMYK":
+        plain = Image.fromarray(colours[..., 0] if mode == "L" else colours)
+        if np.abs(np.asarray(shown(plain)).astype(int) - np.asarray(plain)).max() <= _FAINT:
+            return None
+    return shown
 
 
 def _on_white(image: Image) -> Image:
