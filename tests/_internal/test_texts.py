@@ -1,5 +1,6 @@
 """Names are text, wherever they are shown."""
 
+import json
 import sys
 import warnings
 from io import StringIO
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from networks import TinyCNN, images, randomise, seeded
 from petm._internal import progress
-from petm._internal.texts import is_name, markdown, visible
+from petm._internal.texts import is_name, markdown, visible, visible_json
 from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.cli.inspect import print_manifest
@@ -64,6 +65,14 @@ def test_what_is_no_name(name: str) -> None:
 def test_directions_are_shown() -> None:
     assert visible("gpj\u202eexe") == "gpj\\u202eexe"
     assert visible("\u2066a") == "\\u2066a"
+
+
+def test_json_is_shown_with_the_same_content() -> None:
+    content = {"gpj\u202eexe": "\x9b2J\ud800\u2028 Müller 猫"}
+    told = visible_json(json.dumps(content, indent=2, ensure_ascii=False))
+    assert json.loads(told) == content
+    assert all(visible(line) == line for line in told.split("\n"))
+    assert "Müller 猫" in told
 
 
 def test_markdown_has_no_markup() -> None:
