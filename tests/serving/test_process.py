@@ -95,8 +95,7 @@ def serve(bundle: Path) -> Iterator[Serve]:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
         started.append(process)
         assert process.stderr is not None
-        found = re.search(r"http://127\.0\.0\.1:(\d+) serves", process.stderr.readline())
-        assert found
+        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:(\d+) serves", line) for line in process.stderr)))
         port = int(found[1])
         for _ in range(600):
             try:
@@ -388,6 +387,11 @@ def test_a_port_that_is_taken(petm: Petm, tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         code, told = petm("serve", tmp_path / "any.petm", "--port", port)
         assert (code, f"host, port: cannot listen at 127.0.0.1:{port} " in told) == (1, True)
+
+
+def test_a_wrong_model_is_answered_without_an_address(petm: Petm, bundle: Path) -> None:
+    code, told = petm("serve", bundle, "--port", 0, "--model", "no_such_module:make")
+    assert (code, "serves" in told, "Error: model: no_such_module" in told) == (1, False, True)
 
 
 def test_a_host_that_is_not_of_this_machine() -> None:
