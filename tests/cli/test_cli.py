@@ -476,7 +476,7 @@ def test_inspect_shows_what_a_graph_holds(fitted, petm):
     code, out, err = petm("inspect", "my.onnx")
     assert (code, err) == (0, "")
     assert "float32 of shape (N, 1, 28, 28)" in out
-    assert ", ".join(told["origin"]["model"]["classes"]) in out
+    assert ", ".join(told["model"]["classes"]) in out
     graph = json.loads(petm("inspect", "my.onnx", "--json")[1])
     assert graph["measured"] == told["measured"]
     assert graph["threshold"] == told["threshold"]

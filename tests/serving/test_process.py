@@ -399,6 +399,12 @@ def test_a_host_that_is_not_of_this_machine() -> None:
         listening("192.0.2.1", 0)
 
 
+@pytest.mark.parametrize("size", ["nan", "inf"])
+def test_a_size_that_is_no_number(petm: Petm, tmp_path: Path, size: str) -> None:
+    code, told = petm("serve", tmp_path / "any.petm", "--max-body-mib", size)
+    assert (code, "--max-body-mib: expected" in told) == (2, True)
+
+
 @pytest.mark.parametrize("key", ["short", "ü" * 20, "with a\nline between"])
 def test_a_weak_key(petm: Petm, tmp_path: Path, key: str) -> None:
     (tmp_path / "key").write_text(key)
