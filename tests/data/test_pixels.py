@@ -149,6 +149,11 @@ def test_16_bits_of_a_jpeg_2000() -> None:
     np.testing.assert_allclose(shown(encoded(Image.fromarray(values), "JPEG2000")), values / 65535, atol=1e-4)
 
 
+def test_grey_of_16_bits_with_alpha_is_grey() -> None:
+    row = struct.pack(">6H", 0, 65535, 32768, 65535, 65535, 0)
+    assert shown(png(16, 4, [row], 3, b"")).tolist() == [[0, 128, 255]]
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_cmyk_is_read_in_its_colours(kind: str) -> None:
     image = Image.merge("CMYK", [Image.new("L", (16, 16), value) for value in (0, 255, 255, 0)])

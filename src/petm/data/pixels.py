@@ -78,8 +78,11 @@ def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
         _expect_one_page(image)
     elif getattr(image, "default_image", False):  # a picture for viewers without animation, before the first frame
         image.seek(1)
-    _scale_transparent(image)
+    coding = _coding(image)
+    _scale_transparent(image, coding)
     image.load()
+    if coding == "LA;16B":  # grey, which Pillow takes for colour
+        image = image.convert("LA")
     ImageOps.exif_transpose(image, in_place=True)
     if _SIGNED in tags.get(_FORMAT, ()) and tags.get(_BITS, (8,))[0] <= 16:
         raise UnclearImageError("signed values, whose black and white are unknown. Save it without signs")
@@ -106,13 +109,17 @@ def _expect_one_page(image: Image) -> None:
         image.seek(0)
 
 
-def _scale_transparent(image: Image) -> None:
+def _coding(image: Image) -> str:
+    """Pillow's name for the pixels of a PNG file that is not loaded yet; empty for others."""
+    tiles: Sequence[Any] = getattr(image, "tile", ())
+    return str(tiles[0][3]) if image.format == "PNG" and tiles else ""
+
+
+def _scale_transparent(image: Image, coding: str) -> None:
     """Brings the transparent value of a PNG file, which is not loaded yet, to the 8 bits that Pillow makes of others.
 
     Of a colour of 16 bits Pillow keeps the upper half, in which others are the same.
     """
-    tiles: Sequence[Any] = getattr(image, "tile", ())
-    coding = str(tiles[0][3]) if image.format == "PNG" and tiles else ""
     if "transparency" in image.info and coding == "RGB;16B":
         raise UnclearImageError("a transparent colour of 16 bits. Save it with 8 bits, or with an alpha channel")
     if "transparency" in image.info and coding in _STEP:
