@@ -1,6 +1,7 @@
 """Names are text, wherever they are shown."""
 
 import html
+import json
 import sys
 import warnings
 from io import StringIO
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from networks import TinyCNN, images, randomise, seeded
 from petm._internal import progress
-from petm._internal.texts import is_name, markdown, visible
+from petm._internal.texts import is_name, markdown, visible, visible_json
 from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.cli.inspect import print_manifest
@@ -88,6 +89,14 @@ def test_any_text_is_shown_on_one_line_without_control(text: str) -> None:
 def test_any_text_stays_itself_in_markdown(text: str) -> None:
     rendered = MarkdownIt("commonmark").enable("strikethrough").renderInline(markdown(text))
     assert html.unescape(rendered) == visible(" ".join(text.split()))
+
+
+def test_json_is_shown_with_the_same_content() -> None:
+    content = {"gpj\u202eexe": "\x9b2J\ud800\u2028 Müller 猫"}
+    told = visible_json(json.dumps(content, indent=2, ensure_ascii=False))
+    assert json.loads(told) == content
+    assert all(visible(line) == line for line in told.split("\n"))
+    assert "Müller 猫" in told
 
 
 def test_markdown_has_no_markup() -> None:

@@ -1,6 +1,7 @@
 """Rows of CSV, JSON Lines and Parquet files: the csv module as reference, numbers, faults, any part of the whole."""
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -206,6 +207,17 @@ def test_a_long_line_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_utf_16_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("text,label\na,1\n", encoding="utf-16")
     with pytest.raises(DataError, match=rf"{name}: .*UTF-16"):
+        opened(tmp_path / name, "text")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+@pytest.mark.parametrize("kind", ["utf-16-le", "utf-16-be", "gzip"])
+def test_other_encodings_are_named_without_a_mark(tmp_path: Path, name: str, kind: str) -> None:
+    text = "text,label\nWas ist das für ein Ding,1\n"
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if kind == "gzip" else text.encode(kind))
+    with pytest.raises(
+        DataError, match=rf"{name}: expected text in UTF-8, got {'a gzip' if kind == 'gzip' else 'UTF-16'}"
+    ):
         opened(tmp_path / name, "text")
 
 

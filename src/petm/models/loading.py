@@ -74,7 +74,10 @@ def split_reference(reference: str) -> tuple[str, str]:
     """Returns module or file, and factory, of a reference; raises ModelError where it has not both."""
     place, _, name = reference.rpartition(":")
     if not (place and name):
-        raise ModelError(f"model: expected 'module:factory', 'file.py:factory' or 'hf:DIR', got {reference!r}.")
+        raise ModelError(
+            f"model: expected 'module:factory', 'file.py:factory' or 'hf:DIR', got {reference!r}. "
+            f"Name the function or class that makes the network behind a colon (--model)."
+        )
     return place, name
 
 
@@ -95,7 +98,8 @@ def import_module(place: str) -> ModuleType:
             raise
         return module
     except Exception as error:
-        raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}).") from error
+        step = "Check the path, or correct the file" if place.endswith(".py") else "Check the name, or install it"
+        raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}). {step}.") from error
 
 
 def _find_factory(reference: str) -> Callable[..., Any]:
