@@ -39,9 +39,7 @@ def check_graph(path: Path) -> None:
         if strange := sorted(used - own):
             raise ValueError(f"operators of {strange[0]!a:.100}")
     except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{path}: expected an ONNX graph as petm export writes it, got {error}. Export it again."
-        ) from error
+        raise BundleError(f"{path}: expected an ONNX graph, got {error}. Export it again.") from error
 
 
 def _texts(content: mmap.mmap, at: int, end: int, kind: str, depth: int) -> Iterator[tuple[str, str]]:
