@@ -55,6 +55,12 @@ def test_an_image_model_larger_than_its_weights_is_not_built(vit: Path) -> None:
         load_classifier(vit)
 
 
+def test_architectures_are_named_whatever_they_are(bert: Path) -> None:
+    change(bert / "config.json", architectures=[3])
+    with pytest.raises(ModelError, match=r"expected an image or sequence classifier in .*, got 3 in its config"):
+        load_classifier(bert)
+
+
 @pytest.mark.parametrize("named", ["../elsewhere.safetensors", "/dev/zero", "absent.safetensors", 3, ["a"]])
 def test_an_index_names_files_of_its_folder(bert: Path, named: Any) -> None:
     shutil.copy(bert / "model.safetensors", bert.parent / "elsewhere.safetensors")

@@ -42,7 +42,7 @@ def read_classifier_config(folder: Path, *, trust_remote_code: bool) -> tuple[An
     if task is None:
         raise ModelError(
             f"model: expected an image or sequence classifier in {folder}, "
-            f"got {', '.join(config.architectures or ()) or 'no architecture'} in its config.json. "
+            f"got {', '.join(map(str, config.architectures or ())) or 'no architecture'} in its config.json. "
             f"Name a trained classifier."
         )
     if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
