@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import replace
-from operator import lt
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -38,9 +37,6 @@ _COPIES_IN_CHECKPOINT = 4
 """Copies of the trained weights: the weights, two moments of Adam, and the best so far."""
 _MOST_ANSWERS = 2000
 """Most samples of a set on which the base model's accuracy is measured before the training."""
-
-_REPEATED = 0.01
-"""Share of repeated samples above which a guarantee on held-out samples is said not to cover what repeats."""
 
 
 class Fitted(NamedTuple):
@@ -106,14 +102,6 @@ def fitted(
     data, fresh, config = _prepare(model, data, calibration, config, settings)
     recipe, seed = within(recipe_named(config.recipe), config), config.seed
     apart = hold_out(data, config.calibration, seed=seed) if fresh is None else separate(data, fresh)
-    if apart.copies > _REPEATED * len(data) and config.target is not None and config.target.guarantees:
-        warnings.warn(
-            f"data: expected each sample once, to hold out samples for a guarantee, got {apart.copies:,} of "
-            f"{len(data):,} that equal another. These count once, so that nothing is guaranteed about inputs that "
-            f"repeat. If later inputs repeat as well, pass samples drawn like them as calibration.",
-            PetmWarning,
-            stacklevel=2,
-        )
     data, samples = apart.data, apart.calibration
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
     accuracies = _check_accuracy(seen.answers, _answers(model, samples, seed), force=config.force)
@@ -272,18 +260,19 @@ def _check_accuracy(data: Answers | None, calibration: Answers, *, force: bool) 
 def _calibrated(
     adapted: AdaptedModel, samples: Data, left_out: Data | None, *, target: Target | None, origin: Origin, **how: Any
 ) -> Fitted:
-    """The grader on calibration samples; under a guarantee on all of them, where it then trusts less.
+    """The grader on calibration samples; under a guarantee also on all of them, where it then trusts less (by class).
 
     Repeated samples may be copies by mistake, or be as frequent later, such as short texts: a guarantee without them
-    would then be false if the model is wrong on them.
+    would then be false if the model is wrong on them. The lower threshold is right in both cases.
     """
     grader = fit_grader(adapted, samples, target=target, origin=origin, **how)
     if left_out is None or target is None or not target.guarantees or not grader.threshold.coverage:
         return Fitted(grader, samples)
     every = Joined(samples, left_out)
     data = dict(origin.data) | {"calibration": describe_data(every)}
-    other = fit_grader(adapted, every, target=target, origin=replace(origin, data=data), **how)
-    if not any(map(lt, other.threshold.values, grader.threshold.values)):
+    limit, origin = grader.threshold, replace(origin, data=data)
+    other = fit_grader(adapted, every, target=target, origin=origin, at_most=limit, **how)
+    if other.threshold.values == limit.values:
         return Fitted(grader, samples)
     warnings.warn(
         f"calibration: expected each sample once and unseen, got {len(left_out):,} of {len(every):,} that are "
