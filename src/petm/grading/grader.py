@@ -81,7 +81,7 @@ class Grader:
         return InputCheck(self.origin.inputs.profile)
 
     def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch, in one pass; only the first inputs are compared with those of the fit.
+        """Returns the grades of one batch, in one pass.
 
         Args:
             x: float32 ``(N, C, H, W)``, or other inputs of the model, on any device or as NumPy arrays.
