@@ -110,6 +110,30 @@ def test_samples_of_the_calibration_set_are_unseen_and_count_once(model: nn.Modu
         fit(model, digits[0], calibration=digits[0], **VIEWS)
 
 
+def test_an_estimate_says_what_the_fit_will_leave_out(
+    model: nn.Module, digits: tuple[Data, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    fresh = digits[2].subset(range(300))
+    mixed = Joined(fresh, digits[0].subset(range(100)), fresh.subset(range(50)))
+    assert estimate(model, digits[0], calibration=mixed, **VIEWS).calibration_samples == 300
+    said = " ".join(capfd.readouterr().err.split())
+    assert "300 samples from" in said
+    assert "without 100 training samples, without 50 repetitions" in said
+    with pytest.raises(DataError, match=r"^calibration: "):
+        estimate(model, digits[0], calibration=digits[0], **VIEWS)
+
+
+def test_messages_name_the_argument(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    x, labels = plain(digits[0])
+    right, wrong = TensorData(x, labels), TensorData(x, labels + 1)
+    with pytest.raises(DataError, match=r"^data \(tensors\): expected labels from 0 to 9"):
+        fit(model, wrong, **VIEWS)
+    with pytest.raises(DataError, match=r"^calibration \(tensors\): expected labels from 0 to 9"):
+        fit(model, right, calibration=wrong, **VIEWS)
+    with pytest.raises(DataError, match=r"^calibration \(tensors\): expected inputs like"):
+        fit(model, right, calibration=TensorData(x * 255, labels), **VIEWS)
+
+
 def test_an_adopted_adapter_is_calibrated_on_each_sample_once(
     model: nn.Module, digits: tuple[Data, ...], tmp_path: Path
 ) -> None:
