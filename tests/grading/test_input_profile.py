@@ -209,7 +209,7 @@ def test_a_classifier_refuses_them_too(model: nn.Module, digits: tuple[Data, ...
 
 def test_a_calibration_set_prepared_otherwise_is_refused(model: nn.Module, digits: tuple[Data, ...]) -> None:
     other = TensorData(whole(digits[1]) * 255, digits[1].labels, source="mine")
-    with pytest.raises(DataError, match=r"^mine: expected inputs like those of the fit"):
+    with pytest.raises(DataError, match=r"^calibration \(mine\): expected inputs like those of the fit"):
         fit(model, digits[0], calibration=other)
 
 
