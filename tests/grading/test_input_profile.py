@@ -144,6 +144,23 @@ def test_pixels_divided_twice_are_doubtful_and_said_once(unit: Grader, digits: t
     assert len(said) == 1
 
 
+@pytest.mark.parametrize("kind", [torch.Tensor, np.ndarray])
+def test_the_whole_of_every_batch_is_compared(
+    unit: Grader, other: Grader, digits: tuple[Data, ...], kind: type
+) -> None:
+    x = whole(digits[2])
+    for grader, right, wrong in ((unit, x, x * 255), (other, standardised(digits[2]).inputs(range(len(x))), x)):
+        assert isinstance(right, Tensor)
+        early = InputCheck(grader.origin.inputs.profile)
+        for start in range(0, 160, 40):
+            early(right[start : start + 40] if kind is Tensor else right[start : start + 40].numpy())
+        mixed = torch.cat([right[:70], (wrong if grader is unit else wrong * 255)[:90]])
+        for check, batch in ((early, wrong[:40]), (InputCheck(grader.origin.inputs.profile), mixed)):
+            with pytest.raises(DataError, match=r"^inputs: expected inputs like those of the fit"):
+                check(batch if kind is Tensor else batch.numpy())
+        early((wrong * 255)[:1])  # a single one, behind the first
+
+
 def test_channels_in_the_last_dimension() -> None:
     x = np.random.default_rng(0).random((20, 3, 8, 8), np.float32)
     check = InputCheck(InputProfile.of(x))
@@ -192,7 +209,7 @@ def test_a_classifier_refuses_them_too(model: nn.Module, digits: tuple[Data, ...
 
 def test_a_calibration_set_prepared_otherwise_is_refused(model: nn.Module, digits: tuple[Data, ...]) -> None:
     other = TensorData(whole(digits[1]) * 255, digits[1].labels, source="mine")
-    with pytest.raises(DataError, match=r"^mine: "):
+    with pytest.raises(DataError, match=r"^calibration \(mine\): "):
         fit(model, digits[0], calibration=other)
 
 

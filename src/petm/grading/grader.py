@@ -30,7 +30,7 @@ from petm.selective.drift import suspicion_profile
 from petm.selective.metrics import aurc, auroc, detection
 from petm.selective.probability import ErrorProbability, fit_probability
 from petm.selective.targets import Disagreement, Recall, Target
-from petm.selective.thresholds import Threshold
+from petm.selective.thresholds import Threshold, lower_of
 
 PAPER_SCORE, PAPER_TARGET = "opposition", Disagreement()
 """The score whose zero is the paper's flag, and that flag."""
@@ -81,7 +81,7 @@ class Grader:
         return InputCheck(self.origin.inputs.profile)
 
     def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch, in one pass; only the first inputs are compared with those of the fit.
+        """Returns the grades of one batch, in one pass.
 
         Args:
             x: float32 ``(N, C, H, W)``, or other inputs of the model, on any device or as NumPy arrays.
@@ -148,6 +148,7 @@ def fit_grader(
     target: Target | None = PAPER_TARGET,
     score: str = "mean_of_both",
     origin: Origin | None = None,
+    at_most: Threshold | None = None,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
@@ -160,6 +161,7 @@ def fit_grader(
             calibration samples, or disagreement if there is no error.
         score: The name of a suspicion score in `petm.models.scores.SCORES`; ``opposition`` with `Disagreement`.
         origin: Where model, inputs and data come from, for the bundle.
+        at_most: A threshold of the same target, taken (class by class) where it is lower.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -177,6 +179,8 @@ def fit_grader(
     score = PAPER_SCORE if isinstance(target, Disagreement) else score
     suspicion = SCORES[score](both.base, both.second).numpy()
     threshold = target.threshold(suspicion, wrong, predicted.numpy(), classes=classes)
+    if at_most is not None:
+        threshold = lower_of(threshold, at_most, suspicion, wrong, predicted.numpy())
     if not threshold.holds:
         warnings.warn(
             f"{target.kind}: no threshold can guarantee {target} from {len(wrong)} calibration samples with "

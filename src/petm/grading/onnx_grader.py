@@ -113,7 +113,7 @@ class OnnxGrader:
         return _grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
 
     def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch ``(N, C, H, W)``; only the first inputs are compared with those of the fit.
+        """Returns the grades of one batch ``(N, C, H, W)``.
 
         Raises:
             ArgumentError: The inputs are neither an array nor a dense tensor.
