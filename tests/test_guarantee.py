@@ -1,6 +1,7 @@
 """The guarantee where it is told to a fit: refused, marked or given; and the labels that a fit accepts."""
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from petm.grading.manifest import read_manifest
 from petm.report.fit_report import write_fit_report
 from petm.selective.guarantee import guarantee
 from petm.selective.targets import Coverage, Disagreement, MaxRisk, Recall
+from petm.selective.thresholds import class_thresholds
 from petm.sklearn import GradedClassifier
 from petm.training.preflight import Answers
 from petm.training.recipes import Recipe
@@ -38,9 +40,11 @@ GUARANTEES = (MaxRisk(0.2), MaxRisk(0.2, per="class"), Recall(0.5, confidence=0.
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def answers_of(predicted: NDArray[Any], labels: NDArray[Any], *, names: tuple[str, ...] = ()) -> Answers:
+def answers_of(
+    predicted: NDArray[Any], labels: NDArray[Any], *, classes: int = 2, names: tuple[str, ...] = ()
+) -> Answers:
     found, true = (torch.as_tensor(part.astype(np.int64)) for part in (predicted, labels))
-    return Answers(found, true, 2, names, "file")
+    return Answers(found, true, classes, names, "file")
 
 
 def plain(data: Data) -> tuple[Tensor, Tensor]:
@@ -104,6 +108,30 @@ def test_samples_of_the_calibration_set_are_unseen_and_count_once(model: nn.Modu
     assert found.measured["calibration_samples"] == 300
     with pytest.raises(DataError, match=r"^calibration: "):
         fit(model, digits[0], calibration=digits[0], **VIEWS)
+
+
+def test_an_estimate_says_what_the_fit_will_leave_out(
+    model: nn.Module, digits: tuple[Data, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    fresh = digits[2].subset(range(300))
+    mixed = Joined(fresh, digits[0].subset(range(100)), fresh.subset(range(50)))
+    assert estimate(model, digits[0], calibration=mixed, **VIEWS).calibration_samples == 300
+    said = " ".join(capfd.readouterr().err.split())
+    assert "300 samples from" in said
+    assert "without 100 training samples, without 50 repetitions" in said
+    with pytest.raises(DataError, match=r"^calibration: "):
+        estimate(model, digits[0], calibration=digits[0], **VIEWS)
+
+
+def test_messages_name_the_argument(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    x, labels = plain(digits[0])
+    right, wrong = TensorData(x, labels), TensorData(x, labels + 1)
+    with pytest.raises(DataError, match=r"^data \(tensors\): expected labels from 0 to 9"):
+        fit(model, wrong, **VIEWS)
+    with pytest.raises(DataError, match=r"^calibration \(tensors\): expected labels from 0 to 9"):
+        fit(model, right, calibration=wrong, **VIEWS)
+    with pytest.raises(DataError, match=r"^calibration \(tensors\): expected inputs like"):
+        fit(model, right, calibration=TensorData(x * 255, labels), **VIEWS)
 
 
 def test_an_adopted_adapter_is_calibrated_on_each_sample_once(
@@ -216,10 +244,10 @@ class Twelve(nn.Module):
 
 def test_folders_named_by_numbers_of_two_digits(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
     write_images(digits[0], range(500), tmp_path / "numbers")
-    for name in ("10", "11"):
-        (tmp_path / "numbers" / name).mkdir()
-        Image.new("L", (28, 28)).save(tmp_path / "numbers" / name / "black.png")
-        Image.new("L", (28, 28), 9).save(tmp_path / "numbers" / name / "dark.png")
+    for grey in range(4):
+        folder = tmp_path / "numbers" / str(10 + grey % 2)
+        folder.mkdir(exist_ok=True)
+        Image.new("L", (28, 28), grey).save(folder / f"{grey}.png")
     right_or_refused(Twelve(model), open_data(tmp_path / "numbers"))
 
 
@@ -283,10 +311,38 @@ def test_a_detector_with_many_false_alarms_is_no_guess() -> None:
     answers_of(rare | alarms, rare).check("data")
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_guesses_as_frequent_as_the_labels_are_refused_and_doubtful_ones_named(classes: int) -> None:
+    random = np.random.default_rng(classes)
+    share = [0.95, 0.05] if classes == 2 else [0.9, 0.07, 0.03]
+    caught = Counter[tuple[type[Exception], int]]()
+    for n in 100 * [4000, 60]:
+        predicted, labels = (random.choice(classes, n, p=share) for _ in range(2))
+        try:
+            answers_of(predicted, labels, classes=classes).check("data")
+        except (DataError, PetmWarning) as found:
+            caught[type(found), n] += 1
+    assert caught[DataError, 4000] >= 85
+    assert caught[DataError, 4000] + caught[PetmWarning, 4000] >= 90
+    assert caught[PetmWarning, 60] >= 50
+    for _ in range(100):  # finds a third of what is rare, and as many besides
+        labels = (random.random(2000) < 0.05).astype(int)
+        predicted = np.where(labels == 1, random.random(2000) < 1 / 3, random.random(2000) < 0.02)
+        answers_of(predicted, labels).check("data")
+
+
 def test_guessing_says_how_likely_it_is() -> None:
     odd = np.arange(20) % 2
     with pytest.raises(DataError, match=r"got 11 of 20 right .*, as guessing has in 41% of cases\. .* more samples"):
         answers_of(np.where(np.arange(20) < 11, odd, 1 - odd), odd).check("data")
+
+
+def test_another_order_that_is_doubtful_is_named() -> None:
+    labels = np.arange(80) % 8
+    swapped = np.where(labels == 0, 1, np.where(labels == 1, 0, labels))
+    predicted = np.where(np.arange(80) < 70, swapped, labels)
+    with pytest.warns(PetmWarning, match=r"^data: expected labels in the order .* 0 is labelled 1, 1 is labelled 0\."):
+        answers_of(predicted, labels, classes=8).check("data")
 
 
 def test_another_order_names_the_outputs_as_they_were_named() -> None:
@@ -347,17 +403,20 @@ def test_a_calibration_set_of_training_samples_gives_no_guarantee() -> None:
     assert violated("fit(calibration=)", "100 % seen", 3)["claimed"] == 0
 
 
+class ByFirst(nn.Module):
+    """Two classes by the sign of the first of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2, bias=False)
+        self.fc.weight.data = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.fc(x)
+        return found
+
+
 def test_inputs_that_repeat_and_are_wrong_are_not_trusted_by_leaving_them_out() -> None:
-    class ByFirst(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(4, 2, bias=False)
-            self.fc.weight.data = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]])
-
-        def forward(self, x: Tensor) -> Tensor:
-            found: Tensor = self.fc(x)
-            return found
-
     random = torch.Generator().manual_seed(0)
 
     def drawn(n: int, repeated: float) -> TensorData:
@@ -380,12 +439,46 @@ def test_inputs_that_repeat_and_are_wrong_are_not_trusted_by_leaving_them_out() 
         assert grader.origin.data["calibration"].samples == 1000 == grader.measured["calibration_samples"]
 
 
-def test_a_guarantee_on_held_out_samples_says_that_it_leaves_out_what_repeats(
-    model: nn.Module, digits: tuple[Data, ...]
-) -> None:
-    x, labels = plain(digits[0])
-    twice = TensorData(torch.cat([x, x[:50]]), torch.cat([labels, labels[:50]]))
-    told: Any = VIEWS | {"target": MaxRisk(0.3), "calibration_from_data": True}
-    with pytest.warns(PetmWarning, match="^data: expected each sample once, .* got 50 of 769 that equal another"):
-        fit(model, twice, **told)
-    fit(model, TensorData(x, labels), **told)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_inputs_that_repeat_in_data_that_calibrate_are_counted_on_whichever_side_they_are(seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+
+    def drawn(n: int) -> TensorData:
+        x = torch.randn(n, 1, 1, 4, generator=random)
+        x[..., 0] += x[..., 0].sign()
+        x[..., 3] = x[..., 0]  # so that the mirror image has the same answer
+        labels, often = (x[:, 0, 0, 0] < 0).long(), torch.rand(n, generator=random) < 0.1
+        x[often], labels[often] = torch.tensor([1.2, 0, 0, 1.2]), 1
+        return TensorData(x, labels)
+
+    model, later = nn.Sequential(nn.Flatten(), ByFirst()), drawn(4000)
+    with pytest.warns(PetmWarning, match="^calibration: expected each sample once and unseen, got "):
+        grader = fit(model, drawn(2000), target=MaxRisk(0.05), calibration_from_data=True, seed=seed, **VIEWS)
+    grades = grader.grade(later)
+    wrong = grades.trusted & (grades.labels != later.labels.numpy())
+    assert wrong.sum() <= 0.05 * grades.trusted.sum()
+
+
+def test_copies_in_one_class_do_not_count_for_what_repeats_in_another() -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(1800, 1, 1, 4, generator=random)
+    x[..., 3] = first = x[..., 0]  # so that the mirror image has the same answer
+    margin, found = first.flatten().abs(), (first.flatten() < 0).long()
+    wrong = (torch.rand(1800, generator=random) < 0.4 * (-2 * margin).exp()) & (torch.arange(1800) < 1500)
+    every, data = TensorData(x, torch.where(wrong, 1 - found, found)), range(1500, 1800)
+    once, train = every.subset(range(1500)), every.subset(data)
+    right = ((found == 0) & ~wrong)[:1500].nonzero().flatten()
+    copied = torch.cat([*[right] * 4, (wrong & (found == 1)).nonzero().flatten()[::3]])
+    mixed = Joined(once, once.subset(copied))
+    model = nn.Sequential(nn.Flatten(), ByFirst())
+    with pytest.warns(PetmWarning, match="^calibration: expected each sample once and unseen, got "):
+        grader = fit(model, train, calibration=mixed, target=MaxRisk(0.1, per="class"), **VIEWS)
+    values = []
+    for samples in (once, mixed):
+        grades = grader.grade(samples)
+        errors = grades.labels != samples.labels.numpy()
+        values.append(class_thresholds(grades.suspicion, errors, grades.labels, classes=2, max_risk=0.1).values)
+    assert values[0][0] < values[1][0]
+    assert values[0][1] > values[1][1]
+    assert grader.threshold.values == (values[0][0], values[1][1])
+    assert grader.threshold.coverage == pytest.approx(grader.grade(mixed).trusted.mean())

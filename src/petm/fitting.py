@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import replace
-from operator import lt
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -16,7 +15,7 @@ from petm._internal.records import Json
 from petm.adapter.model import AdaptedModel, check_ranks
 from petm.adapter.peft_folder import adopt_adapter
 from petm.data.base import Data, Joined, as_data
-from petm.data.fields import Fields
+from petm.data.fields import Fields, tensors_of
 from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, separate
 from petm.errors import DataError, PetmWarning
 from petm.evidence.candidates import BUDGET, choose_for
@@ -41,11 +40,12 @@ _COPIES_IN_CHECKPOINT = 4
 """Copies of the trained weights: the weights, two moments of Adam, and the best so far."""
 _MOST_ANSWERS = 2000
 """Most samples of a set on which the base model's accuracy is measured before the training."""
-
+FEWEST_TO_CHOOSE = 500
+"""Held-out samples below which a guarantee needs them all, and nothing is chosen."""
+_MOST_BYTES = 1 << 30
+"""Most bytes of decoded data in which an estimate looks for samples of the calibration set."""
 CHOICE_SHARE = 0.4
 """Share of the held-out samples to choose the suspicion on, where the others are for a guarantee."""
-_REPEATED = 0.01
-"""Share of repeated samples above which a guarantee on held-out samples is said not to cover what repeats."""
 
 
 class Fitted(NamedTuple):
@@ -111,14 +111,6 @@ def fitted(
     data, fresh, config = _prepare(model, data, calibration, config, settings)
     recipe, seed = within(recipe_named(config.recipe), config), config.seed
     apart = hold_out(data, config.calibration, seed=seed) if fresh is None else separate(data, fresh)
-    if apart.copies > _REPEATED * len(data) and config.target is not None and config.target.guarantees:
-        warnings.warn(
-            f"data: expected each sample once, to hold out samples for a guarantee, got {apart.copies:,} of "
-            f"{len(data):,} that equal another. These count once, so that nothing is guaranteed about inputs that "
-            f"repeat. If later inputs repeat as well, pass samples drawn like them as calibration.",
-            PetmWarning,
-            stacklevel=2,
-        )
     data, samples = apart.data, apart.calibration
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
     accuracies = _check_accuracy(seen.answers, _answers(model, samples, seed), force=config.force)
@@ -157,8 +149,8 @@ def estimate(
 ) -> Estimate:
     """Returns what `fit` will take, after timing a few batches of each stage; trains nothing.
 
-    Checks as `fit` does, the labels by at most 2,000 samples; only samples that are in both sets are not sought, as
-    that reads all of them.
+    Checks as `fit` does, the labels by at most 2,000 samples. Samples that are in both sets are sought, and said, up to
+    1 GiB of decoded data, as that reads all of them.
 
     Args:
         model: The base model.
@@ -171,6 +163,11 @@ def estimate(
     data, fresh, config = _prepare(model, data, calibration, config, settings)
     if fresh is None:
         data, fresh = data.split((1 - config.calibration, config.calibration), seed=config.seed)
+    elif len(data) and sum(map(_size, (data, fresh))) <= _MOST_BYTES:
+        apart = separate(data, fresh)
+        fresh = apart.calibration
+        if (apart.seen or apart.repeated) and group().is_main:
+            note(f"The calibration set: {_origins(apart, fresh, held_out=False)['calibration']}.")
     heard = (_answers(model, samples, config.seed) for samples in (data, fresh))
     _check_accuracy(*heard, force=config.force)
     return estimate_fit(model, data, fresh, config, decoded=decoded)
@@ -209,7 +206,7 @@ def fit_adopted(
     check_module(model)
     calibration = as_data(calibration, source="calibration")
     model.to(choose_device(device))
-    _check_data(model, calibration, force=force, probing=True)
+    _check_data(model, calibration, "data", force=force, probing=True)
     refuse_review_queue(calibration)
     apart = distinct(calibration)
     accuracies = _check_accuracy(None, _answers(model, apart.calibration, 0), force=force)
@@ -246,14 +243,14 @@ def _prepare(
     model.to(choose_device(config.device))
     if config.layers:
         check_ranks(config.layers, model)
-    _check_data(model, data, force=config.force, probing=True)
+    _check_data(model, data, "data", force=config.force, probing=True)
     if calibration is None:
         if config.calibration_from_data:
             refuse_review_queue(data)
         return data, None, config
     fresh = as_data(calibration, source="calibration")
     _check_alike(data, fresh)
-    _check_data(model, fresh, force=config.force)
+    _check_data(model, fresh, "calibration", force=config.force)
     refuse_review_queue(fresh)
     return data, fresh, config
 
@@ -282,18 +279,19 @@ def _check_accuracy(data: Answers | None, calibration: Answers, *, force: bool) 
 def _calibrated(
     adapted: AdaptedModel, samples: Data, left_out: Data | None, *, target: Target | None, origin: Origin, **how: Any
 ) -> Fitted:
-    """The grader on calibration samples; under a guarantee on all of them, where it then trusts less.
+    """The grader on calibration samples; under a guarantee also on all of them, where it then trusts less (by class).
 
     Repeated samples may be copies by mistake, or be as frequent later, such as short texts: a guarantee without them
-    would then be false if the model is wrong on them.
+    would then be false if the model is wrong on them. The lower threshold is right in both cases.
     """
     grader = fit_grader(adapted, samples, target=target, origin=origin, **how)
     if left_out is None or target is None or not target.guarantees or not grader.threshold.coverage:
         return Fitted(grader, samples)
     every = Joined(samples, left_out)
     data = dict(origin.data) | {"calibration": describe_data(every)}
-    other = fit_grader(adapted, every, target=target, origin=replace(origin, data=data), **how)
-    if not any(map(lt, other.threshold.values, grader.threshold.values)):
+    limit, origin = grader.threshold, replace(origin, data=data)
+    other = fit_grader(adapted, every, target=target, origin=origin, at_most=limit, **how)
+    if other.threshold.values == limit.values:
         return Fitted(grader, samples)
     warnings.warn(
         f"calibration: expected each sample once and unseen, got {len(left_out):,} of {len(every):,} that are "
@@ -309,6 +307,8 @@ def _divided(samples: Data, config: FitConfig) -> tuple[Data, Data]:
     """The samples to choose on, and those to set the threshold on: under a guarantee they are different ones."""
     if config.target is None or not config.target.guarantees:
         return samples, samples
+    if len(samples) < FEWEST_TO_CHOOSE:
+        return samples.subset([]), samples
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(config.seed))
     first = int(CHOICE_SHARE * len(order))
     return samples.subset(order[:first].sort().values), samples.subset(order[first:].sort().values)
@@ -346,21 +346,22 @@ def _origins(apart: Separated, samples: Data, *, held_out: bool) -> dict[str, Da
     }
 
 
-def _check_data(model: nn.Module, data: Data, *, force: bool, probing: bool = False) -> None:
+def _check_data(model: nn.Module, data: Data, argument: str, *, force: bool, probing: bool = False) -> None:
     """Checks labels and class names against the outputs of the model, found with one sample, and their names.
 
     ``probing`` first finds out how the model is called and its answer read.
     """
+    source = f"{argument} ({data.source})"
     if not len(data):
-        raise DataError(f"{data.source}: expected at least one sample, got none.")
+        raise DataError(f"{source}: expected at least one sample, got none.")
     if probing:
         probe(model, data)
     with evaluating(model):
         classes = call_model(model, data.inputs([0]).to(device_of(model))).shape[1]
-    check_labels(data.labels, classes, data.source)
+    check_labels(data.labels, classes, source)
     if len(data.classes) not in (0, classes):
         raise DataError(
-            f"{data.source}: expected {classes} class names, one for each output of the model, got "
+            f"{source}: expected {classes} class names, one for each output of the model, got "
             f"{len(data.classes)}: {', '.join(data.classes[:12])}. Name those of the model in their order."
         )
     own = names_of(model)
@@ -368,7 +369,7 @@ def _check_data(model: nn.Module, data: Data, *, force: bool, probing: bool = Fa
     moved = [name for place, name in enumerate(data.classes) if places.get(name.strip().casefold(), place) != place]
     if moved and not force:
         raise DataError(
-            f"{data.source}: expected the classes in the order of the model's outputs, {', '.join(own[:12])}, got "
+            f"{source}: expected the classes in the order of the model's outputs, {', '.join(own[:12])}, got "
             f"{', '.join(data.classes[:12])}. Name them in that order, or go on with force."
         )
 
@@ -377,12 +378,20 @@ def _check_alike(data: Data, calibration: Data) -> None:
     """Checks that the calibration set has the same classes and shapes as the data."""
     if data.classes and calibration.classes and data.classes != calibration.classes:
         raise DataError(
-            f"{calibration.source}: expected the classes of {data.source}, {', '.join(data.classes[:12])}, got "
-            f"{', '.join(calibration.classes[:12])}. Name those of the model in their order."
+            f"calibration ({calibration.source}): expected the classes of {data.source}, "
+            f"{', '.join(data.classes[:12])}, got {', '.join(calibration.classes[:12])}. Name those of the model in "
+            f"their order."
         )
     if len(calibration) and (one := _form(data)) != (other := _form(calibration)):
-        raise DataError(f"{calibration.source}: expected inputs like those of {data.source}, {one}, got {other}.")
-    check_inputs(calibration, InputOrigin(profile=describe_inputs(data)))
+        raise DataError(
+            f"calibration ({calibration.source}): expected inputs like those of {data.source}, {one}, got {other}."
+        )
+    check_inputs(calibration, InputOrigin(profile=describe_inputs(data)), f"calibration ({calibration.source})")
+
+
+def _size(data: Data) -> int:
+    """Bytes of the decoded samples, all like the first."""
+    return len(data) * sum(tensor.nbytes for tensor in tensors_of(data.inputs([0])))
 
 
 def _form(data: Data) -> tuple[int, ...] | tuple[str, ...]:

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from petm.data.base import Data, TensorData
-from petm.errors import ArgumentError
+from petm.errors import ArgumentError, DataError
 from petm.fitting import fit
 from petm.grading.grader import Grader
 from petm.grading.grades import Grades, check_inputs
@@ -206,7 +206,12 @@ def negative_aurc(estimator: GradedClassifier | Pipeline, X: ArrayLike, y: Array
 
 
 def _data(X: NDArray[Any], labels: Tensor | None = None, *, source: str = "X") -> Data:  # noqa: N803
-    """An array as data: uint8 as it is, any other number as float32."""
+    """An array as data: uint8 as it is, any other number as float32, but no images of other whole numbers."""
+    if X.ndim > 2 and X.dtype.kind in "iu" and X.dtype != np.uint8:
+        raise DataError(
+            f"{source}: expected float or uint8, got {X.dtype}. Convert pixels from 0 to 255 to uint8, other "
+            f"numbers to float."
+        )
     return TensorData(torch.as_tensor(X if X.dtype == np.uint8 else X.astype(np.float32)), labels, source=source)
 
 

@@ -1,5 +1,7 @@
 """Names are text, wherever they are shown."""
 
+import html
+import json
 import sys
 import warnings
 from io import StringIO
@@ -7,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from networks import TinyCNN, images, randomise, seeded
 from petm._internal import progress
-from petm._internal.texts import is_name, markdown, visible
+from petm._internal.texts import is_name, markdown, visible, visible_json
 from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.cli.inspect import print_manifest
@@ -64,6 +69,34 @@ def test_what_is_no_name(name: str) -> None:
 def test_directions_are_shown() -> None:
     assert visible("gpj\u202eexe") == "gpj\\u202eexe"
     assert visible("\u2066a") == "\\u2066a"
+
+
+AWKWARD = st.text(st.characters() | st.sampled_from("\x1b\n\u202e\u2028\ud800\\*_`#|<>[]()!&;~-.1"), max_size=30)
+"""Any text, rich in what is markup or controls a terminal."""
+
+
+@given(AWKWARD)
+def test_any_text_is_shown_on_one_line_without_control(text: str) -> None:
+    shown = visible(text)
+    assert visible(shown) == shown
+    assert is_name(shown)
+    assert len(shown.splitlines()) <= 1
+    if not any(character in text for character in "\u061c\u200e\u200f\u202e\u2066\\"):
+        assert is_name(text) == (shown == text)
+
+
+@given(AWKWARD.filter(lambda text: "&" not in text))
+def test_any_text_stays_itself_in_markdown(text: str) -> None:
+    rendered = MarkdownIt("commonmark").enable("strikethrough").renderInline(markdown(text))
+    assert html.unescape(rendered) == visible(" ".join(text.split()))
+
+
+def test_json_is_shown_with_the_same_content() -> None:
+    content = {"gpj\u202eexe": "\x9b2J\ud800\u2028 Müller 猫"}
+    told = visible_json(json.dumps(content, indent=2, ensure_ascii=False))
+    assert json.loads(told) == content
+    assert all(visible(line) == line for line in told.split("\n"))
+    assert "Müller 猫" in told
 
 
 def test_markdown_has_no_markup() -> None:

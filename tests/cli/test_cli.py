@@ -19,8 +19,14 @@ from safetensors.torch import save_file
 
 from image_files import write_images
 from petm.cli import main
+from petm.cli import petm as commands
+from petm.cli.grade import _report
+from petm.grading.grade_table import grade_table
+from petm.grading.grades import Grades
 from petm.grading.stream import grade_stream
+from petm.grading.summary import Summary
 from petm.models.loading import save_weights
+from petm.selective.thresholds import risk_threshold
 
 NETWORK = "networks:TinyCNN"
 
@@ -150,7 +156,7 @@ def test_grade_reads_lists_names_what_it_cannot_read_and_judges(fitted, petm, mo
     wrong = [row["label_name"] != name for row, name in zip(known, names, strict=True)]
     assert [row["true_label"] != row["label"] for row in known] == wrong
     caught = sum(row["grade"] == "suspect" for row, error in zip(known, wrong, strict=True) if error)
-    assert f"{len(known)} with true labels, {sum(wrong)} of them wrong: recall {100 * caught / sum(wrong):.1f} %" in err
+    assert f"{len(known)} with true labels, {sum(wrong)} of them wrong: recall {100 * caught / sum(wrong):.1f}%" in err
     assert f"{len(rows)} inputs: " in err
     assert ", 1 unreadable." in err
 
@@ -450,9 +456,35 @@ def test_missing_mnist_says_what_to_do(tmp_path, petm):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("verb", [(), ("demo",), ("reproduce",), ("fit",), ("grade",), ("inspect",), ("export",)])
+def test_grades_without_suspects_or_without_trusted_are_judged_without_nan(capfd):
+    threshold = risk_threshold(np.linspace(0, 1, 2000), np.zeros(2000, bool), max_risk=0.01)
+    for trusted in (True, False):
+        none = np.zeros(4, int)
+        grades = Grades(none, none, np.full(4, 0.1), np.full(4, 0.1), np.full(4, trusted))
+        summary = Summary(labelled=True)
+        summary.add(grade_table(["x"] * 4, range(4), grades, ("a", "b"), true_labels=[0, 0, 0, 1]))
+        _report(summary, threshold, None, as_json=False)
+        told = capfd.readouterr().err
+        assert "nan" not in told
+        assert f"precision {'–' if trusted else '25.0%'}, AUROC" in told
+        assert f"Here {'25.00% (' if trusted else '– are'}" in told
+
+
+def test_inspect_shows_what_a_graph_holds(fitted, petm):
+    assert petm("export", "my.petm", "-o", "my.onnx", "--trust-bundle-code")[0] == 0
+    told = json.loads(petm("inspect", "my.petm", "--json")[1])
+    code, out, err = petm("inspect", "my.onnx")
+    assert (code, err) == (0, "")
+    assert "float32 of shape (N, 1, 28, 28)" in out
+    assert ", ".join(told["model"]["classes"]) in out
+    graph = json.loads(petm("inspect", "my.onnx", "--json")[1])
+    assert graph["measured"] == told["measured"]
+    assert graph["threshold"] == told["threshold"]
+
+
+@pytest.mark.parametrize("verb", ["", *commands.commands])
 def test_help(petm, verb):
-    code, out, _ = petm(*verb, "--help")
+    code, out, _ = petm(*verb.split(), "--help")
     assert code == 0
     assert out.startswith("Usage: petm")
     if verb:

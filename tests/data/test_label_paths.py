@@ -2,7 +2,6 @@
 
 import csv
 import json
-import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, TensorDataset
@@ -331,19 +332,16 @@ ALPHABET = [
 ]
 
 
-def some_names(seed: int) -> tuple[str, ...]:
-    """Different class names of awkward parts, none of them blank."""
-    draw = random.Random(seed)
-    names = {"".join(draw.choices(ALPHABET, k=draw.randint(1, 4))) for _ in range(draw.randint(2, 12))}
-    found = sorted(name for name in names if name.strip())
-    draw.shuffle(found)
-    return tuple(found) if len(found) > 1 else ("a", *found, "b")
+names = st.lists(st.sampled_from(ALPHABET), min_size=1, max_size=4).map("".join).filter(str.strip)
+class_names = st.lists(names, min_size=2, max_size=12, unique=True).map(tuple)
+"""Different class names of awkward parts, none of them blank."""
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_a_name_that_is_written_is_the_class_that_is_read(tmp_path: Path, seed: int) -> None:
-    classes = some_names(seed)
-    wanted = list(range(len(classes)))
+@given(classes=class_names)
+def test_a_name_that_is_written_is_the_class_that_is_read(
+    tmp_path_factory: pytest.TempPathFactory, classes: tuple[str, ...]
+) -> None:
+    tmp_path, wanted = tmp_path_factory.mktemp("names"), list(range(len(classes)))
     numbers = any(name.strip().lstrip("-").isdigit() for name in classes)
     for suffix in SUFFIXES:
         for read in READERS:
@@ -355,9 +353,12 @@ def test_a_name_that_is_written_is_the_class_that_is_read(tmp_path: Path, seed: 
             assert read(tmp_path / f"x{suffix}", wanted, classes, label_name=classes) == wanted
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_what_people_label_in_the_service_is_read_by_fit_and_monitor(tmp_path: Path, seed: int) -> None:
-    classes = some_names(seed)
+@given(classes=class_names)
+@settings(max_examples=15)
+def test_what_people_label_in_the_service_is_read_by_fit_and_monitor(
+    tmp_path_factory: pytest.TempPathFactory, classes: tuple[str, ...]
+) -> None:
+    tmp_path = tmp_path_factory.mktemp("labels")
     pictures, texts = LabelFile(tmp_path / "images.jsonl"), LabelFile(tmp_path / "texts.jsonl")
     for number, name in enumerate(classes):
         place = tmp_path / f"{number}.png"

@@ -1,16 +1,29 @@
 """Labels that became known later: what is read of each kind of file, and what is refused."""
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from petm.data.labels import UNLABELLED, LabelColumn, Name, Named, class_numbers, match_classes, read_true_labels
+from petm.data.labels import (
+    UNLABELLED,
+    LabelColumn,
+    Name,
+    Named,
+    class_numbers,
+    class_of_folder,
+    folder_name,
+    match_classes,
+    read_true_labels,
+)
 from petm.errors import DataError
 
 CLASSES = ("cat", "dog", "3")
+LONG = "a/ü" * 100
+FOLDER = class_of_folder(folder_name(LONG))
 
 
 def test_kinds_of_files(tmp_path):
@@ -125,6 +138,7 @@ def test_match_classes_refuses(labels: list[int], names: list[str], classes: lis
         (Name("1"), CLASSES, None), (Name("3"), CLASSES, 2), (Named(1, "dog"), CLASSES, 1),
         (Named(1, "cat"), CLASSES, None), (Named(1, "an animal"), CLASSES, 1), (Named("cat", "cat"), CLASSES, 0),
         ("e\u0301", ("a", "\xe9"), 1),
+        (FOLDER, ("a", LONG), 1), (FOLDER, ("a", LONG[:-1]), None),
         ("a/b", ("a", "a%2Fb"), 1), ("a%2Fb", ("a%2Fb", "a/b"), 0), (" a", ("a", " a"), 1), ("a", ("a", "a"), None),
     ],
 )  # fmt: skip
@@ -134,8 +148,19 @@ def test_the_number_of_a_class(label, classes, number):
 
 def test_a_column_of_labels_refuses_other_types():
     column = LabelColumn()
-    assert [column.add(label) is None for label in (2, None, True, 0.5, 1 << 2000, -1, [1, 1])] == [
-        True, True, False, False, False, True, False,
+    decimals = Decimal("1.00"), Decimal("1.5"), Decimal("NaN"), Decimal("1E+50")
+    assert [column.add(label) is None for label in (2, None, True, 0.5, 1 << 2000, -1, [1, 1], *decimals)] == [
+        True, True, False, False, False, True, False, True, False, False, False,
     ]  # fmt: skip
     labels, classes = column.numbers((), "abc", "mine")
-    assert (labels.tolist(), classes) == ([2, UNLABELLED, UNLABELLED], ("a", "b", "c"))
+    assert (labels.tolist(), classes) == ([2, UNLABELLED, UNLABELLED, 1], ("a", "b", "c"))
+
+
+def test_a_name_of_any_length_is_a_folder(tmp_path):
+    names = [LONG, LONG[:-1], "\U0001f600" * 90, "x" * 255]
+    folders = [tmp_path / folder_name(name) for name in names]
+    for folder in folders:
+        folder.mkdir()
+    assert [folder_name(class_of_folder(folder.name)) for folder in folders] == [folder.name for folder in folders]
+    numbers = class_numbers([Name(class_of_folder(folder.name)) for folder in folders], names)
+    assert list(numbers.values()) == [0, 1, 2, 3]

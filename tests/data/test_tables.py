@@ -1,15 +1,17 @@
 """Rows of CSV, JSON Lines and Parquet files: the csv module as reference, numbers, faults, any part of the whole."""
 
 import csv
+import gzip
 import io
 import json
 import os
-import random
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from petm.data import tables
 from petm.data.tables import Record, Table, open_table
@@ -26,20 +28,20 @@ def records(path: Path, *columns: str, required: int = 1) -> list[tuple[int, tup
     return [(record.number, record.values, record.fault is not None) for record in found]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_csv_is_read_as_by_the_csv_module(tmp_path: Path, seed: int) -> None:
-    chance = random.Random(seed)
-    cells = ["a", 'x"y', '"', '""', ",", "\n", "\r\n", "é,\n\n,", " padded ", "long " * 50, ""]
-    rows = [[chance.choice(cells), chance.choice(cells), chance.choice(cells)] for _ in range(60)]
-    text = io.StringIO()
-    how = {
-        "lineterminator": chance.choice(["\n", "\r\n"]),
-        "quoting": chance.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-    }
-    csv.writer(text, **how).writerows([["a", "b", "c"], *rows])  # type: ignore[arg-type]
-    content = text.getvalue()
-    if chance.random() < 0.5:
-        content = content.removesuffix("\n").removesuffix("\r")
+CELL = st.sampled_from(["a", 'x"y', '"', '""', ",", "\n", "\r\n", "é,\n\n,", " padded ", "long " * 50, ""]) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"),
+    max_size=9,  # before 3.13 csv quotes no \r
+)
+ROWS = st.lists(st.tuples(CELL, CELL, CELL), max_size=40)
+
+
+@given(ROWS, st.sampled_from(["\n", "\r\n"]), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.booleans())
+def test_csv_is_read_as_by_the_csv_module(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]], end: str, quoting: int, cut: bool
+) -> None:
+    tmp_path, text = tmp_path_factory.mktemp("csv"), io.StringIO()
+    csv.writer(text, lineterminator=end, quoting=quoting).writerows([["a", "b", "c"], *rows])  # type: ignore[arg-type]
+    content = text.getvalue().removesuffix(end if cut else "")
     (tmp_path / "x.csv").write_bytes(content.encode())
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     next(reader)
@@ -97,6 +99,23 @@ def test_json_lines(tmp_path: Path) -> None:
         (1, (1, [2]), False), (3, (), True), (4, (), True), (5, (), True), (6, (None, None), False), (7, (), True),
         (8, ("é", None), False),
     ]  # fmt: skip
+
+
+@given(ROWS.filter(bool))
+def test_any_rows_are_the_same_in_every_format(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]]
+) -> None:
+    tmp_path, columns = tmp_path_factory.mktemp("formats"), ["a", "b", "c"]
+    entries = [dict(zip(columns, row, strict=True)) for row in rows]
+    pq.write_table(pa.Table.from_pylist(entries), tmp_path / "x.parquet", row_group_size=7)
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    with (tmp_path / "x.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    for suffix in (".parquet", ".jsonl", ".csv"):
+        found = opened(tmp_path / f"x{suffix}", *columns, required=3)
+        empty = None if suffix == ".csv" else ""  # CSV has no other way to leave a cell out
+        assert [record.values for record in found.records()] == [tuple(cell or empty for cell in row) for row in rows]
+        assert found.count() == len(rows)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -188,6 +207,17 @@ def test_a_long_line_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_utf_16_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("text,label\na,1\n", encoding="utf-16")
     with pytest.raises(DataError, match=rf"{name}: .*UTF-16"):
+        opened(tmp_path / name, "text")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+@pytest.mark.parametrize("kind", ["utf-16-le", "utf-16-be", "gzip"])
+def test_other_encodings_are_named_without_a_mark(tmp_path: Path, name: str, kind: str) -> None:
+    text = "text,label\nWas ist das für ein Ding,1\n"
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if kind == "gzip" else text.encode(kind))
+    with pytest.raises(
+        DataError, match=rf"{name}: expected text in UTF-8, got {'a gzip' if kind == 'gzip' else 'UTF-16'}"
+    ):
         opened(tmp_path / name, "text")
 
 

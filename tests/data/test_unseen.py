@@ -11,7 +11,7 @@ from petm.data.base import Data, Joined, TensorData
 from petm.data.fields import Fields
 from petm.data.opening import open_data
 from petm.data.unseen import distinct, hold_out, refuse_review_queue, sample_hashes, separate
-from petm.errors import DataError
+from petm.errors import DataError, PetmWarning
 
 
 def test_a_sample_has_one_hash_however_it_is_held(digits: tuple[Data, ...]) -> None:
@@ -65,6 +65,29 @@ def test_all_copies_of_a_sample_are_held_out_together(digits: tuple[Data, ...]) 
     assert len(held) == len(set(held)) == len(plain.calibration)
     assert len(kept) == 4 * (300 - len(held))
     assert copied.repeated == 3 * len(held)
+
+
+def test_of_equal_inputs_with_several_labels_one_is_drawn_and_told() -> None:
+    x = torch.arange(2000).float().repeat(2)[:, None]
+    labels = torch.cat([torch.zeros(2000), torch.ones(2000)]).long()  # as of folders, one after the other
+    data = TensorData(x, labels, source="mine")
+    others = TensorData(-1 - x, labels)
+    for found in (
+        lambda: distinct(data),
+        lambda: separate(others.subset(range(9)), data),
+        lambda: hold_out(data, 0.5, seed=0),
+    ):
+        with pytest.warns(PetmWarning, match=r"^(data|calibration): .* several for 2,000 of 2,000 .* mine"):
+            kept = found().calibration
+        assert len(set(sample_hashes(kept))) == len(kept) >= 900
+        assert kept.labels.float().mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_zero_has_one_hash_whatever_its_sign() -> None:
+    x = torch.tensor([[0.0, 1.0], [-0.0, 1.0], [0.0, -1.0]])
+    for data in (TensorData(x), TensorData(Fields({"x": x}))):
+        hashes = sample_hashes(data)
+        assert hashes[0] == hashes[1] != hashes[2]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])

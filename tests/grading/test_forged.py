@@ -20,7 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from forged_bundles import forge, seal, seal_files
 from networks import TinyCNN, images, randomise, seeded
-from petm.adapter.model import attach_adapter
+from petm.adapter.lora import ADAPTER
+from petm.adapter.model import Member, attach_adapter
+from petm.adapter.peft_folder import load_adapter, save_adapter
 from petm.adapter.split_point import split_point_of
 from petm.cli.inspect import print_manifest
 from petm.errors import BundleError
@@ -213,6 +215,38 @@ def changed_config(bundle: Path, **entries: Any) -> None:
 def test_a_forged_configuration(bundle: Path, entries: dict[str, Any]) -> None:
     changed_config(bundle, **entries)
     refuse(bundle)
+
+
+def test_many_patterns_are_compiled_once(tmp_path: Path) -> None:
+    """2,000 patterns and 200 layers: a compilation for each pair took minutes."""
+    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(200)))
+    adapted = attach_adapter(model, {str(number): 1 for number in range(200)})
+    path = tmp_path / "adapter"
+    path.mkdir()
+    save_adapter(adapted, path)
+    adapted.detach()
+    content = json.loads((path / "adapter_config.json").read_text())
+    patterns = {f"a{number}.b": 1 for number in range(2000)} | {"7": 1, "1.7": 5, "[0-9]+": 1}
+    (path / "adapter_config.json").write_text(json.dumps(content | {"rank_pattern": patterns}))
+    started = time.process_time()
+    with pytest.raises(BundleError, match="rank 1 in 107 where the settings say 5"):
+        load_adapter(model, path)
+    assert time.process_time() - started < 3
+
+
+def test_no_adapter_is_allocated_beyond_its_file(bundle: Path) -> None:
+    """One file says large adapters; a hundred members would each get one before their own files were read."""
+    kept = {A: torch.zeros(2, 2)}
+    model = seeded(TinyCNN)
+    sides = {name: tuple(module.weight.shape) for name, module in model.named_modules() if name == "fc1"}
+    outputs, inputs = sides["fc1"]
+    save_file({A: torch.zeros(64, inputs), B: torch.zeros(outputs, 64)}, bundle / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 64, "lora_alpha": 64, "target_modules": "fc1"}
+    (bundle / "adapter_config.json").write_text(json.dumps(config))
+    (bundle / "other").mkdir()
+    save_file(kept, bundle / "other" / "adapter_model.safetensors")
+    with pytest.raises(BundleError, match="adapters of several shapes"):
+        load_adapter(model, bundle, [Member(ADAPTER, ""), Member("other", "")])
 
 
 def safetensors(path: Path, header: object, body: bytes = b"") -> None:

@@ -222,7 +222,7 @@ def test_a_run_that_could_not_tidy_up_is_over(grader: Grader, arrays: Tensor) ->
 
 def test_no_input_and_names_that_do_not_suit(grader: Grader, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"inputs: expected at least one, got none"):
+    with pytest.raises(DataError, match=r"inputs: "):
         grade_files(grader, open_sources([tmp_path / "empty"]), READER, tmp_path / "g.csv", told={})
     with pytest.raises(RunError, match=r"g.txt: expected a name that ends in .parquet, .csv, .jsonl"):
         check_output(tmp_path / "g.txt", overwrite=False)
@@ -293,3 +293,16 @@ def test_a_name_that_is_no_text_is_written_as_one(grader: Grader, arrays: Tensor
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(file, "png")
     grade_files(grader, open_sources([folder]), READER, Path("g.csv"), told={})
     assert [Path(row["input"]).name for row in graded("g.csv")] == [r"\xff.png"]
+
+
+def test_an_output_that_is_an_input_or_among_the_inputs_is_refused(grader: Grader, arrays: Tensor) -> None:
+    folder = Path("images")
+    folder.mkdir()
+    Image.new("L", (28, 28)).save(folder / "0.png")
+    Path("a.parquet").symlink_to("a.npz")
+    before = Path("a.npz").read_bytes()
+    for source, output in ((folder, folder / "g.csv"), ("a.npz", Path("a.parquet"))):
+        with pytest.raises(RunError, match=r"^output: expected a place apart from the inputs"):
+            grade_files(grader, open_sources([source]), READER, output, told={}, overwrite=True)
+    assert Path("a.npz").read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == ["0.png"]

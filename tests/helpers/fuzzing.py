@@ -32,11 +32,13 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+import hf_folders
 from networks import TinyCNN, images, randomise, seeded
 from petm._internal.files import sha256_of_file
 from petm.adapter.model import attach_adapter
 from petm.data.arrays import read_idx
 from petm.data.base import TensorData
+from petm.data.fields import Fields
 from petm.data.labels import read_true_labels
 from petm.data.opening import open_data
 from petm.data.reader import Reader
@@ -49,6 +51,8 @@ from petm.grading.grader import fit_grader, load
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
 from petm.grading.production import read_production
+from petm.models.hf_processors import load_processor
+from petm.models.loading import call_model, load_model
 from petm.selective.targets import Coverage
 from petm.selective.thresholds import Threshold
 
@@ -63,7 +67,7 @@ TOKENS = [
 ]  # fmt: skip
 VALUES: list[Any] = [
     None, True, -1, 0, 1 << 31, 1 << 63, 10**4000, 1e308, float("nan"), float("inf"), "", "x" * 10_000, "\ud83d", "\0",
-    "../../x", "/etc/passwd", [], {}, [[]], {"": None}, [1, "a"], "1", "hf:x", [0.0] * 1000,
+    "../../x", "/etc/passwd", 10**9, -3, 2.5, [], {}, [[]], {"": None}, [1, "a"], "1", "hf:x", [0.0] * 1000,
 ]  # fmt: skip
 
 
@@ -261,7 +265,32 @@ def _seeds(folder: Path) -> dict[str, Target]:
             for kind in ("csv", "jsonl", "parquet")
         }
         | _graders(folder)
+        | _folders(folder)
     )
+
+
+def _folders(folder: Path) -> dict[str, Target]:
+    """Hugging Face folders: their configurations, tokenizer, processor and weights."""
+    found = {}
+    for kind, parts in {
+        "bert": (hf_folders.bert(), hf_folders.word_tokenizer()),
+        "vit": (hf_folders.vit(), hf_folders.image_processor()),
+    }.items():
+        place = hf_folders.save(folder / kind, *parts)
+
+        def read(file: Path, text: bool = kind == "bert") -> None:
+            processor: Any = load_processor(file.parent)
+            if text:
+                rows = [torch.tensor([row]) for row in processor.encode(["Who was Galileo ?"], 40)["input_ids"]]
+                call_model(load_model(f"hf:{file.parent}"), Fields({"input_ids": rows[0]}))
+            else:
+                values = torch.from_numpy(processor.prepare(Image.new("RGB", (9, 9))))[None]
+                call_model(load_model(f"hf:{file.parent}"), values)
+
+        for file in place.iterdir():
+            mutate = mutated_tensors if file.suffix == ".safetensors" else mutated_json
+            found[f"{kind}/{file.name}"] = Target(file, read, mutate)
+    return found
 
 
 def _graders(folder: Path) -> dict[str, Target]:
@@ -331,7 +360,7 @@ def run_case(name: str, target: Target, number: int, content: bytes, kept: Path)
 
 def _keep(case: str, what: str, target: Target, kept: Path) -> Failure:
     kept.mkdir(parents=True, exist_ok=True)
-    shutil.copy(target.file, kept / f"{case.replace(':', '-')}-{target.file.name}")
+    shutil.copy(target.file, kept / f"{case.replace(':', '-').replace('/', '-')}-{target.file.name}")
     return Failure(case, what)
 
 

@@ -151,11 +151,16 @@ def test_a_factory_that_does_not_take_the_arguments(factories: Path) -> None:
         load_model(f"{factories}:make", arguments={"depth": 3})
 
 
+def test_a_file_without_its_factory_says_how_to_name_one() -> None:
+    with pytest.raises(ModelError, match=r"model: expected .*'file.py:factory'.*, got 'tiny.py'\. Name "):
+        load_model("tiny.py")
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [
         ("no_such_module_anywhere", r"model: no_such_module_anywhere cannot be imported \(ModuleNotFoundError"),
-        ("absent.py", r"model: .*absent.py cannot be imported \(FileNotFoundError"),
+        ("absent.py", r"model: .*absent.py cannot be imported \(FileNotFoundError.*\)\. Check"),
         ("broken.py", r"model: .*broken.py cannot be imported \(ZeroDivisionError"),
         ("syntax.py", r"model: .*syntax.py cannot be imported \(SyntaxError"),
     ],

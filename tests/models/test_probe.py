@@ -254,7 +254,7 @@ class Functional(nn.Module):
 
 class WithoutParameters(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, 300:310]
+        return 2 * x.flatten(1)[:, 300:310]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:epsilon")
@@ -405,6 +405,18 @@ def test_an_ordinary_model_is_read_as_before(model: nn.Module, digits: tuple[Dat
 
 
 @pytest.mark.slow
+def test_sigmoids_are_neither_logits_nor_probabilities() -> None:
+    network, data = (
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
+        TensorData(torch.randn(60, 1, 2, 2), torch.arange(60) % 3),
+    )
+    with pytest.raises(ModelError, match=r"model: expected logits, or probabilities .* as of 3 sigmoids"):
+        probe(Around(network, torch.sigmoid), data)
+    assert probe(Around(network, lambda z: 2 * torch.sigmoid(z)), data).kind == "logits"
+    few = TensorData(torch.randn(8, 1, 2, 2), torch.arange(8) % 3)  # logits may lie in [0, 1] by chance
+    assert probe(Around(network, torch.sigmoid), few).kind == "logits"
+
+
 @pytest.mark.parametrize("after", [lambda z: z.softmax(1), lambda z: z[:, :1]], ids=["probabilities", "logit"])
 def test_a_graph_answers_as_the_grader(
     model: nn.Module, short: tuple[Data, ...], after: Callable[[Tensor], Tensor], tmp_path: Path

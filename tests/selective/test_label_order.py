@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, fisher_exact
 
-from petm.selective.label_order import PERMUTED, better_order, guessing_probability, pairing_probability
+from petm.selective.label_order import DOUBTFUL, PERMUTED, better_order, guessing_probability, pairing_probability
 
 
 def predictions(
@@ -60,3 +60,22 @@ def test_a_weak_model_raises_no_false_alarm() -> None:
                     alarms += better_order(*predictions(random, n, classes, above), classes=classes) is not None
                     tries += 1
     assert alarms <= binom.ppf(0.999, tries, PERMUTED)
+
+
+@pytest.mark.parametrize(("classes", "n", "doubted", "found"), [(10, 100, 0.9, 0.6), (100, 1000, 0.75, 0.45)])
+def test_two_classes_in_the_others_place_are_found_among_many(
+    classes: int, n: int, doubted: float, found: float
+) -> None:
+    random, counts = np.random.default_rng(classes), {PERMUTED: 0, DOUBTFUL: 0}
+    for _ in range(50):
+        labels = random.integers(0, classes, n)
+        partner = (labels + 1) % classes  # each class is taken for one other
+        answers = np.where(random.random(n) < 0.05, partner, labels)
+        order = np.arange(classes)
+        order[[0, classes // 2]] = classes // 2, 0
+        for level in counts:
+            assert better_order(answers, labels, classes=classes, level=level) is None
+            moved = better_order(order[answers], labels, classes=classes, level=level)
+            counts[level] += moved is not None and np.array_equal(moved, order)
+    assert counts[DOUBTFUL] >= 50 * doubted
+    assert counts[PERMUTED] >= 50 * found

@@ -1,10 +1,13 @@
 import json
 import math
+import random
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import binom
 
 from petm._internal.records import Record
@@ -128,17 +131,65 @@ def test_the_guarantee_is_not_needlessly_strict() -> None:
     assert binom.ppf(0.0001, draws, expected) <= broken <= most_broken(draws, expected)
 
 
-@pytest.mark.parametrize("confidence", [0.8, 0.95])
-@pytest.mark.parametrize("seed", range(8))
-def test_against_a_slow_reference(seed: int, confidence: float) -> None:
-    random = np.random.default_rng(seed)
-    samples = int(random.integers(20, 400))
-    suspicion, wrong = population(random, samples)
-    expected = slow_reference(suspicion, wrong, 0.1, confidence)
-    found = risk_threshold(suspicion, wrong, max_risk=0.1, confidence=confidence)
+@st.composite
+def calibrations(draw: st.DrawFn, levels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Suspicion, without ties or on a few levels, and errors: all, none, or most of them where suspicion is high."""
+    samples = draw(st.integers(20, 400))
+    suspicion, wrong = population(np.random.default_rng(draw(st.integers(0, 2**32 - 1))), samples, levels=levels)
+    return suspicion, wrong & draw(st.booleans()) | (suspicion >= draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])))
+
+
+risks, confidences = st.sampled_from([0.05, 0.1, 0.25, 0.6]), st.floats(0.5, 0.99)
+
+
+@given(calibrations(), risks, confidences)
+def test_against_a_slow_reference(
+    calibration: tuple[np.ndarray, np.ndarray], max_risk: float, confidence: float
+) -> None:
+    suspicion, wrong = calibration
+    expected = slow_reference(suspicion, wrong, max_risk, confidence)
+    found = risk_threshold(suspicion, wrong, max_risk=max_risk, confidence=confidence)
     assert found.value == expected
     assert found.coverage == (suspicion < expected).mean()
     assert found.holds is (expected > -math.inf)
+
+
+@given(calibrations(levels=7), risks, confidences)
+def test_what_is_guaranteed_passes_its_test_on_the_calibration_set(
+    calibration: tuple[np.ndarray, np.ndarray], rate: float, confidence: float
+) -> None:
+    suspicion, wrong = calibration
+    found = risk_threshold(suspicion, wrong, max_risk=rate, confidence=confidence)
+    trusted = found.trusts(suspicion)
+    assert found.holds == trusted.any()
+    if found.holds:
+        assert binom.cdf(wrong[trusted].sum(), trusted.sum(), rate) <= 1 - confidence + 1e-12
+        assert (found.coverage, found.risk) == (trusted.mean(), wrong[trusted].mean())
+    if wrong.any():
+        flagging = recall_threshold(suspicion, wrong, recall=1 - rate, confidence=confidence)
+        missed = wrong & flagging.trusts(suspicion)
+        if flagging.holds:
+            assert binom.cdf(missed.sum(), wrong.sum(), rate) <= 1 - confidence + 1e-12
+
+
+@given(calibrations(levels=20), st.lists(st.floats(0.01, 1), min_size=2, max_size=6), st.randoms(use_true_random=False))
+def test_more_is_trusted_where_less_is_asked(
+    calibration: tuple[np.ndarray, np.ndarray], shares: list[float], chance: random.Random
+) -> None:
+    suspicion, wrong = calibration
+    order = np.array(chance.sample(range(len(wrong)), len(wrong)))
+    wrong[0] = True
+    covered = [coverage_threshold(suspicion, share) for share in sorted(shares)]
+    flagging = [recall_threshold(suspicion, wrong, recall=share) for share in sorted(shares, reverse=True)]
+    sure = [recall_threshold(suspicion, wrong, recall=0.7, confidence=1 - share / 2) for share in sorted(shares)]
+    for thresholds in (covered, flagging, sure):
+        assert sorted(found.value for found in thresholds) == [found.value for found in thresholds]
+    for share, found in zip(sorted(shares), covered, strict=True):
+        assert found.trusts(suspicion).mean() == found.coverage >= share
+        assert coverage_threshold(suspicion[order], share) == found
+    for share, found in zip(sorted(shares, reverse=True), flagging, strict=True):
+        assert (wrong & ~found.trusts(suspicion)).sum() >= share * wrong.sum() - 1e-9
+        assert recall_threshold(suspicion[order], wrong[order], recall=share) == found
 
 
 # risk_threshold: by hand

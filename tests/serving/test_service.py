@@ -889,7 +889,7 @@ def test_stopping_ends_readiness_and_closes_connections(grader: Grader, images: 
 
 @pytest.mark.parametrize("shape", [None, (4, 8, 8), (7,)])
 def test_images_of_unknown_form_are_refused(shape: Sequence[int] | None) -> None:
-    with pytest.raises(BundleError, match=r"^bundle: expected"):
+    with pytest.raises(BundleError, match=r"^bundle: "):
         reader_for(InputOrigin(), Limits(), None, shape)
 
 

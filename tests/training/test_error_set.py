@@ -142,3 +142,13 @@ def test_an_error_set_says_how_it_was_found() -> None:
     assert errors.source == "hardest"
     assert repr(errors) == "ErrorSet(1 of 10 samples, hardest)"
     assert ErrorSet(torch.tensor([3]), torch.tensor([0]), 10).source == "plain"
+
+
+def test_errors_are_not_sought_by_a_model_that_depends_on_other_samples() -> None:
+    class Centred(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean(0)
+
+    data = TensorData(torch.rand(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3)
+    with pytest.raises(ModelError, match="depends on its sample alone"):
+        find_errors(Centred(), data)

@@ -122,9 +122,12 @@ def fingerprint(parts: "Iterable[str | Tensor]") -> str:
 def written_alone(path: Path) -> Iterator[None]:
     """Holds a lock beside ``path`` while the block writes it; raises RunError where another process does so."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         release = take_lock(path.with_name(f".{path.name}.lock"))
     except BlockingIOError as error:
         raise RunError(f"{path}: is being written by another process. Wait for it, or choose another name.") from error
+    except OSError as error:
+        raise RunError(f"{path}: could not be written ({error.strerror}). Choose another folder.") from error
     try:
         yield
     finally:

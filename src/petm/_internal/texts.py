@@ -22,6 +22,15 @@ def visible(text: str) -> str:
     )
 
 
+def visible_json(text: str) -> str:
+    """Returns JSON of any number of lines with the same content, in which `visible` would escape nothing."""
+    return text if text.isascii() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if not character.isascii() and _is_control(character) else character
+
+
 def markdown(text: str) -> str:
     """Returns a text as one line of Markdown in which nothing is markup, also within a table."""
     return visible(_MARKUP.sub(r"\\\1", " ".join(text.split())))

@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 """Beside empty ones, the values of further settings that leave an adapted layer ``W0 + alpha * B A``."""
 _FLOATS = frozenset(("F16", "BF16", "F32", "F64"))
 _MOST_PATTERNS, _MOST_REPETITIONS = 4096, 3
+"""Beyond them, patterns of a stranger would take minutes."""
 
 
 def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
@@ -86,13 +87,15 @@ def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE
     if not names:
         return views_alone(model, members)
     try:
-        config, shapes = _read_config(_folder_of(folder, names[0])), _shapes(_folder_of(folder, names[0]) / _WEIGHTS)
+        paths = [_folder_of(folder, name) / _WEIGHTS for name in names]
+        config, shapes = _read_config(paths[0].parent), _shapes(paths[0])
         ranks = _ranks(shapes)
         _check_layers(ranks, shapes, model)
-        adapter = Adapter(model, names, ranks, {layer: _scale(config, layer, ranks[layer]) for layer in ranks})
-        for name in names:
-            path = _folder_of(folder, name) / _WEIGHTS
-            _fill(adapter, name, _shapes(path), path)
+        if any(_shapes(path) != shapes for path in paths[1:]):  # before any is allocated: each is held by its file
+            raise _UnfitError("adapters of several shapes")
+        adapter = Adapter(model, names, ranks, _scales(config, ranks))
+        for name, path in zip(names, paths, strict=True):
+            _fill(adapter, name, shapes, path)
     except (_UnfitError, OSError, SafetensorError) as error:
         got = str(error).splitlines()[0]
         raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got {got}.") from error
@@ -171,27 +174,41 @@ def _fill(adapter: Adapter, name: str, shapes: Mapping[str, tuple[int, ...]], pa
         tensor.copy_(state[key])
 
 
-def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
-    """``s`` in ``W0 + s * B A`` of a layer, as PEFT reads its settings."""
-    told = _by_pattern(config.get("rank_pattern"), layer, config.get("r", rank))
-    if told != rank:
-        raise _UnfitError(f"rank {rank} in {layer} where the settings say {told}")
-    alpha = _by_pattern(config.get("alpha_pattern"), layer, config.get("lora_alpha", rank))
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise _UnfitError(f"lora_alpha {alpha!r} for {layer}")
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return float(scale)
+def _scales(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, float]:
+    """``s`` in ``W0 + s * B A`` of each layer, as PEFT reads its settings."""
+    told, alphas = (_by_pattern(config.get(name), ranks) for name in ("rank_pattern", "alpha_pattern"))
+    scales = {}
+    for layer, rank in ranks.items():
+        if (said := told.get(layer, config.get("r", rank))) != rank:
+            raise _UnfitError(f"rank {rank} in {layer} where the settings say {said}")
+        alpha = alphas.get(layer, config.get("lora_alpha", rank))
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            raise _UnfitError(f"lora_alpha {alpha!r} for {layer}")
+        scales[layer] = float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+    return scales
 
 
-def _by_pattern(patterns: Any, layer: str, default: Any) -> Any:
+def _by_pattern(patterns: Any, layers: Iterable[str]) -> dict[str, Any]:
+    """The value of the first pattern that fits, for each layer that one fits."""
     patterns = patterns or {}
     if not isinstance(patterns, dict) or len(patterns) > _MOST_PATTERNS or any(map(_may_hang, patterns)):
         raise _UnfitError(f"patterns that are not simple regular expressions, at most {_MOST_PATTERNS}")
-    try:
-        found = [key for key in patterns if re.match(rf"(.*\.)?({key})$", layer)]
-    except re.error as error:
-        raise _UnfitError(f"a pattern that is no regular expression ({error})") from error
-    return patterns[found[0]] if found else default
+    found: dict[str, Any] = {}
+    left = dict.fromkeys(layers)
+    for pattern, value in patterns.items():
+        exact = re.sub(r"\\(.)", r"\1", pattern.removeprefix("^"))
+        if pattern == f"^{re.escape(exact)}":  # as petm writes them
+            fit = [exact] if exact in left else []
+        else:
+            try:
+                compiled = re.compile(rf"(.*\.)?({pattern})$")
+            except re.error as error:
+                raise _UnfitError(f"a pattern that is no regular expression ({error})") from error
+            fit = [layer for layer in left if compiled.match(layer)]
+        for layer in fit:
+            del left[layer]
+            found[layer] = value
+    return found
 
 
 def _may_hang(pattern: str) -> bool:

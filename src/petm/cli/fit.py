@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from click.core import ParameterSource
 
+from petm._internal.texts import visible
 from petm.cli import options
 from petm.data.images import Resize
 from petm.errors import ArgumentError
@@ -251,4 +252,4 @@ def _print_estimate(estimate: "Estimate", *, as_json: bool) -> None:
     }
     width = max(map(len, rows))
     for name, value in rows.items():
-        click.echo(f"{name:<{width}}  {value}")
+        click.echo(visible(f"{name:<{width}}  {value}"))

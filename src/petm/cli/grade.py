@@ -161,6 +161,7 @@ def _print(
 
 def _report(summary: "Summary", threshold: "Threshold", output: "Located | None", *, as_json: bool) -> None:
     """Prints a summary of the grades."""
+    from petm.report.tables import percent, with_interval
     from petm.selective.guarantee import guarantee
 
     counts = summary.counts
@@ -179,15 +180,15 @@ def _report(summary: "Summary", threshold: "Threshold", output: "Located | None"
     click.echo(f"{total} inputs: {counts['trusted']} trusted, {counts['suspect']} suspect{unreadable}.", err=True)
     if judged:
         recall, precision = judged.flags.recall.value, judged.flags.precision.value
-        ranked = f", AUROC {100 * judged.auroc:.1f} %" if judged.auroc is not None else ""
+        ranked = f", AUROC {percent(judged.auroc)}" if judged.auroc is not None else ""
         click.echo(
-            f"{judged.known} with true labels, {judged.flags.errors} of them wrong: recall {100 * recall:.1f} %, "
-            f"precision {100 * precision:.1f} %{ranked}.",
+            f"{judged.known} with true labels, {judged.flags.errors} of them wrong: recall {percent(recall)}, "
+            f"precision {percent(precision)}{ranked}.",
             err=True,
         )
         if judged.guarantee.verdict != "nothing guaranteed":
             found, verdict = judged.guarantee.found, judged.guarantee.verdict
-            interval = f"{100 * found.value:.2f} % ({100 * found.low:.2f} to {100 * found.high:.2f} %)"
+            interval = with_interval(found.value, (found.low, found.high), 2)
             click.echo(guarantee(threshold), err=True)
             click.echo(f"Here {interval} are {judged.guarantee.of}, of {found.of} labelled: {verdict}.", err=True)
     summary.refuse_unread()

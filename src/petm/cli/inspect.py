@@ -1,5 +1,6 @@
-"""``petm inspect``: what is in a bundle."""
+"""``petm inspect``: what is in a bundle, or an exported graph."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from petm.grading.manifest import Manifest, MemberRecord
     from petm.selective.thresholds import Threshold
 
-_SHARE = ("value", "low", "high", "count", "of")  # as in `petm.selective.metrics.Share`
+_SHARE = {"value", "low", "high", "count", "of"}  # as in `petm.selective.metrics.Share`
 
 
 @click.command(epilog="Example: petm inspect runs/demo/grader.petm", short_help="Show what is in a bundle.")
@@ -24,9 +25,12 @@ _SHARE = ("value", "low", "high", "count", "of")  # as in `petm.selective.metric
 def inspect(bundle: Path, as_json: bool) -> None:
     """Show what is in a bundle: model, layers and ranks, sizes, threshold, figures, provenance.
 
-    Every file is checked against its hash.
+    Every file is checked against its hash. Of an .onnx file from petm export, its metadata are shown.
     """
-    print_manifest(bundle, as_json=as_json)
+    if bundle.suffix.lower() == ".onnx":
+        _print_graph(bundle, as_json=as_json)
+    else:
+        print_manifest(bundle, as_json=as_json)
 
 
 def print_manifest(bundle: Path, *, as_json: bool) -> None:
@@ -36,17 +40,44 @@ def print_manifest(bundle: Path, *, as_json: bool) -> None:
     manifest = read_manifest(bundle)
     if as_json:
         options.print_json({"bundle": str(bundle), **manifest.to_json()})
+    else:
+        _print_rows(bundle, _rows(bundle, manifest))
+
+
+def _print_graph(path: Path, *, as_json: bool) -> None:
+    """Prints the metadata of a graph, as a table or as JSON."""
+    from petm.grading.onnx_grader import OnnxGrader
+    from petm.selective.guarantee import guarantee
+
+    graph = OnnxGrader(path)
+    classes, inputs, threshold = graph.origin.model.classes, graph.origin.inputs, graph.threshold
+    if as_json:
+        told = {"classes": classes, "shape": graph.shape, "inputs": inputs, "score": graph.score}
+        options.print_json({"graph": str(path), **told, "threshold": threshold.as_json(), "measured": graph.measured})
         return
-    table = Table(title=Text(visible(str(bundle))), show_header=False, title_justify="left")
+    rows = [
+        ("classes", ", ".join(classes) or "not named"),
+        ("inputs", f"float32 of shape (N, {', '.join(map(str, graph.shape))})"),
+        ("", f"images read as {inputs.channels}×{inputs.size[0]}×{inputs.size[1]}" if inputs.size else "arrays"),
+        ("suspicion", graph.score.replace("_", " ")),
+        ("threshold", _threshold(threshold)),
+        ("guarantee", guarantee(threshold)),
+        *_measured(graph.measured),
+        ("on disk", f"{path.stat().st_size:,} bytes"),
+    ]
+    _print_rows(path, rows)
+
+
+def _print_rows(path: Path, rows: list[tuple[str, str]]) -> None:
+    table = Table(title=Text(visible(str(path))), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _rows(bundle, manifest):
+    for name, value in rows:
         table.add_row(Text(visible(name)), Text(visible(value)))  # plain text, as names may look like markup
     Console().print(table)
 
 
 def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
-    from petm._internal.files import plain
     from petm.selective.guarantee import guarantee
 
     origin, threshold = manifest.origin, manifest.threshold
@@ -68,19 +99,28 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
     if manifest.target is not None:
         rows.append(("target", str(manifest.target)))
     rows.append(("guarantee", guarantee(threshold)))
-    measured: dict[str, Any] = plain(manifest.measured)
-    for name, value in measured.items():
-        if isinstance(value, dict) and all(isinstance(value.get(part), float | int) for part in _SHARE):
-            spread = f"{value['low']:.1%} to {value['high']:.1%}"
-            rows.append((name, f"{value['value']:.1%} ({value['count']} of {value['of']}; 95 % interval {spread})"))
-        elif isinstance(value, float | int):
-            rows.append((name.replace("_", " "), f"{value:.4g}"))
+    rows += _measured(manifest.measured)
     for role, data in origin.data.items():
         rows.append((role, str(data)))
     rows.append(("settings", ", ".join(f"{name} {value}" for name, value in origin.settings.items())))
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items())))
     rows.append(("on disk", f"{size:,} bytes in {len(manifest.files)} files, all as they were written"))
     return rows
+
+
+def _measured(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures of a fit: its shares and its numbers, a dash where one is not defined."""
+    from petm._internal.files import plain
+    from petm.report.tables import MISSING, with_interval
+
+    rows = []
+    for name, value in plain(measured).items():
+        if isinstance(value, dict) and value.keys() == _SHARE:
+            spread = with_interval(value["value"], (value["low"], value["high"]))
+            rows.append((name, f"{spread}, {value['count']:,} of {value['of']:,}"))
+        elif value is None or isinstance(value, float | int):
+            rows.append((name, MISSING if value is None else f"{value:.4g}"))
+    return [(name.replace("_", " "), value) for name, value in rows]
 
 
 def _threshold(threshold: "Threshold") -> str:

@@ -113,7 +113,7 @@ def _print(found: "Monitoring", output: Path | None) -> None:
 
 
 def _write(found: "Monitoring", result: dict[str, Any], output: Path) -> None:
-    from petm._internal.files import write_json, write_text
+    from petm._internal.files import write_json, write_text, written_alone
     from petm._internal.texts import markdown
     from petm.report.figures import save_figure
     from petm.report.monitor_report import monitor_figure, windows_table
@@ -122,6 +122,7 @@ def _write(found: "Monitoring", result: dict[str, Any], output: Path) -> None:
     table = windows_table(found)
     told = map(markdown, (*found.findings, *(f"Warning: {text}" for text in found.warnings)))
     words = [f"# {found.guarantee.verdict}", *told]
-    write_text(output / "monitor.md", "\n\n".join([*words, markdown_table(table), table.caption]) + "\n")
-    save_figure(monitor_figure(found), output, "monitor")
-    write_json(output / "monitor.json", result)
+    with written_alone(output):  # as the files belong together
+        write_text(output / "monitor.md", "\n\n".join([*words, markdown_table(table), table.caption]) + "\n")
+        save_figure(monitor_figure(found), output, "monitor")
+        write_json(output / "monitor.json", result)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from petm._internal.texts import visible
+from petm._internal.texts import visible, visible_json
 from petm.errors import PetmWarning, RunError
 
 PATH = click.Path(path_type=Path)
@@ -98,7 +98,9 @@ def grader(command: Callable[..., Any]) -> Callable[..., Any]:
         place = GraderPlace(**{field.name: given.pop(field.name) for field in fields(GraderPlace)})
         return command(place, **given)
 
-    model = click.option("--model", "reference", help="module:factory or hf:DIR of the model, if it has moved.")
+    model = click.option(
+        "--model", "reference", help="module:factory, file.py:factory or hf:DIR of the model, if it has moved."
+    )
     weights = click.option("--weights", type=PATH, help="The model's weights, if they have moved.")
     for option in (
         trust_bundle_code, trust_remote_code, processor, weights, model, click.argument("bundle", type=PATH)
@@ -133,10 +135,10 @@ def show_own_warnings() -> None:
 
 
 def print_json(content: Any) -> None:
-    """Prints one JSON object on standard output."""
+    """Prints one JSON object on standard output, in which names control no terminal."""
     from petm._internal.files import to_json
 
-    click.echo(to_json(content, indent=2))
+    click.echo(visible_json(to_json(content, indent=2)))
 
 
 class Pairs(click.ParamType[dict[str, Any]]):

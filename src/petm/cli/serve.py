@@ -1,5 +1,6 @@
 """``petm serve``: a grader behind HTTP."""
 
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -34,13 +35,13 @@ MEBI = 2**20
 @click.option("--allowed-host", "hosts", multiple=True, help="Host name that requests may use; repeatable.")
 @click.option("--labels-file", type=options.PATH, help="JSON Lines file for labels that people give to inputs.")
 @click.option("--max-batch", "batch", default=64, show_default=True, help="Inputs in one pass; 1 batches nothing.")
-@click.option("--max-wait-ms", default=2.0, show_default=True, help="Longest wait of an input for others being read.")
-@click.option("--max-body-mib", default=32.0, show_default=True, help="Size of a request's body.")
-@click.option("--max-pixels", "pixels", default=24_000_000, show_default=True, help="Pixels of an image.")
-@click.option("--max-characters", "characters", default=200_000, show_default=True, help="Characters of a text.")
-@click.option("--max-inputs", default=256, show_default=True, help="Inputs in one request.")
+@click.option("--max-wait-ms", default=2.0, show_default=True, help="Most milliseconds to wait for other inputs.")
+@click.option("--max-body-mib", default=32.0, show_default=True, help="Most MiB in a request's body.")
+@click.option("--max-pixels", "pixels", default=24_000_000, show_default=True, help="Most pixels of an image.")
+@click.option("--max-characters", "characters", default=200_000, show_default=True, help="Most characters of a text.")
+@click.option("--max-inputs", default=256, show_default=True, help="Most inputs in one request.")
 @click.option("--queue", default=1024, show_default=True, help="Inputs accepted and not yet answered; beyond, 429.")
-@click.option("--max-connections", "connections", default=512, show_default=True, help="Connections open at once.")
+@click.option("--max-connections", "connections", default=512, show_default=True, help="Most connections open at once.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds for receiving a body, and for its answer.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a pass. Absent: all cores but one.")
 @options.device
@@ -74,6 +75,8 @@ def serve(
     from petm.serving.server import is_loopback
     from petm.serving.server import serve as serve_grader
 
+    if not math.isfinite(max_body_mib):
+        raise click.UsageError(f"--max-body-mib: expected a number above 0, got {max_body_mib}.")
     body, inputs = int(max_body_mib * MEBI), min(max_inputs, queue)
     limits = Limits(wait=max_wait_ms / 1000, body=body, inputs=inputs, queue=queue, **more)
     make = partial(_make_engine, limits, place, device, threads)

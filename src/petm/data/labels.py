@@ -1,11 +1,14 @@
 """Labels: class numbers from values of any kind beside the samples; and files of true labels by input."""
 
+import hashlib
+import math
 import re
 import reprlib
 import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -22,6 +25,8 @@ UNLABELLED = -1
 Place: TypeAlias = tuple[str, int | None]
 """An input and its row, as in a table of grades."""
 
+_LONGEST_NAME = 255
+"""Bytes of a file's name on common systems."""
 _NUMERAL = re.compile(r"([+-]?[0-9]{1,18})(?:\.0*)?")
 _NO_LABEL = re.compile(r"[+-]?[0-9]*(?:\.[0-9]+|[0-9]{19,})")
 """Text that is neither a class number nor meant as a name: a fraction, or more digits than any number of classes."""
@@ -68,7 +73,7 @@ def plain_label(value: object) -> Label | None:
         return plain_label(value[0])
     if isinstance(value, list) and value.count(1) == 1 and value.count(0) == len(value) - 1:
         return value.index(1)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) < 1 << 62:
@@ -133,8 +138,8 @@ def _number(value: object) -> int | None:
 
 @lru_cache(16)
 def _places(classes: tuple[str, ...]) -> list[dict[str, int]]:
-    """Class numbers by name, and by name in normal form; without those that several classes have."""
-    forms = (classes, tuple(map(_normal, classes)))
+    """Class numbers by name, by name in normal form, and by folder name; without those that several classes have."""
+    forms = (classes, tuple(map(_normal, classes)), tuple(map(folder_name, classes)))
     counts = [Counter(form) for form in forms]
     pairs = zip(forms, counts, strict=True)
     return [{name: n for n, name in enumerate(form) if count[name] == 1} for form, count in pairs]
@@ -148,14 +153,24 @@ def _normal(name: str) -> str:
 
 def _place(name: str, classes: tuple[str, ...]) -> int | None:
     """The number of the class of this name, or of this name of its folder."""
-    exact, normal = _places(classes)
-    own = None if name in classes else normal.get(_normal(name), exact.get(folder_name(name)))
-    return exact.get(name, own)
+    exact, normal, cut = _places(classes)
+    if name in classes:
+        return exact.get(name)
+    folder = folder_name(name)
+    return normal.get(_normal(name), exact.get(folder, cut.get(folder)))
 
 
 def folder_name(name: str) -> str:
-    """Returns the name of a class as a folder name, with forbidden characters written as in a URL."""
-    return re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", name) or "%"
+    """Returns the name of a class as a folder name, with forbidden characters written as in a URL.
+
+    One of more bytes than a folder's name may have is cut, and ends in a part of its SHA-256.
+    """
+    whole = re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", name) or "%"
+    encoded = whole.encode("utf-8", "surrogatepass")
+    if len(encoded) <= _LONGEST_NAME:
+        return whole
+    cut = re.sub("%.?$", "", encoded[:200].decode(errors="ignore"))
+    return f"{cut}~{hashlib.sha256(encoded).hexdigest()[:32]}"
 
 
 def class_of_folder(name: str) -> str:

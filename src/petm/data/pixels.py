@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache
 from io import BytesIO
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,8 @@ def formats() -> tuple[str, ...]:
 def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
     """Returns one upright image without alpha: mode L or RGB with 8 bits, or F in [0, 1] for deeper grey.
 
-    Transparent pixels lie on white. Of an animation, the first frame is taken.
+    Colours of another profile become those of sRGB; grey of more than 8 bits stays as it is. Transparent pixels lie on
+    white. Of an animation, the first frame is taken.
 
     Args:
         encoded: An image file.
@@ -76,8 +78,11 @@ def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
         _expect_one_page(image)
     elif getattr(image, "default_image", False):  # a picture for viewers without animation, before the first frame
         image.seek(1)
-    _scale_transparent(image)
+    coding = _coding(image)
+    _scale_transparent(image, coding)
     image.load()
+    if coding == "LA;16B":  # grey, which Pillow takes for colour
+        image = image.convert("LA")
     ImageOps.exif_transpose(image, in_place=True)
     if _SIGNED in tags.get(_FORMAT, ()) and tags.get(_BITS, (8,))[0] <= 16:
         raise UnclearImageError("signed values, whose black and white are unknown. Save it without signs")
@@ -87,7 +92,7 @@ def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
         return _deep_grey(image, tags)
     if tags.get(_BITS, (8,))[0] == 16:  # of which Pillow has kept the upper half
         _expect_light(max(high for _, high in _extremes(image)) << 8, tags)
-    image = _on_white(image)
+    image = _on_white(_in_srgb(image))
     mode = "L" if image.mode in ("1", "L") else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
@@ -104,13 +109,17 @@ def _expect_one_page(image: Image) -> None:
         image.seek(0)
 
 
-def _scale_transparent(image: Image) -> None:
+def _coding(image: Image) -> str:
+    """Pillow's name for the pixels of a PNG file that is not loaded yet; empty for others."""
+    tiles: Sequence[Any] = getattr(image, "tile", ())
+    return str(tiles[0][3]) if image.format == "PNG" and tiles else ""
+
+
+def _scale_transparent(image: Image, coding: str) -> None:
     """Brings the transparent value of a PNG file, which is not loaded yet, to the 8 bits that Pillow makes of others.
 
     Of a colour of 16 bits Pillow keeps the upper half, in which others are the same.
     """
-    tiles: Sequence[Any] = getattr(image, "tile", ())
-    coding = str(tiles[0][3]) if image.format == "PNG" and tiles else ""
     if "transparency" in image.info and coding == "RGB;16B":
         raise UnclearImageError("a transparent colour of 16 bits. Save it with 8 bits, or with an alpha channel")
     if "transparency" in image.info and coding in _STEP:
@@ -148,6 +157,47 @@ def _expect_light(most: int, tags: Mapping[int, Any]) -> None:
             f"values up to {most} in 16 bits, whose white is unknown. Save it in the range 0 to 65535, or with "
             f"MaxSampleValue 4095"
         )
+
+
+def _in_srgb(image: Image) -> Image:
+    """The image in the colours of sRGB, where it has a colour profile that shows others."""
+    profile, mode = image.info.get("icc_profile"), image.mode
+    if not profile or mode not in ("L", "LA", "P", "RGB", "RGBA", "CMYK"):
+        return image
+    kind = "L" if mode in ("L", "LA") else "CMYK" if mode == "CMYK" else "RGB"
+    shown = _profile_to_srgb(profile, kind)
+    if shown is None:
+        return image
+    clear = mode in ("LA", "RGBA") or "transparency" in image.info
+    whole = image.convert("RGBA") if clear else image
+    colours = shown(whole.convert(kind))
+    if clear:
+        colours.putalpha(whole.getchannel("A"))
+    return colours
+
+
+@lru_cache(16)
+def _profile_to_srgb(profile: bytes, mode: str) -> Callable[[Image], Image] | None:
+    """Brings colours of a profile to sRGB; None where they look the same, or the profile cannot be used."""
+    from PIL import Image, ImageCms
+
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        change = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):  # viewers pass over it
+        return None
+
+    def shown(image: Image.Image) -> Image.Image:
+        made = change.apply(image)
+        return made.convert("L") if mode == "L" else made
+
+    steps = range(0, 256, 51)
+    colours = np.array([*product(*[steps] * (1 if mode == "L" else 3))], np.uint8)[None]
+    if mode != "CMYK":
+        plain = Image.fromarray(colours[..., 0] if mode == "L" else colours)
+        if np.abs(np.asarray(shown(plain)).astype(int) - np.asarray(plain)).max() <= _FAINT:
+            return None
+    return shown
 
 
 def _on_white(image: Image) -> Image:

@@ -32,6 +32,7 @@ _MOST_LOST = 1 << 20
 _FULL_LINES = 8
 """Lines in one quoted cell, each with as many commas as the header, that are taken for rows behind a stray quote."""
 _TO_CLOSING_QUOTE = re.compile(r'((?:[^"]+|"")*+)"')
+_GZIP = b"\x1f\x8b"
 _NO_UTF8 = re.compile("[\ud800-\udfff]")
 """Stands for bytes that are no UTF-8, or for half an escaped character in JSON."""
 
@@ -224,6 +225,16 @@ class _ParquetTable(Table):
             raise self._broken("Parquet", error) from error
 
 
+def _not_utf_8(start: bytes) -> str | None:
+    """What the first bytes of a file are instead of text in UTF-8, and the next step; None where they may be that."""
+    if start.startswith(_GZIP):
+        return "a gzip file. Unpack it (gunzip)"
+    zeros = [start[parity::2].count(0) * 4 > len(start) for parity in (0, 1)]  # of each letter's two bytes one is 0
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or any(zeros):
+        return "UTF-16. Save it in UTF-8"
+    return None
+
+
 class _LineTable(Table):
     """The rows of a file of lines, numbered by the line on which they begin, from 1."""
 
@@ -249,8 +260,8 @@ class _LineTable(Table):
         how: Any = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
         try:
             with open_binary(self.path) as content, io.TextIOWrapper(content, **how) as file:
-                if content.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                    raise DataError(f"{self.path}: expected text in UTF-8, got UTF-16. Save it in UTF-8.")
+                if (other := _not_utf_8(content.peek(64)[:64])) is not None:
+                    raise DataError(f"{self.path}: expected text in UTF-8, got {other}.")
                 yield from self._each(file)
         except OSError as error:
             raise self._broken(self.path.suffix.lstrip("."), error) from error

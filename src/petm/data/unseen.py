@@ -4,6 +4,7 @@ Nor are they samples that somebody chose by their suspicion.
 """
 
 import glob
+import warnings
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -18,7 +19,7 @@ from petm._internal.progress import track
 from petm.data.base import Data
 from petm.data.fields import Fields
 from petm.data.tables import TABLE_SUFFIXES, open_table
-from petm.errors import DataError
+from petm.errors import DataError, PetmWarning
 
 _REVIEWED = ("confirmed", "suspicion")
 """Columns of a file of labels that people gave in a review queue, which `petm serve` writes."""
@@ -35,8 +36,8 @@ class Separated:
         calibration: The calibration samples.
         seen: Number of calibration samples that were left out as equal to a training sample.
         repeated: Number that were left out as equal to an earlier calibration sample.
-        left_out: All of these, of a calibration set of its own; None where there is none.
-        copies: Number of samples, of data from which the calibration set was held out, that equal an earlier one.
+        left_out: What counts besides where later inputs repeat as well: all of these, or of data from which the
+            calibration set was held out, the same share of all repetitions. None where there is none.
     """
 
     data: Data
@@ -44,7 +45,6 @@ class Separated:
     seen: int = 0
     repeated: int = 0
     left_out: Data | None = None
-    copies: int = 0
 
 
 def sample_hashes(data: Data) -> NDArray[np.uint64]:
@@ -75,7 +75,7 @@ def separate(data: Data, calibration: Data) -> Separated:
         DataError: More than half of the calibration samples are training samples.
     """
     hashes = sample_hashes(calibration)
-    seen, first = np.isin(hashes, sample_hashes(data)), _first(hashes)
+    seen, first = np.isin(hashes, sample_hashes(data)), _one_of_each(hashes, calibration, "calibration")
     if 2 * seen.sum() > len(seen):
         raise DataError(
             f"calibration: expected samples that the model has not seen, got {calibration.source}, in which "
@@ -88,7 +88,7 @@ def separate(data: Data, calibration: Data) -> Separated:
 
 def distinct(calibration: Data) -> Separated:
     """Returns calibration samples, each once, where there are no training samples."""
-    first = _first(sample_hashes(calibration))
+    first = _one_of_each(sample_hashes(calibration), calibration, "calibration")
     repeated = int((~first).sum())
     return Separated(calibration, _kept(calibration, first), repeated=repeated, left_out=_left_out(calibration, first))
 
@@ -99,12 +99,15 @@ def hold_out(data: Data, share: float, *, seed: int) -> Separated:
     All copies of a sample are on the same side, and count once in the calibration set.
     """
     hashes = sample_hashes(data)
-    first = _first(hashes)
+    first = _one_of_each(hashes, data, "data")
     kept, held = _kept(data, first).split((1 - share, share), seed=seed)
     if first.all():
         return Separated(kept, held)
     inside = np.isin(hashes, sample_hashes(held))
-    return Separated(_kept(data, ~inside), held, repeated=int(inside.sum()) - len(held), copies=int((~first).sum()))
+    copies = torch.from_numpy(np.flatnonzero(~first))
+    drawn = torch.rand(len(copies), generator=torch.Generator().manual_seed(seed)) < share
+    left_out = data.subset(copies[drawn]) if drawn.any() else None
+    return Separated(_kept(data, ~inside), held, repeated=int(inside.sum()) - len(held), left_out=left_out)
 
 
 def refuse_review_queue(calibration: Data) -> None:
@@ -127,11 +130,28 @@ def refuse_review_queue(calibration: Data) -> None:
             )
 
 
-def _first(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Where a hash stands for the first time."""
-    first = np.zeros(len(hashes), bool)
-    first[np.unique(hashes, return_index=True)[1]] = True
-    return first
+def _one_of_each(hashes: NDArray[np.uint64], data: Data, argument: str) -> NDArray[np.bool_]:
+    """Where an input stands for the first time; of one with several labels, a random place, and a warning says so.
+
+    Its label is then drawn from those of the input, as the guarantee assumes; the first is that of the first folder.
+    """
+    labels = data.labels.numpy()
+    _, places, inputs = np.unique(hashes, return_index=True, return_inverse=True)
+    unlike = np.bincount(inputs, labels != labels[places][inputs]) > 0
+    if unlike.any():
+        shuffled = np.random.default_rng(0).permutation(len(hashes))
+        at_random = shuffled[np.unique(hashes[shuffled], return_index=True)[1]]
+        places = np.where(unlike, at_random, places)
+        warnings.warn(
+            f"{argument}: expected one label for each input, got several for {int(unlike.sum()):,} of "
+            f"{len(unlike):,} different inputs of {data.source}. Of these a label drawn at random counts in the "
+            f"calibration: correct the labels.",
+            PetmWarning,
+            stacklevel=4,
+        )
+    one = np.zeros(len(hashes), bool)
+    one[places] = True
+    return one
 
 
 def _kept(data: Data, kept: NDArray[np.bool_]) -> Data:
@@ -144,12 +164,13 @@ def _left_out(data: Data, kept: NDArray[np.bool_]) -> Data | None:
 
 def _of_tensor(inputs: Tensor) -> list[bytes]:
     """The bytes of each sample."""
-    return [row.tobytes() for row in inputs.reshape(len(inputs), -1).view(torch.uint8).numpy()]
+    flat = (inputs + 0.0).reshape(len(inputs), -1)  # -0.0 becomes 0.0, which it equals
+    return [row.tobytes() for row in flat.view(torch.uint8).numpy()]
 
 
 def _of_fields(fields: Fields) -> list[bytes]:
     """The bytes of each sample's fields by name, of a text without its padding."""
-    named = {name: tensor if tensor.is_floating_point() else tensor.long() for name, tensor in fields.items()}
+    named = {name: tensor + 0.0 if tensor.is_floating_point() else tensor.long() for name, tensor in fields.items()}
     real = named["attention_mask"].bool() if "attention_mask" in named else torch.empty(0)
     tokens = {name for name, tensor in named.items() if tensor.shape == real.shape}
     return [

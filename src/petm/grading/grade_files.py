@@ -122,8 +122,10 @@ def grade_files(
     Raises:
         DataError: There is no input.
         ModelError: The model cannot take the inputs.
-        RunError: The file exists; its parts belong to another run or are in use; or the disk is full.
+        RunError: The file exists, is an input or lies in a folder that is read; its parts belong to another run or are
+            in use; or the disk is full.
     """
+    check_apart(output, [source.name for source in sources])
     forget_finished(parts_folder(output))
     check_output(output, overwrite=overwrite)
     total = sum(source.count() for source in sources)

@@ -34,7 +34,7 @@ from petm.selective.drift import suspicion_profile
 from petm.selective.metrics import aurc, auroc, detection
 from petm.selective.probability import ErrorProbability, fit_probability
 from petm.selective.targets import Disagreement, Recall, Target
-from petm.selective.thresholds import Threshold
+from petm.selective.thresholds import Threshold, lower_of
 
 PAPER_TARGET = Disagreement()
 """The paper's flag."""
@@ -92,7 +92,7 @@ class Grader:
         return InputCheck(self.origin.inputs.profile)
 
     def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch, in one pass; only the first inputs are compared with those of the fit.
+        """Returns the grades of one batch, in one pass.
 
         Args:
             x: float32 ``(N, C, H, W)``, or other inputs of the model, on any device or as NumPy arrays.
@@ -162,6 +162,7 @@ def fit_grader(
     score: str | Suspicion = "mean_opinion",
     origin: Origin | None = None,
     choice: Choice | None = None,
+    at_most: Threshold | None = None,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
@@ -175,6 +176,7 @@ def fit_grader(
         score: How suspicion is computed, or the name of evidence that needs no fit; ``opposition`` with `Disagreement`.
         origin: Where model, inputs and data come from, for the bundle.
         choice: What the suspicion was compared with, for the bundle.
+        at_most: A threshold of the same target, taken (class by class) where it is lower.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -191,6 +193,8 @@ def fit_grader(
     known = suspicion_named("opposition") if isinstance(target, Disagreement) else known
     suspicion = known.of(both).numpy()
     threshold = target.threshold(suspicion, wrong, predicted.numpy(), classes=classes)
+    if at_most is not None:
+        threshold = lower_of(threshold, at_most, suspicion, wrong, predicted.numpy())
     if not threshold.holds:
         warnings.warn(
             f"{target.kind}: no threshold can guarantee {target} from {len(wrong)} calibration samples with "

@@ -66,22 +66,23 @@ def as_inputs(x: Any) -> "Data":
     return TensorData(as_batch(x), source="inputs") if isinstance(x, Fields | Mapping) else as_data(x)
 
 
-def check_inputs(data: "Data | NDArray[Any]", inputs: "InputOrigin") -> None:
-    """Compares the first inputs with those of a fit, of which ``inputs`` tells; warns where they are doubtful.
+def check_inputs(data: "Data | NDArray[Any]", inputs: "InputOrigin", source: str | None = None) -> None:
+    """Compares some inputs, evenly spread, with those of a fit, of which ``inputs`` tells; warns where doubtful.
 
     Raises:
         DataError: They cannot be the same.
     """
-    first: NDArray[Any] | Inputs | None
+    some: NDArray[Any] | Inputs | None
+    rows = np.linspace(0, len(data) - 1, min(len(data), COMPARED)).astype(int).tolist()
     if isinstance(data, np.ndarray):
-        source, pixels, first = "inputs", data.dtype == np.uint8, data[:COMPARED]
+        source, pixels, some = source or "inputs", data.dtype == np.uint8, data[rows]
     else:
-        source, pixels = data.source, data.are_pixels
-        first = data.inputs(range(min(len(data), COMPARED))) if len(data) and data.home is None else None
+        source, pixels = source or data.source, data.are_pixels
+        some = data.inputs(rows) if len(data) and data.home is None else None
     if pixels and not inputs.takes_pixels:
         raise DataError(
             f"{source}: expected inputs prepared as for the fit, got pixels from 0 to 1. "
             f"Pass what the model takes, or read images with its mean and std, or its processor."
         )
-    if first is not None:
-        InputCheck(inputs.profile)(first, source)
+    if some is not None:
+        InputCheck(inputs.profile)(some, source)

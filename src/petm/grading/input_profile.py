@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SAMPLES = 512
 """The most samples of a fit from which a profile is made."""
 COMPARED = 64
-"""First inputs that are compared with a profile."""
+"""First inputs, of which already a few are refused; and the most that are looked at value by value."""
 _ENOUGH = 8
 """Inputs, each of more than one value, from which on their means and deviations are judged."""
 _BEYOND, _SOME, _FEW = 10, 4, 50
@@ -119,56 +119,86 @@ def describe_inputs(data: Data) -> InputProfile | None:
 
 
 class InputCheck:
-    """Compares the first inputs of a grader with the profile of its fit, over one or more calls.
+    """Compares the inputs of a grader, batch by batch, with the profile of its fit.
 
     Refused is what cannot be the same: values far outside the fit's, all values in 0 to 1 where the fit's were not,
-    channels in the last dimension. A warning, once, names what is doubtful. Few or constant inputs are never doubtful.
+    channels in the last dimension. A warning, once, names what is doubtful. Few or constant inputs are never doubtful;
+    behind the first inputs, few are not refused either, so that no single one ends a run.
     """
 
     def __init__(self, profile: InputProfile | None) -> None:
         self._profile, self._seen, self._warned = profile, 0, False
-        self._varied: list[NDArray[np.float32]] = []
+        self._varied = np.empty((0, 4))
 
     def __call__(self, x: Any, source: str = "inputs") -> None:
-        """Compares a batch ``(n, ...)``; fields and what comes after the first inputs are not looked at.
+        """Compares a batch ``(n, ...)``; fields are not looked at.
 
         Raises:
             DataError: The inputs cannot be like those of the fit.
         """
         profile = self._profile
-        if profile is None or self._seen >= COMPARED or hasattr(x, "keys"):
+        if profile is None or hasattr(x, "keys"):
             return
-        values = _finite(x[:COMPARED])
-        self._seen += len(values)
-        if not values.size:
+        shape, expected = tuple(x.shape[1:]), profile.shape
+        places, found = _statistics(x)
+        if not len(found):
             return
-        shape, expected = values.shape[1:], profile.shape
         if len(shape) == len(expected) == 3 and shape != expected and shape[2] == expected[0] != shape[0]:
             raise DataError(
                 f"{source}: expected inputs of shape (N, {', '.join(map(str, expected))}), channels first, got "
                 f"(N, {', '.join(map(str, shape))}). Transpose them by (0, 3, 1, 2)."
             )
-        flat = values.reshape(len(values), -1)
+        at_first, self._seen = self._seen < COMPARED, self._seen + len(found)
         low, high = (0.0, 1.0) if profile.are_unit else (profile.low, profile.high)
         margin = (high - low) * (1 if profile.are_unit and len(shape) == 3 else _BEYOND)
-        beyond = ((flat < low - margin) | (flat > high + margin)).sum(1)
-        wrong = beyond >= max(min(_SOME, flat.shape[1]), flat.shape[1] / _FEW)
-        if margin and 2 * wrong.sum() > len(flat):
-            raise _unlike(profile, values, source)
-        self._varied.append(values[flat.std(1) > 0])
-        if sum(map(len, self._varied)) >= _ENOUGH and all(each.shape[1:] == shape for each in self._varied):
-            self._judge(np.concatenate(self._varied), profile, source)
+        least, most = low - margin, high + margin
+        strange = np.flatnonzero((found[:, 0] < least) | (found[:, 1] > most))
+        if margin and 2 * len(strange) > len(found) and (at_first or len(strange) >= _ENOUGH):
+            flat = _some(x, places[strange])
+            flat = flat.reshape(len(flat), -1)
+            beyond = ((flat < least) | (flat > most)).sum(1)
+            wrong = beyond >= max(min(_SOME, flat.shape[1]), flat.shape[1] / _FEW)
+            if 2 * wrong.mean() * len(strange) > len(found):
+                raise _unlike(profile, flat, source)
+        varied = found[found[:, 3] > 0]
+        if at_first:
+            self._varied = varied = np.concatenate([self._varied, varied])
+        if len(varied) >= _ENOUGH:
+            self._judge(varied, profile, x, source)
 
-    def _judge(self, values: NDArray[np.float32], profile: InputProfile, source: str) -> None:
-        flat = values.reshape(len(values), -1)
-        if profile.within_unit <= _RARE and _in_unit(flat).all():
-            raise _unlike(profile, values, source)
-        mean, deviation, room = np.median(flat.mean(1)), np.median(flat.std(1)), max(profile.deviation) / 2
+    def _judge(self, found: NDArray[np.float64], profile: InputProfile, x: Any, source: str) -> None:
+        if profile.within_unit <= _RARE and (found[:, 0] >= 0).all() and (found[:, 1] <= 1).all():
+            raise _unlike(profile, _some(x), source)
+        mean, deviation, room = np.median(found[:, 2]), np.median(found[:, 3]), max(profile.deviation) / 2
         usual = profile.means[0] - room <= mean <= profile.means[1] + room
         usual &= profile.deviations[0] / _WIDER <= deviation <= profile.deviations[1] * _WIDER
         if not usual and profile.deviations[1] > 0 and not self._warned:
             self._warned = True
-            warnings.warn(f"{_unlike(profile, values, source)}", PetmWarning, stacklevel=4)
+            warnings.warn(f"{_unlike(profile, _some(x), source)}", PetmWarning, stacklevel=4)
+
+
+def _statistics(x: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The places of inputs without NaN or infinity, and their least and greatest value, mean, deviation: ``(n, 4)``."""
+    if not np.prod(x.shape):
+        return np.empty(0, np.int64), np.empty((0, 4))
+    if isinstance(x, np.ndarray):
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity is left out
+            flat = x.reshape(len(x), -1).astype(np.float32, copy=False)
+            found = np.stack((flat.min(1), flat.max(1), flat.mean(1), flat.std(1)), 1).astype(np.float64)
+    else:
+        rows = x.detach().flatten(1).float()
+        parts = rows.amin(1), rows.amax(1), rows.mean(1), rows.std(1, correction=0)
+        found = np.stack([part.cpu().double().numpy() for part in parts], 1)
+    if str(x.dtype).endswith("uint8"):
+        found /= 255
+    places = np.flatnonzero(np.isfinite(found[:, :2]).all(1))
+    return places, found[places]
+
+
+def _some(x: Any, places: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """At most so many inputs as are compared, evenly spread over a batch or over some places in it."""
+    rows = np.arange(len(x)) if places is None else places
+    return _finite(x[rows[np.linspace(0, len(rows) - 1, min(len(rows), COMPARED)).astype(int)].tolist()])
 
 
 def _unlike(profile: InputProfile, values: NDArray[np.float32], source: str) -> DataError:

@@ -14,6 +14,7 @@ from petm._internal.records import Json, Record, parse_json
 from petm.errors import ArgumentError, BundleError, DataError, ModelError
 from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
 from petm.grading.input_profile import InputCheck
+from petm.grading.onnx_file import check_graph
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models import BATCH_SIZE
 from petm.selective.thresholds import Threshold
@@ -112,7 +113,7 @@ class OnnxGrader:
         return _grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
 
     def grade_batch(self, x: Batch) -> Grades:
-        """Returns the grades of one batch ``(N, C, H, W)``; only the first inputs are compared with those of the fit.
+        """Returns the grades of one batch ``(N, C, H, W)``.
 
         Raises:
             ArgumentError: The inputs are neither an array nor a dense tensor.
@@ -135,7 +136,13 @@ class OnnxGrader:
                 f"model: cannot take inputs of shape {x.shape} and dtype {x.dtype}, {self.path} was exported for "
                 f"float32 of shape ({wanted}). Check size and channels of the data against it."
             )
-        return Answer(*self._session.run(Answer._fields, {"x": x}))
+        try:
+            return Answer(*self._session.run(Answer._fields, {"x": x}))
+        except Exception as error:  # onnxruntime has one class for each kind of fault
+            raise ModelError(
+                f"model: expected a graph that can run, got {str(error).splitlines()[0]:.300} in {self.path}. "
+                f"Export it again."
+            ) from error
 
 
 def _grades(answer: Answer) -> Grades:
@@ -172,6 +179,7 @@ def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> 
         )
     if not path.is_file():
         raise BundleError(f"{path}: expected an ONNX file, got none. Name another file.")
+    check_graph(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     options.log_severity_level = 3  # errors only; the warnings concern graphs that it makes itself

@@ -12,6 +12,7 @@ from petm._internal.storage import Located, RemotePath, for_arrow
 from petm.data.reader import Reader
 from petm.data.sources import Source
 from petm.errors import DataError, RunError
+from petm.grading.grade_files import check_apart
 from petm.grading.stream import AnyGrader, grade_stream
 from petm.models import BATCH_SIZE
 
@@ -52,9 +53,11 @@ def grade_on_ray(
     Raises:
         DataError: There is no input.
         ExtraError: Ray is not installed.
-        RunError: ``output`` exists, the cluster cannot be reached, or the work failed.
+        RunError: ``output`` exists, is an input or lies in a folder that is read; the cluster cannot be reached; or the
+            work failed.
     """
     ray = _import_ray()
+    check_apart(output, [source.name for source in sources])
     if output.exists() and not overwrite:
         raise RunError(f"{output}: expected no such path yet. Choose another name, or pass --overwrite to replace it.")
     total = sum(source.count() for source in sources)

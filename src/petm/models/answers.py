@@ -12,6 +12,8 @@ from petm.errors import ModelError
 from petm.models.reading import Kind, Reading
 
 _NAMES = ("logits", "output", "out")
+_FEWEST_SURE = 32
+"""Samples from which numbers that all lie in [0, 1] are no logits by chance."""
 _READING, _PLAIN = "_petm_reading", Reading()
 
 
@@ -157,6 +159,10 @@ def with_kind(reading: Reading, answer: Tensor) -> Reading:
     """Returns the reading with the kind of an answer, told by its values: ``N`` samples, best many.
 
     Rows of probabilities have no negative number and a sum of 1; a single one lies in [0, 1].
+
+    Raises:
+        ModelError: All of several numbers for at least 32 samples lie in [0, 1], differ, and are no probabilities of
+            one class out of ``K``: answers of ``K`` sigmoids are neither that nor logits.
     """
     held = answer.detach().double()
     least, most = float(held.min()), float(held.max())
@@ -164,4 +170,10 @@ def with_kind(reading: Reading, answer: Tensor) -> Reading:
         return replace(reading, kind="probability" if least >= 0 and most <= 1 else "logit")
     tolerance = max(1e-4, 4 * torch.finfo(answer.dtype).eps)
     sums = bool(((held.sum(1) - 1).abs() <= tolerance).all())
+    if not sums and len(held) >= _FEWEST_SURE and 0 <= least < most <= 1:
+        raise ModelError(
+            f"model: expected logits, or probabilities that sum to 1, got numbers in [0, 1] with sums up to "
+            f"{float(held.sum(1).max()):.3g}, as of {held.shape[1]} sigmoids. Return what stands before the sigmoid; "
+            f"a model that gives several labels to a sample is not what petm grades."
+        )
     return replace(reading, kind="probabilities" if least >= 0 and sums else "logits")

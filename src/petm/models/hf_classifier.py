@@ -1,18 +1,26 @@
 """The network of a Hugging Face folder, and the names of its classes."""
 
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
+from petm._internal.tensor_files import tensors_in
 from petm.errors import ModelError
-from petm.models.hf_folder import read_classifier_config, transformers_reading
+from petm.models.hf_folder import read_classifier_config, read_json, transformers_reading
 from petm.models.hf_tokenizer import has_vocabulary, padding_id, read_tokenizer
+
+_INDEX = "model.safetensors.index.json"
+_MORE_BUFFERS = 1 << 30
+"""Bytes of buffers, such as masks, that no file holds, beyond those of the weights."""
 
 
 def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
-    """Returns the image or sequence classifier of a folder, in eval mode, in the precision of its weights file.
+    """Returns the image or sequence classifier of a folder, in eval mode, in the precision of its config or weights.
 
     A text model without a padding token gets one in memory: the tokenizer's, else the one that ends a text.
 
@@ -32,8 +40,13 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
             f"model: expected weights as *.safetensors in {folder}, got {others or 'none'}. "
             f"Write them with model.save_pretrained; nothing is loaded through pickle."
         )
+    files = _weights_of(folder)
     with transformers_reading(folder) as transformers:
-        model, found = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
+        kinds = {name: kind for file in files for name, (kind, _) in tensors_in(file).items()}
+        auto = getattr(transformers, f"AutoModelFor{task}")
+        if not trust_remote_code:
+            _check_size(folder, auto, config, sum(file.stat().st_size for file in files))
+        model, found = auto.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -47,6 +60,12 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
         for key, got, wanted in sorted(found["mismatched_keys"])
     ]
     faults += [f"{key} is missing in the file" for key in sorted(found["missing_keys"])]
+    floats = [name for name, weight in model.named_parameters() if weight.is_floating_point()]
+    faults += [
+        f"{name} is {kinds[name]} in the file and floats in the model"
+        for name in floats
+        if kinds.get(name, "F").startswith(("I", "U", "BOOL"))
+    ]
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise ModelError(
@@ -59,6 +78,41 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
         model.config.pad_token_id = padding_id(config, tokenizer)
     network: nn.Module = model.eval()
     return network
+
+
+def _weights_of(folder: Path) -> list[Path]:
+    """The files of weights; raises ModelError where the list of several names others than those in the folder."""
+    if (folder / "adapter_config.json").is_file():  # transformers would put the adapter into the model
+        raise ModelError(
+            f"model: expected a model without an adapter of PEFT in {folder}, got adapter_config.json. "
+            f"Move the adapter into a folder of its own, or merge it."
+        )
+    whole = folder / "model.safetensors"
+    if whole.is_file() or not (folder / _INDEX).is_file():
+        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    listed = read_json(folder / _INDEX).get("weight_map")
+    names = [*listed.values()] if isinstance(listed, Mapping) else []
+    there = {file.name for file in folder.glob("*.safetensors")}
+    strange = [name for name in names if not isinstance(name, str) or name not in there]
+    if strange or not names:
+        raise ModelError(
+            f"model: expected {_INDEX} to name files of weights in {folder}, got {[*strange, 'none'][0]!r:.100}. "
+            f"Fetch it again."
+        )
+    return [folder / name for name in sorted(set(names))]
+
+
+def _check_size(folder: Path, auto: Any, config: Any, held: int) -> None:
+    """Builds the model without memory first, as its configuration may ask for any size."""
+    with torch.device("meta"):
+        sketch = auto.from_config(copy.deepcopy(config))
+    weights, buffers = sum(each.numel() for each in sketch.parameters()), sum(each.nbytes for each in sketch.buffers())
+    most = 8 * held if getattr(config, "quantization_config", None) else held  # of one bit, or of one byte
+    if weights > most or buffers > held + _MORE_BUFFERS:
+        raise ModelError(
+            f"model: expected weights of the size that config.json says in {folder}, got {held:,} bytes of files for "
+            f"{weights:,} parameters and {buffers:,} bytes of buffers. Fetch it again."
+        )
 
 
 def read_classes(folder: str | Path, *, trust_remote_code: bool = False) -> tuple[int, tuple[str, ...]]:

@@ -13,14 +13,15 @@ from petm.errors import ModelError, PetmError
 PREFIX = "hf:"
 """Prefix of a reference to such a folder, where others are ``module:factory``."""
 
-_MOST_LAYERS = 1000
-"""Far more than a model has; transformers would make any number before it reads a weight."""
+_LIMITS = {
+    "layers": (1000, re.compile("(.*layer.*)|(.*(depth|block|stage|expert)s?)")),
+    "classes": (1 << 20, re.compile("num_labels")),
+}
+"""Far more than a model has, and the entries that say it: transformers makes any number before it reads a weight."""
 
-_LAYERS = re.compile("(.*layer.*)|(.*(depth|block|stage|expert)s?)")
-_CLASSES = re.compile("num_labels")
-_MOST_CLASSES = 1 << 20
 _LONGEST_CONFIG = 64 << 20
-"""Bytes of a JSON file beside the weights; the longest are vocabularies of some 30 million."""
+"""Bytes of a text beside the weights; the longest are vocabularies of some 30 million."""
+_TEXTS = re.compile(r".*config\.json|.*token.*|vocab.*|merges\.txt|.*\.(model|tiktoken|index\.json)")
 
 Task = Literal["ImageClassification", "SequenceClassification"]
 
@@ -41,7 +42,7 @@ def read_classifier_config(folder: Path, *, trust_remote_code: bool) -> tuple[An
     if task is None:
         raise ModelError(
             f"model: expected an image or sequence classifier in {folder}, "
-            f"got {', '.join(config.architectures or ()) or 'no architecture'} in its config.json. "
+            f"got {', '.join(map(str, config.architectures or ())) or 'no architecture'} in its config.json. "
             f"Name a trained classifier."
         )
     if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
@@ -63,10 +64,8 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     check_files(folder)
     content = read_json(folder / "config.json")
     refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
-    for rule, most, names in (("layers", _MOST_LAYERS, _LAYERS), ("classes", _MOST_CLASSES, _CLASSES)):
-        number = max(_numbers(content, names), default=0)
-        if number > most:
-            raise ModelError(f"model: expected at most {most:,} {rule} in {folder}, got {number}. Fetch it again.")
+    for rule, (most, names) in _LIMITS.items():
+        check_numbers(folder, content, rule, most, names)
     named = content.get("architectures") or []
     if not isinstance(named, list):
         raise ModelError(f"model: expected a list of architectures in {folder}, got {named!r:.60}. Fetch it again.")
@@ -96,19 +95,33 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path) -> None:
-    """Raises ModelError where opening a file of the folder could wait for ever, or never end."""
+    """Raises ModelError where opening a file of the folder could wait for ever or never end, or a text is too long."""
     for path in folder.iterdir():
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ModelError(f"model: expected files in {folder}, got {path.name}, a device or pipe. Fetch it again.")
+        if _TEXTS.fullmatch(path.name) and path.is_file() and (size := path.stat().st_size) > _LONGEST_CONFIG:
+            raise ModelError(
+                f"model: expected at most {_LONGEST_CONFIG:,} bytes of {path.name} in {folder}, got {size:,}. "
+                f"Fetch it again."
+            )
 
 
-def _numbers(content: object, names: re.Pattern[str]) -> Iterator[int]:
-    """Whole numbers, in lists too, under entries of a configuration, and of the ones in it, with such names."""
+def check_numbers(folder: Path, content: object, what: str, most: int, names: re.Pattern[str]) -> None:
+    """Raises ModelError where a number under entries with such names is above ``most``."""
+    number = next((number for number in _numbers(content, names) if number > most), None)
+    if number is not None:
+        raise ModelError(
+            f"model: expected at most {most:,} {what} in {folder}, got {str(number)[:20]}. Fetch it again."
+        )
+
+
+def _numbers(content: object, names: re.Pattern[str]) -> Iterator[int | float]:
+    """Numbers, in lists too, under entries of a configuration, and of the ones in it, with such names."""
     if isinstance(content, Mapping):
         for name, entry in content.items():
             if names.fullmatch(str(name)):
                 found = entry if isinstance(entry, list) else (entry,)
-                yield from (value for value in found if isinstance(value, int))
+                yield from (value for value in found if isinstance(value, int | float))
             if isinstance(entry, Mapping):
                 yield from _numbers(entry, names)
 
@@ -142,7 +155,9 @@ def transformers_reading(folder: Path) -> Iterator[Any]:
             yield transformers
     except PetmError:
         raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise what they like
+    except BaseException as error:  # transformers, tokenizers and safetensors raise what they like
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's is no Exception
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
         raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,23 @@ from numpy.typing import NDArray
 
 from petm.data.images import ImageProcessor as ImageProcessor
 from petm.errors import ModelError
-from petm.models.hf_folder import Task, check_files, read_config, read_json, refuse_custom_code, transformers_reading
+from petm.models.hf_folder import (
+    Task,
+    check_files,
+    check_numbers,
+    read_config,
+    read_json,
+    refuse_custom_code,
+    transformers_reading,
+)
 from petm.models.hf_tokenizer import Tokenizer, has_vocabulary, load_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _CONFIGS = ("preprocessor_config.json", "processor_config.json")
+_SIZES, _LARGEST = re.compile("(.*_)?(size|height|width|edge)"), 4096
+"""Entries of an image processor that say a size in pixels, and the largest that petm makes images of."""
 _SQUARE, _WIDE = (64, 64), (96, 40)
 """Width and height of the images on which the processor is tried."""
 TOLERANCE = 1e-5
@@ -69,19 +80,26 @@ def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) 
             f"Write it with processor.save_pretrained."
         )
     for path in present:
-        refuse_custom_code(folder, read_json(path), trust_remote_code=trust_remote_code)
+        content = read_json(path)
+        refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
+        check_numbers(folder, content, "pixels a side", _LARGEST, _SIZES)
     with transformers_reading(folder) as transformers:
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code, backend="pil"
         )
     channels = getattr(config, "num_channels", 3)
     tried = [Image.new("L", size, value) for size, value in ((_SQUARE, 0), (_SQUARE, 255), (_WIDE, 0))]
-    with transformers_reading(folder):
+    with transformers_reading(folder), np.errstate(all="ignore"):  # what is not finite is refused below
         black, white, wide = (_process(processor, channels, image) for image in tried)
     if black.ndim != 3 or black.shape != wide.shape:
         raise ModelError(
             f"model: expected an image processor that makes images of one size in {folder}, got {black.shape} from a "
             f"square and {wide.shape} from a wide one. Give it a height and a width."
+        )
+    if not np.isfinite([black, white]).all() or (black == white).all((1, 2)).any():
+        raise ModelError(
+            f"model: expected an image processor that makes black and white finite and different in {folder}, got "
+            f"{black.min()} and {white.max()}. Correct its rescale_factor, image_mean and image_std."
         )
     span = (float(min(black.min(), white.min())), float(max(black.max(), white.max())))
     shape, prepare = (channels, black.shape[1], black.shape[2]), partial(_process, processor, channels)

@@ -39,12 +39,19 @@ def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tok
     backend = getattr(tokenizer, "backend_tokenizer", None)  # a tokenizer in Python has none
     rules = backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
     left, encode = tokenizer.padding_side == "left", partial(_encode, tokenizer)
-    return Tokenizer(_longest(config, tokenizer), fills, left, fingerprint((rules,)), encode)
+    return Tokenizer(_longest(folder, config, tokenizer), fills, left, fingerprint((rules,)), encode)
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
-    with quiet():
-        return dict(tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False))
+    try:
+        with quiet():
+            return dict(tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False))
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # Rust's, which is no Exception: a pattern that takes too long
+            raise
+        raise ModelError(
+            f"model: expected a tokenizer that can take the texts, got: {error!s:.200}. Fix it."
+        ) from error
 
 
 def has_vocabulary(folder: Path) -> bool:
@@ -75,10 +82,15 @@ def padding_id(config: Any, tokenizer: Any | None) -> int | None:
     return next((number for number in known if isinstance(number, int)), None)
 
 
-def _longest(config: Any, tokenizer: Any) -> int | None:
+def _longest(folder: Path, config: Any, tokenizer: Any) -> int | None:
     """The most tokens that the tokenizer and the model's table of positions allow."""
     places = getattr(config, "max_position_embeddings", None)
-    if places is not None and config.model_type in _BEHIND_PADDING:
+    if isinstance(places, int) and config.model_type in _BEHIND_PADDING:
         places -= (getattr(config, "pad_token_id", None) or 0) + 1
-    limits = [limit for limit in (places, tokenizer.model_max_length) if limit is not None and 0 < limit < _NO_LIMIT]
-    return min(limits, default=None)
+    limits = [limit for limit in (places, tokenizer.model_max_length) if limit is not None]
+    strange = [limit for limit in limits if not isinstance(limit, int | float) or limit != limit // 1]
+    if strange:
+        raise ModelError(
+            f"model: expected a whole number of tokens at most in {folder}, got {strange[0]!r:.60}. Correct it."
+        )
+    return min((int(limit) for limit in limits if 0 < limit < _NO_LIMIT), default=None)

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
@@ -13,11 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from petm._internal.files import fingerprint, write_atomically
+from petm._internal.tensor_files import tensors_in
 from petm.data.fields import Fields, Inputs, describe
 from petm.errors import ModelError, PetmError
 from petm.models.answers import as_logits, find_answer, joined, of_one_length, reading_of
@@ -74,7 +75,10 @@ def split_reference(reference: str) -> tuple[str, str]:
     """Returns module or file, and factory, of a reference; raises ModelError where it has not both."""
     place, _, name = reference.rpartition(":")
     if not (place and name):
-        raise ModelError(f"model: expected 'module:factory', 'file.py:factory' or 'hf:DIR', got {reference!r}.")
+        raise ModelError(
+            f"model: expected 'module:factory', 'file.py:factory' or 'hf:DIR', got {reference!r}. "
+            f"Name the function or class that makes the network behind a colon (--model)."
+        )
     return place, name
 
 
@@ -95,7 +99,8 @@ def import_module(place: str) -> ModuleType:
             raise
         return module
     except Exception as error:
-        raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}).") from error
+        step = "Check the path, or correct the file" if place.endswith(".py") else "Check the name, or install it"
+        raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}). {step}.") from error
 
 
 def _find_factory(reference: str) -> Callable[..., Any]:
@@ -115,12 +120,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(f"weights: expected a file, got {path}, which does not exist. Name it (--weights).")
     try:
         if path.suffix == ".safetensors":
+            tensors_in(path)
             return load_file(path)
+        _check_packed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ModelError(f"weights: {path} is not a whole safetensors file ({error}).") from error
     except Exception as error:  # torch.load fails in many ways on a foreign file
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if path.suffix == ".safetensors":
+            raise ModelError(f"weights: {path} is not a whole safetensors file ({reason}).") from error
         raise ModelError(
             f"weights: {path} cannot be read as a state_dict with weights_only=True ({reason}). "
             f"Save it with safetensors.torch.save_file(model.state_dict(), ...)."
@@ -130,11 +137,21 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return dict(state)
 
 
+def _check_packed(path: Path) -> None:
+    """Raises ValueError where an archive holds more than its own bytes; torch.save does not compress."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size, held = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+        if size > held:
+            raise ValueError(f"{size:,} bytes packed into {held:,}")
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Copies the weights of a file into ``model``, all or none.
 
     Raises:
-        ModelError: The file cannot be read, or a name or shape differs; the first differences are named.
+        ModelError: The file cannot be read, or a name, a shape or the kind of numbers differs; the first differences
+            are named.
     """
     found, wanted = read_weights(path), model.state_dict()
     faults = [
@@ -142,12 +159,24 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         for key in wanted
         if key in found and found[key].shape != wanted[key].shape
     ]
+    faults += [
+        f"{key} is of {_form(found[key])} in the file and of {_form(wanted[key])} in the model"
+        for key in wanted
+        if key in found and _form(found[key]) != _form(wanted[key])
+    ]
     faults += [f"{key} is missing in the file" for key in wanted if key not in found]
     faults += [f"{key} is not in the model" for key in found if key not in wanted]
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise ModelError(f"weights: {path} does not fit the model: {'; '.join(faults[:3])}{more}.")
     model.load_state_dict(found)
+
+
+def _form(tensor: Tensor) -> str:
+    """What a copy would not convert, or only silently: the weights of a quantised model are no weights in floats."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        return f"{tensor.dtype} ({'meta' if tensor.is_meta else tensor.layout})"
+    return "complex numbers" if tensor.is_complex() else "floats" if tensor.is_floating_point() else "whole numbers"
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

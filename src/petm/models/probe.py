@@ -131,7 +131,8 @@ class _Probe:
         if parts and _distance(answer, self._apart(parts)) > allowed:
             _say("answers otherwise where a text is padded: texts run without padding, one length at a time")
             self.found = replace(self.found, by_length=True)
-        self.found = with_kind(self.found, answer if answer[0].numel() > 1 else self._many())
+        unsure = answer[0].numel() == 1 or bool(((answer >= 0) & (answer <= 1)).all())
+        self.found = with_kind(self.found, self._many() if unsure else answer)
         if self.found.kind in _KINDS:
             _say(f"answers with {_KINDS[self.found.kind]}")
         return self.found

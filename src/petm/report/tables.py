@@ -303,10 +303,11 @@ def points(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None else f"{100 * value:+z.{digits}f}".replace("-", "−")
 
 
-def with_interval(value: float | None, interval: Sequence[float | None]) -> str:
-    """Returns a share as percent with its interval in brackets, or a dash where it is not defined."""
-    low, high = (percent(end).rstrip("%") for end in interval)
-    return MISSING if value is None else f"{percent(value)} ({low}–{high})"
+def with_interval(value: float | None, interval: Sequence[float | None], digits: int = 1) -> str:
+    """Returns a share as percent with its interval in brackets, or a dash for None and NaN."""
+    low, high = (percent(end, digits).rstrip("%") for end in interval)
+    told = percent(value, digits)
+    return MISSING if told == MISSING else f"{told} ({low}–{high})"
 
 
 def between(low: str, high: str) -> str:

@@ -193,24 +193,40 @@ def class_thresholds(
     check_share("confidence", confidence, below_1=True)
     scores, errors = calibration_arrays(suspicion, wrong)
     labels = _labels(predicted, scores.shape, classes)
-    parts = []
+    parts: list[Threshold] = []
     for label in range(classes):
         rows = labels == label
         part = _guarantee(scores[rows], errors[rows], max_risk, confidence, (1 - confidence) / classes)
         if part.samples_needed is not None:
             part = replace(part, samples_needed=math.ceil(part.samples_needed * len(rows) / rows.sum()))
         parts.append(part)
-    whole = Threshold(max(part.value for part in parts), "guaranteed risk in each class", classes=tuple(parts))
-    trusted, missing = whole.trusts(scores, labels), [part for part in parts if not part.holds]
-    needed = [part.samples_needed for part in missing if part.samples_needed is not None]
-    return replace(
-        whole,
-        coverage=float(trusted.mean()),
-        max_risk=max_risk,
-        confidence=confidence,
-        risk=float(errors[trusted].mean()) if trusted.any() else None,
-        samples_needed=max(needed) if needed and len(needed) == len(missing) else None,
-    )
+    whole = Threshold(math.inf, "guaranteed risk in each class", None, max_risk, confidence, classes=tuple(parts))
+    return lower_of(whole, whole, scores, errors, labels)
+
+
+def lower_of(
+    one: Threshold, other: Threshold, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike
+) -> Threshold:
+    """Returns the lower of two thresholds, class by class where they have classes, with its figures on some samples.
+
+    Args:
+        one: A threshold.
+        other: Another for the same target.
+        suspicion: float ``(N,)`` of the samples.
+        wrong: bool ``(N,)``, where the base model is wrong on them.
+        predicted: int ``(N,)``, the classes that the base model predicts for them.
+    """
+    found = min(one, other, key=lambda each: each.value)
+    if one.classes:
+        parts = tuple(min(pair, key=lambda each: each.value) for pair in zip(one.classes, other.classes, strict=True))
+        missing = [part for part in parts if not part.holds]
+        needed = [part.samples_needed for part in missing if part.samples_needed is not None]
+        samples_needed = max(needed) if needed and len(needed) == len(missing) else None
+        value = max(part.value for part in parts)
+        found = replace(found, value=value, samples_needed=samples_needed, classes=parts)
+    trusted = found.trusts(suspicion, predicted)
+    risk = float(np.asarray(wrong)[trusted].mean()) if trusted.any() else None
+    return replace(found, coverage=float(trusted.mean()), risk=risk)
 
 
 def coverage_threshold(suspicion: ArrayLike, coverage: float) -> Threshold:

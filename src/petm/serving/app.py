@@ -62,19 +62,20 @@ def make_app(
     labels: Path | None = None,
     key: str | None = None,
     hosts: Sequence[str] = (),
+    started: Callable[[], None] = lambda: None,
     failed: Callable[[], None] = lambda: None,
 ) -> tuple[ASGIApp, Service]:
     """Returns the ASGI application of a grader, and its service.
 
     ``load`` makes the engine, in a thread; until then the application answers that it is not ready. Without the file
-    ``labels``, no labels are taken. ``key`` and ``hosts`` are those of `Guard`. ``failed`` is called where the engine
-    cannot be made, or ends.
+    ``labels``, no labels are taken. ``key`` and ``hosts`` are those of `Guard`. ``started`` is called once the
+    application is ready, ``failed`` where the engine cannot be made, or ends.
     """
     service = Service(lambda: load(limits), limits, labels)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service.running(failed):
+        async with service.running(started, failed):
             yield
 
     app = FastAPI(

@@ -52,9 +52,11 @@ class Service:
         self._accepted, self._grown = 0, False
 
     @asynccontextmanager
-    async def running(self, failed: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
-        """Loads the grader while the block runs, and ends all work after it; a failure calls ``failed``."""
-        self._failed = failed
+    async def running(
+        self, started: Callable[[], None] = lambda: None, failed: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[None]:
+        """Loads the grader while the block runs, and ends all work after it; calls ``started`` or ``failed``."""
+        self._started, self._failed = started, failed
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="reading")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="labels")
         loading, tidying = asyncio.create_task(self._start()), asyncio.create_task(self._tidy())
@@ -100,6 +102,7 @@ class Service:
         self._ready = engine, Batcher(lambda inputs: verdicts(*engine.run(inputs)), size, wait, seen)
         if self.state == "loading":
             self.state = "ready"
+            self._started()
 
     async def _tidy(self) -> None:
         """Gives memory back to the system after large bodies and images, and fails where the engine has ended."""

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -67,14 +68,17 @@ def serve(
     """Serves a grader until SIGTERM or SIGINT, with the arguments of `make_app` and `listening`.
 
     ``hosts`` are allowed beside the names of this machine; where there are none, a service that listens beyond this
-    machine allows all. ``started`` is called with the address.
+    machine allows all. ``started`` is called with the address, once the grader is ready.
 
     Raises:
         RunError: The address is taken, or not of this machine.
         Exception: Whatever ``load`` raised.
     """
     allowed = (*_LOOPBACK, host, *hosts) if hosts or is_loopback(host) else ()
-    app, service = make_app(load, limits, labels=labels, key=key, hosts=allowed, failed=lambda: stop())
+    listener = listening(host, port)
+    address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
+    how: Any = {"failed": lambda: stop(), "started": lambda: started(address)}
+    app, service = make_app(load, limits, labels=labels, key=key, hosts=allowed, **how)
     # Parsers warn about every bad request; failures of the service are logged by the guard.
     handler = logging.StreamHandler()
     handler.addFilter(Seldom(20, 60))
@@ -101,8 +105,7 @@ def serve(
     def stop() -> None:
         server.should_exit = True
 
-    with listening(host, port) as listener:
-        started(f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}")
+    with listener:
         server.run([listener])
     if service.failure is not None:
         raise service.failure

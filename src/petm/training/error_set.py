@@ -10,8 +10,11 @@ from torch.nn import functional as F
 from petm.data.base import Data, as_data
 from petm.data.fields import Inputs
 from petm.errors import ArgumentError, ModelError
+from petm.models.answers import reading_of
 from petm.models.loading import call_model
 from petm.models.prediction import BATCH_SIZE, check_labels, in_eval_mode, predict_classes, predict_logits
+from petm.models.probe import probe
+from petm.models.reading import Reading
 
 Direction = Literal["gradient", "random"]
 """The direction in which an error is moved: that of the greatest loss, or a random one as the control."""
@@ -59,12 +62,14 @@ def find_errors(model: nn.Module, data: Data, *, batch_size: int = BATCH_SIZE) -
 
     Raises:
         DataError: A label is missing or outside 0..K-1, only one class is present, or a sample is not finite.
-        ModelError: The model cannot take the samples, or does not return ``(N, K)``.
+        ModelError: The model cannot take the samples, does not return ``(N, K)``, or is refused by the probe.
 
     Reference:
         Lee et al. (2025), Knowledge-Based Systems 310; LoRA-PETM (ACK 2025), section 2.1.
     """
     data = as_data(data)
+    if len(data) and reading_of(model) == Reading():  # else it has been probed
+        probe(model, data)
     classes = predict_logits(model, data.subset(range(min(1, len(data))))).shape[1]
     check_labels(data.labels, classes, data.source)
     predictions = predict_classes(model, data, batch_size=batch_size, title="find errors")

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from petm.data.base import Data, as_data
 from petm.errors import DataError, PetmWarning
 from petm.models.prediction import predict_logits
-from petm.selective.label_order import SIGNIFICANCE, better_order, guessing_probability, pairing_probability
+from petm.selective.label_order import (
+    DOUBTFUL,
+    PERMUTED,
+    SIGNIFICANCE,
+    WORTHLESS,
+    better_order,
+    guessing_probability,
+    kappa_limit,
+    pairing_probability,
+)
 from petm.selective.metrics import Share, share
 from petm.training.error_set import find_errors
 
@@ -50,6 +59,8 @@ class Answers:
     def check(self, argument: str, *, like: "Answers | None" = None) -> None:
         """Checks that the labels are those of the model: right more often than guessing, and in the model's order.
 
+        What is doubtful is said in a warning.
+
         Args:
             argument: The argument that the samples were passed as, for messages.
             like: Answers on other samples that have passed. Few samples, as right as those within the error of their
@@ -61,20 +72,32 @@ class Answers:
         predicted, labels = self.predicted.numpy(), self.labels.numpy()
         right = self.accuracy
         got = f"{right.count:,} of {right.of:,} right ({self.source})"
-        if (order := better_order(predicted, labels, classes=self.classes)) is not None:
+        orders = (better_order(predicted, labels, classes=self.classes, level=level) for level in (PERMUTED, DOUBTFUL))
+        clear = next(orders)
+        if (order := next(orders) if clear is None else clear) is not None:
             moved = [f"{self._called(int(output))} is labelled {self._name(int(order[output]))}"
                      for output in np.unique(predicted) if order[output] != output]  # fmt: skip
             after = int((order[predicted] == labels).sum())
             more = ", ..." if len(moved) > 12 else ""
-            raise DataError(
+            _refuse(
                 f"{argument}: expected labels in the order of the model's outputs, got {got}, and {after:,} where the "
                 f"model's class {', '.join(moved[:12])}{more}. Name the classes in the model's order (classes, "
-                f"--classes), or go on with force."
+                f"--classes)",
+                clear=clear is not None,
             )
         if like is not None and right.high >= like.accuracy.low:
             return
+        if pairing_probability(predicted, labels, classes=self.classes) < SIGNIFICANCE:
+            return
         by_chance = guessing_probability(predicted, labels, classes=self.classes)
-        if min(by_chance, pairing_probability(predicted, labels, classes=self.classes)) < SIGNIFICANCE:
+        if by_chance < SIGNIFICANCE:  # but not more often than at random with the same classes
+            if (labels != labels[0]).any():
+                _refuse(
+                    f"{argument}: expected predictions that follow the labels, right more often than the "
+                    f"same classes dealt out at random, got {got}. Check the weights, the labels, and how inputs are "
+                    f"read and scaled",
+                    clear=kappa_limit(predicted, labels, classes=self.classes) < WORTHLESS,
+                )
             return
         if (predicted == predicted[0]).all():
             raise DataError(
@@ -95,6 +118,13 @@ class Answers:
     def _called(self, output: int) -> str:
         """An output of the model, with the name that it was given."""
         return f"{output} (named {self.names[output]!r})" if self.names else str(output)
+
+
+def _refuse(message: str, *, clear: bool) -> None:
+    """Raises DataError where a fault is clear, and warns of it otherwise."""
+    if clear:
+        raise DataError(f"{message}, or go on with force.")
+    warnings.warn(f"{message}.", PetmWarning, stacklevel=4)
 
 
 def compare_answers(data: Answers, calibration: Answers) -> None:
