@@ -1,6 +1,7 @@
 """From a trained model and labelled data to a grader, in one call; and an estimate of what that will take."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -12,14 +13,15 @@ from petm._internal.distributed import group
 from petm._internal.files import check_room, plain
 from petm._internal.progress import note
 from petm._internal.records import Json
-from petm.adapter.model import AdaptedModel, check_ranks
+from petm.adapter.model import AdaptedModel, check_ranks, views_alone
 from petm.adapter.peft_folder import adopt_adapter
 from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Fields, tensors_of
 from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, separate
 from petm.errors import DataError, PetmWarning
 from petm.evidence.candidates import BUDGET, choose_for
-from petm.evidence.suspicion import Suspicion
+from petm.evidence.formulas import SOFTMAX
+from petm.evidence.suspicion import Suspicion, suspicion_named
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.grades import check_inputs
 from petm.grading.input_profile import describe_inputs
@@ -32,8 +34,9 @@ from petm.selective.choice import Choice
 from petm.selective.targets import MaxRisk, Target
 from petm.training.config import FitConfig, FitSettings
 from petm.training.estimate import Estimate, estimate_fit
+from petm.training.loop import Storage
 from petm.training.preflight import CHECKED, Answers, compare_answers, preflight
-from petm.training.recipes import Recipe, adapt, recipe_named, within
+from petm.training.recipes import Recipe, adapt, focus, made_by, recipe_named, within
 from petm.training.run_folder import RunFolder
 
 _COPIES_IN_CHECKPOINT = 4
@@ -114,15 +117,13 @@ def fitted(
     data, samples = apart.data, apart.calibration
     seen = preflight(model, data if recipe.teacher else _some(data, CHECKED, seed))
     accuracies = _check_accuracy(seen.answers, _answers(model, samples, seed), force=config.force)
-    trained = recipe if recipe.teacher else replace(recipe, mirrored=None, look=1.0, epsilon=0.0)
-    adapted = adapt(model, data, config=replace(config, recipe=trained), storage=run.storage if run else None)
-    score: str | Suspicion = recipe.score
-    choice: Choice | None = None
-    if not recipe.teacher:
+    storage = run.storage if run else None
+    if recipe.teacher or not isinstance(config.recipe, str):
+        adapted = adapt(model, data, config=config, storage=storage)
+        suspicion, choice, samples = suspicion_named(recipe.score), None, _focused(adapted, recipe, samples, seed)
+    else:
         to_choose, samples = _divided(samples, config)
-        adapted, chosen = choose_for(adapted, data, to_choose, **_budget(config), seed=seed)
-        score, choice = chosen.suspicion, chosen.choice
-        _say(choice)
+        adapted, suspicion, choice = _chosen(model, data, to_choose, config, storage)
     title = _title(adapted, recipe)
     told = config.told() | {"recipe": title, "training_errors": seen.errors, "training_samples": seen.samples}
     told |= {"preflight": str(seen)} if recipe.teacher else {}  # only the paper's recipe learns from errors
@@ -131,7 +132,7 @@ def fitted(
         samples,
         apart.left_out,
         target=config.target or (PAPER_TARGET if recipe.teacher else None),
-        score=score,
+        score=suspicion,
         choice=choice,
         origin=replace(origin or Origin(), data=_origins(apart, samples, held_out=fresh is None), settings=told),
     )
@@ -314,20 +315,38 @@ def _divided(samples: Data, config: FitConfig) -> tuple[Data, Data]:
     return samples.subset(order[:first].sort().values), samples.subset(order[first:].sort().values)
 
 
+def _chosen(
+    model: nn.Module, data: Data, to_choose: Data, config: FitConfig, storage: Callable[[str], Storage | None] | None
+) -> tuple[AdaptedModel, Suspicion, Choice]:
+    """The model with trained adapters if the suspicion that is chosen needs them, and the choice."""
+    if not len(to_choose):
+        reason = f"A guarantee needs all samples where they are fewer than {FEWEST_TO_CHOOSE}, so nothing was compared."
+        softmax = suspicion_named(SOFTMAX.name)
+        return views_alone(model, ()), softmax, Choice(softmax.name, "aurc", (), reason)
+    recipe = replace(recipe_named(config.recipe), mirrored=None, look=1.0, epsilon=0.0)
+    adapted = adapt(model, data, config=replace(config, recipe=recipe), storage=storage)
+    adapted, chosen = choose_for(adapted, data, to_choose, **_budget(config), seed=config.seed)
+    if group().is_main:
+        note(chosen.choice.reason)
+    return adapted, chosen.suspicion, chosen.choice
+
+
 def _budget(config: FitConfig) -> dict[str, Any]:
     risk = config.target.max_risk if isinstance(config.target, MaxRisk) else None
     return {"budget": BUDGET if config.max_extra_time is None else config.max_extra_time, "max_risk": risk}
 
 
-def _say(choice: Choice) -> None:
-    if group().is_main:
-        note(choice.reason)
+def _focused(adapted: AdaptedModel, recipe: Recipe, samples: Data, seed: int) -> Data:
+    """The samples for the threshold: all, or nine of ten where the others, without their labels, set a cascade."""
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+    tenth = -(-len(order) // 10)
+    return samples.subset(order[tenth:]) if focus(adapted, recipe, samples.subset(order[:tenth])) else samples
 
 
 def _title(adapted: AdaptedModel, recipe: Recipe) -> str:
     """What was made, in words."""
-    if adapted.adapters:
-        return recipe.title
+    if adapted.adapters or made_by(adapted, recipe) is not recipe:
+        return made_by(adapted, recipe).title
     return "The model at views of the input" if adapted.members else "The model alone"
 
 
