@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from petm._internal.records import Json, Record
 from petm.errors import ArgumentError, BundleError
+from petm.selective.audit import inverse_chances, thinned
 from petm.selective.ranking import calibration_arrays
 
 BEARABLE_ERRORS, FIRST_COVERAGE = 12, 0.3
@@ -128,7 +129,14 @@ DISAGREEMENT = Threshold(math.nextafter(0.0, 1.0), "disagreement, as in the pape
 """Threshold on `petm.models.scores.opposition`: above 0 is suspect; at 0, a tie, the second opinion agrees."""
 
 
-def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, confidence: float = 0.95) -> Threshold:
+def risk_threshold(
+    suspicion: ArrayLike,
+    wrong: ArrayLike,
+    *,
+    max_risk: float,
+    confidence: float = 0.95,
+    chance: ArrayLike | None = None,
+) -> Threshold:
     """Returns the greatest threshold found whose error rate among the trusted is guaranteed to be at most ``max_risk``.
 
     Theorem: let the calibration samples and the later ones be drawn independently from one distribution, and let base
@@ -148,6 +156,8 @@ def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, c
         wrong: bool ``(N,)``, where the base model is wrong on them.
         max_risk: Greatest share of errors among the trusted, between 0 and 1, both excluded.
         confidence: Confidence of the guarantee, between 0 and 1, both excluded.
+        chance: float ``(N,)``, the chance with which each was drawn to be labelled, in (0, 1]; None for equal chances.
+            Every input must have had a chance; the samples are then thinned to the least one (`thinned`).
 
     Returns:
         The threshold; where none can be guaranteed, one that trusts nothing, with `Threshold.samples_needed`.
@@ -159,7 +169,11 @@ def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, c
     """
     check_share("max_risk", max_risk, below_1=True)
     check_share("confidence", confidence, below_1=True)
-    return _guarantee(*calibration_arrays(suspicion, wrong), max_risk, confidence, 1 - confidence)
+    scores, errors = calibration_arrays(suspicion, wrong)
+    weights = inverse_chances(chance, len(scores))
+    kept = thinned(weights)
+    found = _guarantee(scores[kept], errors[kept], max_risk, confidence, 1 - confidence)
+    return _as_seen(found, scores, errors, weights)
 
 
 def class_thresholds(
@@ -170,6 +184,7 @@ def class_thresholds(
     classes: int,
     max_risk: float,
     confidence: float = 0.95,
+    chance: ArrayLike | None = None,
 ) -> Threshold:
     """Returns one threshold for each class that the base model predicts, with the risk guaranteed in each of them.
 
@@ -185,6 +200,7 @@ def class_thresholds(
         classes: Number of classes ``K``.
         max_risk: Greatest share of errors among the trusted, between 0 and 1, both excluded.
         confidence: Confidence of all guarantees at once, between 0 and 1, both excluded.
+        chance: As in `risk_threshold`.
 
     Returns:
         A threshold with ``classes``, whose ``samples_needed`` count samples of all classes.
@@ -193,27 +209,24 @@ def class_thresholds(
     check_share("confidence", confidence, below_1=True)
     scores, errors = calibration_arrays(suspicion, wrong)
     labels = _labels(predicted, scores.shape, classes)
-    parts = []
+    weights = inverse_chances(chance, len(scores))
+    kept, parts = thinned(weights), []
     for label in range(classes):
         rows = labels == label
-        part = _guarantee(scores[rows], errors[rows], max_risk, confidence, (1 - confidence) / classes)
+        used = rows & kept
+        part = _guarantee(scores[used], errors[used], max_risk, confidence, (1 - confidence) / classes)
         if part.samples_needed is not None:
-            part = replace(part, samples_needed=math.ceil(part.samples_needed * len(rows) / rows.sum()))
-        parts.append(part)
+            part = replace(part, samples_needed=math.ceil(part.samples_needed * kept.sum() / used.sum()))
+        parts.append(_as_seen(part, scores[rows], errors[rows], weights[rows]))
     whole = Threshold(max(part.value for part in parts), "guaranteed risk in each class", classes=tuple(parts))
     trusted, missing = whole.trusts(scores, labels), [part for part in parts if not part.holds]
     needed = [part.samples_needed for part in missing if part.samples_needed is not None]
-    return replace(
-        whole,
-        coverage=float(trusted.mean()),
-        max_risk=max_risk,
-        confidence=confidence,
-        risk=float(errors[trusted].mean()) if trusted.any() else None,
-        samples_needed=max(needed) if needed and len(needed) == len(missing) else None,
-    )
+    enough = max(needed) if needed and len(needed) == len(missing) else None
+    whole = replace(whole, max_risk=max_risk, confidence=confidence, samples_needed=enough)
+    return _with_shares(whole, trusted, errors, weights)
 
 
-def coverage_threshold(suspicion: ArrayLike, coverage: float) -> Threshold:
+def coverage_threshold(suspicion: ArrayLike, coverage: float, *, chance: ArrayLike | None = None) -> Threshold:
     """Returns the least threshold that trusts at least a share ``coverage`` of the calibration samples.
 
     It guarantees nothing about errors. The share of trusted later samples varies about ``coverage`` with a standard
@@ -222,16 +235,24 @@ def coverage_threshold(suspicion: ArrayLike, coverage: float) -> Threshold:
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
         coverage: Share to trust, above 0, at most 1.
+        chance: As in `risk_threshold`; samples are weighted by its inverse.
     """
     check_share("coverage", coverage)
     scores, _ = calibration_arrays(suspicion, np.zeros(np.shape(suspicion), bool))
-    last = np.sort(scores)[math.ceil(round(coverage * len(scores), 9)) - 1]
+    weights, order = inverse_chances(chance, len(scores)), np.argsort(scores)
+    place = np.searchsorted(weights[order].cumsum(), round(coverage * weights.sum(), 9))
+    last = scores[order][min(place, len(scores) - 1)]
     value = float(min(scores[scores > last], default=math.inf))
-    return Threshold(value, "coverage", float((scores < value).mean()))
+    return Threshold(value, "coverage", float(np.average(scores < value, weights=weights)))
 
 
 def recall_threshold(
-    suspicion: ArrayLike, wrong: ArrayLike, *, recall: float, confidence: float | None = None
+    suspicion: ArrayLike,
+    wrong: ArrayLike,
+    *,
+    recall: float,
+    confidence: float | None = None,
+    chance: ArrayLike | None = None,
 ) -> Threshold:
     """Returns the greatest threshold at which at least a share ``recall`` of the model's errors is flagged as suspect.
 
@@ -246,6 +267,7 @@ def recall_threshold(
         wrong: bool ``(N,)``, where the base model is wrong on them; at least once.
         recall: Share of errors to flag, above 0, at most 1; below 1 with ``confidence``.
         confidence: Confidence of the guarantee, between 0 and 1, both excluded; None for no guarantee.
+        chance: As in `risk_threshold`; without ``confidence``, errors are weighted by its inverse.
 
     Returns:
         The threshold; where none can be guaranteed, one that trusts nothing, with `Threshold.samples_needed`.
@@ -257,22 +279,39 @@ def recall_threshold(
     if confidence is not None:
         check_share("confidence", confidence, below_1=True)
     scores, errors = calibration_arrays(suspicion, wrong)
-    missed, bad = np.sort(scores[errors]), int(errors.sum())
-    if not bad:
+    weights = inverse_chances(chance, len(scores))
+    used = errors if confidence is None else errors & thinned(weights)
+    order = np.argsort(scores[used])
+    missed, bad = scores[used][order], int(used.sum())
+    if not errors.any():
         raise ArgumentError(f"wrong: expected at least one error, got none in {len(scores)}. Add calibration samples.")
     rule = "recall" if confidence is None else "guaranteed recall"
     if confidence is None:
-        misses = math.floor(round((1 - recall) * bad, 9))
+        found = weights[used][order].cumsum()
+        misses = min(int(np.searchsorted(found, round((1 - recall) * found[-1], 9), side="right")), bad - 1)
     else:
         misses = int((scipy.stats.binom.cdf(np.arange(bad), bad, 1 - recall) <= 1 - confidence).sum()) - 1
         if misses < 0:
             needed = math.ceil(math.log(1 - confidence) / math.log(recall))
-            total = math.ceil(needed * len(scores) / bad)
+            total = math.ceil(needed * weights.sum() / weights[errors].sum())
             return Threshold(-math.inf, rule, 0.0, None, confidence, recall=recall, samples_needed=total)
-    value = float(missed[misses])
-    trusted = scores < value
-    seen = float(errors[trusted].mean()) if trusted.any() else None
-    return Threshold(value, rule, float(trusted.mean()), None, confidence, seen, recall)
+    found_value = Threshold(float(missed[misses]), rule, None, None, confidence, recall=recall)
+    return _as_seen(found_value, scores, errors, weights)
+
+
+def _as_seen(
+    found: Threshold, scores: NDArray[np.float64], errors: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> Threshold:
+    """A threshold for all, with coverage and risk as the weighted samples show them; unchanged if it trusts nothing."""
+    return _with_shares(found, scores < found.value, errors, weights) if found.holds else found
+
+
+def _with_shares(
+    found: Threshold, trusted: NDArray[np.bool_], errors: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> Threshold:
+    """A threshold with coverage and risk of the weighted samples that it trusts."""
+    share, failed = (float(weights[each].sum()) for each in (trusted, trusted & errors))
+    return replace(found, coverage=share / float(weights.sum()), risk=failed / share if share else None)
 
 
 def _guarantee(
