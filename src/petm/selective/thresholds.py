@@ -176,6 +176,27 @@ def risk_threshold(
     return _as_seen(found, scores, errors, weights)
 
 
+def guaranteed_coverage(
+    suspicion: ArrayLike,
+    wrong: ArrayLike,
+    *,
+    max_risk: float,
+    confidence: float = 0.95,
+    chance: ArrayLike | None = None,
+    copies: int = 1,
+) -> float:
+    """Returns the coverage of `risk_threshold` if there were ``copies`` times as many samples like these; 0 for none.
+
+    The arguments are those of `risk_threshold`. With more than one copy it is an estimate: errors would have to stay as
+    frequent at each suspicion.
+    """
+    scores, errors = calibration_arrays(suspicion, wrong)
+    weights = inverse_chances(chance, len(scores))
+    kept = thinned(weights)
+    found = _guarantee(scores[kept], errors[kept], max_risk, confidence, 1 - confidence, copies)
+    return float(np.average(scores < found.value, weights=weights))
+
+
 def class_thresholds(
     suspicion: ArrayLike,
     wrong: ArrayLike,
@@ -315,15 +336,23 @@ def _with_shares(
 
 
 def _guarantee(
-    scores: NDArray[np.float64], errors: NDArray[np.bool_], max_risk: float, confidence: float, level: float
+    scores: NDArray[np.float64],
+    errors: NDArray[np.bool_],
+    max_risk: float,
+    confidence: float,
+    level: float,
+    copies: int = 1,
 ) -> Threshold:
-    """The threshold whose guarantee is violated with probability ``level`` at most; ``confidence`` is only recorded."""
-    total, rule = len(scores), "guaranteed risk"
+    """The threshold whose guarantee is violated with probability ``level`` at most; ``confidence`` is only recorded.
+
+    With ``copies``, what so many times the samples would give if errors stayed as frequent; this guarantees nothing.
+    """
+    total, rule = copies * len(scores), "guaranteed risk"
     if not total:
         return Threshold(-math.inf, rule, 0.0, max_risk, confidence)
     # Within equal suspicion the order must not depend on the labels; that of the samples may.
-    order = np.lexsort((np.random.default_rng(0).permutation(total), scores))
-    counts, failures = np.arange(1, total + 1), errors[order].cumsum()
+    order = np.lexsort((np.random.default_rng(0).permutation(len(scores)), scores))
+    counts, failures = copies * np.arange(1, len(scores) + 1), copies * errors[order].cumsum()
     start = int(_first_counts(total, max_risk, level))
     following = np.append(scores[order][1:], math.inf)
     ends = (scores[order] < following) & (counts >= start)  # of runs of equal suspicion
