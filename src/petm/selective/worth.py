@@ -78,8 +78,9 @@ def worth(
 
     The intervals are paired: among the samples on which just one of the two says so, the share of the first has an
     exact interval (Clopper and Pearson), and its centre 1/2 is no difference, as in McNemar's exact test. Each interval
-    has the error probability ``(1 - confidence) / 2``. They hold for grades by thresholds that were set on other
-    samples; on the calibration samples themselves they look a little too good for both.
+    has the error probability ``(1 - confidence) / 2`` given the number of such samples, whose own chance is left out:
+    the side of 0 on which it lies is exact, its length a little short. They hold for grades by thresholds that were set
+    on other samples; on the calibration samples themselves they look a little too good for both.
 
     Args:
         trusted: bool ``(N,)``, the grades.
@@ -142,4 +143,4 @@ def _errors(value: float) -> str:
 def _more(difference: Estimate, what: str) -> str:
     few = difference.value < 0
     low, high = (-difference.high, -difference.low) if few else (difference.low, difference.high)
-    return f"{abs(difference.value):.1f} {'fewer' if few else 'more'} {what} ({low:.1f} to {high:.1f})"
+    return f"{_count(abs(difference.value))} {'fewer' if few else 'more'} {what} ({low + 0.0:.1f} to {high + 0.0:.1f})"
