@@ -134,6 +134,15 @@ def test_labels_of_suspects_alone_are_no_evidence(tmp_path, images, chance):
         found.check_drawn()
 
 
+def test_an_audit_of_which_nobody_can_tell_anything_is_no_evidence(tmp_path, images):
+    rows = audited(images, 0.25)
+    told = [of_page(rows[n], n % 4 // 2, b"image %d" % n) for n in range(0, ROWS, 3)]
+    told += [of_page(rows[n], None, b"image %d" % n, decision="cannot tell") for n in range(1, ROWS, 4) if n % 3]
+    found = read_reviewed([lines(tmp_path / "l.jsonl", told)], [lines(tmp_path / "g.csv", rows)], CLASSES)
+    with pytest.raises(DataError, match=r"labels.*chance"):
+        found.check_drawn()
+
+
 def test_a_queue_that_is_not_finished_is_no_evidence(tmp_path, images):
     rows = audited(images, 0.25)
     told = [{"input": rows[n]["input"], "label": n % 4 // 2} for n in range(ROWS) if n % 3 == 0 or n % 4 == 1][:-6]
@@ -142,6 +151,14 @@ def test_a_queue_that_is_not_finished_is_no_evidence(tmp_path, images):
     assert found.unanswered > 0
     with pytest.raises(DataError, match=r"labels.*Finish"):
         found.check_drawn()
+
+
+def test_a_copy_of_a_labelled_input_needs_no_label_of_its_own(tmp_path, images):
+    rows = [*audited(images, 0.25), images[0] | {"input": "gone.png", "chance": 1.0, "sha256": sha(b"image 0")}]
+    told = [of_page(rows[n], n % 3, b"image %d" % n) for n in range(ROWS) if n % 3 == 0 or n % 4 == 1]
+    found = read_reviewed([lines(tmp_path / "l.jsonl", told)], [lines(tmp_path / "g.jsonl", rows)], CLASSES)
+    assert found.repeated == 1
+    found.check_drawn()
 
 
 def plain(images, count=30):

@@ -147,7 +147,8 @@ def read_reviewed(
     numbers = _numbers(entries, classes, ", ".join(map(str, labels)))
     by_hash, by_place = _index(entries, numbers)
     found: list[tuple[Any, ...]] = []
-    chances, used, repeated, by_content = Counter[float | None](), set[int](), 0, 0
+    chances, answered = Counter[float | None](), Counter[float | None]()
+    used, repeated, by_content = set[int](), 0, 0
     for path in map(Path, grades):
         hashes = _Hashes(content, by_hash)
         table = _opened(path, _GRADES, _GRADES[:1], "Name what petm grade wrote.")
@@ -175,6 +176,7 @@ def read_reviewed(
             decided = told or entry
             if decided is None:
                 continue
+            answered[drawn] += 1
             answer = _answer(predicted, suspicion, table, record)
             if {id(each) for each in (entry, told) if each is not None} & used:
                 repeated += 1
@@ -185,8 +187,8 @@ def read_reviewed(
     unmatched = len({id(each) for each in (*by_hash.values(), *by_place.values())} - used)
     rows = chances.total()
     if not queued and set(chances) == {None}:  # random rows, by the word of whoever labelled them
-        chances, found = Counter(), [(*each[:-1], 1.0) for each in found]
-    return _checked(found, by_content, unmatched, repeated, rows, chances, fewest)
+        chances, found = Counter[float | None](), [(*each[:-1], 1.0) for each in found]
+    return _checked(found, by_content, unmatched, repeated, rows, chances, answered, fewest)
 
 
 def _checked(
@@ -196,6 +198,7 @@ def _checked(
     repeated: int,
     rows: int,
     chances: Counter[float | None],
+    answered: Counter[float | None],
     fewest: int,
 ) -> Reviewed:
     """The joined rows, after checking that there is something to learn from them."""
@@ -215,13 +218,13 @@ def _checked(
             f"column of labels, or label inputs of other classes."
         )
     drawn = np.array(columns[5], np.float64)
-    told = Counter(drawn.tolist())
-    least, unreached, unanswered = min(filter(None, told), default=1.0), 0, 0
+    least = min((chance for chance in drawn[labels != UNLABELLED].tolist() if chance > 0), default=1.0)
+    unreached = unanswered = 0
     for chance, count in chances.items():
         if chance is None or chance < least:
             unreached += count
-        elif scipy.stats.binom.cdf(told[chance], count, chance) < UNEXPLAINED:
-            unanswered += round(count * chance) - told[chance]
+        elif scipy.stats.binom.cdf(answered[chance], count, chance) < UNEXPLAINED:
+            unanswered += round(count * chance) - answered[chance]
     return Reviewed(
         tuple(columns[0]),
         labels,
