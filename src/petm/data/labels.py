@@ -348,7 +348,7 @@ def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -
                         for value in record.values[:3]
                     )
                     said = beside(label, named, untyped=kind == ".csv")
-                    entries.append((last, (str(name), _row(record.values[3])), said))
+                    entries.append((last, (str(name), row_number(record.values[3])), said))
             except ValueError as error:
                 faults[last] = str(error)
         if by_line and last in faults and not path.read_bytes().endswith(b"\n"):
@@ -384,7 +384,12 @@ def beside(label: object, name: object, *, untyped: bool) -> Label | None:
     return Cell(value) if untyped and isinstance(value, str) else value
 
 
-def _row(value: object) -> int | None:
+def row_number(value: object) -> int | None:
+    """Returns the number of a row, None where there is none.
+
+    Raises:
+        ValueError: It is no whole number.
+    """
     row = _number(int(value) if isinstance(value, float) and value.is_integer() else value)
     if row is None and value is not None:
         raise ValueError(f"expected a whole number as row, got {reprlib.repr(value)}")

@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from petm._internal.texts import markdown, visible
+from petm.selective.trade_off import TradeOff
 
 METHODS = {
     "petm": "PETM",
@@ -296,6 +297,26 @@ def judged(difference: Mapping[str, float | None]) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """Returns a share as percent, or a dash for None and NaN."""
     return MISSING if value is None or value != value else f"{100 * value:.{digits}f}%"
+
+
+def trade_off_table(rows: Sequence[TradeOff]) -> Table:
+    """Returns the coverage at each risk, by the grader's suspicion with the softmax in brackets."""
+    parts = ("guaranteed", "seen", "twice", "ten_times")
+    confidence = percent(rows[0].confidence, 0) if rows else MISSING
+    return Table(
+        "Risk and coverage",
+        f"Share of predictions that may be trusted, of the softmax in brackets. Guaranteed: with {confidence} "
+        "confidence in each row by itself. Seen: on these labels, guaranteeing nothing. The last two: what would be "
+        "guaranteed with more labels, if errors stayed as frequent.",
+        ("Errors among the trusted, at most", "Guaranteed", "Seen", "Twice the labels", "Ten times"),
+        tuple(
+            (
+                f"{100 * row.max_risk:g}%",
+                *(f"{percent(getattr(row.chosen, part))} ({percent(getattr(row.softmax, part))})" for part in parts),
+            )
+            for row in rows
+        ),
+    )
 
 
 def points(value: float | None, digits: int = 1) -> str:

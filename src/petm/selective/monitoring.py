@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 import scipy
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from petm.selective.audit import inverse_chances
 from petm.selective.metrics import Share
 from petm.selective.ranking import aligned
 from petm.selective.thresholds import Threshold, check_share
@@ -53,32 +54,58 @@ class LabelledCounts:
 
     Attributes:
         threshold: The threshold whose guarantee is checked.
-        trusted: int64 ``(K,)``, labelled and trusted, for each class with a threshold of its own; ``(1,)`` for all.
-        wrong: int64 ``(K,)``, the wrong ones among these.
-        suspects: Number of labelled suspects.
-        found: Number of wrong ones among these.
+        drawn: By the chance with which predictions were drawn to be labelled, int64 ``(2, K + 1)``: right and wrong
+            ones; trusted in each class with a threshold of its own (one column where one serves all), then suspects.
     """
 
     def __init__(self, threshold: Threshold) -> None:
         self.threshold = threshold
-        self.trusted = np.zeros(len(threshold.values), np.int64)
-        self.wrong = np.zeros_like(self.trusted)
-        self.suspects, self.found = 0, 0
+        self.drawn: dict[float, NDArray[np.int64]] = {}
 
-    def add(self, trusted: ArrayLike, wrong: ArrayLike, predicted: ArrayLike | None = None) -> "LabelledCounts":
+    @property
+    def trusted(self) -> NDArray[np.int64]:
+        """Number of labelled and trusted predictions, int64 ``(K,)``, or ``(1,)`` where one threshold serves all."""
+        return np.asarray(self._all().sum(0)[:-1])
+
+    @property
+    def wrong(self) -> NDArray[np.int64]:
+        """Number of wrong ones among `trusted`, of the same shape."""
+        return self._all()[1, :-1]
+
+    @property
+    def suspects(self) -> int:
+        """Number of labelled suspects."""
+        return int(self._all()[:, -1].sum())
+
+    @property
+    def found(self) -> int:
+        """Number of wrong ones among these."""
+        return int(self._all()[1, -1])
+
+    def add(
+        self,
+        trusted: ArrayLike,
+        wrong: ArrayLike,
+        predicted: ArrayLike | None = None,
+        *,
+        chance: ArrayLike | None = None,
+    ) -> "LabelledCounts":
         """Counts predictions whose true label is known, and returns the counts themselves.
 
         Args:
             trusted: bool ``(n,)``, the grades.
             wrong: bool ``(n,)``, where the base model is wrong.
             predicted: int ``(n,)``, the classes that the base model predicts; needed with a threshold for each class.
+            chance: float ``(n,)``, the chance with which each was drawn to be labelled, in (0, 1]; None for 1.
         """
         grades, errors = aligned(np.asarray(trusted, bool), wrong)
-        places, kinds = self.threshold.places(predicted, grades.shape), len(self.trusted)
-        self.trusted += np.bincount(places[grades], minlength=kinds)
-        self.wrong += np.bincount(places[grades & errors], minlength=kinds)
-        self.suspects += int((~grades).sum())
-        self.found += int((~grades & errors).sum())
+        chances = np.ones(len(grades)) if chance is None else np.asarray(chance, np.float64)
+        inverse_chances(chances, len(grades))
+        kinds = len(self.threshold.values)
+        places = np.where(grades, self.threshold.places(predicted, grades.shape), kinds) + (kinds + 1) * errors
+        for value in np.unique(chances).tolist():
+            counts = np.bincount(places[chances == value], minlength=2 * (kinds + 1)).reshape(2, -1)
+            self.drawn[value] = self.drawn.get(value, 0) + counts
         return self
 
     def check(self, *, confidence: float | None = None) -> GuaranteeCheck:
@@ -89,7 +116,8 @@ class LabelledCounts:
         interval ends at the guaranteed risk or below, and is violated where it begins above. Either verdict is false
         with probability ``(1 - confidence) / 2`` at most; with a guarantee in each class, over all classes at once.
 
-        The labelled must be a random part of the trusted; labels of suspects alone do not tell.
+        The labelled must be a random part of the trusted; labels of suspects alone do not tell. Where chances differ,
+        the counts are thinned to the least chance, as by `petm.selective.audit.thinned`: ``found`` counts those kept.
 
         Args:
             confidence: Confidence of the interval, between 0 and 1; None for that of the guarantee, or 0.95 without.
@@ -101,17 +129,32 @@ class LabelledCounts:
         threshold = self.threshold
         level = confidence if confidence is not None else threshold.confidence or 0.95
         check_share("confidence", level, below_1=True)
-        total, errors = int(self.trusted.sum()), int(self.wrong.sum())
+        used = self._thinned()
+        trusted, wrong, found = used.sum(0)[:-1], used[1, :-1], int(used[1, -1])
+        total, errors = int(trusted.sum()), int(wrong.sum())
         limit, expected = threshold.max_risk, threshold.risk
         counts, of = (errors, total), "wrong among the trusted"
         if threshold.recall is not None and threshold.confidence is not None:
             limit = expected = 1 - threshold.recall
-            counts, of = (errors, errors + self.found), "trusted among the wrong"
+            counts, of = (errors, errors + found), "trusted among the wrong"
         guaranteed = limit if threshold.holds and threshold.confidence is not None else None
-        whole = _judge(counts, of, guaranteed, level, expected, total, self.suspects)
-        return self._in_each_class(whole) if threshold.classes else whole
+        labelled = int(self.trusted.sum())
+        whole = _judge(counts, of, guaranteed, level, expected, labelled, self.suspects)
+        return self._in_each_class(whole, trusted, wrong) if threshold.classes else whole
 
-    def _in_each_class(self, whole: GuaranteeCheck) -> GuaranteeCheck:
+    def _all(self) -> NDArray[np.int64]:
+        """The counts over all chances."""
+        return sum(self.drawn.values(), np.zeros((2, len(self.threshold.values) + 1), np.int64))
+
+    def _thinned(self) -> NDArray[np.int64]:
+        """The counts, each prediction kept with the least chance over its own as probability."""
+        random, least = np.random.default_rng(0), min(self.drawn, default=1.0)
+        kept = (random.binomial(counts, least / chance) for chance, counts in sorted(self.drawn.items()))
+        return sum(kept, np.zeros_like(self._all()))
+
+    def _in_each_class(
+        self, whole: GuaranteeCheck, trusted: NDArray[np.int64], wrong: NDArray[np.int64]
+    ) -> GuaranteeCheck:
         """The check of a guarantee in each class, from the check of all together."""
         limit, parts = self.threshold.max_risk, self.threshold.classes
         kept = [label for label, part in enumerate(parts) if part.holds]
@@ -119,7 +162,7 @@ class LabelledCounts:
             return whole
         each, checks = 1 - (1 - whole.confidence) / len(kept), []
         for label in kept:
-            counts = int(self.wrong[label]), int(self.trusted[label])
+            counts = int(wrong[label]), int(trusted[label])
             checks.append((label, _judge(counts, whole.of, limit, each, parts[label].risk, counts[1], 0)))
         verdicts: tuple[Verdict, ...] = ("violated", "cannot tell")
         verdict: Verdict = next((one for one in verdicts if any(check.verdict == one for _, check in checks)), "holds")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from petm.selective.audit import inverse_chances
 from petm.selective.ranking import calibration_arrays
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ class ErrorProbability:
         return found.clamp(constant(self.least), constant(1 - self.least))
 
 
-def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) -> ErrorProbability:
+def fit_probability(
+    suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0, chance: ArrayLike | None = None
+) -> ErrorProbability:
     """Returns the probability of error as a function of suspicion, fitted on calibration samples.
 
     Of these methods, the one with the least log loss in stratified cross-validation is chosen:
@@ -105,6 +108,8 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
         suspicion: float ``(N,)`` of the calibration samples, finite.
         wrong: bool ``(N,)``, where the base model is wrong on them.
         seed: Seed of the folds.
+        chance: float ``(N,)``, the chance with which each was drawn to be labelled, in (0, 1]; None for equal chances.
+            Samples are weighted by its inverse, and count as ``N = (sum w)² / sum w²`` of equal weight (Kish, 1965).
 
     Reference:
         Zadrozny and Elkan (2002), Transforming Classifier Scores into Accurate Multiclass Probability Estimates;
@@ -112,21 +117,24 @@ def fit_probability(suspicion: ArrayLike, wrong: ArrayLike, *, seed: int = 0) ->
         The Performance of Universal Encoding, for the half.
     """
     scores, errors = calibration_arrays(suspicion, wrong)
+    inverse = inverse_chances(chance, len(scores))
+    weights = inverse * (inverse.sum() / (inverse @ inverse))
     rarer = int(min(errors.sum(), (~errors).sum()))
     if rarer == 0:
-        return _isotonic(scores, errors)
+        return _isotonic(scores, errors, weights)
     if rarer == 1:
-        return _logistic(scores, errors)
+        return _logistic(scores, errors, weights)
     fits: dict[str, Callable[..., ErrorProbability]] = {"logistic": _logistic, "isotonic": _isotonic}
     if scores.min() >= 0 and scores.max() <= 1:
         fits["log-odds"] = partial(_logistic, method="log-odds")
     losses = dict.fromkeys(fits, 0.0)
     for fitted, judged in folds(errors, seed):
         for method, fit in fits.items():
-            found = fit(scores[fitted], errors[fitted]).probability(scores[judged])
-            losses[method] -= float(np.log(np.where(errors[judged], found, 1 - found)).sum()) / len(scores)
+            found = fit(scores[fitted], errors[fitted], weights[fitted]).probability(scores[judged])
+            said = weights[judged] * np.log(np.where(errors[judged], found, 1 - found))
+            losses[method] -= float(said.sum()) / float(weights.sum())
     best = min(fits, key=lambda method: losses[method])
-    return replace(fits[best](scores, errors), log_losses=losses)
+    return replace(fits[best](scores, errors, weights), log_losses=losses)
 
 
 def folds(errors: NDArray[np.bool_], seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -138,45 +146,49 @@ def folds(errors: NDArray[np.bool_], seed: int) -> Iterator[tuple[NDArray[np.int
 
 
 def _logistic(
-    scores: NDArray[np.float64], errors: NDArray[np.bool_], *, method: Method = "logistic"
+    scores: NDArray[np.float64],
+    errors: NDArray[np.bool_],
+    weights: NDArray[np.float64],
+    *,
+    method: Method = "logistic",
 ) -> ErrorProbability:
     if method == "log-odds":
         scores = _log_odds(scores)
-    bad, good = int(errors.sum()), int((~errors).sum())
-    least = 0.5 / (len(scores) + 1)
+    bad, good = float(weights[errors].sum()), float(weights[~errors].sum())
+    least = 0.5 / (float(weights.sum()) + 1)
     target = np.where(errors, (bad + 1) / (bad + 2), 1 / (good + 2))
     centre, spread = float(scores.mean()), float(scores.std())
     slope, intercept = 0.0, math.log((bad + 0.5) / (good + 0.5))
     if np.ptp(scores) > 0:
         # A soft target is two samples, an error and a right one, that share one weight.
         standard = np.tile((scores - centre) / spread, 2)[:, None]
-        kinds, weights = np.repeat([True, False], len(scores)), np.concatenate([target, 1 - target])
+        kinds = np.repeat([True, False], len(scores))
+        parts = np.concatenate([weights * target, weights * (1 - target)])
         from sklearn.linear_model import LogisticRegression
 
-        model = LogisticRegression(C=1e9, solver="newton-cholesky", max_iter=1000).fit(standard, kinds, weights)
+        model = LogisticRegression(C=1e9, solver="newton-cholesky", max_iter=1000).fit(standard, kinds, parts)
         steepness = float(model.coef_[0, 0])
         if steepness > 0:
             slope, intercept = steepness / spread, float(model.intercept_[0]) - steepness * centre / spread
     return ErrorProbability(method, least, slope, intercept)
 
 
-def _isotonic(scores: NDArray[np.float64], errors: NDArray[np.bool_]) -> ErrorProbability:
+def _isotonic(scores: NDArray[np.float64], errors: NDArray[np.bool_], weights: NDArray[np.float64]) -> ErrorProbability:
     from sklearn.isotonic import IsotonicRegression
 
     levels, ranks = np.unique(scores, return_inverse=True)
     # On ranks, since scikit-learn takes suspicions that lie closer than 1e-15 for one.
     x = np.concatenate([ranks, [0, len(levels) - 1]])
     y = np.concatenate([errors, [True, False]])
-    weights = np.concatenate([np.ones(len(scores)), [0.5, 0.5]])
+    least = 0.5 / (float(weights.sum()) + 1)
+    weights = np.concatenate([weights, [0.5, 0.5]])
 
     curve = IsotonicRegression().fit(x.astype(float), y.astype(float), sample_weight=weights)
     knots, values = curve.X_thresholds_.astype(int), curve.y_thresholds_
     if len(knots) > KNOTS:
         kept = np.unique(np.linspace(0, len(knots) - 1, KNOTS).round().astype(int))
         knots, values = knots[kept], values[kept]
-    return ErrorProbability(
-        "isotonic", 0.5 / (len(scores) + 1), knots=tuple(levels[knots].tolist()), values=tuple(values.tolist())
-    )
+    return ErrorProbability("isotonic", least, knots=tuple(levels[knots].tolist()), values=tuple(values.tolist()))
 
 
 def _log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:

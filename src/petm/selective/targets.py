@@ -2,8 +2,9 @@
 
 ``guarantees`` says whether the target holds for later predictions with a confidence, and so needs calibration samples
 that the base model has not seen. The method ``threshold`` takes calibration samples: suspicion, float ``(N,)``, finite;
-wrong, bool ``(N,)``, where the base model is wrong; predicted, int ``(N,)``, the classes that it predicts; and the
-number of classes ``K``. It raises `ArgumentError` where the samples do not suffice for the target.
+wrong, bool ``(N,)``, where the base model is wrong; predicted, int ``(N,)``, the classes that it predicts; the number
+of classes ``K``; and chance, float ``(N,)``, with which each was drawn to be labelled, None where all are equal. It
+raises `ArgumentError` where the samples do not suffice for the target.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from petm._internal.records import Json, Record
 from petm.errors import ArgumentError, BundleError
+from petm.selective.audit import inverse_chances
 from petm.selective.thresholds import (
     DISAGREEMENT,
     Threshold,
@@ -57,12 +59,26 @@ class MaxRisk:
         each = " in each class" if self.per else ""
         return f"an error rate of at most {self.max_risk:.3g} among the trusted{each}, {self.confidence:.3g} confidence"
 
-    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
+    def threshold(
+        self,
+        suspicion: ArrayLike,
+        wrong: ArrayLike,
+        predicted: ArrayLike,
+        *,
+        classes: int,
+        chance: ArrayLike | None = None,
+    ) -> Threshold:
         """Returns the threshold, or one for each class."""
         if self.per is None:
-            return risk_threshold(suspicion, wrong, max_risk=self.max_risk, confidence=self.confidence)
+            return risk_threshold(suspicion, wrong, max_risk=self.max_risk, confidence=self.confidence, chance=chance)
         return class_thresholds(
-            suspicion, wrong, predicted, classes=classes, max_risk=self.max_risk, confidence=self.confidence
+            suspicion,
+            wrong,
+            predicted,
+            classes=classes,
+            max_risk=self.max_risk,
+            confidence=self.confidence,
+            chance=chance,
         )
 
 
@@ -84,9 +100,17 @@ class Coverage:
     def __str__(self) -> str:
         return f"a coverage of {self.coverage:.3g}"
 
-    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
+    def threshold(
+        self,
+        suspicion: ArrayLike,
+        wrong: ArrayLike,
+        predicted: ArrayLike,
+        *,
+        classes: int,
+        chance: ArrayLike | None = None,
+    ) -> Threshold:
         """Returns the threshold."""
-        return coverage_threshold(suspicion, self.coverage)
+        return coverage_threshold(suspicion, self.coverage, chance=chance)
 
 
 @dataclass(frozen=True)
@@ -117,9 +141,17 @@ class Recall:
         guaranteed = "" if self.confidence is None else f", {self.confidence:.3g} confidence"
         return f"a recall of {self.recall:.3g}{guaranteed}"
 
-    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
+    def threshold(
+        self,
+        suspicion: ArrayLike,
+        wrong: ArrayLike,
+        predicted: ArrayLike,
+        *,
+        classes: int,
+        chance: ArrayLike | None = None,
+    ) -> Threshold:
         """Returns the threshold."""
-        return recall_threshold(suspicion, wrong, recall=self.recall, confidence=self.confidence)
+        return recall_threshold(suspicion, wrong, recall=self.recall, confidence=self.confidence, chance=chance)
 
 
 @dataclass(frozen=True)
@@ -132,9 +164,18 @@ class Disagreement:
     def __str__(self) -> str:
         return "disagreement of both opinions"
 
-    def threshold(self, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike, *, classes: int) -> Threshold:
+    def threshold(
+        self,
+        suspicion: ArrayLike,
+        wrong: ArrayLike,
+        predicted: ArrayLike,
+        *,
+        classes: int,
+        chance: ArrayLike | None = None,
+    ) -> Threshold:
         """Returns the threshold, which depends on no sample."""
-        return replace(DISAGREEMENT, coverage=float(np.mean(DISAGREEMENT.trusts(suspicion))))
+        trusted = DISAGREEMENT.trusts(suspicion)
+        return replace(DISAGREEMENT, coverage=float(np.average(trusted, weights=inverse_chances(chance, len(trusted)))))
 
 
 Target: TypeAlias = MaxRisk | Coverage | Recall | Disagreement

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from petm._internal.records import Json, Record
 from petm.errors import ArgumentError, BundleError
+from petm.selective.audit import inverse_chances, thinned
 from petm.selective.ranking import calibration_arrays
 
 BEARABLE_ERRORS, FIRST_COVERAGE = 12, 0.3
@@ -128,7 +129,14 @@ DISAGREEMENT = Threshold(math.nextafter(0.0, 1.0), "disagreement, as in the pape
 """Threshold on `petm.models.scores.opposition`: above 0 is suspect; at 0, a tie, the second opinion agrees."""
 
 
-def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, confidence: float = 0.95) -> Threshold:
+def risk_threshold(
+    suspicion: ArrayLike,
+    wrong: ArrayLike,
+    *,
+    max_risk: float,
+    confidence: float = 0.95,
+    chance: ArrayLike | None = None,
+) -> Threshold:
     """Returns the greatest threshold found whose error rate among the trusted is guaranteed to be at most ``max_risk``.
 
     Theorem: let the calibration samples and the later ones be drawn independently from one distribution, and let base
@@ -148,6 +156,8 @@ def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, c
         wrong: bool ``(N,)``, where the base model is wrong on them.
         max_risk: Greatest share of errors among the trusted, between 0 and 1, both excluded.
         confidence: Confidence of the guarantee, between 0 and 1, both excluded.
+        chance: float ``(N,)``, the chance with which each was drawn to be labelled, in (0, 1]; None for equal chances.
+            Every input must have had a chance; the samples are then thinned to the least one (`thinned`).
 
     Returns:
         The threshold; where none can be guaranteed, one that trusts nothing, with `Threshold.samples_needed`.
@@ -159,7 +169,32 @@ def risk_threshold(suspicion: ArrayLike, wrong: ArrayLike, *, max_risk: float, c
     """
     check_share("max_risk", max_risk, below_1=True)
     check_share("confidence", confidence, below_1=True)
-    return _guarantee(*calibration_arrays(suspicion, wrong), max_risk, confidence, 1 - confidence)
+    scores, errors = calibration_arrays(suspicion, wrong)
+    weights = inverse_chances(chance, len(scores))
+    kept = thinned(weights)
+    found = _guarantee(scores[kept], errors[kept], max_risk, confidence, 1 - confidence)
+    return _as_seen(found, scores, errors, weights)
+
+
+def guaranteed_coverage(
+    suspicion: ArrayLike,
+    wrong: ArrayLike,
+    *,
+    max_risk: float,
+    confidence: float = 0.95,
+    chance: ArrayLike | None = None,
+    copies: int = 1,
+) -> float:
+    """Returns the coverage of `risk_threshold` if there were ``copies`` times as many samples like these; 0 for none.
+
+    The arguments are those of `risk_threshold`. With more than one copy it is an estimate: errors would have to stay as
+    frequent at each suspicion.
+    """
+    scores, errors = calibration_arrays(suspicion, wrong)
+    weights = inverse_chances(chance, len(scores))
+    kept = thinned(weights)
+    found = _guarantee(scores[kept], errors[kept], max_risk, confidence, 1 - confidence, copies)
+    return float(np.average(scores < found.value, weights=weights))
 
 
 def class_thresholds(
@@ -170,6 +205,7 @@ def class_thresholds(
     classes: int,
     max_risk: float,
     confidence: float = 0.95,
+    chance: ArrayLike | None = None,
 ) -> Threshold:
     """Returns one threshold for each class that the base model predicts, with the risk guaranteed in each of them.
 
@@ -185,6 +221,7 @@ def class_thresholds(
         classes: Number of classes ``K``.
         max_risk: Greatest share of errors among the trusted, between 0 and 1, both excluded.
         confidence: Confidence of all guarantees at once, between 0 and 1, both excluded.
+        chance: As in `risk_threshold`.
 
     Returns:
         A threshold with ``classes``, whose ``samples_needed`` count samples of all classes.
@@ -193,19 +230,28 @@ def class_thresholds(
     check_share("confidence", confidence, below_1=True)
     scores, errors = calibration_arrays(suspicion, wrong)
     labels = _labels(predicted, scores.shape, classes)
+    weights = inverse_chances(chance, len(scores))
+    kept = thinned(weights)
     parts: list[Threshold] = []
     for label in range(classes):
         rows = labels == label
-        part = _guarantee(scores[rows], errors[rows], max_risk, confidence, (1 - confidence) / classes)
+        used = rows & kept
+        part = _guarantee(scores[used], errors[used], max_risk, confidence, (1 - confidence) / classes)
         if part.samples_needed is not None:
-            part = replace(part, samples_needed=math.ceil(part.samples_needed * len(rows) / rows.sum()))
-        parts.append(part)
+            part = replace(part, samples_needed=math.ceil(part.samples_needed * kept.sum() / used.sum()))
+        parts.append(_as_seen(part, scores[rows], errors[rows], weights[rows]))
     whole = Threshold(math.inf, "guaranteed risk in each class", None, max_risk, confidence, classes=tuple(parts))
-    return lower_of(whole, whole, scores, errors, labels)
+    return lower_of(whole, whole, scores, errors, labels, chance=chance)
 
 
 def lower_of(
-    one: Threshold, other: Threshold, suspicion: ArrayLike, wrong: ArrayLike, predicted: ArrayLike
+    one: Threshold,
+    other: Threshold,
+    suspicion: ArrayLike,
+    wrong: ArrayLike,
+    predicted: ArrayLike,
+    *,
+    chance: ArrayLike | None = None,
 ) -> Threshold:
     """Returns the lower of two thresholds, class by class where they have classes, with its figures on some samples.
 
@@ -215,6 +261,7 @@ def lower_of(
         suspicion: float ``(N,)`` of the samples.
         wrong: bool ``(N,)``, where the base model is wrong on them.
         predicted: int ``(N,)``, the classes that the base model predicts for them.
+        chance: As in `risk_threshold`.
     """
     found = min(one, other, key=lambda each: each.value)
     if one.classes:
@@ -224,12 +271,11 @@ def lower_of(
         samples_needed = max(needed) if needed and len(needed) == len(missing) else None
         value = max(part.value for part in parts)
         found = replace(found, value=value, samples_needed=samples_needed, classes=parts)
-    trusted = found.trusts(suspicion, predicted)
-    risk = float(np.asarray(wrong)[trusted].mean()) if trusted.any() else None
-    return replace(found, coverage=float(trusted.mean()), risk=risk)
+    errors = np.asarray(wrong, bool)
+    return _with_shares(found, found.trusts(suspicion, predicted), errors, inverse_chances(chance, len(errors)))
 
 
-def coverage_threshold(suspicion: ArrayLike, coverage: float) -> Threshold:
+def coverage_threshold(suspicion: ArrayLike, coverage: float, *, chance: ArrayLike | None = None) -> Threshold:
     """Returns the least threshold that trusts at least a share ``coverage`` of the calibration samples.
 
     It guarantees nothing about errors. The share of trusted later samples varies about ``coverage`` with a standard
@@ -238,16 +284,24 @@ def coverage_threshold(suspicion: ArrayLike, coverage: float) -> Threshold:
     Args:
         suspicion: float ``(N,)`` of the calibration samples, finite.
         coverage: Share to trust, above 0, at most 1.
+        chance: As in `risk_threshold`; samples are weighted by its inverse.
     """
     check_share("coverage", coverage)
     scores, _ = calibration_arrays(suspicion, np.zeros(np.shape(suspicion), bool))
-    last = np.sort(scores)[math.ceil(round(coverage * len(scores), 9)) - 1]
+    weights, order = inverse_chances(chance, len(scores)), np.argsort(scores)
+    place = np.searchsorted(weights[order].cumsum(), round(coverage * weights.sum(), 9))
+    last = scores[order][min(place, len(scores) - 1)]
     value = float(min(scores[scores > last], default=math.inf))
-    return Threshold(value, "coverage", float((scores < value).mean()))
+    return Threshold(value, "coverage", float(np.average(scores < value, weights=weights)))
 
 
 def recall_threshold(
-    suspicion: ArrayLike, wrong: ArrayLike, *, recall: float, confidence: float | None = None
+    suspicion: ArrayLike,
+    wrong: ArrayLike,
+    *,
+    recall: float,
+    confidence: float | None = None,
+    chance: ArrayLike | None = None,
 ) -> Threshold:
     """Returns the greatest threshold at which at least a share ``recall`` of the model's errors is flagged as suspect.
 
@@ -262,6 +316,7 @@ def recall_threshold(
         wrong: bool ``(N,)``, where the base model is wrong on them; at least once.
         recall: Share of errors to flag, above 0, at most 1; below 1 with ``confidence``.
         confidence: Confidence of the guarantee, between 0 and 1, both excluded; None for no guarantee.
+        chance: As in `risk_threshold`; without ``confidence``, errors are weighted by its inverse.
 
     Returns:
         The threshold; where none can be guaranteed, one that trusts nothing, with `Threshold.samples_needed`.
@@ -273,34 +328,59 @@ def recall_threshold(
     if confidence is not None:
         check_share("confidence", confidence, below_1=True)
     scores, errors = calibration_arrays(suspicion, wrong)
-    missed, bad = np.sort(scores[errors]), int(errors.sum())
-    if not bad:
+    weights = inverse_chances(chance, len(scores))
+    used = errors if confidence is None else errors & thinned(weights)
+    order = np.argsort(scores[used])
+    missed, bad = scores[used][order], int(used.sum())
+    if not errors.any():
         raise ArgumentError(f"wrong: expected at least one error, got none in {len(scores)}. Add calibration samples.")
     rule = "recall" if confidence is None else "guaranteed recall"
     if confidence is None:
-        misses = math.floor(round((1 - recall) * bad, 9))
+        found = weights[used][order].cumsum()
+        misses = min(int(np.searchsorted(found, round((1 - recall) * found[-1], 9), side="right")), bad - 1)
     else:
         misses = int((scipy.stats.binom.cdf(np.arange(bad), bad, 1 - recall) <= 1 - confidence).sum()) - 1
         if misses < 0:
             needed = math.ceil(math.log(1 - confidence) / math.log(recall))
-            total = math.ceil(needed * len(scores) / bad)
+            total = math.ceil(needed * weights.sum() / weights[errors].sum())
             return Threshold(-math.inf, rule, 0.0, None, confidence, recall=recall, samples_needed=total)
-    value = float(missed[misses])
-    trusted = scores < value
-    seen = float(errors[trusted].mean()) if trusted.any() else None
-    return Threshold(value, rule, float(trusted.mean()), None, confidence, seen, recall)
+    found_value = Threshold(float(missed[misses]), rule, None, None, confidence, recall=recall)
+    return _as_seen(found_value, scores, errors, weights)
+
+
+def _as_seen(
+    found: Threshold, scores: NDArray[np.float64], errors: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> Threshold:
+    """A threshold for all, with coverage and risk as the weighted samples show them; unchanged if it trusts nothing."""
+    return _with_shares(found, scores < found.value, errors, weights) if found.holds else found
+
+
+def _with_shares(
+    found: Threshold, trusted: NDArray[np.bool_], errors: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> Threshold:
+    """A threshold with coverage and risk of the weighted samples that it trusts."""
+    share, failed = (float(weights[each].sum()) for each in (trusted, trusted & errors))
+    return replace(found, coverage=share / float(weights.sum()), risk=failed / share if share else None)
 
 
 def _guarantee(
-    scores: NDArray[np.float64], errors: NDArray[np.bool_], max_risk: float, confidence: float, level: float
+    scores: NDArray[np.float64],
+    errors: NDArray[np.bool_],
+    max_risk: float,
+    confidence: float,
+    level: float,
+    copies: int = 1,
 ) -> Threshold:
-    """The threshold whose guarantee is violated with probability ``level`` at most; ``confidence`` is only recorded."""
-    total, rule = len(scores), "guaranteed risk"
+    """The threshold whose guarantee is violated with probability ``level`` at most; ``confidence`` is only recorded.
+
+    With ``copies``, what so many times the samples would give if errors stayed as frequent; this guarantees nothing.
+    """
+    total, rule = copies * len(scores), "guaranteed risk"
     if not total:
         return Threshold(-math.inf, rule, 0.0, max_risk, confidence)
     # Within equal suspicion the order must not depend on the labels; that of the samples may.
-    order = np.lexsort((np.random.default_rng(0).permutation(total), scores))
-    counts, failures = np.arange(1, total + 1), errors[order].cumsum()
+    order = np.lexsort((np.random.default_rng(0).permutation(len(scores)), scores))
+    counts, failures = copies * np.arange(1, len(scores) + 1), copies * errors[order].cumsum()
     start = int(_first_counts(total, max_risk, level))
     following = np.append(scores[order][1:], math.inf)
     ends = (scores[order] < following) & (counts >= start)  # of runs of equal suspicion

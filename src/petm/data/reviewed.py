@@ -1,0 +1,408 @@
+"""Labels that people gave to graded inputs, joined to their grades by content, path or row."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from petm.data.labels import (
+    UNLABELLED,
+    Label,
+    Name,
+    Named,
+    Place,
+    beside,
+    class_numbers,
+    enumerated,
+    refuse_faults,
+    row_number,
+)
+from petm.data.tables import TABLE_SUFFIXES, Record, Table, open_table, unguard
+from petm.errors import DataError
+
+FEWEST = 20
+"""Fewest labelled inputs that are worth a look."""
+UNEXPLAINED = 1e-6
+"""Below this probability of so few decisions among rows of one chance, some of the drawn rows have none."""
+CANNOT_TELL = "cannot tell"
+Decision = Literal["confirmed", "corrected", "cannot tell"]
+
+_LABELS = ("input", "path", "row", "label", "label_name", "sha256", "decision", "confirmed", "suspicion")
+_GRADES = ("input", "row", "label", "suspicion", "grade", "chance", "sha256")
+_CONTENT = ("text", "image")
+"""Columns of a table in which an input may lie."""
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """Graded inputs that a person has decided on, in the order of their grades.
+
+    Attributes:
+        places: Input and row, as in the grades.
+        labels: int64 ``(N,)``, true classes; `UNLABELLED` where the person cannot tell.
+        predicted: int64 ``(N,)``, the classes that the base model predicted.
+        suspicion: float64 ``(N,)``.
+        trusted: bool ``(N,)``, the grades.
+        chance: float64 ``(N,)``, with which each row was drawn to be labelled; NaN where the grades do not say so.
+        by_content: Number of inputs that were found by the hash of their content; the others by path and row.
+        unmatched: Number of labelled inputs that no row has.
+        repeated: Number of rows that were left out, as they hold the input of an earlier row.
+        rows: Number of all rows that could be graded.
+        unreached: Number of rows that labels say nothing about: without a chance, or with a lower one than every label.
+        unanswered: About how many rows were drawn to be labelled and have no decision; 0 where chance explains it.
+    """
+
+    places: tuple[Place, ...]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    suspicion: NDArray[np.float64]
+    trusted: NDArray[np.bool_]
+    chance: NDArray[np.float64]
+    by_content: int
+    unmatched: int
+    repeated: int
+    rows: int
+    unreached: int
+    unanswered: int
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What the person decided about each prediction."""
+        same, unknown = self.labels == self.predicted, self.labels == UNLABELLED
+        return tuple(
+            "cannot tell" if open_ else "confirmed" if right else "corrected"
+            for open_, right in zip(unknown.tolist(), same.tolist(), strict=True)
+        )
+
+    def check_drawn(self) -> None:
+        """Checks that the labels speak for all rows, as a calibration or a check of a guarantee needs.
+
+        Raises:
+            DataError: A row had no chance of being labelled, or a lower one than each labelled row; or many of the rows
+                that were drawn have no decision.
+        """
+        if self.unreached:
+            raise DataError(
+                f"labels: expected each graded row to have a chance of being labelled, got {self.unreached:,} of "
+                f"{self.rows:,} rows without one or without any label of their kind. Label a random part of the "
+                f"trusted as well (petm grade --audit)."
+            )
+        if self.unanswered:
+            raise DataError(
+                f"labels: expected a decision on each row that was drawn, got about {self.unanswered:,} rows without "
+                f"one. Finish the review queue; what nobody can tell is a decision as well."
+            )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One decision; None as label is "cannot tell"."""
+
+    source: str
+    label: Label | None
+    place: Place | None
+    sha256: str | None
+
+
+def read_reviewed(
+    labels: Sequence[str | Path],
+    grades: Sequence[str | Path],
+    classes: Sequence[str],
+    *,
+    fewest: int = FEWEST,
+    content: Sequence[str] = _CONTENT,
+) -> Reviewed:
+    """Returns the graded rows that files of labels decide on.
+
+    Labels are CSV, Parquet or JSON Lines with a ``label`` (or a ``label_name`` beside it) and with ``sha256`` of the
+    content (an image file's bytes, or a text in UTF-8), or ``input`` (or ``path``) and, where it applies, ``row``. The
+    ``decision`` "cannot tell" needs no label. In the file that ``petm serve`` writes, the last line on an input holds,
+    and one without a label takes it back. Elsewhere an empty label means none.
+
+    Grades are what ``petm grade`` writes; a column ``chance`` says with which chance each row was drawn to be labelled.
+    Without it, the chance is unknown for labels of a review queue, and 1 for all others, whose labels are said to be
+    those of random rows. Hashes of inputs are computed where labels have some and the grades lack them.
+
+    Args:
+        labels: Files of labels.
+        grades: Files of grades.
+        classes: ``K`` class names of the grader.
+        fewest: Fewest labelled inputs.
+        content: Columns of the graded tables in which texts or encoded images lie.
+
+    Raises:
+        DataError: A file cannot be read; an input has two labels; a hash contradicts the row; a label is none of the
+            grader's classes; no label names a row; all labels are of one class; or there are fewer than ``fewest``.
+    """
+    entries, queued = list[_Entry](), False
+    for path in map(Path, labels):
+        of_file, of_queue = _read_labels(path)
+        entries, queued = entries + of_file, queued or of_queue
+    numbers = _numbers(entries, classes, ", ".join(map(str, labels)))
+    by_hash, by_place = _index(entries, numbers)
+    found: list[tuple[Any, ...]] = []
+    chances, answered = Counter[float | None](), Counter[float | None]()
+    used, repeated, by_content = set[int](), 0, 0
+    for path in map(Path, grades):
+        hashes = _Hashes(content, by_hash)
+        table = _opened(path, _GRADES, _GRADES[:1], "Name what petm grade wrote.")
+        for record in table.records():
+            if record.fault is not None:
+                raise DataError(f"{table.place(record.number)}: {record.fault.rstrip('.')}. Grade again.")
+            name, row, predicted, suspicion, grade, chance, digest = record.values
+            if grade == "unreadable":
+                continue
+            place = (unguard(name) if table.path.suffix == ".csv" else name), _whole(row, table, record)
+            drawn = _chance(chance, table, record)
+            chances[drawn] += 1
+            entry, told = by_place.get(place), None
+            if by_hash:
+                digest = digest or hashes.of(place)
+                told = by_hash.get(digest)
+                if entry is not None and None not in (entry.sha256, digest) and entry.sha256 != digest:
+                    raise DataError(
+                        f"{entry.source}: expected the hash of {_shown(place)}, {str(digest)[:12]}..., got "
+                        f"{str(entry.sha256)[:12]}.... The input was changed after it was graded or labelled: grade it "
+                        f"again."
+                    )
+            if entry is not None and told is not None and _label(entry, numbers) != _label(told, numbers):
+                raise _two_labels(entry, told, _shown(place))
+            decided = told or entry
+            if decided is None:
+                continue
+            answered[drawn] += 1
+            answer = _answer(predicted, suspicion, table, record)
+            if {id(each) for each in (entry, told) if each is not None} & used:
+                repeated += 1
+                continue
+            used |= {id(each) for each in (entry, told) if each is not None}
+            by_content += told is not None
+            found.append((place, _label(decided, numbers), *answer, grade == "trusted", drawn))
+    unmatched = len({id(each) for each in (*by_hash.values(), *by_place.values())} - used)
+    rows = chances.total()
+    if not queued and set(chances) == {None}:  # random rows, by the word of whoever labelled them
+        chances, found = Counter[float | None](), [(*each[:-1], 1.0) for each in found]
+    return _checked(found, by_content, unmatched, repeated, rows, chances, answered, fewest)
+
+
+def _checked(
+    found: Sequence[tuple[Any, ...]],
+    by_content: int,
+    unmatched: int,
+    repeated: int,
+    rows: int,
+    chances: Counter[float | None],
+    answered: Counter[float | None],
+    fewest: int,
+) -> Reviewed:
+    """The joined rows, after checking that there is something to learn from them."""
+    if not found:
+        raise DataError(
+            f"labels: expected some that name a graded row, got {unmatched:,} of which none does. Name the grades of "
+            f"these inputs, or give labels by sha256, or by input and row as in the grades."
+        )
+    columns = list(zip(*found, strict=True))
+    labels = np.array(columns[1], np.int64)
+    known = labels[labels != UNLABELLED]
+    if len(known) < fewest:
+        raise DataError(f"labels: expected at least {fewest} labelled inputs, got {len(known)}. Label some more.")
+    if len(np.unique(known)) == 1:
+        raise DataError(
+            f"labels: expected at least two classes, got class {known[0]} for all {len(known)} inputs. Check the "
+            f"column of labels, or label inputs of other classes."
+        )
+    drawn = np.array(columns[5], np.float64)
+    least = min((chance for chance in drawn[labels != UNLABELLED].tolist() if chance > 0), default=1.0)
+    unreached = unanswered = 0
+    for chance, count in chances.items():
+        if chance is None or chance < least:
+            unreached += count
+        elif scipy.stats.binom.cdf(answered[chance], count, chance) < UNEXPLAINED:
+            unanswered += round(count * chance) - answered[chance]
+    return Reviewed(
+        tuple(columns[0]),
+        labels,
+        np.array(columns[2], np.int64),
+        np.array(columns[3], np.float64),
+        np.array(columns[4], bool),
+        drawn,
+        by_content,
+        unmatched,
+        repeated,
+        rows,
+        unreached,
+        unanswered,
+    )
+
+
+def _opened(path: Path, columns: Sequence[str], required: Sequence[str], hint: str) -> Table:
+    if not path.is_file() or path.suffix.lower() not in TABLE_SUFFIXES:
+        got = f"a file of the kind '{path.suffix}'" if path.is_file() else "no file there"
+        raise DataError(f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}), got {got}. {hint}")
+    return open_table(path, columns, required=required, hint=hint)
+
+
+def _read_labels(path: Path) -> tuple[list[_Entry], bool]:
+    """The decisions of a file, and whether it belongs to a review queue."""
+    table = _opened(path, _LABELS, (), "Name a file of labels.")
+    untyped, faults = path.suffix.lower() == ".csv", dict[str, str]()
+    entries: list[_Entry] = []
+    held: dict[str, _Entry | None] = {}  # of the file that petm serve appends to
+    queued, last = False, ""
+    for record in table.records():
+        last = table.place(record.number)
+        if record.fault is not None:
+            faults[last] = record.fault
+            continue
+        name, other, row, label, label_name, digest, decision, confirmed, suspicion = (
+            unguard(value) if untyped and isinstance(value, str) else value for value in record.values
+        )
+        served = digest is not None and confirmed is not None
+        queued = queued or (confirmed is not None and suspicion is not None)
+        # The path in a file of petm serve is that of the copy beside it.
+        name = name if name is not None or served else other
+        try:
+            place = None if name is None else (str(name), row_number(row))
+            said = beside(label, label_name, untyped=untyped)
+        except ValueError as error:
+            faults[last] = str(error)
+            continue
+        entry = None
+        if said is not None or decision == CANNOT_TELL:
+            if place is None and digest is None:
+                faults[last] = "expected an input (columns sha256, input or path), got a label without one"
+                continue
+            # By its content alone: the name that a browser sends is no path.
+            entry = _Entry(last, said, None if served else place, None if digest is None else str(digest).lower())
+        if served:
+            held[str(digest)] = entry
+        elif entry is not None:
+            entries.append(entry)
+    if path.suffix.lower() in (".jsonl", ".ndjson") and last in faults and not path.read_bytes().endswith(b"\n"):
+        del faults[last]  # cut off when the service was killed
+    refuse_faults(faults, "Correct it.")
+    return entries + [entry for entry in held.values() if entry is not None], queued
+
+
+def _numbers(entries: Sequence[_Entry], classes: Sequence[str], source: str) -> dict[Label, int]:
+    """The class number of each label."""
+    said = {entry.label for entry in entries if entry.label is not None}
+    try:
+        numbers = class_numbers(said, classes)
+        # A number beside a name that the grader does not know is another grader's.
+        foreign = {each for each in said if isinstance(each, Named) and not class_numbers([Name(each.name)], classes)}
+    except ValueError as error:
+        raise DataError(f"{source}: {error}") from error
+    known = f"one of the grader's classes {enumerated(classes)}, or a number below {len(classes)}"
+    faults = {
+        each.source: f"expected as label {known}, got {each.label!s}"
+        for each in entries
+        if each.label is not None and (each.label not in numbers or each.label in foreign)
+    }
+    refuse_faults(faults, "Name the bundle that these labels are for.")
+    return numbers
+
+
+def _index(
+    entries: Sequence[_Entry], numbers: dict[Label, int]
+) -> tuple[dict[str | None, _Entry], dict[Place | None, _Entry]]:
+    """The decisions by hash and by place, after checking that no input has two different ones."""
+    by_hash, by_place = dict[str | None, _Entry](), dict[Place | None, _Entry]()
+    for entry in entries:
+        firsts = []
+        if entry.sha256 is not None:
+            firsts.append((by_hash.setdefault(entry.sha256, entry), entry.sha256))
+        if entry.place is not None:
+            firsts.append((by_place.setdefault(entry.place, entry), _shown(entry.place)))
+        for first, what in firsts:
+            if _label(first, numbers) != _label(entry, numbers):
+                raise _two_labels(first, entry, what)
+    return by_hash, by_place
+
+
+def _two_labels(first: _Entry, second: _Entry, what: str) -> DataError:
+    said = [CANNOT_TELL if each.label is None else str(each.label) for each in (first, second)]
+    return DataError(
+        f"{second.source}: expected one label for {what}, got {said[1]!r} and, at {first.source}, {said[0]!r}. "
+        f"Remove the wrong one."
+    )
+
+
+def _label(entry: _Entry, numbers: dict[Label, int]) -> int:
+    return UNLABELLED if entry.label is None else numbers[entry.label]
+
+
+def _shown(place: Place) -> str:
+    return place[0] if place[1] is None else f"{place[0]} row {place[1]}"
+
+
+def _whole(row: object, table: Table, record: Record) -> int | None:
+    try:
+        return row_number(row)
+    except ValueError as error:
+        raise DataError(f"{table.place(record.number)}: {error}. Grade again.") from error
+
+
+def _answer(predicted: object, suspicion: object, table: Table, record: Record) -> tuple[int, float]:
+    """The prediction and its suspicion from cells of text, after checking that both are there."""
+    try:
+        return int(predicted), float(suspicion)  # type: ignore[call-overload, arg-type]
+    except (TypeError, ValueError) as error:
+        place = table.place(record.number)
+        raise DataError(
+            f"{place}: expected a label and a suspicion, got {predicted!r} and {suspicion!r}. Grade again."
+        ) from error
+
+
+def _chance(value: object, table: Table, record: Record) -> float | None:
+    """The chance with which a row was drawn to be labelled; None where the grades say nothing."""
+    try:
+        chance = None if value is None else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        chance = -1.0
+    if chance is not None and not 0 <= chance <= 1:
+        place = table.place(record.number)
+        raise DataError(f"{place}, chance: expected a number from 0 to 1, got {value!r}. Grade again.")
+    return chance
+
+
+class _Hashes:
+    """SHA-256 of graded inputs: of image files, and of the rows of tables, which are read in their order."""
+
+    def __init__(self, content: Sequence[str], wanted: Collection[str | None]) -> None:
+        self._content, self._wanted = content, wanted
+        self._open = dict[str, tuple[Iterator[Record], dict[int, str]]]()
+
+    def of(self, place: Place) -> str | None:
+        """Returns the hash of an input, or None where it is no longer there, or none that a person can label."""
+        path = Path(place[0])
+        try:
+            if not path.is_file():
+                return None
+            if place[1] is None:
+                return hashlib.sha256(path.read_bytes()).hexdigest()
+        except (OSError, ValueError):
+            return None
+        return self._of_row(path, place[1]) if path.suffix.lower() in TABLE_SUFFIXES else None
+
+    def _of_row(self, path: Path, row: int) -> str | None:
+        if str(path) not in self._open:
+            self._open[str(path)] = open_table(path, self._content, required=(), hint="").records(), {}
+        records, known = self._open[str(path)]
+        digest = known.get(row)
+        while digest is None and (record := next(records, None)) is not None:
+            value = next((each for each in record.values if each is not None), None)
+            value = value.get("bytes") if isinstance(value, dict) else value
+            raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+            found = hashlib.sha256(raw).hexdigest() if isinstance(raw, bytes) else ""
+            if found in self._wanted:
+                known[record.number] = found
+            if record.number >= row:
+                digest = found if record.number == row else ""
+        return digest or None
