@@ -73,13 +73,16 @@ class Budget:
         return found + (self.adapters if own else 0.0) + len(members) - len(own)
 
 
-def candidates(adapters: tuple[Member, ...], views: Sequence[tuple[Member, ...]], budget: Budget) -> list[Candidate]:
+def candidates(
+    adapters: tuple[Member, ...], views: Sequence[tuple[Member, ...]], budget: Budget, *, targeted: bool = False
+) -> list[Candidate]:
     """Returns the candidates within a budget.
 
     Args:
         adapters: Members with a trained adapter.
         views: Sets of members that are the base model at views of the input.
         budget: Limit and costs.
+        targeted: Whether a risk is the target, so that members may be computed around it alone.
     """
     features = tuple(each for each in _FEATURES if each.name in (budget.features or {}))
     found = [Candidate(each.name, (each,), cost=budget.of((each,))) for each in (*_LOGITS, *features)]
@@ -93,6 +96,10 @@ def candidates(adapters: tuple[Member, ...], views: Sequence[tuple[Member, ...]]
         share = 1.0 if whole <= budget.most else budget.most / len(members)
         if share >= _LEAST_SHARE:
             found += _of_members(members, share, words, budget, features[:2])
+        if _LEAST_SHARE <= share < 1 and targeted:
+            where = f"mean with {words} on {share:.0%} around the target's risk"
+            cost = budget.of((MEAN_OPINION,), members, share)
+            found.append(Candidate(where, (MEAN_OPINION,), members, share, True, cost))
     found.append(Candidate("regression", _REGRESSED))
     if features:
         found.append(_candidate("regression with features", (*_REGRESSED, *features[:2]), (), 1.0, budget))
@@ -115,7 +122,7 @@ def _of_members(
 def _candidate(
     name: str, columns: tuple[Evidence, ...], members: tuple[Member, ...], share: float, budget: Budget
 ) -> Candidate:
-    return Candidate(name, columns, members, share, budget.of(columns, members, share))
+    return Candidate(name, columns, members, share, cost=budget.of(columns, members, share))
 
 
 def choose_for(
@@ -150,7 +157,7 @@ def choose_for(
     adapters = tuple(member for member in adapted.members if member.adapter)
     ratio = split_point_of(adapted, x).counted_ratio - 1 if adapters else 0.0
     costs = Budget(budget, ratio, _feature_costs(adapted.base, answers, x))
-    compared = candidates(adapters, views, costs)
+    compared = candidates(adapters, views, costs, targeted=max_risk is not None)
     compared += [Candidate(each.name, (each,)) for each in own]
     if only:
         compared = [each for each in compared if all(column.name in only for column in each.evidence)]

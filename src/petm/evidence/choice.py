@@ -18,10 +18,9 @@ from petm.evidence.protocol import Evidence, FittedEvidence
 from petm.evidence.suspicion import Suspicion, Weighting
 from petm.models.scores import maximum_softmax
 from petm.selective.choice import FEWEST_ERRORS, Choice, choose
+from petm.selective.metrics import coverage_at_risk
 
 FOLDS = 5
-_LEAST_SHARE = 0.05
-"""Least share of the predictions for which a member is worth computing."""
 
 
 class Labelled(NamedTuple):
@@ -40,7 +39,9 @@ class Candidate:
         name: Name in words.
         evidence: One column, or those of a logistic regression.
         members: The ensemble members that they need.
-        share: Share of the predictions, the least certain, for which the members are computed.
+        share: Share of the predictions for which the members are computed: the least certain.
+        around: Whether these are instead the ones around the coverage at which the softmax alone has the target's risk,
+            where another order decides what is trusted.
         cost: Operations that it adds, over those of a plain forward pass.
     """
 
@@ -48,6 +49,7 @@ class Candidate:
     evidence: tuple[Evidence, ...]
     members: tuple[Member, ...] = ()
     share: float = 1.0
+    around: bool = False
     cost: float = 0.0
 
 
@@ -110,8 +112,14 @@ class Choosing:
         answers = self.held_out.answers.only(candidate.members)
         if candidate.share >= 1:
             return answers, None
-        least = float(maximum_softmax(answers.base).quantile(1 - candidate.share))
-        return answers.under(Cascade(least)), Cascade(least)
+        softmax = maximum_softmax(answers.base)
+        end = 1.0
+        if candidate.around and self.max_risk is not None:
+            middle = coverage_at_risk(softmax.numpy(), self.wrong, risk=self.max_risk)
+            end = min(1.0, max(candidate.share, middle + candidate.share / 2))
+        low, high = (float(softmax.quantile(max(0.0, place))) for place in (end - candidate.share, end))
+        cascade = Cascade(low, high if end < 1 else 1.0)
+        return answers.under(cascade), cascade
 
     def columns(self, candidate: Candidate) -> tuple[FittedEvidence, ...]:
         """Returns the fitted columns; empty where one of them cannot be fitted."""

@@ -218,6 +218,8 @@ def fit_grader(
         "aurc_of_softmax": aurc(softmax, wrong),
         **suspicion_profile(suspicion),
     }
+    if adapted.cascade is not None:
+        measured["second_opinion_asked"] = float(adapted.cascade.asks(maximum_softmax(both.base)).double().mean())
     origin = origin or Origin()
     origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
     return Grader(adapted, threshold, known, fit_probability(suspicion, wrong), origin, plain(measured), target, choice)
