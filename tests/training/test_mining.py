@@ -37,7 +37,7 @@ def answers(labels: list[int], wrong: int, classes: int = 4) -> Data:
     labelled = torch.tensor(labels)
     said = labelled.clone()
     said[:wrong] = (said[:wrong] + 1) % classes
-    return TensorData(F.one_hot(said, classes).float(), labelled)
+    return TensorData(9.0 * F.one_hot(said, classes), labelled)
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ def test_a_weight_that_cannot_be_made_afresh(part: TensorData) -> None:
             self.scale = nn.Parameter(torch.ones(1))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.scale * x.flatten(1)[:, :10]
+            return self.scale * (x.flatten(1)[:, :10] - 0.5)
 
     for model in (nn.Sequential(Scale()), Scale()):
         with pytest.raises(ModelError, match="start:"):

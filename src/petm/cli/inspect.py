@@ -116,8 +116,11 @@ def _measured(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for name, value in plain(measured).items():
         if isinstance(value, dict) and value.keys() == _SHARE:
+            if not all(each is None or isinstance(each, float | int) for each in value.values()):
+                continue  # somebody has written it by hand
             spread = with_interval(value["value"], (value["low"], value["high"]))
-            rows.append((name, f"{spread}, {value['count']:,} of {value['of']:,}"))
+            counts = (MISSING if value[part] is None else f"{value[part]:,}" for part in ("count", "of"))
+            rows.append((name, f"{spread}, {' of '.join(counts)}"))
         elif value is None or isinstance(value, float | int):
             rows.append((name, MISSING if value is None else f"{value:.4g}"))
     return [(name.replace("_", " "), value) for name, value in rows]
