@@ -35,22 +35,27 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True, help="Folder in the form of Hugging Face.")
     arguments = parser.parse_args()
-    texts = read_texts(arguments.train)
+    train_small_bert(arguments.train, arguments.output, epochs=arguments.epochs, seed=arguments.seed)
+
+
+def train_small_bert(source: Path, output: Path, *, epochs: int = 4, seed: int = 0) -> None:
+    """Trains a small BERT on the texts of a file and writes it into a folder, in the form of Hugging Face."""
+    texts = read_texts(source)
     tokenizer = word_tokenizer(texts.texts.to_pylist())
-    torch.manual_seed(arguments.seed)
+    torch.manual_seed(seed)
     sizes: dict[str, Any] = {
         "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128,
         "max_position_embeddings": 64, "num_labels": int(texts.labels.max()) + 1,
     }  # fmt: skip
     config = BertConfig(vocab_size=len(tokenizer), **sizes)
     model = BertForSequenceClassification(config)
-    tokenizer.save_pretrained(arguments.output)
-    model.save_pretrained(arguments.output)
-    encoder: Any = load_processor(arguments.output)
+    tokenizer.save_pretrained(output)
+    model.save_pretrained(output)
+    encoder: Any = load_processor(output)
     data = Tokenized(texts, encoder)
-    settings = Settings(arguments.epochs, 1e-3, batch_size=64, seed=arguments.seed, schedule="cosine")
+    settings = Settings(epochs, 1e-3, batch_size=64, seed=seed, schedule="cosine")
     train(model, data, CROSS_ENTROPY, settings, title="small BERT")
-    model.save_pretrained(arguments.output)
+    model.save_pretrained(output)
 
 
 def word_tokenizer(texts: list[str]) -> Any:

@@ -1,0 +1,1 @@
+"""The base models and data on which evidence, choice and `learn` are judged."""
