@@ -22,7 +22,8 @@ def test_the_last_layers_within_the_budget_are_chosen() -> None:
     assert list(everything) == ["conv1", "conv2", "fc1", "fc2"]
     cost = {"conv1": 25 + 6, "conv2": 54 + 8, "fc1": 72 + 16, "fc2": 16 + 10}
     rank = int(0.3 * parameters) // sum(cost.values())
-    assert everything == dict.fromkeys(cost, rank)
+    assert rank == 2
+    assert everything == {"conv1": 1, "conv2": 2, "fc1": 2, "fc2": 2}, "a quarter of 6, 8, 8 and 10 at most"
     late = choose_layers(model, x, COMMITTEE, max_ratio=1.3, max_extra_parameters=0.3).ranks
     assert list(late) == ["fc1", "fc2"]
     assert late["fc1"] == int(0.3 * parameters) // 3 // (cost["fc1"] + cost["fc2"])
@@ -39,6 +40,31 @@ def test_budgets_that_allow_nothing() -> None:
         enough = {"max_ratio": 1 + least} if named == "max_extra_time" else {"max_extra_parameters": least}
         budgets = {"max_ratio": ratio, "max_extra_parameters": share} | enough
         assert list(choose_layers(model, x, ONE, **budgets).ranks) == ["fc2"], "what is said to suffice does"
+
+
+class Bag(nn.Module):
+    """Words, of which most parameters are, and two layers of width 16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.hidden, self.head = nn.Embedding(5000, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.words(x).mean(1)).relu())
+
+
+def test_embeddings_are_no_budget_and_ranks_stay_below_a_quarter() -> None:
+    model, x = seeded(Bag).eval(), torch.randint(0, 5000, (4, 6))
+    budgets: dict[str, float | None] = {"max_ratio": None, "max_extra_parameters": 0.5}
+    everything = choose_layers(model, x, ONE, **budgets).ranks  # type: ignore[arg-type]
+    own = 16 * 16 + 16 + 16 * 2 + 2
+    rank = int(0.5 * own) // (16 + 16 + 16 + 2)
+    assert rank == 3
+    assert everything == {"hidden": 3, "head": 1}
+    budgets["max_extra_parameters"] = 1.5
+    assert choose_layers(model, x, ONE, **budgets).ranks["hidden"] == 4  # type: ignore[arg-type]
+    budgets["max_extra_parameters"] = 0.01  # 3 parameters without the embedding, 803 with it
+    assert choose_layers(model, x, ONE, **budgets).ranks == {"head": 1}  # type: ignore[arg-type]
 
 
 class Grouped(nn.Module):

@@ -53,7 +53,8 @@ class FitConfig:
         errors: Source of errors for a recipe with a teacher, a name in `petm.training.mining.SOURCES`; absent follows
             the recipe.
         layers: The rank of each layer to adapt, by its name in the base model; absent follows the recipe.
-        max_extra_parameters: Size of all adapters over that of the base model; absent follows the recipe.
+        max_extra_parameters: Size of all adapters over that of the base model without embeddings; absent follows the
+            recipe.
         max_extra_time: Operations of one pass over those of a plain forward pass, less 1; absent follows the recipe.
             The recipe ``paper`` ignores it.
         target: Target of the threshold; absent flags nine of ten errors, or disagreement with a teacher.

@@ -56,7 +56,7 @@ class Recipe:
         copies: Augmented copies added to the training data.
         max_ratio: Limit on the counted operations of one pass over those of a plain forward pass, by which layers are
             chosen; absent adapts all of them.
-        max_extra_parameters: Size of all adapters over that of the base model.
+        max_extra_parameters: Size of all adapters over that of the base model without embeddings.
         epochs: Passes of each adapter over the data.
         learning_rate: Learning rate of Adam at the start.
         score: The suspicion score, a name in `petm.models.scores.SCORES`.
