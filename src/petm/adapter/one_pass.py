@@ -14,7 +14,7 @@ from petm.data.base import Data
 from petm.data.fields import Inputs, as_batch, filled_up
 from petm.errors import ArgumentError, DataError
 from petm.models.answers import joined, of_one_length
-from petm.models.prediction import BATCH_SIZE, Collected, batches, device_of, own_share, predict_logits
+from petm.models.prediction import BATCH_SIZE, Collected, batches_by_length, device_of, own_share, predict_logits
 from petm.models.scores import maximum_softmax
 
 
@@ -110,7 +110,7 @@ def predict_dual(
     own = own_share(data)
     opinions = Collected(len(own))
     with track(title, len(own)) as progress:
-        for inputs, _ in batches(own, device_of(adapted), batch_size):
-            opinions.add(torch.stack(dual_logits(adapted, inputs), dim=1).float())
+        for rows, (inputs, _) in batches_by_length(own, device_of(adapted), batch_size):
+            opinions.add(rows, torch.stack(dual_logits(adapted, inputs), dim=1).float())
             progress.advance(len(inputs))
     return DualLogits(*gathered(opinions.whole, len(data)).unbind(1))

@@ -17,10 +17,10 @@ from petm._internal.interrupts import deferred_interrupts
 from petm._internal.progress import track
 from petm._internal.spill import give_back_blocks
 from petm.data.base import Batch, Data, as_is
-from petm.data.fields import Inputs, tensors_of
+from petm.data.fields import Inputs, tensors_of, trimmed
 from petm.errors import ArgumentError, ModelError, RunError, TrainingError
 from petm.models.loading import call_model, weights_fingerprint
-from petm.models.prediction import Precision, batches, choose_device, device_of, evaluating
+from petm.models.prediction import Precision, batches_by_length, choose_device, device_of, evaluating
 from petm.training.checkpoint import Checkpoint, ShuffledBatches, read_checkpoint, seed_of, write_checkpoint
 from petm.training.run_folder import Storage as Storage
 
@@ -153,6 +153,8 @@ def train(
             "validation": None if validation is None else validation.content,
             "start": weights_fingerprint(model),
         }
+        if data.lengths is not None:
+            identity["batches"] = "by length"
         place = choose_device(device)
         run = _Run(model.to(place), objective, settings, identity, storage, place)
         forked = [place] if place.type == "cuda" else []
@@ -194,17 +196,18 @@ class _Run:
     def epochs(self, data: Data, validation: Data | None, title: str, interrupted: Callable[[], bool]) -> History:
         """Runs the remaining epochs, and returns the history of all of them."""
         settings = self.settings
-        order = ShuffledBatches(len(data), settings.batch_size, settings.seed)
+        order = ShuffledBatches(len(data), settings.batch_size, settings.seed, data.lengths)
         per_epoch = len(order)
         loader = DataLoader(data, batch_sampler=_OwnPart(order, data), collate_fn=as_is)
         if not self.finished:
             with track(title, settings.epochs * per_epoch, self.epoch * per_epoch + self.step) as progress:
                 while self.epoch < settings.epochs and not self._stalled():
                     order.epoch, order.first = self.epoch, self.step
-                    for batch in loader:
+                    sizes = [len(indices) for indices in order.all()]
+                    for inputs, targets in loader:
+                        batch = Batch(inputs if data.lengths is None else trimmed(inputs), targets)
                         done = (self.epoch + self.step / per_epoch) / settings.epochs
-                        size = min(settings.batch_size, len(data) - self.step * settings.batch_size)
-                        stopped = self._step(batch, size, done, interrupted())
+                        stopped = self._step(batch, sizes[self.step], done, interrupted())
                         progress.advance()
                         progress.show(**self._so_far())
                         if stopped or (group().count == 1 and interrupted()):
@@ -326,7 +329,7 @@ def evaluate(
     """Returns the mean loss and the objective's figure over a data set, in eval mode, and restores the modes."""
     loss = agreement = 0.0
     with evaluating(model):
-        for inputs, targets in batches(_own_part(data), device_of(model)):
+        for _, (inputs, targets) in batches_by_length(_own_part(data), device_of(model)):
             logits = _logits(model, inputs, precision)
             loss += objective.loss(logits, targets).item() * len(inputs)
             agreement += objective.agrees(logits, targets).sum().item()

@@ -262,9 +262,10 @@ class Making:
         """Returns the second opinion as a function of prefix features, or nothing where these do not pay."""
         return prepare_student(adapted, self.some(), self.for_features)[1]
 
-    def feature_bytes(self, student: FeatureStudent | None, samples: int) -> int:
-        """Returns the size of the prefix features of so many samples."""
-        return (2 if self.config.precision == "bfloat16" else 4) * samples * student.width if student else 0
+    def feature_bytes(self, student: FeatureStudent | None, *parts: Data) -> int:
+        """Returns the size of the prefix features of some data sets."""
+        size = 2 if self.config.precision == "bfloat16" else 4
+        return size * sum(map(student.numbers, parts)) if student else 0
 
     def with_copies(self, recipe: Recipe, augmentation: Augmentation) -> Data:
         """Returns the data and their augmented copies."""
@@ -309,7 +310,7 @@ class Making:
         if not adapted.adapters:
             return adapted
         data, n = self.with_copies(recipe, augmentation), len(self.data)
-        size = self.feature_bytes(self.student(adapted), len(data) + (n if recipe.epsilon else 0))
+        size = self.feature_bytes(self.student(adapted), data, *([self.data] if recipe.epsilon else []))
         if size > self.for_features:
             check_room(Path(tempfile.gettempdir()), size, "prefix features, or a larger cache_budget")
         if recipe.epsilon:
