@@ -11,7 +11,8 @@ from petm.adapter.one_pass import dual_logits, predict_dual
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, ModelError
 from petm.models.prediction import predict_logits
-from petm.training.recipes import COMMITTEE, RECIPES, Recipe, adapt, choose_layers
+from petm.training.config import FitConfig
+from petm.training.recipes import COMMITTEE, FGSM_STEP, RECIPES, Making, Recipe, adapt, choose_layers, variants
 from short_recipe import SHORT
 
 
@@ -136,6 +137,30 @@ def test_the_cache_budget_changes_no_result(recipe: Recipe, model: nn.Module, di
         found.append(predict_dual(made, digits[2]).second)
     for each in found[:2]:
         torch.testing.assert_close(each, found[2], rtol=1e-3, atol=1e-3)
+
+
+def test_images_learn_without_adversarial_copies_and_texts_with(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    making = Making(model, digits[0], FitConfig(recipe="fast", device="cpu"))
+    assert making.branch(model)[0].epsilon == 0
+    rows = TensorData(torch.rand(50, 8), torch.arange(50) % 2)
+    net = nn.Sequential(nn.Linear(8, 2)).eval()
+    assert Making(net, rows, FitConfig(recipe="fast", device="cpu")).branch(net)[0].epsilon == FGSM_STEP
+    assert [each.epsilon for each in variants(RECIPES["fast"])] == [0, FGSM_STEP]
+    assert [each.epsilon for each in variants(SHORT)] == [0, SHORT.epsilon]
+    assert variants(RECIPES["paper"]) == (RECIPES["paper"],)
+
+
+def test_candidates_with_and_without_adversarial_copies_share_features(
+    model: nn.Module, digits: tuple[Data, ...]
+) -> None:
+    config = FitConfig(recipe=replace(SHORT, epsilon=0.1), device="cpu")
+    data, held_out = digits[0].subset(range(300)), digits[2]
+    clean, both = Making(model, data, config).candidates(held_out)
+    assert (clean.samples, both.samples) == (600, 900)
+    for found, epsilon in ((clean, 0.0), (both, 0.1)):
+        plain = adapt(model, data, recipe=replace(SHORT, epsilon=epsilon), device="cpu")
+        expected = predict_dual(plain, held_out).second.softmax(1)
+        torch.testing.assert_close(found.logits[-1].softmax(1), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_members_differ_from_each_other(model: nn.Module, digits: tuple[Data, ...]) -> None:

@@ -133,14 +133,14 @@ class FeatureStudent(nn.Module):
     def __init__(self, adapted: AdaptedModel, x: Inputs, idle: int = 0) -> None:
         super().__init__()
         self.adapted, self.split_point, self._idle = adapted, split_point_of(adapted, x), idle
-        self._example = x[torch.arange(_PROBE).clamp(max=len(x) - 1)]
+        example = x[torch.arange(_PROBE).clamp(max=len(x) - 1)]
         self._by_length = lengths_of(x) is not None
-        if isinstance(x, Fields) and self._by_length:
+        if isinstance(example, Fields) and self._by_length:
             # Some models make no mask for texts without padding: an example has padding wherever it can.
-            place = x.place_of(1)
-            mask = torch.zeros_like(self._example["attention_mask"])
-            mask[:, place] = 1
-            self._example = Fields({**dict(self._example.items()), "attention_mask": mask})
+            mask = torch.zeros_like(example["attention_mask"])
+            mask[:, example.place_of(1)] = 1
+            example = Fields({**dict(example.items()), "attention_mask": mask})
+        self._example = example
         self._forms: dict[int, _Form] = {}  # by the length of the texts
         self._of_width: dict[int, _Form] = {}
         self.width = self._form(x).width

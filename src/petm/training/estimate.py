@@ -211,7 +211,7 @@ class _Timing:
         require_errors(mined.errors)
         self._add("mine errors", -(-n // BATCH_SIZE), seconds * scale)
         total = len(mined.data) * n // len(few)
-        replaced, seconds = _timed(lambda: replace_errors(making.model, *mined, epsilon=recipe.epsilon))
+        replaced, seconds = _timed(lambda: replace_errors(making.model, *mined, epsilon=recipe.step))
         self._add("adversarial examples", -(-round(len(mined.errors) * scale) // BACKWARD), 2 * seconds * scale)
         teacher = deepcopy(making.model).requires_grad_()
         each = self._steps(teacher, replaced, _TEACHING_BATCH)
