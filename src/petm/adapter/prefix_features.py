@@ -28,7 +28,7 @@ from petm.data.fields import Fields, Inputs, concatenate, length_groups, lengths
 from petm.errors import ArgumentError, ModelError
 from petm.models.answers import reading_of
 from petm.models.loading import share_weights
-from petm.models.prediction import BATCH_SIZE, Precision, batches, device_of, in_fast_layout, own_share
+from petm.models.prediction import BATCH_SIZE, Precision, batches_by_length, device_of, in_fast_layout, own_share
 
 LEAST_SHARE = 0.1
 """Features that spare less than this share of the base model's operations are not worth their memory."""
@@ -239,6 +239,11 @@ class _Rows(Data):
             raise ArgumentError("indices: expected texts of one padded length, got several. Batch them by length.")
         return self.stores[int(found[0]) if len(found) else 0].read(rows)
 
+    def write(self, positions: Tensor, rows: Tensor) -> None:
+        """Keeps the rows of successive samples of a group, at int64 ``(n,)`` positions of this process's share."""
+        store, start = self._place[positions[0]].tolist()
+        self.stores[store].write(start, rows)
+
     @cached_property
     def content(self) -> str:
         """A SHA-256 over the samples' content and the layer."""
@@ -287,15 +292,13 @@ def cached_features(
             stack.callback(stores[-1].close)
             left -= stores[-1].held_bytes
         give_back_blocks()
+        held = _Rows(data, stores, groups, student.split_point.module)
         with torch.no_grad(), track("features", len(own)) as progress:
-            for store, positions in zip(stores, groups, strict=True):
-                start = 0
-                for inputs, _ in batches(own.subset(positions), device_of(adapted), BATCH_SIZE):
-                    store.write(start, student.rows(inputs))
-                    start += len(inputs)
-                    progress.advance(len(inputs))
+            for positions, (inputs, _) in batches_by_length(own, device_of(adapted), BATCH_SIZE):
+                held.write(positions, student.rows(inputs))
+                progress.advance(len(inputs))
         give_back_blocks()
-        yield student, _Rows(data, stores, groups, student.split_point.module)
+        yield student, held
 
 
 def prepare_student(adapted: AdaptedModel, x: Inputs, budget: int) -> tuple[AdaptedModel, FeatureStudent | None]:
