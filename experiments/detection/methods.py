@@ -37,7 +37,7 @@ CONTROLS: dict[str, Recipe] = {
     "unchanged_control": replace(RECIPES["fast"], title="The same adapter on unchanged data", copies=0, epsilon=0.0),
     "augmented_control": replace(RECIPES["fast"], title="The same, without adversarial examples", epsilon=0.0),
     "random_control": replace(
-        RECIPES["fast"], title="The same, a copy moved by random signs", epsilon=0.1, direction="random"
+        RECIPES["fast"], title="The same, random signs for FGSM's", epsilon=0.1, direction="random"
     ),
 }
 """The recipe ``fast`` without its ideas."""
