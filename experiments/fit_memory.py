@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from experiments.detection.recipes import RECIPES
 from experiments.machine import describe_machine, in_a_process, process_peak, process_reset
 from petm._internal.files import write_json
 from petm.data.base import Data
@@ -34,7 +35,6 @@ from petm.fitting import fit
 from petm.grading.grader import Grader
 from petm.models.prediction import BATCH_SIZE, predict_logits
 from petm.selective.targets import Recall
-from petm.training.recipes import RECIPES
 
 RECIPE = replace(RECIPES["fast"], mirrored=None, epochs=2)
 CACHE_BUDGET = 64 << 20

@@ -52,7 +52,7 @@ def main() -> None:
     ratios = [fit / one for fit, one in zip(times["fitting"], times["epoch of A"], strict=True)]
     result: dict[str, Any] = {
         "machine": describe_machine(torch.device("cpu")),
-        "recipe": "fast",
+        "recipe": "auto",
         "samples": arguments.samples,
         "precision": "float32",
         "seconds": times,

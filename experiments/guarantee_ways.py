@@ -145,7 +145,7 @@ def by_command(train: Samples, calibration: Samples) -> Grader:
         told = f"--model experiments.guarantee_ways:Margin --weights {place}/w.safetensors --data {place}/train.npz"
         told += f" --calibration {place}/fresh.npz -o {place}/g.petm --max-risk {MAX_RISK} --confidence {CONFIDENCE}"
         before, sys.argv = sys.argv, ["petm", "fit", *told.split()]
-        fast, RECIPES["fast"] = RECIPES["fast"], SAME
+        fast, RECIPES["auto"] = RECIPES["auto"], SAME
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
                 petm_command()
@@ -153,7 +153,7 @@ def by_command(train: Samples, calibration: Samples) -> Grader:
             if ended.code:
                 raise PetmError(err.getvalue()) from ended
         finally:
-            sys.argv, RECIPES["fast"] = before, fast
+            sys.argv, RECIPES["auto"] = before, fast
         return load(place / "g.petm", Margin())
 
 

@@ -94,7 +94,7 @@ def test_faults(model: nn.Module, digits: tuple[Data, ...]) -> None:
     with pytest.raises(NothingToLearnError, match=r"^errors:"):
         fit(model, TensorData(x, labels), calibration=digits[1], recipe="paper")
     with pytest.raises(ArgumentError, match=r"^max_extra_parameters:"):
-        fit(model, digits[0], recipe="balanced", max_extra_parameters=1e-9)
+        fit(model, digits[0], recipe="auto", max_extra_parameters=1e-9)
 
 
 def test_budgets_bound_what_is_adapted(model: nn.Module, digits: tuple[Data, ...]) -> None:
@@ -134,7 +134,7 @@ def test_settings_are_checked_when_they_are_made(settings: dict[str, Any], argum
 
 
 def test_settings_of_the_right_kind() -> None:
-    assert FitConfig().told() == {"recipe": "fast", "seed": 0}
+    assert FitConfig().told() == {"recipe": "auto", "seed": 0}
     config = FitConfig(recipe=SHORT, layers={"fc1": 2}, target=MaxRisk(0.1), device="cpu", seed=3)
     assert config.told() == {"recipe": "short", "seed": 3, "layers": {"fc1": 2}}
     identity = config.identity()
@@ -163,7 +163,7 @@ def test_settings_of_the_right_kind() -> None:
         ({"data": lambda x, y: TensorData(x[:0], y[:0])}, DataError, "at least one sample"),
     ],
 )
-@pytest.mark.parametrize("recipe", ["fast", "paper"])
+@pytest.mark.parametrize("recipe", ["auto", "paper"])
 def test_faults_are_found_before_any_pass_over_the_data(
     model: nn.Module,
     digits: tuple[Data, ...],

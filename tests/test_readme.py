@@ -82,7 +82,7 @@ def test_demo_then_the_python_example(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr("petm.data.digits.load_digits", fewer)
     monkeypatch.setattr(petm, "load_digits", fewer)
-    monkeypatch.setitem(RECIPES, "fast", replace(RECIPES["fast"], epochs=1))
+    monkeypatch.setitem(RECIPES, "auto", replace(RECIPES["auto"], epochs=1))
     monkeypatch.setitem(reproduction.PROTOCOLS, "digits", QUICK)
     monkeypatch.setattr(reproduction, "MAP_IMAGES", 24)
     monkeypatch.setattr(reproduction, "SWEEP_IMAGES", 24)

@@ -135,7 +135,7 @@ def test_a_clone_shares_a_and_copies_the_rest(model: nn.Module) -> None:
     assert teacher.layers is not layers
     assert teacher.get_params() == estimator.get_params()
     assert teacher.set_params(recipe="paper").recipe == "paper"
-    assert estimator.recipe == "fast"
+    assert estimator.recipe == "auto"
 
 
 def test_in_a_pipeline_and_in_cross_validation(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:

@@ -17,6 +17,7 @@ from experiments.baselines.confidnet import ConfidNet
 from experiments.baselines.odin import Odin
 from experiments.baselines.protocol import Baseline, Fitted, Learned, OfEvidence, Seen
 from experiments.baselines.trust_score import TrustScore
+from experiments.detection.recipes import RECIPES
 from petm._internal.files import fingerprint, plain
 from petm.adapter.model import Member
 from petm.adapter.one_pass import predict_answers
@@ -30,13 +31,15 @@ from petm.evidence.formulas import ENERGY, ENTROPY, MARGIN, SOFTMAX, Temperature
 from petm.evidence.suspicion import suspicion_named
 from petm.models.loading import weights_fingerprint
 from petm.models.prediction import Precision
-from petm.training.recipes import RECIPES, Recipe, adapt, focus
+from petm.training.recipes import Recipe, adapt, focus
 from petm.training.run_folder import RunFolder
 
 CONTROLS: dict[str, Recipe] = {
     "unchanged_control": replace(RECIPES["fast"], title="The same adapter on unchanged data", copies=0, epsilon=0.0),
     "augmented_control": replace(RECIPES["fast"], title="The same, without adversarial examples", epsilon=0.0),
-    "random_control": replace(RECIPES["fast"], title="The same, random signs for FGSM's", direction="random"),
+    "random_control": replace(
+        RECIPES["fast"], title="The same, random signs for FGSM's", epsilon=0.1, direction="random"
+    ),
 }
 """The recipe ``fast`` without its ideas."""
 

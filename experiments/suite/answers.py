@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.detection.recipes import RECIPES
 from experiments.suite.models import Base
 from petm._internal.files import fingerprint, write_atomically
 from petm.data.base import Data, Subset
@@ -16,7 +17,7 @@ from petm.data.fields import one_tensor
 from petm.data.views import MIRROR, view
 from petm.evidence.protocol import compute_answers
 from petm.models.prediction import predict_logits
-from petm.training.recipes import RECIPES, adapt
+from petm.training.recipes import adapt
 
 VIEWS = (MIRROR, "shift 2 0", "shift -2 0", "shift 0 2", "shift 0 -2")
 TRAIN = 5000
@@ -66,7 +67,7 @@ def write_answers(base: Base, folder: Path, *, seed: int = 0, adapter_samples: i
         some = base.train.subset(order[:TRAIN])
         for suffix, part in (("", data), ("_train", some)):
             answers = compute_answers(model, part)
-            held |= {f"logits{suffix}": answers.logits, f"features{suffix}": answers.features}
+            held |= {f"logits{suffix}": answers.base, f"features{suffix}": answers.features}
             held[f"labels{suffix}"] = part.labels
         if isinstance(data.inputs([0]), Tensor):
             held["views"] = torch.stack([predict_logits(model, Viewed(data, name), title=name) for name in VIEWS])

@@ -13,11 +13,12 @@ from experiments.suite.answers import Viewed
 from experiments.suite.controls import error_regression, fine_tuned, linear_probe, mean_of_both
 from petm.adapter.layer_choice import choose_layers
 from petm.adapter.model import AdaptedModel, Member, attach_adapter, pool
+from petm.adapter.one_pass import Answers
 from petm.adapter.prefix_features import FeatureStudent, prepare_student
 from petm.data.base import Data, TensorData
 from petm.data.fields import Inputs, concatenate
 from petm.data.views import MIRROR
-from petm.evidence.protocol import Answers, compute_answers
+from petm.evidence.protocol import compute_answers
 from petm.models.prediction import Precision, predict_logits
 from petm.training.augmentation import Augmentation, Augmented, choose_augmentation
 from petm.training.loop import CROSS_ENTROPY, Objective, Settings, train
@@ -190,7 +191,7 @@ def suspicions(production: Production, draw: Draw, learning: Learning, *, full: 
         full: Fine-tune all weights of the late part too, which takes longest.
     """
     rows, judged = draw.labelled, draw.judged
-    logits, labels = production.answers.logits, production.data.labels[rows]
+    logits, labels = production.answers.base, production.data.labels[rows]
     features = production.answers.features
     seen = features[rows], features[judged]
     second = pool(production.second_opinion(rows, learning, seed=draw.seed))[judged]

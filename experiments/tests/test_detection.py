@@ -51,6 +51,7 @@ from experiments.detection.methods import (
     random_halves,
     settings_of,
 )
+from experiments.detection.recipes import RECIPES
 from experiments.detection.results import (
     detection_tables,
     drawn,
@@ -73,7 +74,7 @@ from petm.report.tables import markdown_table
 from petm.selective.bootstrap import bootstrap
 from petm.selective.metrics import METRICS
 from petm.training.error_set import fgsm
-from petm.training.recipes import RECIPES, Recipe
+from petm.training.recipes import Recipe
 
 UNIT = (0.0, 1.0)
 

@@ -21,7 +21,7 @@ from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue,
 from petm.errors import DataError, PetmWarning
 from petm.evidence.candidates import BUDGET, choose_for
 from petm.evidence.formulas import SOFTMAX
-from petm.evidence.suspicion import Suspicion, suspicion_named
+from petm.evidence.suspicion import EVIDENCE, Suspicion, suspicion_named
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.grades import check_inputs
 from petm.grading.input_profile import describe_inputs
@@ -36,7 +36,7 @@ from petm.training.config import FitConfig, FitSettings
 from petm.training.estimate import Estimate, estimate_fit
 from petm.training.loop import Storage
 from petm.training.preflight import CHECKED, Answers, compare_answers, preflight
-from petm.training.recipes import Recipe, adapt, focus, made_by, recipe_named, within
+from petm.training.recipes import Making, Recipe, adapt, focus, made_by, recipe_named, within
 from petm.training.run_folder import RunFolder
 
 _COPIES_IN_CHECKPOINT = 4
@@ -323,12 +323,20 @@ def _chosen(
         reason = f"A guarantee needs all samples where they are fewer than {FEWEST_TO_CHOOSE}, so nothing was compared."
         softmax = suspicion_named(SOFTMAX.name)
         return views_alone(model, ()), softmax, Choice(softmax.name, "aurc", (), reason)
-    recipe = replace(recipe_named(config.recipe), mirrored=None, look=1.0, epsilon=0.0)
-    adapted = adapt(model, data, config=replace(config, recipe=recipe), storage=storage)
-    adapted, chosen = choose_for(adapted, data, to_choose, **_budget(config), seed=config.seed)
+    making = Making(model, data, config, storage)
+    trained = making.candidates(to_choose, adversarial=not making.images) if _learns(config) else ()
+    adapted = trained[0].adapted if trained else views_alone(model, ())
+    tried = [logits for trajectory in trained for logits in trajectory.logits]
+    how = _budget(config) | {"only": config.compared, "tried": tried, "seed": config.seed}
+    adapted, chosen = choose_for(adapted, data, to_choose, **how)
     if group().is_main:
         note(chosen.choice.reason)
     return adapted, chosen.suspicion, chosen.choice
+
+
+def _learns(config: FitConfig) -> bool:
+    """Whether evidence of adapters is compared."""
+    return not config.compared or any(EVIDENCE[name].needs == "opinions" for name in config.compared)
 
 
 def _budget(config: FitConfig) -> dict[str, Any]:

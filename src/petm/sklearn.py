@@ -71,7 +71,7 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         *,
         classes: Sequence[Any] | None = None,
         calibration: float = CALIBRATION_SHARE,
-        recipe: str | Recipe = "fast",
+        recipe: str | Recipe = "auto",
         layers: Mapping[str, int] | None = None,
         max_extra_parameters: float | None = None,
         target: Target | None = None,

@@ -377,7 +377,7 @@ def test_a_full_disk_is_found_before_training(place, petm, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "branch"), [("fast", "adapters"), ("paper", "teacher")])
+@pytest.mark.parametrize(("recipe", "branch"), [("auto", "adapters"), ("paper", "teacher")])
 def test_a_dry_run_trains_nothing_and_says_what_the_fit_will_take(place, petm, recipe, branch):
     code, out, err = petm(*fit_arguments("--recipe", recipe, "--dry-run", "--json"))
     assert code == 0, err

@@ -10,8 +10,10 @@ from petm.evidence.candidates import VIEWS, Budget, candidates
 from petm.evidence.choice import Candidate, Choosing, Labelled, choose_suspicion
 from petm.evidence.features import Mahalanobis
 from petm.evidence.formulas import MARGIN, MEAN_OPINION, SECOND_OPINION, SOFTMAX
+from petm.evidence.suspicion import EVIDENCE
 from petm.models.scores import maximum_softmax
 from petm.selective.metrics import coverage_at_risk
+from petm.training.config import EVIDENCE_NAMES
 
 ADAPTER, FLIPPED = Member(), Member("", "mirror")
 
@@ -123,3 +125,10 @@ def test_one_pass_is_cheaper_than_a_cascade_only_where_it_is() -> None:
     assert budget.of((MEAN_OPINION,), (ADAPTER,)) == pytest.approx(0.2)
     assert budget.of((MEAN_OPINION,), (ADAPTER, FLIPPED)) == pytest.approx(1.2)
     assert budget.of((MEAN_OPINION,), (ADAPTER, FLIPPED), 0.22) == pytest.approx(0.44)
+
+
+def test_a_fit_compares_the_evidence_that_its_settings_name() -> None:
+    budget = Budget(10.0, adapters=0.2, features={each.name: 0.01 for each in EVIDENCE.values()})
+    found = candidates((ADAPTER,), VIEWS, budget)
+    assert {column.name for each in found for column in each.evidence} == set(EVIDENCE_NAMES)
+    assert all(name in EVIDENCE for name in EVIDENCE_NAMES)

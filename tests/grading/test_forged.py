@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ModelOrigin("networks:TinyCNN", {"classes": 10}, "w.safetensors", tuple("abcdefghij")),
         InputOrigin((28, 28), 1, "tokens", "text", 12, "0" * 64),
         {"train": DataOrigin("images", 3, "0" * 64)},
-        {"recipe": "fast"},
+        {"recipe": "auto"},
     )
     parts = tuple(Threshold(0.5, "r") for _ in range(10))
     threshold = Threshold(0.5, "r", 0.5, 0.1, 0.95, 0.05, 0.9, samples_needed=4, classes=parts)

@@ -11,7 +11,8 @@ from petm.adapter.one_pass import dual_logits, predict_answers
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, ModelError
 from petm.models.prediction import predict_logits
-from petm.training.recipes import COMMITTEE, RECIPES, Recipe, adapt, choose_layers
+from petm.training.config import FitConfig
+from petm.training.recipes import COMMITTEE, FGSM_STEP, RECIPES, Making, Recipe, adapt, choose_layers, variants
 from short_recipe import SHORT
 
 
@@ -22,7 +23,8 @@ def test_the_last_layers_within_the_budget_are_chosen() -> None:
     assert list(everything) == ["conv1", "conv2", "fc1", "fc2"]
     cost = {"conv1": 25 + 6, "conv2": 54 + 8, "fc1": 72 + 16, "fc2": 16 + 10}
     rank = int(0.3 * parameters) // sum(cost.values())
-    assert everything == dict.fromkeys(cost, rank)
+    assert rank == 2
+    assert everything == {"conv1": 1, "conv2": 2, "fc1": 2, "fc2": 2}, "a quarter of 6, 8, 8 and 10 at most"
     late = choose_layers(model, x, COMMITTEE, max_ratio=1.3, max_extra_parameters=0.3).ranks
     assert list(late) == ["fc1", "fc2"]
     assert late["fc1"] == int(0.3 * parameters) // 3 // (cost["fc1"] + cost["fc2"])
@@ -39,6 +41,31 @@ def test_budgets_that_allow_nothing() -> None:
         enough = {"max_ratio": 1 + least} if named == "max_extra_time" else {"max_extra_parameters": least}
         budgets = {"max_ratio": ratio, "max_extra_parameters": share} | enough
         assert list(choose_layers(model, x, ONE, **budgets).ranks) == ["fc2"], "what is said to suffice does"
+
+
+class Bag(nn.Module):
+    """Words, of which most parameters are, and two layers of width 16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.hidden, self.head = nn.Embedding(5000, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.words(x).mean(1)).relu())
+
+
+def test_embeddings_are_no_budget_and_ranks_stay_below_a_quarter() -> None:
+    model, x = seeded(Bag).eval(), torch.randint(0, 5000, (4, 6))
+    budgets: dict[str, float | None] = {"max_ratio": None, "max_extra_parameters": 0.5}
+    everything = choose_layers(model, x, ONE, **budgets).ranks  # type: ignore[arg-type]
+    own = 16 * 16 + 16 + 16 * 2 + 2
+    rank = int(0.5 * own) // (16 + 16 + 16 + 2)
+    assert rank == 3
+    assert everything == {"hidden": 3, "head": 1}
+    budgets["max_extra_parameters"] = 1.5
+    assert choose_layers(model, x, ONE, **budgets).ranks["hidden"] == 4  # type: ignore[arg-type]
+    budgets["max_extra_parameters"] = 0.01  # 3 parameters without the embedding, 803 with it
+    assert choose_layers(model, x, ONE, **budgets).ranks == {"head": 1}  # type: ignore[arg-type]
 
 
 class Grouped(nn.Module):
@@ -112,6 +139,30 @@ def test_the_cache_budget_changes_no_result(recipe: Recipe, model: nn.Module, di
         found.append(predict_answers(made, digits[2]).second)
     for each in found[:2]:
         torch.testing.assert_close(each, found[2], rtol=1e-3, atol=1e-3)
+
+
+def test_images_learn_without_adversarial_copies_and_texts_with(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    making = Making(model, digits[0], FitConfig(recipe="auto", device="cpu"))
+    assert making.branch(model)[0].epsilon == 0
+    rows = TensorData(torch.rand(50, 8), torch.arange(50) % 2)
+    net = nn.Sequential(nn.Linear(8, 2)).eval()
+    assert Making(net, rows, FitConfig(recipe="auto", device="cpu")).branch(net)[0].epsilon == FGSM_STEP
+    assert [each.epsilon for each in variants(RECIPES["auto"])] == [0, FGSM_STEP]
+    assert [each.epsilon for each in variants(SHORT)] == [0, SHORT.epsilon]
+    assert variants(RECIPES["paper"]) == (RECIPES["paper"],)
+
+
+def test_candidates_with_and_without_adversarial_copies_share_features(
+    model: nn.Module, digits: tuple[Data, ...]
+) -> None:
+    config = FitConfig(recipe=replace(SHORT, epsilon=0.1), device="cpu")
+    data, held_out = digits[0].subset(range(300)), digits[2]
+    clean, both = Making(model, data, config).candidates(held_out)
+    assert (clean.samples, both.samples) == (600, 900)
+    for found, epsilon in ((clean, 0.0), (both, 0.1)):
+        plain = adapt(model, data, recipe=replace(SHORT, epsilon=epsilon), device="cpu")
+        expected = predict_answers(plain, held_out).second.softmax(1)
+        torch.testing.assert_close(found.logits[-1].softmax(1), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_members_differ_from_each_other(model: nn.Module, digits: tuple[Data, ...]) -> None:

@@ -97,6 +97,9 @@ class RowStore:
         dtype: Type of the numbers.
         budget: Most bytes to keep in memory; above, a temporary file is used.
 
+    Attributes:
+        held_bytes: Bytes in memory; 0 where a file is used.
+
     Raises:
         RunError: The folder has no room for the file, which is reserved as a whole.
     """
@@ -111,6 +114,7 @@ class RowStore:
             cure = "Free space, name another folder by TMPDIR, or raise cache_budget to keep them in memory."
             self._file = ScratchFile(f"{size:,} bytes of features", cure, reserve=size)
         self._rows = torch.empty(0 if self._file else samples, width, dtype=dtype)
+        self.held_bytes = 0 if self._file else size
 
     def write(self, start: int, rows: "Tensor") -> None:
         """Writes rows ``(n, F)``, on any device and of any float type, from row ``start`` on."""

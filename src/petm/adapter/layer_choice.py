@@ -33,14 +33,17 @@ def choose_layers(
     """Returns the layers to adapt, as many of the last ones as the budget of time allows, and their common rank.
 
     Layers that are called late are cheap in one pass, and the features that enter them need computing once in training.
-    The rank is the greatest that the budget of parameters allows, all adapters together.
+    The rank is the greatest that the budget of parameters allows, all adapters together, and in each layer at most a
+    quarter of the weight's full rank: above, an adapter saves little beside training the layer, and learns its data by
+    heart.
 
     Args:
         model: The base model.
         x: Some samples, on the model's device.
         members: The ensemble that is to give the second opinion.
         max_ratio: Of one pass over a plain forward, in counted operations; absent takes every layer.
-        max_extra_parameters: As a share of the base model's parameters.
+        max_extra_parameters: As a share of the base model's parameters, embeddings left out: a vocabulary says nothing
+            of the size of what is adapted. Rank 1 on the last layer counts as within where it is of all parameters.
 
     Raises:
         ModelError: No layer that is called can have an adapter that learns; the message says why.
@@ -61,8 +64,10 @@ def choose_layers(
     names = [name for name in names if name in reached]
     adapters = max(1, len({member.adapter for member in members if member.adapter}))
     # A quantised layer may hold its weight in no parameter.
-    weights = max(count_parameters(model), sum(sizes_of(layer).weights for layer in candidates.values()))
-    budget = int(max_extra_parameters * weights) // adapters
+    every = max(count_parameters(model), sum(sizes_of(layer).weights for layer in candidates.values()))
+    least_cost = sizes[names[-1]].rank_cost
+    budget = int(max_extra_parameters * (every - _in_embeddings(model))) // adapters
+    budget = max(budget, min(least_cost, int(max_extra_parameters * every) // adapters))
     least = _least_ratio(total, calls, sizes, members)
     found: dict[int, SplitPoint] = {}
 
@@ -85,7 +90,7 @@ def choose_layers(
         middle = (first + last) // 2
     if first == len(names):
         last_layer = names[-1]
-        needed = sizes[last_layer].rank_cost * adapters / weights
+        needed = least_cost * adapters / every
         if not ranks(first - 1):
             raise ArgumentError(
                 f"max_extra_parameters: expected at least {_up(needed)} of the model's parameters, which rank 1 on "
@@ -173,4 +178,10 @@ def _least_ratio(
 def _equal_ranks(sizes: Mapping[str, Sizes], budget: int) -> dict[str, int]:
     """The greatest equal rank on all layers within a budget of parameters; none where even rank 1 exceeds it."""
     rank = budget // max(1, sum(each.rank_cost for each in sizes.values()))
-    return {name: min(rank, each.full_rank) for name, each in sizes.items()} if rank else {}
+    return {name: min(rank, max(1, each.full_rank // 4)) for name, each in sizes.items()} if rank else {}
+
+
+def _in_embeddings(model: nn.Module) -> int:
+    """The number of parameters in embeddings, each counted once."""
+    tables = (each for each in model.modules() if isinstance(each, nn.Embedding | nn.EmbeddingBag))
+    return sum({id(weight): weight.numel() for table in tables for weight in table.parameters()}.values())

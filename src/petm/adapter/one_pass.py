@@ -19,7 +19,7 @@ from petm.errors import ArgumentError, DataError, ModelError
 from petm.models.answers import joined, of_one_length
 from petm.models.loading import call_model, share_weights
 from petm.models.penultimate import LastLinear
-from petm.models.prediction import BATCH_SIZE, Collected, batches, device_of, own_share, predict_logits
+from petm.models.prediction import BATCH_SIZE, Collected, batches_by_length, device_of, own_share, predict_logits
 from petm.models.scores import maximum_softmax
 
 _NONE = torch.empty(0)
@@ -220,11 +220,11 @@ def predict_answers(
     own = own_share(data)
     logits, features = Collected(len(own)), Collected(len(own))
     with track(title, len(own)) as progress:
-        for inputs, _ in batches(own, device_of(adapted), batch_size):
+        for rows, (inputs, _) in batches_by_length(own, device_of(adapted), batch_size):
             found = answers_of(adapted, inputs)
-            logits.add(torch.cat((found.base[:, None], found.opinions), 1).float())
+            logits.add(rows, torch.cat((found.base[:, None], found.opinions), 1).float())
             if found.layer_input is not None:
-                features.add(found.layer_input.float())
+                features.add(rows, found.layer_input.float())
             progress.advance(len(inputs))
     every = gathered(logits.whole, len(data))
     held = gathered(features.whole, len(data)) if adapted.feature_layer else None

@@ -7,10 +7,10 @@ place of what its own prefix would compute, while that prefix runs on an empty b
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,11 @@ from petm.adapter.model import AdaptedModel
 from petm.adapter.passes import Arguments, Pass
 from petm.adapter.split_point import APART, AROUND, BEFORE, INSIDE, Place, SplitPoint, map_tensors, split_point_of
 from petm.data.base import Data
-from petm.data.fields import Inputs
+from petm.data.fields import Fields, Inputs, concatenate, length_groups, lengths_of, trimmed, width_of
 from petm.errors import ArgumentError, ModelError
 from petm.models.answers import reading_of
 from petm.models.loading import share_weights
-from petm.models.prediction import BATCH_SIZE, Precision, batches, device_of, in_fast_layout, own_share
+from petm.models.prediction import BATCH_SIZE, Precision, batches_by_length, device_of, in_fast_layout, own_share
 
 LEAST_SHARE = 0.1
 """Features that spare less than this share of the base model's operations are not worth their memory."""
@@ -101,40 +101,84 @@ class _FromFeatures(Pass):
         return shared + self.delta(layer, features, self.adapter)
 
 
+class _Form(NamedTuple):
+    """What crosses the split point of one sample: shape and dtype by place, and what the prefix runs on."""
+
+    parts: dict[Place, tuple[torch.Size, torch.dtype]]
+    example: Inputs
+
+    @property
+    def width(self) -> int:
+        return sum(prod(form) for form, _ in self.parts.values())
+
+
 class FeatureStudent(nn.Module):
     """The second opinion as a function of features: float32 rows ``(n, F)`` to logits ``(n, K)``.
 
-    A row holds, flattened, all that crosses the split point of one sample and follows the batch.
+    A row holds, flattened, all that crosses the split point of one sample and follows the batch. Texts have rows of one
+    width for each padded length (`petm.data.fields.padded_lengths`).
 
     Args:
         adapted: The base model with one adapter, on the input itself.
         x: At least one sample, of which only the form matters.
-        idle: What the prefix runs on, to no purpose: best an empty batch.
+        idle: How many samples the prefix runs on, to no purpose: best 0.
 
     Attributes:
-        width: ``F``, floats in a row.
+        width: ``F``, floats in a row; of texts of the length of ``x``.
     """
 
     takes_batches: ClassVar[bool] = True
     """Rows are not cast to the base model's own precision on their way in (`petm.models.loading.call_model`)."""
 
-    def __init__(self, adapted: AdaptedModel, x: Inputs, idle: Inputs) -> None:
+    def __init__(self, adapted: AdaptedModel, x: Inputs, idle: int = 0) -> None:
         super().__init__()
         self.adapted, self.split_point, self._idle = adapted, split_point_of(adapted, x), idle
-        self._forms = {place: (tensor.shape[1:], tensor.dtype) for place, tensor in self._crossing(x).items()}
-        self.width = sum(prod(form) for form, _ in self._forms.values())
+        example = x[torch.arange(_PROBE).clamp(max=len(x) - 1)]
+        self._by_length = lengths_of(x) is not None
+        if isinstance(example, Fields) and self._by_length:
+            # Some models make no mask for texts without padding: an example has padding wherever it can.
+            mask = torch.zeros_like(example["attention_mask"])
+            mask[:, example.place_of(1)] = 1
+            example = Fields({**dict(example.items()), "attention_mask": mask})
+        self._example = example
+        self._forms: dict[int, _Form] = {}  # by the length of the texts
+        self._of_width: dict[int, _Form] = {}
+        self.width = self._form(x).width
+
+    def _form(self, x: Inputs) -> _Form:
+        """The form of a row of such samples."""
+        length = width_of(x) if isinstance(x, Fields) and self._by_length else 0
+        if length not in self._forms:
+            example = self._example
+            if isinstance(example, Fields) and length:
+                example = example.cut(example.place_of(length))
+            parts = {place: (part.shape[1:], part.dtype) for place, part in self._crossing(example).items()}
+            form = self._forms[length] = _Form(parts, example)
+            self._of_width[form.width] = form
+        return self._forms[length]
+
+    def numbers(self, data: Data) -> int:
+        """Returns the number of floats in the rows of all samples of a data set."""
+        groups = [each for each in length_groups(data.lengths, len(data)) if len(each)]
+        return sum(len(each) * self.width_for(data.subset(each)) for each in groups)
+
+    def width_for(self, data: Data) -> int:
+        """Returns the number of floats in a row of samples of one padded length."""
+        x = data.inputs([0])
+        return self._form(x if data.lengths is None else trimmed(x)).width
 
     def forward(self, rows: Tensor) -> Tensor:
         """Returns the second opinion's logits ``(n, K)``."""
-        parts = rows.split([prod(form) for form, _ in self._forms.values()], dim=1)
+        form = self._of_width[rows.shape[1]]
+        parts = rows.split([prod(shape) for shape, _ in form.parts.values()], dim=1)
         crossing = {
             # Rows in bfloat16 stand for float32 where training runs in bfloat16; all else comes back as it was.
-            place: part.unflatten(1, form) if dtype == torch.float32 else part.unflatten(1, form).to(dtype)
-            for part, (place, (form, dtype)) in zip(parts, self._forms.items(), strict=True)
+            place: part.unflatten(1, shape) if dtype == torch.float32 else part.unflatten(1, shape).to(dtype)
+            for part, (place, (shape, dtype)) in zip(parts, form.parts.items(), strict=True)
         }
         (member,) = self.adapted.members
         running = _FromFeatures(self.split_point, crossing, member.adapter)
-        return self.adapted.run(running, self._idle.to(rows.device), rows=len(rows))
+        return self.adapted.run(running, form.example[: self._idle].to(rows.device), rows=len(rows))
 
     @contextmanager
     def learning(self) -> Iterator[None]:
@@ -150,8 +194,10 @@ class FeatureStudent(nn.Module):
 
     def rows(self, x: Inputs) -> Tensor:
         """Returns the rows ``(n, F)`` of samples."""
-        crossing = self._crossing(x)
-        return torch.cat([crossing[place].flatten(1) for place in self._forms], dim=1)
+        form = self._form(x)
+        seen = concatenate([x, form.example[:1]]) if self._by_length else x
+        crossing = self._crossing(seen)
+        return torch.cat([crossing[place][: len(x)].flatten(1) for place in form.parts], dim=1)
 
     def _crossing(self, x: Inputs) -> dict[Place, Tensor]:
         prefix = _Prefix(self.split_point, len(x))
@@ -165,20 +211,38 @@ class _Rows(Data):
 
     Args:
         data: The samples.
-        rows: float32 or bfloat16 ``(N, F + O)``, or of this process's share of the samples.
+        stores: float32 or bfloat16 ``(n, F)`` each, the rows of a group of samples of one padded length.
+        groups: int64 ``(n,)`` each, the positions of each group among this process's share of the samples.
         layer: The layer that the features enter.
     """
 
-    def __init__(self, data: Data, rows: RowStore, layer: str) -> None:
-        self.data, self.rows, self.layer = data, rows, layer
-        self.labels, self.classes, self.source = data.labels, data.classes, data.source
+    def __init__(self, data: Data, stores: Sequence[RowStore], groups: Sequence[Tensor], layer: str) -> None:
+        self.data, self.stores, self.layer = data, stores, layer
+        self.labels, self.classes, self.source, self.lengths = data.labels, data.classes, data.source, data.lengths
         self.value_range = (-float("inf"), float("inf"))
         self.count = group().count if group().shares(len(data)) else 1
         self.home = torch.arange(len(data)) % self.count if self.count > 1 else None
+        self._place = torch.empty(sum(map(len, groups)), 2, dtype=torch.int64)
+        for store, positions in enumerate(groups):
+            self._place[positions] = torch.stack(
+                (torch.full((len(positions),), store), torch.arange(len(positions))), 1
+            )
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns ``(n, F + O)``: the rows at ``indices``, in that order; of several processes each has its own."""
-        return self.rows.read(torch.as_tensor(indices, dtype=torch.int64) // self.count)
+        """Returns ``(n, F)``: the rows at ``indices``, in that order; of several processes each has its own.
+
+        Raises:
+            ArgumentError: They are of texts of several padded lengths.
+        """
+        stores, rows = self._place[torch.as_tensor(indices, dtype=torch.int64) // self.count].unbind(1)
+        if len(found := stores.unique()) > 1:
+            raise ArgumentError("indices: expected texts of one padded length, got several. Batch them by length.")
+        return self.stores[int(found[0]) if len(found) else 0].read(rows)
+
+    def write(self, positions: Tensor, rows: Tensor) -> None:
+        """Keeps the rows of successive samples of a group, at int64 ``(n,)`` positions of this process's share."""
+        store, start = self._place[positions[0]].tolist()
+        self.stores[store].write(start, rows)
 
     @cached_property
     def content(self) -> str:
@@ -219,16 +283,22 @@ def cached_features(
         yield fast, data
         return
     own = own_share(data)
-    with closing(RowStore(len(own), student.width, _DTYPES[precision], budget=budget)) as rows:
-        start = 0
+    groups, left = length_groups(own.lengths, len(own)), budget
+    with ExitStack() as stack:
+        stores = []
+        for positions in groups:
+            width = student.width_for(own.subset(positions)) if len(positions) else student.width
+            stores.append(RowStore(len(positions), width, _DTYPES[precision], budget=left))
+            stack.callback(stores[-1].close)
+            left -= stores[-1].held_bytes
         give_back_blocks()
+        held = _Rows(data, stores, groups, student.split_point.module)
         with torch.no_grad(), track("features", len(own)) as progress:
-            for inputs, _ in batches(own, device_of(adapted), BATCH_SIZE):
-                rows.write(start, student.rows(inputs))
-                start += len(inputs)
+            for positions, (inputs, _) in batches_by_length(own, device_of(adapted), BATCH_SIZE):
+                held.write(positions, student.rows(inputs))
                 progress.advance(len(inputs))
         give_back_blocks()
-        yield student, _Rows(data, rows, student.split_point.module)
+        yield student, held
 
 
 def prepare_student(adapted: AdaptedModel, x: Inputs, budget: int) -> tuple[AdaptedModel, FeatureStudent | None]:
@@ -259,11 +329,12 @@ def prepare_student(adapted: AdaptedModel, x: Inputs, budget: int) -> tuple[Adap
 
 def _student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:
     """The student on features, or None where these do not suffice."""
-    for idle in (x[:0], x[:1]):  # some networks cannot take an empty batch
+    for idle in (0, 1):  # some networks cannot take an empty batch
         try:
             with torch.no_grad():
                 student = FeatureStudent(adapted, x, idle)
-                if torch.allclose(student(student.rows(x)), adapted(x), rtol=1e-4, atol=1e-5):
+                forms = (x, trimmed(x)) if lengths_of(x) is not None else (x,)
+                if all(torch.allclose(student(student.rows(x)), adapted(x), rtol=1e-4, atol=1e-5) for x in forms):
                     return student
         except Exception:  # whatever a model that needs more than the features raises
             continue

@@ -12,7 +12,7 @@ from petm._internal.texts import visible
 from petm.cli import options
 from petm.data.images import Resize
 from petm.errors import ArgumentError
-from petm.training.config import CACHE_BUDGET, ErrorSource, FitConfig, RecipeName
+from petm.training.config import CACHE_BUDGET, EVIDENCE_NAMES, ErrorSource, FitConfig
 
 if TYPE_CHECKING:
     from petm.grading.grader import Grader
@@ -71,10 +71,11 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
 @options.skip_bad
 @click.option(
     "--recipe",
-    type=click.Choice(get_args(RecipeName)),
-    default="fast",
+    default="auto",
     show_default=True,
-    help="How the second opinion is made: within 1.25, 2.1 or 5 times the model's time, or as published.",
+    metavar="NAME",
+    help="What is compared with the softmax: auto, all that fits the budgets; names of evidence with commas between "
+    f"them ({', '.join(EVIDENCE_NAMES)}); or paper, the second opinion as published.",
 )
 @click.option(
     "--errors",
@@ -85,7 +86,7 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     "--layers", type=options.Pairs(int, "layer=rank,..."), help="Layers to adapt. Absent: chosen by the recipe."
 )
 @click.option("--max-extra-parameters", type=float, help="Size of adapters over the model's. Absent: the recipe's.")
-@click.option("--max-extra-time", type=float, help="One pass over a plain forward, less 1. Absent: the recipe's.")
+@click.option("--max-extra-time", type=float, help="One pass over a plain forward, less 1. Absent: 0.25.")
 @click.option(
     "--adapter",
     type=options.PATH,

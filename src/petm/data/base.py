@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from petm._internal.files import fingerprint
-from petm.data.fields import Fields, Inputs, as_batch, as_floats, concatenate, tensors_of
+from petm.data.fields import Fields, Inputs, as_batch, as_floats, concatenate, lengths_of, tensors_of
 from petm.data.labels import UNLABELLED, LabelColumn, plain_label
 from petm.errors import ArgumentError, DataError
 
@@ -39,6 +39,8 @@ class Data(Dataset[Batch], ABC):
         source: Origin of the samples, for messages.
         are_pixels: Whether inputs are bytes of images, divided by 255.
         home: int64 ``(N,)``, the process that holds each sample; None where all processes can read all.
+        lengths: int64 ``(N,)``, the number of tokens of each sample, by which samples are batched; None where all have
+            one form.
     """
 
     labels: Tensor
@@ -47,6 +49,7 @@ class Data(Dataset[Batch], ABC):
     source: str
     are_pixels: bool = False
     home: Tensor | None = None
+    lengths: Tensor | None = None
 
     @abstractmethod
     def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
@@ -162,6 +165,7 @@ class TensorData(Data):
             got = f"labels of shape {tuple(self.labels.shape)}"
             raise DataError(f"{source}: expected one label for each of {len(images)} samples, got {got}.")
         check_finite(images, source)
+        self.lengths = lengths_of(images)
         self.value_range = value_range or _values_in(images)
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
@@ -197,6 +201,7 @@ class Subset(Data):
         self.classes, self.value_range, self.source = data.classes, data.value_range, data.source
         self.are_pixels = data.are_pixels
         self.home = None if data.home is None else data.home[indices]
+        self.lengths = None if data.lengths is None else data.lengths[indices]
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
         """Returns the inputs at ``indices`` of this view, in that order."""
@@ -271,6 +276,8 @@ class Joined(Data):
             raise ArgumentError(f"parts: expected data sets with labels, got {got}")
         self.parts = parts
         self.labels = torch.cat([part.labels for part in parts])
+        lengths_of_parts = [part.lengths for part in parts if part.lengths is not None]
+        self.lengths = torch.cat(lengths_of_parts) if len(lengths_of_parts) == len(parts) else None
         self.classes = next((part.classes for part in parts if part.classes), ())
         self.source = " + ".join(dict.fromkeys(part.source for part in parts))
         self.are_pixels = all(part.are_pixels for part in parts)

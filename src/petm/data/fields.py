@@ -71,6 +71,18 @@ class Fields:
             index = slice(index, index + 1 or None)
         return self.map(lambda tensor: tensor[index])
 
+    def cut(self, place: slice) -> "Fields":
+        """Returns the same samples with the tokens at ``place`` alone, in every tensor ``(N, L, ...)``."""
+        width = width_of(self)
+        wide = {name: tensor.ndim > 1 and tensor.shape[1] == width for name, tensor in self.items()}
+        return Fields({name: tensor[:, place] if wide[name] else tensor for name, tensor in self.items()})
+
+    def place_of(self, length: int) -> slice:
+        """Returns the place of ``length`` tokens: the first, or the last ones where padding stands before a text."""
+        mask, width = self["attention_mask"], width_of(self)
+        left = bool((mask[:, 0] == 0).any() and mask.any())
+        return slice(width - length, width) if left else slice(0, length)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Fields":
         """Returns the same names with every tensor changed."""
         return Fields({name: change(tensor) for name, tensor in self.items()})
@@ -123,6 +135,63 @@ def as_floats(x: Tensor, source: str) -> Tensor:
             f"Convert pixels from 0 to 255 to uint8, other numbers to float."
         )
     return x.float()
+
+
+def width_of(inputs: Fields) -> int:
+    """Returns ``L``, the number of tokens to which texts are padded."""
+    held = dict(inputs.items())
+    return int((held["attention_mask"] if "attention_mask" in held else held["input_ids"]).shape[1])
+
+
+def lengths_of(inputs: Inputs) -> Tensor | None:
+    """Returns the number of tokens of each text by its attention mask, int64 ``(N,)``.
+
+    Nothing is returned for other inputs, and where padding is neither behind all texts nor before all of them.
+    """
+    mask = dict(inputs.items()).get("attention_mask") if isinstance(inputs, Fields) else None
+    if mask is None or mask.ndim != 2 or not mask.shape[1]:
+        return None
+    real = mask != 0
+    real = real | ~real.any(1, keepdim=True)  # a row without any counts as whole
+    if bool(real[:, 0].all()):
+        return mask.shape[1] - real.flip(1).int().argmax(1)
+    return mask.shape[1] - real.int().argmax(1) if bool(real[:, -1].all()) else None
+
+
+def padded_lengths(lengths: Tensor) -> Tensor:
+    """Returns lengths rounded up to 8, 12, 16, 24, 32, 48, ...: few forms of a batch, and little padding in it.
+
+    What a length is rounded to depends on nothing else, so that any part of a data set is batched alike.
+    """
+    power = 2 ** lengths.clamp(min=8).double().log2().ceil()
+    return power.where(lengths > 0.75 * power, 0.75 * power).clamp(min=8).long()
+
+
+def length_groups(lengths: Tensor | None, n: int) -> list[Tensor]:
+    """Returns the positions of ``n`` samples by their padded length, the longest first; without lengths all in one."""
+    if lengths is None:
+        return [torch.arange(n)]
+    padded = padded_lengths(lengths)
+    found = [(padded == length).nonzero().flatten() for length in padded.unique().flip(0).tolist()]
+    return found or [torch.arange(0)]
+
+
+def shared_place(inputs: Inputs) -> slice | None:
+    """Returns where the tokens of all texts of a batch stand, up to a padded length; nothing where that is everywhere.
+
+    Padding may be on either side.
+    """
+    lengths = lengths_of(inputs)
+    if not isinstance(inputs, Fields) or lengths is None or not len(lengths):
+        return None
+    width, kept = width_of(inputs), int(padded_lengths(lengths.max()))
+    return inputs.place_of(kept) if kept < width else None
+
+
+def trimmed(inputs: Inputs) -> Inputs:
+    """Returns a batch of texts without most of the padding that they share."""
+    place = shared_place(inputs)
+    return inputs.cut(place) if isinstance(inputs, Fields) and place else inputs
 
 
 def tensors_of(x: Inputs) -> tuple[Tensor, ...]:

@@ -129,7 +129,7 @@ class Tokenized(Data):
             rule = "of at least 1" if most is None else f"from 1 to {most}, the most that the model takes"
             raise ArgumentError(f"length: expected a number of tokens {rule}, got {length}.")
         self._tokens, self._counts = _encode(texts, encoder, most if length is None else length)
-        self._starts = self._counts.cumsum(0) - self._counts
+        self._starts, self.lengths = self._counts.cumsum(0) - self._counts, self._counts
         self._padding, self._pads_left = encoder.padding, encoder.pads_left
         empty = (self._counts == 0).nonzero().flatten()
         if len(empty):

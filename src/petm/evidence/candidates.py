@@ -26,6 +26,7 @@ from petm.evidence.protocol import Evidence
 from petm.evidence.suspicion import EVIDENCE
 from petm.models.loading import call_model
 from petm.models.prediction import device_of, evaluating
+from petm.models.scores import mean_of_both
 
 BUDGET = 0.25
 """Default budget: operations that suspicion may add to those of a plain forward pass."""
@@ -134,6 +135,7 @@ def choose_for(
     max_risk: float | None = None,
     only: Sequence[str] = (),
     own: Sequence[Evidence] = (),
+    tried: Sequence[Tensor] = (),
     seed: int = 0,
 ) -> tuple[AdaptedModel, Chosen]:
     """Returns the model with the members of the chosen suspicion, and the choice.
@@ -147,6 +149,7 @@ def choose_for(
         max_risk: Risk at which the coverage is compared; absent compares AURC.
         only: Names of built-in evidence to compare with the softmax; absent compares all.
         own: Evidence of the user's own to compare as well.
+        tried: Logits of second opinions, float32 ``(N, K)``, that the held-out samples have already left out.
         seed: Seed of everything random.
     """
     x = held_out.inputs(torch.arange(min(4, len(held_out)))).to(device_of(adapted))
@@ -161,7 +164,9 @@ def choose_for(
     compared += [Candidate(each.name, (each,)) for each in own]
     if only:
         compared = [each for each in compared if all(column.name in only for column in each.evidence)]
-    chosen = choose_suspicion(Choosing(Labelled(answers, held_out.labels), known, max_risk, seed), compared)
+    left = tuple(mean_of_both(answers.base, each) for each in tried)
+    choosing = Choosing(Labelled(answers, held_out.labels), known, max_risk, left, seed)
+    chosen = choose_suspicion(choosing, compared)
     return narrowed(adapted, chosen), chosen
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,12 +78,14 @@ class Choosing:
         held_out: Samples that neither the base model nor an adapter has seen.
         training: Samples that the base model was trained on, with features; absent leaves out what is fitted on them.
         max_risk: Risk at which the coverage is compared; absent compares AURC.
+        tried: Suspicions ``(N,)`` that the held-out samples have already left out, such as those of other epochs.
         seed: Seed of folds and resampling.
     """
 
     held_out: Labelled
     training: Labelled | None = None
     max_risk: float | None = None
+    tried: tuple[Tensor, ...] = ()
     seed: int = 0
     _fitted: dict[str, FittedEvidence | None] = field(default_factory=dict)
 
@@ -164,7 +166,9 @@ def choose_suspicion(choosing: Choosing, candidates: Sequence[Candidate]) -> Cho
     found = {name: choosing.out_of_fold(each) for name, each in known.items()}
     usable = {name: values for name, values in found.items() if values is not None}
     costs = {name: known[name].cost for name in usable}
-    choice = choose(usable, costs, choosing.wrong, max_risk=choosing.max_risk, seed=choosing.seed)
+    tried = [each.numpy() for each in choosing.tried]
+    how: Any = {"tried": tried, "max_risk": choosing.max_risk, "seed": choosing.seed}
+    choice = choose(usable, costs, choosing.wrong, **how)
     taken = known[choice.name]
     return Chosen(choosing.whole(taken), taken.members, choosing.seen(taken)[1], choice)
 

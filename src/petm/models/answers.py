@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from petm.data.fields import Fields, Inputs
+from petm.data.fields import Fields, Inputs, width_of
 from petm.errors import ModelError
 from petm.models.reading import Kind, Reading
 
@@ -117,12 +117,7 @@ def parts_by_length(model: nn.Module, inputs: Fields) -> list[Part]:
     for start, stop in torch.stack((first, last), 1).unique(dim=0).tolist():
         rows = ((first == start) & (last == stop)).nonzero().flatten()
         place = slice(start, stop)
-        taken = inputs[rows]
-        cut = {
-            name: tensor[:, place] if tensor.ndim > 1 and tensor.shape[1] == width else tensor
-            for name, tensor in taken.items()
-        }
-        parts.append(Part(rows, place, Fields(cut)))
+        parts.append(Part(rows, place, inputs[rows].cut(place)))
     return parts
 
 
@@ -134,12 +129,6 @@ def same_length(model: nn.Module, inputs: Inputs) -> Inputs:
 def joined(parts: Sequence[Part], answers: Sequence[Tensor]) -> Tensor:
     """Returns the answers for all parts in the order of the batch."""
     return torch.cat(list(answers))[torch.cat([part.rows for part in parts]).argsort()]
-
-
-def width_of(inputs: Fields) -> int:
-    """Returns ``L``, the number of tokens to which texts are padded."""
-    held = dict(inputs.items())
-    return int((held["attention_mask"] if "attention_mask" in held else held["input_ids"]).shape[1])
 
 
 def _real(model: nn.Module, inputs: Fields) -> Tensor | None:

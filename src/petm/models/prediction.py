@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petm._internal.distributed import gathered, group
 from petm._internal.progress import track
 from petm.data.base import Batch, Data, check_finite
-from petm.data.fields import Inputs
+from petm.data.fields import Inputs, length_groups, trimmed
 from petm.data.labels import UNLABELLED
 from petm.errors import DataError
 from petm.models import BATCH_SIZE as BATCH_SIZE
@@ -39,11 +39,23 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def batches(data: Data, device: torch.device, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
-    """Yields the samples in order, on ``device``, checked to be finite."""
-    for start in range(0, len(data), batch_size):
-        inputs, targets = data.__getitems__(range(start, min(start + batch_size, len(data))))
-        check_finite(inputs, f"{data.source}, samples from {start}")
-        yield Batch(inputs.to(device), targets.to(device))
+    """Yields the samples in order, on ``device``, checked to be finite; texts without padding that all share."""
+    for rows in torch.arange(len(data)).split(batch_size):
+        yield _batch(data, rows, device)
+
+
+def batches_by_length(data: Data, device: torch.device, batch_size: int = BATCH_SIZE) -> Iterator[tuple[Tensor, Batch]]:
+    """Yields positions, int64 ``(n,)``, and the samples there as `batches` does, texts of like length together."""
+    for group_ in length_groups(data.lengths, len(data)):
+        for rows in group_.split(batch_size):
+            yield rows, _batch(data, rows, device)
+
+
+def _batch(data: Data, rows: Tensor, device: torch.device) -> Batch:
+    inputs, targets = data.__getitems__(rows.tolist())
+    check_finite(inputs, f"{data.source}, samples from {int(rows[0])}")
+    inputs = inputs if data.lengths is None else trimmed(inputs)
+    return Batch(inputs.to(device), targets.to(device))
 
 
 def predict_logits(
@@ -78,8 +90,8 @@ def _of_all(model: nn.Module, data: Data, answer: Callable[[Inputs], Tensor], ba
     own = own_share(data)
     answers = Collected(len(own))
     with evaluating(model), track(title, len(own)) as progress:
-        for inputs, _ in batches(own, device_of(model), batch_size):
-            answers.add(answer(inputs))
+        for rows, (inputs, _) in batches_by_length(own, device_of(model), batch_size):
+            answers.add(rows, answer(inputs))
             progress.advance(len(inputs))
     return gathered(answers.whole, len(data))
 
@@ -92,14 +104,13 @@ class Collected:
 
     def __init__(self, n: int) -> None:
         self.whole = torch.empty(0)
-        self._n, self._filled = n, 0
+        self._n = n
 
-    def add(self, answers: Tensor) -> None:
-        """Copies the answers of the next batch."""
-        if not self._filled:
+    def add(self, rows: Tensor, answers: Tensor) -> None:
+        """Copies the answers for the samples at ``rows``."""
+        if not len(self.whole):
             self.whole = torch.empty((self._n, *answers.shape[1:]), dtype=answers.dtype)
-        self.whole[self._filled : self._filled + len(answers)] = answers
-        self._filled += len(answers)
+        self.whole[rows] = answers.to(self.whole.device)
 
 
 def own_share(data: Data) -> Data:

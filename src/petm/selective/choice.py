@@ -62,6 +62,7 @@ def choose(
     costs: Mapping[str, float],
     wrong: ArrayLike,
     *,
+    tried: Sequence[ArrayLike] = (),
     max_risk: float | None = None,
     resamples: int = 500,
     seed: int = 0,
@@ -77,6 +78,8 @@ def choose(
             computed for.
         costs: Operations that each adds, over those of a plain forward pass.
         wrong: bool ``(N,)``, where the base model is wrong.
+        tried: Suspicions float ``(N,)`` that these samples have already left out, such as those of other epochs of a
+            training: they count among those that may seem better by chance.
         max_risk: Risk at which the coverage is compared; absent compares AURC.
         resamples: Number of bootstrap samples.
         seed: Seed of the resampling.
@@ -91,14 +94,16 @@ def choose(
     if not names or set(names) != set(costs):
         raise ArgumentError(f"costs: expected one for each of {names}, got {list(costs)}.")
     of_ranking = aurc.of_ranking if max_risk is None else partial(_uncovered, risk=max_risk)
-    values, drawn = _values([suspicions[name] for name in names], errors, of_ranking, resamples, seed)
+    every = [*(suspicions[name] for name in names), *tried]
+    values, drawn = _values(every, errors, of_ranking, resamples, seed)
     gains, chance = values[0] - values, drawn[:, :1] - drawn
     spread = np.nanstd(chance, axis=0)
     known = spread > 0
     with np.errstate(divide="ignore", invalid="ignore"):
         greatest = np.nanmax(np.where(known, (chance - gains) / spread, -np.inf), axis=1)
         better = known & (gains / spread > max(0.0, float(np.quantile(greatest, 1 - LEVEL))))
-    count = int(errors.sum())
+    values, drawn, chance = values[: len(names)], drawn[:, : len(names)], chance[:, : len(names)]
+    better, count = better[: len(names)], int(errors.sum())
     if few := min(count, len(errors) - count) < FEWEST_ERRORS:
         better[:] = False
     place, best = 0, 0

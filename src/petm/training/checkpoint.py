@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from petm._internal.files import fingerprint, write_atomically
+from petm.data.fields import length_groups
 from petm.errors import RunError
 
 
@@ -59,19 +60,30 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 class ShuffledBatches(Sampler[list[int]]):
-    """The batches of one epoch from batch ``first`` on, in an order that depends on seed and epoch alone."""
+    """The batches of one epoch from batch ``first`` on, in an order that depends on seed and epoch alone.
 
-    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
-        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+    Texts share a batch with others of their padded length, and the batches of all lengths are mixed.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int, lengths: Tensor | None = None) -> None:
+        self.batch_size, self.seed = batch_size, seed
+        self.groups = length_groups(lengths, samples)
         self.epoch = self.first = 0
 
     def __len__(self) -> int:
-        return -(-self.samples // self.batch_size) - self.first
+        return sum(-(-len(each) // self.batch_size) for each in self.groups) - self.first
 
     def __iter__(self) -> Iterator[list[int]]:
+        yield from (indices.tolist() for indices in self.all()[self.first :])
+
+    def all(self) -> list[Tensor]:
+        """Returns the batches of the epoch, int64 ``(n,)`` each."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
-        order = torch.randperm(self.samples, generator=generator)
-        yield from (indices.tolist() for indices in order.split(self.batch_size)[self.first :])
+        shuffled = (each[torch.randperm(len(each), generator=generator)] for each in self.groups)
+        found = [indices for each in shuffled for indices in each.split(self.batch_size)]
+        if len(self.groups) == 1:
+            return found
+        return [found[place] for place in torch.randperm(len(found), generator=generator).tolist()]
 
 
 def seed_of(*numbers: int) -> int:

@@ -15,7 +15,12 @@ from petm.selective.targets import Target
 if TYPE_CHECKING:
     from petm.training.recipes import Recipe
 
-RecipeName = Literal["fast", "balanced", "thorough", "paper"]
+RecipeName = Literal["auto", "paper"]
+EVIDENCE_NAMES = (
+    *("softmax", "margin", "entropy", "largest_logit", "mean_opinion", "second_opinion"),
+    *("mahalanobis", "relative_mahalanobis", "knn", "knn_distance"),
+)
+"""Evidence that a fit compares with the softmax, as `petm.evidence.suspicion.EVIDENCE` has it."""
 ErrorSource = Literal["plain", "hardest", "augmented", "out-of-fold"]
 CALIBRATION_SHARE = 0.2
 """Share of the data held out for the threshold where no calibration set is passed."""
@@ -49,13 +54,16 @@ class FitConfig:
     """The settings of one fit, checked when they are made.
 
     Attributes:
-        recipe: A name in `petm.training.recipes.RECIPES`, or a recipe of your own.
+        recipe: ``auto`` compares everything within the budgets with the softmax and takes the best; names of evidence
+            (`EVIDENCE_NAMES`, with commas between them) compare these alone; ``paper`` is as published; a recipe of
+            your own is taken as it is.
         errors: Source of errors for a recipe with a teacher, a name in `petm.training.mining.SOURCES`; absent follows
             the recipe.
         layers: The rank of each layer to adapt, by its name in the base model; absent follows the recipe.
-        max_extra_parameters: Size of all adapters over that of the base model; absent follows the recipe.
-        max_extra_time: Operations of one pass over those of a plain forward pass, less 1; absent follows the recipe.
-            The recipe ``paper`` ignores it.
+        max_extra_parameters: Size of all adapters over that of the base model without embeddings; absent follows the
+            recipe.
+        max_extra_time: Operations of one pass over those of a plain forward pass, less 1; absent is 0.25, or follows
+            a recipe of your own. The recipe ``paper`` ignores it.
         target: Target of the threshold; absent flags nine of ten errors, or disagreement with a teacher.
         calibration: Share of the data held out for the threshold where no calibration set is passed.
         calibration_from_data: The statement that the base model has not seen the data; a guarantee then needs no
@@ -70,7 +78,7 @@ class FitConfig:
         ArgumentError: An argument breaks its rule.
     """
 
-    recipe: "str | Recipe" = "fast"
+    recipe: "str | Recipe" = "auto"
     errors: str | None = None
     layers: Mapping[str, int] | None = None
     max_extra_parameters: float | None = None
@@ -86,7 +94,10 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.recipe, str):
-            _check_name("recipe", self.recipe, get_args(RecipeName))
+            for name in self.compared or (self.recipe,):
+                _check_name(
+                    "recipe", name, EVIDENCE_NAMES if self.compared else (*get_args(RecipeName), *EVIDENCE_NAMES)
+                )
         if self.errors is not None:
             _check_name("errors", self.errors, get_args(ErrorSource))
         _check_name("precision", self.precision, _PRECISIONS)
@@ -109,6 +120,13 @@ class FitConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
                 raise ArgumentError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The names of evidence that are compared alone; empty for all."""
+        if not isinstance(self.recipe, str) or self.recipe in get_args(RecipeName):
+            return ()
+        return tuple(name.strip() for name in self.recipe.split(","))
 
     def check_calibration(self, *, separate: bool) -> None:
         """Checks that a guarantee has calibration samples which the base model has not seen.

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petm.data.fields import Fields
+from petm.data.fields import Fields, shared_place, width_of
 from petm.errors import ArgumentError
-from petm.models.answers import of_one_length, same_length, width_of
+from petm.models.answers import of_one_length, same_length
 from petm.models.loading import call_model
 from petm.models.penultimate import linear_input
 from petm.models.prediction import in_eval_mode
@@ -76,6 +76,13 @@ def fgsm_step(model: nn.Module, inputs: Fields, labels: Tensor, *, at: str, epsi
         whole = steps[0].new_zeros((len(inputs), width_of(inputs), *steps[0].shape[2:]))
         for part, step in zip(parts, steps, strict=True):
             whole[part.rows, part.place] = step
+        return whole
+    if place := shared_place(inputs):
+        step = fgsm_step(model, inputs.cut(place), labels, at=at, epsilon=epsilon)
+        if step.ndim < 2 or step.shape[1] != place.stop - place.start:  # it has no tokens
+            return step
+        whole = step.new_zeros((len(inputs), width_of(inputs), *step.shape[2:]))
+        whole[:, place] = step
         return whole
     with in_eval_mode(model), torch.enable_grad():
         logits, output = _output(model, inputs, at)

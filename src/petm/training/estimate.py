@@ -103,9 +103,11 @@ class _Clock(Subset):
     def __init__(self, data: Data) -> None:
         super().__init__(data, torch.arange(len(data)))
         self.read: list[float] = []
+        self.sizes: list[int] = []
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         self.read.append(time.perf_counter())
+        self.sizes.append(len(indices))
         return self.data.__getitems__(indices)
 
     @cached_property
@@ -114,9 +116,15 @@ class _Clock(Subset):
         return "timed"
 
     def seconds_each(self, average: Callable[[NDArray[np.float64]], Any] = np.median) -> float:
-        """Returns the average time of one batch until now, the first one left out where there are others."""
-        gaps = np.diff([*self.read, time.perf_counter()])
-        return float(average(gaps[1:] if len(gaps) > 1 else gaps))
+        """Returns the average time of one sample until now, the first batch left out where there are others.
+
+        Of texts, whose batches differ, it is the mean over all samples.
+        """
+        gaps, sizes = np.diff([*self.read, time.perf_counter()]), np.array(self.sizes)
+        if self.lengths is not None:
+            return float(gaps.sum() / sizes.sum())
+        rates = gaps / sizes
+        return float(average(rates[1:] if len(rates) > 1 else rates))
 
 
 def _stand_in(data: Data, chosen: Tensor, budget: int) -> Data:
@@ -178,7 +186,8 @@ class _Timing:
         data, moved = making.with_copies(recipe, augmentation), n if recipe.epsilon else 0
         student, seconds = _timed(lambda: making.student(adapted))
         self._add("find the split point", 1, seconds)
-        size, total = making.feature_bytes(student, len(data) + moved), len(data) + moved
+        size = making.feature_bytes(student, data, *([making.data] if moved else []))
+        total = len(data) + moved
         if moved:
             few = making.data.subset(range(min(n, _TIMED * BACKWARD)))
             how: Any = {"epsilon": recipe.epsilon, "direction": recipe.direction, "budget": 1 << 40}
@@ -202,16 +211,16 @@ class _Timing:
         require_errors(mined.errors)
         self._add("mine errors", -(-n // BATCH_SIZE), seconds * scale)
         total = len(mined.data) * n // len(few)
-        replaced, seconds = _timed(lambda: replace_errors(making.model, *mined, epsilon=recipe.epsilon))
+        replaced, seconds = _timed(lambda: replace_errors(making.model, *mined, epsilon=recipe.step))
         self._add("adversarial examples", -(-round(len(mined.errors) * scale) // BACKWARD), 2 * seconds * scale)
         teacher = deepcopy(making.model).requires_grad_()
         each = self._steps(teacher, replaced, _TEACHING_BATCH)
         steps = _TEACHER_EPOCHS * -(-total // _TEACHING_BATCH)
-        self._add("train the teacher", steps, steps * each)
+        self._add("train the teacher", steps, _TEACHER_EPOCHS * total * each)
         adapted, seconds = _timed(lambda: making.imitating(teacher))
         self._add("choose the layers", 1, seconds)
         self._prediction("ask the teacher", making.model, total)
-        size = making.feature_bytes(making.student(adapted), total)
+        size = round(making.feature_bytes(making.student(adapted), mined.data) * total / len(mined.data))
         title = "distil into the adapter, at most"
         self._training(title, adapted, replaced, [0], total, recipe.epochs, _TEACHING_BATCH)
         return replace(self._estimate(adapted, recipe, "teacher", size), at_most=True)
@@ -229,22 +238,22 @@ class _Timing:
         with cached as (learner, seen):
             if isinstance(learner, FeatureStudent):
                 each = clock.seconds_each(np.mean)  # for batches of different kinds
-                self._add("cache features", -(-total // BATCH_SIZE), each * total / block)
+                self._add("cache features", -(-total // BATCH_SIZE), each * total)
             each = self._steps(learner.alone(adapted.adapters[0]), seen, batch)
         steps = epochs * -(-total // batch)
-        self._add(title, steps, each * epochs * total / batch)
+        self._add(title, steps, each * epochs * total)
 
     def _steps(self, learner: nn.Module, data: Data, batch: int) -> float:
-        """The time of one training step."""
+        """The time of one sample in a training step."""
         clock, settings = _Clock(data), Settings(1, 1e-9, batch, precision=self.making.config.precision)
         train(learner, clock, CROSS_ENTROPY, settings, device=self.making.config.device, title="time")
-        return clock.seconds_each() * batch / min(batch, len(data))
+        return clock.seconds_each()
 
     def _prediction(self, title: str, model: nn.Module, count: int) -> None:
         """Times the predictions of ``count`` samples."""
         clock = _Clock(self.making.data.subset(_spread(self.n, (1 + _TIMED) * BATCH_SIZE)))
         predict_classes(model, clock)
-        self._add(title, -(-count // BATCH_SIZE), clock.seconds_each() * count / min(len(clock), BATCH_SIZE))
+        self._add(title, -(-count // BATCH_SIZE), clock.seconds_each() * count)
 
     def _estimate(self, adapted: AdaptedModel, recipe: Recipe, branch: Branch, feature_bytes: int) -> Estimate:
         """Times the calibration, and returns the whole estimate."""
@@ -253,7 +262,7 @@ class _Timing:
         looked = -(-count // 10) if focus(adapted, recipe, few) else 0
         clock = _Clock(few)
         both = predict_answers(adapted, clock)
-        each = clock.seconds_each() / min(len(few), BATCH_SIZE)
+        each = clock.seconds_each()
         wrong = (both.base.argmax(1) != few.labels).numpy()
         rows = np.resize(np.arange(len(few)), count)
         noise = np.random.default_rng(0).normal(size=count)

@@ -17,10 +17,10 @@ from petm._internal.interrupts import deferred_interrupts
 from petm._internal.progress import track
 from petm._internal.spill import give_back_blocks
 from petm.data.base import Batch, Data, as_is
-from petm.data.fields import Inputs, tensors_of
+from petm.data.fields import Inputs, tensors_of, trimmed
 from petm.errors import ArgumentError, ModelError, RunError, TrainingError
 from petm.models.loading import call_model, weights_fingerprint
-from petm.models.prediction import Precision, batches, choose_device, device_of, evaluating
+from petm.models.prediction import Precision, batches_by_length, choose_device, device_of, evaluating
 from petm.training.checkpoint import Checkpoint, ShuffledBatches, read_checkpoint, seed_of, write_checkpoint
 from petm.training.run_folder import Storage as Storage
 
@@ -88,19 +88,34 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """What decides, in place of a validation loss, when a training stops and which epoch it keeps.
+
+    Attributes:
+        name: Name of the figure; a checkpoint of another judge is not resumed.
+        value: Called after each epoch; the lower its result, the better the weights.
+    """
+
+    name: str
+    value: Callable[[], float]
+
+
+@dataclass(frozen=True)
 class History:
     """The history of a training.
 
     Attributes:
         epochs: One dictionary an epoch: ``loss`` and the objective's figure over its steps, and, with validation data,
-            ``validation_loss`` and ``validation_<figure>``.
+            ``validation_loss`` and ``validation_<figure>``, or the figure of a judge.
         best_epoch: The epoch, from 1, whose weights were kept.
         seconds: Duration, earlier parts of a resumed training included.
+        states: With a judge, what training changes as it was after each epoch.
     """
 
     epochs: tuple[dict[str, float], ...]
     best_epoch: int
     seconds: float
+    states: tuple[dict[str, Tensor], ...] = ()
 
 
 def train(
@@ -110,6 +125,7 @@ def train(
     settings: Settings,
     *,
     validation: Data | None = None,
+    judge: Judge | None = None,
     storage: Storage | None = None,
     device: str = "auto",
     title: str = "train",
@@ -129,17 +145,19 @@ def train(
         data: Samples, with labels or the targets of the objective.
         objective: Loss, and the figure shown beside it.
         settings: The hyperparameters.
-        validation: Held-out data for early stopping; required with ``settings.patience``.
+        validation: Held-out data for early stopping; this or a judge is required with ``settings.patience``.
+        judge: Figure for early stopping in place of the validation loss; the weights of every epoch are then kept.
         storage: Place of the checkpoints; absent writes none.
         device: ``auto``, ``cpu``, ``cuda``, ...
         title: Title of the progress bar.
 
     Raises:
-        ArgumentError: ``patience`` without ``validation``, no data, or no parameter that requires a gradient.
+        ArgumentError: ``patience`` without ``validation`` or ``judge``, no data, or no parameter that requires a
+            gradient.
         RunError: The checkpoint belongs to another training, or cannot be read or written.
         TrainingError: The loss is no longer finite.
     """
-    if settings.patience is not None and not (validation and len(validation)):
+    if settings.patience is not None and not judge and not (validation and len(validation)):
         raise ArgumentError("validation: expected held-out data for early stopping, got none. Hold out more.")
     if not len(data):
         raise ArgumentError("data: expected at least one sample to train on, got none.")
@@ -153,12 +171,16 @@ def train(
             "validation": None if validation is None else validation.content,
             "start": weights_fingerprint(model),
         }
+        if judge is not None:
+            identity["judge"] = judge.name
+        if data.lengths is not None:
+            identity["batches"] = "by length"
         place = choose_device(device)
         run = _Run(model.to(place), objective, settings, identity, storage, place)
         forked = [place] if place.type == "cuda" else []
         signals = deferred_interrupts() if storage else nullcontext(lambda: False)
         with torch.random.fork_rng(devices=forked), signals as interrupted:
-            history = run.epochs(data, validation, title, interrupted)
+            history = run.epochs(data, validation, judge, title, interrupted)
             if interrupted():
                 raise KeyboardInterrupt
         model.eval()
@@ -185,26 +207,30 @@ class _Run:
         self.best_loss = float("inf")
         self.best: dict[str, Tensor] = {}
         self.figures: list[dict[str, float]] = []
+        self.states: list[dict[str, Tensor]] = []
         self.finished = False
         self.started, self.spent = time.monotonic(), 0.0
         self.saved = time.monotonic()
         if storage is not None and storage.resume and storage.path.exists():
             self._restore(read_checkpoint(storage.path))
 
-    def epochs(self, data: Data, validation: Data | None, title: str, interrupted: Callable[[], bool]) -> History:
+    def epochs(
+        self, data: Data, validation: Data | None, judge: Judge | None, title: str, interrupted: Callable[[], bool]
+    ) -> History:
         """Runs the remaining epochs, and returns the history of all of them."""
         settings = self.settings
-        order = ShuffledBatches(len(data), settings.batch_size, settings.seed)
+        order = ShuffledBatches(len(data), settings.batch_size, settings.seed, data.lengths)
         per_epoch = len(order)
         loader = DataLoader(data, batch_sampler=_OwnPart(order, data), collate_fn=as_is)
         if not self.finished:
             with track(title, settings.epochs * per_epoch, self.epoch * per_epoch + self.step) as progress:
                 while self.epoch < settings.epochs and not self._stalled():
                     order.epoch, order.first = self.epoch, self.step
-                    for batch in loader:
+                    sizes = [len(indices) for indices in order.all()]
+                    for inputs, targets in loader:
+                        batch = Batch(inputs if data.lengths is None else trimmed(inputs), targets)
                         done = (self.epoch + self.step / per_epoch) / settings.epochs
-                        size = min(settings.batch_size, len(data) - self.step * settings.batch_size)
-                        stopped = self._step(batch, size, done, interrupted())
+                        stopped = self._step(batch, sizes[self.step], done, interrupted())
                         progress.advance()
                         progress.show(**self._so_far())
                         if stopped or (group().count == 1 and interrupted()):
@@ -212,12 +238,12 @@ class _Run:
                             raise KeyboardInterrupt
                         if self.storage is not None and time.monotonic() - self.saved > self.storage.every:
                             self.save()
-                    self._end_epoch(validation)
+                    self._end_epoch(validation, judge)
             if self.best:
                 self.model.load_state_dict(self.best, strict=False)
             self.finished, self.best = True, {}
             self.save()
-        return History(tuple(self.figures), self.best_epoch, self._seconds())
+        return History(tuple(self.figures), self.best_epoch, self._seconds(), tuple(self.states))
 
     def _step(self, batch: Batch, size: int, done: float, interrupted: bool) -> bool:
         """One step with this rank's shard of a batch of ``size``; returns whether any rank is to stop."""
@@ -263,15 +289,20 @@ class _Run:
         """The figures of the epoch up to now."""
         return {"loss": self.loss_sum / self.seen, self.objective.figure: self.agree_sum / self.seen}
 
-    def _end_epoch(self, validation: Data | None) -> None:
+    def _end_epoch(self, validation: Data | None, judge: Judge | None) -> None:
         figures = self._so_far()
         self.epoch, self.step, self.seen, self.loss_sum, self.agree_sum = self.epoch + 1, 0, 0, 0.0, 0.0
-        if validation is not None:
-            loss, agreement = evaluate(self.model, validation, self.objective, self.settings.precision)
-            figures |= {"validation_loss": loss, f"validation_{self.objective.figure}": agreement}
-            if loss < self.best_loss and self.settings.patience is not None:
-                self.best_loss, self.best_epoch = loss, self.epoch
-                self.best = {name: tensor.clone() for name, tensor in _moving_state(self.model).items()}
+        found = float("inf")
+        if judge is not None:
+            found = judge.value()
+            figures |= {judge.name: found}
+            self.states.append(_copied(_moving_state(self.model)))
+        elif validation is not None:
+            found, agreement = evaluate(self.model, validation, self.objective, self.settings.precision)
+            figures |= {"validation_loss": found, f"validation_{self.objective.figure}": agreement}
+        if found < self.best_loss and self.settings.patience is not None:
+            self.best_loss, self.best_epoch = found, self.epoch
+            self.best = _copied(_moving_state(self.model))
         if self.settings.patience is None:
             self.best_epoch = self.epoch
         self.figures.append(figures)
@@ -288,6 +319,8 @@ class _Run:
         if self.storage is None or not group().is_main:
             return
         tensors = {f"model.{name}": tensor for name, tensor in _moving_state(self.model).items()}
+        for epoch, state in enumerate(self.states):
+            tensors |= {f"epoch{epoch}.{name}": tensor for name, tensor in state.items()}
         if not self.finished:
             tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
             for index, state in self.optimizer.state_dict()["state"].items():
@@ -308,6 +341,8 @@ class _Run:
             setattr(self, name, value)
         self.model.load_state_dict(checkpoint.part("model"), strict=False)
         self.best = checkpoint.part("best")
+        states = (checkpoint.part(f"epoch{epoch}") for epoch in range(self.epoch))
+        self.states = [state for state in states if state]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in checkpoint.part("optimizer").items():
             index, key = name.split(".", 1)
@@ -326,7 +361,7 @@ def evaluate(
     """Returns the mean loss and the objective's figure over a data set, in eval mode, and restores the modes."""
     loss = agreement = 0.0
     with evaluating(model):
-        for inputs, targets in batches(_own_part(data), device_of(model)):
+        for _, (inputs, targets) in batches_by_length(_own_part(data), device_of(model)):
             logits = _logits(model, inputs, precision)
             loss += objective.loss(logits, targets).item() * len(inputs)
             agreement += objective.agrees(logits, targets).sum().item()
@@ -361,6 +396,10 @@ def _logits(model: nn.Module, inputs: Inputs, precision: Precision) -> Tensor:
     """float32 logits, computed in the given precision."""
     with torch.autocast(tensors_of(inputs)[0].device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return call_model(model, inputs).float()
+
+
+def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def _moving_state(model: nn.Module) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,6 @@ from petm.adapter.one_pass import set_cascade
 from petm.adapter.prefix_features import FeatureStudent, prepare_student
 from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Inputs
-from petm.data.views import MIRROR
 from petm.errors import ArgumentError, ModelError, PetmWarning
 from petm.models.loading import share_weights
 from petm.models.prediction import choose_device, device_of, in_fast_layout
@@ -30,12 +29,13 @@ from petm.training.loop import Storage
 from petm.training.mining import mine_errors
 from petm.training.replacement import replace_errors
 from petm.training.teacher import require_errors, train_teacher
-from petm.training.tuning import tune
+from petm.training.tuning import Trajectory, tune, tune_candidates
 
 FEATURES_SHARE, EXAMPLES_SHARE, DATA_SHARE = 2, 4, 4
 """Denominators of the parts of the cache budget: for prefix features, FGSM examples, and decoded data."""
 
-COMMITTEE = (Member(), Member("second"), Member("third"))
+FGSM_STEP = 0.1
+"""FGSM step where a recipe leaves it open, as a share of the range; of text, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,13 @@ class Recipe:
         errors: Source of the teacher's errors, a name in `petm.training.mining.SOURCES`.
         epsilon: FGSM step; 0 takes none. With a teacher it moves the base model's errors, in units of the inputs, as
             published; without one it moves all samples of a further copy of the data, as a share of their range. Text
-            is moved at the base model's embedding, in standard deviations.
+            is moved at the base model's embedding, in standard deviations. None takes none for images, where augmented
+            copies alone teach more, and `FGSM_STEP` for other inputs.
         direction: Direction of that step: ``gradient``, or ``random`` for the control.
         copies: Augmented copies added to the training data.
         max_ratio: Limit on the counted operations of one pass over those of a plain forward pass, by which layers are
             chosen; absent adapts all of them.
-        max_extra_parameters: Size of all adapters over that of the base model.
+        max_extra_parameters: Size of all adapters over that of the base model without embeddings.
         epochs: Passes of each adapter over the data.
         learning_rate: Learning rate of Adam at the start.
         score: The name of evidence in `petm.evidence.suspicion.EVIDENCE`.
@@ -68,7 +69,7 @@ class Recipe:
     look: float = 1.0
     teacher: bool = False
     errors: str = "plain"
-    epsilon: float = 0.0
+    epsilon: float | None = 0.0
     direction: Direction = "gradient"
     copies: int = 1
     max_ratio: float | None = None
@@ -77,8 +78,11 @@ class Recipe:
     learning_rate: float = 3e-3
     score: str = "mean_opinion"
 
+    @property
+    def step(self) -> float:
+        """The FGSM step, where one is taken."""
+        return FGSM_STEP if self.epsilon is None else self.epsilon
 
-_VIEWS = (MIRROR, "shift 2 0", "mirror, shift 0 2", "shift 0 -2")
 
 RECIPES: dict[str, Recipe] = {
     "paper": Recipe(
@@ -91,40 +95,14 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=1e-3,
         score="opposition",
     ),
-    "fast": Recipe(
-        "An adapter on late layers",
-        epsilon=0.1,
-        max_ratio=1.25,
-        mirrored=Recipe(
-            "The model on flipped images, for its least certain predictions", (Member("", MIRROR),), look=0.22
-        ),
-    ),
-    "balanced": Recipe(
-        "Three such adapters",
-        COMMITTEE,
-        epsilon=0.1,
-        max_ratio=1.25,
-        max_extra_parameters=0.3,
-        mirrored=Recipe("The model on flipped images", (Member("", MIRROR),)),
-    ),
-    "thorough": Recipe(
-        "Five such adapters",
-        (*COMMITTEE, Member("fourth"), Member("fifth")),
-        epsilon=0.1,
-        max_ratio=1.25,
-        max_extra_parameters=0.5,
-        mirrored=Recipe("The model on four views", tuple(Member("", name) for name in _VIEWS)),
-    ),
+    "auto": Recipe("An adapter on late layers", epsilon=None, max_ratio=1.25),
 }
-"""The recipes by name: as published, and for 1.25, 2.1 and 5 times a plain forward pass (docs/benchmark.md)."""
+"""The recipes by name: as published, and the adapters that are compared with other evidence."""
 
 
 def recipe_named(recipe: str | Recipe) -> Recipe:
-    """Returns the recipe of that name, or the recipe passed in; raises `ArgumentError` where there is none."""
-    found = recipe if isinstance(recipe, Recipe) else RECIPES.get(recipe)
-    if found is None:
-        raise ArgumentError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}.")
-    return found
+    """Returns the recipe passed in, or that of a name: names of evidence are compared by the recipe ``auto``."""
+    return recipe if isinstance(recipe, Recipe) else RECIPES.get(recipe, RECIPES["auto"])
 
 
 def within(recipe: Recipe, config: FitConfig) -> Recipe:
@@ -142,6 +120,16 @@ def within(recipe: Recipe, config: FitConfig) -> Recipe:
         look = min(recipe.look, config.max_extra_time / len(recipe.members)) if views else recipe.look
         recipe = replace(recipe, max_ratio=1 + config.max_extra_time, look=look)
     return recipe if recipe.mirrored is None else replace(recipe, mirrored=within(recipe.mirrored, config))
+
+
+def variants(recipe: Recipe) -> tuple[Recipe, ...]:
+    """Returns what may be better on other data: the recipe without adversarial copies and with them.
+
+    A recipe that trains no adapters on labels is alone.
+    """
+    if recipe.teacher or not any(member.adapter for member in recipe.members):
+        return (recipe,)
+    return tuple(replace(recipe, epsilon=epsilon) for epsilon in (0.0, recipe.step or FGSM_STEP))
 
 
 def made_by(adapted: AdaptedModel, recipe: Recipe) -> Recipe:
@@ -226,9 +214,11 @@ class Making:
     def branch(self, quick: nn.Module) -> tuple[Recipe, Augmentation]:
         """Returns the recipe for these data, of views where a horizontal flip keeps the class, and the augmentation."""
         recipe, augmentation = self.recipe, Augmentation()
-        if not recipe.teacher and self._images() and (recipe.copies or recipe.mirrored):
+        if not recipe.teacher and self.images and (recipe.copies or recipe.mirrored):
             augmentation = choose_augmentation(quick, self.data, seed=self.config.seed)
         recipe = recipe.mirrored if recipe.mirrored and augmentation.mirror else recipe
+        if recipe.epsilon is None:
+            recipe = replace(recipe, epsilon=0.0 if self.images else recipe.step)
         if recipe.epsilon and (obstacle := self._obstacle_to_fgsm(quick, recipe)):
             warnings.warn(f"epsilon: the adapters learn without FGSM. {obstacle}", PetmWarning, stacklevel=2)
             recipe = replace(recipe, epsilon=0.0)
@@ -240,7 +230,7 @@ class Making:
         few = self.data.subset(range(n))
         every = ErrorSet(torch.arange(n), few.labels, n, "some samples")
         try:
-            moved = replace_errors(quick, few, every, epsilon=recipe.epsilon, direction=recipe.direction, budget=0)
+            moved = replace_errors(quick, few, every, epsilon=recipe.step, direction=recipe.direction, budget=0)
             moved.inputs(range(n))  # where they are made
         except (ArgumentError, ModelError) as error:
             return str(error)
@@ -262,13 +252,14 @@ class Making:
         """Returns the second opinion as a function of prefix features, or nothing where these do not pay."""
         return prepare_student(adapted, self.some(), self.for_features)[1]
 
-    def feature_bytes(self, student: FeatureStudent | None, samples: int) -> int:
-        """Returns the size of the prefix features of so many samples."""
-        return (2 if self.config.precision == "bfloat16" else 4) * samples * student.width if student else 0
+    def feature_bytes(self, student: FeatureStudent | None, *parts: Data) -> int:
+        """Returns the size of the prefix features of some data sets."""
+        size = 2 if self.config.precision == "bfloat16" else 4
+        return size * sum(map(student.numbers, parts)) if student else 0
 
     def with_copies(self, recipe: Recipe, augmentation: Augmentation) -> Data:
         """Returns the data and their augmented copies."""
-        if not (self._images() and recipe.copies):
+        if not (self.images and recipe.copies):
             return self.data
         return with_copies(self.data, augmentation, copies=recipe.copies, seed=self.config.seed)
 
@@ -287,12 +278,12 @@ class Making:
         model, recipe, storage = self.model, self.recipe, self.storage or (lambda _: None)
         data, errors = mine_errors(model, self.data, recipe.errors, seed=self.config.seed)
         require_errors(errors)
-        teacher = train_teacher(model, data, errors, epsilon=recipe.epsilon, storage=storage("teacher"), **self._how)
+        teacher = train_teacher(model, data, errors, epsilon=recipe.step, storage=storage("teacher"), **self._how)
         adapted = self.imitating(teacher)
         distill(
             adapted,
             teacher=teacher,
-            data=replace_errors(model, data, errors, epsilon=recipe.epsilon, budget=self.for_examples),
+            data=replace_errors(model, data, errors, epsilon=recipe.step, budget=self.for_examples),
             epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
             cache_budget=self.for_features,
@@ -308,15 +299,9 @@ class Making:
         adapted = self.attached(recipe)
         if not adapted.adapters:
             return adapted
-        data, n = self.with_copies(recipe, augmentation), len(self.data)
-        size = self.feature_bytes(self.student(adapted), len(data) + (n if recipe.epsilon else 0))
-        if size > self.for_features:
-            check_room(Path(tempfile.gettempdir()), size, "prefix features, or a larger cache_budget")
-        if recipe.epsilon:
-            data = with_adversarial_copy(quick, data, n, recipe.epsilon, recipe.direction, self.for_examples)
         tune(
             adapted,
-            data,
+            self.prepared(quick, recipe, augmentation, adapted),
             epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
             cache_budget=self.for_features,
@@ -325,7 +310,59 @@ class Making:
         )
         return adapted
 
-    def _images(self) -> bool:
+    def prepared(self, quick: nn.Module, recipe: Recipe, augmentation: Augmentation, adapted: AdaptedModel) -> Data:
+        """Returns the data with their augmented and, as the last ones, their adversarial copies.
+
+        Raises:
+            RunError: There is no room for their prefix features.
+        """
+        data = self.with_copies(recipe, augmentation)
+        size = self.feature_bytes(self.student(adapted), data, *([self.data] if recipe.epsilon else []))
+        if size > self.for_features:
+            check_room(Path(tempfile.gettempdir()), size, "prefix features, or a larger cache_budget")
+        if not recipe.epsilon:
+            return data
+        return with_adversarial_copy(quick, data, len(self.data), recipe.epsilon, recipe.direction, self.for_examples)
+
+    def candidates(
+        self, held_out: Data, *, adversarial: bool = True, learning_rates: Sequence[float] = ()
+    ) -> tuple[Trajectory, ...]:
+        """Returns the trainings of the recipe's `variants` on labels, as held-out samples see each epoch.
+
+        Features of data and copies are computed once for all. The adapters are left at the best epoch of all.
+
+        Args:
+            held_out: Labelled samples that the base model has not seen, other than those of a guarantee.
+            adversarial: Whether to train with adversarial copies too; absent where the samples cannot be moved.
+            learning_rates: Learning rates to choose from; none takes the recipe's.
+
+        Returns:
+            One training without adversarial copies and, where asked for, one with them; none where no adapter is
+            trained.
+        """
+        quick = self.quick()
+        asked = variants(self.recipe)[-1] if adversarial else replace(self.recipe, epsilon=0.0)
+        recipe, augmentation = replace(self, config=replace(self.config, recipe=asked)).branch(quick)
+        adapted = self.attached(recipe)
+        if recipe.teacher or not adapted.adapters:
+            return ()
+        data = self.prepared(quick, recipe, augmentation, adapted)
+        clean = len(data) - (len(self.data) if recipe.epsilon else 0)
+        return tune_candidates(
+            adapted,
+            data,
+            held_out,
+            counts=tuple(dict.fromkeys((clean, len(data)))),
+            learning_rates=learning_rates or (recipe.learning_rate,),
+            epochs=recipe.epochs,
+            cache_budget=self.for_features,
+            storage=self.storage,
+            **self._how,
+        )
+
+    @property
+    def images(self) -> bool:
+        """Whether the samples are images."""
         x = self.some()
         return isinstance(x, Tensor) and x.ndim == 4
 

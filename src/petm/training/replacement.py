@@ -12,7 +12,7 @@ from petm._internal.distributed import gathered, group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
 from petm.data.base import Data, Subset, as_data
-from petm.data.fields import Fields, Inputs, filled_up
+from petm.data.fields import Fields, Inputs, filled_up, length_groups
 from petm.errors import ArgumentError
 from petm.models.loading import ADDED, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, device_of
@@ -145,10 +145,12 @@ def replace_errors(
 def _held(make: Make, like: Tensor, data: Data, errors: ErrorSet) -> Tensor:
     """All replacements, ``(E, ...)``; each of several processes makes its shard. ``like`` is none of them."""
     own = torch.tensor(group().own(len(errors)), dtype=torch.int64)
+    lengths = None if data.lengths is None else data.lengths[errors.indices[own]]
     examples = like.new_empty((len(own), *like.shape[1:]))
     with track("adversarial examples", len(own)) as progress:
-        for rows, part in zip(own.split(BACKWARD), examples.split(BACKWARD), strict=True):
-            part.copy_(make(rows, data.inputs(errors.indices[rows])))
+        for places in (part for group_ in length_groups(lengths, len(own)) for part in group_.split(BACKWARD)):
+            rows = own[places]
+            examples[places] = make(rows, data.inputs(errors.indices[rows]))
             progress.advance(len(rows))
     return gathered(examples, len(errors))
 
