@@ -22,7 +22,7 @@ from petm.data.base import Data, Joined, TensorData, as_data
 from petm.data.opening import open_data
 from petm.data.views import MIRROR
 from petm.errors import ArgumentError, DataError, PetmWarning
-from petm.fitting import estimate, fit, fit_adopted, fitted
+from petm.fitting import CHOICE_SHARE, estimate, fit, fit_adopted, fitted
 from petm.grading.card import model_card
 from petm.grading.grader import load
 from petm.grading.manifest import read_manifest
@@ -436,7 +436,10 @@ def test_inputs_that_repeat_and_are_wrong_are_not_trusted_by_leaving_them_out() 
         grades = grader.grade(later)
         wrong = grades.trusted & (grades.labels != later.labels.numpy())
         assert wrong.sum() <= 0.05 * grades.trusted.sum()
-        assert grader.origin.data["calibration"].samples == 1000 == grader.measured["calibration_samples"]
+        used = grader.origin.data["calibration"].samples
+        assert used == grader.measured["calibration_samples"]
+        alone = (1000 - used) / CHOICE_SHARE  # of the distinct samples, a part was there to choose on
+        assert 850 < alone < 950
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -12,8 +12,8 @@ from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, ModelError
 from petm.models.prediction import predict_logits
 from petm.training.config import FitConfig
-from petm.training.recipes import COMMITTEE, FGSM_STEP, RECIPES, Making, Recipe, adapt, choose_layers, variants
-from short_recipe import SHORT
+from petm.training.recipes import FGSM_STEP, RECIPES, Making, Recipe, adapt, choose_layers, variants
+from short_recipe import COMMITTEE, SHORT
 
 
 def test_the_last_layers_within_the_budget_are_chosen() -> None:

@@ -165,9 +165,17 @@ def choose_for(
     if only:
         compared = [each for each in compared if all(column.name in only for column in each.evidence)]
     left = tuple(mean_of_both(answers.base, each) for each in tried)
-    choosing = Choosing(Labelled(answers, held_out.labels), known, max_risk, left, seed)
+    alone = {each.name: left if each.members == adapters else () for each in compared if _is_first(each, adapters)}
+    choosing = Choosing(Labelled(answers, held_out.labels), known, max_risk, alone, seed)
     chosen = choose_suspicion(choosing, compared)
     return narrowed(adapted, chosen), chosen
+
+
+def _is_first(candidate: Candidate, adapters: tuple[Member, ...]) -> bool:
+    """Whether one would try a candidate first: the mean with the adapters, or with one set of views; a distance."""
+    if candidate.evidence == (MEAN_OPINION,) and not candidate.around:
+        return candidate.members == adapters or candidate.members in VIEWS
+    return candidate.evidence == (_FEATURES[0],)
 
 
 def narrowed(adapted: AdaptedModel, chosen: Chosen) -> AdaptedModel:

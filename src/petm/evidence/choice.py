@@ -1,6 +1,6 @@
 """The candidates for a suspicion within a budget of time, and the choice among them on held-out labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -78,14 +78,15 @@ class Choosing:
         held_out: Samples that neither the base model nor an adapter has seen.
         training: Samples that the base model was trained on, with features; absent leaves out what is fitted on them.
         max_risk: Risk at which the coverage is compared; absent compares AURC.
-        tried: Suspicions ``(N,)`` that the held-out samples have already left out, such as those of other epochs.
+        alone: Names of the candidates that are tested each alone, with suspicions ``(N,)`` that the held-out samples
+            have already left out in its favour (`petm.selective.choice.choose`).
         seed: Seed of folds and resampling.
     """
 
     held_out: Labelled
     training: Labelled | None = None
     max_risk: float | None = None
-    tried: tuple[Tensor, ...] = ()
+    alone: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     seed: int = 0
     _fitted: dict[str, FittedEvidence | None] = field(default_factory=dict)
 
@@ -166,8 +167,8 @@ def choose_suspicion(choosing: Choosing, candidates: Sequence[Candidate]) -> Cho
     found = {name: choosing.out_of_fold(each) for name, each in known.items()}
     usable = {name: values for name, values in found.items() if values is not None}
     costs = {name: known[name].cost for name in usable}
-    tried = [each.numpy() for each in choosing.tried]
-    how: Any = {"tried": tried, "max_risk": choosing.max_risk, "seed": choosing.seed}
+    alone = {name: [each.numpy() for each in left] for name, left in choosing.alone.items() if name in usable}
+    how: Any = {"alone": alone, "max_risk": choosing.max_risk, "seed": choosing.seed}
     choice = choose(usable, costs, choosing.wrong, **how)
     taken = known[choice.name]
     return Chosen(choosing.whole(taken), taken.members, choosing.seen(taken)[1], choice)

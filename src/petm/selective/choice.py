@@ -62,24 +62,27 @@ def choose(
     costs: Mapping[str, float],
     wrong: ArrayLike,
     *,
-    tried: Sequence[ArrayLike] = (),
+    alone: Mapping[str, Sequence[ArrayLike]] | None = None,
     max_risk: float | None = None,
     resamples: int = 500,
     seed: int = 0,
 ) -> Choice:
     """Returns the cheapest of the suspicions that are as good as the best; the first unless others beat it.
 
-    A suspicion is better than the first where its studentised gain exceeds the ``1 - LEVEL`` quantile of the greatest
-    gain over all of them by chance, which resamples of the rows give (White's reality check). Of those that are better,
-    every one within a standard error of the best is as good, and the cheapest of these is chosen.
+    A suspicion is better than the first where its gain, over its standard deviation on resamples of the rows, exceeds
+    the ``1 - LEVEL`` quantile of the greatest gain by chance (White's reality check). The gain is the logarithm of the
+    ratio of both AURC, whose distribution is less skewed than that of the difference, or the difference of both
+    coverages. The greatest gain is taken over all suspicions; for the few that one would try first, over each alone,
+    as many candidates would hide them. Of those that are better, every one within a standard error of the best is as
+    good, and the cheapest of these is chosen.
 
     Args:
         suspicions: float ``(N,)`` each, by name; the first is the one to beat. None was fitted on the sample it is
             computed for.
         costs: Operations that each adds, over those of a plain forward pass.
         wrong: bool ``(N,)``, where the base model is wrong.
-        tried: Suspicions float ``(N,)`` that these samples have already left out, such as those of other epochs of a
-            training: they count among those that may seem better by chance.
+        alone: Names of those that are tested each alone, with suspicions ``(N,)`` that these samples have already left
+            out in its favour, such as those of other epochs of a training.
         max_risk: Risk at which the coverage is compared; absent compares AURC.
         resamples: Number of bootstrap samples.
         seed: Seed of the resampling.
@@ -88,48 +91,74 @@ def choose(
         ArgumentError: There is no suspicion, or the names differ.
 
     Reference:
-        White (2000), A Reality Check for Data Snooping; Breiman et al. (1984), section 3.4.3, one standard error.
+        White (2000), A Reality Check for Data Snooping; Breiman et al. (1984), section 3.4.3, for one standard error.
     """
-    names, errors = list(suspicions), np.asarray(wrong, bool)
+    names, errors, alone = list(suspicions), np.asarray(wrong, bool), alone or {}
     if not names or set(names) != set(costs):
         raise ArgumentError(f"costs: expected one for each of {names}, got {list(costs)}.")
     of_ranking = aurc.of_ranking if max_risk is None else partial(_uncovered, risk=max_risk)
-    every = [*(suspicions[name] for name in names), *tried]
+    left_out = [each for left in alone.values() for each in left]
+    every = [*(suspicions[name] for name in names), *left_out]
     values, drawn = _values(every, errors, of_ranking, resamples, seed)
-    gains, chance = values[0] - values, drawn[:, :1] - drawn
-    spread = np.nanstd(chance, axis=0)
-    known = spread > 0
+    score = np.log if max_risk is None and (values > 0).all() else np.positive
     with np.errstate(divide="ignore", invalid="ignore"):
-        greatest = np.nanmax(np.where(known, (chance - gains) / spread, -np.inf), axis=1)
-        better = known & (gains / spread > max(0.0, float(np.quantile(greatest, 1 - LEVEL))))
-    values, drawn, chance = values[: len(names)], drawn[:, : len(names)], chance[:, : len(names)]
-    better, count = better[: len(names)], int(errors.sum())
+        gains, chance = score(values[0]) - score(values), score(drawn[:, :1]) - score(drawn)
+        spread = np.nanstd(np.where(np.isfinite(chance), chance, np.nan), axis=0)
+        lucky = np.where(spread > 0, (chance - gains) / spread, -np.inf)
+        gain = np.where(spread > 0, gains / spread, -np.inf)
+    better, place = gain > _limit(lucky), len(names)
+    for name, left in alone.items():
+        own = [names.index(name), *range(place, place + len(left))]
+        better[own[0]] = gain[own[0]] > _limit(lucky[:, own])
+        place += len(left)
+    better, values, drawn = better[: len(names)], values[: len(names)], drawn[:, : len(names)]
+    count = int(errors.sum())
     if few := min(count, len(errors) - count) < FEWEST_ERRORS:
         better[:] = False
-    place, best = 0, 0
+    taken, best = 0, 0
     if better.any():
         best = int(np.where(better, values, np.inf).argmin())
         behind = np.nanstd(drawn - drawn[:, best : best + 1], axis=0)
         as_good = np.flatnonzero(better & (values - values[best] <= behind))
-        place = int(min(as_good, key=lambda each: (costs[names[each]], values[each])))
-    low, high = np.nanquantile(-chance, [0.025, 0.975], axis=0)
-    sign = 1.0 if max_risk is None else -1.0
-    rows = [
+        taken = int(min(as_good, key=lambda each: (costs[names[each]], values[each])))
+    rows = _rows(names, costs, values, drawn, better, taken, covered=max_risk is not None)
+    order = [0, *sorted(range(1, len(names)), key=lambda each: (values[each], costs[names[each]]))]
+    metric = "aurc" if max_risk is None else f"coverage at risk {max_risk:g}"
+    reason = _reason(names, taken, best, count, few=few)
+    return Choice(names[taken], metric, tuple(rows[each] for each in order), reason)
+
+
+def _limit(lucky: NDArray[np.float64]) -> float:
+    """The gain that chance exceeds with probability `LEVEL`, at least 0, from studentised ones ``(resamples, J)``."""
+    greatest = np.nanmax(np.where(np.isfinite(lucky), lucky, -1e300), axis=1)
+    return max(0.0, float(np.quantile(greatest, 1 - LEVEL)))
+
+
+def _rows(
+    names: Sequence[str],
+    costs: Mapping[str, float],
+    values: NDArray[np.float64],
+    drawn: NDArray[np.float64],
+    better: NDArray[np.bool_],
+    taken: int,
+    *,
+    covered: bool,
+) -> list[Compared]:
+    low, high = np.nanquantile(drawn - drawn[:, :1], [0.025, 0.975], axis=0)
+    if covered:
+        values, low, high = 1 - values, -high, -low
+    return [
         Compared(
             name,
             costs[name],
-            float(values[each]) if max_risk is None else 1 - float(values[each]),
-            min(sign * float(low[each]), sign * float(high[each])),
-            max(sign * float(low[each]), sign * float(high[each])),
+            float(values[each]),
+            float(low[each]),
+            float(high[each]),
             bool(better[each]),
-            each == place,
+            each == taken,
         )
         for each, name in enumerate(names)
     ]
-    order = [0, *sorted(range(1, len(names)), key=lambda each: (values[each], costs[names[each]]))]
-    metric = "aurc" if max_risk is None else f"coverage at risk {max_risk:g}"
-    reason = _reason(names, place, best, count, few=few)
-    return Choice(names[place], metric, tuple(rows[each] for each in order), reason)
 
 
 def _values(
