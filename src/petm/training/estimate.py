@@ -36,6 +36,8 @@ _TIMED = 6
 """Batches of each stage that are timed, after a first one that does not count."""
 _TUNING_BATCH, _TEACHING_BATCH = 256, 128
 """Samples in one step of `petm.training.tuning.tune`, and of the trainings of and by a teacher."""
+_VIEWS, _FEATURES = 8, 10_000
+"""Views of an image, and most samples whose features are computed, to choose by (`petm.evidence.candidates`)."""
 _TEACHER_EPOCHS = 2
 """Default of `petm.training.teacher.train_teacher`."""
 
@@ -198,8 +200,11 @@ class _Timing:
             self._add("adversarial copy", times * -(-n // BACKWARD), times * seconds * n / len(few))
         parts = [0] * (2 if moved else 1) + list(range(1, len(data) // n))
         epochs = len(adapted.adapters) * recipe.epochs
-        self._training("train the adapters", adapted, data, parts, total, epochs, _TUNING_BATCH)
-        return self._estimate(adapted, recipe, "adapters", size)
+        self._training("train the adapters, at most", adapted, data, parts, total, epochs, _TUNING_BATCH)
+        if isinstance(making.config.recipe, str):
+            looks = 1 + (_VIEWS if making.images else 0)
+            self._prediction("compare evidence", making.model, looks * len(self.calibration) + min(n, _FEATURES))
+        return replace(self._estimate(adapted, recipe, "adapters", size), at_most=True)
 
     def teaching(self) -> Estimate:
         """Returns the estimate for a recipe with a teacher, without early stopping."""
