@@ -116,7 +116,7 @@ def gaussians(features: Tensor, labels: Tensor, classes: int) -> dict[str, Tenso
     means = sums / labels.bincount(minlength=classes).unsqueeze(1)
     covariance = LedoitWolf(assume_centered=True).fit((exact - means[labels]).numpy()).covariance_
     whiten = inverse_root(torch.from_numpy(covariance))
-    return {"whiten": whiten, "centres": means @ whiten}
+    return {"whiten": whiten.contiguous(), "centres": means @ whiten}
 
 
 def squared_distance(features: Tensor, classes: Tensor, whiten: Tensor, centres: Tensor) -> Tensor:

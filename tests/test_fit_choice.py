@@ -1,0 +1,136 @@
+"""A fit compares evidence on held-out labels, and keeps the softmax unless something beats it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import petm
+from networks import TinyCNN, seeded, snapshot
+from petm.adapter.one_pass import predict_answers
+from petm.data.base import Data, TensorData
+from petm.errors import ArgumentError
+from petm.evidence.candidates import choose_for
+from petm.evidence.protocol import FittedEvidence
+from petm.evidence.suspicion import evidence_named
+from petm.fitting import CHOICE_SHARE, FEWEST_TO_CHOOSE, fit
+from petm.grading.onnx_export import export_onnx
+from petm.grading.onnx_grader import OnnxGrader
+from petm.models.scores import maximum_softmax
+from petm.selective.metrics import aurc
+from petm.selective.targets import Coverage, MaxRisk
+
+FEW: dict[str, Any] = {"layers": {"fc2": 2}, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def poor(digits: tuple[Data, ...]) -> nn.Module:
+    """A network whose last layer was disturbed, so that its features know more than its softmax."""
+    model = seeded(TinyCNN)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for epoch in range(8):
+        order = torch.randperm(len(digits[0]), generator=torch.Generator().manual_seed(epoch))
+        for rows in order.split(64):
+            inputs, labels = digits[0].__getitems__(rows.tolist())
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+    with torch.no_grad():
+        noise = torch.randn(model.fc2.weight.shape, generator=torch.Generator().manual_seed(1))
+        model.fc2.weight += 0.45 * model.fc2.weight.std() * noise
+    return model.eval()
+
+
+def test_evidence_that_beats_the_softmax_is_taken(poor: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+    before = snapshot(poor)
+    grader = fit(poor, digits[0], calibration=digits[2], **FEW)
+    assert snapshot(poor) == before
+    choice = grader.choice
+    assert choice is not None
+    assert choice.compared[0].name == "softmax"
+    (taken,) = (row for row in choice.compared if row.taken)
+    assert taken.name == choice.name != "softmax"
+    assert taken.better
+    assert taken.value < choice.compared[0].value
+    suspicion, wrong = grader.grade(digits[2]).suspicion, predict_answers(grader.adapted, digits[2]).predicted
+    assert aurc(suspicion, (wrong != digits[2].labels).numpy()) < choice.compared[0].value
+    grader.save(tmp_path / "a.petm")
+    again = petm.load(tmp_path / "a.petm", poor)
+    assert again.choice == choice
+    assert again.adapted.members == grader.adapted.members
+    np.testing.assert_array_equal(again.grade(digits[1]).suspicion, grader.grade(digits[1]).suspicion)
+
+
+def test_the_softmax_is_kept_where_nothing_beats_it(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+    grader = fit(model, digits[0], calibration=digits[1], recipe="softmax, margin", target=Coverage(0.8), device="cpu")
+    assert grader.choice is not None
+    assert [row.name for row in grader.choice.compared] == ["softmax", "margin"]
+    assert (grader.score, grader.adapted.members, grader.adapted.ranks) == ("softmax", (), {})
+    logits = model(digits[2].inputs(range(50)))
+    grades = grader.grade(digits[2].subset(range(50)))
+    np.testing.assert_allclose(grades.suspicion, maximum_softmax(logits.detach()).numpy(), atol=1e-6)
+    np.testing.assert_array_equal(grades.second, grades.labels)
+    grader.save(tmp_path / "s.petm")
+    assert sorted(path.name for path in (tmp_path / "s.petm").iterdir()) == ["README.md", "petm.json"]
+    again = petm.load(tmp_path / "s.petm", model)
+    np.testing.assert_array_equal(again.grade(digits[2].subset(range(50))).suspicion, grades.suspicion)
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "relative_mahalanobis", "softmax"])
+def test_a_graph_has_the_evidence(name: str, model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+    grader = fit(model, digits[0], calibration=digits[1], recipe="softmax", target=Coverage(0.8), device="cpu")
+    adapted = grader.adapted
+    adapted.take_features("fc2")
+    answers = predict_answers(adapted, digits[0])
+    suspicion = petm.evidence.suspicion.Suspicion((evidence_named(name).fit(answers, digits[0].labels),))
+    made = petm.fit_grader(adapted, digits[1], target=Coverage(0.8), score=suspicion)
+    x = digits[2].inputs(range(40))
+    export_onnx(made, tmp_path / "g.onnx", x)
+    found, expected = OnnxGrader(tmp_path / "g.onnx").grade(x), made.grade(x)
+    np.testing.assert_allclose(found.suspicion, expected.suspicion, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.trusted, expected.trusted)
+
+
+def test_a_guarantee_is_computed_on_samples_that_nothing_was_chosen_on(
+    poor: nn.Module, digits: tuple[Data, ...]
+) -> None:
+    grader = fit(poor, digits[0], calibration=digits[2], target=MaxRisk(0.2), **FEW)
+    assert grader.choice is not None
+    assert grader.choice.metric == "coverage at risk 0.2"
+    used = grader.measured["calibration_samples"]
+    assert used == len(digits[2]) - int(CHOICE_SHARE * len(digits[2]))
+
+
+def test_few_samples_are_all_for_the_guarantee(poor: nn.Module, digits: tuple[Data, ...]) -> None:
+    few = digits[2].subset(range(FEWEST_TO_CHOOSE - 1))
+    grader = fit(poor, digits[0], calibration=few, target=MaxRisk(0.3), device="cpu")
+    assert grader.choice is not None
+    assert (grader.score, grader.choice.compared, grader.adapted.members) == ("softmax", (), ())
+    assert grader.measured["calibration_samples"] == len(few)
+
+
+def test_evidence_of_the_users_own_is_compared(poor: nn.Module, digits: tuple[Data, ...]) -> None:
+    class Cheat:
+        name, title, source, needs, fitted_on = "cheat", "The truth", "me", "logits", None
+
+        def fit(self, answers: Any, labels: Any, *, seed: int = 0) -> FittedEvidence:
+            return FittedEvidence(self)
+
+        def compute(self, answers: Any, state: Any) -> torch.Tensor:
+            return (answers.predicted != digits[2].labels).double()
+
+        def operations(self, classes: int, features: int) -> int:
+            return 0
+
+    adapted = petm.adapter.model.views_alone(poor, ())
+    _, chosen = choose_for(adapted, digits[0], digits[2], own=[Cheat()])
+    assert chosen.choice.name == "cheat"
+
+
+@pytest.mark.parametrize("recipe", ["luck", "softmax, luck", "auto, softmax", "softmax,"])
+def test_names_that_are_no_evidence(recipe: str, model: nn.Module) -> None:
+    with pytest.raises(ArgumentError, match=r"^recipe:"):
+        fit(model, TensorData(torch.rand(4, 1, 28, 28), torch.arange(4)), recipe=recipe)
