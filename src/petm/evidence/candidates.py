@@ -32,8 +32,10 @@ BUDGET = 0.25
 """Default budget: operations that suspicion may add to those of a plain forward pass."""
 _TRAINING = 10_000
 """Most training samples whose features are computed."""
-_LEAST_SHARE = 0.05
-"""Least share of the predictions for which a view is worth a candidate."""
+_LEAST_SHARE = 0.1
+"""Least share of the predictions for which members are worth a candidate."""
+_SOME, _ALIKE = 200, 0.8
+"""Samples on which a view is tried, and least share of them that keep their class, if it is to be compared."""
 
 VIEWS: tuple[tuple[Member, ...], ...] = (
     (Member("", MIRROR),),
@@ -154,8 +156,9 @@ def choose_for(
     """
     x = held_out.inputs(torch.arange(min(4, len(held_out)))).to(device_of(adapted))
     adapted.take_features(find_feature_layer(adapted, x))
-    views = VIEWS if isinstance(x, Tensor) and x.ndim == 4 and budget >= _LEAST_SHARE else ()
-    answers = _answers(adapted, held_out, views)
+    answers = predict_answers(adapted, held_out, title="adapters")
+    images = isinstance(x, Tensor) and x.ndim == 4
+    views = _that_keep_the_class(adapted.base, held_out, answers) if images and budget >= _LEAST_SHARE else ()
     known = _training_answers(adapted, training, seed) if adapted.feature_layer else None
     adapters = tuple(member for member in adapted.members if member.adapter)
     ratio = split_point_of(adapted, x).counted_ratio - 1 if adapters else 0.0
@@ -164,6 +167,8 @@ def choose_for(
     compared += [Candidate(each.name, (each,)) for each in own]
     if only:
         compared = [each for each in compared if all(column.name in only for column in each.evidence)]
+    needed = dict.fromkeys(member for each in compared for member in each.members if not member.adapter)
+    answers = _with_views(adapted.base, held_out, answers, tuple(needed))
     left = tuple(mean_of_both(answers.base, each) for each in tried)
     alone = {each.name: left if each.members == adapters else () for each in compared if _is_first(each, adapters)}
     choosing = Choosing(Labelled(answers, held_out.labels), known, max_risk, alone, seed)
@@ -194,16 +199,25 @@ def narrowed(adapted: AdaptedModel, chosen: Chosen) -> AdaptedModel:
     return made
 
 
-def _answers(adapted: AdaptedModel, data: Data, views: Sequence[tuple[Member, ...]]) -> Answers:
-    """The answers of the adapters and of all views; the views run by themselves, as adapters share a prefix."""
-    found = predict_answers(adapted, data, title="adapters")
-    every = tuple(dict.fromkeys(member for which in views for member in which))
-    if not every:
-        return found
-    at_views = views_alone(adapted.base, every)
-    seen = predict_answers(at_views, data, title="views")
-    at_views.detach()
-    return replace(found, opinions=torch.cat((found.opinions, seen.opinions), 1), members=(*found.members, *every))
+def _with_views(base: nn.Module, data: Data, answers: Answers, views: tuple[Member, ...]) -> Answers:
+    """The answers with those of further members: views run by themselves, as adapters share a prefix."""
+    if not views:
+        return answers
+    alone = views_alone(base, views)
+    seen = predict_answers(alone, data, title="views")
+    alone.detach()
+    opinions = torch.cat((answers.opinions, seen.opinions), 1)
+    return replace(answers, opinions=opinions, members=(*answers.members, *views))
+
+
+def _that_keep_the_class(base: nn.Module, data: Data, answers: Answers) -> list[tuple[Member, ...]]:
+    """The sets of views under which the base model gives most of some samples the same class."""
+    few = torch.arange(min(_SOME, len(data)))
+    every = tuple(dict.fromkeys(member for which in VIEWS for member in which))
+    seen = _with_views(base, data.subset(few), replace(answers.rows(few), members=()), every)
+    same = (seen.opinions.argmax(2) == seen.predicted[:, None]).double().mean(0).tolist()
+    kept = {member for member, share in zip(every, same, strict=True) if share >= _ALIKE}
+    return [which for which in VIEWS if kept.issuperset(which)]
 
 
 def _training_answers(adapted: AdaptedModel, data: Data, seed: int) -> Labelled:
