@@ -1,6 +1,7 @@
 """The suite of base models, and `learn` on shifted data beside controls.
 
     python -m experiments.suite answers mnist_early cifar_resnet9 -o runs/answers
+    python -m experiments.suite fit mnist_lenet cifar_resnet9_member1 --budget 0.25 --final -o runs/fit.json
     python -m experiments.suite learn cifar_resnet9 --shift dimmed --labels 150,500 --draws 5 -o runs/learn.json
 
 `learn` draws labels from the half of the test data to choose by and judges on the rest of that half; with ``--final``
@@ -15,10 +16,12 @@ from pathlib import Path
 import torch
 
 from experiments.suite.answers import write_answers
+from experiments.suite.fits import judge_fit
 from experiments.suite.learn import Learning, Production, draw_labels, suspicions
 from experiments.suite.models import NAMES, Base, Places, default_folder, load_base
 from experiments.suite.shifts import SHIFTS, TYPING_ERRORS
 from experiments.suite.tables import Row, compare
+from petm._internal.files import write_json
 from petm._internal.progress import console
 from petm.data.digits import default_data_dir
 
@@ -27,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("answers", "learn"))
+    parser.add_argument("what", choices=("answers", "fit", "learn"))
     parser.add_argument("names", nargs="+", choices=tuple(NAMES), help="Base models.")
     parser.add_argument("--cache", type=Path, default=default_folder(), help="Folder of models that are trained here.")
     parser.add_argument("--models", type=Path, default=Path("models"), help="Folder of the given models.")
@@ -36,6 +39,9 @@ def main() -> None:
     parser.add_argument("--shift", choices=tuple(dict.fromkeys((*SHIFTS, *TYPING_ERRORS))), default="none")
     parser.add_argument("--labels", default="150,500", help="Numbers of labels, with commas.")
     parser.add_argument("--draws", type=int, default=5, help="Draws of labels.")
+    parser.add_argument("--budget", type=float, default=0.25, help="Operations that suspicion may add, of a fit.")
+    parser.add_argument("--samples", type=int, default=60_000, help="Most training samples of a fit.")
+    parser.add_argument("--seeds", type=int, default=1, help="Number of fits of each model.")
     parser.add_argument("--final", action="store_true", help="Judge on the untouched half.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     told = parser.parse_args()
@@ -45,6 +51,15 @@ def main() -> None:
         told.output.mkdir(parents=True, exist_ok=True)
         for base in bases:
             console.print(f"{write_answers(base, told.output)}", highlight=False, markup=False)
+        return
+    if told.what == "fit":
+        how = {"budget": told.budget, "samples": told.samples, "final": told.final}
+        fits = []
+        for base in bases:
+            for seed in range(told.seeds):
+                fits.append(judge_fit(base, seed=seed, **how))
+                console.print(str(fits[-1]), highlight=False, markup=False)
+                write_json(told.output, {"fits": [asdict(each) for each in fits]})
         return
     found = [
         {

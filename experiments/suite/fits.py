@@ -1,0 +1,87 @@
+"""What `petm.fit` chooses for each base model, judged on data that nothing was chosen on."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from experiments.suite.models import Base
+from petm.adapter.one_pass import predict_answers
+from petm.evidence.formulas import SOFTMAX
+from petm.fitting import fit
+from petm.selective.bootstrap import Estimate, bootstrap
+from petm.selective.metrics import aurc
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One fit, judged.
+
+    Attributes:
+        model: Name of the base model.
+        budget: Operations that suspicion may add.
+        seed: Seed of the fit.
+        taken: Name of the suspicion that was chosen.
+        reason: Why.
+        samples: Number of judged samples.
+        errors: The base model's errors among them.
+        softmax: AURC of the softmax.
+        aurc: AURC of the chosen suspicion, with its 95 % interval.
+        difference: Their paired difference, with its 95 % interval.
+        compared: What was compared on the half to choose by.
+    """
+
+    model: str
+    budget: float
+    seed: int
+    taken: str
+    reason: str
+    samples: int
+    errors: int
+    softmax: float
+    aurc: Estimate
+    difference: Estimate
+    compared: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        ratio, ends = self.aurc.value / self.softmax - 1, (self.difference.low, self.difference.high)
+        low, high = (end / self.softmax for end in ends)
+        return (
+            f"{self.model:22} {self.budget:4g} seed {self.seed}: {self.taken:50} "
+            f"{1000 * self.softmax:8.3f} -> {1000 * self.aurc.value:8.3f}  {ratio:+.1%} [{low:+.1%}, {high:+.1%}]"
+        )
+
+
+def judge_fit(base: Base, *, budget: float, seed: int, samples: int, final: bool) -> Judged:
+    """Returns a fit with the default settings, without a guarantee, judged on samples of its own.
+
+    Args:
+        base: The base model. The fit has the half to choose by, and, unless ``final``, only a half of that half.
+        budget: Operations that suspicion may add.
+        seed: Seed of the fit.
+        samples: Most training samples that the fit gets.
+        final: Judge on the untouched half.
+    """
+    half = base.choosing
+    fresh, judged = (half, base.untouched_until_the_end) if final else half.split((0.5, 0.5), seed=seed)
+    rows = torch.randperm(len(base.train), generator=torch.Generator().manual_seed(seed))[:samples]
+    train = base.train.subset(rows.sort().values)
+    grader = fit(base.model, train, calibration=fresh, max_extra_time=budget, seed=seed)
+    answers = predict_answers(grader.adapted, judged)
+    wrong = (answers.predicted != judged.labels).numpy()
+    found, softmax = grader.suspicion.of(answers).numpy(), SOFTMAX.compute(answers, {}).numpy()
+    choice = grader.choice
+    assert choice is not None
+    return Judged(
+        base.name,
+        budget,
+        seed,
+        choice.name,
+        choice.reason,
+        len(wrong),
+        int(wrong.sum()),
+        aurc(softmax, wrong),
+        bootstrap(aurc, found, wrong),
+        bootstrap(aurc, found, wrong, minus=softmax),
+        [asdict(row) for row in choice.compared],
+    )
