@@ -132,9 +132,10 @@ def _measured(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     rows = []
     for name, value in plain(measured).items():
-        if isinstance(value, dict) and value.keys() == _SHARE:
+        numbers = value.values() if isinstance(value, dict) and value.keys() == _SHARE else ()
+        if numbers and all(isinstance(number, float | int | None) for number in numbers):
             spread = with_interval(value["value"], (value["low"], value["high"]))
-            rows.append((name, f"{spread}, {value['count']:,} of {value['of']:,}"))
+            rows.append((name, f"{spread}, {value['count'] or 0:,} of {value['of'] or 0:,}"))
         elif value is None or isinstance(value, float | int):
             rows.append((name, MISSING if value is None else f"{value:.4g}"))
     return [(name.replace("_", " "), value) for name, value in rows]
