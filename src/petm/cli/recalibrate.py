@@ -94,27 +94,29 @@ def recalibrate(
         check_target(output, overwrite=overwrite)
         options.check_writable("output", output)
     options.check_writable("report", report)
-    include_base = BASE in read_manifest(place.bundle).files
+    manifest = read_manifest(place.bundle)
+    classes, reviewed, chance = manifest.origin.model.classes, None, None
+    if label_files:
+        from petm.data.reviewed import read_reviewed
+
+        reviewed = read_reviewed(label_files, grades, classes)
+        reviewed.check_drawn()
 
     from petm.cli.graders import inputs_at, open_bundle, reader_of
     from petm.cli.inputs import labelled, open_inputs
     from petm.cli.inspect import print_manifest
-    from petm.data.reviewed import read_reviewed
     from petm.fitting import recalibrated
 
     grader = open_bundle(place, device)
-    form, classes = inputs_at(grader.origin.inputs, place), grader.origin.model.classes
-    chance = None
-    if calibration:
+    form = inputs_at(grader.origin.inputs, place)
+    if reviewed is not None:
+        data, chance = reviewed_data(reviewed, reader_of(form, place.trust_remote_code), form.text_column, classes)
+    else:
         trust: Any = {"trust_remote_code": place.trust_remote_code}
         data = open_inputs(
             calibration, form, skip_bad=skip_bad, label_column=label_column, classes=classes or None, **trust
         )
         data = labelled(data, skip_bad=skip_bad)
-    else:
-        reviewed = read_reviewed(label_files, grades, classes)
-        reviewed.check_drawn()
-        data, chance = reviewed_data(reviewed, reader_of(form, place.trust_remote_code), form.text_column, classes)
     found = recalibrated(grader, data, target=target, chance=chance, force=force)
     if report is not None:
         from petm.report.fit_report import write_fit_report
@@ -124,7 +126,7 @@ def recalibrate(
     if output is None:
         _print(found.grader, as_json=as_json)
         return
-    found.grader.save(output, include_base=include_base, overwrite=overwrite)
+    found.grader.save(output, include_base=BASE in manifest.files, overwrite=overwrite)
     print_manifest(output, as_json=as_json)
     click.echo(f"Written: {output}. Next: petm grade {output} INPUTS -o grades.parquet", err=True)
 
