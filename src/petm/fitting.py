@@ -127,9 +127,11 @@ def fitted(
     storage = run.storage if run else None
     if recipe.teacher or not isinstance(config.recipe, str):
         adapted = adapt(model, data, config=config, storage=storage)
-        suspicion, choice, samples = suspicion_named(recipe.score), None, _focused(adapted, recipe, samples, seed)
+        suspicion, choice, chosen_here = suspicion_named(recipe.score), None, False
+        samples = _focused(adapted, recipe, samples, seed)
     else:
         to_choose, samples = _divided(samples, config)
+        chosen_here = to_choose is samples
         adapted, suspicion, choice = _chosen(model, data, to_choose, config, storage)
     title = _title(adapted, recipe)
     told = config.told() | {"recipe": title, "training_errors": seen.errors, "training_samples": seen.samples}
@@ -141,6 +143,7 @@ def fitted(
         target=config.target or (PAPER_TARGET if recipe.teacher else None),
         score=suspicion,
         choice=choice,
+        chosen_here=chosen_here,
         origin=replace(origin or Origin(), data=_origins(apart, samples, held_out=fresh is None), settings=told),
     )
     return Fitted(_completed(found.grader, accuracies, stated=fresh is None), found.calibration)

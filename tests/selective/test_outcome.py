@@ -10,6 +10,7 @@ from petm._internal.files import plain
 from petm._internal.records import Record
 from petm.errors import BundleError
 from petm.selective.outcome import Outcome, outcome_of
+from petm.selective.tables import trade_off_table
 from petm.selective.targets import Coverage, Disagreement, MaxRisk, Target
 
 
@@ -46,6 +47,18 @@ def test_the_softmax_itself_is_not_compared_with_itself() -> None:
     assert found.softmax_alone
     assert len(found.sentences) == 1
     assert "softmax" not in found.sentences[0]
+
+
+def test_the_table_guarantees_nothing_on_labels_that_suspicion_was_chosen_on() -> None:
+    found, _, _ = outcome(MaxRisk(0.1))
+    table, chosen_here = (trade_off_table(replace(found, chosen_here=here)) for here in (False, True))
+    assert [row[0] for row in table.rows] == ["0.5%", "1%", "2%", "5%", "10%"]
+    assert all("(" in cell for row in table.rows for cell in row[1:])
+    assert table.header[1] == "Guaranteed"
+    assert "Guaranteed" not in (*chosen_here.header, chosen_here.caption)
+    assert "fresh labels" in chosen_here.caption
+    alone = trade_off_table(outcome(MaxRisk(0.1), softmax_alone=True)[0])
+    assert not any("(" in cell for row in alone.rows for cell in row)
 
 
 def test_a_bundle_gives_it_back() -> None:

@@ -53,7 +53,7 @@ def print_results(choice: "Choice | None", outcome: "Outcome | None") -> None:
     from petm.selective.tables import choice_table, trade_off_table
 
     tables = [choice_table(choice)] if choice and choice.compared else []
-    tables += [trade_off_table(outcome.trade_off)] if outcome else []
+    tables += [trade_off_table(outcome)] if outcome else []
     for table in tables:
         click.echo()
         Console().print(terminal_table(table))

@@ -37,7 +37,7 @@ def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool)
     measured: Mapping[str, Any] = plain(manifest.measured)
     outcome, compared = manifest.outcome, manifest.choice
     tables = [choice_table(compared)] if compared and compared.compared else []
-    tables += [trade_off_table(outcome.trade_off)] if outcome else []
+    tables += [trade_off_table(outcome)] if outcome else []
     return environment.get_template("card.md.jinja").render(
         manifest.to_json(),
         base_model=_hub_name(adapted),

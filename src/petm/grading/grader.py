@@ -172,6 +172,7 @@ def fit_grader(
     choice: Choice | None = None,
     at_most: Threshold | None = None,
     chance: ArrayLike | None = None,
+    chosen_here: bool = False,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
@@ -189,6 +190,7 @@ def fit_grader(
         at_most: A threshold of the same target, taken (class by class) where it is lower.
         chance: float ``(N,)``, the chance with which each sample was drawn to be labelled, in (0, 1]; None for equal
             chances.
+        chosen_here: Whether suspicion was chosen on these samples.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -216,9 +218,8 @@ def fit_grader(
             stacklevel=2,
         )
     softmax = maximum_softmax(both.base).numpy()
-    outcome = outcome_of(
-        suspicion, softmax, wrong, predicted, threshold=threshold, target=target, classes=classes, chance=chance
-    )
+    how: Any = {"threshold": threshold, "target": target, "classes": classes, "chance": chance}
+    outcome = outcome_of(suspicion, softmax, wrong, predicted, **how, chosen_here=chosen_here)
     probability = fit_probability(suspicion, wrong, chance=chance)
     kept = thinned(inverse_chances(chance, len(wrong)))
     suspicion, softmax, wrong, predicted = suspicion[kept], softmax[kept], wrong[kept], predicted[kept]

@@ -80,7 +80,7 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
             "settings": _settings_table(grader),
         }
         | ({"compared": choice_table(choice)} if choice and choice.compared else {})
-        | ({"trade_off": trade_off_table(outcome.trade_off)} if outcome else {})
+        | ({"trade_off": trade_off_table(outcome)} if outcome else {})
         | curve_tables(told, GRADER),
         lead=choice.name if choice else None,
         reason=choice.reason if choice else "",

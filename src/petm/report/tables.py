@@ -18,7 +18,6 @@ from petm.selective.tables import between as between
 from petm.selective.tables import markdown_table as markdown_table
 from petm.selective.tables import percent as percent
 from petm.selective.tables import points as points
-from petm.selective.tables import trade_off_table as trade_off_table
 from petm.selective.tables import with_interval as with_interval
 
 METHODS = {

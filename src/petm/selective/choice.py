@@ -152,4 +152,4 @@ def _reason(names: Sequence[str], place: int, best: int, errors: int, *, few: bo
     if not place:
         return f"Nothing beats the {first} here by more than chance."
     why = "nothing cheaper is as good" if place == best else f"is the cheapest within a standard error of {names[best]}"
-    return f"{taken} beats the {first} by more than chance, and {why}."
+    return f"{taken[:1].upper()}{taken[1:]} beats the {first} by more than chance, and {why}."

@@ -14,6 +14,7 @@ from petm.selective.thresholds import Threshold
 from petm.selective.trade_off import Coverages, TradeOff, trade_off
 from petm.selective.worth import Answer, Worth, worth
 
+_OPTIMISTIC = "Suspicion was chosen on these labels, so it looks a little better here than on later inputs."
 _NUMBERS = ("reviewed", "missed", "softmax_reviewed", "softmax_missed", "confidence")
 
 
@@ -25,16 +26,21 @@ class Outcome:
         trade_off: The coverage at each risk.
         worth: Of 1,000 predictions, the work and the errors that are left, by thresholds on the same samples.
         softmax_alone: Whether suspicion is the softmax itself.
+        chosen_here: Whether suspicion was chosen on the same samples, so that only as many fresh ones would guarantee
+            what `trade_off` says.
     """
 
     trade_off: tuple[TradeOff, ...]
     worth: Worth
     softmax_alone: bool
+    chosen_here: bool = False
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """The work and the errors that are left, and whether the grader is worth it against the softmax."""
-        return (f"{self.worth.own}.",) if self.softmax_alone else (self.worth.summary, self.worth.sentence)
+        if self.softmax_alone:
+            return (f"{self.worth.own}.",)
+        return (self.worth.summary, self.worth.sentence, *((_OPTIMISTIC,) if self.chosen_here else ()))
 
     @classmethod
     def from_json(cls, record: Record) -> "Outcome":
@@ -54,7 +60,8 @@ class Outcome:
             raise BundleError(f"{held.place}, answer: expected one of {known}, got {answer!r:.80}.")
         told: dict[str, Any] = {name: held.number(name) for name in _NUMBERS}
         told |= {name: _estimate(held.record(name)) for name in ("reviewed_more", "missed_more")}
-        return cls(rows, Worth(**told, answer=answer), record.flag("softmax_alone"))  # type: ignore[arg-type]
+        brought = Worth(**told, answer=answer)  # type: ignore[arg-type]
+        return cls(rows, brought, record.flag("softmax_alone"), record.flag("chosen_here"))
 
 
 def outcome_of(
@@ -67,6 +74,7 @@ def outcome_of(
     target: Target,
     classes: int,
     chance: ArrayLike | None = None,
+    chosen_here: bool = False,
 ) -> Outcome:
     """Returns what a grader brings beside the softmax, whose threshold has the same target on the same samples.
 
@@ -81,6 +89,7 @@ def outcome_of(
         target: Its target.
         classes: Number of classes, ``K``.
         chance: float ``(N,)``, the chance with which each was drawn to be labelled; None for equal chances.
+        chosen_here: Whether suspicion was chosen on these samples.
     """
     confidence = getattr(target, "confidence", None) or 0.95
     like = Coverage(threshold.coverage) if isinstance(target, Disagreement) and threshold.coverage else target
@@ -90,6 +99,7 @@ def outcome_of(
         tuple(trade_off(suspicion, softmax, wrong, confidence=confidence, chance=chance)),
         worth(trusted, theirs, wrong, chance=chance),
         bool(np.array_equal(suspicion, softmax)),
+        chosen_here,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from petm._internal.texts import markdown
 from petm.selective.choice import Choice
-from petm.selective.trade_off import TradeOff
+from petm.selective.outcome import Outcome
 
 BETTER, WORSE, UNCLEAR, MISSING = "better", "worse", "no clear difference", "–"
 
@@ -37,13 +37,14 @@ def choice_table(choice: Choice) -> Table:
 
     def judged(low: float, high: float, beats: bool) -> str:
         harm = low > 0 if by_area else high < 0
-        return BETTER if beats else WORSE if harm else UNCLEAR
+        return BETTER if beats else WORSE if harm else MISSING
 
     return Table(
         "What was compared",
         f"{named}: {better} is better. Cost: operations added to those of the model. The interval: 95%, of the paired "
-        f"difference to {first} in percentage points. Better: by more than chance, given how many were compared.",
-        ("Evidence", "Cost", named, "95% interval", f"Against {first}", "Taken"),
+        f"difference to {first} in percentage points. Better: by more than chance, given how many were "
+        "compared; a dash: no clear difference.",
+        ("Evidence", "Cost", named, "95% interval", f"Than {first}", "Taken"),
         tuple(
             (
                 row.name.replace("_", " "),
@@ -59,17 +60,24 @@ def choice_table(choice: Choice) -> Table:
     )
 
 
-def trade_off_table(rows: Sequence[TradeOff]) -> Table:
+def trade_off_table(outcome: Outcome) -> Table:
     """Returns the coverage at each risk, by the grader's suspicion; by the softmax, if that is another, in brackets."""
-    alone = all(row.chosen == row.softmax for row in rows)
+    rows, alone = outcome.trade_off, outcome.softmax_alone
     parts = ("guaranteed", "seen", "twice", "ten_times")
-    confidence = percent(rows[0].confidence, 0) if rows else MISSING
+    with_confidence = f"with {percent(rows[0].confidence, 0)} confidence in each row by itself" if rows else ""
+    first, told = "Guaranteed", f"Guaranteed: {with_confidence}."
+    if outcome.chosen_here:
+        first = "If fresh"
+        told = (
+            f"If fresh: what as many fresh labels would guarantee {with_confidence}; these do not, as suspicion was "
+            "chosen on them (name --max-risk in the fit, or petm recalibrate on fresh labels)."
+        )
     return Table(
         "Risk and coverage",
-        f"Share of predictions that may be trusted{'' if alone else ', by the softmax in brackets'}. Guaranteed: with "
-        f"{confidence} confidence in each row by itself. Seen: on these labels, guaranteeing nothing. The last two: "
-        "what would be guaranteed with more labels, if errors stayed as frequent.",
-        ("Errors among the trusted, at most", "Guaranteed", "Seen", "Twice the labels", "Ten times"),
+        "Risk: share of errors among the trusted, at most. The others: share of predictions that may be trusted"
+        f"{'' if alone else ', by the softmax in brackets'}. {told} Seen: on these labels, guaranteeing nothing. The "
+        "last two: the first with more labels, if errors stayed as frequent.",
+        ("Risk", first, "Seen", "Twice the labels", "Ten times"),
         tuple(
             (
                 f"{100 * row.max_risk:g}%",
