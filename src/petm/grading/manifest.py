@@ -12,7 +12,7 @@ from typing import get_args
 from petm._internal.files import fingerprint, plain, sha256_of_file, write_json
 from petm._internal.records import LONGEST_FILE, Json, Record
 from petm._internal.tensor_files import tensors_in
-from petm.adapter.model import Cascade
+from petm.adapter.cascade import Cascade
 from petm.errors import BundleError, RunError
 from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
 from petm.selective.choice import Choice, Compared
