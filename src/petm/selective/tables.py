@@ -32,7 +32,7 @@ def choice_table(choice: Choice) -> Table:
     """Returns what a suspicion was compared with: cost, AURC or coverage at a risk, and the difference to the first."""
     by_area = choice.metric == "aurc"
     first = choice.compared[0].name if choice.compared else ""
-    named, better = ("AURC", "lower") if by_area else (choice.metric.capitalize(), "higher")
+    named, better = ("AURC", "AURC: lower") if by_area else ("Coverage", f"{choice.metric.capitalize()}: higher")
     digits = 3 if by_area else 1
 
     def judged(low: float, high: float, beats: bool) -> str:
@@ -41,9 +41,9 @@ def choice_table(choice: Choice) -> Table:
 
     return Table(
         "What was compared",
-        f"{named}: {better} is better. Cost: operations added to those of the model. The interval: 95%, of the paired "
+        f"{better} is better. Cost: operations added to those of the model. The interval: 95%, of the paired "
         f"difference to {first} in percentage points. Better: by more than chance, given how many were "
-        "compared; a dash: no clear difference.",
+        "compared. Worse: by its own interval. A dash: unclear.",
         ("Evidence", "Cost", named, "95% interval", f"Than {first}", "Taken"),
         tuple(
             (
