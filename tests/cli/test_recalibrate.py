@@ -144,6 +144,7 @@ def test_suspects_alone_and_inputs_that_are_gone_are_refused(place, petm, queue)
         ((), 2, "--calibration"),
         (("--calibration", "fresh", "--labels", "l.csv"), 2, "--calibration"),
         (("--labels", "l.csv"), 2, "--grades"),
+        (("--labels", "l.csv", "--grades", "g.csv", "--report", "page.html"), 2, "--report"),
         (("--calibration", "fresh", "--max-risk", 2), 2, "max_risk"),
         (("--calibration", "fresh", "--recall", 0.5, "--coverage", 0.5), 2, "recall"),
         (("--calibration", "gone"), 1, "calibration"),

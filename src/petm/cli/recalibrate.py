@@ -87,6 +87,8 @@ def recalibrate(
         raise click.UsageError(str(error)) from error
     if bool(calibration) == bool(label_files) or bool(label_files) != bool(grades):
         raise click.UsageError("--calibration: expected it, or --labels with --grades in its place. Name one of both.")
+    if report is not None and label_files:
+        raise click.UsageError("--report: expected --calibration beside it, got labels that were not drawn alike.")
     for name, paths in {"calibration": calibration, "labels": label_files, "grades": grades}.items():
         for path in paths:
             options.check_readable(name, path)
