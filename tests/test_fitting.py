@@ -38,6 +38,21 @@ def test_by_default_nine_of_ten_errors_are_flagged(model: nn.Module, digits: tup
     assert settings["training_errors"] == (grader.grade(digits[0]).labels != digits[0].labels.numpy()).sum()
 
 
+@pytest.mark.parametrize("target", [None, MaxRisk(0.1)])
+def test_a_trade_off_on_labels_that_suspicion_was_chosen_on_says_so(
+    model: nn.Module, digits: tuple[Data, ...], target: MaxRisk | None
+) -> None:
+    grader = fit(model, digits[0].subset(range(200)), calibration=digits[2], target=target, layers={"fc2": 2})
+    assert grader.choice is not None
+    assert grader.outcome is not None
+    assert grader.outcome.chosen_here == (target is None)
+    if grader.choice.name == "softmax":
+        assert grader.outcome.softmax_alone
+        assert "No adapter is kept." in grader.choice.reason
+    else:
+        assert "No adapter" not in grader.choice.reason
+
+
 def test_errors_that_nothing_is_learnt_from_are_counted_on_some_samples(
     model: nn.Module, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_public_names():
             "open_data",
             "paper_cnn",
             "push_to_hub",
+            "recalibrate",
             "replace_errors",
             "reproduce",
             "train_teacher",

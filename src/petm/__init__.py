@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from petm.errors import PetmError as PetmError
     from petm.fitting import estimate as estimate
     from petm.fitting import fit as fit
+    from petm.fitting import recalibrate as recalibrate
     from petm.grading.grader import Grader as Grader
     from petm.grading.grader import fit_grader as fit_grader
     from petm.grading.grader import load as load
@@ -61,7 +62,7 @@ _HOME = {
     "data.digits": ("load_digits", "load_mnist"),
     "data.opening": ("open_data",),
     "errors": ("PetmError",),
-    "fitting": ("estimate", "fit"),
+    "fitting": ("estimate", "fit", "recalibrate"),
     "grading.grader": ("Grader", "fit_grader", "load"),
     "grading.grades": ("Grades",),
     "grading.hub": ("push_to_hub",),

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from petm._internal.distributed import group
@@ -30,6 +32,7 @@ from petm.models.hf_classifier import names_of
 from petm.models.loading import call_model
 from petm.models.prediction import check_labels, choose_device, device_of, evaluating, predict_logits
 from petm.models.probe import check_module, probe
+from petm.selective.audit import inverse_chances, thinned
 from petm.selective.choice import Choice
 from petm.selective.targets import MaxRisk, Target
 from petm.training.config import FitConfig, FitSettings
@@ -47,6 +50,10 @@ FEWEST_TO_CHOOSE = 500
 """Held-out samples below which a guarantee needs them all, and nothing is chosen."""
 _MOST_BYTES = 1 << 30
 """Most bytes of decoded data in which an estimate looks for samples of the calibration set."""
+_NOTHING_KEPT = (
+    "No adapter is kept. Next: pass more labels, allow more time (max_extra_time), or learn from confirmed labels "
+    "after a shift."
+)
 CHOICE_SHARE = 0.4
 """Share of the held-out samples to choose the suspicion on, where the others are for a guarantee."""
 
@@ -120,9 +127,11 @@ def fitted(
     storage = run.storage if run else None
     if recipe.teacher or not isinstance(config.recipe, str):
         adapted = adapt(model, data, config=config, storage=storage)
-        suspicion, choice, samples = suspicion_named(recipe.score), None, _focused(adapted, recipe, samples, seed)
+        suspicion, choice, chosen_here = suspicion_named(recipe.score), None, False
+        samples = _focused(adapted, recipe, samples, seed)
     else:
         to_choose, samples = _divided(samples, config)
+        chosen_here = to_choose is samples
         adapted, suspicion, choice = _chosen(model, data, to_choose, config, storage)
     title = _title(adapted, recipe)
     told = config.told() | {"recipe": title, "training_errors": seen.errors, "training_samples": seen.samples}
@@ -134,6 +143,7 @@ def fitted(
         target=config.target or (PAPER_TARGET if recipe.teacher else None),
         score=suspicion,
         choice=choice,
+        chosen_here=chosen_here,
         origin=replace(origin or Origin(), data=_origins(apart, samples, held_out=fresh is None), settings=told),
     )
     return Fitted(_completed(found.grader, accuracies, stated=fresh is None), found.calibration)
@@ -218,6 +228,69 @@ def fit_adopted(
     return Fitted(_completed(found.grader, accuracies, stated=calibration_from_data), found.calibration)
 
 
+def recalibrate(
+    grader: Grader, fresh: Data, *, target: Target | None = None, chance: ArrayLike | None = None, force: bool = False
+) -> Grader:
+    """Returns a grader with threshold and probability of error set anew on fresh labels; nothing is trained.
+
+    All else is kept: base model, adapters, cascade, suspicion, the form of inputs. Of equal samples one is kept. Where
+    ``grader`` was loaded, its settings name that bundle as the parent.
+
+    Args:
+        grader: A fitted grader; unchanged.
+        fresh: ``N`` labelled samples like later inputs, which neither the base model nor the adapters have seen. Those
+            of the fit are not known any more, so samples that equal them cannot be found.
+        target: Target of the threshold; absent takes the grader's.
+        chance: float ``(N,)``, the chance with which each sample was drawn to be labelled, in (0, 1], as for a review
+            queue with an audit (`petm.data.reviewed.Reviewed.chance`); None for equal chances.
+        force: As in `FitConfig`.
+
+    Raises:
+        ArgumentError: A chance is out of range.
+        DataError: Labels are missing or outside 0..K-1, only one class is present, the classes or inputs are others
+            than those of the grader, the samples were chosen by suspicion, or the labels are not the base model's.
+
+    Example:
+        >>> grader = recalibrate(grader, fresh, target=petm.MaxRisk(0.01))  # doctest: +SKIP
+    """
+    return recalibrated(grader, fresh, target=target, chance=chance, force=force).grader
+
+
+def recalibrated(
+    grader: Grader, fresh: Data, *, target: Target | None = None, chance: ArrayLike | None = None, force: bool = False
+) -> Fitted:
+    """Returns the grader of `recalibrate` and its calibration samples; arguments and errors are those of that."""
+    adapted, origin = grader.adapted, grader.origin
+    fresh = as_data(fresh, source="calibration")
+    inverse_chances(chance, len(fresh))  # checks them
+    _check_data(adapted.base, fresh, "calibration", force=force)
+    _check_classes(fresh, origin.model.classes, "the grader")
+    check_inputs(fresh, origin.inputs, f"calibration ({fresh.source})")
+    if chance is None:
+        refuse_review_queue(fresh)
+    apart = distinct(fresh)
+    samples, all_chances = apart.calibration, None if chance is None else np.asarray(chance, np.float64)
+    chances = None if all_chances is None else (all_chances[apart.kept], all_chances[~apart.kept])
+    alike = thinned(inverse_chances(chances and chances[0], len(samples)))  # the model is as right on later inputs
+    accuracies = _check_accuracy(None, _answers(adapted.base, samples.subset(torch.from_numpy(alike)), 0), force=force)
+    data = {**origin.data, "calibration": describe_data(samples, repeated=apart.repeated)}
+    parent = {"parent": grader.bundle} if grader.bundle else {}
+    found = _calibrated(
+        adapted,
+        samples,
+        apart.left_out,
+        target=target or grader.target,
+        origin=replace(origin, data=data, settings={**origin.settings, **parent}),
+        chances=chances,
+        score=grader.suspicion,
+        choice=grader.choice,
+    )
+    made = _completed(found.grader, accuracies, stated=False)
+    inputs = origin.inputs if origin.inputs.profile else made.origin.inputs
+    measured = {**grader.measured, **made.measured}
+    return Fitted(replace(made, origin=replace(made.origin, inputs=inputs), measured=measured), found.calibration)
+
+
 def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_base: bool) -> None:
     """Checks that the disk has room for a bundle and its checkpoints; ``include_base`` adds the base model's weights.
 
@@ -278,20 +351,29 @@ def _check_accuracy(data: Answers | None, calibration: Answers, *, force: bool) 
 
 
 def _calibrated(
-    adapted: AdaptedModel, samples: Data, left_out: Data | None, *, target: Target | None, origin: Origin, **how: Any
+    adapted: AdaptedModel,
+    samples: Data,
+    left_out: Data | None,
+    *,
+    target: Target | None,
+    origin: Origin,
+    chances: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    **how: Any,
 ) -> Fitted:
     """The grader on calibration samples; under a guarantee also on all of them, where it then trusts less (by class).
 
     Repeated samples may be copies by mistake, or be as frequent later, such as short texts: a guarantee without them
-    would then be false if the model is wrong on them. The lower threshold is right in both cases.
+    would then be false if the model is wrong on them. The lower threshold is right in both cases. ``chances`` are those
+    of being labelled, of both parts.
     """
-    grader = fit_grader(adapted, samples, target=target, origin=origin, **how)
+    of_samples, of_all = (chances[0], np.concatenate(chances)) if chances else (None, None)
+    grader = fit_grader(adapted, samples, target=target, origin=origin, chance=of_samples, **how)
     if left_out is None or target is None or not target.guarantees or not grader.threshold.coverage:
         return Fitted(grader, samples)
     every = Joined(samples, left_out)
     data = dict(origin.data) | {"calibration": describe_data(every)}
     limit, origin = grader.threshold, replace(origin, data=data)
-    other = fit_grader(adapted, every, target=target, origin=origin, at_most=limit, **how)
+    other = fit_grader(adapted, every, target=target, origin=origin, at_most=limit, chance=of_all, **how)
     if other.threshold.values == limit.values:
         return Fitted(grader, samples)
     warnings.warn(
@@ -329,9 +411,12 @@ def _chosen(
     tried = [logits for trajectory in trained for logits in trajectory.logits]
     how = _budget(config) | {"only": config.compared, "tried": tried, "seed": config.seed}
     adapted, chosen = choose_for(adapted, data, to_choose, **how)
+    choice = chosen.choice
+    if choice.name == SOFTMAX.name:
+        choice = replace(choice, reason=f"{choice.reason} {_NOTHING_KEPT}")
     if group().is_main:
-        note(chosen.choice.reason)
-    return adapted, chosen.suspicion, chosen.choice
+        note(choice.reason)
+    return adapted, chosen.suspicion, choice
 
 
 def _learns(config: FitConfig) -> bool:
@@ -403,17 +488,20 @@ def _check_data(model: nn.Module, data: Data, argument: str, *, force: bool, pro
 
 def _check_alike(data: Data, calibration: Data) -> None:
     """Checks that the calibration set has the same classes and shapes as the data."""
-    if data.classes and calibration.classes and data.classes != calibration.classes:
-        raise DataError(
-            f"calibration ({calibration.source}): expected the classes of {data.source}, "
-            f"{', '.join(data.classes[:12])}, got {', '.join(calibration.classes[:12])}. Name those of the model in "
-            f"their order."
-        )
+    _check_classes(calibration, data.classes, data.source)
     if len(calibration) and (one := _form(data)) != (other := _form(calibration)):
         raise DataError(
             f"calibration ({calibration.source}): expected inputs like those of {data.source}, {one}, got {other}."
         )
     check_inputs(calibration, InputOrigin(profile=describe_inputs(data)), f"calibration ({calibration.source})")
+
+
+def _check_classes(calibration: Data, classes: tuple[str, ...], owner: str) -> None:
+    if classes and calibration.classes and classes != calibration.classes:
+        raise DataError(
+            f"calibration ({calibration.source}): expected the classes of {owner}, {', '.join(classes[:12])}, got "
+            f"{', '.join(calibration.classes[:12])}. Name those of the model in their order."
+        )
 
 
 def _size(data: Data) -> int:

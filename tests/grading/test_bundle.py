@@ -65,6 +65,8 @@ def write(path: Path, adapted: AdaptedModel, *, include_base: bool = False, over
             "isotonic", 0.01, knots=(0.0, 0.5), values=(0.1, 0.9), log_losses={"logistic": 0.2}
         ),
         measured={"recall": {"value": 0.5}},
+        choice=None,
+        outcome=None,
         versions={"petm": "1"},
     )
     write_bundle(path, adapted, manifest, {}, card="# Card\n", include_base=include_base, overwrite=overwrite)
@@ -165,8 +167,8 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
         ('{"format": "another", "format_version": 1}', ANOTHER_KIND),
         ('{"format": "petm bundle", "format_version": "1"}', ANOTHER_KIND),
         ('{"format": "petm bundle", "format_version": 1}', r"expected bundle version 4, got 1\. Fit again"),
-        ('{"format": "petm bundle", "format_version": 4}', r"expected bundle version 3, got 4\. Upgrade petm"),
-        ('{"format": "petm bundle", "format_version": 3}', r"petm.json has changed since it was written"),
+        ('{"format": "petm bundle", "format_version": 5}', r"expected bundle version 4, got 5\. Upgrade petm"),
+        ('{"format": "petm bundle", "format_version": 4}', r"petm.json has changed since it was written"),
     ):
         (tmp_path / "petm.json").write_text(text)
         with pytest.raises(BundleError, match=message):

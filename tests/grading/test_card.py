@@ -10,12 +10,15 @@ from torch import nn
 
 from networks import randomise
 from petm._internal.files import plain, sha256_of_file
+from petm._internal.texts import markdown
 from petm.adapter.model import AdaptedModel, Cascade, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.manifest import read_manifest
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, describe_data
+from petm.selective.choice import Choice, Compared
+from petm.selective.tables import percent
 from petm.selective.targets import Coverage, MaxRisk, Recall
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 
@@ -75,6 +78,24 @@ def test_the_card_states_the_guarantee(adapted: AdaptedModel, digits: tuple[Data
     assert grader.threshold.holds
     _, text = card_of(grader, tmp_path / "g.petm")
     assert "The guarantee: of later predictions at most 20% of the trusted are wrong, with 90% confidence" in text
+
+
+def test_the_card_says_what_was_compared_and_what_it_brings(
+    adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    compared = (
+        Compared("softmax", 0.0, 0.62, 0.0, 0.0, better=False, taken=False),
+        Compared("mean_opinion", 0.25, 0.7, 0.02, 0.1, better=True, taken=True),
+    )
+    choice = Choice("mean_opinion", "coverage at risk 0.02", compared, "It beats the softmax.")
+    grader = fit_grader(adapted, digits[2], target=Recall(0.9), choice=choice)
+    assert grader.outcome is not None
+    _, text = card_of(grader, tmp_path / "g.petm")
+    assert "It beats the softmax." in text
+    assert rows(text)["mean opinion"] == ["+25.0%", "70.0%", "+2.0 to +10.0", "better", "taken"]
+    assert all(markdown(sentence) in text for sentence in grader.outcome.sentences)
+    last = grader.outcome.trade_off[-1]
+    assert rows(text)["10%"][1] == f"{percent(last.chosen.seen)} ({percent(last.softmax.seen)})"
 
 
 @pytest.mark.parametrize(

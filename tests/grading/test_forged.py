@@ -30,9 +30,14 @@ from petm.evidence.suspicion import suspicion_named
 from petm.grading.grader import Grader, load
 from petm.grading.onnx_grader import Answer, OnnxGrader, _shape_of
 from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
+from petm.selective.bootstrap import Estimate
+from petm.selective.choice import Choice, Compared
+from petm.selective.outcome import Outcome
 from petm.selective.probability import ErrorProbability
 from petm.selective.targets import MaxRisk
 from petm.selective.thresholds import Threshold
+from petm.selective.trade_off import Coverages, TradeOff
+from petm.selective.worth import Worth
 
 LONG, DEEP = "x" * 200_000, json.loads("[" * 900 + "]" * 900)
 STRANGE: tuple[Any, ...] = (
@@ -56,9 +61,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threshold = Threshold(0.5, "r", 0.5, 0.1, 0.95, 0.05, 0.9, samples_needed=4, classes=parts)
     probability = ErrorProbability("isotonic", 0.01, knots=(0.0, 0.5), values=(0.1, 0.9), log_losses={"logistic": 0.2})
     measured = {"recall": {"value": 0.5, "low": 0.1, "high": 0.9, "count": 1, "of": 2}, "auroc": 0.9}
-    grader = Grader(
-        adapted, threshold, suspicion_named("mean_opinion"), probability, origin, measured, MaxRisk(0.02, per="class")
-    )
+    choice = Choice("a", "aurc", (Compared("a", 0.1, 0.2, -0.1, 0.1, better=True, taken=True),), "It is better.")
+    shares, estimate = Coverages(0.5, 0.6, 0.7, 0.8), Estimate(-3, -5, -1)
+    worth = Worth(100, 2, 103, 2, estimate, estimate, 0.95, "better")
+    outcome = Outcome((TradeOff(0.01, 0.95, shares, shares),), worth, softmax_alone=False)
+    held = (probability, origin, measured, MaxRisk(0.02, per="class"), choice, outcome)
+    grader = Grader(adapted, threshold, suspicion_named("mean_opinion"), *held)
     path = tmp_path_factory.mktemp("forged") / "b.petm"
     grader.save(path, include_base=True)
     return path

@@ -23,6 +23,7 @@ from petm.models.loading import save_weights
 from petm.models.scores import maximum_softmax
 from petm.report.fit_report import write_fit_report
 from petm.report.tables import percent
+from petm.selective.choice import Choice, Compared
 from petm.selective.metrics import share
 from petm.selective.targets import Recall
 from petm.selective.thresholds import DISAGREEMENT
@@ -147,8 +148,9 @@ def test_the_most_suspect_samples_are_shown(reported: tuple[Grader, str, Page], 
     grader, html, page = reported
     grades = grader.grade(calibration)
     order = np.argsort(-grades.suspicion, kind="stable")[:12]
-    items = [Page(item).text for item in re.findall(r"<li>.*?</li>", html, re.DOTALL)]
-    assert len(items) == len(photographs(page)) == 12
+    shown = html.partition('<section id="samples">')[2]
+    items = [Page(item).text for item in re.findall(r"<li>.*?</li>", shown, re.DOTALL)]
+    assert len(items) == len(photographs(Page(shown.partition("</section>")[0]))) == 12
     for index, item in zip(order, items, strict=True):
         label, answer = int(calibration.labels[index]), grades.labels[index]
         assert item.startswith(
@@ -158,6 +160,45 @@ def test_the_most_suspect_samples_are_shown(reported: tuple[Grader, str, Page], 
         )
         assert f"Second opinion {grades.second[index]} " in item
     assert all(image["alt"].startswith("Calibration image ") for image in photographs(page))
+
+
+def test_it_shows_where_the_second_opinion_disagrees_and_was_right(
+    reported: tuple[Grader, str, Page], calibration: Data, model: nn.Module, tmp_path: Path
+) -> None:
+    grader, html, page = reported
+    grades, labels = grader.grade(calibration), calibration.labels.numpy()
+    differ = grades.second != grades.labels
+    right = np.flatnonzero(differ & (grades.second == labels))
+    assert len(right) > 1
+    spoilt = int((differ & (grades.labels == labels)).sum())
+    assert f"another class than the model for {differ.sum()} of these samples" in page.text
+    assert f"right {len(right)} times, the model {spoilt} times" in page.text
+    shown = html.partition('<section id="disagrees">')[2].partition("</section>")[0]
+    most = right[np.argsort(-grades.suspicion[right], kind="stable")][:6]
+    assert re.findall(r"Image (\d+)", Page(shown).text) == [calibration.name(index) for index in most]
+    alone = fit_grader(attach_adapter(model, {"fc2": 1}), calibration, target=Recall(0.9))
+    html, _ = written(alone, calibration, tmp_path / "alone.html")  # a fresh adapter changes nothing
+    assert 'id="disagrees"' not in html
+
+
+def test_it_shows_what_was_compared_and_what_it_brings(
+    adapted: AdaptedModel, calibration: Data, tmp_path: Path
+) -> None:
+    rows = (
+        Compared("softmax", 0.0, 0.02, 0.0, 0.0, better=False, taken=False),
+        Compared("mean with the adapter", 0.25, 0.01, -0.015, -0.005, better=True, taken=True),
+        Compared("margin", 0.0, 0.03, 0.001, 0.02, better=False, taken=False),
+    )
+    choice = Choice("mean with the adapter", "aurc", rows, "It beats the softmax.")
+    grader = fit_grader(adapted, calibration, target=Recall(0.9), choice=choice)
+    assert grader.outcome is not None
+    _, page = written(grader, calibration, tmp_path / "page.html")
+    assert "It beats the softmax." in page.text
+    assert "mean with the adapter +25.0% 1.000% −1.500 to −0.500 better taken" in page.text
+    assert "margin +0.0% 3.000% +0.100 to +2.000 worse" in page.text
+    assert all(sentence in page.text for sentence in grader.outcome.sentences)
+    row = grader.outcome.trade_off[-1]
+    assert f"10% {percent(row.chosen.guaranteed)} ({percent(row.softmax.guaranteed)})" in page.text
 
 
 def test_what_is_no_image_has_no_picture(tmp_path: Path) -> None:

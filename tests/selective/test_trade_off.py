@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from petm.errors import ArgumentError
-from petm.report.tables import terminal_table, trade_off_table
 from petm.selective.metrics import coverage_at_risk
 from petm.selective.thresholds import risk_threshold
 from petm.selective.trade_off import RISKS, trade_off
@@ -46,11 +45,7 @@ def test_labels_of_a_review_queue_are_weighted():
     assert 0.65 < row.chosen.guaranteed < row.chosen.seen
 
 
-def test_the_table_has_both_side_by_side_and_wrong_arguments_are_refused():
-    table = trade_off_table(trade_off(*samples(500), risks=[0.1, 0.2]))
-    assert [line[0] for line in table.rows] == ["10%", "20%"]
-    assert all("(" in cell for line in table.rows for cell in line[1:])
-    assert terminal_table(table).row_count == 2
+def test_wrong_arguments_are_refused():
     with pytest.raises(ArgumentError, match="risks"):
         trade_off([0.1], [0.1], [False], risks=[0])
     with pytest.raises(ArgumentError, match="confidence"):

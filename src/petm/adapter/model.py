@@ -11,6 +11,7 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
+from petm.adapter.cascade import Cascade as Cascade
 from petm.adapter.lora import ADAPTER, Adapter, adaptable_layers, is_layer, obstacle, sizes_of, to_choose_from
 from petm.adapter.passes import Hooks, Pass
 from petm.adapter.weight_drift import allocate_ranks, weight_drift
@@ -51,27 +52,6 @@ class Member:
 
 ONE = (Member(),)
 """The second opinion of the paper: one adapter, which sees the input itself."""
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """The predictions for which a second opinion is computed; the others keep the base model's logits as both.
-
-    Attributes:
-        low: Least suspicion of the base model (`petm.models.scores.maximum_softmax`) for which it is computed.
-        high: Suspicion from which on it is not computed any more, as it would not change the grade.
-    """
-
-    low: float
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1:
-            raise ArgumentError(f"cascade: expected 0 <= low <= high <= 1, got {self.low} and {self.high}.")
-
-    def asks(self, suspicion: Tensor) -> Tensor:
-        """Returns where a second opinion is computed, bool ``(N,)``, for the base model's suspicion."""
-        return (suspicion >= self.low) & (suspicion < self.high)
 
 
 class AdaptedModel(nn.Module):

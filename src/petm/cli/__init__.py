@@ -13,6 +13,7 @@ from petm.cli.inspect import inspect
 from petm.cli.monitor import monitor
 from petm.cli.process import keep_large_blocks
 from petm.cli.push import push
+from petm.cli.recalibrate import recalibrate
 from petm.cli.reproduce import demo, reproduce
 from petm.cli.serve import serve
 from petm.errors import PetmError
@@ -26,7 +27,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, reproduce, fit, grade, inspect, monitor, serve, export, push):
+for verb in (demo, reproduce, fit, recalibrate, grade, inspect, monitor, serve, export, push):
     petm.add_command(verb)
 
 

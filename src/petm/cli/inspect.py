@@ -14,6 +14,8 @@ from petm.cli import options
 
 if TYPE_CHECKING:
     from petm.grading.manifest import Manifest, MemberRecord
+    from petm.selective.choice import Choice
+    from petm.selective.outcome import Outcome
     from petm.selective.thresholds import Threshold
 
 _SHARE = {"value", "low", "high", "count", "of"}  # as in `petm.selective.metrics.Share`
@@ -23,7 +25,7 @@ _SHARE = {"value", "low", "high", "count", "of"}  # as in `petm.selective.metric
 @click.argument("bundle", type=options.PATH)
 @options.as_json
 def inspect(bundle: Path, as_json: bool) -> None:
-    """Show what is in a bundle: model, layers and ranks, sizes, threshold, figures, provenance.
+    """Show what is in a bundle: model, layers and ranks, sizes, threshold, figures, provenance, and what it brings.
 
     Every file is checked against its hash. Of an .onnx file from petm export, its metadata are shown.
     """
@@ -42,6 +44,21 @@ def print_manifest(bundle: Path, *, as_json: bool) -> None:
         options.print_json({"bundle": str(bundle), **manifest.to_json()})
     else:
         _print_rows(bundle, _rows(bundle, manifest))
+        print_results(manifest.choice, manifest.outcome)
+
+
+def print_results(choice: "Choice | None", outcome: "Outcome | None") -> None:
+    """Prints what suspicion was compared with, the trade-off of risk and coverage, and the result in words."""
+    from petm.report.tables import terminal_table
+    from petm.selective.tables import choice_table, trade_off_table
+
+    tables = [choice_table(choice)] if choice and choice.compared else []
+    tables += [trade_off_table(outcome)] if outcome else []
+    for table in tables:
+        click.echo()
+        Console().print(terminal_table(table))
+    for sentence in (*((choice.reason,) if choice else ()), *(outcome.sentences if outcome else ())):
+        click.echo(visible(sentence))
 
 
 def _print_graph(path: Path, *, as_json: bool) -> None:
@@ -115,12 +132,10 @@ def _measured(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     rows = []
     for name, value in plain(measured).items():
-        if isinstance(value, dict) and value.keys() == _SHARE:
-            if not all(each is None or isinstance(each, float | int) for each in value.values()):
-                continue  # somebody has written it by hand
+        numbers = value.values() if isinstance(value, dict) and value.keys() == _SHARE else ()
+        if numbers and all(isinstance(number, float | int | None) for number in numbers):
             spread = with_interval(value["value"], (value["low"], value["high"]))
-            counts = (MISSING if value[part] is None else f"{value[part]:,}" for part in ("count", "of"))
-            rows.append((name, f"{spread}, {' of '.join(counts)}"))
+            rows.append((name, f"{spread}, {value['count'] or 0:,} of {value['of'] or 0:,}"))
         elif value is None or isinstance(value, float | int):
             rows.append((name, MISSING if value is None else f"{value:.4g}"))
     return [(name.replace("_", " "), value) for name, value in rows]

@@ -5,7 +5,7 @@ Nor are they samples that somebody chose by their suspicion.
 
 import glob
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,7 @@ class Separated:
         repeated: Number that were left out as equal to an earlier calibration sample.
         left_out: What counts besides where later inputs repeat as well: all of these, or of data from which the
             calibration set was held out, the same share of all repetitions. None where there is none.
+        kept: Which samples `distinct` has kept, bool by their former place; empty elsewhere.
     """
 
     data: Data
@@ -45,6 +46,7 @@ class Separated:
     seen: int = 0
     repeated: int = 0
     left_out: Data | None = None
+    kept: NDArray[np.bool_] = field(default_factory=lambda: np.ones(0, bool))
 
 
 def sample_hashes(data: Data) -> NDArray[np.uint64]:
@@ -90,7 +92,8 @@ def distinct(calibration: Data) -> Separated:
     """Returns calibration samples, each once, where there are no training samples."""
     first = _one_of_each(sample_hashes(calibration), calibration, "calibration")
     repeated = int((~first).sum())
-    return Separated(calibration, _kept(calibration, first), repeated=repeated, left_out=_left_out(calibration, first))
+    kept, left_out = _kept(calibration, first), _left_out(calibration, first)
+    return Separated(calibration, kept, repeated=repeated, left_out=left_out, kept=first)
 
 
 def hold_out(data: Data, share: float, *, seed: int) -> Separated:

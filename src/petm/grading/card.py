@@ -14,6 +14,7 @@ from petm.adapter.model import AdaptedModel
 from petm.data.views import SAME
 from petm.grading.manifest import Manifest
 from petm.selective.guarantee import guarantee
+from petm.selective.tables import choice_table, markdown_table, trade_off_table
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FIGURES = {
@@ -34,6 +35,9 @@ def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool)
     environment.filters["text"] = lambda value: markdown(str(value))
     reference = manifest.origin.model.reference
     measured: Mapping[str, Any] = plain(manifest.measured)
+    outcome, compared = manifest.outcome, manifest.choice
+    tables = [choice_table(compared)] if compared and compared.compared else []
+    tables += [trade_off_table(outcome)] if outcome else []
     return environment.get_template("card.md.jinja").render(
         manifest.to_json(),
         base_model=_hub_name(adapted),
@@ -54,6 +58,8 @@ def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool)
         calibration_errors=measured.get("calibration_errors"),
         asks=adapted.cascade,
         guarantee=guarantee(manifest.threshold),
+        sentences=outcome.sentences if outcome else (),
+        tables=[(table.title, table.caption, markdown_table(table)) for table in tables],
     )
 
 

@@ -12,10 +12,11 @@ from typing import get_args
 from petm._internal.files import fingerprint, plain, sha256_of_file, write_json
 from petm._internal.records import LONGEST_FILE, Json, Record
 from petm._internal.tensor_files import tensors_in
-from petm.adapter.model import Cascade
+from petm.adapter.cascade import Cascade
 from petm.errors import BundleError, RunError
 from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
 from petm.selective.choice import Choice, Compared
+from petm.selective.outcome import Outcome
 from petm.selective.probability import ErrorProbability, Method
 from petm.selective.targets import Target, target_from_json, target_to_json
 from petm.selective.thresholds import Threshold
@@ -80,6 +81,7 @@ class Manifest:
     probability: ErrorProbability | None
     measured: Mapping[str, Json]
     choice: Choice | None
+    outcome: Outcome | None
     versions: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -108,6 +110,7 @@ class Manifest:
                 "settings": origin.settings,
                 "measured": self.measured,
                 "choice": self.choice,
+                "outcome": self.outcome,
                 "versions": self.versions,
                 "files": self.files,
             }
@@ -144,6 +147,7 @@ class Manifest:
             _probability(record.record("probability")) if record.has("probability") else None,
             record.free("measured"),
             _choice(record.record("choice")) if record.has("choice") else None,
+            Outcome.from_json(record.record("outcome")) if record.has("outcome") else None,
             {name: versions.text(name) for name in versions.content},
             {_inside(record, name): _hash(files, name) for name in files.content},
         )

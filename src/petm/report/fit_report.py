@@ -1,6 +1,7 @@
 """The report of a fitted grader as one HTML file: what it finds on its calibration samples, and its reliability."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from petm.selective.bootstrap import bootstrap
 from petm.selective.curves import judge, risk_coverage
 from petm.selective.guarantee import guarantee
 from petm.selective.metrics import Detection, aurc, auroc, detection, share
+from petm.selective.tables import choice_table, trade_off_table
 from petm.selective.thresholds import DISAGREEMENT
 
 GRADER, SOFTMAX, CHOSEN = "Grader", "the model's softmax", "the chosen threshold"
@@ -54,10 +56,14 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
     if judgement.bins:
         drawn["reliability"] = reliability_figure(judgement.bins)
     captions = curve_captions(told, "the grader", CHOSEN)
-    gallery = [
-        shown(suspect, grader.origin.model.classes or data.classes, _measure(grader, suspect))
-        for suspect in gather_suspects(both.base, both.second, suspected, data)
-    ]
+
+    def gallery(**some: Any) -> list[dict[str, Any]]:
+        names = grader.origin.model.classes or data.classes
+        suspects = gather_suspects(both.base, both.second, suspected, data, **some)
+        return [shown(suspect, names, _measure(grader, suspect)) for suspect in suspects]
+
+    suspects, second, choice, outcome = gallery(), both.second.argmax(1), grader.choice, grader.outcome
+    found_out, spoilt = ((second != predicted) & (opinion == data.labels) for opinion in (second, predicted))
     write_page(
         Path(path),
         "fit_report.html.jinja",
@@ -73,14 +79,20 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
             "order": _order_table(suspicion, softmax, wrong),
             "settings": _settings_table(grader),
         }
+        | ({"compared": choice_table(choice)} if choice and choice.compared else {})
+        | ({"trade_off": trade_off_table(outcome)} if outcome else {})
         | curve_tables(told, GRADER),
-        lead=None,
+        lead=choice.name if choice else None,
+        reason=choice.reason if choice else "",
+        sentences=outcome.sentences if outcome else (),
+        disagreed=_disagreed(*(int(where.sum()) for where in (second != predicted, found_out, spoilt))),
+        found_out=gallery(count=6, among=found_out),
         figures={
             name: (data_uri(svg_of(figure, name).encode(), "svg+xml"), *captions[name])
             for name, figure in drawn.items()
         },
-        suspects=gallery,
-        wrong=sum(suspect["wrong"] for suspect in gallery),
+        suspects=suspects,
+        wrong=sum(suspect["wrong"] for suspect in suspects),
     )
 
 
@@ -91,6 +103,13 @@ def _summary(flags: Detection, samples: int) -> str:
         f"{flags.errors:,}. The grader flags {flags.flagged:,} of the answers and finds {flags.caught:,} of the "
         f"{flags.errors:,} errors. It trusts the other {risk.of:,}, of which {risk.count:,} "
         f"{'is' if risk.count == 1 else 'are'} wrong."
+    )
+
+
+def _disagreed(differ: int, right: int, spoilt: int) -> str:
+    return (
+        f"The second opinion predicts another class than the model for {differ:,} of these samples. There it is right "
+        f"{right:,} times, the model {spoilt:,} times, and neither {differ - right - spoilt:,} times."
     )
 
 

@@ -46,7 +46,7 @@ class Suspect:
 
 
 def gather_suspects(
-    base: Tensor, second: Tensor, suspicion: Tensor, data: Data, *, count: int = 12
+    base: Tensor, second: Tensor, suspicion: Tensor, data: Data, *, count: int = 12, among: Tensor | None = None
 ) -> tuple[Suspect, ...]:
     """Returns the ``count`` labelled samples of highest suspicion (all if there are fewer), most suspect first.
 
@@ -56,9 +56,11 @@ def gather_suspects(
         suspicion: float ``(N,)``.
         data: The ``N`` samples.
         count: Number of samples.
+        among: bool ``(N,)``, where to take them from; absent takes them from all.
     """
-    found = []
-    for index in suspicion.argsort(descending=True, stable=True)[:count].tolist():
+    found, order = [], suspicion.argsort(descending=True, stable=True)
+    order = order if among is None else order[among[order]]
+    for index in order[:count].tolist():
         sample, both = data.inputs([index]), (base[index].double().softmax(0), second[index].double().softmax(0))
         image = sample[0] if isinstance(sample, Tensor) else torch.empty(0)
         label = int(data.labels[index])

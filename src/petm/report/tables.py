@@ -1,7 +1,6 @@
 """The result of a reproduction as tables of text, for the terminal and for the report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -9,8 +8,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from petm._internal.texts import markdown, visible
-from petm.selective.trade_off import TradeOff
+from petm._internal.texts import visible
+from petm.selective.tables import BETTER as BETTER
+from petm.selective.tables import MISSING as MISSING
+from petm.selective.tables import UNCLEAR as UNCLEAR
+from petm.selective.tables import WORSE as WORSE
+from petm.selective.tables import Table as Table
+from petm.selective.tables import between as between
+from petm.selective.tables import markdown_table as markdown_table
+from petm.selective.tables import percent as percent
+from petm.selective.tables import points as points
+from petm.selective.tables import with_interval as with_interval
 
 METHODS = {
     "petm": "PETM",
@@ -24,8 +32,6 @@ METHODS = {
 
 LEAD = "lora_petm"
 MEASURES = {"recall": "recall", "precision": "precision", "auroc": "AUROC"}
-
-BETTER, WORSE, UNCLEAR, MISSING = "better", "worse", "no clear difference", "–"
 
 _STEPS = {
     "base": "Train the base model",
@@ -59,17 +65,6 @@ _IN_WORDS = {
     ("samples", "replaced"): "all data, the model's errors replaced",
     ("samples", "errors"): "the replaced errors alone",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text; the first column names the row, and columns that are not in ``words`` are right-aligned."""
-
-    title: str
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: frozenset[int] = frozenset({0})
 
 
 def result_tables(result: Mapping[str, Any]) -> dict[str, Table]:
@@ -112,13 +107,6 @@ def terminal_table(table: Table) -> RichTable:
     for row in table.rows:
         drawn.add_row(*(Text(visible(text)) for text in row))
     return drawn
-
-
-def markdown_table(table: Table) -> str:
-    """Returns a table in Markdown, without its title and caption."""
-    rules = ("---" if column in table.words else "--:" for column in range(len(table.header)))
-    lines = (table.header, tuple(rules), *table.rows)
-    return "\n".join("| " + " | ".join(markdown(text) for text in line) + " |" for line in lines)
 
 
 def fidelity_table(result: Mapping[str, Any]) -> Table:
@@ -292,48 +280,6 @@ def judged(difference: Mapping[str, float | None]) -> str:
     if low is None or high is None:
         return MISSING
     return BETTER if low > 0 else WORSE if high < 0 else UNCLEAR
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Returns a share as percent, or a dash for None and NaN."""
-    return MISSING if value is None or value != value else f"{100 * value:.{digits}f}%"
-
-
-def trade_off_table(rows: Sequence[TradeOff]) -> Table:
-    """Returns the coverage at each risk, by the grader's suspicion with the softmax in brackets."""
-    parts = ("guaranteed", "seen", "twice", "ten_times")
-    confidence = percent(rows[0].confidence, 0) if rows else MISSING
-    return Table(
-        "Risk and coverage",
-        f"Share of predictions that may be trusted, of the softmax in brackets. Guaranteed: with {confidence} "
-        "confidence in each row by itself. Seen: on these labels, guaranteeing nothing. The last two: what would be "
-        "guaranteed with more labels, if errors stayed as frequent.",
-        ("Errors among the trusted, at most", "Guaranteed", "Seen", "Twice the labels", "Ten times"),
-        tuple(
-            (
-                f"{100 * row.max_risk:g}%",
-                *(f"{percent(getattr(row.chosen, part))} ({percent(getattr(row.softmax, part))})" for part in parts),
-            )
-            for row in rows
-        ),
-    )
-
-
-def points(value: float | None, digits: int = 1) -> str:
-    """Returns a difference of shares in percentage points with its sign, or a dash where it is not defined."""
-    return MISSING if value is None else f"{100 * value:+z.{digits}f}".replace("-", "−")
-
-
-def with_interval(value: float | None, interval: Sequence[float | None], digits: int = 1) -> str:
-    """Returns a share as percent with its interval in brackets, or a dash for None and NaN."""
-    low, high = (percent(end, digits).rstrip("%") for end in interval)
-    told = percent(value, digits)
-    return MISSING if told == MISSING else f"{told} ({low}–{high})"
-
-
-def between(low: str, high: str) -> str:
-    """Returns an interval from the texts of its ends, or a dash where one is missing."""
-    return MISSING if MISSING in (low, high) else f"{low} to {high}"
 
 
 def size(count: int) -> str:

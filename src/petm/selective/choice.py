@@ -182,12 +182,8 @@ def _uncovered(ranking: Ranking, risk: float) -> float:
 def _reason(names: Sequence[str], place: int, best: int, errors: int, *, few: bool) -> str:
     first, taken = names[0], names[place]
     if few:
-        return (
-            f"The samples to choose on hold {errors} errors, too few to tell whether anything is better than {first}. "
-            f"Pass more labelled samples that the model has not seen."
-        )
+        return f"The samples to choose on hold {errors} errors, too few to tell whether anything beats the {first}."
     if not place:
-        return f"Nothing beats {first} here by more than chance."
-    if place == best:
-        return f"{taken} beats {first} by more than chance, and nothing cheaper is as good."
-    return f"{taken} beats {first} by more than chance, and is the cheapest within a standard error of {names[best]}."
+        return f"Nothing beats the {first} here by more than chance."
+    why = "nothing cheaper is as good" if place == best else f"is the cheapest within a standard error of {names[best]}"
+    return f"{taken[:1].upper()}{taken[1:]} beats the {first} by more than chance, and {why}."

@@ -42,12 +42,15 @@ class Worth:
     answer: Answer
 
     @property
+    def own(self) -> str:
+        """The grader's two numbers as a sentence without its full stop."""
+        left = f"{_count(self.reviewed)} go to a person and {_errors(self.missed)} among the trusted"
+        return f"Of {PER:,} predictions {left}"
+
+    @property
     def summary(self) -> str:
         """The four numbers as a sentence."""
-        return (
-            f"Of {PER:,} predictions {_count(self.reviewed)} go to a person and {_errors(self.missed)} among the "
-            f"trusted; with the softmax {_count(self.softmax_reviewed)} and {_count(self.softmax_missed)}."
-        )
+        return f"{self.own}; with the softmax {_count(self.softmax_reviewed)} and {_count(self.softmax_missed)}."
 
     @property
     def sentence(self) -> str:
