@@ -213,7 +213,7 @@ def _json_tables(file: IO[bytes], check_columns: Callable[[Collection[str]], Non
         block = file.read(_JSON_BLOCK)
         ended = not block
         lines, end, rest = (rest + block).rpartition(b"\n")
-        lines, rest = (rest, b"") if ended else (lines + end, rest)
+        lines, rest = (_whole_line(rest), b"") if ended else (lines + end, rest)
         if re.search(rb"^[ \t\r]*[^{\s]", lines, re.MULTILINE):
             raise pa.ArrowInvalid("a line that is no object")
         if not lines.strip():
@@ -230,6 +230,15 @@ def _json_tables(file: IO[bytes], check_columns: Callable[[Collection[str]], Non
         yield table
     if not checked:
         check_columns(())
+
+
+def _whole_line(rest: bytes) -> bytes:
+    """What stands behind the last line end; nothing where it is cut off, as by the end of a service."""
+    try:
+        json.loads(rest)
+    except (ValueError, RecursionError):
+        return b""
+    return rest
 
 
 def _keys(line: bytes) -> Collection[str]:
