@@ -153,7 +153,7 @@ def _count(
     window.unreadable += len(rows) - len(table)
     if not len(table):
         return
-    trusted = _trusted(table, found.labelled.threshold, path)
+    trusted = check_grades(table, found.labelled.threshold, path)
     predicted, suspicion = table["label"].to_numpy(), table["suspicion"].to_numpy()
     window.suspects += int((~trusted).sum())
     probability = table["probability"].to_numpy()
@@ -185,8 +185,17 @@ def _decided(
     return places, reviewed.labels[low:high], reviewed.chance[low:high]
 
 
-def _trusted(table: pa.Table, threshold: Threshold, path: str | Located) -> NDArray[np.bool_]:
-    """The grades, after checking them against the threshold."""
+def check_grades(table: pa.Table, threshold: Threshold, path: str | Located) -> NDArray[np.bool_]:
+    """Returns which rows are trusted, bool ``(n,)``, after checking the grades against the threshold.
+
+    Args:
+        table: ``n`` graded rows, with ``input``, ``label``, ``suspicion`` and ``grade``.
+        threshold: The threshold of the grader.
+        path: The file, for messages.
+
+    Raises:
+        DataError: A value is missing, or another grader graded them.
+    """
     for name in ("label", "suspicion"):
         if absent := table[name].null_count:
             raise DataError(f"{path}: expected a {name} in each graded row, got none in {absent}. Grade again.")

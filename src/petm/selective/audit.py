@@ -32,9 +32,13 @@ def drawn(identities: Sequence[object], share: float, *, seed: int = 0) -> NDArr
         share: The chance of each, from 0 to 1.
         seed: Another seed draws others.
     """
+    return coins(identities, seed=seed) < share
+
+
+def coins(identities: Sequence[object], *, seed: int = 0) -> NDArray[np.float64]:
+    """Returns a number in [0, 1) for each identity, float64 ``(N,)``, as random as the SHA-256 of it and the seed."""
     keys = (f"{seed} {each!r}".encode("utf-8", "surrogatepass") for each in identities)
-    coins = [int.from_bytes(hashlib.sha256(key).digest()[:6], "big") for key in keys]
-    return np.array(coins, np.float64) < share * 2**48
+    return np.array([int.from_bytes(hashlib.sha256(key).digest()[:6], "big") for key in keys], np.float64) / 2**48
 
 
 def inverse_chances(chance: ArrayLike | None, samples: int) -> NDArray[np.float64]:
