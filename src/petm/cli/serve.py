@@ -132,6 +132,8 @@ def _check_files(queue: tuple[str, ...], labels: Path | None, grades: Path | Non
         raise click.UsageError("--audit: expected --grades-file beside it, for the chances of the draw, got none.")
     if grades is not None and grades.suffix.lower() != ".jsonl":
         raise click.UsageError(f"--grades-file: expected a name that ends in .jsonl, got {grades}.")
+    if queue and grades is not None:
+        raise click.UsageError("--queue: expected no --grades-file beside it, as the page grades the queue once more.")
     for path in queue:
         options.check_readable("queue", Path(path))
 
