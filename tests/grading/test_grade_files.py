@@ -23,7 +23,7 @@ from petm.data.base import TensorData
 from petm.data.reader import Reader, Tokenizer
 from petm.data.sources import Row, open_sources
 from petm.errors import ArgumentError, DataError, PetmWarning, RunError
-from petm.grading.grade_files import check_output, grade_files, parts_folder
+from petm.grading.grade_files import check_apart, check_output, grade_files, parts_folder
 from petm.grading.grade_table import SCHEMA, read_grades
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.grades import Grades
@@ -366,5 +366,9 @@ def test_an_output_that_is_an_input_or_among_the_inputs_is_refused(grader: Grade
     for source, output in ((folder, folder / "g.csv"), ("a.npz", Path("a.parquet"))):
         with pytest.raises(RunError, match=r"^output: expected a place apart from the inputs"):
             grade_files(grader, open_sources([source]), READER, output, told={}, overwrite=True)
+    Path("graded.parquet").mkdir()
+    check_apart(Path("graded.parquet"), ["a.npz"])  # beside it is no clash
+    with pytest.raises(RunError, match=r"^output: "):
+        check_apart(Path("graded.parquet").parent.resolve(), ["a.npz"])
     assert Path("a.npz").read_bytes() == before
     assert [path.name for path in folder.iterdir()] == ["0.png"]

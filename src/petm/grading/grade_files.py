@@ -70,14 +70,14 @@ def check_apart(output: Located, inputs: Iterable[str | Path]) -> None:
 
 
 def _read_at(path: str | Path, holder: _FileId | None) -> Iterator[_FileId | None]:
-    """The files and folders that a path names, with links in these, and with ``holder`` the folders around them."""
+    """The files and folders that a path names, with links in these, and ``holder`` where it is a folder around them."""
     for found in [path] if os.path.exists(path) else glob.glob(str(path)):
         yield _file_id(found)
         if os.path.isdir(found):
             with suppress(OSError), os.scandir(found) as entries:
                 yield from [_file_id(entry.path) for entry in entries if entry.is_symlink()]
         if holder is not None:
-            yield from map(_file_id, Path(found).resolve().parents)
+            yield from {holder} & set(map(_file_id, Path(found).resolve().parents))
 
 
 def _file_id(path: str | Path) -> _FileId | None:
