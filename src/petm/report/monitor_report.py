@@ -326,8 +326,8 @@ def _warnings(unlike: float | None, counts: Mapping[str, int]) -> list[str]:
         )
     if counts["cannot_tell"]:
         told.append(
-            f"labels: {counts['cannot_tell']:,} trusted rows on which nobody can tell count as wrong, so that a "
-            f"guarantee holds for either answer."
+            f"labels: expected an answer on each trusted row, got 'cannot tell' on {counts['cannot_tell']:,}. These "
+            f"count as wrong, so that a guarantee holds for either answer."
         )
     if counts["of_several_rows"]:
         told.append(

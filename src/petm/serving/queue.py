@@ -68,9 +68,10 @@ class ReviewQueue:
         if self.lost:
             first = self.rows[min(self.lost)]
             got = f"{len(self.lost):,} of {len(self.rows):,} that are gone or cannot be shown, such as {first.input}"
-            step = "Start petm serve in the folder where petm grade ran, or grade again"
+            step = "Start petm serve in the folder where petm grade ran"
             if len(self.lost) == len(self.rows):
                 raise DataError(f"queue: expected the inputs of the graded rows, got {got}. {step}.")
+            step += ", or decide on them in a file of labels (input, row, label or decision)"
             warnings.warn(
                 f"queue: expected the inputs of all graded rows, got {got}. {step}.", PetmWarning, stacklevel=2
             )
