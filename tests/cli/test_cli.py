@@ -1,6 +1,7 @@
 """The command line, run in this process: what it prints, what it returns, what it leaves behind."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -106,7 +107,7 @@ def test_fit_grade_inspect(place, petm):
     rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
     assert list(rows[0]) == [
         "input", "row", "label", "label_name", "second", "second_name", "probability", "suspicion", "grade", "reason",
-        "true_label",
+        "true_label", "chance", "audit", "sha256",
     ]  # fmt: skip
     assert [row["input"] for row in rows] == [str(path.relative_to(place)) for path in sorted(place.glob("more/*"))]
     for row in rows:
@@ -122,6 +123,14 @@ def test_fit_grade_inspect(place, petm):
     assert json.loads(out) == {
         "inputs": len(rows), "trusted": trusted, "suspect": len(rows) - trusted, "unreadable": 0,
     }  # fmt: skip
+
+    code, _, err = petm("grade", "my.petm", "--trust-bundle-code", "more", "--audit", 0.5, "-o", "audit.csv")
+    drawn = [row for row in csv.DictReader((place / "audit.csv").read_text().splitlines()) if row["audit"] == "True"]
+    assert (code, f"{len(drawn)} of the trusted are drawn" in err) == (0, True)
+    assert "Next: petm serve my.petm --queue audit.csv" in err
+    assert all(row["sha256"] == hashlib.sha256((place / row["input"]).read_bytes()).hexdigest() for row in drawn)
+    code, out, err = petm("grade", "my.petm", "--trust-bundle-code", "more", "--audit", 200)
+    assert (code, out, "audit: expected a share" in err) == (1, "", True)
 
     code, out, err = petm("inspect", "my.petm")
     assert code == 0

@@ -111,18 +111,18 @@ def test_no_label_at_all(petm):
 
 
 def test_only_suspects_are_labelled(petm):
-    """As the review page leaves it: labels of suspects, from the file of `petm serve`."""
+    """As the review page leaves it without an audit, and as a person may write it."""
     table = graded(500, labelled=0.0)
     write(table, Path("g.jsonl"))
     suspects = [row for row in table.to_pylist() if row["grade"] == "suspect"]
-    lines = [{"input": row["input"], "label": 0, "confirmed": False, "sha256": "0" * 64} for row in suspects]
+    lines = [{"input": row["input"], "label": 0, "confirmed": True, "suspicion": 0.7} for row in suspects]
     Path("labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    code, out, err = petm("my.petm", "g.jsonl", "--labels", "labels.jsonl")
-    assert (code, err) == (0, "")
-    assert f"only suspects are labelled ({len(suspects)}), which says nothing of the trusted" in out
-    code, out, _ = petm("my.petm", "g.jsonl", "--labels", "labels.jsonl", "--json")
-    guarantee = json.loads(out)["guarantee"]
-    assert (guarantee["labelled_trusted"], guarantee["labelled_suspects"]) == (0, len(suspects))
+    Path("labels.csv").write_text("input,label\n" + "".join(f"{row['input']},0\n" for row in suspects))
+    for labels in ("labels.jsonl", "labels.csv"):
+        code, out, err = petm("my.petm", "g.jsonl", "--labels", labels)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "labels: expected" in err
+        assert "petm grade --audit" in err
 
 
 def test_classes_that_are_named_by_numbers_raise_no_false_alarm(petm):
@@ -153,7 +153,7 @@ def test_labels_by_name_that_fit_in_part(petm):
     )
     write(table, Path("again.parquet"))
     _, _, err = petm("my.petm", "g.parquet", "again.parquet", "--labels", "l.csv")
-    assert f"labels: expected one graded row for each, got {len(names)} entries that name several" in err
+    assert f"labels: expected one graded row for each, got {len(names)} rows with the input of an earlier one" in err
 
 
 def test_a_labelled_part_that_is_not_random_is_noticed(petm):
@@ -246,7 +246,7 @@ def test_what_is_refused(petm):
         (("none.petm", "g.csv"), 1, "Error: none.petm: expected"),
         (("my.petm", "none.csv"), 1, "Error: none.csv: expected"),
         (("my.petm", "g.csv"), 1, "Error: g.csv: expected grades by this bundle, got "),
-        (("my.petm", "g.csv", "--labels", "none.csv"), 1, "Error: none.csv: expected labels "),
+        (("my.petm", "g.csv", "--labels", "none.csv"), 1, "Error: none.csv: expected a table "),
         (("my.petm", "g.csv", "--confidence", "2"), 1, "Error: confidence: expected"),
         (("my.petm", "g.csv", "--alpha", "0"), 1, "Error: alpha: expected"),
         (("my.petm", "g.csv", "--window", "0"), 1, "Error: window: expected"),

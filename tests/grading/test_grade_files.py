@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import json
 import os
@@ -19,10 +20,10 @@ from torch import Tensor
 from networks import TinyCNN, images, randomise, seeded
 from petm.adapter.model import attach_adapter
 from petm.data.base import TensorData
-from petm.data.reader import Reader
-from petm.data.sources import open_sources
-from petm.errors import DataError, PetmWarning, RunError
-from petm.grading.grade_files import check_output, grade_files, parts_folder
+from petm.data.reader import Reader, Tokenizer
+from petm.data.sources import Row, open_sources
+from petm.errors import ArgumentError, DataError, PetmWarning, RunError
+from petm.grading.grade_files import check_apart, check_output, grade_files, parts_folder
 from petm.grading.grade_table import SCHEMA, read_grades
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.grades import Grades
@@ -259,6 +260,67 @@ def test_killed_at_chosen_moments_every_row_is_there_once(tmp_path: Path) -> Non
     np.testing.assert_allclose(found, [*x.flatten(1).sum(1).tolist(), *[16 * 0.2] * 30], rtol=1e-5)
 
 
+def test_an_audit_draws_the_same_rows_after_an_interrupt_and_in_any_batches(
+    grader: Grader, arrays: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petm.grading.grade_files.PART_ROWS", 10)
+    how: dict[str, Any] = {"told": {}, "audit": 0.5}
+    sources = open_sources(["a.npz"])
+    for name, size in (("one.parquet", 4), ("two.csv", 7), ("three.jsonl", 5)):
+        with pytest.raises(KeyboardInterrupt):
+            grade_files(Failing(grader, 3), sources, READER, Path(name), batch_size=size, **how)
+        with pytest.raises(RunError, match="other settings"):
+            grade_files(grader, sources, READER, Path(name), batch_size=size, told={}, audit=0.5, seed=1)
+        summary = grade_files(grader, sources, READER, Path(name), batch_size=size, **how)
+        assert summary.drawn == sum(row["audit"] for row in graded(name))
+    one, *others = ([*map(dict, graded(name))] for name in ("one.parquet", "two.csv", "three.jsonl"))
+    for rows in others:
+        assert [row["audit"] for row in rows] == [row["audit"] for row in one]
+        assert [row["sha256"] for row in rows] == [row["sha256"] for row in one]
+    assert [row["chance"] for row in one] == [0.5 if row["grade"] == "trusted" else 1 for row in one]
+    assert not any(row["audit"] for row in one if row["grade"] == "suspect")
+    trusted = [row for row in one if row["grade"] == "trusted"]
+    assert 0 < sum(row["audit"] for row in trusted) < len(trusted)
+    content = [hashlib.sha256(each.tobytes()).hexdigest() for each in np.load("a.npz")["x"]]
+    assert [row["sha256"] for row in one] == content
+    assert {row["audit"] for row in graded_without(grader)} == {None}
+
+
+def test_grades_in_memory_tell_whom_to_review(grader: Grader) -> None:
+    grades = grader.grade(images(200))
+    chosen, chance = grades.to_review(0.25)
+    assert (chosen[~grades.trusted]).all()
+    assert 0 < chosen[grades.trusted].sum() < grades.trusted.sum() / 2
+    assert chance.tolist() == [0.25 if trusted else 1 for trusted in grades.trusted]
+    with pytest.raises(ArgumentError, match="audit"):
+        grades.to_review(0)
+
+
+def graded_without(grader: Grader) -> list[dict[str, Any]]:
+    grade_files(grader, open_sources(["a.npz"]), READER, Path("none.parquet"), told={})
+    return graded("none.parquet")
+
+
+@pytest.mark.parametrize("audit", [0, -0.1, 1.5, 200, float("nan")])
+def test_an_audit_that_is_no_share_is_refused(grader: Grader, arrays: Tensor, audit: float) -> None:
+    with pytest.raises(ArgumentError, match="audit"):
+        grade_files(grader, open_sources(["a.npz"]), READER, Path("g.csv"), told={}, audit=audit)
+    assert not parts_folder(Path("g.csv")).exists()
+
+
+def test_hashes_are_of_the_file_and_of_the_text_and_need_no_second_name(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes(b"none")
+    reader = Reader(size=(4, 4), channels=1)
+    rows = [row for source in open_sources([tmp_path]) for some in source.rows(0, 9, 9) for row in some]
+    found = reader.read(rows, hashed=True)
+    assert found.hashes == [hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest(), None]
+    assert reader.read(rows).hashes is None
+    tokenizer = Tokenizer(None, {}, False, "", lambda texts, _: {"input_ids": [[1]] * len(texts)})
+    read = Reader(encoder=tokenizer).read([Row("t.csv", 2, "h\u00e9")], hashed=True)
+    assert read.hashes == [hashlib.sha256("h\u00e9".encode()).hexdigest()]
+
+
 class Interrupting:
     """Graded inputs at the second look at whose rows Ctrl-C is pressed."""
 
@@ -304,5 +366,9 @@ def test_an_output_that_is_an_input_or_among_the_inputs_is_refused(grader: Grade
     for source, output in ((folder, folder / "g.csv"), ("a.npz", Path("a.parquet"))):
         with pytest.raises(RunError, match=r"^output: expected a place apart from the inputs"):
             grade_files(grader, open_sources([source]), READER, output, told={}, overwrite=True)
+    Path("graded.parquet").mkdir()
+    check_apart(Path("graded.parquet"), ["a.npz"])  # beside it is no clash
+    with pytest.raises(RunError, match=r"^output: "):
+        check_apart(Path("graded.parquet").parent.resolve(), ["a.npz"])
     assert Path("a.npz").read_bytes() == before
     assert [path.name for path in folder.iterdir()] == ["0.png"]

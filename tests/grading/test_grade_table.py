@@ -29,7 +29,7 @@ def made() -> pa.Table:
 def test_rows_by_hand() -> None:
     rows = made().to_pylist()
     assert rows[0] == {
-        "input": "a.png", "row": None, "label": 1, "label_name": "y", "second": 1, "second_name": "y",
+        **dict.fromkeys(SCHEMA.names), "input": "a.png", "label": 1, "label_name": "y", "second": 1, "second_name": "y",
         "probability": 0.01, "suspicion": 0.1, "grade": "trusted", "reason": None, "true_label": 1,
     }  # fmt: skip
     assert rows[1] == {

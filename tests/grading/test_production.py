@@ -1,11 +1,14 @@
 """Graded production data in one pass: counts by window against a plain count of all rows, labels, memory."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
 
 from graded_tables import THRESHOLD, graded, write
+from petm.data.reviewed import read_reviewed
 from petm.errors import ArgumentError, DataError
 from petm.grading.grade_table import SCHEMA, grade_table
 from petm.grading.grades import Grades
@@ -66,25 +69,82 @@ def test_windows_of_so_many_rows_go_across_files(tmp_path, window):
         assert {name: getattr(each, name) for name in expected} == expected
 
 
+def reviewed(tmp_path, grades, lines):
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return read_reviewed([path], grades, ("cat", "dog", "cow"), fewest=1)
+
+
 def test_labels_of_another_file_go_before_those_in_the_grades(tmp_path):
     table = graded(200, labelled=0.3)
     path = write(table, tmp_path / "g.parquet")
     rows = table.to_pylist()
-    labels = {(row["input"], None): 0 for row in rows[:50]} | {("absent.png", None): 1, (rows[0]["input"], 4): 2}
-    found = read_production([path], THRESHOLD, labels=dict(labels))
-    told = [{**row, "true_label": labels.get((row["input"], None), row["true_label"])} for row in rows]
+    labels = {row["input"]: 0 for row in rows[:50] if row["grade"] != "unreadable"}
+    lines = [{"input": name, "label": 0} for name in labels]
+    lines += [{"input": "absent.png", "label": 1}, {"input": rows[0]["input"], "row": 4, "label": 2}]
+    told = [{**row, "true_label": labels.get(row["input"], row["true_label"])} for row in rows]
     expected, _ = by_hand(told)
-    assert {name: getattr(found.windows[0], name) for name in expected} == expected
-    assert found.matched == (50, 0)
-    assert read_production([path, path], THRESHOLD, labels=dict(labels)).matched == (50, 50)
+    for paths in ([path], [path, path]):  # a row that is there again counts once
+        found = read_production(paths, THRESHOLD, reviewed=reviewed(tmp_path, paths, lines))
+        assert {name: getattr(found.windows[0], name) for name in expected} == expected
+    for window in (7, 200):
+        found = read_production([path], THRESHOLD, reviewed=reviewed(tmp_path, [path], lines), window=window)
+        assert sum(each.wrong_trusted for each in found.windows) == expected["wrong_trusted"]
+
+
+def test_an_audit_counts_by_its_chance_and_nobody_can_tell_is_the_worse_answer(tmp_path):
+    table = graded(4000, labelled=0.0, unreadable=0.05)
+    trusted, suspect = (np.array(table["grade"].to_pylist()) == grade for grade in ("trusted", "suspect"))
+    marks = trusted & (np.random.default_rng(1).random(4000) < 0.1)
+    columns = {"chance": np.where(trusted, 0.1, 1.0), "audit": marks}
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, mask=~(trusted | suspect)))
+    path = write(table, tmp_path / "g.parquet")
+    chosen = [row for row in table.to_pylist() if row["audit"] or row["grade"] == "suspect"]
+    lines = [{"input": row["input"], "label": row["label"]} for row in chosen]
+    others = [row["input"] for row in table.to_pylist() if row["audit"] is False and row["grade"] == "trusted"]
+    lines += [{"input": name, "label": 0} for name in others[:30]]  # chosen by somebody
+    untold = [next(row["input"] for row in chosen if row["grade"] == grade) for grade in ("trusted", "suspect")]
+    for line in lines:
+        line |= {"label": None, "decision": "cannot tell"} if line["input"] in untold else {}
+    labels = reviewed(tmp_path, [path], lines)
+    assert (len(labels.labels), labels.undrawn, labels.unmatched) == (len(chosen), 30, 0)
+    found = read_production([path], THRESHOLD, reviewed=labels)
+    counts = found.labelled
+    assert (counts.trusted.tolist(), counts.wrong.tolist(), counts.found) == ([marks.sum()], [1], 0)
+    assert {chance: int(each.sum()) for chance, each in counts.drawn.items()} == {0.1: marks.sum(), 1.0: suspect.sum()}
+    assert found.untold == 1
+    of_suspects = [line for line in lines if line["input"] in {r["input"] for r in chosen if r["grade"] == "suspect"}]
+    with pytest.raises(DataError, match=r"^labels.*--audit"):
+        read_production([path], THRESHOLD, reviewed=reviewed(tmp_path, [path], of_suspects))
+
+
+def test_grades_that_a_service_was_writing_when_it_was_killed(tmp_path):
+    table = graded(60, labelled=0.0, unreadable=0)
+    path = write(table, tmp_path / "g.jsonl")
+    path.write_bytes(path.read_bytes()[:-40])
+    lines = [{"input": row["input"], "label": row["label"]} for row in table.to_pylist()[:-1]]
+    labels = reviewed(tmp_path, [path], lines)
+    found = read_production([path], THRESHOLD, reviewed=labels)
+    assert (labels.rows, found.windows[0].rows) == (59, 59)
+    (tmp_path / "folder.parquet").mkdir()
+    parts = [write(table.slice(30 * part, 30), tmp_path / "folder.parquet" / f"{part}.parquet") for part in range(2)]
+    assert len(parts) == 2
+    labels = reviewed(tmp_path, [tmp_path / "folder.parquet"], lines)
+    found = read_production([tmp_path / "folder.parquet"], THRESHOLD, reviewed=labels)
+    assert found.labelled.trusted.sum() + found.labelled.suspects == 59
+    text = path.read_text().splitlines()
+    path.write_text("\n".join([text[0][:20], *text[1:]]))
+    with pytest.raises(DataError, match=r"g\.jsonl"):
+        reviewed(tmp_path, [path], lines)
 
 
 def test_rows_of_a_file_are_told_apart(tmp_path):
     grades = Grades(*(np.zeros(3, np.int64),) * 2, *(np.zeros(3),) * 2, np.ones(3, bool))
     path = write(grade_table(["t.csv"] * 3, [1, 2, 3], grades, ()), tmp_path / "g.csv")
-    found = read_production([path], THRESHOLD, labels={("t.csv", 2): 1, ("t.csv", 3): 0, ("t.csv", None): 1})
+    lines = [{"input": "t.csv", "row": row, "label": label} for row, label in ((2, 1), (3, 0), (None, 1))]
+    found = read_production([path], THRESHOLD, reviewed=reviewed(tmp_path, [path], lines))
     assert (found.windows[0].labelled_trusted, found.windows[0].wrong_trusted) == (2, 1)
-    assert found.matched == (2, 0)
 
 
 def test_a_threshold_for_each_class(tmp_path):

@@ -85,12 +85,13 @@ def test_workers_write_the_rows_of_one_process_though_one_is_killed(
 
     one, two, three = (tmp_path / f"{name}.parquet" for name in ("one", "two", "three"))
     grader, reader = open_slow_grader(0)
-    grade_files(grader, sources(), reader, one, told={}, labelled=True)
+    grade_files(grader, sources(), reader, one, told={}, labelled=True, audit=0.3)
     opened = partial(open_dying_grader, tmp_path / "killed")
-    grade_on_ray(opened, sources(), two, workers=2, batch_size=8, labelled=True)
+    grade_on_ray(opened, sources(), two, workers=2, batch_size=8, labelled=True, audit=0.3)
     assert cluster == [True], "who starts it ends it, and nobody else"
     assert (tmp_path / "killed").exists()
     assert graded(two) == graded(one)
+    assert any(row[12] for row in graded(two)), "drawn for the audit"
     assert [row[1] for row in graded(two)] == [*range(500), None, *range(400)]
     suspicion = [row[7] for row in graded(two) if row[1] is not None]
     assert suspicion == pytest.approx(place.flatten(1).double().sum(1).tolist(), rel=1e-6)

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from petm.errors import ArgumentError
-from petm.selective.audit import inverse_chances, thinned
+from petm.selective.audit import drawn, inverse_chances, thinned
 from petm.selective.monitoring import LabelledCounts
 from petm.selective.probability import fit_probability
 from petm.selective.targets import Coverage, Disagreement, MaxRisk, Recall
@@ -154,3 +154,15 @@ def test_the_check_of_a_recall_from_a_review_queue_is_right():
         found = LabelledCounts(threshold).add(suspicion < OLD, wrong, chance=chance).check().found
         covered += found.low <= OLD**4 <= found.high
     assert draws - covered <= binom.ppf(0.9999, draws, 0.1)
+
+
+def test_each_sample_is_drawn_by_a_coin_of_its_own():
+    places = [(f"{number}.png", None) for number in range(20_000)]
+    found = drawn(places, AUDIT)
+    assert abs(found.sum() - 1000) < 5 * np.sqrt(1000 * 0.95)
+    order = np.random.default_rng(0).permutation(len(places))
+    assert (drawn([places[place] for place in order], AUDIT) == found[order]).all()
+    both = (found & drawn(places, AUDIT, seed=1)).sum()
+    assert abs(both - 50) < 5 * np.sqrt(50)
+    assert drawn(places[:100], 1.0).all()
+    assert not (found & ~drawn(places, 2 * AUDIT)).any(), "a greater share holds the smaller one"

@@ -33,7 +33,12 @@ from networks import TwelveClasses, randomise, seeded
 from petm.adapter.model import attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
+from petm.data.reader import Reader
+from petm.data.reviewed import read_reviewed
+from petm.data.sources import open_sources
 from petm.data.texts import Tokenized, read_texts
+from petm.grading.grade_files import grade_files
+from petm.grading.grade_table import read_grades
 from petm.grading.grader import Grader, fit_grader, load
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.hf_classifier import load_classifier
@@ -199,13 +204,19 @@ def command(bundle: Path, port: int, *more: str) -> Iterator[str]:
 
 
 @contextmanager
-def service(bundle: Path, port: int, *, labels: Path | None = None, key: str | None = None) -> Iterator[str]:
+def service(
+    bundle: Path, port: int, *, labels: Path | None = None, key: str | None = None, **more: Any
+) -> Iterator[str]:
     """The same service in a thread, as most tests of the page need: no process has to import PyTorch."""
     grader = load(bundle, trust_bundle_code=True)
     inputs = grader.origin.inputs
     processor = load_processor(inputs.processor) if inputs.processor else None
     app, _ = make_app(
-        lambda limits: GraderEngine(grader, reader_for(inputs, limits, processor)), Limits(), labels=labels, key=key
+        lambda limits: GraderEngine(grader, reader_for(inputs, limits, processor)),
+        Limits(),
+        labels=labels,
+        key=key,
+        **more,
     )
     server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", log_config=None, lifespan="on"))
     with closing(listening("127.0.0.1", port)) as listener:
@@ -335,6 +346,83 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@in_browser
+@pytest.mark.slow
+def test_a_queue_is_reviewed_without_seeing_which_are_suspect(
+    browser: Browser, served: Served, digits: tuple[Data, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    for number, image in enumerate((digits[2].inputs(range(60))[:, 0].numpy() * 255).round().astype(np.uint8)):
+        Image.fromarray(image).save(tmp_path / "images" / f"{number:02}.png")
+    reader = Reader(size=(28, 28), channels=1)
+    archive, labels = tmp_path / "g.parquet", tmp_path / "labels.jsonl"
+    grade_files(served.grader, open_sources(["images"]), reader, archive, told={}, audit=0.3)
+    rows = {row["sha256"]: row for batch in read_grades(archive) for row in batch.to_pylist()}
+    total = sum(row["grade"] == "suspect" or row["audit"] for row in rows.values())
+    drawn = sum(row["audit"] for row in rows.values())
+    assert drawn > 5
+    assert total > drawn + 2
+    with service(served.bundle, free_port(), labels=labels, queue=[str(archive)]) as address:
+        browser.open(address)
+        browser.wait_for("#progress", f"0 of {total} reviewed")
+        browser.wait_for("#start-review", "Review the queue")
+        browser.one("#start-review").click()
+        if folder := os.environ.get("PETM_PICTURES"):
+            browser.driver.save_screenshot(f"{folder}/queue.png")
+        seen = []
+        for place in range(total):
+            browser.wait_for("#progress", f"{place} of {total} reviewed")
+            assert not re.search("suspect|trusted|suspicion|probability", browser.text("#review"), re.IGNORECASE)
+            assert not browser.all("#case table, #case .badge, #candidates .key.second")
+            script = "return document.querySelector('#queue [aria-current=step]').dataset.id"
+            seen.append(browser.driver.execute_script(script))
+            browser.decide("x" if place == 1 else "c")
+        browser.wait_for("#progress", f"{total} of {total} reviewed")
+        browser.wait_for("#decided", "saved")
+        browser.one("#case .badge")
+        if folder:
+            browser.driver.save_screenshot(f"{folder}/queue-end.png")
+        until(lambda: len(lines(labels)) == total)
+        browser.open(address)
+        browser.wait_for("#told", f"The labels file holds decisions on {total} inputs.")
+        assert not browser.all("#queue button")
+        assert browser.faults() == []
+    told = lines(labels)
+    assert [line["sha256"] for line in told] == seen
+    assert [line["label"] for line in told] == [None if n == 1 else rows[s]["label"] for n, s in enumerate(seen)]
+    assert [line.get("decision") for line in told] == [None, "cannot tell", *[None] * (total - 2)]
+    grades = [rows[digest]["grade"] for digest in seen]
+    assert grades != sorted(grades)
+    assert grades != sorted(grades, reverse=True)
+    reviewed = read_reviewed([labels], [archive], tuple("0123456789"), fewest=1)
+    reviewed.check_drawn()
+    assert (reviewed.by_content, reviewed.unmatched, reviewed.trusted.sum()) == (total, 0, drawn)
+
+
+@in_browser
+@pytest.mark.slow
+def test_an_audit_of_what_is_dropped_is_reviewed_beside_the_suspects(
+    browser: Browser, served: Served, tmp_path: Path
+) -> None:
+    labels, grades = tmp_path / "labels.jsonl", tmp_path / "grades.jsonl"
+    with service(served.bundle, free_port(), labels=labels, grades=grades, audit=1.0) as address:
+        browser.open(address)
+        browser.drop(served.images)
+        browser.wait_for("#summary", "10 inputs: 0 trusted, 0 suspect, 9 to review, 1 unreadable.")
+        assert len(browser.all("#cards .badge")) == 1, "that of the unreadable one"
+        browser.one("#start-review").click()
+        for place in range(9):
+            browser.wait_for("#progress", f"{9 - place} to review")
+            assert not re.search("suspect|trusted|suspicion", browser.text("#case"), re.IGNORECASE)
+            browser.decide("c")
+        browser.wait_for("#summary", "10 inputs: 4 trusted, 5 suspect, 1 unreadable.")
+        until(lambda: len(lines(labels)) == 9)
+    reviewed = read_reviewed([labels], [grades], tuple("0123456789"), fewest=1)
+    reviewed.check_drawn()
+    assert (len(reviewed.labels), reviewed.trusted.sum(), reviewed.rows) == (9, 4, 9)
 
 
 @in_browser

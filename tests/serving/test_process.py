@@ -31,6 +31,7 @@ from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.data.base import Data
 from petm.errors import BundleError, ModelError, RunError
+from petm.grading.grade_table import read_grades
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.selective.targets import Recall
@@ -163,6 +164,35 @@ def test_sigterm_under_load_answers_every_accepted_request(serve: Serve, request
     assert min(right) > 0
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_kill_9_loses_no_grade_that_was_answered(
+    serve: Serve, requests: list[tuple[bytes, int]], tmp_path: Path
+) -> None:
+    grades = tmp_path / "grades.jsonl"
+    process, port = serve("--grades-file", str(grades), "--audit", "0.5")
+    answered = [0] * 4
+
+    def client(number: int) -> None:
+        with suppress(OSError, http.client.HTTPException):
+            for place in range(number, 10**9, 4):
+                answered[number] += ask(port, "POST", "/grade", requests[place % len(requests)][0])[0] == 200
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    while sum(answered) < 100:
+        time.sleep(0.01)
+    process.kill()
+    for thread in threads:
+        thread.join(60)
+    assert sum(len(batch) for batch in read_grades(grades)) >= sum(answered)
+    process, port = serve("--grades-file", str(grades), "--audit", "0.5")
+    assert ask(port, "POST", "/grade", requests[0][0])[0] == 200
+    assert grades.read_bytes().endswith(b"\n")
+    process.terminate()
+    assert process.wait(60) == 0
 
 
 def told(port: int, content: bytes, patience: float = 30) -> bytes:
@@ -403,6 +433,26 @@ def test_a_host_that_is_not_of_this_machine() -> None:
 def test_a_size_that_is_no_number(petm: Petm, tmp_path: Path, size: str) -> None:
     code, told = petm("serve", tmp_path / "any.petm", "--max-body-mib", size)
     assert (code, "--max-body-mib: expected" in told) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--queue", "g.csv"], 2, "--queue: expected --labels-file"),
+        (["--audit", "0.1"], 2, "--audit: expected --grades-file"),
+        (["--audit", "200", "--grades-file", "g.jsonl"], 1, "audit: expected a share"),
+        (["--grades-file", "g.csv"], 2, "--grades-file: expected a name"),
+        (["--queue", "g.csv", "--labels-file", "l.jsonl"], 1, "queue: expected an existing file"),
+        (["--queue", "g.csv", "--labels-file", "l.jsonl", "--grades-file", "h.jsonl"], 2, "expected no --grades-file"),
+    ],
+)
+def test_files_of_a_review_that_do_not_go_together(
+    petm: Petm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, told = petm("serve", "any.petm", *arguments)
+    assert (found, message in told) == (code, True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("key", ["short", "ü" * 20, "with a\nline between"])

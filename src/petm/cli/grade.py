@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 @click.option("--labels", "labelled", is_flag=True, help="Read true labels too, and judge the grades by them.")
 @click.option("--label-column", default="label", show_default=True, help="Column of true labels in tables.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Inputs in one pass.")
+@click.option(
+    "--audit",
+    type=float,
+    help="Share of the trusted to draw for review, such as 0.05: each by its own coin, so that labels of suspects and "
+    "drawn ones tell about all. A share, as a fixed number would give each a chance that depends on the others.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the draw for --audit.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file, or parts of it from another run.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where to run.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Workers of --engine ray.")
@@ -46,6 +53,8 @@ def grade(
     labelled: bool,
     label_column: str,
     batch_size: int,
+    audit: float | None,
+    seed: int,
     overwrite: bool,
     engine: str,
     workers: int,
@@ -70,7 +79,9 @@ def grade(
     from petm.cli.graders import inputs_at, open_both, open_grader, reader_of
     from petm.data.sources import open_sources
     from petm.grading.grade_files import check_apart, check_output, grade_files
+    from petm.selective.audit import check_audit
 
+    check_audit(audit)
     bundle = place.bundle
     output = locate(where) if where is not None else None
     file = check_output(output, overwrite=overwrite) if output is not None and engine == "local" else None
@@ -85,7 +96,7 @@ def grade(
     reader = reader_of(read_as, place.trust_remote_code)
     columns = {"text_column": read_as.text_column, "label_column": label_column if labelled else None}
     sources = open_sources(paths, keep_faults="-" in inputs, **columns)
-    how: Any = {"batch_size": batch_size, "labelled": labelled}
+    how: Any = {"batch_size": batch_size, "labelled": labelled, "audit": audit, "seed": seed}
     if engine == "ray":
         from petm.grading.ray_engine import grade_on_ray
 
@@ -101,6 +112,10 @@ def grade(
         told["label_column"] = label_column
         summary = grade_files(grader, sources, reader, file, told=told, overwrite=overwrite, **how)
     _report(summary, grader.threshold, output, as_json=as_json)
+    if audit is not None:
+        click.echo(f"{summary.drawn} of the trusted are drawn for an audit, each with a chance of {audit:g}.", err=True)
+    if audit is not None and output is not None:
+        click.echo(f"Next: petm serve {bundle} --queue {output} --labels-file labels.jsonl", err=True)
 
 
 def _listed() -> list[str]:
@@ -124,7 +139,7 @@ def _summary_of(output: "Located", labelled: bool) -> "Summary":
     from petm.grading.summary import Summary
 
     summary = Summary(labelled=labelled)
-    for batch in read_grades(output, None if labelled else ["grade", "reason"]):
+    for batch in read_grades(output, None if labelled else ["grade", "reason", "audit"]):
         summary.add(pa.Table.from_batches([batch]))
     return summary
 
@@ -174,7 +189,8 @@ def _report(summary: "Summary", threshold: "Threshold", output: "Located | None"
             err=True,
         )
     if as_json:
-        told: dict[str, object] = {"inputs": total, **counts} | ({"output": str(output)} if output else {})
+        drawn = {"audit": summary.drawn} if summary.drawn else {}
+        told: dict[str, object] = {"inputs": total, **counts, **drawn} | ({"output": str(output)} if output else {})
         options.print_json(told | ({"judged": judged} if judged else {}))
     unreadable = f", {counts['unreadable']} unreadable" if counts["unreadable"] else ""
     click.echo(f"{total} inputs: {counts['trusted']} trusted, {counts['suspect']} suspect{unreadable}.", err=True)

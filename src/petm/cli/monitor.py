@@ -29,7 +29,7 @@ VIOLATED = 3
     "label_files",
     multiple=True,
     type=options.PATH,
-    help="CSV, JSON Lines or Parquet with input[,row],label, or a labels file of petm serve; repeatable.",
+    help="CSV, JSON Lines or Parquet with input[,row] or sha256, and label; or what petm serve writes; repeatable.",
 )
 @click.option("--window", type=int, help="Rows of one point in the figure. Absent: one point a file.")
 @click.option("--confidence", type=float, help="Confidence of the intervals. Absent: that of the guarantee, or 0.95.")
@@ -57,19 +57,27 @@ def monitor(
     """Tell whether the guaranteed risk still holds, from files that petm grade wrote in production.
 
     Where true labels are known, in the column true_label or from --labels, the error rate among the trusted and its
-    exact interval are compared with the guarantee; the labelled must be a random sample of the trusted. Without labels,
-    suspicion in production is tested against that of the calibration samples.
+    exact interval are compared with the guarantee. The labelled must be a random sample of the trusted, or the
+    suspects and those that petm grade --audit has drawn, which count by their chance; "cannot tell" counts as wrong.
+    Without labels, suspicion in production is tested against that of the calibration samples.
 
     Exit codes: 3 where the guarantee is violated (with --fail-on-drift also where suspicion has drifted), 0 where it
     is not or cannot be decided, 1 where a file could not be read, 2 for a wrong option.
     """
-    from petm.data.labels import read_true_labels
+    from petm.data.reviewed import read_reviewed
     from petm.report.monitor_report import monitor as compare
 
     threshold, measured, classes = _graded_by(bundle)
-    labels = read_true_labels(label_files, classes)
+    reviewed = read_reviewed(label_files, grades, classes, fewest=1) if label_files else None
     found = compare(
-        threshold, measured, grades, labels=labels, classes=classes, window=window, confidence=confidence, alpha=alpha
+        threshold,
+        measured,
+        grades,
+        reviewed=reviewed,
+        classes=classes,
+        window=window,
+        confidence=confidence,
+        alpha=alpha,
     )
     code = VIOLATED if found.guarantee.verdict == "violated" or (found.drifted and fail_on_drift) else 0
     result = {**found.as_json(), "exit_code": code}

@@ -34,13 +34,20 @@ MEBI = 2**20
 )
 @click.option("--allowed-host", "hosts", multiple=True, help="Host name that requests may use; repeatable.")
 @click.option("--labels-file", type=options.PATH, help="JSON Lines file for labels that people give to inputs.")
+@click.option(
+    "--queue", multiple=True, help="File of petm grade whose suspects and audit rows are reviewed; repeatable."
+)
+@click.option("--grades-file", type=options.PATH, help="JSON Lines file (.jsonl) for the grades of all that is sent.")
+@click.option(
+    "--audit", type=float, help="Share of the trusted that the page draws for review, such as 0.05; with --grades-file."
+)
 @click.option("--max-batch", "batch", default=64, show_default=True, help="Inputs in one pass; 1 batches nothing.")
 @click.option("--max-wait-ms", default=2.0, show_default=True, help="Most milliseconds to wait for other inputs.")
 @click.option("--max-body-mib", default=32.0, show_default=True, help="Most MiB in a request's body.")
 @click.option("--max-pixels", "pixels", default=24_000_000, show_default=True, help="Most pixels of an image.")
 @click.option("--max-characters", "characters", default=200_000, show_default=True, help="Most characters of a text.")
 @click.option("--max-inputs", default=256, show_default=True, help="Most inputs in one request.")
-@click.option("--queue", default=1024, show_default=True, help="Inputs accepted and not yet answered; beyond, 429.")
+@click.option("--max-waiting", default=1024, show_default=True, help="Inputs accepted and not yet answered, else 429.")
 @click.option("--max-connections", "connections", default=512, show_default=True, help="Most connections open at once.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds for receiving a body, and for its answer.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a pass. Absent: all cores but one.")
@@ -53,10 +60,13 @@ def serve(
     api_key_file: Path | None,
     hosts: tuple[str, ...],
     labels_file: Path | None,
+    queue: tuple[str, ...],
+    grades_file: Path | None,
+    audit: float | None,
     max_wait_ms: float,
     max_body_mib: float,
     max_inputs: int,
-    queue: int,
+    max_waiting: int,
     threads: int | None,
     device: str,
     **more: Any,
@@ -69,6 +79,7 @@ def serve(
     from petm._internal.extras import import_extra
 
     key = _read_key(api_key_file)
+    _check_files(queue, labels_file, grades_file, audit)
     import_extra("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
     from petm.serving.engine_process import EngineProcess
     from petm.serving.limits import Limits
@@ -77,8 +88,8 @@ def serve(
 
     if not math.isfinite(max_body_mib):
         raise click.UsageError(f"--max-body-mib: expected a number above 0, got {max_body_mib}.")
-    body, inputs = int(max_body_mib * MEBI), min(max_inputs, queue)
-    limits = Limits(wait=max_wait_ms / 1000, body=body, inputs=inputs, queue=queue, **more)
+    body, inputs = int(max_body_mib * MEBI), min(max_inputs, max_waiting)
+    limits = Limits(wait=max_wait_ms / 1000, body=body, inputs=inputs, queue=max_waiting, **more)
     make = partial(_make_engine, limits, place, device, threads)
     if key is None and not is_loopback(host):
         click.echo("Warning: listening beyond this machine without a key. See --api-key-file.", err=True)
@@ -90,6 +101,9 @@ def serve(
         host=host,
         port=port,
         labels=labels_file,
+        queue=queue,
+        grades=grades_file,
+        audit=audit,
         key=key,
         hosts=hosts,
         started=lambda address: click.echo(f"{address} serves {place.bundle}; Ctrl-C or SIGTERM ends it.", err=True),
@@ -105,6 +119,23 @@ def _read_key(path: Path | None) -> str | None:
             "Make one: openssl rand -hex 32."
         )
     return key
+
+
+def _check_files(queue: tuple[str, ...], labels: Path | None, grades: Path | None, audit: float | None) -> None:
+    """Raises UsageError or PetmError where the files of a review do not go together."""
+    from petm.selective.audit import check_audit
+
+    check_audit(audit)
+    if queue and labels is None:
+        raise click.UsageError("--queue: expected --labels-file beside it, for the decisions, got none.")
+    if audit is not None and grades is None:
+        raise click.UsageError("--audit: expected --grades-file beside it, for the chances of the draw, got none.")
+    if grades is not None and grades.suffix.lower() != ".jsonl":
+        raise click.UsageError(f"--grades-file: expected a name that ends in .jsonl, got {grades}.")
+    if queue and grades is not None:
+        raise click.UsageError("--queue: expected no --grades-file beside it, as the page grades the queue once more.")
+    for path in queue:
+        options.check_readable("queue", Path(path))
 
 
 def _make_engine(limits: "Limits", place: options.GraderPlace, device: str, threads: int | None) -> "GraderEngine":

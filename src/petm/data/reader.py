@@ -1,8 +1,11 @@
 """From rows to a classifier's inputs: a row that cannot be read gets a reason, and the others are read."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, Unpack
 
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 
 from petm._internal.storage import RemotePath
 from petm.data.images import WORKERS, FormSettings, ImageError, ImageForm, decode, form_of
-from petm.data.sources import Row
+from petm.data.sources import Content, Row
 from petm.errors import DataError
 
 _REQUESTS = 32
@@ -43,10 +46,15 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Readings:
-    """Inputs of the rows that could be read, in order (None where there are none), and why each other was not."""
+    """Inputs of the rows that could be read, in order (None where there are none), and why each other was not.
+
+    Where hashes were asked for, ``hashes`` has one for each row that was read: the SHA-256 of an image file, a text in
+    UTF-8, or the numbers of an array.
+    """
 
     inputs: Arrays | None
     reasons: list[str | None]
+    hashes: list[str | None] | None = None
 
 
 class Reader:
@@ -67,16 +75,28 @@ class Reader:
             self.form = form_of(b"", "", **form)
         self._pool, self._requests = ThreadPoolExecutor(WORKERS), ThreadPoolExecutor(_REQUESTS)
 
-    def read(self, rows: Sequence[Row]) -> Readings:
-        """Returns the inputs of the rows that can be read, and why the others cannot."""
+    def read(self, rows: Sequence[Row], *, hashed: bool = False) -> Readings:
+        """Returns the inputs of the rows that can be read, and why the others cannot; with ``hashed`` their hashes."""
         if self.encoder is not None:
-            return self._texts(self.encoder, rows)
+            found = self._texts(self.encoder, rows)
+            return replace(found, hashes=[_hash(row.content) for row in rows]) if hashed else found
         remote = any(isinstance(row.content, RemotePath) for row in rows)
         pool = self._requests if remote else self._pool
-        made = list(pool.map(self._image, rows))
-        arrays = [answer for answer in made if not isinstance(answer, str)]
-        reasons = [answer if isinstance(answer, str) else None for answer in made]
-        return Readings(np.stack(arrays) if arrays else None, reasons)
+        made = list(pool.map(partial(self._fetched, hashed=hashed), rows))
+        arrays = [answer for answer, _ in made if not isinstance(answer, str)]
+        reasons = [answer if isinstance(answer, str) else None for answer, _ in made]
+        hashes = [digest for _, digest in made] if hashed else None
+        return Readings(np.stack(arrays) if arrays else None, reasons, hashes)
+
+    def _fetched(self, row: Row, *, hashed: bool) -> tuple[NDArray[np.float32] | str, str | None]:
+        """What `_image` returns, and the hash of the content where that could be read and is asked for."""
+        if isinstance(row.content, RemotePath) and row.fault is None:
+            try:
+                row = row._replace(content=row.content.read_bytes())
+            except OSError as error:
+                return f"expected an image, got: {str(error).splitlines()[0].rstrip('.')}", None
+        answer = self._image(row)
+        return answer, None if not hashed or isinstance(answer, str) else _hash(row.content)
 
     def _image(self, row: Row) -> NDArray[np.float32] | str:
         """Float32 ``(C, H, W)``, or why there is none."""
@@ -85,11 +105,6 @@ class Reader:
             return row.fault
         if isinstance(content, np.ndarray):
             return self._array(content)
-        if isinstance(content, RemotePath):
-            try:
-                content = content.read_bytes()
-            except OSError as error:
-                return f"expected an image, got: {str(error).splitlines()[0].rstrip('.')}"
         if not isinstance(content, Path | bytes) or content == b"":
             return "expected an image, got nothing"
         if self.form is None:
@@ -123,6 +138,18 @@ class Reader:
             reasons[readable[index]] = "expected a text with a token in it, got none"
         fields = {name: [values[index] for index in kept] for name, values in encoded.items()}
         return Readings(pad_batch(encoder, fields, self.length) if kept else None, reasons)
+
+
+def _hash(content: Content) -> str | None:
+    if isinstance(content, Path):
+        with suppress(OSError), content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        return None
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogatepass")
+    elif isinstance(content, np.ndarray):
+        content = content.tobytes()
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else None
 
 
 def pad_batch(

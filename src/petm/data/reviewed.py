@@ -11,6 +11,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from petm._internal.storage import Located, locate
 from petm.data.labels import (
     UNLABELLED,
     Label,
@@ -23,7 +24,7 @@ from petm.data.labels import (
     refuse_faults,
     row_number,
 )
-from petm.data.tables import TABLE_SUFFIXES, Record, Table, open_table, unguard
+from petm.data.tables import TABLE_SUFFIXES, Record, Table, find_shards, open_table, unguard
 from petm.errors import DataError
 
 FEWEST = 20
@@ -34,7 +35,7 @@ CANNOT_TELL = "cannot tell"
 Decision = Literal["confirmed", "corrected", "cannot tell"]
 
 _LABELS = ("input", "path", "row", "label", "label_name", "sha256", "decision", "confirmed", "suspicion")
-_GRADES = ("input", "row", "label", "suspicion", "grade", "chance", "sha256")
+_GRADES = ("input", "row", "label", "suspicion", "grade", "chance", "audit", "sha256")
 _CONTENT = ("text", "image")
 """Columns of a table in which an input may lie."""
 
@@ -45,6 +46,7 @@ class Reviewed:
 
     Attributes:
         places: Input and row, as in the grades.
+        numbers: int64 ``(N,)``, positions among all rows of the grades, ascending from 0.
         labels: int64 ``(N,)``, true classes; `UNLABELLED` where the person cannot tell.
         predicted: int64 ``(N,)``, the classes that the base model predicted.
         suspicion: float64 ``(N,)``.
@@ -53,12 +55,14 @@ class Reviewed:
         by_content: Number of inputs that were found by the hash of their content; the others by path and row.
         unmatched: Number of labelled inputs that no row has.
         repeated: Number of rows that were left out, as they hold the input of an earlier row.
+        undrawn: Number of labelled rows that were left out, as they are trusted and the audit did not draw them.
         rows: Number of all rows that could be graded.
         unreached: Number of rows that labels say nothing about: without a chance, or with a lower one than every label.
         unanswered: About how many rows were drawn to be labelled and have no decision; 0 where chance explains it.
     """
 
     places: tuple[Place, ...]
+    numbers: NDArray[np.int64]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     suspicion: NDArray[np.float64]
@@ -67,6 +71,7 @@ class Reviewed:
     by_content: int
     unmatched: int
     repeated: int
+    undrawn: int
     rows: int
     unreached: int
     unanswered: int
@@ -125,7 +130,8 @@ def read_reviewed(
     ``decision`` "cannot tell" needs no label. In the file that ``petm serve`` writes, the last line on an input holds,
     and one without a label takes it back. Elsewhere an empty label means none.
 
-    Grades are what ``petm grade`` writes; a column ``chance`` says with which chance each row was drawn to be labelled.
+    Grades are what ``petm grade`` or ``petm serve --grades-file`` writes, or folders of such Parquet files; a column
+    ``chance`` says with which chance each row was drawn to be labelled, and ``audit`` which of the trusted were.
     Without it, the chance is unknown for labels of a review queue, and 1 for all others, whose labels are said to be
     those of random rows. Hashes of inputs are computed where labels have some and the grades lack them.
 
@@ -133,7 +139,7 @@ def read_reviewed(
         labels: Files of labels.
         grades: Files of grades.
         classes: ``K`` class names of the grader.
-        fewest: Fewest labelled inputs.
+        fewest: Fewest labelled inputs; 1 takes labels of one class, too.
         content: Columns of the graded tables in which texts or encoded images lie.
 
     Raises:
@@ -148,15 +154,21 @@ def read_reviewed(
     by_hash, by_place = _index(entries, numbers)
     found: list[tuple[Any, ...]] = []
     chances, answered = Counter[float | None](), Counter[float | None]()
-    used, repeated, by_content = set[int](), 0, 0
-    for path in map(Path, grades):
+    used, left, by_content = set[int](), set[int](), 0
+    repeated = undrawn = unreadable = 0
+    for file in (file for each in map(locate, grades) for file in (find_shards(each) if each.is_dir() else [each])):
         hashes = _Hashes(content, by_hash)
-        table = _opened(path, _GRADES, _GRADES[:1], "Name what petm grade wrote.")
+        table = _opened(file, _GRADES, _GRADES[:1], "Name what petm grade wrote.")
+        cut = _cut_off(file)
         for record in table.records():
+            if record.fault is not None and record.number == cut:
+                continue
+            number = chances.total() + unreadable
             if record.fault is not None:
                 raise DataError(f"{table.place(record.number)}: {record.fault.rstrip('.')}. Grade again.")
-            name, row, predicted, suspicion, grade, chance, digest = record.values
+            name, row, predicted, suspicion, grade, chance, marked, digest = record.values
             if grade == "unreadable":
+                unreadable += 1
                 continue
             place = (unguard(name) if table.path.suffix == ".csv" else name), _whole(row, table, record)
             drawn = _chance(chance, table, record)
@@ -176,19 +188,24 @@ def read_reviewed(
             decided = told or entry
             if decided is None:
                 continue
+            mine = {id(each) for each in (entry, told) if each is not None}
+            if drawn is not None and grade == "trusted" and str(marked).lower() == "false":
+                left |= mine
+                undrawn += 1
+                continue
             answered[drawn] += 1
             answer = _answer(predicted, suspicion, table, record)
-            if {id(each) for each in (entry, told) if each is not None} & used:
+            if mine & used:
                 repeated += 1
                 continue
-            used |= {id(each) for each in (entry, told) if each is not None}
+            used |= mine
             by_content += told is not None
-            found.append((place, _label(decided, numbers), *answer, grade == "trusted", drawn))
-    unmatched = len({id(each) for each in (*by_hash.values(), *by_place.values())} - used)
+            found.append((place, number, _label(decided, numbers), *answer, grade == "trusted", drawn))
+    unmatched = len({id(each) for each in (*by_hash.values(), *by_place.values())} - used - left)
     rows = chances.total()
     if not queued and set(chances) == {None}:  # random rows, by the word of whoever labelled them
         chances, found = Counter[float | None](), [(*each[:-1], 1.0) for each in found]
-    return _checked(found, by_content, unmatched, repeated, rows, chances, answered, fewest)
+    return _checked(found, by_content, unmatched, repeated, undrawn, rows, chances, answered, fewest)
 
 
 def _checked(
@@ -196,6 +213,7 @@ def _checked(
     by_content: int,
     unmatched: int,
     repeated: int,
+    undrawn: int,
     rows: int,
     chances: Counter[float | None],
     answered: Counter[float | None],
@@ -203,21 +221,22 @@ def _checked(
 ) -> Reviewed:
     """The joined rows, after checking that there is something to learn from them."""
     if not found:
+        got = f"{unmatched:,} of which none does" + (f", and {undrawn:,} of rows that no audit drew" if undrawn else "")
         raise DataError(
-            f"labels: expected some that name a graded row, got {unmatched:,} of which none does. Name the grades of "
+            f"labels: expected some that name a graded row, got {got}. Name the grades of "
             f"these inputs, or give labels by sha256, or by input and row as in the grades."
         )
     columns = list(zip(*found, strict=True))
-    labels = np.array(columns[1], np.int64)
+    labels = np.array(columns[2], np.int64)
     known = labels[labels != UNLABELLED]
     if len(known) < fewest:
         raise DataError(f"labels: expected at least {fewest} labelled inputs, got {len(known)}. Label some more.")
-    if len(np.unique(known)) == 1:
+    if len(np.unique(known)) == 1 and fewest > 1:
         raise DataError(
             f"labels: expected at least two classes, got class {known[0]} for all {len(known)} inputs. Check the "
             f"column of labels, or label inputs of other classes."
         )
-    drawn = np.array(columns[5], np.float64)
+    drawn = np.array(columns[6], np.float64)
     least = min((chance for chance in drawn[labels != UNLABELLED].tolist() if chance > 0), default=1.0)
     unreached = unanswered = 0
     for chance, count in chances.items():
@@ -227,25 +246,38 @@ def _checked(
             unanswered += round(count * chance) - answered[chance]
     return Reviewed(
         tuple(columns[0]),
+        np.array(columns[1], np.int64),
         labels,
-        np.array(columns[2], np.int64),
-        np.array(columns[3], np.float64),
-        np.array(columns[4], bool),
+        np.array(columns[3], np.int64),
+        np.array(columns[4], np.float64),
+        np.array(columns[5], bool),
         drawn,
         by_content,
         unmatched,
         repeated,
+        undrawn,
         rows,
         unreached,
         unanswered,
     )
 
 
-def _opened(path: Path, columns: Sequence[str], required: Sequence[str], hint: str) -> Table:
+def _opened(path: Located, columns: Sequence[str], required: Sequence[str], hint: str) -> Table:
     if not path.is_file() or path.suffix.lower() not in TABLE_SUFFIXES:
         got = f"a file of the kind '{path.suffix}'" if path.is_file() else "no file there"
         raise DataError(f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}), got {got}. {hint}")
     return open_table(path, columns, required=required, hint=hint)
+
+
+def _cut_off(path: Located) -> int | None:
+    """The last line of JSON Lines, from 1, where it has no end, as a service leaves it that was killed."""
+    if path.suffix.lower() not in (".jsonl", ".ndjson") or not isinstance(path, Path):
+        return None
+    lines, last = 1, b"\n"
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            lines, last = lines + block.count(b"\n"), block[-1:]
+    return lines if last != b"\n" else None
 
 
 def _read_labels(path: Path) -> tuple[list[_Entry], bool]:
@@ -254,11 +286,12 @@ def _read_labels(path: Path) -> tuple[list[_Entry], bool]:
     untyped, faults = path.suffix.lower() == ".csv", dict[str, str]()
     entries: list[_Entry] = []
     held: dict[str, _Entry | None] = {}  # of the file that petm serve appends to
-    queued, last = False, ""
+    queued, cut = False, _cut_off(path)
     for record in table.records():
         last = table.place(record.number)
         if record.fault is not None:
-            faults[last] = record.fault
+            if record.number != cut:
+                faults[last] = record.fault
             continue
         name, other, row, label, label_name, digest, decision, confirmed, suspicion = (
             unguard(value) if untyped and isinstance(value, str) else value for value in record.values
@@ -284,8 +317,6 @@ def _read_labels(path: Path) -> tuple[list[_Entry], bool]:
             held[str(digest)] = entry
         elif entry is not None:
             entries.append(entry)
-    if path.suffix.lower() in (".jsonl", ".ndjson") and last in faults and not path.read_bytes().endswith(b"\n"):
-        del faults[last]  # cut off when the service was killed
     refuse_faults(faults, "Correct it.")
     return entries + [entry for entry in held.values() if entry is not None], queued
 

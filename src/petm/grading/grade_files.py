@@ -30,6 +30,7 @@ from petm.grading.grade_table import GRADE_SUFFIXES, SCHEMA
 from petm.grading.stream import AnyGrader, Graded, Place, grade_stream
 from petm.grading.summary import Summary
 from petm.models import BATCH_SIZE
+from petm.selective.audit import check_audit
 from petm.training.run_folder import forget_finished, open_run
 
 PART_ROWS, PART_SECONDS = 1 << 11, 20.0
@@ -102,6 +103,8 @@ def grade_files(
     told: Mapping[str, Any],
     batch_size: int = BATCH_SIZE,
     labelled: bool = False,
+    audit: float | None = None,
+    seed: int = 0,
     overwrite: bool = False,
 ) -> Summary:
     """Grades inputs into a Parquet, CSV or JSON Lines file, and returns their summary.
@@ -117,14 +120,19 @@ def grade_files(
         told: Whatever else the result depends on, such as the grader, in JSON's types.
         batch_size: Inputs in one pass.
         labelled: Whether true labels are read.
+        audit: Chance of each trusted row to be drawn for review beside the suspects, above 0; None draws none. A run
+            that is resumed, and any batch size, draws the same rows.
+        seed: Seed of the draw.
         overwrite: Whether to replace an existing file, and the parts of another run.
 
     Raises:
+        ArgumentError: ``audit`` is no such chance.
         DataError: There is no input.
         ModelError: The model cannot take the inputs.
         RunError: The file exists, is an input or lies in a folder that is read; its parts belong to another run or are
             in use; or the disk is full.
     """
+    check_audit(audit)
     check_apart(output, [source.name for source in sources])
     forget_finished(parts_folder(output))
     check_output(output, overwrite=overwrite)
@@ -132,11 +140,14 @@ def grade_files(
     if not total:
         raise DataError("inputs: expected at least one, got none. Name files, folders or globs that hold some.")
     told = {**told, "inputs": fingerprint(source.identity() for source in sources), "labels": labelled}
+    drawing: Any = {} if audit is None else {"audit": audit, "seed": seed}
+    told |= drawing
     with open_run(parts_folder(output), told, resume=True, overwrite=overwrite) as run:
         parts = _Parts(run.path)
         with track("grade", total, parts.rows) as progress:
             began, before = time.monotonic(), parts.rows
-            found = grade_stream(grader, sources, reader, start=parts.after, batch_size=batch_size, labelled=labelled)
+            how: Any = {"batch_size": batch_size, "labelled": labelled, **drawing}
+            found = grade_stream(grader, sources, reader, start=parts.after, **how)
             try:
                 for graded in found:
                     parts.add(graded)

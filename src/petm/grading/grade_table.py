@@ -13,6 +13,7 @@ from petm._internal.storage import Located, for_arrow, locate
 from petm.data.tables import FORMULA
 from petm.errors import DataError
 from petm.grading.grades import Grades
+from petm.selective.audit import drawn
 
 GRADE_NAMES = ("trusted", "suspect", "unreadable")
 """The values of the column ``grade``."""
@@ -30,11 +31,19 @@ SCHEMA = pa.schema(
         pa.field("grade", pa.string(), nullable=False),
         ("reason", pa.string()),
         ("true_label", pa.int64()),
+        ("chance", pa.float64()),
+        ("audit", pa.bool_()),
+        ("sha256", pa.string()),
     ]
 )
 """``input`` is a path, ``row`` a place in this file: a row from 0 in Parquet and arrays, a line from 1 in texts, null
 for an image. ``label`` is the base model's prediction, ``second`` the second opinion's, ``probability`` that of an
-error. ``reason`` says why an input could not be read; all values between are null then."""
+error. ``reason`` says why an input could not be read; all values between are null then. ``chance`` is that of a row
+to be reviewed, 1 for a suspect; ``audit`` marks the trusted that were drawn; ``sha256`` is the hash of the content. The
+last three are null without an audit."""
+
+ADDED = SCHEMA.names[-3:]
+"""Columns that older files lack."""
 
 GRADE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -50,6 +59,9 @@ def grade_table(
     *,
     reasons: Sequence[str | None] | None = None,
     true_labels: Sequence[int | None] | None = None,
+    hashes: Sequence[str | None] | None = None,
+    audit: float | None = None,
+    seed: int = 0,
 ) -> pa.Table:
     """Returns the rows of some inputs, in their order.
 
@@ -60,6 +72,9 @@ def grade_table(
         classes: ``K`` class names; a class without one is named by its number.
         reasons: Why an input could not be read, None for a readable one; absent if all are readable.
         true_labels: True labels, None where unknown.
+        hashes: SHA-256 of the contents, None where unknown.
+        audit: Chance of each trusted row to be drawn for review, by its input, row, hash and ``seed``; None draws none.
+        seed: Seed of the draw.
     """
     if grades is None:
         none, nothing = np.empty(0, np.int64), np.empty(0)
@@ -72,6 +87,13 @@ def grade_table(
         places = np.where(read, np.cumsum(read) - 1, 0)
         whole = pa.array(values, kind)
         return whole.take(pa.array(places, mask=~read)) if len(whole) else pa.nulls(len(read), kind)
+
+    digests = list(hashes) if hashes is not None else [None] * len(inputs)
+    chance, marks = pa.nulls(len(read), pa.float64()), pa.nulls(len(read), pa.bool_())
+    if audit is not None:
+        mine = [(inputs[place], rows[place], digests[place]) for place in np.flatnonzero(read).tolist()]
+        chance = spread(np.where(grades.trusted, audit, 1.0), pa.float64())
+        marks = spread(grades.trusted & drawn(mine, audit, seed=seed), pa.bool_())
 
     def named(labels: Any) -> list[str]:
         return [classes[label] if label < len(classes) else str(label) for label in labels.tolist()]
@@ -89,6 +111,9 @@ def grade_table(
             spread(np.where(grades.trusted, *GRADE_NAMES[:2]).tolist(), pa.string()).fill_null(GRADE_NAMES[2]),
             _texts(why),
             pa.array(true_labels if true_labels is not None else [None] * len(inputs), pa.int64()),
+            chance,
+            marks,
+            pa.array(digests, pa.string()),
         ],
         schema=SCHEMA,
     )
@@ -136,7 +161,7 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
     wanted = list(columns or SCHEMA.names)
 
     def check_columns(found: Collection[str]) -> None:
-        missing = [name for name in wanted if name not in found]
+        missing = [name for name in wanted if name not in found and name not in ADDED]
         if missing:
             raise DataError(
                 f"{path}: expected the column {missing[0]!r}, got {', '.join(found)}. Name what petm grade wrote."
@@ -160,6 +185,7 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
                 convert_options=csv.ConvertOptions(
                     column_types=SCHEMA,
                     include_columns=wanted,
+                    include_missing_columns=True,
                     null_values=[""],
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=False,
@@ -187,7 +213,7 @@ def _json_tables(file: IO[bytes], check_columns: Callable[[Collection[str]], Non
         block = file.read(_JSON_BLOCK)
         ended = not block
         lines, end, rest = (rest + block).rpartition(b"\n")
-        lines, rest = (rest, b"") if ended else (lines + end, rest)
+        lines, rest = (_whole_line(rest), b"") if ended else (lines + end, rest)
         if re.search(rb"^[ \t\r]*[^{\s]", lines, re.MULTILINE):
             raise pa.ArrowInvalid("a line that is no object")
         if not lines.strip():
@@ -204,6 +230,15 @@ def _json_tables(file: IO[bytes], check_columns: Callable[[Collection[str]], Non
         yield table
     if not checked:
         check_columns(())
+
+
+def _whole_line(rest: bytes) -> bytes:
+    """What stands behind the last line end; nothing where it is cut off, as by the end of a service."""
+    try:
+        json.loads(rest)
+    except (ValueError, RecursionError):
+        return b""
+    return rest
 
 
 def _keys(line: bytes) -> Collection[str]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from petm.errors import DataError
 from petm.grading.input_profile import COMPARED, InputCheck
+from petm.selective.audit import check_audit, drawn
 
 if TYPE_CHECKING:
     from petm.data.base import Data
@@ -40,6 +41,18 @@ class Grades:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to_review(self, audit: float, *, seed: int = 0) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Returns which samples a person should label, bool ``(N,)``, and with which chance each was drawn.
+
+        All suspects, and of the trusted each with chance ``audit``, by its position and ``seed``. Labels of these tell
+        about all samples where their chances are passed on.
+
+        Raises:
+            ArgumentError: ``audit`` is not above 0 and at most 1.
+        """
+        check_audit(audit)
+        return ~self.trusted | drawn(range(len(self)), audit, seed=seed), np.where(self.trusted, audit, 1.0)
 
     def __repr__(self) -> str:
         return f"Grades({len(self)} samples, {int(self.trusted.sum())} trusted)"

@@ -1,6 +1,5 @@
 """Counts of graded production data by window, with labels and a histogram of suspicion, in constant memory."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +9,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from petm._internal.storage import Located
-from petm.data.labels import Place
+from petm.data.labels import UNLABELLED
+from petm.data.reviewed import Reviewed
 from petm.errors import ArgumentError, DataError
 from petm.grading.grade_table import GRADE_NAMES, read_grades
 from petm.selective.drift import SuspicionProfile
@@ -20,6 +20,8 @@ from petm.selective.thresholds import Threshold
 MOST_WINDOWS = 1_000
 """Limit that keeps memory constant and the picture readable."""
 
+_UNKNOWN = UNLABELLED - 1
+"""Stands for a row without a label; `UNLABELLED` for one of which nobody can tell."""
 _COLUMNS = ("input", "row", "label", "probability", "suspicion", "grade", "true_label")
 
 
@@ -63,13 +65,13 @@ class Production:
         windows: Counts by window, in the order of the rows.
         labelled: Counts of all rows whose true label is known.
         among_trusted: int64 ``(2, J + 1)``, histograms of suspicion: labelled trusted rows, other trusted rows.
-        matched: Number of entries of the labels files that name a row, and of those that name several.
+        untold: Number of trusted rows of which the reviewer cannot tell whether they are right; they count as wrong.
     """
 
     windows: list[Window]
     labelled: LabelledCounts
     among_trusted: NDArray[np.int64]
-    matched: tuple[int, int] = (0, 0)
+    untold: int = 0
 
 
 def read_production(
@@ -77,7 +79,7 @@ def read_production(
     threshold: Threshold,
     profile: SuspicionProfile | None = None,
     *,
-    labels: dict[Place, int] | None = None,
+    reviewed: Reviewed | None = None,
     window: int | None = None,
 ) -> Production:
     """Returns the counts of graded files, read in their order.
@@ -86,18 +88,22 @@ def read_production(
         paths: Files that ``petm grade`` has written.
         threshold: The threshold of the grader that graded them.
         profile: The suspicion in calibration; absent if the bundle has none.
-        labels: True labels by input; they override those in the files.
+        reviewed: What people decided on rows of these files; overrides true labels in the files. A trusted row on which
+            they cannot tell counts as wrong, a suspect one as right: a guarantee holds for either answer.
         window: Rows in a window; absent makes each file a window.
 
     Raises:
         ArgumentError: ``window`` is below 1, or makes more than 1,000 windows.
-        DataError: A file cannot be read, no file holds a row, or another grader graded them.
+        DataError: A file cannot be read, no file holds a row, another grader graded them, or the labels say nothing
+            about the trusted (`Reviewed.check_drawn`).
     """
+    if reviewed is not None:
+        reviewed.check_drawn()
     if window is not None and window < 1:
         raise ArgumentError(f"window: expected at least 1 row, got {window}.")
     bins = len(profile.edges) + 1 if profile else 0
     found = Production([], LabelledCounts(threshold), np.zeros((2, bins), np.int64))
-    uses: Counter[Place] = Counter()
+    start = 0
     for path in paths:
         if window is None:
             _open_window(found, str(path), bins)
@@ -106,11 +112,18 @@ def read_production(
                 if window is not None and (not found.windows or found.windows[-1].rows == window):
                     _open_window(found, str(window * len(found.windows)), bins)
                 length = len(batch) if window is None else window - found.windows[-1].rows
-                _count(batch.slice(0, length), found, profile, labels or {}, uses, path)
-                batch = batch.slice(length)
+                piece = batch.slice(0, length)
+                _count(piece, found, profile, _decided(piece, start, reviewed, path), path)
+                batch, start = batch.slice(length), start + len(piece)
     if not any(each.rows for each in found.windows):
         raise DataError(f"{', '.join(map(str, paths))}: expected at least one graded row, got none. Grade some inputs.")
-    found.matched = len(uses), sum(times > 1 for times in uses.values())
+    trusted_rows = sum(each.graded - each.suspects for each in found.windows)
+    if reviewed is not None and trusted_rows and not found.labelled.trusted.sum():
+        raise DataError(
+            f"labels: expected some of the {trusted_rows:,} trusted rows among the labelled, got "
+            f"{found.labelled.suspects:,} suspects alone, which say nothing about the trusted. Label a random part of "
+            f"the trusted as well (petm grade --audit)."
+        )
     return found
 
 
@@ -126,27 +139,30 @@ def _count(
     rows: pa.RecordBatch,
     found: Production,
     profile: SuspicionProfile | None,
-    labels: dict[Place, int],
-    uses: Counter[Place],
+    decided: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]],
     path: str | Located,
 ) -> None:
-    window, true_labels = found.windows[-1], _known(rows, labels, uses) if labels else rows["true_label"]
+    window, (places, labels, drawn) = found.windows[-1], decided
+    truth = rows["true_label"].fill_null(_UNKNOWN).to_numpy(zero_copy_only=False).copy()
+    chance = np.ones(len(rows))
+    truth[places], chance[places] = labels, drawn
     readable = pc.not_equal(rows["grade"], GRADE_NAMES[2])
     window.rows += len(rows)
-    table = pa.table({name: rows[name] for name in _COLUMNS} | {"true_label": true_labels}).filter(readable)
+    table = pa.Table.from_batches([rows]).filter(readable)
+    truth, chance = truth[readable.to_numpy(zero_copy_only=False)], chance[readable.to_numpy(zero_copy_only=False)]
     window.unreadable += len(rows) - len(table)
     if not len(table):
         return
-    trusted = _trusted(table, found.labelled.threshold, path)
+    trusted = check_grades(table, found.labelled.threshold, path)
     predicted, suspicion = table["label"].to_numpy(), table["suspicion"].to_numpy()
     window.suspects += int((~trusted).sum())
     probability = table["probability"].to_numpy()
     window.probability += float(np.nansum(probability))
     window.with_probability += int((~np.isnan(probability)).sum())
-    known = table["true_label"].is_valid().to_numpy()
-    truth = table["true_label"].fill_null(-1).to_numpy()
-    wrong = truth != predicted
-    found.labelled.add(trusted[known], wrong[known], predicted[known])
+    known, untold = truth != _UNKNOWN, truth == UNLABELLED
+    wrong = np.where(untold, trusted, truth != predicted)
+    found.untold += int((untold & trusted).sum())
+    found.labelled.add(trusted[known], wrong[known], predicted[known], chance=chance[known])
     window.labelled_trusted += int((known & trusted).sum())
     window.wrong_trusted += int((known & trusted & wrong).sum())
     if profile is not None:
@@ -155,16 +171,31 @@ def _count(
             found.among_trusted[row] += profile.counts(suspicion[chosen])
 
 
-def _known(rows: pa.RecordBatch, labels: dict[Place, int], uses: Counter[Place]) -> pa.Array:
-    """The true labels of some rows; those in ``labels`` override the others."""
-    places = list(zip(rows["input"].to_pylist(), rows["row"].to_pylist(), strict=True))
-    uses.update(place for place in places if place in labels)
-    held = rows["true_label"].to_pylist()
-    return pa.array(map(labels.get, places, held), pa.int64())
+def _decided(
+    rows: pa.RecordBatch, start: int, reviewed: Reviewed | None, path: str | Located
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Which of the rows from the position ``start`` on people decided on, their labels and chances."""
+    if reviewed is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    low, high = np.searchsorted(reviewed.numbers, (start, start + len(rows))).tolist()
+    places = reviewed.numbers[low:high] - start
+    some = rows.take(pa.array(places))
+    if tuple(zip(some["input"].to_pylist(), some["row"].to_pylist(), strict=True)) != reviewed.places[low:high]:
+        raise DataError(f"{path}: expected the rows that were joined to labels, got others. Is it being written?")
+    return places, reviewed.labels[low:high], reviewed.chance[low:high]
 
 
-def _trusted(table: pa.Table, threshold: Threshold, path: str | Located) -> NDArray[np.bool_]:
-    """The grades, after checking them against the threshold."""
+def check_grades(table: pa.Table, threshold: Threshold, path: str | Located) -> NDArray[np.bool_]:
+    """Returns which rows are trusted, bool ``(n,)``, after checking the grades against the threshold.
+
+    Args:
+        table: ``n`` graded rows, with ``input``, ``label``, ``suspicion`` and ``grade``.
+        threshold: The threshold of the grader.
+        path: The file, for messages.
+
+    Raises:
+        DataError: A value is missing, or another grader graded them.
+    """
     for name in ("label", "suspicion"):
         if absent := table[name].null_count:
             raise DataError(f"{path}: expected a {name} in each graded row, got none in {absent}. Grade again.")

@@ -15,6 +15,7 @@ from petm.errors import DataError, RunError
 from petm.grading.grade_files import check_apart
 from petm.grading.stream import AnyGrader, grade_stream
 from petm.models import BATCH_SIZE
+from petm.selective.audit import check_audit
 
 PIECE, _SHARES = 1 << 12, 16
 """Least number of inputs in a piece, which a lost worker repeats; and about the largest number of pieces a worker."""
@@ -32,6 +33,8 @@ def grade_on_ray(
     address: str | None = None,
     batch_size: int = BATCH_SIZE,
     labelled: bool = False,
+    audit: float | None = None,
+    seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Grades inputs by workers of a Ray cluster into a folder of Parquet files of `petm.grading.grade_table.SCHEMA`.
@@ -48,18 +51,23 @@ def grade_on_ray(
         address: Address of a running cluster, or ``auto``; absent starts one on this machine for this call.
         batch_size: Inputs in one pass.
         labelled: Whether true labels are read.
+        audit: Chance of each trusted row to be drawn for review, above 0, as by one process; None draws none.
+        seed: Seed of the draw.
         overwrite: Whether to replace an existing folder.
 
     Raises:
+        ArgumentError: ``audit`` is no such chance.
         DataError: There is no input.
         ExtraError: Ray is not installed.
         RunError: ``output`` exists, is an input or lies in a folder that is read; the cluster cannot be reached; or the
             work failed.
     """
+    check_audit(audit)
     ray = _import_ray()
     check_apart(output, [source.name for source in sources])
     if output.exists() and not overwrite:
         raise RunError(f"{output}: expected no such path yet. Choose another name, or pass --overwrite to replace it.")
+    how = {"batch_size": batch_size, "labelled": labelled, "audit": audit, "seed": seed}
     total = sum(source.count() for source in sources)
     size = max(PIECE, total // (_SHARES * workers))
     items = [{"piece": piece} for source in sources for piece in source.parts(size)]
@@ -76,7 +84,7 @@ def grade_on_ray(
         ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
         found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             Worker,
-            fn_constructor_args=(open_grader, {"batch_size": batch_size, "labelled": labelled}),
+            fn_constructor_args=(open_grader, how),
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),

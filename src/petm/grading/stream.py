@@ -4,9 +4,10 @@ import reprlib
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from petm.data.labels import UNLABELLED, Label, class_numbers, enumerated, numbers_are_names, plain_label
@@ -15,6 +16,7 @@ from petm.data.sources import Row, Source
 from petm.errors import DataError, PetmWarning
 from petm.grading.grade_table import grade_table
 from petm.models import BATCH_SIZE
+from petm.selective.audit import check_audit
 
 if TYPE_CHECKING:
     from petm.grading.grader import Grader
@@ -48,6 +50,8 @@ def grade_stream(
     start: Place = Place(),  # noqa: B008 - it is immutable
     batch_size: int = BATCH_SIZE,
     labelled: bool = False,
+    audit: float | None = None,
+    seed: int = 0,
 ) -> Iterator[Graded]:
     """Yields the grades of all inputs in their order, a batch at a time, in constant memory.
 
@@ -61,18 +65,27 @@ def grade_stream(
         start: The place of the first input.
         batch_size: Inputs in one pass.
         labelled: Whether the tables hold the sources' true labels.
+        audit: Chance of each trusted row to be drawn for review, above 0; the tables then hold chances, draws and
+            hashes. None draws none.
+        seed: Seed of the draw.
 
     Raises:
+        ArgumentError: ``audit`` is no such chance.
         DataError: True labels can be names or numbers of different classes (`petm.data.labels.class_numbers`).
         ModelError: The model cannot take the inputs.
     """
+    check_audit(audit)
+    drawing: Any = {"audit": audit, "seed": seed}
     classes = grader.origin.model.classes
     true = [_TrueLabels(source, classes) for source in sources] if labelled else None
-    for rows, readings, after in _read_ahead(_rows(sources, start, batch_size), reader):
+    for rows, readings, after in _read_ahead(
+        _rows(sources, start, batch_size), partial(reader.read, hashed=audit is not None)
+    ):
         grades = grader.grade_batch(readings.inputs) if readings.inputs is not None else None
         labels = [None if row.label is None else true[after.source].number(row.label) for row in rows] if true else None
         paths, numbers = [row.path for row in rows], [row.number for row in rows]
-        table = grade_table(paths, numbers, grades, classes, reasons=readings.reasons, true_labels=labels)
+        drawing["hashes"] = readings.hashes
+        table = grade_table(paths, numbers, grades, classes, reasons=readings.reasons, true_labels=labels, **drawing)
         yield Graded(table, after)
     for each in true or ():
         each.warn()
@@ -139,10 +152,10 @@ def _rows(sources: Sequence[Source], start: Place, size: int) -> Iterator[tuple[
 _Read: TypeAlias = tuple[list[Row], Readings, Place]
 
 
-def _read_ahead(found: Iterator[tuple[list[Row], Place]], reader: Reader) -> Iterator[_Read]:
+def _read_ahead(found: Iterator[tuple[list[Row], Place]], read: Callable[[list[Row]], Readings]) -> Iterator[_Read]:
     def read_next() -> _Read | None:
         rows, after = next(found, ([], Place()))
-        return (rows, reader.read(rows), after) if rows else None
+        return (rows, read(rows), after) if rows else None
 
     with ThreadPoolExecutor(1) as thread:
         waiting = deque(thread.submit(read_next) for _ in range(_AHEAD))

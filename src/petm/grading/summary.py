@@ -37,12 +37,15 @@ class Judged:
 
 
 class Summary:
-    """Counts graded inputs by grade and reason, and with ``labelled`` keeps 26 bytes for each with a true label."""
+    """Counts graded inputs by grade and reason, and those drawn for an audit.
+
+    With ``labelled`` it keeps 26 bytes for each input with a true label.
+    """
 
     def __init__(self, *, labelled: bool) -> None:
         self.labelled = labelled
         self.counts = dict.fromkeys(GRADE_NAMES, 0)
-        self.reasons = Counter[str]()
+        self.reasons, self.drawn = Counter[str](), 0
         self._held: list[tuple[NDArray[Any], ...]] = []
 
     def add(self, table: Any) -> None:
@@ -50,6 +53,7 @@ class Summary:
         grades = table.column("grade")
         told = table.column("reason").drop_null().to_pylist()
         self.reasons.update(reason for reason in told if reason in self.reasons or len(self.reasons) < _MOST_REASONS)
+        self.drawn += table.column("audit").to_pylist().count(True) if "audit" in table.column_names else 0
         for counted in grades.value_counts().to_pylist():
             self.counts[counted["values"]] += counted["counts"]
         if self.labelled:

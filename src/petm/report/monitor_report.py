@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from petm._internal.files import plain
 from petm._internal.storage import Located
-from petm.data.labels import Place
+from petm.data.reviewed import Reviewed
 from petm.errors import ArgumentError
-from petm.grading.production import Production, Window, read_production
+from petm.grading.production import Window, read_production
 from petm.report.figures import BASE_COLOUR, STYLE, TEACHER_COLOUR, WIDTH
 from petm.report.pages import share_with_interval
 from petm.report.tables import MISSING, Table, percent
@@ -67,7 +67,8 @@ class Monitoring:
         drifted: Whether drift is detected.
         labelled_unlike: p-value of the test that the labelled trusted are as suspect as the other trusted; absent if
             there are too few.
-        labels: Number of entries of the labels files, of those that name a graded row, and that name several.
+        labels: Numbers of inputs in the labels files, of those whose row counts, of rows that hold an input again, of
+            labelled rows that no audit drew, and of trusted rows on which nobody can tell.
         coverage: Share of the calibration samples that the threshold trusts; absent if unknown.
         windows: Figures by window, in the order of the rows.
         whole: Figures of all windows together.
@@ -99,7 +100,7 @@ def monitor(
     measured: Mapping[str, Any],
     grades: Sequence[str | Located],
     *,
-    labels: dict[Place, int] | None = None,
+    reviewed: Reviewed | None = None,
     classes: Sequence[str] = (),
     window: int | None = None,
     confidence: float | None = None,
@@ -113,7 +114,7 @@ def monitor(
         threshold: The grader's threshold.
         measured: The figures of its fit, with the suspicion of its calibration samples.
         grades: Files that ``petm grade`` has written, in the order of time.
-        labels: True labels by input (`petm.data.labels.read_true_labels`); they override those in the files.
+        reviewed: What people decided (`petm.data.reviewed.read_reviewed`); it overrides true labels in the files.
         classes: Class names.
         window: Rows in a window; absent makes each file a window.
         confidence: Confidence of the intervals; absent takes that of the guarantee, or 0.95.
@@ -121,19 +122,21 @@ def monitor(
 
     Raises:
         ArgumentError: An argument breaks its rule.
-        DataError: A file cannot be read, holds no row, or was graded by another grader.
+        DataError: A file cannot be read, holds no row, or was graded by another grader; or the labels say nothing about
+            the trusted.
     """
     if not 10 / (1 + DRAWS) <= alpha < 1:
         raise ArgumentError(f"alpha: expected a number from {10 / (1 + DRAWS)} to 1, got {alpha}.")
     if confidence is not None:
         check_share("confidence", confidence, below_1=True)
     profile = SuspicionProfile.from_measured(measured)
-    found = read_production(grades, threshold, profile, labels=labels, window=window)
+    found = read_production(grades, threshold, profile, reviewed=reviewed, window=window)
     check = found.labelled.check(confidence=confidence)
     whole = _together(found.windows)
     drift = drift_of(profile, whole.suspicion) if profile and whole.graded else None
     unlike = alike(*found.among_trusted) if profile else None
-    counts = {"entries": len(labels or {}), "matched": found.matched[0], "of_several_rows": found.matched[1]}
+    counts = _counts_of(reviewed) | {"cannot_tell": found.untold}
+    drawn = reviewed is not None and bool((reviewed.chance < 1).any())
     return Monitoring(
         check,
         guarantee(threshold),
@@ -144,9 +147,17 @@ def monitor(
         threshold.coverage,
         tuple(_figures_of(each, profile, check.confidence) for each in found.windows),
         _figures_of(whole, profile, check.confidence),
-        (*_of_guarantee(check, guarantee(threshold), classes), _of_drift(drift, alpha)),
-        tuple(_warnings(found, check, unlike, counts)),
+        (*_of_guarantee(check, guarantee(threshold), classes, drawn=drawn), _of_drift(drift, alpha)),
+        tuple(_warnings(unlike, counts)),
     )
+
+
+def _counts_of(reviewed: Reviewed | None) -> dict[str, int]:
+    if reviewed is None:
+        return dict.fromkeys(("entries", "matched", "of_several_rows", "undrawn"), 0)
+    matched, undrawn = len(reviewed.places), reviewed.undrawn
+    entries = matched + reviewed.unmatched + undrawn
+    return {"entries": entries, "matched": matched, "of_several_rows": reviewed.repeated, "undrawn": undrawn}
 
 
 def windows_table(found: Monitoring) -> Table:
@@ -238,7 +249,7 @@ def _figures_of(window: Window, profile: SuspicionProfile | None, confidence: fl
     )
 
 
-def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str]) -> list[str]:
+def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str], *, drawn: bool) -> list[str]:
     seen = f"{check.found.count:,} of {check.found.of:,} labelled are {check.of}"
     if check.of.startswith("wrong"):
         seen = f"of {check.found.of:,} labelled trusted predictions {check.found.count:,} are wrong"
@@ -268,7 +279,9 @@ def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str]
             )
     if check.verdict == "cannot tell":
         sentences.append(_remedy(check))
-    if check.labelled_trusted:
+    if check.labelled_trusted and drawn:
+        sentences.append("The labels are those of an audit: each counts by the chance with which its row was drawn.")
+    elif check.labelled_trusted:
         sentences.append("This assumes that the labelled are a random part, not chosen by their inputs or grades.")
     return sentences
 
@@ -299,17 +312,27 @@ def _of_drift(drift: Drift | None, alpha: float) -> str:
     return f"Suspicion has DRIFTED, it is {way} than in calibration ({figures}; the most at {drift.at:.4g})."
 
 
-def _warnings(found: Production, check: GuaranteeCheck, unlike: float | None, counts: Mapping[str, int]) -> list[str]:
+def _warnings(unlike: float | None, counts: Mapping[str, int]) -> list[str]:
     told = []
-    if counts["entries"] > counts["matched"]:
+    if unmatched := counts["entries"] - counts["matched"] - counts["undrawn"]:
         told.append(
-            f"labels: expected inputs and rows as in the grades, got {counts['entries'] - counts['matched']:,} of "
+            f"labels: expected inputs and rows as in the grades, got {unmatched:,} of "
             f"{counts['entries']:,} entries that name none of them. Compare the columns input and row."
+        )
+    if counts["undrawn"]:
+        told.append(
+            f"labels: expected labels of rows that were drawn, got {counts['undrawn']:,} of trusted rows that were "
+            f"not, which somebody chose. These are left out."
+        )
+    if counts["cannot_tell"]:
+        told.append(
+            f"labels: expected an answer on each trusted row, got 'cannot tell' on {counts['cannot_tell']:,}. These "
+            f"count as wrong, so that a guarantee holds for either answer."
         )
     if counts["of_several_rows"]:
         told.append(
-            f"labels: expected one graded row for each, got {counts['of_several_rows']:,} entries that name several. "
-            f"Make the names of the inputs unique."
+            f"labels: expected one graded row for each, got {counts['of_several_rows']:,} rows with the input "
+            f"of an earlier one. These are left out."
         )
     if unlike is not None and unlike < UNLIKE:
         told.append(

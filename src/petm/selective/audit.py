@@ -4,10 +4,41 @@ Whatever has a guarantee is computed on labels that are thinned to equal chances
 are. Whatever is an estimate weighs each label by the inverse of its chance (Horvitz and Thompson, 1952).
 """
 
+import hashlib
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
+
+
+def check_audit(share: float | None) -> None:
+    """Raises ArgumentError where the share of the trusted that is drawn for an audit is none."""
+    if share is not None and not 0 < share <= 1:
+        raise ArgumentError(
+            f"audit: expected a share of the trusted, above 0 and at most 1, got {share}. For about 200 of 10,000, "
+            f"pass 0.02."
+        )
+
+
+def drawn(identities: Sequence[object], share: float, *, seed: int = 0) -> NDArray[np.bool_]:
+    """Returns which samples are drawn, bool ``(N,)``: each by a coin of its own, a hash of seed and identity.
+
+    A sample's coin depends on nothing but its identity, so that any process draws the same ones in any order.
+
+    Args:
+        identities: ``N`` values, whose representation tells one sample from another.
+        share: The chance of each, from 0 to 1.
+        seed: Another seed draws others.
+    """
+    return coins(identities, seed=seed) < share
+
+
+def coins(identities: Sequence[object], *, seed: int = 0) -> NDArray[np.float64]:
+    """Returns a number in [0, 1) for each identity, float64 ``(N,)``, as random as the SHA-256 of it and the seed."""
+    keys = (f"{seed} {each!r}".encode("utf-8", "surrogatepass") for each in identities)
+    return np.array([int.from_bytes(hashlib.sha256(key).digest()[:6], "big") for key in keys], np.float64) / 2**48
 
 
 def inverse_chances(chance: ArrayLike | None, samples: int) -> NDArray[np.float64]:

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import Path as PathNumber
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -34,6 +35,7 @@ from petm.serving.schemas import (
     GradeRequest,
     LabelRequest,
     Labels,
+    QueueAnswer,
     SweepAnswer,
     SweepRequest,
 )
@@ -60,6 +62,9 @@ def make_app(
     limits: Limits,
     *,
     labels: Path | None = None,
+    queue: Sequence[str] = (),
+    grades: Path | None = None,
+    audit: float | None = None,
     key: str | None = None,
     hosts: Sequence[str] = (),
     started: Callable[[], None] = lambda: None,
@@ -68,10 +73,11 @@ def make_app(
     """Returns the ASGI application of a grader, and its service.
 
     ``load`` makes the engine, in a thread; until then the application answers that it is not ready. Without the file
-    ``labels``, no labels are taken. ``key`` and ``hosts`` are those of `Guard`. ``started`` is called once the
-    application is ready, ``failed`` where the engine cannot be made, or ends.
+    ``labels``, no labels are taken. ``queue`` names graded files to review, ``grades`` the file for grades of all that
+    is sent, ``audit`` the chance of each trusted input to be drawn. ``key`` and ``hosts`` are those of `Guard`.
+    ``started`` is called once the application is ready, ``failed`` where the engine cannot be made, or ends.
     """
-    service = Service(lambda: load(limits), limits, labels)
+    service = Service(lambda: load(limits), limits, labels, queue=queue, grades=grades, audit=audit)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -87,11 +93,12 @@ def make_app(
         lifespan=lifespan,
     )
     app.exception_handler(RunError)(_answer(507, "It could not be written. Is there space on the disk?"))
-    app.exception_handler(RequestValidationError)(_answer(400, "opinions: expected true or false."))
+    app.exception_handler(RequestValidationError)(_refuse_address)
     app.exception_handler(Exception)(_answer(500, FAILED))  # the guard logs it
     router = APIRouter(responses=_FAULTS)
     _add_grading(router, service)
     _add_labels(router, service)
+    _add_queue(router, service)
     app.include_router(router)
     _add_operations(app, service)
     if PAGE.is_dir():
@@ -111,9 +118,11 @@ def _add_grading(app: APIRouter, service: Service) -> None:
             content_type = request.headers["content-type"]
             given = await _parsed(body, lambda: _inputs(body, kind, content_type, engine, limits))
             answered = await service.grade(given)  # in the block, as the inputs hold parts of the body
-        names = engine.facts.classes
-        pairs = zip(given, answered, strict=True)
-        return _json({"grades": [_row(each, answer, names, opinions) for each, answer in pairs]})
+            names, pairs = engine.facts.classes, list(zip(given, answered, strict=True))
+            rows = [_row(each, answer, names, service.audit) for each, answer in pairs]
+            await service.keep(rows, given)
+        told = zip(rows, answered, strict=True)
+        return _json({"grades": [row | _opinions(answer) for row, answer in told] if opinions else rows})
 
     takes = _body(SweepRequest)
 
@@ -138,6 +147,8 @@ def _add_grading(app: APIRouter, service: Service) -> None:
                 "score": facts.score,
                 "sweep": facts.has_sweep,
                 "labels": service.takes_labels,
+                "queue": service.has_queue,
+                "audit": service.audit,
                 "limits": {"body": limits.body, "pixels": limits.pixels, "inputs": limits.inputs},
                 "version": version("petm"),
             }
@@ -151,13 +162,25 @@ def _add_labels(app: APIRouter, service: Service) -> None:
     async def label(request: Request) -> Response:
         engine = service.engine
         asked = await _sent(request, service, LabelRequest)
-        record = asked.model_dump(exclude={"image", "sha256"} | ({"text"} if asked.text is None else set()))
+        absent = {name for name in ("text", "decision") if getattr(asked, name) is None}
+        record = asked.model_dump(exclude={"image", "sha256"} | absent)
         return _json(await service.label(record, _content(asked, engine), asked.sha256), status=201)
 
     @app.get("/labels", response_model=Labels, summary="All labels.")
     async def labels() -> Response:
         lines = list(service.labels.lines)
         return await asyncio.to_thread(lambda: _json({"labels": lines}))
+
+
+def _add_queue(app: APIRouter, service: Service) -> None:
+    @app.get("/queue", response_model=QueueAnswer, summary="Inputs to review that are not decided, some at a time.")
+    async def queue(start: Annotated[int, Query(ge=0)] = 0) -> Response:
+        return _json(await service.queued(start))
+
+    @app.get("/queue/{number}", response_class=Response, summary="The image file or text of an input to review.")
+    async def queued(number: Annotated[int, PathNumber(ge=0)]) -> Response:
+        kind = "text/plain; charset=utf-8" if service.engine.reader.kind == "texts" else "application/octet-stream"
+        return Response(await service.queued_content(number), media_type=kind)
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
@@ -213,12 +236,13 @@ async def _parsed(body: bytes, parse: Callable[[], T]) -> T:
     return await asyncio.to_thread(parse) if len(body) > LARGE else parse()
 
 
-def _row(given: Given, answer: Answered, classes: Sequence[str], opinions: bool) -> dict[str, Any]:
-    """One grade, as in `schemas.Grade`."""
+def _row(given: Given, answer: Answered, classes: Sequence[str], audit: float | None) -> dict[str, Any]:
+    """One grade, as in `schemas.Grade`, without the opinions."""
     if isinstance(answer, str):
         empty = dict.fromkeys(("label", "label_name", "second", "second_name", "probability", "suspicion"))
         return {"input": given.name, **empty, "grade": "unreadable", "reason": answer}
-    row = {
+    drawn = {} if audit is None else {"chance": audit if answer.trusted else 1.0, "audit": answer.drawn}
+    return {
         "input": given.name,
         "label": answer.label,
         "label_name": classes[answer.label],
@@ -228,8 +252,14 @@ def _row(given: Given, answer: Answered, classes: Sequence[str], opinions: bool)
         "suspicion": answer.suspicion,
         "grade": "trusted" if answer.trusted else "suspect",
         "reason": None,
+        **drawn,
     }
-    return row | ({"base": probabilities(answer.base), "opinion": probabilities(answer.opinion)} if opinions else {})
+
+
+def _opinions(answer: Answered) -> dict[str, Any]:
+    if isinstance(answer, str):
+        return {}
+    return {"base": probabilities(answer.base), "opinion": probabilities(answer.opinion)}
 
 
 def _json(content: Any, status: int = 200) -> Response:
@@ -244,6 +274,13 @@ def _body(model: Any, *, files: bool = False) -> dict[str, Any]:
         form = {"type": "object", "properties": {"files": file}, "required": ["files"]}
         content[FORM] = {"schema": form | {"description": f"Images ({', '.join(formats())}), or texts in UTF-8."}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _refuse_address(request: Request, _: Exception) -> JSONResponse:
+    """The refusal of a query or path that is none; what was sent is not repeated."""
+    queue = request.url.path.startswith("/queue")
+    told = "start, number: expected a whole number from 0 on." if queue else "opinions: expected true or false."
+    return JSONResponse({"detail": told}, 400)
 
 
 def _answer(status: int, detail: str) -> Callable[[Request, Exception], JSONResponse]:

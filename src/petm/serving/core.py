@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any, Literal, TypeVar
 
 from starlette.exceptions import HTTPException
 
 from petm._internal.spill import give_back_blocks
 from petm.data.images import WORKERS
+from petm.selective.audit import check_audit
 from petm.selective.drift import SuspicionProfile
 from petm.serving.batching import Batcher
 from petm.serving.bodies import Bodies, Given
@@ -20,7 +22,9 @@ from petm.serving.engine import EngineEndedError, Verdict, verdicts
 from petm.serving.engine_process import Engine
 from petm.serving.label_file import LabelFile
 from petm.serving.limits import AGAIN, Limits, Unreadable
-from petm.serving.reading import Content
+from petm.serving.line_file import GradesFile
+from petm.serving.queue import ReviewQueue
+from petm.serving.reading import Content, Reader
 from petm.serving.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -36,12 +40,28 @@ class Service:
     Attributes:
         state: ``loading``, ``ready``, ``stopping`` or ``failed``.
         takes_labels: Whether there is a labels file.
+        has_queue: Whether there is a review queue.
+        audit: Chance of each trusted input to be drawn for review; None draws none.
         failure: Why the service could not load or continue.
     """
 
-    def __init__(self, load: Callable[[], Engine], limits: Limits, labels: Path | None = None) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        limits: Limits,
+        labels: Path | None = None,
+        *,
+        queue: Sequence[str] = (),
+        grades: Path | None = None,
+        audit: float | None = None,
+    ) -> None:
+        check_audit(audit)
         self._load, self.limits, self._labels_path = load, limits, labels
-        self.takes_labels = labels is not None
+        self._queue_paths, self._grades_path, self.audit = queue, grades, audit
+        self._queue: ReviewQueue | None = None
+        self._grades_file: GradesFile | None = None
+        self._random = Random()
+        self.takes_labels, self.has_queue = labels is not None, bool(queue)
         self.state: Literal["loading", "ready", "stopping", "failed"] = "loading"
         self.failure: BaseException | None = None
         self.bodies, self.telemetry = Bodies(limits), Telemetry()
@@ -73,8 +93,9 @@ class Service:
                 await self._ready[1].close()
             self._pool.shutdown()
             self._writer.shutdown()
-            if self._label_file is not None:
-                self._label_file.close()
+            for file in (self._label_file, self._grades_file):
+                if file is not None:
+                    file.close()
 
     def stop(self) -> None:
         """Ends readiness; requests are still answered."""
@@ -85,12 +106,16 @@ class Service:
         try:
             if self._labels_path is not None:
                 self._label_file = await asyncio.to_thread(LabelFile, self._labels_path)
+            if self._grades_path is not None:
+                self._grades_file = await asyncio.to_thread(GradesFile, self._grades_path)
             engine = self._starting = await asyncio.to_thread(self._load)
             if self.state == "stopping":  # meanwhile
                 engine.close()
             await asyncio.to_thread(engine.wait)
             if self._label_file is not None:
                 self._label_file.check(engine.facts.classes)
+            if self._queue_paths and self.state != "stopping":
+                self._queue = await asyncio.to_thread(ReviewQueue, self._queue_paths, engine.facts, engine.reader)
         except Exception as error:
             self._fail(error)
             return
@@ -162,7 +187,48 @@ class Service:
             else:
                 answered = await asyncio.gather(*(one(each.content) for each in given))
         self.telemetry.graded(answered)
-        return answered
+        return answered if self.audit is None else [self._drawn(answer) for answer in answered]
+
+    def _drawn(self, answer: Answered) -> Answered:
+        if isinstance(answer, str) or self.audit is None:
+            return answer
+        return answer._replace(drawn=answer.trusted and self._random.random() < self.audit)
+
+    async def keep(self, rows: Sequence[dict[str, Any]], given: Sequence[Given]) -> None:
+        """Appends rows of grades to the grades file, if there is one, with the hashes of their inputs.
+
+        Raises:
+            RunError: They could not be written.
+        """
+        if self._grades_file is not None:
+            run = asyncio.get_running_loop().run_in_executor
+            await run(self._writer, _append, self._grades_file, self.engine.reader, rows, given)
+
+    @property
+    def queue(self) -> ReviewQueue:
+        """The review queue; raises HTTPException where there is none."""
+        self._loaded()
+        if self._queue is None:
+            raise HTTPException(404, "This service has no queue. Start it with --queue.")
+        return self._queue
+
+    async def queued(self, start: int) -> dict[str, Any]:
+        """Returns inputs of the queue that are not decided, as in `schemas.QueueAnswer`."""
+        queue, decided = self.queue, self.labels.has_decision
+        numbers, following = await self._in_pool(lambda: queue.ahead(start, decided))
+        items = [{"number": number, "input": queue.rows[number].input} for number in numbers]
+        counts = {"total": len(queue.rows), "decided": queue.decided(decided), "lost": len(queue.lost)}
+        return {**counts, "items": items, "next": following}
+
+    async def queued_content(self, number: int) -> bytes:
+        """Returns the content of an input of the queue; raises HTTPException where it is gone or changed."""
+        queue = self.queue
+        if number >= len(queue.rows):
+            raise HTTPException(404, "The queue is shorter.")
+        content = await self._in_pool(queue.content, number)
+        if content is None:
+            raise HTTPException(410, "This input is gone, or was changed after it was graded.")
+        return content
 
     async def sweep(self, content: Content, alphas: Sequence[float]) -> list[list[float]]:
         """Returns the probabilities of the classes at each alpha.
@@ -191,6 +257,8 @@ class Service:
         if label is not None and label >= len(classes):
             raise HTTPException(400, f"label: expected a class from 0 to {len(classes) - 1}, or null.")
         name = None if label is None else classes[label]
+        if label is not None and record.get("decision"):
+            raise HTTPException(400, "decision: expected it beside a label of null only.")
         if record["label_name"] not in (None, name):
             raise HTTPException(400, "label_name: expected the name of the class. Does this grader have other classes?")
         record = record | {"label_name": name}
@@ -206,9 +274,9 @@ class Service:
         except Unreadable as reason:
             raise HTTPException(422, str(reason)) from reason
 
-    async def _in_pool(self, how: Callable[[Content], T], content: Content) -> T:
+    async def _in_pool(self, how: Callable[..., T], *arguments: Any) -> T:
         self._grown = True
-        return await asyncio.get_running_loop().run_in_executor(self._pool, how, content)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, how, *arguments)
 
     @asynccontextmanager
     async def _accept(self, count: int) -> AsyncIterator[None]:
@@ -231,3 +299,15 @@ class Service:
         if self._ready is None:
             raise HTTPException(503, "The grader is being loaded. Try again.", AGAIN)
         return self._ready
+
+
+def _append(file: GradesFile, reader: Reader, rows: Sequence[dict[str, Any]], given: Sequence[Given]) -> None:
+    """Writes rows of grades; an input without a name is named by its hash."""
+    lines = []
+    for row, each in zip(rows, given, strict=True):
+        try:
+            digest = sha256(reader.raw(each.content)).hexdigest()
+        except Unreadable:
+            digest = None
+        lines.append(row | {"sha256": digest, "input": row["input"] or digest or ""})
+    file.append(lines)

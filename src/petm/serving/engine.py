@@ -33,6 +33,7 @@ class Verdict(NamedTuple):
     trusted: bool
     base: NDArray[np.float32]  # the base model's logits, (K,)
     opinion: NDArray[np.float32]  # the second opinion's logits, (K,)
+    drawn: bool | None = None  # whether it is trusted and drawn for an audit; None where the service draws none
 
 
 class EngineEndedError(RunError):

@@ -17,7 +17,7 @@ from petm.serving.core import Service
 LOG = logging.getLogger("petm.serving")
 OPEN = frozenset({"/healthz", "/readyz", "/", "/openapi.json"})
 """Paths that reveal nothing about the grader; they and the files of the page need no key."""
-COUNTED = OPEN | {"/grade", "/sweep", "/labels", "/about", "/metrics"}
+COUNTED = OPEN | {"/grade", "/sweep", "/labels", "/queue", "/about", "/metrics"}
 _PAGE = re.compile(r"/[a-z0-9]+\.(js|css|svg)")
 HEADERS = [
     (

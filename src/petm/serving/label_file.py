@@ -1,12 +1,10 @@
 """Labels that people give to inputs: one line of JSON each, and the inputs beside the file, for the next fit."""
 
-import errno
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -14,10 +12,12 @@ from typing import Any
 
 from PIL import Image
 
-from petm._internal.files import take_lock, to_json, write_atomically
+from petm._internal.files import to_json, write_atomically
 from petm.data.labels import folder_name
 from petm.data.pixels import formats
+from petm.data.reviewed import CANNOT_TELL
 from petm.errors import DataError, RunError
+from petm.serving.line_file import LineFile
 
 _SUFFIXES = {"JPEG": "jpg", "JPEG2000": "jp2", "MPO": "jpg", "TIFF": "tif"}
 _KEPT = re.compile(r"[0-9a-f]{64}\.[a-z0-9]+")
@@ -27,7 +27,9 @@ class LabelFile:
     """A JSON Lines file that one process appends to.
 
     A line is on the disk before its request is answered. Of several lines on one input the last one holds; a label of
-    null takes back the one before. Images are kept in ``NAME.images/CLASS/SHA256.png``, each in the folder of its last
+    null takes back the one before, unless the ``decision`` is "cannot tell".
+
+    Images are kept in ``NAME.images/CLASS/SHA256.png``, each in the folder of its last
     label: a data set that ``petm fit --data`` reads. Texts are kept in their lines, as ``text``. While the file is
     open, ``NAME.lock`` lies beside it.
 
@@ -44,18 +46,14 @@ class LabelFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.images = path, path.with_name(f"{path.name}.images")
+        self._file = LineFile(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with ExitStack() as opened:
-                opened.callback(take_lock(path.with_name(f"{path.name}.lock")))
-                self._file = opened.enter_context(path.open("a+b", buffering=0))
-                self.lines = self._read()
-                self._opened = opened.pop_all()
-        except BlockingIOError as error:
-            raise RunError(f"{path}: another process writes it. Wait for it, or choose another file.") from error
-        except OSError as error:
-            raise RunError(f"{path}: could not be opened ({error.strerror}). Choose another file.") from error
+            self.lines = self._read()
+        except BaseException:
+            self._file.close()
+            raise
         self._places: dict[str, str | None] = {line["sha256"]: line.get("path") for line in self.lines}
+        self._last = {line["sha256"]: line for line in self.lines}
         self._tidy()
 
     def check(self, classes: Sequence[str]) -> None:
@@ -67,6 +65,11 @@ class LabelFile:
                     f"{self.path}: expected labels of the grader's classes, got {number} for {name!r}. "
                     f"Choose another file for another grader."
                 )
+
+    def has_decision(self, digest: str) -> bool:
+        """Returns whether an input of this hash has a label, or the decision that nobody can tell."""
+        line = self._last.get(digest)
+        return line is not None and (line["label"] is not None or line.get("decision") == CANNOT_TELL)
 
     def append(self, record: Mapping[str, Any], raw: bytes, classes: Sequence[str]) -> dict[str, Any]:
         """Returns the line that was written: the record, the hash of the input, its path, and the time.
@@ -88,34 +91,24 @@ class LabelFile:
         if place is not None and place != before:
             write_atomically(self.path.parent / place, lambda temporary: _fill(temporary, raw))
         try:
-            self._write((to_json(line) + "\n").encode())
+            self._file.write((to_json(line) + "\n").encode(), sync=True)
         except RunError:
             if place is not None and place != before:
                 _remove(self.path.parent / place)
             raise
         if before is not None and before != place:
             _remove(self.path.parent / before)
-        self._places[digest] = place
+        self._places[digest], self._last[digest] = place, line
         self.lines.append(line)
         return line
 
     def close(self) -> None:
         """Closes the file, which another process may then open."""
-        self._opened.close()
-
-    def _write(self, line: bytes) -> None:
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            os.ftruncate(self._file.fileno(), size)
-            raise RunError(f"{self.path}: could not be written ({error.strerror}). Free space.") from error
+        self._file.close()
 
     def _read(self) -> list[dict[str, Any]]:
-        self._file.seek(0)
-        content = self._file.read()
+        self._file.file.seek(0)
+        content = self._file.file.read()
         whole = content[: content.rfind(b"\n") + 1]
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
@@ -125,8 +118,7 @@ class LabelFile:
                 raise ValueError("a line without sha256")
         except ValueError as error:
             raise DataError(f"{self.path}: expected lines of labels, got {error}. Choose another file.") from error
-        if len(whole) < len(content):  # a line that was cut off before its request was answered
-            self._file.truncate(len(whole))
+        self._file.mend()
         return lines
 
     def _tidy(self) -> None:

@@ -36,7 +36,8 @@ class LabelRequest(_Sent):
     text: str | None = None
     input: Name | None = Field(None, description="Name of the input.")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="Hash of the image file or UTF-8 text.")
-    label: Number | None = Field(None, description="The class; null takes back the label given before.")
+    label: Number | None = Field(None, description="The class; null takes back what was decided before.")
+    decision: Literal["cannot tell"] | None = Field(None, description="Beside a label of null: nobody can tell.")
     label_name: Name | None = Field(None, description="The name of the class, where the sender knows it.")
     confirmed: bool = Field(False, description="Whether the label is the model's prediction.")
     predicted: Number | None = None
@@ -60,6 +61,8 @@ class Grade(BaseModel):
     reason: str | None = Field(description="Why the input could not be read.")
     base: list[float] | None = Field(None, description="The model's probabilities by class, where opinions=true.")
     opinion: list[float] | None = Field(None, description="The second opinion's probabilities by class.")
+    chance: float | None = Field(None, description="Chance of being reviewed, where the service draws an audit.")
+    audit: bool | None = Field(None, description="Whether it is trusted and drawn for the audit.")
 
 
 class GradeAnswer(BaseModel):
@@ -86,6 +89,8 @@ class About(BaseModel):
     score: str
     sweep: bool
     labels: bool
+    queue: bool = Field(description="Whether there is a review queue.")
+    audit: float | None = Field(description="Chance of each trusted input to be drawn for review.")
     limits: dict[str, float]
     version: str
 
@@ -94,6 +99,23 @@ class Labels(BaseModel):
     """All labels, the oldest first."""
 
     labels: list[dict[str, Any]]
+
+
+class QueueEntry(BaseModel):
+    """One input to review: its position in the queue, by which ``/queue/{number}`` has its content, and its name."""
+
+    number: int
+    input: str
+
+
+class QueueAnswer(BaseModel):
+    """Inputs of the queue that are not decided, some at a time."""
+
+    total: int
+    decided: int
+    lost: int = Field(description="Inputs that are gone or changed.")
+    items: list[QueueEntry]
+    next: int | None = Field(description="The start of the next request; null at the end.")
 
 
 class Fault(BaseModel):

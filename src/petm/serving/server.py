@@ -61,6 +61,9 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     labels: Path | None = None,
+    queue: Sequence[str] = (),
+    grades: Path | None = None,
+    audit: float | None = None,
     key: str | None = None,
     hosts: Sequence[str] = (),
     started: Callable[[str], None] = lambda _: None,
@@ -78,7 +81,9 @@ def serve(
     listener = listening(host, port)
     address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
     how: Any = {"failed": lambda: stop(), "started": lambda: started(address)}
-    app, service = make_app(load, limits, labels=labels, key=key, hosts=allowed, **how)
+    app, service = make_app(
+        load, limits, labels=labels, queue=queue, grades=grades, audit=audit, key=key, hosts=allowed, **how
+    )
     # Parsers warn about every bad request; failures of the service are logged by the guard.
     handler = logging.StreamHandler()
     handler.addFilter(Seldom(20, 60))

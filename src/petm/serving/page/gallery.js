@@ -3,13 +3,14 @@
 import { byId, make, plural } from "./dom.js";
 import { badge, className, errorProbability, opinions, picture, turning } from "./opinions.js";
 import { decisionInWords } from "./review.js";
+import { blind } from "./session.js";
 
 const AT_ONCE = 48;
 
 const SHOWS = {
   all: () => true,
-  suspect: ({ row }) => row?.grade === "suspect",
-  trusted: ({ row }) => row?.grade === "trusted",
+  suspect: (input) => input.row?.grade === "suspect" && !blind(input),
+  trusted: (input) => input.row?.grade === "trusted" && !blind(input),
   unreadable: ({ row }) => row?.grade === "unreadable",
 };
 
@@ -52,8 +53,10 @@ export class Gallery {
   /** The card of an input, drawn anew only where its grade has changed. */
   card(input) {
     const known = this.cards.get(input.id);
-    const card = known && known.row === input.row ? known.card : this.newCard(input);
-    this.cards.set(input.id, { row: input.row, card });
+    const hidden = Boolean(blind(input));
+    const drawn = known && known.row === input.row && known.hidden === hidden;
+    const card = drawn ? known.card : this.newCard(input);
+    this.cards.set(input.id, { row: input.row, hidden, card });
     const words = decisionInWords(this.session.about, input);
     const line = card.querySelector(".decision");
     line.replaceChildren(...words);
@@ -65,6 +68,7 @@ export class Gallery {
     const { about } = this.session;
     const { row, name, kind } = input;
     const read = row && row.grade !== "unreadable";
+    const shown = read && !blind(input);
     const verdict = read
       ? ["The model says ", make("b", {}, className(about, row.label))]
       : row
@@ -78,14 +82,14 @@ export class Gallery {
         "div",
         {},
         make("h3", { class: "verdict" }, ...verdict),
-        row ? make("p", {}, badge(row.grade)) : null,
+        row && !blind(input) ? make("p", {}, badge(row.grade)) : null,
         kind === "images" ? make("p", { class: "soft name" }, name) : null,
       ),
     );
     const card = make("li", { "data-id": input.id }, head, kind === "texts" ? picture(input) : null);
     if (row && !read) card.append(make("p", { class: "problem" }, row.reason ?? "It could not be read."));
-    if (read) card.append(errorProbability(row), opinions(about, row, 3));
-    if (read && about.sweep) card.append(this.sweep(input));
+    if (shown) card.append(errorProbability(row), opinions(about, row, 3));
+    if (shown && about.sweep) card.append(this.sweep(input));
     card.append(make("p", { class: "decision", hidden: "" }));
     if (read) {
       const open = make("button", { type: "button", class: "quiet", onclick: () => this.review(input) }, "Review");

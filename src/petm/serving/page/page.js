@@ -5,7 +5,7 @@ import { announce, byId, plural } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { Review } from "./review.js";
 import { about, whenKeyIsWanted } from "./service.js";
-import { Session } from "./session.js";
+import { blind, Session } from "./session.js";
 import { listenToKeys } from "./shortcuts.js";
 
 whenKeyIsWanted(async (sentence) => {
@@ -47,7 +47,7 @@ async function start() {
       drawing = null;
       review.draw();
       gallery.draw();
-      summarise(session);
+      summarise(session, review);
     });
   });
   session.open();
@@ -59,6 +59,7 @@ async function start() {
     byId("add-problem").textContent = lost.length ? `The browser could not read ${lost.join(", ")}.` : "";
   });
   byId("grade-again").addEventListener("click", () => session.gradeWaiting());
+  byId("queue-again").addEventListener("click", () => session.fill());
   byId("start-review").addEventListener("click", () => review.show());
   listenToClear(session);
 }
@@ -74,13 +75,15 @@ function describe({ inputs, classes, threshold, version }) {
   byId("main").hidden = false;
 }
 
-function summarise(session) {
+function summarise(session, review) {
   const inputs = [...session.inputs.values()];
-  const count = (grade) => inputs.filter(({ row }) => row?.grade === grade).length;
+  const count = (grade) => inputs.filter((input) => input.row?.grade === grade && !blind(input)).length;
+  const hidden = inputs.filter((input) => input.row && blind(input)).length;
   const waiting = inputs.filter(({ row }) => !row).length;
   const parts = [
     `${count("trusted")} trusted`,
     `${count("suspect")} suspect`,
+    hidden && `${hidden} to review`,
     count("unreadable") && `${count("unreadable")} unreadable`,
     waiting && `${waiting} waiting`,
   ].filter(Boolean);
@@ -88,9 +91,13 @@ function summarise(session) {
   const summary = inputs.length ? `${plural(inputs.length, "input")}: ${parts.join(", ")}.` : "";
   byId("summary").textContent = summary;
   if (!waiting && before.includes("waiting")) announce(summary);
-  const open = inputs.filter(({ row, decision }) => row?.grade === "suspect" && !decision).length;
+  const open = review.left;
   byId("start-review").hidden = !open;
-  byId("start-review").textContent = `Review ${plural(open, "suspect")}`;
+  const some = plural(open, review.mixed ? "input" : "suspect");
+  byId("start-review").textContent = session.queue ? "Review the queue" : `Review ${some}`;
+  const problem = session.queue?.problem ?? "";
+  byId("queue-problem").hidden = !problem;
+  byId("queue-problem-text").textContent = problem && `The queue could not be read: ${problem}`;
   byId("clear-open").hidden = !inputs.length;
   byId("grade-problem").hidden = !session.problem;
   byId("grade-problem-text").textContent =

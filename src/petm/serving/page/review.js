@@ -2,6 +2,7 @@
 
 import { announce, byId, make, percent, plural, reducedMotion } from "./dom.js";
 import { badge, className, errorProbability, opinions, picture, turning } from "./opinions.js";
+import { blind, decisionStands } from "./session.js";
 
 const AHEAD = 5; // inputs of the queue that are shown before and after the one in review
 const MOST_KEYS = 9;
@@ -18,6 +19,7 @@ export class Review {
     this.begun = false; // before a person turns to the review, the most suspect comes first as grades come in
     for (const kind of ["focusin", "pointerdown"]) byId("review").addEventListener(kind, () => (this.begun = true));
     byId("confirm").addEventListener("click", () => this.confirm());
+    byId("unsure").addEventListener("click", () => this.cannotTell());
     byId("undo").addEventListener("click", () => this.undo());
     byId("previous").addEventListener("click", () => this.move(-1));
     byId("next").addEventListener("click", () => this.move(1));
@@ -25,19 +27,34 @@ export class Review {
     byId("correct").addEventListener("click", () => byId("other").value && this.decide(Number(byId("other").value)));
     byId("decide").hidden = !session.about.labels;
     byId("not-kept").hidden = session.about.labels;
-    byId("kept").hidden = !session.about.labels;
+    this.mixed = Boolean(session.about.queue || session.about.audit);
+    byId("kept").hidden = !session.about.labels || this.mixed;
+    byId("mixed").hidden = !session.about.labels || !this.mixed;
     const all = session.about.classes.map((name, label) => make("option", { value: label }, name));
     byId("other").append(make("option", { value: "" }, "choose"), ...all);
   }
 
-  /** The queue, most suspect first. */
+  /** The queue: that of the service in its order; or the suspects, most suspect first, and those of an audit between. */
   get queue() {
-    return [...this.session.inputs.values()]
-      .filter(
-        ({ id, row, decision }) =>
-          row?.grade === "suspect" || (row?.grade === "trusted" && (decision || this.opened.has(id))),
-      )
-      .sort((one, other) => other.row.suspicion - one.row.suspicion || one.added - other.added);
+    const read = [...this.session.inputs.values()].filter(({ row }) => row && row.grade !== "unreadable");
+    const opened = ({ id, decision }) => decision || this.opened.has(id);
+    const bySuspicion = (one, other) => other.row.suspicion - one.row.suspicion || one.added - other.added;
+    const last = Number.MAX_SAFE_INTEGER;
+    if (this.session.queue) {
+      return read
+        .filter((input) => input.queued !== undefined || opened(input))
+        .sort((one, other) => (one.queued ?? last) - (other.queued ?? last) || bySuspicion(one, other));
+    }
+    const shown = read.filter((input) => input.row.grade === "suspect" || input.row.audit || opened(input));
+    const ranked = shown.filter(({ row }) => !row.audit).sort(bySuspicion);
+    const place = new Map(ranked.map((input, rank) => [input, (rank + 0.5) / ranked.length]));
+    for (const input of shown) if (input.row.audit) place.set(input, parseInt(input.id.slice(0, 8), 16) / 2 ** 32);
+    return shown.sort((one, other) => place.get(one) - place.get(other));
+  }
+
+  /** How many inputs of the queue that are here have no decision. */
+  get left() {
+    return this.queue.filter(open).length;
   }
 
   /** Draws what has changed: `input`, or anything. */
@@ -50,7 +67,8 @@ export class Review {
     }
     const before = this.current;
     if (!this.begun || !queue.includes(this.current)) this.current = queue.find(open) ?? queue[0];
-    if (this.current !== before || this.drawnRow !== this.current.row) this.drawCase();
+    const drawn = this.drawnRow === this.current.row && this.drawnBlind === blind(this.current);
+    if (this.current !== before || !drawn) this.drawCase();
     this.drawQueue(queue);
     this.drawDecision(queue);
   }
@@ -59,6 +77,7 @@ export class Review {
     const { current, session } = this;
     const { about } = session;
     this.drawnRow = current.row;
+    const hidden = (this.drawnBlind = blind(current));
     const held = ["case", "candidates"].some((id) => byId(id).contains(document.activeElement));
     const parts = [
       make(
@@ -67,17 +86,21 @@ export class Review {
         "The model says ",
         make("b", {}, className(about, current.row.label)),
         " ",
-        badge(current.row.grade),
+        hidden ? "" : badge(current.row.grade),
       ),
       current.kind === "images" ? make("p", { class: "soft name" }, current.name) : "",
-      errorProbability(current.row),
-      make("p", { class: "soft suspicion" }, `Suspicion ${current.row.suspicion.toPrecision(3)}`),
-      opinions(about, current.row, 5),
+      ...(hidden
+        ? [make("p", { class: "soft" }, "Grade and second opinion are shown after the decision.")]
+        : [
+            errorProbability(current.row),
+            make("p", { class: "soft suspicion" }, `Suspicion ${current.row.suspicion.toPrecision(3)}`),
+            opinions(about, current.row, 5),
+          ]),
     ];
     const facts = make("div", { class: "facts" }, ...parts);
     byId("case").replaceChildren(picture(current, 4000), facts);
     clearTimeout(this.asking);
-    if (about.sweep) {
+    if (about.sweep && !hidden) {
       const { element, ask } = turning(about, current);
       facts.append(element);
       this.asking = setTimeout(ask, WAIT);
@@ -89,7 +112,8 @@ export class Review {
   /** The classes to correct to, each with its key: digits stand for themselves where they are the class names. */
   drawCandidates() {
     const { classes } = this.session.about;
-    const { row } = this.current;
+    const hidden = blind(this.current);
+    const row = hidden ? { ...this.current.row, opinion: null, second: null } : this.current.row;
     const digits = classes.every((name) => /^[0-9]$/.test(name));
     let labels = [...classes.keys()];
     if (!digits && classes.length > MOST_KEYS) {
@@ -130,9 +154,9 @@ export class Review {
   drawQueue(queue) {
     const place = queue.indexOf(this.current);
     const left = queue.filter(open).length;
-    const one = this.current.row.grade === "suspect" ? "Suspect" : "Input";
+    const one = this.current.row.grade === "suspect" && !this.mixed ? "Suspect" : "Input";
     byId("progress").textContent =
-      `${one} ${place + 1} of ${queue.length}, ${left ? `${left} to review` : "all reviewed"}`;
+      this.inProgress() ?? `${one} ${place + 1} of ${queue.length}, ${left ? `${left} to review` : "all reviewed"}`;
     const first = Math.max(0, Math.min(place - AHEAD, queue.length - 2 * AHEAD - 1));
     const shown = queue.slice(first, first + 2 * AHEAD + 1);
     const wanted = shown.map((input) => `${input.id} ${stateOf(input)} ${input === this.current}`).join();
@@ -164,11 +188,21 @@ export class Review {
     if (held) byId("queue").querySelector(`[data-id="${held}"]`)?.focus();
   }
 
+  /** The progress through the service's queue in words; null without one. */
+  inProgress() {
+    if (!this.session.queue) return null;
+    const { done, total } = this.session.progress;
+    const { lost } = this.session.queue;
+    const gone = lost ? `, ${plural(lost, "input")} gone or changed` : "";
+    return `${done.toLocaleString("en")} of ${total.toLocaleString("en")} reviewed${gone}`;
+  }
+
   drawDecision(queue) {
     const { decision } = this.current;
     const label = decision?.label;
     byId("confirmed-class").textContent = className(this.session.about, this.current.row.label);
     byId("confirm").setAttribute("aria-pressed", String(label === this.current.row.label));
+    byId("unsure").setAttribute("aria-pressed", String(Boolean(decision?.unsure)));
     for (const button of byId("candidates").children) {
       button.setAttribute("aria-pressed", String(decision?.label === Number(button.dataset.label)));
     }
@@ -184,12 +218,12 @@ export class Review {
       : "";
   }
 
-  decide(label) {
+  decide(label, unsure = false) {
     const { current } = this;
     this.begun = true;
     if (!current || !this.session.about.labels) return;
     this.decided = [...this.decided.filter((input) => input !== current), current];
-    this.session.decide(current, label);
+    this.session.decide(current, label, unsure);
     const queue = this.queue;
     const after = queue.slice(queue.indexOf(current) + 1).find(open) ?? queue.find(open);
     const done = decisionInWords(this.session.about, current)
@@ -202,6 +236,10 @@ export class Review {
 
   confirm() {
     this.decide(this.current.row.label);
+  }
+
+  cannotTell() {
+    this.decide(null, true);
   }
 
   undoable() {
@@ -253,6 +291,9 @@ export class Review {
   inWords() {
     const { about } = this.session;
     const { row, name } = this.current;
+    if (blind(this.current)) {
+      return `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}.`;
+    }
     return (
       `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}, ` +
       `the second opinion ${className(about, row.second)}. Probability of error ${percent(row.probability)}.`
@@ -263,13 +304,13 @@ export class Review {
 /** What was decided on an input, as parts of a line. */
 export function decisionInWords(about, { decision }) {
   if (!decision) return [];
-  const { label, confirmed, saved, problem } = decision;
-  const what = label === null ? "Taken back" : `${confirmed ? "Confirmed" : "Corrected to"} ${className(about, label)}`;
+  const { label, confirmed, unsure, saved, problem } = decision;
+  const none = unsure ? "Cannot tell" : "Taken back";
+  const what = label === null ? none : `${confirmed ? "Confirmed" : "Corrected to"} ${className(about, label)}`;
   const state = saved ? "saved" : problem ? "not saved" : "saving …";
   return [`${what}, `, make("span", { class: saved ? "better" : problem ? "worse" : "soft" }, `${state}.`)];
 }
 
-const decisionStands = (input) => input.decision && input.decision.label !== null;
 const open = (input) => !decisionStands(input);
 
 function stateOf(input) {

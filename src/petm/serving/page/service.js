@@ -64,6 +64,15 @@ export async function sweep(input, alphas) {
 /** Appends one decision to the labels file, with the input itself. */
 export const keepDecision = async (decision, input) => post("labels", { ...decision, ...(await encoded(input)) });
 
+/** Returns inputs of the queue that are not decided, from the position `start` on: `{total, decided, items, next}`. */
+export const queueFrom = async (start) => (await request(`queue?start=${start}`)).json();
+
+/** Returns the content of the input of the queue at a position: a Blob, or of texts a string. */
+export async function queued(number, kind) {
+  const answer = await request(`queue/${number}`);
+  return kind === "texts" ? answer.text() : answer.blob();
+}
+
 /** Returns all decisions of the labels file, the oldest first. */
 export const decisions = async () => (await (await request("labels")).json()).labels;
 

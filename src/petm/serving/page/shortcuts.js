@@ -28,7 +28,7 @@ function actOn(review, event) {
   const moves = { j: 1, k: -1 };
   if (!target.matches?.("input")) Object.assign(moves, { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 });
   const confirms = key === "c" || (key === "Enter" && !target.closest?.(OWN_ENTER));
-  if (!moves[key] && !confirms && key !== "u" && !review.keys.has(key)) return false;
+  if (!moves[key] && !confirms && key !== "u" && key !== "x" && !review.keys.has(key)) return false;
   if (!byId("review").contains(target) && !inSight(byId("case"))) {
     // No decision on an input out of view; arrows still scroll.
     if (key.startsWith("Arrow")) return false;
@@ -39,6 +39,7 @@ function actOn(review, event) {
     // A key held down counts once.
     if (confirms) review.confirm();
     else if (key === "u") review.undo();
+    else if (key === "x") review.cannotTell();
     else review.decide(review.keys.get(key));
   }
   return true;
