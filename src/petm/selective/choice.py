@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
+from petm.selective.audit import inverse_chances
 from petm.selective.metrics import aurc, coverage_at_risk
 from petm.selective.ranking import RankedRows, Ranking
 
@@ -63,6 +64,7 @@ def choose(
     wrong: ArrayLike,
     *,
     max_risk: float | None = None,
+    chance: ArrayLike | None = None,
     resamples: int = 500,
     seed: int = 0,
 ) -> Choice:
@@ -78,6 +80,8 @@ def choose(
         costs: Operations that each adds, over those of a plain forward pass.
         wrong: bool ``(N,)``, where the base model is wrong.
         max_risk: Risk at which the coverage is compared; absent compares AURC.
+        chance: float ``(N,)``, with which each sample was drawn to be labelled, in (0, 1]; None for equal chances.
+            Samples are weighted by its inverse.
         resamples: Number of bootstrap samples.
         seed: Seed of the resampling.
 
@@ -91,7 +95,9 @@ def choose(
     if not names or set(names) != set(costs):
         raise ArgumentError(f"costs: expected one for each of {names}, got {list(costs)}.")
     of_ranking = aurc.of_ranking if max_risk is None else partial(_uncovered, risk=max_risk)
-    values, drawn = _values([suspicions[name] for name in names], errors, of_ranking, resamples, seed)
+    weights = None if chance is None else inverse_chances(chance, len(errors))
+    ranked = [RankedRows(suspicions[name], errors, weights) for name in names]
+    values, drawn = _values(ranked, len(errors), of_ranking, resamples, seed)
     gains, chance = values[0] - values, drawn[:, :1] - drawn
     spread = np.nanstd(chance, axis=0)
     known = spread > 0
@@ -128,15 +134,11 @@ def choose(
 
 
 def _values(
-    suspicions: Sequence[ArrayLike],
-    errors: NDArray[np.bool_],
-    of_ranking: Callable[[Ranking], float],
-    resamples: int,
-    seed: int,
+    ranked: Sequence[RankedRows], samples: int, of_ranking: Callable[[Ranking], float], resamples: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The metric of each suspicion ``(J,)``, and on resamples of the rows, the same for all, ``(resamples, J)``."""
-    ranked, generator = [RankedRows(each, errors) for each in suspicions], np.random.default_rng(seed)
-    rows = [generator.integers(0, len(errors), len(errors)) for _ in range(resamples)]
+    generator = np.random.default_rng(seed)
+    rows = [generator.integers(0, samples, samples) for _ in range(resamples)]
     drawn = np.array([[of_ranking(each.ranking(chosen)) for each in ranked] for chosen in rows])
     return np.array([of_ranking(each.ranking()) for each in ranked]), drawn
 
