@@ -65,6 +65,7 @@ def write(path: Path, adapted: AdaptedModel, *, include_base: bool = False, over
             "isotonic", 0.01, knots=(0.0, 0.5), values=(0.1, 0.9), log_losses={"logistic": 0.2}
         ),
         measured={"recall": {"value": 0.5}},
+        choice=None,
         versions={"petm": "1"},
     )
     write_bundle(path, adapted, manifest, {}, card="# Card\n", include_base=include_base, overwrite=overwrite)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from petm._internal.files import plain
+from petm._internal.files import plain, sha256_of_file
 from petm._internal.records import Record
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import Answers, answers_of, predict_answers
@@ -29,6 +30,7 @@ from petm.models.answers import reading_of
 from petm.models.loading import count_parameters, weights_fingerprint
 from petm.models.prediction import BATCH_SIZE, check_labels, device_of
 from petm.models.scores import maximum_softmax
+from petm.selective.audit import inverse_chances, thinned
 from petm.selective.choice import Choice
 from petm.selective.drift import suspicion_profile
 from petm.selective.metrics import aurc, auroc, detection
@@ -55,6 +57,8 @@ class Grader:
         measured: Figures of the fit, by name.
         target: The target of the threshold; absent if it was set by hand.
         choice: What the suspicion was compared with, and why it was taken; absent if it was named.
+        bundle: SHA-256 of the manifest of the bundle that it was loaded from; empty if it was not.
+        parent: SHA-256 of that of the grader that it was learned from; empty if it was not.
     """
 
     adapted: AdaptedModel
@@ -65,6 +69,8 @@ class Grader:
     measured: Mapping[str, Any] = field(default_factory=dict)
     target: Target | None = None
     choice: Choice | None = None
+    bundle: str = ""
+    parent: str = ""
 
     @property
     def score(self) -> str:
@@ -148,6 +154,7 @@ class Grader:
             measured=self.measured,
             choice=self.choice,
             versions=library_versions(),
+            parent=self.parent,
         )
         card = model_card(manifest, adapted, include_base=include_base)
         how: Any = {"card": card, "include_base": include_base, "overwrite": overwrite}
@@ -163,10 +170,14 @@ def fit_grader(
     origin: Origin | None = None,
     choice: Choice | None = None,
     at_most: Threshold | None = None,
+    chance: ArrayLike | None = None,
+    answers: Answers | None = None,
+    values: NDArray[np.float64] | None = None,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
-    Where the target cannot be guaranteed, the grader trusts nothing, and a warning says what is needed.
+    Where the target cannot be guaranteed, the grader trusts nothing, and a warning says what is needed. Of samples that
+    were drawn with unequal chances, the measured figures are those of a part that is thinned to equal chances.
 
     Args:
         adapted: The base model with its fitted adapter.
@@ -177,6 +188,10 @@ def fit_grader(
         origin: Where model, inputs and data come from, for the bundle.
         choice: What the suspicion was compared with, for the bundle.
         at_most: A threshold of the same target, taken (class by class) where it is lower.
+        chance: float ``(N,)``, the chance with which each sample was drawn to be labelled, in (0, 1]; None for equal
+            chances.
+        answers: The answers to the samples, where they are known; such as those of adapters that have not seen them.
+        values: Suspicion of the samples, float64 ``(N,)``, where it is not that of the answers.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -184,17 +199,17 @@ def fit_grader(
     """
     calibration = as_data(calibration)
     known = suspicion_named(score) if isinstance(score, str) else score
-    both = predict_answers(adapted, calibration, title="calibrate")
+    both = answers or predict_answers(adapted, calibration, title="calibrate")
     classes = both.base.shape[1]
     check_labels(calibration.labels, classes, calibration.source)
-    predicted = both.predicted
-    wrong = (predicted != calibration.labels).numpy()
+    predicted = both.predicted.numpy()
+    wrong = predicted != calibration.labels.numpy()
     target = target or (Recall(RECALL) if wrong.any() else PAPER_TARGET)
     known = suspicion_named("opposition") if isinstance(target, Disagreement) else known
-    suspicion = known.of(both).numpy()
-    threshold = target.threshold(suspicion, wrong, predicted.numpy(), classes=classes)
+    suspicion = known.of(both).numpy() if values is None else values
+    threshold = target.threshold(suspicion, wrong, predicted, classes=classes, chance=chance)
     if at_most is not None:
-        threshold = lower_of(threshold, at_most, suspicion, wrong, predicted.numpy())
+        threshold = lower_of(threshold, at_most, suspicion, wrong, predicted, chance=chance)
     if not threshold.holds:
         warnings.warn(
             f"{target.kind}: no threshold can guarantee {target} from {len(wrong)} calibration samples with "
@@ -203,8 +218,11 @@ def fit_grader(
             PetmWarning,
             stacklevel=2,
         )
-    flags = detection(~threshold.trusts(suspicion, predicted), wrong)
     softmax = maximum_softmax(both.base).numpy()
+    probability = fit_probability(suspicion, wrong, chance=chance)
+    kept = thinned(inverse_chances(chance, len(wrong)))
+    suspicion, softmax, wrong, predicted = suspicion[kept], softmax[kept], wrong[kept], predicted[kept]
+    flags = detection(~threshold.trusts(suspicion, predicted), wrong)
     measured = {
         "calibration_samples": len(wrong),
         "calibration_errors": flags.errors,
@@ -220,7 +238,7 @@ def fit_grader(
     }
     origin = origin or Origin()
     origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
-    return Grader(adapted, threshold, known, fit_probability(suspicion, wrong), origin, plain(measured), target, choice)
+    return Grader(adapted, threshold, known, probability, origin, plain(measured), target, choice)
 
 
 def load(
@@ -256,4 +274,5 @@ def load(
     features = int(getattr(layer, "in_features", 0))
     suspicion = suspicion_from_json(place, tensors, features=features, own=evidence)
     held = (told.probability, told.origin, told.measured, told.target, told.choice)
-    return Grader(adapted, told.threshold, suspicion, *held)
+    digest = sha256_of_file(Path(path) / MANIFEST)
+    return Grader(adapted, told.threshold, suspicion, *held, bundle=digest, parent=told.parent)
