@@ -80,11 +80,11 @@ def test_on_undisturbed_data_it_is_not_worse(grader, digits):
 def test_a_bundle_names_its_parent(grader, digits, tmp_path):
     grader.save(tmp_path / "a.petm")
     parent = load(tmp_path / "a.petm", grader.adapted.base)
-    assert (len(parent.bundle), parent.parent) == (64, "")
+    assert len(parent.bundle) == 64
     better = learn(parent, production(digits, 400)[0], **BUDGETS)
     better.save(tmp_path / "b.petm")
     again = load(tmp_path / "b.petm", grader.adapted.base)
-    assert again.parent == parent.bundle != again.bundle
+    assert again.origin.settings["parent"] == parent.bundle != again.bundle
     others = production(digits, 400)[1]
     assert np.array_equal(again.grade(others).suspicion, better.grade(others).suspicion)
 
@@ -219,6 +219,7 @@ def replaced(data: Data, labels=None, classes=None) -> Data:
         (lambda labels: Joined(labels, replaced(labels, (labels.labels + 1) % 10)), "one label for each input"),
         (lambda labels: replaced(labels, torch.full((60,), 11), tuple(map(str, range(12)))), "classes|labels"),
         (lambda labels: replaced(labels, torch.full((60,), -1)), "at least 20"),
+        (lambda labels: replaced(labels, (labels.labels + 1) % 10), "order of the model's outputs"),
     ],
 )
 def test_bad_labels_are_one_line(grader, digits, change, match):

@@ -20,8 +20,8 @@ from petm.adapter.split_point import split_point_of
 from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Inputs
 from petm.data.labels import UNLABELLED, enumerated
-from petm.data.reviewed import check_known
-from petm.data.unseen import refuse_review_queue, sample_hashes, separate
+from petm.data.reviewed import FEWEST, check_known
+from petm.data.unseen import Separated, refuse_review_queue, sample_hashes, separate
 from petm.errors import ArgumentError, DataError, PetmWarning
 from petm.evidence.candidates import BUDGET, Budget, candidates, narrowed
 from petm.evidence.choice import FOLDS, Candidate, Choosing, Chosen, Labelled, regression
@@ -31,13 +31,14 @@ from petm.grading.grader import Grader, fit_grader
 from petm.grading.grades import check_inputs
 from petm.grading.provenance import describe_data
 from petm.models.prediction import Precision, check_labels, choose_device, device_of, evaluating, predict_logits
-from petm.selective.audit import inverse_chances
+from petm.selective.audit import inverse_chances, thinned
 from petm.selective.before_after import Change, Judged, changes
 from petm.selective.choice import FEWEST_ERRORS, Choice, choose
 from petm.selective.targets import Disagreement, MaxRisk, Target
 from petm.training.config import CACHE_BUDGET
 from petm.training.from_labels import LearnedAdapter, label_weights, learn_from_labels
 from petm.training.loop import Storage
+from petm.training.preflight import Answers as Predictions
 
 PRESENT = "the present grader"
 FEWEST_TO_TRAIN = 50
@@ -93,6 +94,7 @@ def learned(
     target: Target | None = None,
     max_extra_time: float = BUDGET,
     max_extra_parameters: float = 0.02,
+    force: bool = False,
     seed: int = 0,
     precision: Precision = "float32",
     cache_budget: int = CACHE_BUDGET,
@@ -116,6 +118,7 @@ def learned(
         target: Target of the threshold; absent keeps the present one.
         max_extra_time: Operations that suspicion may add, over those of a plain forward pass.
         max_extra_parameters: Size of the adapter over that of the base model.
+        force: Whether to go on where the base model's accuracy says that the labels are not its own.
         seed: Seed of everything random.
         precision: Precision of the matrix products in training.
         cache_budget: Bytes of memory for features; larger ones go into a temporary file.
@@ -132,13 +135,16 @@ def learned(
     drawn, notes = drawn and known, list[str]()
     wanted = target or grader.target
     risk = wanted.max_risk if isinstance(wanted, MaxRisk) else None
-    apart = None if calibration is None else _Part(_fresh(grader, calibration, labelled.data, data), None)
+    fresh = None if calibration is None else _fresh(grader, calibration, labelled.data, data)
+    apart = None if fresh is None else _Part(fresh.calibration, None)
     if apart is None and wanted is not None and wanted.guarantees:
         labelled, apart = _divided(grader, labelled, wanted, seed) if drawn else (labelled, None)
         if apart is None:
             notes.append(_missing(wanted, len(labelled.data), drawn=drawn))
             wanted = None
     present = predict_answers(grader.adapted, labelled.data, title="present grader")
+    if drawn and not force:  # of suspects alone, another order of the classes may well be better
+        _check_order(present, labelled, grader.origin.model.classes)
     wrong = (present.predicted != labelled.data.labels).numpy()
     made, errors = None, int(wrong.sum())
     if len(wrong) < FEWEST_TO_TRAIN or min(errors, len(wrong) - errors) < FEWEST_ERRORS:
@@ -171,22 +177,22 @@ def learned(
         {} if data is None else {"mixed in": describe_data(as_data(data))}
     )
     told: dict[str, Json] = {"recipe": "learned from labels", "labels": len(wrong), "errors": errors, "seed": seed}
-    new = fit_grader(
-        found.adapted,
-        judged.data,
-        target=wanted,
-        score=found.suspicion,
-        origin=replace(grader.origin, data=dict(grader.origin.data) | used, settings=told),
-        choice=found.choice,
-        chance=judged.chance,
-        answers=None if apart else found.answers,
-        values=None if apart else found.values,
-    )
+    told |= {"parent": grader.bundle} if grader.bundle else {}
+    how: Any = {
+        "target": wanted,
+        "score": found.suspicion,
+        "origin": replace(grader.origin, data=dict(grader.origin.data) | used, settings=told),
+        "choice": found.choice,
+    }
+    known_answers: Any = {} if apart else {"answers": found.answers, "values": found.values}
+    new = fit_grader(found.adapted, judged.data, chance=judged.chance, **known_answers, **how)
+    if fresh and fresh.left_out and wanted and wanted.guarantees and new.threshold.coverage:
+        # As in a fit: later inputs may repeat as these do, and the lower threshold is right in both cases.
+        new = fit_grader(found.adapted, Joined(judged.data, fresh.left_out), at_most=new.threshold, **how)
     if not drawn and apart is None:  # suspects alone tell no drift of all inputs
         new = replace(
             new, measured={key: value for key, value in new.measured.items() if not key.startswith("suspicion_")}
         )
-    new = replace(new, parent=grader.bundle)
     for text in notes:
         warnings.warn(text, PetmWarning, stacklevel=2)
     before = predict_answers(grader.adapted, judged.data) if apart else present
@@ -263,12 +269,20 @@ def _checked(grader: Grader, reviewed: Any, chance: ArrayLike | None) -> tuple[_
     return part, known
 
 
-def _fresh(grader: Grader, calibration: Data, labelled: Data, data: Data | None) -> Data:
+def _fresh(grader: Grader, calibration: Data, labelled: Data, data: Data | None) -> Separated:
     """The calibration samples without those that were learned from."""
     fresh = as_data(calibration, source="calibration")
     check_inputs(fresh, grader.origin.inputs)
     refuse_review_queue(fresh)
-    return separate(labelled if data is None else Joined(labelled, as_data(data)), fresh).calibration
+    return separate(labelled if data is None else Joined(labelled, as_data(data)), fresh)
+
+
+def _check_order(present: Answers, labelled: _Part, names: tuple[str, ...]) -> None:
+    """Checks that the labels are numbered as the model's outputs, on those that are random ones."""
+    some = torch.from_numpy(thinned(inverse_chances(labelled.chance, len(labelled.data))))
+    if int(some.sum()) >= FEWEST:
+        told = (present.predicted[some], labelled.data.labels[some], present.base.shape[1])
+        Predictions(*told, names, labelled.data.source).check("labels")
 
 
 def _divided(grader: Grader, labelled: _Part, target: Target, seed: int) -> tuple[_Part, _Part | None]:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -79,9 +80,9 @@ def test_from_labels_to_a_better_bundle(place, petm, model):
     assert told["changes"][0]["name"] == "aurc"
     assert told["changes"][0]["difference"]["high"] < 0
     manifest = read_manifest("better.petm")
-    assert (manifest.parent, manifest.fingerprint) == (parent, weights_fingerprint(model))
+    assert (manifest.origin.settings["parent"], manifest.fingerprint) == (parent, weights_fingerprint(model))
     assert not Path("better.petm.run").exists()
-    assert parent[:12] in petm("inspect", "better.petm")[1]
+    assert f"parent{parent}" in re.sub(r"[\s│]", "", petm("inspect", "better.petm")[1])
     assert petm("grade", "better.petm", "--model", "networks:TinyCNN", "in", "-o", "again.csv")[0] == 0
 
 

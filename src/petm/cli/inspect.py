@@ -102,8 +102,6 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
     rows += _measured(manifest.measured)
     for role, data in origin.data.items():
         rows.append((role, str(data)))
-    if manifest.parent:
-        rows.append(("learned from", f"the bundle {manifest.parent[:12]} (SHA-256 of its petm.json)"))
     rows.append(("settings", ", ".join(f"{name} {value}" for name, value in origin.settings.items())))
     rows.append(("versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items())))
     rows.append(("on disk", f"{size:,} bytes in {len(manifest.files)} files, all as they were written"))

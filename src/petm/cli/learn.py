@@ -55,6 +55,7 @@ _UNNAMED = 10_000
     "--max-extra-time", type=float, default=0.25, show_default=True, help="One pass over a plain one, less 1."
 )
 @click.option("--max-extra-parameters", type=float, default=0.02, show_default=True, help="Adapter over the model.")
+@click.option("--force", is_flag=True, help="Go on where the model's accuracy says that the labels are not its own.")
 @options.skip_bad
 @options.output(text="Bundle to write.")
 @options.run
@@ -122,7 +123,9 @@ def learn(
         result.grader.save(output, include_base=(place.bundle / BASE).is_file(), overwrite=overwrite)
     shutil.rmtree(folder, ignore_errors=True)
     if as_json:
-        options.print_json({"bundle": str(output), "parent": result.grader.parent, **result.as_json()})
+        options.print_json(
+            {"bundle": str(output), "parent": result.grader.origin.settings["parent"], **result.as_json()}
+        )
     else:
         _print(result, output)
 

@@ -58,7 +58,6 @@ class Grader:
         target: The target of the threshold; absent if it was set by hand.
         choice: What the suspicion was compared with, and why it was taken; absent if it was named.
         bundle: SHA-256 of the manifest of the bundle that it was loaded from; empty if it was not.
-        parent: SHA-256 of that of the grader that it was learned from; empty if it was not.
     """
 
     adapted: AdaptedModel
@@ -70,7 +69,6 @@ class Grader:
     target: Target | None = None
     choice: Choice | None = None
     bundle: str = ""
-    parent: str = ""
 
     @property
     def score(self) -> str:
@@ -154,7 +152,6 @@ class Grader:
             measured=self.measured,
             choice=self.choice,
             versions=library_versions(),
-            parent=self.parent,
         )
         card = model_card(manifest, adapted, include_base=include_base)
         how: Any = {"card": card, "include_base": include_base, "overwrite": overwrite}
@@ -275,4 +272,4 @@ def load(
     suspicion = suspicion_from_json(place, tensors, features=features, own=evidence)
     held = (told.probability, told.origin, told.measured, told.target, told.choice)
     digest = sha256_of_file(Path(path) / MANIFEST)
-    return Grader(adapted, told.threshold, suspicion, *held, bundle=digest, parent=told.parent)
+    return Grader(adapted, told.threshold, suspicion, *held, bundle=digest)

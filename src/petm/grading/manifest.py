@@ -63,7 +63,6 @@ class Manifest:
         suspicion: As `petm.evidence.suspicion.Suspicion.as_json` writes it.
         versions: Versions of Python and of the libraries.
         files: SHA-256 of each file of the bundle, by its path in the folder.
-        parent: SHA-256 of the manifest of the bundle that it was learned from; empty if it was fitted.
     """
 
     origin: Origin
@@ -83,7 +82,6 @@ class Manifest:
     choice: Choice | None
     versions: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
-    parent: str = ""
 
     def to_json(self) -> dict[str, Json]:
         """Returns the manifest in JSON's types, as in ``petm.json`` and ``petm inspect --json``."""
@@ -112,7 +110,6 @@ class Manifest:
                 "choice": self.choice,
                 "versions": self.versions,
                 "files": self.files,
-                "parent": self.parent,
             }
         )
         return found
@@ -149,7 +146,6 @@ class Manifest:
             _choice(record.record("choice")) if record.has("choice") else None,
             {name: versions.text(name) for name in versions.content},
             {_inside(record, name): _hash(files, name) for name in files.content},
-            _hash(record, "parent") if record.content.get("parent") else "",
         )
 
 
