@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,10 @@ def test_inputs_that_are_gone_are_one_line_or_left_out(digits, images, tmp_path)
     found = read_labelled(decided, [labels], READER, CLASSES, skip_bad=True)
     assert len(found.data) == 30
     assert list(found.skipped) == [str(tmp_path / "gone.png")]
+
+
+def test_a_label_on_an_input_without_a_chance_has_an_unknown_one(digits, images, tmp_path):
+    labels = write(tmp_path / "l.csv", [{"path": path, "label": row % 3} for row, path in enumerate(images)])
+    decided = read_decided([labels], CLASSES)
+    found = read_labelled(replace(decided, chance=np.arange(30) / 30), [labels], READER, CLASSES)
+    assert np.array_equal(found.chance, [np.nan, *np.arange(1, 30) / 30], equal_nan=True)

@@ -28,7 +28,7 @@ class LabelledInputs:
 
     Attributes:
         data: ``N`` samples.
-        chance: float64 ``(N,)``, with which each was drawn to be labelled; NaN where that is not known.
+        chance: float64 ``(N,)``, with which each was drawn to be labelled; NaN where it had none, or that is not known.
         skipped: Why labelled inputs were left out, by name.
     """
 
@@ -79,7 +79,8 @@ def read_labelled(
     source = " + ".join(map(str, files))
     data = TensorData(concatenate(batches), torch.from_numpy(decided.labels[kept]), classes=classes, source=source)
     data.names = tuple(_name(row) for row, reason in zip(rows, reasons, strict=True) if reason is None)
-    return LabelledInputs(data, decided.chance[kept], faults)
+    chance = decided.chance[kept]
+    return LabelledInputs(data, np.where(chance > 0, chance, np.nan), faults)
 
 
 def _copies(files: Sequence[str | Path], wanted: set[str | None]) -> dict[str | None, Content]:
