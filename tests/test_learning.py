@@ -77,6 +77,16 @@ def test_on_undisturbed_data_it_is_not_worse(grader, digits):
     assert found.changes[0].difference.low <= 0
 
 
+def test_what_has_learned_learns_again(grader, digits):
+    labels, others = production(digits, 700)
+    first = learn(grader, labels.subset(range(350)), **BUDGETS)
+    before = first.grade(others).suspicion
+    found = learned(first, labels.subset(range(350, 700)), **BUDGETS)
+    assert np.array_equal(first.grade(others).suspicion, before)
+    assert found.grader.choice.compared[0].name == PRESENT
+    assert gain(first, found.grader, others).low <= 0
+
+
 def test_a_bundle_names_its_parent(grader, digits, tmp_path):
     grader.save(tmp_path / "a.petm")
     parent = load(tmp_path / "a.petm", grader.adapted.base)

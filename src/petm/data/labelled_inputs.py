@@ -3,14 +3,17 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from petm._internal.files import fingerprint
 from petm.data.base import Data, TensorData
-from petm.data.fields import as_batch, concatenate
+from petm.data.fields import Inputs, as_batch, tensors_of
 from petm.data.labels import UNLABELLED, Place, refuse_faults
 from petm.data.reader import Reader
 from petm.data.reviewed import Decided
@@ -24,7 +27,7 @@ _AT_A_TIME = 256
 
 @dataclass(frozen=True, eq=False)
 class LabelledInputs:
-    """Inputs with their true classes, in memory.
+    """Inputs with their true classes; of images only names and labels are held, and encoded ones of tables.
 
     Attributes:
         data: ``N`` samples.
@@ -64,23 +67,62 @@ def read_labelled(
     wanted = {decided.places[number] for number in known if decided.sha256[number] not in copies} - {None}
     found = {(row.path, row.number): row for row in _graded(wanted, text_column)}
     rows = [_row(decided.places[number], copies.get(decided.sha256[number]), found) for number in known]
-    batches, reasons = [], list[str | None]()
+    held, reasons, hashes = list[Inputs](), list[str | None](), list[str | Tensor]()
     step = len(rows) if reader.encoder else _AT_A_TIME  # texts are padded to one length
     for start in range(0, len(rows), step):
         readings = reader.read(rows[start : start + step])
-        batches += [] if readings.inputs is None else [as_batch(readings.inputs)]
         reasons += readings.reasons
+        if readings.inputs is not None:
+            held = [as_batch(readings.inputs)]
+            hashes.append(fingerprint(tensors_of(held[0])))
     faults = {_name(row): reason for row, reason in zip(rows, reasons, strict=True) if reason is not None}
     if not skip_bad:
         refuse_faults(faults, "Put it back, or leave out such inputs with --skip-bad.")
-    if not batches:
+    if not held:
         raise DataError(f"labels: expected inputs that can be read, got none of {len(rows):,}. Put them back.")
-    kept = [number for number, reason in zip(known, reasons, strict=True) if reason is None]
-    source = " + ".join(map(str, files))
-    data = TensorData(concatenate(batches), torch.from_numpy(decided.labels[kept]), classes=classes, source=source)
-    data.names = tuple(_name(row) for row, reason in zip(rows, reasons, strict=True) if reason is None)
+    readable = [place for place, reason in enumerate(reasons) if reason is None]
+    rows, kept = [rows[place] for place in readable], [known[place] for place in readable]
+    labels, source = torch.from_numpy(decided.labels[kept]), " + ".join(map(str, files))
+    data: Data
+    if reader.encoder:
+        data = TensorData(held[0], labels, classes=classes, source=source)
+        data.names = tuple(map(_name, rows))
+    else:
+        data = _Images(rows, reader, labels, tuple(classes), source, fingerprint((*hashes, labels)))
     chance = decided.chance[kept]
     return LabelledInputs(data, np.where(chance > 0, chance, np.nan), faults)
+
+
+class _Images(Data):
+    """Images that are decoded when they are read."""
+
+    def __init__(
+        self, rows: Sequence[Row], reader: Reader, labels: Tensor, classes: tuple[str, ...], source: str, content: str
+    ) -> None:
+        self._rows, self._reader, self._content = rows, reader, content
+        self.labels, self.classes, self.source = labels, classes, source
+        form = reader.form
+        self.value_range = form.value_range if form else (-float("inf"), float("inf"))
+        self.are_pixels = form is not None and not (form.processor or form.mean)
+
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns float32 ``(n, C, H, W)``: the images at ``indices``, in that order; raises DataError without one."""
+        rows = [self._rows[index] for index in torch.as_tensor(indices, dtype=torch.int64).tolist()]
+        if not rows:
+            return self.inputs([0])[:0]
+        readings = self._reader.read(rows)
+        faults = {_name(row): why for row, why in zip(rows, readings.reasons, strict=True) if why is not None}
+        refuse_faults(faults, "It was there before: put it back.")
+        return as_batch(readings.inputs)
+
+    @cached_property
+    def content(self) -> str:
+        """A SHA-256 over decoded images and labels."""
+        return self._content
+
+    def name(self, index: int) -> str:
+        """Returns the path, and the row in a table."""
+        return _name(self._rows[index])
 
 
 def _copies(files: Sequence[str | Path], wanted: set[str | None]) -> dict[str | None, Content]:
