@@ -92,7 +92,13 @@ def learn(
                 raise ArgumentError(f"{name}: expected a share above 0, got {settings[name]}. Try 0.1.")
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
-    paths = {"labels": label_files, "grades": grade_files, "data": sources, "calibration": calibration}
+    paths = {
+        "bundle": (place.bundle,),
+        "labels": label_files,
+        "grades": grade_files,
+        "data": sources,
+        "calibration": calibration,
+    }
     for name, each in paths.items():
         for path in each:
             options.check_readable(name, path)
