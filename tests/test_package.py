@@ -41,6 +41,7 @@ def test_public_names():
             "find_errors",
             "fit",
             "fit_grader",
+            "learn",
             "load",
             "load_digits",
             "load_mnist",

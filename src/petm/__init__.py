@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from petm.grading.hub import push_to_hub as push_to_hub
     from petm.grading.onnx_export import export_onnx as export_onnx
     from petm.grading.onnx_grader import OnnxGrader as OnnxGrader
+    from petm.learning import learn as learn
     from petm.models.loading import load_model as load_model
     from petm.models.paper import PaperCNN as PaperCNN
     from petm.models.paper import paper_cnn as paper_cnn
@@ -68,6 +69,7 @@ _HOME = {
     "grading.hub": ("push_to_hub",),
     "grading.onnx_export": ("export_onnx",),
     "grading.onnx_grader": ("OnnxGrader",),
+    "learning": ("learn",),
     "models.loading": ("load_model",),
     "models.paper": ("PaperCNN", "paper_cnn"),
     "paper.reproduction": ("PROTOCOLS", "reproduce"),

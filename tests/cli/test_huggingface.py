@@ -285,3 +285,21 @@ def test_arrays_of_bytes_do_not_suit_an_image_processor(place: Path, petm: Petm)
     code, _, err = petm("fit", "--model", "hf:vit", "--data", "large.npz", "-o", "my.petm")
     assert code == 1
     assert "large.npz: expected images of 3×16×16 (channels × height × width), got 3×20×20" in err
+
+
+def test_texts_that_people_have_labelled(place: Path, petm: Petm) -> None:
+    assert petm(*fit("--model", "hf:bert"))[0] == 0
+    assert petm("grade", "my.petm", "train.csv", "-o", "grades.csv")[0] == 0
+    with open("grades.csv", newline="") as file:
+        rows = [(row["input"], row["row"]) for row in csv.DictReader(file)]
+    labels = [hf_folders.KINDS.index(kind) for _, kind in hf_folders.QUESTIONS]
+    for row in range(0, len(labels), 4):
+        labels[row] = (labels[row] + 1) % 3  # errors of the model, in production
+    told = [(*place_of, label) for place_of, label in zip(rows, labels, strict=True)]
+    write_texts(Path("labels.csv"), told, "input", "row", "label")
+    budgets = ("--max-extra-parameters", 0.5, "--max-extra-time", 2)
+    how = ("--labels", "labels.csv", "--grades", "grades.csv", "-o", "better.petm", "--json")
+    code, out, err = petm("learn", "my.petm", *how, *budgets)
+    assert code == 0, err
+    assert json.loads(out)["labels"] == len({text for text, _ in hf_folders.QUESTIONS})
+    assert petm("grade", "better.petm", "train.csv")[0] == 0

@@ -166,3 +166,18 @@ def test_bootstrap_shapes_must_agree() -> None:
         bootstrap(mean, [1, 2], [True, False], minus=[1])
     with pytest.raises(ArgumentError, match=r"^wrong:"):
         bootstrap(mean, [1, 2, 3], [True, False])
+
+
+@pytest.mark.parametrize("metric", [*METRICS.values(), partial(coverage_at_risk, risk=0.1)])
+def test_unequal_chances_weigh_a_sample_as_the_rows_that_it_stands_for(metric: Any) -> None:
+    suspicion, wrong = samples()
+    often = np.random.default_rng(1).integers(1, 5, len(wrong))
+    found = bootstrap(metric, suspicion, wrong, chance=1 / often, resamples=50)
+    assert found.value == pytest.approx(metric(np.repeat(suspicion, often), np.repeat(wrong, often)))
+    assert found.low < found.value < found.high
+
+
+def test_a_metric_of_the_users_own_has_no_weights() -> None:
+    suspicion, wrong = samples()
+    with pytest.raises(ArgumentError, match=r"^metric:"):
+        bootstrap(lambda s, w: float(w.mean()), suspicion, wrong, chance=np.full(len(wrong), 0.5))

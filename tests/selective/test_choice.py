@@ -88,3 +88,13 @@ def test_costs_of_other_names() -> None:
     noise, wrong = drawn()
     with pytest.raises(ArgumentError, match=r"^costs:"):
         choose({"softmax": noise[0]}, {"other": 0.0}, wrong)
+
+
+def test_labels_of_unequal_chance_count_as_often_as_the_rows_that_they_stand_for() -> None:
+    noise, wrong = drawn(300)
+    often = np.where(noise[5] > 0, 1, 4)
+    offered = {"softmax": wrong + noise[0], "good": 3 * wrong + noise[1]}
+    choice = choose(offered, {"softmax": 0.0, "good": 0.0}, wrong, chance=1 / often)
+    for row in choice.compared:
+        assert row.value == pytest.approx(aurc(np.repeat(offered[row.name], often), np.repeat(wrong, often)))
+    assert choice.name == "good"

@@ -10,6 +10,7 @@ from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
 from petm.cli.inspect import inspect
+from petm.cli.learn import learn
 from petm.cli.monitor import monitor
 from petm.cli.process import keep_large_blocks
 from petm.cli.push import push
@@ -27,7 +28,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, reproduce, fit, recalibrate, grade, inspect, monitor, serve, export, push):
+for verb in (demo, reproduce, fit, learn, recalibrate, grade, inspect, monitor, serve, export, push):
     petm.add_command(verb)
 
 

@@ -41,6 +41,23 @@ _CONTENT = ("text", "image")
 
 
 @dataclass(frozen=True)
+class Decided:
+    """Inputs that a person has decided on.
+
+    Attributes:
+        places: Input and row; None where the label names its input by content alone.
+        sha256: Hash of the input, where the label or the grades have one.
+        labels: int64 ``(N,)``, true classes; `UNLABELLED` where the person cannot tell.
+        chance: float64 ``(N,)``, with which each was drawn to be labelled; NaN where that is not known.
+    """
+
+    places: tuple[Place | None, ...]
+    sha256: tuple[str | None, ...]
+    labels: NDArray[np.int64]
+    chance: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Reviewed:
     """Graded inputs that a person has decided on, in the order of their grades.
 
@@ -59,6 +76,7 @@ class Reviewed:
         rows: Number of all rows that could be graded.
         unreached: Number of rows that labels say nothing about: without a chance, or with a lower one than every label.
         unanswered: About how many rows were drawn to be labelled and have no decision; 0 where chance explains it.
+        sha256: Hash of each input, where labels or grades have one.
     """
 
     places: tuple[Place, ...]
@@ -75,6 +93,12 @@ class Reviewed:
     rows: int
     unreached: int
     unanswered: int
+    sha256: tuple[str | None, ...]
+
+    @property
+    def decided(self) -> Decided:
+        """What was decided, without the grades."""
+        return Decided(self.places, self.sha256, self.labels, self.chance)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -146,10 +170,7 @@ def read_reviewed(
         DataError: A file cannot be read; an input has two labels; a hash contradicts the row; a label is none of the
             grader's classes; no label names a row; all labels are of one class; or there are fewer than ``fewest``.
     """
-    entries, queued = list[_Entry](), False
-    for path in map(Path, labels):
-        of_file, of_queue = _read_labels(path)
-        entries, queued = entries + of_file, queued or of_queue
+    entries, queued = _read_all(labels)
     numbers = _numbers(entries, classes, ", ".join(map(str, labels)))
     by_hash, by_place = _index(entries, numbers)
     found: list[tuple[Any, ...]] = []
@@ -200,7 +221,8 @@ def read_reviewed(
                 continue
             used |= mine
             by_content += told is not None
-            found.append((place, number, _label(decided, numbers), *answer, grade == "trusted", drawn))
+            digest = digest or decided.sha256
+            found.append((place, number, _label(decided, numbers), *answer, grade == "trusted", digest, drawn))
     unmatched = len({id(each) for each in (*by_hash.values(), *by_place.values())} - used - left)
     rows = chances.total()
     if not queued and set(chances) == {None}:  # random rows, by the word of whoever labelled them
@@ -228,15 +250,8 @@ def _checked(
         )
     columns = list(zip(*found, strict=True))
     labels = np.array(columns[2], np.int64)
-    known = labels[labels != UNLABELLED]
-    if len(known) < fewest:
-        raise DataError(f"labels: expected at least {fewest} labelled inputs, got {len(known)}. Label some more.")
-    if len(np.unique(known)) == 1 and fewest > 1:
-        raise DataError(
-            f"labels: expected at least two classes, got class {known[0]} for all {len(known)} inputs. Check the "
-            f"column of labels, or label inputs of other classes."
-        )
-    drawn = np.array(columns[6], np.float64)
+    check_known(labels, fewest)
+    drawn = np.array(columns[7], np.float64)
     least = min((chance for chance in drawn[labels != UNLABELLED].tolist() if chance > 0), default=1.0)
     unreached = unanswered = 0
     for chance, count in chances.items():
@@ -259,7 +274,62 @@ def _checked(
         rows,
         unreached,
         unanswered,
+        tuple(columns[6]),
     )
+
+
+def read_decided(labels: Sequence[str | Path], classes: Sequence[str], *, fewest: int = FEWEST) -> Decided:
+    """Returns the decisions in files of labels whose grades are not at hand; see `read_reviewed`.
+
+    The chance of being labelled is unknown for labels of a review queue, and 1 for all others.
+
+    Args:
+        labels: Files of labels.
+        classes: ``K`` class names of the grader.
+        fewest: Fewest labelled inputs.
+
+    Raises:
+        DataError: As `read_reviewed`, as far as it does not concern grades.
+    """
+    entries, queued = _read_all(labels)
+    numbers = _numbers(entries, classes, ", ".join(map(str, labels)))
+    by_hash, by_place = _index(entries, numbers)
+    firsts = {id(each): each for each in (*by_hash.values(), *by_place.values())}.values()
+    # An input may have one label by content and another by place.
+    each = [entry for entry in firsts if entry.sha256 is None or by_hash[entry.sha256] is entry]
+    found = np.array([_label(entry, numbers) for entry in each], np.int64)
+    check_known(found, fewest)
+    chance = np.full(len(each), np.nan if queued else 1.0)
+    return Decided(tuple(entry.place for entry in each), tuple(entry.sha256 for entry in each), found, chance)
+
+
+def check_known(labels: NDArray[np.int64], fewest: int = FEWEST) -> None:
+    """Checks that there are labels enough, of two classes at least.
+
+    Args:
+        labels: int64 ``(N,)``; `UNLABELLED` where there is none.
+        fewest: Fewest labels.
+
+    Raises:
+        DataError: There are fewer, or all are of one class.
+    """
+    known = labels[labels != UNLABELLED]
+    if len(known) < fewest:
+        raise DataError(f"labels: expected at least {fewest} labelled inputs, got {len(known)}. Label some more.")
+    if len(np.unique(known)) == 1 and fewest > 1:
+        raise DataError(
+            f"labels: expected at least two classes, got class {known[0]} for all {len(known)} inputs. Check the "
+            f"column of labels, or label inputs of other classes."
+        )
+
+
+def _read_all(labels: Sequence[str | Path]) -> tuple[list[_Entry], bool]:
+    """The decisions of all files, and whether one belongs to a review queue."""
+    entries, queued = list[_Entry](), False
+    for path in map(Path, labels):
+        of_file, of_queue = _read_labels(path)
+        entries, queued = entries + of_file, queued or of_queue
+    return entries, queued
 
 
 def _opened(path: Located, columns: Sequence[str], required: Sequence[str], hint: str) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from petm._internal.files import plain, sha256_of_file
@@ -173,6 +173,8 @@ def fit_grader(
     at_most: Threshold | None = None,
     chance: ArrayLike | None = None,
     chosen_here: bool = False,
+    answers: Answers | None = None,
+    values: NDArray[np.float64] | None = None,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
@@ -191,6 +193,8 @@ def fit_grader(
         chance: float ``(N,)``, the chance with which each sample was drawn to be labelled, in (0, 1]; None for equal
             chances.
         chosen_here: Whether suspicion was chosen on these samples.
+        answers: The answers to the samples, where they are known; such as those of adapters that have not seen them.
+        values: Suspicion of the samples, float64 ``(N,)``, where it is not that of the answers.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -198,14 +202,14 @@ def fit_grader(
     """
     calibration = as_data(calibration)
     known = suspicion_named(score) if isinstance(score, str) else score
-    both = predict_answers(adapted, calibration, title="calibrate")
+    both = answers or predict_answers(adapted, calibration, title="calibrate")
     classes = both.base.shape[1]
     check_labels(calibration.labels, classes, calibration.source)
     predicted = both.predicted.numpy()
     wrong = predicted != calibration.labels.numpy()
     target = target or (Recall(RECALL) if wrong.any() else PAPER_TARGET)
     known = suspicion_named("opposition") if isinstance(target, Disagreement) else known
-    suspicion = known.of(both).numpy()
+    suspicion = known.of(both).numpy() if values is None else values
     threshold = target.threshold(suspicion, wrong, predicted, classes=classes, chance=chance)
     if at_most is not None:
         threshold = lower_of(threshold, at_most, suspicion, wrong, predicted, chance=chance)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
+from petm.selective.audit import inverse_chances
 from petm.selective.ranking import Metric, RankedRows, Ranking, aligned
 from petm.selective.thresholds import check_share
 
@@ -30,6 +31,7 @@ def bootstrap(
     wrong: ArrayLike,
     *,
     minus: ArrayLike | None = None,
+    chance: ArrayLike | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -46,6 +48,8 @@ def bootstrap(
         suspicion: float ``(N,)``, suspicion or flags.
         wrong: bool ``(N,)``, where the base model is wrong; at least one sample.
         minus: float ``(N,)``, suspicion or flags of another method, whose metric is subtracted.
+        chance: float ``(N,)``, with which each sample was drawn to be labelled (`petm.selective.audit`); None for equal
+            chances. Others need a metric of `petm.selective.metrics`, in which samples are weighted by the inverse.
         resamples: Number of bootstrap samples, at least 1.
         confidence: Level of the interval, between 0 and 1, both excluded.
         seed: Seed of the resampling.
@@ -59,8 +63,9 @@ def bootstrap(
     if resamples < 1:
         raise ArgumentError(f"resamples: expected at least 1, got {resamples}.")
     check_share("confidence", confidence, below_1=True)
-    of_rows = _of_rows(metric, suspicion, wrong)
-    of_others = None if minus is None else _of_rows(metric, minus, wrong)
+    weights = None if chance is None else inverse_chances(chance, samples)
+    of_rows = _of_rows(metric, suspicion, wrong, weights)
+    of_others = None if minus is None else _of_rows(metric, minus, wrong, weights)
 
     def value(rows: NDArray[np.int64] | None) -> float:
         return of_rows(rows) - (of_others(rows) if of_others else 0.0)
@@ -72,12 +77,16 @@ def bootstrap(
     return Estimate(value(None), float(low), float(high))
 
 
-def _of_rows(metric: AnyMetric, suspicion: ArrayLike, wrong: ArrayLike) -> Callable[[NDArray[np.int64] | None], float]:
+def _of_rows(
+    metric: AnyMetric, suspicion: ArrayLike, wrong: ArrayLike, weights: NDArray[np.float64] | None
+) -> Callable[[NDArray[np.int64] | None], float]:
     """The metric as a function of the rows drawn; None stands for all rows."""
     of_ranking = _of_ranking(metric)
     if of_ranking is not None:
-        ranked = RankedRows(suspicion, wrong)
+        ranked = RankedRows(suspicion, wrong, weights)
         return lambda rows: of_ranking(ranked.ranking(rows))
+    if weights is not None:
+        raise ArgumentError("metric: expected one of petm.selective.metrics beside chance, got another.")
     values, errors = aligned(np.asarray(suspicion, np.float64), wrong)
     return lambda rows: metric(values, errors) if rows is None else metric(values[rows], errors[rows])
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
+from petm.selective.audit import inverse_chances
 from petm.selective.metrics import aurc, coverage_at_risk
 from petm.selective.ranking import RankedRows, Ranking
 
@@ -64,6 +65,7 @@ def choose(
     *,
     alone: Mapping[str, Sequence[ArrayLike]] | None = None,
     max_risk: float | None = None,
+    chance: ArrayLike | None = None,
     resamples: int = 500,
     seed: int = 0,
 ) -> Choice:
@@ -84,6 +86,8 @@ def choose(
         alone: Names of those that are tested each alone, with suspicions ``(N,)`` that these samples have already left
             out in its favour, such as those of other epochs of a training.
         max_risk: Risk at which the coverage is compared; absent compares AURC.
+        chance: float ``(N,)``, with which each sample was drawn to be labelled, in (0, 1]; None for equal chances.
+            Samples are weighted by its inverse.
         resamples: Number of bootstrap samples.
         seed: Seed of the resampling.
 
@@ -98,13 +102,14 @@ def choose(
         raise ArgumentError(f"costs: expected one for each of {names}, got {list(costs)}.")
     of_ranking = aurc.of_ranking if max_risk is None else partial(_uncovered, risk=max_risk)
     left_out = [each for left in alone.values() for each in left]
-    every = [*(suspicions[name] for name in names), *left_out]
-    values, drawn = _values(every, errors, of_ranking, resamples, seed)
+    weights = None if chance is None else inverse_chances(chance, len(errors))
+    ranked = [RankedRows(each, errors, weights) for each in (*(suspicions[name] for name in names), *left_out)]
+    values, drawn = _values(ranked, len(errors), of_ranking, resamples, seed)
     score = np.log if max_risk is None and (values > 0).all() else np.positive
     with np.errstate(divide="ignore", invalid="ignore"):
-        gains, chance = score(values[0]) - score(values), score(drawn[:, :1]) - score(drawn)
-        spread = np.nanstd(np.where(np.isfinite(chance), chance, np.nan), axis=0)
-        lucky = np.where(spread > 0, (chance - gains) / spread, -np.inf)
+        gains, by_chance = score(values[0]) - score(values), score(drawn[:, :1]) - score(drawn)
+        spread = np.nanstd(np.where(np.isfinite(by_chance), by_chance, np.nan), axis=0)
+        lucky = np.where(spread > 0, (by_chance - gains) / spread, -np.inf)
         gain = np.where(spread > 0, gains / spread, -np.inf)
     better, place = gain > _limit(lucky), len(names)
     for name, left in alone.items():
@@ -162,15 +167,11 @@ def _rows(
 
 
 def _values(
-    suspicions: Sequence[ArrayLike],
-    errors: NDArray[np.bool_],
-    of_ranking: Callable[[Ranking], float],
-    resamples: int,
-    seed: int,
+    ranked: Sequence[RankedRows], samples: int, of_ranking: Callable[[Ranking], float], resamples: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The metric of each suspicion ``(J,)``, and on resamples of the rows, the same for all, ``(resamples, J)``."""
-    ranked, generator = [RankedRows(each, errors) for each in suspicions], np.random.default_rng(seed)
-    rows = [generator.integers(0, len(errors), len(errors)) for _ in range(resamples)]
+    generator = np.random.default_rng(seed)
+    rows = [generator.integers(0, samples, samples) for _ in range(resamples)]
     drawn = np.array([[of_ranking(each.ranking(chosen)) for each in ranked] for chosen in rows])
     return np.array([of_ranking(each.ranking()) for each in ranked]), drawn
 

@@ -298,8 +298,8 @@ def _ratio(count: Any, of: Any) -> float:
     return float(count / of) if of else float("nan")
 
 
-def _accepted(ranking: Ranking) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _accepted(ranking: Ranking) -> tuple[NDArray[Any], NDArray[Any]]:
     """How many samples, and how many errors, are accepted up to each level, from the first that holds a sample."""
     covered, failed = (ranking.right + ranking.wrong).cumsum(), ranking.wrong.cumsum()
-    first = np.searchsorted(covered, 1)
+    first = np.searchsorted(covered, 0, side="right")
     return covered[first:], failed[first:]

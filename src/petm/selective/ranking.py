@@ -20,12 +20,12 @@ P = ParamSpec("P")
 class Ranking:
     """Numbers of right and wrong predictions, int64 ``(L,)``, at each level of suspicion, float64 ``(L,)``, ascending.
 
-    Both are 0 at a level of which a resample holds no sample.
+    Both are 0 at a level of which a resample holds no sample. Of weighted samples they are sums of weights, float64.
     """
 
     levels: NDArray[np.float64]
-    right: NDArray[np.int64]
-    wrong: NDArray[np.int64]
+    right: NDArray[Any]
+    wrong: NDArray[Any]
 
     def binned(self, bins: int) -> NDArray[np.float64]:
         """Returns samples, errors, and the sum of suspicion in bins of equally many samples: float64 ``(3, bins)``.
@@ -39,9 +39,12 @@ class Ranking:
 
 
 class RankedRows:
-    """Samples that are sorted once and counted for each resample; made from suspicion and wrong, ``(N,)`` each."""
+    """Samples that are sorted once and counted for each resample.
 
-    def __init__(self, suspicion: ArrayLike, wrong: ArrayLike) -> None:
+    Made from suspicion, wrong and, if they count differently, positive weights, ``(N,)`` each.
+    """
+
+    def __init__(self, suspicion: ArrayLike, wrong: ArrayLike, weights: NDArray[np.float64] | None = None) -> None:
         values, errors = aligned(np.asarray(suspicion, np.float64), wrong)
         missing = int(np.isnan(values).sum())
         if missing:
@@ -50,11 +53,13 @@ class RankedRows:
             )
         self.levels, level = np.unique(values, return_inverse=True)
         self.cells = level + len(self.levels) * errors  # int64 (N,): the level, and L more where the model is wrong
+        self.weights = weights
 
     def ranking(self, rows: NDArray[np.int64] | None = None) -> Ranking:
         """Returns the counts of the samples at ``rows``, int64 ``(n,)``, with repetitions; by default of all once."""
-        cells = self.cells if rows is None else self.cells[rows]
-        counts = np.bincount(cells, minlength=2 * len(self.levels))
+        rows = np.arange(len(self.cells)) if rows is None else rows
+        weights = None if self.weights is None else self.weights[rows]
+        counts = np.bincount(self.cells[rows], weights, minlength=2 * len(self.levels))
         return Ranking(self.levels, counts[: len(self.levels)], counts[len(self.levels) :])
 
 

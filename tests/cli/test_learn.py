@@ -1,0 +1,173 @@
+"""``petm learn``, from graded images and their labels to another bundle; and what it refuses in one line."""
+
+import csv
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from image_files import write_images
+from petm.adapter.model import views_alone
+from petm.cli import main
+from petm.data.base import TensorData
+from petm.grading.grader import fit_grader
+from petm.grading.manifest import MANIFEST, read_manifest
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
+from petm.models.loading import weights_fingerprint
+
+# As in a process of its own, where dimmed images are said to be unlike those of the fit.
+pytestmark = pytest.mark.filterwarnings("always::petm.errors.PetmWarning")
+
+CLASSES = tuple("0123456789")
+BUDGETS = ("--model", "networks:TinyCNN", "--max-extra-parameters", "0.3", "--max-extra-time", "0.5")
+
+
+@pytest.fixture
+def petm(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["petm", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def place(model, digits, tmp_path, petm):
+    """A bundle, 400 dimmed images, their grades and their labels."""
+    origin = Origin(ModelOrigin("networks:TinyCNN", classes=CLASSES), InputOrigin((28, 28), 1))
+    grader = fit_grader(views_alone(model, ()), digits[1], target=None, score="softmax", origin=origin)
+    grader.save("my.petm", include_base=True)
+    dim = TensorData(digits[2].inputs(range(400)) * 0.35, digits[2].labels[:400], classes=CLASSES)
+    write_images(dim, range(400), Path("in"), flat=True)
+    assert petm("grade", "my.petm", "--model", "networks:TinyCNN", "in", "-o", "grades.parquet")[0] == 0
+    rows = pq.read_table("grades.parquet").to_pylist()
+    write(
+        "labels.csv",
+        [{"input": row["input"], "label": int(label)} for row, label in zip(rows, dim.labels, strict=True)],
+    )
+    return rows, dim.labels.tolist()
+
+
+def write(name, rows):
+    with open(name, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def learn(petm, *more, labels="labels.csv"):
+    return petm("learn", "my.petm", *BUDGETS, "--labels", labels, *more)
+
+
+def test_from_labels_to_a_better_bundle(place, petm, model):
+    code, out, err = learn(petm, "--grades", "grades.parquet", "-o", "better.petm", "--json")
+    assert (code, "Traceback" in err) == (0, False)
+    told = json.loads(out)
+    parent = hashlib.sha256((Path("my.petm") / MANIFEST).read_bytes()).hexdigest()
+    assert (told["parent"], told["labels"], told["judged"]) == (parent, 400, 400)
+    assert told["changes"][0]["name"] == "aurc"
+    assert told["changes"][0]["difference"]["high"] < 0
+    manifest = read_manifest("better.petm")
+    assert (manifest.origin.settings["parent"], manifest.fingerprint) == (parent, weights_fingerprint(model))
+    assert not Path("better.petm.run").exists()
+    assert f"parent{parent}" in re.sub(r"[\s│]", "", petm("inspect", "better.petm")[1])
+    assert petm("grade", "better.petm", "--model", "networks:TinyCNN", "in", "-o", "again.csv")[0] == 0
+
+
+def test_labels_alone_or_as_data_give_the_same_adapter(place, petm):
+    _, labels = place
+    for row, label in enumerate(labels):
+        Path("data", CLASSES[label]).mkdir(parents=True, exist_ok=True)
+        Path("data", CLASSES[label], f"{row:04d}.png").write_bytes(Path("in", f"{row:04d}.png").read_bytes())
+    assert learn(petm, "-o", "a.petm")[0] == 0
+    code, out, _ = learn(petm, "-o", "b.petm", labels="data")
+    assert code == 0
+    assert "Before and after" in out
+    assert "aurc" in out
+    assert read_manifest("a.petm").measured["aurc"] == pytest.approx(read_manifest("b.petm").measured["aurc"], rel=0.2)
+
+
+def test_the_page_alone_guarantees_nothing_and_goes_on(place, petm):
+    rows, labels = place
+    middle = float(np.median([row["suspicion"] for row in rows]))
+    with open("labels.jsonl", "w") as file:
+        for row, label in zip(rows, labels, strict=True):
+            if row["suspicion"] > middle:
+                digest = hashlib.sha256(Path(row["input"]).read_bytes()).hexdigest()
+                line = {"sha256": digest, "label": label, "confirmed": label == row["label"], "suspicion": 0.5}
+                file.write(json.dumps(line) + "\n")
+    how = ("--grades", "grades.parquet", "--max-risk", "0.1", "-o", "better.petm", "--json")
+    code, out, err = learn(petm, *how, labels="labels.jsonl")
+    assert code == 0
+    assert "nothing is guaranteed" in err
+    assert json.loads(out)["labels"] == 200
+    assert read_manifest("better.petm").threshold.confidence is None
+
+
+def test_an_interrupt_loses_nothing(place, petm, monkeypatch):
+    from petm.training import from_labels
+
+    train, done = from_labels.train, []
+
+    def killed(*arguments, **how):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(how["title"])
+        return train(*arguments, **how)
+
+    monkeypatch.setattr(from_labels, "train", killed)
+    code, _, err = learn(petm, "-o", "better.petm")
+    assert (code, Path("better.petm").exists()) == (130, False)
+    assert "--resume" in err
+    assert len(list(Path("better.petm.run/checkpoints").iterdir())) == 2
+    monkeypatch.setattr(from_labels, "train", train)
+    assert learn(petm, "-o", "better.petm")[0] == 1
+    assert learn(petm, "-o", "better.petm", "--resume")[0] == 0
+    assert learn(petm, "-o", "whole.petm")[0] == 0
+    first, second = (Path(name, "adapter_model.safetensors").read_bytes() for name in ("better.petm", "whole.petm"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda told: [row | {"input": f"elsewhere/{n}.png"} for n, row in enumerate(told)], "name a graded row"),
+        (lambda told: [*told, told[0] | {"label": (told[0]["label"] + 1) % 10}], "one label"),
+        (lambda told: [*told[:-1], told[-1] | {"label": "cat"}], "classes"),
+        (lambda told: [row | {"label": 1} for row in told], "two classes"),
+        (lambda told: told[:19], "at least 20"),
+        (lambda told: [row | {"sha256": f"{n:064x}"} for n, row in enumerate(told)], "hash"),
+    ],
+)
+def test_bad_labels_are_one_line_and_nothing_is_lost(place, petm, change, match):
+    rows, labels = place
+    told = [{"input": row["input"], "label": label} for row, label in zip(rows, labels, strict=True)]
+    write("bad.csv", change(told))
+    before = sorted(Path().rglob("*"))
+    code, out, err = learn(petm, "--grades", "grades.parquet", "-o", "better.petm", labels="bad.csv")
+    assert (code, out) == (1, "")
+    assert match in err
+    assert len(err.strip().splitlines()) == 1
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [(("--confidence", "0.9"), 2), (("--max-risk", "2"), 2), (("--max-extra-time", "0"), 2), (("--data", "gone"), 1)],
+)
+def test_wrong_options(place, petm, more, code):
+    found, _, err = learn(petm, *more, "-o", "better.petm")
+    assert found == code
+    assert "Traceback" not in err
