@@ -34,6 +34,8 @@ from petm.training.tuning import Trajectory, tune, tune_candidates
 FEATURES_SHARE, EXAMPLES_SHARE, DATA_SHARE = 2, 4, 4
 """Denominators of the parts of the cache budget: for prefix features, FGSM examples, and decoded data."""
 
+_BATCH, _STEPS, _MOST_EPOCHS = 256, 1500, 20
+"""Samples in a step, and steps up to which a training on few samples, which held-out labels stop, has more epochs."""
 FGSM_STEP = 0.1
 """FGSM step where a recipe leaves it open, as a share of the range; of text, in standard deviations."""
 
@@ -354,7 +356,8 @@ class Making:
             held_out,
             counts=tuple(dict.fromkeys((clean, len(data)))),
             learning_rates=learning_rates or (recipe.learning_rate,),
-            epochs=recipe.epochs,
+            epochs=max(recipe.epochs, min(_MOST_EPOCHS, -(-_STEPS * _BATCH // len(data)))),
+            batch_size=_BATCH,
             cache_budget=self.for_features,
             storage=self.storage,
             **self._how,
