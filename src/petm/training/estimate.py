@@ -199,12 +199,13 @@ class _Timing:
             times = 1 if held or student else recipe.epochs * len(adapted.adapters)
             self._add("adversarial copy", times * -(-n // BACKWARD), times * seconds * n / len(few))
         parts = [0] * (2 if moved else 1) + list(range(1, len(data) // n))
-        epochs = len(adapted.adapters) * recipe.epochs
+        stopped = isinstance(making.config.recipe, str)
+        epochs = len(adapted.adapters) * (making.most_epochs(recipe, len(data)) if stopped else recipe.epochs)
         self._training("train the adapters, at most", adapted, data, parts, total, epochs, _TUNING_BATCH)
-        if isinstance(making.config.recipe, str):
+        if stopped:
             looks = 1 + (_VIEWS if making.images else 0)
             self._prediction("compare evidence", making.model, looks * len(self.calibration) + min(n, _FEATURES))
-        return replace(self._estimate(adapted, recipe, "adapters", size), at_most=True)
+        return replace(self._estimate(adapted, recipe, "adapters", size), at_most=stopped)
 
     def teaching(self) -> Estimate:
         """Returns the estimate for a recipe with a teacher, without early stopping."""

@@ -356,12 +356,16 @@ class Making:
             held_out,
             counts=tuple(dict.fromkeys((clean, len(data)))),
             learning_rates=learning_rates or (recipe.learning_rate,),
-            epochs=max(recipe.epochs, min(_MOST_EPOCHS, -(-_STEPS * _BATCH // len(data)))),
+            epochs=self.most_epochs(recipe, len(data)),
             batch_size=_BATCH,
             cache_budget=self.for_features,
             storage=self.storage,
             **self._how,
         )
+
+    def most_epochs(self, recipe: Recipe, samples: int) -> int:
+        """Returns the most epochs on so many samples where held-out labels stop the training."""
+        return max(recipe.epochs, min(_MOST_EPOCHS, -(-_STEPS * _BATCH // samples)))
 
     @property
     def images(self) -> bool:
