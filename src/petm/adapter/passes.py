@@ -89,7 +89,7 @@ def _ask(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -
     running = _active.get()
     if running is None or (name := running.asked.get(module)) is None:
         return None
-    if name == running.watched:
+    if running.watched and name == running.watched:
         running.seen = arguments[0] if arguments else next(iter(named.values()))
     return running.module_input(name, (arguments, named))
 

@@ -201,7 +201,8 @@ class _Timing:
         parts = [0] * (2 if moved else 1) + list(range(1, len(data) // n))
         stopped = isinstance(making.config.recipe, str)
         epochs = len(adapted.adapters) * (making.most_epochs(recipe, len(data)) if stopped else recipe.epochs)
-        self._training("train the adapters, at most", adapted, data, parts, total, epochs, _TUNING_BATCH)
+        title = "train the adapters, at most" if stopped else "train the adapters"
+        self._training(title, adapted, data, parts, total, epochs, _TUNING_BATCH)
         if stopped:
             looks = 1 + (_VIEWS if making.images else 0)
             self._prediction("compare evidence", making.model, looks * len(self.calibration) + min(n, _FEATURES))
