@@ -2,21 +2,23 @@
 
     python -m experiments.suite answers mnist_early cifar_resnet9 -o runs/answers
     python -m experiments.suite fit mnist_lenet cifar_resnet9_member1 --budget 0.25 --final -o runs/fit.json
-    python -m experiments.suite learn cifar_resnet9 --shift dimmed --labels 150,500 --draws 5 -o runs/learn.json
+    python -m experiments.suite learn cifar_resnet9 --shift dimmed --labels 150,500 --draws 5 --final -o runs/learn.json
+    python -m experiments.suite controls cifar_resnet9 --shift dimmed --labels 150,500 --draws 5 -o runs/controls.json
 
-`learn` draws labels from the half of the test data to choose by and judges on the rest of that half; with ``--final``
-it judges on the half that is untouched until then.
+`fit` is `petm.fit`, `learn` is `petm.learn`, and `controls` are rivals with the same labels. Labels are drawn from the
+half of the test data to choose by. Judged is the rest of that half, or with ``--final`` the untouched half.
 """
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from experiments.suite.answers import write_answers
-from experiments.suite.fits import judge_fit
+from experiments.suite.fits import Judged, judge_fit, judge_learning
 from experiments.suite.learn import Learning, Production, draw_labels, suspicions
 from experiments.suite.models import NAMES, Base, Places, default_folder, load_base
 from experiments.suite.shifts import SHIFTS, TYPING_ERRORS
@@ -30,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("answers", "fit", "learn"))
+    parser.add_argument("what", choices=("answers", "fit", "learn", "controls"))
     parser.add_argument("names", nargs="+", choices=tuple(NAMES), help="Base models.")
     parser.add_argument("--cache", type=Path, default=default_folder(), help="Folder of models that are trained here.")
     parser.add_argument("--models", type=Path, default=Path("models"), help="Folder of the given models.")
@@ -52,14 +54,12 @@ def main() -> None:
         for base in bases:
             console.print(f"{write_answers(base, told.output)}", highlight=False, markup=False)
         return
-    if told.what == "fit":
-        how = {"budget": told.budget, "samples": told.samples, "final": told.final}
+    if told.what in ("fit", "learn"):
         fits = []
-        for base in bases:
-            for seed in range(told.seeds):
-                fits.append(judge_fit(base, seed=seed, **how))
-                console.print(str(fits[-1]), highlight=False, markup=False)
-                write_json(told.output, {"fits": [asdict(each) for each in fits]})
+        for each in _judgements(told, bases):
+            fits.append(each)
+            console.print(str(each), highlight=False, markup=False)
+            write_json(told.output, {"fits": list(map(asdict, fits))})
         return
     found = [
         {
@@ -75,6 +75,17 @@ def main() -> None:
     ]
     told.output.parent.mkdir(parents=True, exist_ok=True)
     told.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _judgements(told: argparse.Namespace, bases: list[Base]) -> Iterator[Judged]:
+    for base in bases:
+        if told.what == "fit":
+            for seed in range(told.seeds):
+                yield judge_fit(base, budget=told.budget, seed=seed, samples=told.samples, final=told.final)
+            continue
+        for labels in map(int, told.labels.split(",")):
+            for seed in range(told.draws):
+                yield judge_learning(base, told.shift, labels, seed=seed, final=told.final)
 
 
 def learn_table(

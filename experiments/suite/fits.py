@@ -1,4 +1,4 @@
-"""What `petm.fit` chooses for each base model, judged on data that nothing was chosen on."""
+"""What `petm.fit` chooses and `petm.learn` learns for each base model, judged on data that nothing was chosen on."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,9 +6,13 @@ from typing import Any
 import torch
 
 from experiments.suite.models import Base
+from petm.adapter.model import views_alone
 from petm.adapter.one_pass import predict_answers
+from petm.data.base import Data
 from petm.evidence.formulas import SOFTMAX
 from petm.fitting import fit
+from petm.grading.grader import Grader, fit_grader
+from petm.learning import learned
 from petm.selective.bootstrap import Estimate, bootstrap
 from petm.selective.metrics import aurc
 
@@ -19,7 +23,7 @@ class Judged:
 
     Attributes:
         model: Name of the base model.
-        budget: Operations that suspicion may add.
+        what: What was done.
         seed: Seed of the fit.
         taken: Name of the suspicion that was chosen.
         reason: Why.
@@ -32,7 +36,7 @@ class Judged:
     """
 
     model: str
-    budget: float
+    what: str
     seed: int
     taken: str
     reason: str
@@ -47,7 +51,7 @@ class Judged:
         ratio, ends = self.aurc.value / self.softmax - 1, (self.difference.low, self.difference.high)
         low, high = (end / self.softmax for end in ends)
         return (
-            f"{self.model:22} {self.budget:4g} seed {self.seed}: {self.taken:50} "
+            f"{self.model:22} {self.what:24} seed {self.seed}: {self.taken:50} "
             f"{1000 * self.softmax:8.3f} -> {1000 * self.aurc.value:8.3f}  {ratio:+.1%} [{low:+.1%}, {high:+.1%}]"
         )
 
@@ -67,14 +71,18 @@ def judge_fit(base: Base, *, budget: float, seed: int, samples: int, final: bool
     rows = torch.randperm(len(base.train), generator=torch.Generator().manual_seed(seed))[:samples]
     train = base.train.subset(rows.sort().values)
     grader = fit(base.model, train, calibration=fresh, max_extra_time=budget, seed=seed)
+    return _judged(base.name, f"fit within {budget:g}", seed, grader, judged)
+
+
+def _judged(model: str, what: str, seed: int, grader: Grader, judged: Data) -> Judged:
     answers = predict_answers(grader.adapted, judged)
     wrong = (answers.predicted != judged.labels).numpy()
     found, softmax = grader.suspicion.of(answers).numpy(), SOFTMAX.compute(answers, {}).numpy()
     choice = grader.choice
     assert choice is not None
     return Judged(
-        base.name,
-        budget,
+        model,
+        what,
         seed,
         choice.name,
         choice.reason,
@@ -85,3 +93,22 @@ def judge_fit(base: Base, *, budget: float, seed: int, samples: int, final: bool
         bootstrap(aurc, found, wrong, minus=softmax),
         [asdict(row) for row in choice.compared],
     )
+
+
+def judge_learning(base: Base, shift: str, labels: int, *, seed: int, final: bool) -> Judged:
+    """Returns what a grader by the softmax learns from labels of shifted data, judged on other shifted data.
+
+    Args:
+        base: The base model. The labels are drawn from the half to choose by.
+        shift: Name of the shift.
+        labels: How many labels are drawn.
+        seed: Seed of the draw and of the training.
+        final: Judge on the untouched half, else on the rest of the half to choose by.
+    """
+    half, production = len(base.test) // 2, base.under(shift)
+    order = torch.randperm(half, generator=torch.Generator().manual_seed(seed))
+    reviewed = production.subset(base.order[order[:labels]])
+    judged = production.subset(base.order[half:] if final else base.order[order[labels:]])
+    grader = fit_grader(views_alone(base.model, ()), base.choosing, target=None, score=SOFTMAX.name)
+    found = learned(grader, reviewed, seed=seed).grader
+    return _judged(base.name, f"{shift}, {labels} labels", seed, found, judged)
