@@ -76,7 +76,7 @@ def choose(
     ratio of both AURC, whose distribution is less skewed than that of the difference, or the difference of both
     coverages. The greatest gain is taken over all suspicions; for the few that one would try first, over each alone,
     as many candidates would hide them. Of those that are better, every one within a standard error of the best is as
-    good, and the cheapest of these is chosen.
+    good, and the cheapest of these is chosen; among equally cheap ones, one of the few.
 
     Args:
         suspicions: float ``(N,)`` each, by name; the first is the one to beat. None was fitted on the sample it is
@@ -125,7 +125,7 @@ def choose(
         best = int(np.where(better, values, np.inf).argmin())
         behind = np.nanstd(drawn - drawn[:, best : best + 1], axis=0)
         as_good = np.flatnonzero(better & (values - values[best] <= behind))
-        taken = int(min(as_good, key=lambda each: (costs[names[each]], values[each])))
+        taken = int(min(as_good, key=lambda each: (costs[names[each]], names[each] not in alone, values[each])))
     rows = _rows(names, costs, values, drawn, better, taken, covered=max_risk is not None)
     order = [0, *sorted(range(1, len(names)), key=lambda each: (values[each], costs[names[each]]))]
     metric = "aurc" if max_risk is None else f"coverage at risk {max_risk:g}"
