@@ -14,8 +14,9 @@ from petm.selective.ranking import RankedRows, Ranking
 
 FEWEST_ERRORS = 10
 """Errors below which nothing can be told to be better than the softmax."""
-LEVEL = 0.05
-"""Probability with which at least one suspicion that is no better passes for better."""
+LEVEL, _FEW = 0.05, 1.645
+"""Probability with which at least one suspicion that is no better passes for better, and the standard errors that the
+few which one would try first may be behind: what takes their place must be better than they are by that level."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def choose(
     ratio of both AURC, whose distribution is less skewed than that of the difference, or the difference of both
     coverages. The greatest gain is taken over all suspicions; for the few that one would try first, over each alone,
     as many candidates would hide them. Of those that are better, every one within a standard error of the best is as
-    good, and the cheapest of these is chosen; among equally cheap ones, one of the few.
+    good, 1.645 of them for the few, and the cheapest of these is chosen; among equally cheap ones, one of the few.
 
     Args:
         suspicions: float ``(N,)`` each, by name; the first is the one to beat. None was fitted on the sample it is
@@ -124,7 +125,8 @@ def choose(
     if better.any():
         best = int(np.where(better, values, np.inf).argmin())
         behind = np.nanstd(drawn - drawn[:, best : best + 1], axis=0)
-        as_good = np.flatnonzero(better & (values - values[best] <= behind))
+        allowed = np.where([name in alone for name in names], _FEW, 1.0) * behind
+        as_good = np.flatnonzero(better & (values - values[best] <= allowed))
         taken = int(min(as_good, key=lambda each: (costs[names[each]], names[each] not in alone, values[each])))
     rows = _rows(names, costs, values, drawn, better, taken, covered=max_risk is not None)
     order = [0, *sorted(range(1, len(names)), key=lambda each: (values[each], costs[names[each]]))]
