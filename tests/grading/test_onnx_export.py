@@ -19,13 +19,11 @@ from torch import Tensor, nn
 
 from image_files import write_images
 from networks import ResidualNet, images, randomise, seeded, snapshot
-from petm.adapter.model import Cascade, Member, attach_adapter, views_alone
+from petm.adapter.model import Cascade, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.cli import main
-from petm.data.base import Data, TensorData
+from petm.data.base import Data
 from petm.errors import ArgumentError, BundleError, DataError, ExportError, ExtraError, ModelError, PetmError, RunError
-from petm.evidence.protocol import compute_answers
-from petm.evidence.suspicion import EVIDENCE, Suspicion
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
@@ -496,18 +494,3 @@ def test_a_graph_says_how_a_processor_reads_its_inputs(tmp_path: Path) -> None:
     read = replace(small(), origin=Origin(inputs=InputOrigin(processor="a/folder")))
     export_onnx(read, tmp_path / "g.onnx", images(4, 2))
     assert OnnxGrader(tmp_path / "g.onnx").origin.inputs.processor == "a/folder"
-
-
-@pytest.mark.parametrize("name", ["knn", "knn_distance"])
-def test_neighbours_are_sought_for_a_batch_of_any_size(name: str, tmp_path: Path) -> None:
-    network = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3)), 1)
-    samples = images(60, 1, 4, 4, seed=2)
-    labels = torch.arange(60) % 3
-    suspicion = Suspicion((EVIDENCE[name].fit(compute_answers(network, TensorData(samples, labels)), labels),))
-    adapted = views_alone(network, ())
-    adapted.take_features("3")
-    grader = Grader(adapted, Threshold(0.5, "by hand"), suspicion)
-    export_onnx(grader, tmp_path / "graph.onnx", samples[:3])
-    found = OnnxGrader(tmp_path / "graph.onnx").grade(images(5000, 1, 4, 4, seed=3), batch_size=5000)
-    expected = grader.grade(images(5000, 1, 4, 4, seed=3))
-    np.testing.assert_allclose(found.suspicion, expected.suspicion, atol=1e-5)
