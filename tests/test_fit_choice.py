@@ -13,7 +13,7 @@ from networks import TinyCNN, seeded, snapshot
 from petm.adapter.model import views_alone
 from petm.adapter.one_pass import MOST_FEATURES, find_feature_layer, predict_answers
 from petm.data.base import Data, TensorData
-from petm.errors import ArgumentError, DataError
+from petm.errors import ArgumentError, DataError, PetmWarning
 from petm.evidence.candidates import choose_for
 from petm.evidence.protocol import FittedEvidence
 from petm.evidence.suspicion import evidence_named
@@ -126,6 +126,14 @@ def test_a_layer_with_very_many_inputs_has_no_features() -> None:
     for width, name in ((MOST_FEATURES, "1"), (MOST_FEATURES + 1, "")):
         wide = views_alone(nn.Sequential(nn.Flatten(), nn.Linear(width, 2)), ())
         assert find_feature_layer(wide, torch.rand(3, 1, width)) == name
+
+
+def test_named_evidence_that_cannot_be_compared_is_said(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    without = digits[0].subset((digits[0].labels != 3).nonzero().flatten())
+    with pytest.warns(PetmWarning, match=r"^recipe: .* mahalanobis, which"):
+        grader = fit(model, without, calibration=digits[1], recipe="margin, mahalanobis", device="cpu")
+    assert grader.choice is not None
+    assert {row.name for row in grader.choice.compared} == {"softmax", "margin"}
 
 
 def test_few_samples_are_all_for_the_guarantee(poor: nn.Module, digits: tuple[Data, ...]) -> None:
