@@ -13,7 +13,7 @@ from networks import TinyCNN, seeded, snapshot
 from petm.adapter.model import views_alone
 from petm.adapter.one_pass import MOST_FEATURES, find_feature_layer, predict_answers
 from petm.data.base import Data, TensorData
-from petm.errors import ArgumentError, DataError, PetmWarning
+from petm.errors import ArgumentError, DataError, ModelError, PetmWarning
 from petm.evidence.candidates import choose_for
 from petm.evidence.protocol import FittedEvidence
 from petm.evidence.suspicion import evidence_named
@@ -134,6 +134,33 @@ def test_named_evidence_that_cannot_be_compared_is_said(model: nn.Module, digits
         grader = fit(model, without, calibration=digits[1], recipe="margin, mahalanobis", device="cpu")
     assert grader.choice is not None
     assert {row.name for row in grader.choice.compared} == {"softmax", "margin"}
+
+
+class Plain(nn.Module):
+    """A linear classifier of two numbers; its weights are in no layer, or in one that is too small for an adapter."""
+
+    def __init__(self, layer: bool) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2, bias=False) if layer else None
+        self.weight = nn.Parameter(torch.eye(2)) if self.fc is None else self.fc.weight
+        with torch.no_grad():
+            self.weight.copy_(torch.eye(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T if self.fc is None else self.fc(x)
+
+
+@pytest.mark.parametrize("layer", [False, True])
+def test_a_model_without_room_for_an_adapter_is_compared_without_one(layer: bool) -> None:
+    labels = torch.arange(1200) % 2
+    x = torch.eye(2)[labels] + 0.7 * torch.randn(1200, 2, generator=torch.Generator().manual_seed(0))
+    data, fresh = TensorData(x[:600], labels[:600]), TensorData(x[600:], labels[600:])
+    grader = fit(Plain(layer), data, calibration=fresh, target=Coverage(0.8), device="cpu")
+    assert grader.choice is not None
+    assert {"softmax", "margin", "entropy"} <= {row.name for row in grader.choice.compared}
+    assert not grader.adapted.adapters
+    with pytest.raises((ArgumentError, ModelError)):
+        fit(Plain(layer), data, calibration=fresh, max_extra_parameters=0.01, device="cpu")
 
 
 def test_few_samples_are_all_for_the_guarantee(poor: nn.Module, digits: tuple[Data, ...]) -> None:

@@ -20,7 +20,7 @@ from petm.adapter.peft_folder import adopt_adapter
 from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Fields, tensors_of
 from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, separate
-from petm.errors import DataError, PetmWarning
+from petm.errors import ArgumentError, DataError, ModelError, PetmWarning
 from petm.evidence.candidates import BUDGET, choose_for
 from petm.evidence.formulas import SOFTMAX
 from petm.evidence.suspicion import EVIDENCE, Suspicion, suspicion_named
@@ -435,7 +435,14 @@ def _chosen(
         softmax = suspicion_named(SOFTMAX.name)
         return views_alone(model, ()), softmax, Choice(softmax.name, "aurc", (), reason)
     making = Making(model, data, config, storage)
-    trained = making.candidates(to_choose, adversarial=not making.images) if _learns(config) else ()
+    try:
+        trained = making.candidates(to_choose, adversarial=not making.images) if _learns(config) else ()
+    except (ArgumentError, ModelError) as error:
+        if config.layers or config.max_extra_parameters or config.max_extra_time:
+            raise  # as the user asked for more than is possible, or for less than rank 1
+        trained = ()
+        if group().is_main:
+            note(f"No adapter is trained. {error}")
     adapted = trained[0].adapted if trained else views_alone(model, ())
     tried = [logits for trajectory in trained for logits in trajectory.logits]
     how = _budget(config) | {"only": config.compared, "tried": tried, "seed": config.seed}
