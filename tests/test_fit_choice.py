@@ -10,13 +10,14 @@ from torch import nn
 
 import petm
 from networks import TinyCNN, seeded, snapshot
-from petm.adapter.one_pass import predict_answers
+from petm.adapter.model import views_alone
+from petm.adapter.one_pass import MOST_FEATURES, find_feature_layer, predict_answers
 from petm.data.base import Data, TensorData
-from petm.errors import ArgumentError
+from petm.errors import ArgumentError, DataError, ModelError, PetmWarning
 from petm.evidence.candidates import choose_for
 from petm.evidence.protocol import FittedEvidence
 from petm.evidence.suspicion import evidence_named
-from petm.fitting import CHOICE_SHARE, FEWEST_TO_CHOOSE, fit
+from petm.fitting import CHOICE_SHARE, FEWEST_TO_CHOOSE, fit, recalibrate
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
 from petm.models.scores import maximum_softmax
@@ -74,12 +75,13 @@ def test_the_softmax_is_kept_where_nothing_beats_it(model: nn.Module, digits: tu
     np.testing.assert_allclose(grades.suspicion, maximum_softmax(logits.detach()).numpy(), atol=1e-6)
     np.testing.assert_array_equal(grades.second, grades.labels)
     grader.save(tmp_path / "s.petm")
+    assert "it grades each prediction" in (tmp_path / "s.petm" / "README.md").read_text()
     assert sorted(path.name for path in (tmp_path / "s.petm").iterdir()) == ["README.md", "petm.json"]
     again = petm.load(tmp_path / "s.petm", model)
     np.testing.assert_array_equal(again.grade(digits[2].subset(range(50))).suspicion, grades.suspicion)
 
 
-@pytest.mark.parametrize("name", ["mahalanobis", "relative_mahalanobis", "softmax"])
+@pytest.mark.parametrize("name", ["mahalanobis", "relative_mahalanobis", "knn", "knn_distance", "softmax"])
 def test_a_graph_has_the_evidence(name: str, model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
     grader = fit(model, digits[0], calibration=digits[1], recipe="softmax", target=Coverage(0.8), device="cpu")
     adapted = grader.adapted
@@ -102,6 +104,63 @@ def test_a_guarantee_is_computed_on_samples_that_nothing_was_chosen_on(
     assert grader.choice.metric == "coverage at risk 0.2"
     used = grader.measured["calibration_samples"]
     assert used == len(digits[2]) - int(CHOICE_SHARE * len(digits[2]))
+
+
+def test_a_guarantee_on_the_labels_of_the_fit_leaves_out_those_of_the_choice(
+    poor: nn.Module, digits: tuple[Data, ...]
+) -> None:
+    how: Any = {"calibration": digits[2], "recipe": "margin, entropy", "device": "cpu"}
+    grader = fit(poor, digits[0], target=MaxRisk(0.3), **how)
+    assert grader.choice is not None
+    stricter = recalibrate(grader, digits[2], target=MaxRisk(0.25))
+    assert stricter.measured["calibration_samples"] == grader.measured["calibration_samples"] < len(digits[2])
+    assert stricter.origin.data["calibration"].content == grader.origin.data["calibration"].content
+    assert recalibrate(grader, digits[2], target=Coverage(0.5)).measured["calibration_samples"] == len(digits[2])
+    assert recalibrate(grader, digits[1]).measured["calibration_samples"] == len(digits[1])
+    everything = fit(poor, digits[0], target=Coverage(0.5), **how)
+    with pytest.raises(DataError, match=r"^calibration: "):
+        recalibrate(everything, digits[2], target=MaxRisk(0.2))
+
+
+def test_a_layer_with_very_many_inputs_has_no_features() -> None:
+    for width, name in ((MOST_FEATURES, "1"), (MOST_FEATURES + 1, "")):
+        wide = views_alone(nn.Sequential(nn.Flatten(), nn.Linear(width, 2)), ())
+        assert find_feature_layer(wide, torch.rand(3, 1, width)) == name
+
+
+def test_named_evidence_that_cannot_be_compared_is_said(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    without = digits[0].subset((digits[0].labels != 3).nonzero().flatten())
+    with pytest.warns(PetmWarning, match=r"^recipe: .* mahalanobis, which"):
+        grader = fit(model, without, calibration=digits[1], recipe="margin, mahalanobis", device="cpu")
+    assert grader.choice is not None
+    assert {row.name for row in grader.choice.compared} == {"softmax", "margin"}
+
+
+class Plain(nn.Module):
+    """A linear classifier of two numbers; its weights are in no layer, or in one that is too small for an adapter."""
+
+    def __init__(self, layer: bool) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2, bias=False) if layer else None
+        self.weight = nn.Parameter(torch.eye(2)) if self.fc is None else self.fc.weight
+        with torch.no_grad():
+            self.weight.copy_(torch.eye(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T if self.fc is None else self.fc(x)
+
+
+@pytest.mark.parametrize("layer", [False, True])
+def test_a_model_without_room_for_an_adapter_is_compared_without_one(layer: bool) -> None:
+    labels = torch.arange(1200) % 2
+    x = torch.eye(2)[labels] + 0.7 * torch.randn(1200, 2, generator=torch.Generator().manual_seed(0))
+    data, fresh = TensorData(x[:600], labels[:600]), TensorData(x[600:], labels[600:])
+    grader = fit(Plain(layer), data, calibration=fresh, target=Coverage(0.8), device="cpu")
+    assert grader.choice is not None
+    assert {"softmax", "margin", "entropy"} <= {row.name for row in grader.choice.compared}
+    assert not grader.adapted.adapters
+    with pytest.raises((ArgumentError, ModelError)):
+        fit(Plain(layer), data, calibration=fresh, max_extra_parameters=0.01, device="cpu")
 
 
 def test_few_samples_are_all_for_the_guarantee(poor: nn.Module, digits: tuple[Data, ...]) -> None:

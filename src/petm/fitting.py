@@ -20,7 +20,7 @@ from petm.adapter.peft_folder import adopt_adapter
 from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Fields, tensors_of
 from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, separate
-from petm.errors import DataError, PetmWarning
+from petm.errors import ArgumentError, DataError, ModelError, PetmWarning
 from petm.evidence.candidates import BUDGET, choose_for
 from petm.evidence.formulas import SOFTMAX
 from petm.evidence.suspicion import EVIDENCE, Suspicion, suspicion_named
@@ -133,6 +133,9 @@ def fitted(
         to_choose, samples = _divided(samples, config)
         chosen_here = to_choose is samples
         adapted, suspicion, choice = _chosen(model, data, to_choose, config, storage)
+    used = _origins(apart, samples, held_out=fresh is None)
+    if choice is not None and choice.compared:
+        used["choice"] = describe_data(to_choose)
     title = _title(adapted, recipe)
     told = config.told() | {"recipe": title, "training_errors": seen.errors, "training_samples": seen.samples}
     told |= {"preflight": str(seen)} if recipe.teacher else {}  # only the paper's recipe learns from errors
@@ -144,7 +147,7 @@ def fitted(
         score=suspicion,
         choice=choice,
         chosen_here=chosen_here,
-        origin=replace(origin or Origin(), data=_origins(apart, samples, held_out=fresh is None), settings=told),
+        origin=replace(origin or Origin(), data=used, settings=told),
     )
     return Fitted(_completed(found.grader, accuracies, stated=fresh is None), found.calibration)
 
@@ -238,8 +241,9 @@ def recalibrate(
 
     Args:
         grader: A fitted grader; unchanged.
-        fresh: ``N`` labelled samples like later inputs, which neither the base model nor the adapters have seen. Those
-            of the fit are not known any more, so samples that equal them cannot be found.
+        fresh: ``N`` labelled samples like later inputs, which neither the base model nor the adapters have seen. If
+            they are exactly the calibration set of the fit, a guarantee leaves out those that suspicion was chosen on;
+            other samples of the fit are not known any more, so those that equal them cannot be found.
         target: Target of the threshold; absent takes the grader's.
         chance: float ``(N,)``, the chance with which each sample was drawn to be labelled, in (0, 1], as for a review
             queue with an audit (`petm.data.reviewed.Reviewed.chance`); None for equal chances.
@@ -248,7 +252,8 @@ def recalibrate(
     Raises:
         ArgumentError: A chance is out of range.
         DataError: Labels are missing or outside 0..K-1, only one class is present, the classes or inputs are others
-            than those of the grader, the samples were chosen by suspicion, or the labels are not the base model's.
+            than those of the grader, the samples were chosen by suspicion, the target is a guarantee and they are those
+            that suspicion was chosen on, or the labels are not the base model's.
 
     Example:
         >>> grader = recalibrate(grader, fresh, target=petm.MaxRisk(0.01))  # doctest: +SKIP
@@ -268,8 +273,10 @@ def recalibrated(
     check_inputs(fresh, origin.inputs, f"calibration ({fresh.source})")
     if chance is None:
         refuse_review_queue(fresh)
-    apart = distinct(fresh)
+    apart, target = distinct(fresh), target or grader.target
     samples, all_chances = apart.calibration, None if chance is None else np.asarray(chance, np.float64)
+    if chance is None and target is not None and target.guarantees:
+        samples = _not_chosen_on(samples, origin, target)
     chances = None if all_chances is None else (all_chances[apart.kept], all_chances[~apart.kept])
     alike = thinned(inverse_chances(chances and chances[0], len(samples)))  # the model is as right on later inputs
     accuracies = _check_accuracy(None, _answers(adapted.base, samples.subset(torch.from_numpy(alike)), 0), force=force)
@@ -279,7 +286,7 @@ def recalibrated(
         adapted,
         samples,
         apart.left_out,
-        target=target or grader.target,
+        target=target,
         origin=replace(origin, data=data, settings={**origin.settings, **parent}),
         chances=chances,
         score=grader.suspicion,
@@ -392,9 +399,31 @@ def _divided(samples: Data, config: FitConfig) -> tuple[Data, Data]:
         return samples, samples
     if len(samples) < FEWEST_TO_CHOOSE:
         return samples.subset([]), samples
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(config.seed))
+    return _parts(samples, config.seed)
+
+
+def _parts(samples: Data, seed: int) -> tuple[Data, Data]:
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     first = int(CHOICE_SHARE * len(order))
     return samples.subset(order[:first].sort().values), samples.subset(order[first:].sort().values)
+
+
+def _not_chosen_on(samples: Data, origin: Origin, target: Target) -> Data:
+    """The samples; where they are those of the fit, the part on which suspicion was not chosen, for a guarantee."""
+    chosen_on, seed = origin.data.get("choice"), origin.settings.get("seed")
+    if chosen_on is None or not isinstance(seed, int):
+        return samples
+    if samples.content == chosen_on.content:
+        raise DataError(
+            f"calibration: expected fresh samples, to guarantee {target}, got the {len(samples):,} of the fit, on "
+            f"which suspicion was chosen. Pass others, or fit with this target."
+        )
+    to_choose, rest = _parts(samples, seed)
+    if to_choose.content != chosen_on.content:
+        return samples
+    if group().is_main:
+        note(f"Suspicion was chosen on {len(to_choose):,} of these samples; the guarantee is computed on the others.")
+    return rest
 
 
 def _chosen(
@@ -406,13 +435,20 @@ def _chosen(
         softmax = suspicion_named(SOFTMAX.name)
         return views_alone(model, ()), softmax, Choice(softmax.name, "aurc", (), reason)
     making = Making(model, data, config, storage)
-    trained = making.candidates(to_choose, adversarial=not making.images) if _learns(config) else ()
+    try:
+        trained = making.candidates(to_choose, adversarial=not making.images) if _learns(config) else ()
+    except (ArgumentError, ModelError) as error:
+        if config.layers or config.max_extra_parameters or config.max_extra_time:
+            raise  # as the user asked for more than is possible, or for less than rank 1
+        trained = ()
+        if group().is_main:
+            note(f"No adapter is trained. {error}")
     adapted = trained[0].adapted if trained else views_alone(model, ())
     tried = [logits for trajectory in trained for logits in trajectory.logits]
     how = _budget(config) | {"only": config.compared, "tried": tried, "seed": config.seed}
     adapted, chosen = choose_for(adapted, data, to_choose, **how)
     choice = chosen.choice
-    if choice.name == SOFTMAX.name:
+    if choice.name == SOFTMAX.name and len(choice.compared) > 1:
         choice = replace(choice, reason=f"{choice.reason} {_NOTHING_KEPT}")
     if group().is_main:
         note(choice.reason)

@@ -352,7 +352,8 @@ def _chosen(
     chosen = Chosen(choosing.whole(taken), taken.members, cascade, choice)
     found = values[choice.name]
     if chosen.suspicion.weighting is not None:  # which has no intercept
-        found = found - regression([each.score(seen) for each in chosen.suspicion.columns], choosing.wrong)[1]
+        columns = [each.score(seen) for each in chosen.suspicion.columns]
+        found = found - regression(columns, choosing.wrong, chosen.suspicion.weighting.log_odds)[1]
     adapted = narrowed(made.adapted if made else views_alone(grader.adapted.base, ()), chosen)
     return _Found(adapted, chosen.suspicion, choice, seen, found)
 

@@ -1,3 +1,7 @@
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +11,13 @@ from sklearn.model_selection import StratifiedKFold
 from petm.adapter.model import Cascade, Member
 from petm.adapter.one_pass import Answers
 from petm.evidence.candidates import VIEWS, Budget, candidates
-from petm.evidence.choice import Candidate, Choosing, Labelled, choose_suspicion
+from petm.evidence.choice import Candidate, Choosing, Labelled, choose_suspicion, regression
 from petm.evidence.features import Mahalanobis
-from petm.evidence.formulas import MARGIN, MEAN_OPINION, SECOND_OPINION, SOFTMAX
+from petm.evidence.formulas import ENTROPY, MARGIN, MEAN_OPINION, SECOND_OPINION, SOFTMAX
+from petm.evidence.protocol import FittedEvidence, Need, Part
 from petm.evidence.suspicion import EVIDENCE
-from petm.models.scores import maximum_softmax
-from petm.selective.metrics import coverage_at_risk
+from petm.models.scores import entropy, maximum_softmax
+from petm.selective.metrics import aurc, coverage_at_risk
 from petm.training.config import EVIDENCE_NAMES
 
 ADAPTER, FLIPPED = Member(), Member("", "mirror")
@@ -132,3 +137,76 @@ def test_a_fit_compares_the_evidence_that_its_settings_name() -> None:
     found = candidates((ADAPTER,), VIEWS, budget)
     assert {column.name for each in found for column in each.evidence} == set(EVIDENCE_NAMES)
     assert all(name in EVIDENCE for name in EVIDENCE_NAMES)
+
+
+def test_entropy_above_1_nat_keeps_its_order_where_none_was_seen() -> None:
+    samples = held_out()
+    sure = Labelled(replace(samples.answers, base=4 * samples.answers.base), samples.labels)
+    kept = entropy(sure.answers.base) < 1
+    sure = Labelled(sure.answers.rows(kept), sure.labels[kept])
+    suspicion = Choosing(sure).whole(Candidate("regression", (SOFTMAX, ENTROPY)))
+    weighting = suspicion.weighting
+    assert weighting is not None
+    assert weighting.log_odds == (True, False)
+    steps = [torch.tensor([0.5]).double()] * 3, [torch.tensor([value]).double() for value in (0.9, 1.0, 1.1)]
+    low, middle, high = (weighting.of(columns).item() for columns in zip(*steps, strict=True))
+    assert high - middle == pytest.approx(middle - low)
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """Evidence that knows the samples it was fitted on by heart, and nothing about others."""
+
+    name: ClassVar[str] = "remembering"
+    title: ClassVar[str] = "By heart"
+    source: ClassVar[str] = "A user"
+    needs: ClassVar[Need] = "logits"
+    fitted_on: ClassVar[Part | None] = "calibration"
+
+    def fit(self, answers: Answers, labels: torch.Tensor, *, seed: int = 0) -> FittedEvidence:
+        return FittedEvidence(self, {"rows": answers.base, "wrong": (answers.predicted != labels).double()})
+
+    def compute(self, answers: Answers, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        same = (answers.base[:, None] == state["rows"]).all(2).double()
+        return same @ state["wrong"]
+
+    def operations(self, classes: int, features: int) -> int:
+        return 0
+
+
+def test_evidence_fitted_on_held_out_samples_judges_none_that_it_has_seen() -> None:
+    choosing = Choosing(held_out())
+    own = Candidate("by heart", (Remembering(),))
+    found = choosing.out_of_fold(own)
+    assert found is not None
+    assert not found.any()
+    assert choose_suspicion(choosing, [own]).choice.name == "softmax"
+    both = choosing.out_of_fold(Candidate("regression", (SOFTMAX, Remembering())))
+    alone = choosing.out_of_fold(Candidate("softmax alone", (SOFTMAX,)))
+    assert both is not None
+    assert alone is not None
+    assert aurc(both, choosing.wrong) > 0.5 * aurc(alone, choosing.wrong)
+
+
+def test_evidence_that_is_not_finite_is_not_compared() -> None:
+    samples = held_out()
+    features = samples.answers.features.clone()
+    features[3] = float("inf")
+    strange = Labelled(replace(samples.answers, layer_input=features), samples.labels)
+    offered = [
+        Candidate("distance", (Mahalanobis(),)),
+        Candidate("regression", (SOFTMAX, Mahalanobis())),
+        GOOD,
+    ]
+    chosen = choose_suspicion(Choosing(strange, samples), offered)
+    assert {row.name for row in chosen.choice.compared} == {"softmax", "good"}
+
+
+def test_a_column_that_is_constant_up_to_rounding_has_no_weight() -> None:
+    choosing = Choosing(held_out())
+    constant = torch.full((len(choosing.wrong),), 0.1).double()
+    constant[::3] += 1e-17
+    softmax = maximum_softmax(choosing.held_out.answers.base)
+    weighting, _ = regression([softmax, constant], choosing.wrong, (True, False))
+    usual, shifted = (weighting.of([softmax[:1], torch.tensor([value]).double()]).item() for value in (0.1, 0.6))
+    assert shifted == pytest.approx(usual, abs=1e-3)

@@ -41,13 +41,13 @@ LABELS = torch.arange(80) % 4
 def regressed() -> Suspicion:
     columns = tuple(each.fit(answers(), LABELS) for each in (SOFTMAX, MEAN_OPINION, Mahalanobis()))
     wrong = (answers().predicted != LABELS).numpy()
-    return Suspicion(columns, regression([each.score(answers()) for each in columns], wrong)[0])
+    return Suspicion(columns, regression([each.score(answers()) for each in columns], wrong, (True, True, False))[0])
 
 
 def test_a_regression_is_that_of_scikit_learn() -> None:
     columns = [torch.rand(200, dtype=torch.float64), 7 * torch.randn(200, dtype=torch.float64) - 3]
     wrong = (columns[0] + 0.1 * columns[1] > 0.4).numpy()
-    weighting, intercept = regression(columns, wrong)
+    weighting, intercept = regression(columns, wrong, (True, False))
     raw = np.stack([logit(columns[0].numpy()), columns[1].numpy()], 1)
     table = (raw - raw.mean(0)) / raw.std(0, ddof=1)
     expected = LogisticRegression(max_iter=1000).fit(table, wrong).decision_function(table)

@@ -22,6 +22,8 @@ from petm.models.penultimate import LastLinear
 from petm.models.prediction import BATCH_SIZE, Collected, batches_by_length, device_of, own_share, predict_logits
 from petm.models.scores import maximum_softmax
 
+MOST_FEATURES = 4096
+"""Most numbers in a sample's features: with more, a covariance takes gigabytes, and its inverse hours."""
 _NONE = torch.empty(0)
 
 
@@ -175,12 +177,15 @@ def _opinions(adapted: AdaptedModel, x: Inputs) -> Tensor:
 
 
 def find_feature_layer(adapted: AdaptedModel, x: Inputs) -> str:
-    """Returns the name of the linear layer that the base model calls last with one row a sample; empty without one."""
+    """Returns the name of the linear layer that the base model calls last with one row a sample.
+
+    It is empty without one, or where the rows have more than `MOST_FEATURES` numbers.
+    """
     network = share_weights(adapted.base)
     last = LastLinear(network)
     with torch.no_grad():
         call_model(network, x)
-    return "" if last.fault(len(x)) else last.name
+    return "" if last.fault(len(x)) or last.input.shape[1] > MOST_FEATURES else last.name
 
 
 def set_cascade(adapted: AdaptedModel, data: Data, share: float) -> None:

@@ -1,5 +1,6 @@
 """What is compared for a model: the evidence that its outputs, its features and a budget of time allow."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from petm.adapter.split_point import split_point_of
 from petm.data.base import Data
 from petm.data.fields import Inputs
 from petm.data.views import MIRROR
+from petm.errors import PetmWarning
 from petm.evidence.choice import Candidate, Choosing, Chosen, Labelled, choose_suspicion
 from petm.evidence.features import (
     Mahalanobis,
@@ -173,7 +175,22 @@ def choose_for(
     alone = {each.name: left if each.members == adapters else () for each in compared if _is_first(each, adapters)}
     choosing = Choosing(Labelled(answers, held_out.labels), known, max_risk, alone, seed)
     chosen = choose_suspicion(choosing, compared)
+    _say_absent(only, compared, chosen)
     return narrowed(adapted, chosen), chosen
+
+
+def _say_absent(only: Sequence[str], compared: Sequence[Candidate], chosen: Chosen) -> None:
+    """Warns of evidence that was named and is in nothing that was compared."""
+    rows = {row.name for row in chosen.choice.compared}
+    held = {column.name for each in compared if each.name in rows for column in each.evidence}
+    if absent := [name for name in only if name not in held and name != SOFTMAX.name]:
+        warnings.warn(
+            f"recipe: expected evidence that this model and its data allow within the extra time, got "
+            f"{', '.join(absent)}, which was not compared. It may need features, training samples of each class, or "
+            f"more max_extra_time.",
+            PetmWarning,
+            stacklevel=2,
+        )
 
 
 def _is_first(candidate: Candidate, adapters: tuple[Member, ...]) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -15,12 +16,14 @@ from petm.adapter.one_pass import Answers
 from petm.errors import DataError
 from petm.evidence.formulas import SOFTMAX
 from petm.evidence.protocol import Evidence, FittedEvidence
-from petm.evidence.suspicion import Suspicion, Weighting
+from petm.evidence.suspicion import PROBABILITIES, Suspicion, Weighting
 from petm.models.scores import maximum_softmax
 from petm.selective.choice import FEWEST_ERRORS, Choice, choose
 from petm.selective.metrics import coverage_at_risk
 
 FOLDS = 5
+_ROUNDING = 1e-12
+"""Share of its mean up to which the spread of a column may be rounding alone."""
 
 
 class Labelled(NamedTuple):
@@ -136,16 +139,32 @@ class Choosing:
             return None
         answers, _ = self.seen(candidate)
         values = [column.score(answers) for column in columns]
-        if len(values) == 1:
+        if candidate.name != SOFTMAX.name and not all(bool(each.isfinite().all()) for each in values):
+            return None  # such as of features that overflow
+        refitted = any(each.fitted_on == "calibration" for each in candidate.evidence)
+        if len(values) == 1 and not refitted:
             return values[0].numpy()
         if min(wrong.sum(), (~wrong).sum()) < max(FOLDS, FEWEST_ERRORS):
             return None
         found = np.empty(len(wrong))
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=self.seed % 2**32)
         for rest, fold in folds.split(wrong, wrong):
-            weighting, intercept = regression([each[rest] for each in values], wrong[rest])
+            if refitted:
+                values = [self._without(fold, column).score(answers) for column in columns]
+            if len(values) == 1:
+                found[fold] = values[0][fold].numpy()
+                continue
+            weighting, intercept = regression([each[rest] for each in values], wrong[rest], _in_log_odds(columns))
             found[fold] = weighting.of([each[fold] for each in values]).numpy() + intercept
         return found
+
+    def _without(self, fold: NDArray[np.int64], column: FittedEvidence) -> FittedEvidence:
+        """A column as fitted without some of the held-out samples."""
+        if column.evidence.fitted_on != "calibration":
+            return column
+        rest = torch.ones(len(self.held_out.labels), dtype=torch.bool)
+        rest[fold] = False
+        return column.evidence.fit(self.held_out.answers.rows(rest), self.held_out.labels[rest], seed=self.seed)
 
     def whole(self, candidate: Candidate) -> Suspicion:
         """Returns the candidate fitted on all samples."""
@@ -153,7 +172,8 @@ class Choosing:
         if len(columns) == 1:
             return Suspicion(columns)
         answers, _ = self.seen(candidate)
-        return Suspicion(columns, regression([column.score(answers) for column in columns], self.wrong)[0])
+        values = [column.score(answers) for column in columns]
+        return Suspicion(columns, regression(values, self.wrong, _in_log_odds(columns))[0])
 
 
 def choose_suspicion(choosing: Choosing, candidates: Sequence[Candidate]) -> Chosen:
@@ -174,15 +194,23 @@ def choose_suspicion(choosing: Choosing, candidates: Sequence[Candidate]) -> Cho
     return Chosen(choosing.whole(taken), taken.members, choosing.seen(taken)[1], choice)
 
 
-def regression(columns: Sequence[Tensor], wrong: NDArray[np.bool_]) -> tuple[Weighting, float]:
+def _in_log_odds(columns: Sequence[FittedEvidence]) -> tuple[bool, ...]:
+    return tuple(each.evidence.name in PROBABILITIES for each in columns)
+
+
+def regression(
+    columns: Sequence[Tensor], wrong: NDArray[np.bool_], log_odds: Sequence[bool]
+) -> tuple[Weighting, float]:
     """Returns a logistic regression of errors over standardised columns ``(N,)``, and its intercept.
 
-    Columns in [0, 1] enter as log-odds. The penalty on the squared weights is that of scikit-learn's default.
+    The columns of probabilities enter as ``log_odds``. A column that is constant up to rounding has no weight. The
+    penalty on the squared weights is that of scikit-learn's default.
     """
-    odds = tuple(bool(((each >= 0) & (each <= 1)).all()) for each in columns)
+    odds = tuple(log_odds)
     raw = Weighting((0.0,) * len(columns), (0.0,) * len(columns), (1.0,) * len(columns), odds).prepared(columns)
     centres = tuple(float(each.mean()) for each in raw)
-    scales = tuple(float(each.std()) or 1.0 for each in raw)
+    spreads = zip((float(each.std()) for each in raw), centres, strict=True)
+    scales = tuple(spread if spread > _ROUNDING * abs(centre) else 1.0 for spread, centre in spreads)
     table = np.stack([(each.numpy() - at) / by for each, at, by in zip(raw, centres, scales, strict=True)], 1)
     model = LogisticRegression(max_iter=1000).fit(table, wrong)
     weighting = Weighting(tuple(map(float, model.coef_[0])), centres, scales, odds)

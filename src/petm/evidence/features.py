@@ -218,7 +218,8 @@ def nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     lengths = rows.square().sum(1)
     distances, indices = [], []
-    for chunk in queries.split(max(1, _CHUNK // len(rows))):
+    exporting = torch.compiler.is_exporting()  # a graph takes a batch of any size as one
+    for chunk in (queries,) if exporting else queries.split(max(1, _CHUNK // len(rows))):
         squared = torch.addmm(lengths, chunk, rows.T, alpha=-2).add_(chunk.square().sum(1, keepdim=True)).clamp_(min=0)
         found = squared.topk(min(k, len(rows)), largest=False)
         distances.append(found.values)

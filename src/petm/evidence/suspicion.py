@@ -50,6 +50,10 @@ EVIDENCE: dict[str, Evidence] = {
     )
 }
 """The built-in evidence by name."""
+PROBABILITIES = frozenset(
+    each.name for each in (SOFTMAX, TemperatureScaling, MEAN_OPINION, MEAN_OF_BOTH, SECOND_OPINION, NeighbourLabels)
+)
+"""Names of the evidence that lies in [0, 1] for every input: a regression takes its log-odds."""
 
 
 def evidence_named(name: str) -> Evidence:

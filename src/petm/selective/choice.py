@@ -184,6 +184,8 @@ def _uncovered(ranking: Ranking, risk: float) -> float:
 
 def _reason(names: Sequence[str], place: int, best: int, errors: int, *, few: bool) -> str:
     first, taken = names[0], names[place]
+    if len(names) == 1:
+        return f"Nothing was compared with the {first}."
     if few:
         return f"The samples to choose on hold {errors} errors, too few to tell whether anything beats the {first}."
     if not place:
