@@ -243,3 +243,34 @@ def test_bad_labels_are_one_line(grader, digits, change, match):
 def test_bad_chances_are_one_line(grader, digits, chance):
     with pytest.raises(ArgumentError, match=r"^chance:"):
         learned(grader, production(digits, 60)[0], chance=chance, **BUDGETS)
+
+
+def test_labels_that_were_learned_from_never_judge_what_learned_from_them(grader, digits, tmp_path, monkeypatch):
+    labels, others = production(digits, 500)
+    first = learn(grader, labels.subset(range(150)), **BUDGETS)
+    first.save(tmp_path / "first.petm")
+    first = load(tmp_path / "first.petm", grader.adapted.base)
+    seen = []
+
+    def spy(model, labelled, folds, **how):
+        seen.append((len(labelled), folds))
+        return learn_from_labels(model, labelled, folds, **how)
+
+    monkeypatch.setattr("petm.learning.learn_from_labels", spy)
+    found = learned(first, labels, **BUDGETS)
+    assert (found.labels, found.judged) == (350, 350)
+    (count, folds), *_ = seen
+    assert (count, (folds < 0).sum()) == (500, 150)
+    held = learned(first, labels, target=MaxRisk(0.2), **BUDGETS).grader.origin.data["calibration"]
+    assert held.samples == 175
+    # An own computation of what is among the 350: the present grader's AURC there.
+    new = labels.subset(range(150, 500))
+    grades = first.grade(new)
+    told = {change.name: change.before for change in found.changes}["aurc"]
+    assert told == pytest.approx(aurc(grades.suspicion, grades.labels != new.labels.numpy()), rel=1e-5)
+    with pytest.raises(DataError, match=r"^labels: expected at least 20 .* learned from the 150 others"):
+        learned(first, labels.subset(range(160)), **BUDGETS)
+    with pytest.raises(DataError, match=r"^calibration: .* learned from"):
+        learned(first, new, calibration=labels.subset(range(200)), target=MaxRisk(0.2), **BUDGETS)
+    used = learned(first, new, calibration=Joined(labels.subset(range(150)), others), target=MaxRisk(0.2), **BUDGETS)
+    assert used.judged == len(others)

@@ -40,7 +40,7 @@ from petm.training.from_labels import LearnedAdapter, label_weights, learn_from_
 from petm.training.loop import Storage
 from petm.training.preflight import Answers as Predictions
 
-PRESENT = "the present grader"
+PRESENT = "present grader"
 FEWEST_TO_TRAIN = 50
 """Labels below which no adapter learns: it would be judged on a handful of errors."""
 FEWEST_FOR_FIVE_FOLDS = 100
@@ -57,7 +57,7 @@ class Learned:
         changes: Its figures and those of the grader before, on labels that its adapter has not seen.
         judged: Number of these labels.
         errors: Number of the base model's errors among them.
-        labels: Number of labels that were learned from.
+        labels: Number of labels that were learned from, besides those that the grader before had learned from.
         notes: What could not be done, a sentence each.
     """
 
@@ -132,6 +132,7 @@ def learned(
     """
     grader.adapted.to(choose_device(device))
     labelled, known = _checked(grader, reviewed, chance)
+    labelled, earlier = _unseen(grader, labelled)
     drawn, notes = drawn and known, list[str]()
     wanted = target or grader.target
     risk = wanted.max_risk if isinstance(wanted, MaxRisk) else None
@@ -146,7 +147,7 @@ def learned(
     if drawn and not force:  # of suspects alone, another order of the classes may well be better
         _check_order(present, labelled, grader.origin.model.classes)
     wrong = (present.predicted != labelled.data.labels).numpy()
-    made, errors = None, int(wrong.sum())
+    made, errors, whole = None, int(wrong.sum()), labelled.and_those(earlier)
     if len(wrong) < FEWEST_TO_TRAIN or min(errors, len(wrong) - errors) < FEWEST_ERRORS:
         notes.append(
             f"labels: expected {FEWEST_TO_TRAIN} for an adapter to learn, with {FEWEST_ERRORS} errors of the model and "
@@ -156,9 +157,9 @@ def learned(
     else:
         made = learn_from_labels(
             grader.adapted.base,
-            labelled.data,
-            _folds(wrong, seed),
-            weights=label_weights(labelled.chance, len(wrong)),
+            whole.data,
+            np.pad(_folds(wrong, seed), (0, len(whole.data) - len(wrong)), constant_values=-1),
+            weights=label_weights(whole.chance, len(whole.data)),
             training=None if data is None else as_data(data),
             max_extra_time=max_extra_time,
             max_extra_parameters=max_extra_parameters,
@@ -172,7 +173,10 @@ def learned(
     note(found.choice.reason)
     if isinstance(wanted, Disagreement) and found.adapted is not grader.adapted:
         wanted = None  # the paper's flag is that of its own suspicion
-    judged, used = apart or labelled, {"labels": describe_data(labelled.data)}
+    judged, hashes = apart or labelled, grader.origin.learned_from
+    if found.choice.name != PRESENT:
+        hashes = np.union1d(hashes, sample_hashes(whole.data))
+    used = {"labels": replace(describe_data(labelled.data), hashes=hashes.astype("<u8").tobytes().hex())}
     used |= {"calibration": describe_data(judged.data)} | (
         {} if data is None else {"mixed in": describe_data(as_data(data))}
     )
@@ -219,6 +223,13 @@ class _Part(NamedTuple):
         """Returns some of them."""
         return _Part(self.data.subset(torch.from_numpy(rows)), None if self.chance is None else self.chance[rows])
 
+    def and_those(self, other: "_Part") -> "_Part":
+        """Returns these and others of the same labels."""
+        if not len(other.data):
+            return self
+        chance = None if self.chance is None or other.chance is None else np.append(self.chance, other.chance)
+        return _Part(Joined(self.data, other.data), chance)
+
 
 @dataclass(frozen=True, eq=False)
 class _Found:
@@ -264,9 +275,19 @@ def _checked(grader: Grader, reviewed: Any, chance: ArrayLike | None) -> tuple[_
     if known:
         inverse_chances(chances, len(chances))
     equal = not known or bool((chances == chances[0]).all())
-    part = _Part(data, None if equal else chances).rows(kept)
-    check_known(part.data.labels.numpy())
-    return part, known
+    return _Part(data, None if equal else chances).rows(kept), known
+
+
+def _unseen(grader: Grader, labelled: _Part) -> tuple[_Part, _Part]:
+    """The labels that judge the present grader, and those that it has learned from already."""
+    seen = np.isin(sample_hashes(labelled.data), grader.origin.learned_from)
+    part = labelled.rows(~seen)
+    try:
+        check_known(part.data.labels.numpy())
+    except DataError as error:
+        others = f" The grader has learned from the {int(seen.sum()):,} others." if seen.any() else ""
+        raise DataError(f"{error}{others}") from error
+    return part, labelled.rows(seen)
 
 
 def _fresh(grader: Grader, calibration: Data, labelled: Data, data: Data | None) -> Separated:
@@ -274,6 +295,14 @@ def _fresh(grader: Grader, calibration: Data, labelled: Data, data: Data | None)
     fresh = as_data(calibration, source="calibration")
     check_inputs(fresh, grader.origin.inputs)
     refuse_review_queue(fresh)
+    seen = np.isin(sample_hashes(fresh), grader.origin.learned_from)
+    if 2 * seen.sum() > len(seen):
+        raise DataError(
+            f"calibration: expected samples that the grader has not learned from, got {fresh.source}, in which "
+            f"{int(seen.sum()):,} of {len(seen):,} are labels of an earlier petm learn. Name fresh samples."
+        )
+    if seen.any():
+        fresh = fresh.subset(torch.from_numpy(~seen))
     return separate(labelled if data is None else Joined(labelled, as_data(data)), fresh)
 
 
