@@ -274,3 +274,35 @@ def test_labels_that_were_learned_from_never_judge_what_learned_from_them(grader
         learned(first, new, calibration=labels.subset(range(200)), target=MaxRisk(0.2), **BUDGETS)
     used = learned(first, new, calibration=Joined(labels.subset(range(150)), others), target=MaxRisk(0.2), **BUDGETS)
     assert used.judged == len(others)
+
+
+def test_labels_of_suspects_alone_leave_threshold_and_probability_of_the_present_grader(grader, digits):
+    labels = production(digits, 600, 1.0)[0]
+    suspect = torch.from_numpy(~grader.grade(labels).trusted)
+    with pytest.warns(PetmWarning, match=r"^labels: .* threshold stays"):
+        found = learned(grader, labels.subset(suspect), drawn=False, **BUDGETS)
+    assert found.grader.choice.name == PRESENT
+    assert found.grader.threshold == grader.threshold
+    assert found.grader.probability is grader.probability
+    assert found.grader.origin.data == grader.origin.data
+
+
+def test_labels_of_suspects_alone_give_no_probability_of_error(grader, digits, tmp_path):
+    labels, others = production(digits, 600)
+    suspect = torch.from_numpy(~grader.grade(labels).trusted)
+    with pytest.warns(PetmWarning, match=r"^labels: .* probability of error is not known"):
+        found = learned(grader, labels.subset(suspect), drawn=False, **BUDGETS)
+    assert found.grader.choice.name != PRESENT
+    found.grader.save(tmp_path / "b.petm")
+    grades = load(tmp_path / "b.petm", grader.adapted.base).grade(others)
+    assert np.isnan(grades.probability).all()
+
+
+def test_the_folder_of_a_review_queue_is_no_random_sample(grader, digits, tmp_path):
+    labels, _ = production(digits, 600)
+    (tmp_path / "l.jsonl").write_text('{"sha256": "a", "label": 1, "confirmed": true, "suspicion": 0.9}\n')
+    data = replaced(labels)
+    data.source = str(tmp_path / "l.jsonl.images")
+    with pytest.warns(PetmWarning, match=r"^target: .* no chance to be labelled"):
+        found = learned(grader, data, target=MaxRisk(0.1), **BUDGETS)
+    assert found.grader.threshold.confidence is None

@@ -133,7 +133,8 @@ def learned(
     grader.adapted.to(choose_device(device))
     labelled, known = _checked(grader, reviewed, chance)
     labelled, earlier = _unseen(grader, labelled)
-    drawn, notes = drawn and known, list[str]()
+    drawn = drawn and known and not (chance is None and _of_queue(labelled.data))
+    notes, lacking = list[str](), None
     wanted = target or grader.target
     risk = wanted.max_risk if isinstance(wanted, MaxRisk) else None
     fresh = None if calibration is None else _fresh(grader, calibration, labelled.data, data)
@@ -141,8 +142,7 @@ def learned(
     if apart is None and wanted is not None and wanted.guarantees:
         labelled, apart = _divided(grader, labelled, wanted, seed) if drawn else (labelled, None)
         if apart is None:
-            notes.append(_missing(wanted, len(labelled.data), drawn=drawn))
-            wanted = None
+            lacking, wanted = wanted, None
     present = predict_answers(grader.adapted, labelled.data, title="present grader")
     if drawn and not force:  # of suspects alone, another order of the classes may well be better
         _check_order(present, labelled, grader.origin.model.classes)
@@ -193,10 +193,23 @@ def learned(
     if fresh and fresh.left_out and wanted and wanted.guarantees and new.threshold.coverage:
         # As in a fit: later inputs may repeat as these do, and the lower threshold is right in both cases.
         new = fit_grader(found.adapted, Joined(judged.data, fresh.left_out), at_most=new.threshold, **how)
-    if not drawn and apart is None:  # suspects alone tell no drift of all inputs
-        new = replace(
-            new, measured={key: value for key, value in new.measured.items() if not key.startswith("suspicion_")}
-        )
+    if not drawn and apart is None:  # suspects alone tell nothing about all inputs
+        measured = {key: value for key, value in new.measured.items() if not key.startswith("suspicion_")}
+        new = replace(new, measured=measured)
+        stays = found.choice.name == PRESENT
+        if stays:
+            new = replace(grader, origin=replace(grader.origin, settings=told), choice=found.choice, bundle="")
+        elif labelled.chance is None:
+            new = replace(new, probability=None, outcome=None)
+        if stays or (labelled.chance is None and not lacking):
+            notes.append(
+                f"labels: expected each graded input to have a chance to be labelled, got others, so "
+                f"{'the threshold stays as it is' if stays else 'the probability of error is not known'}. Label a "
+                f"random part of the trusted as well (petm grade --audit)."
+            )
+            lacking = None if stays else lacking
+    if lacking:
+        notes.append(_missing(lacking, len(labelled.data), drawn=drawn))
     for text in notes:
         warnings.warn(text, PetmWarning, stacklevel=2)
     before = predict_answers(grader.adapted, judged.data) if apart else present
@@ -288,6 +301,15 @@ def _unseen(grader: Grader, labelled: _Part) -> tuple[_Part, _Part]:
         others = f" The grader has learned from the {int(seen.sum()):,} others." if seen.any() else ""
         raise DataError(f"{error}{others}") from error
     return part, labelled.rows(seen)
+
+
+def _of_queue(data: Data) -> bool:
+    """Whether the samples come from a review queue, as those of the folder that the page keeps."""
+    try:
+        refuse_review_queue(data)
+    except DataError:
+        return True
+    return False
 
 
 def _fresh(grader: Grader, calibration: Data, labelled: Data, data: Data | None) -> Separated:

@@ -140,8 +140,6 @@ def _labelled(
     grader: "Grader", place: "GraderPlace", labels: tuple[Path, ...], grades: tuple[Path, ...], *, skip_bad: bool
 ) -> "tuple[LabelledInputs, bool]":
     """The labelled inputs, and whether every graded input had a chance to be labelled."""
-    import numpy as np
-
     from petm.cli.graders import inputs_at, reader_of
     from petm.cli.inputs import labelled, open_inputs
     from petm.data.labelled_inputs import LabelledInputs, read_labelled
@@ -152,7 +150,7 @@ def _labelled(
     if not grades and not tables:
         how: Any = {"skip_bad": skip_bad, "trust_remote_code": place.trust_remote_code, "label_column": "label"}
         data = labelled(open_inputs(labels, inputs, classes=classes or None, **how), skip_bad=skip_bad)
-        return LabelledInputs(data, np.ones(len(data)), {}), True
+        return LabelledInputs(data, None, {}), True
     known, drawn = classes or tuple(map(str, range(_UNNAMED))), True
     if grades:
         reviewed = read_reviewed(labels, grades, known, content=(inputs.text_column or "image",))

@@ -32,11 +32,12 @@ class LabelledInputs:
     Attributes:
         data: ``N`` samples.
         chance: float64 ``(N,)``, with which each was drawn to be labelled; NaN where it had none, or that is not known.
+            None where nothing says so.
         skipped: Why labelled inputs were left out, by name.
     """
 
     data: Data
-    chance: NDArray[np.float64]
+    chance: NDArray[np.float64] | None
     skipped: Mapping[str, str]
 
 
