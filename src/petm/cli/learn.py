@@ -143,6 +143,7 @@ def _labelled(
     from petm.cli.graders import inputs_at, reader_of
     from petm.cli.inputs import labelled, open_inputs
     from petm.data.labelled_inputs import LabelledInputs, read_labelled
+    from petm.data.labels import UNLABELLED
     from petm.data.reviewed import read_decided, read_reviewed
 
     inputs, classes = inputs_at(grader.origin.inputs, place), grader.origin.model.classes
@@ -164,6 +165,8 @@ def _labelled(
             click.echo(f"labels: {reviewed.unmatched:,} name no graded row, and are left out.", err=True)
     else:
         decided = read_decided(labels, known)
+    if untold := int((decided.labels == UNLABELLED).sum()):
+        click.echo(f"labels: nobody can tell {untold:,}; figures and guarantee are about the others.", err=True)
     reader = reader_of(inputs, place.trust_remote_code)
     found = read_labelled(decided, labels, reader, classes, text_column=inputs.text_column, skip_bad=skip_bad)
     for name, reason in found.skipped.items():
