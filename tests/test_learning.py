@@ -1,6 +1,7 @@
 """The second opinion learns from confirmed labels under shift; the base model stays, and no label judges itself."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -248,6 +249,10 @@ def test_bad_chances_are_one_line(grader, digits, chance):
 def test_labels_that_were_learned_from_never_judge_what_learned_from_them(grader, digits, tmp_path, monkeypatch):
     labels, others = production(digits, 500)
     first = learn(grader, labels.subset(range(150)), **BUDGETS)
+    many = tuple(f"{number:016x}" for number in range(10_000))  # of labels before
+    told = first.origin.data["labels"]
+    data = {**first.origin.data, "labels": replace(told, hashes=(*told.hashes, *many))}
+    first = replace(first, origin=replace(first.origin, data=data))
     first.save(tmp_path / "first.petm")
     first = load(tmp_path / "first.petm", grader.adapted.base)
     seen = []

@@ -176,7 +176,7 @@ def learned(
     judged, hashes = apart or labelled, grader.origin.learned_from
     if found.choice.name != PRESENT:
         hashes = np.union1d(hashes, sample_hashes(whole.data))
-    used = {"labels": replace(describe_data(labelled.data), hashes=hashes.astype("<u8").tobytes().hex())}
+    used = {"labels": replace(describe_data(labelled.data), hashes=tuple(f"{each:016x}" for each in hashes.tolist()))}
     used |= {"calibration": describe_data(judged.data)} | (
         {} if data is None else {"mixed in": describe_data(as_data(data))}
     )

@@ -158,7 +158,7 @@ class DataOrigin:
     part_of_data: bool = False
     seen: int = 0
     repeated: int = 0
-    hashes: str = ""
+    hashes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = "held out of the data" if self.part_of_data else f"from {self.source}"
@@ -170,9 +170,10 @@ class DataOrigin:
     def from_json(cls, record: Record) -> "DataOrigin":
         """Returns the origin from a manifest; raises BundleError where an entry breaks its rule."""
         more: dict[str, Any] = {name: record.whole(name) for name in ("seen", "repeated") if record.has(name)}
-        hashes = record.text("hashes") if record.has("hashes") else ""
-        if not re.fullmatch("([0-9a-f]{16})*", hashes):
-            raise BundleError(f"{record.place}, hashes: expected 16 hexadecimal digits each, got {hashes[:80]!r}.")
+        hashes = record.texts("hashes") if record.has("hashes") else ()
+        strange = [each for each in hashes if not re.fullmatch("[0-9a-f]{16}", each)]
+        if strange:
+            raise BundleError(f"{record.place}, hashes: expected 16 hexadecimal digits, got {strange[0][:80]!r}.")
         return cls(
             record.text("source"),
             record.whole("samples"),
@@ -196,7 +197,7 @@ class Origin:
     def learned_from(self) -> NDArray[np.uint64]:
         """Hashes of the confirmed labels' inputs that suspicion has learned from, which no longer judge it."""
         known = self.data.get("labels")
-        return np.frombuffer(bytes.fromhex(known.hashes if known else ""), np.dtype("<u8")).astype(np.uint64)
+        return np.array([int(each, 16) for each in known.hashes] if known else [], np.uint64)
 
 
 def describe_data(data: "Data", *, part_of_data: bool = False, seen: int = 0, repeated: int = 0) -> DataOrigin:
