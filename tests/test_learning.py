@@ -1,6 +1,7 @@
 """The second opinion learns from confirmed labels under shift; the base model stays, and no label judges itself."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -243,3 +244,70 @@ def test_bad_labels_are_one_line(grader, digits, change, match):
 def test_bad_chances_are_one_line(grader, digits, chance):
     with pytest.raises(ArgumentError, match=r"^chance:"):
         learned(grader, production(digits, 60)[0], chance=chance, **BUDGETS)
+
+
+def test_labels_that_were_learned_from_never_judge_what_learned_from_them(grader, digits, tmp_path, monkeypatch):
+    labels, others = production(digits, 500)
+    first = learn(grader, labels.subset(range(150)), **BUDGETS)
+    many = tuple(f"{number:016x}" for number in range(10_000))  # of labels before
+    told = first.origin.data["labels"]
+    data = {**first.origin.data, "labels": replace(told, hashes=(*told.hashes, *many))}
+    first = replace(first, origin=replace(first.origin, data=data))
+    first.save(tmp_path / "first.petm")
+    first = load(tmp_path / "first.petm", grader.adapted.base)
+    seen = []
+
+    def spy(model, labelled, folds, **how):
+        seen.append((len(labelled), folds))
+        return learn_from_labels(model, labelled, folds, **how)
+
+    monkeypatch.setattr("petm.learning.learn_from_labels", spy)
+    found = learned(first, labels, **BUDGETS)
+    assert (found.labels, found.judged) == (350, 350)
+    (count, folds), *_ = seen
+    assert (count, (folds < 0).sum()) == (500, 150)
+    held = learned(first, labels, target=MaxRisk(0.2), **BUDGETS).grader.origin.data["calibration"]
+    assert held.samples == 175
+    # An own computation of what is among the 350: the present grader's AURC there.
+    new = labels.subset(range(150, 500))
+    grades = first.grade(new)
+    told = {change.name: change.before for change in found.changes}["aurc"]
+    assert told == pytest.approx(aurc(grades.suspicion, grades.labels != new.labels.numpy()), rel=1e-5)
+    with pytest.raises(DataError, match=r"^labels: expected at least 20 .* learned from the 150 others"):
+        learned(first, labels.subset(range(160)), **BUDGETS)
+    with pytest.raises(DataError, match=r"^calibration: .* learned from"):
+        learned(first, new, calibration=labels.subset(range(200)), target=MaxRisk(0.2), **BUDGETS)
+    used = learned(first, new, calibration=Joined(labels.subset(range(150)), others), target=MaxRisk(0.2), **BUDGETS)
+    assert used.judged == len(others)
+
+
+def test_labels_of_suspects_alone_leave_threshold_and_probability_of_the_present_grader(grader, digits):
+    labels = production(digits, 600, 1.0)[0]
+    suspect = torch.from_numpy(~grader.grade(labels).trusted)
+    with pytest.warns(PetmWarning, match=r"^labels: .* threshold stays"):
+        found = learned(grader, labels.subset(suspect), drawn=False, **BUDGETS)
+    assert found.grader.choice.name == PRESENT
+    assert found.grader.threshold == grader.threshold
+    assert found.grader.probability is grader.probability
+    assert found.grader.origin.data == grader.origin.data
+
+
+def test_labels_of_suspects_alone_give_no_probability_of_error(grader, digits, tmp_path):
+    labels, others = production(digits, 600)
+    suspect = torch.from_numpy(~grader.grade(labels).trusted)
+    with pytest.warns(PetmWarning, match=r"^labels: .* probability of error is not known"):
+        found = learned(grader, labels.subset(suspect), drawn=False, **BUDGETS)
+    assert found.grader.choice.name != PRESENT
+    found.grader.save(tmp_path / "b.petm")
+    grades = load(tmp_path / "b.petm", grader.adapted.base).grade(others)
+    assert np.isnan(grades.probability).all()
+
+
+def test_the_folder_of_a_review_queue_is_no_random_sample(grader, digits, tmp_path):
+    labels, _ = production(digits, 600)
+    (tmp_path / "l.jsonl").write_text('{"sha256": "a", "label": 1, "confirmed": true, "suspicion": 0.9}\n')
+    data = replaced(labels)
+    data.source = str(tmp_path / "l.jsonl.images")
+    with pytest.warns(PetmWarning, match=r"^target: .* no chance to be labelled"):
+        found = learned(grader, data, target=MaxRisk(0.1), **BUDGETS)
+    assert found.grader.threshold.confidence is None

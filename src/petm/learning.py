@@ -40,7 +40,7 @@ from petm.training.from_labels import LearnedAdapter, label_weights, learn_from_
 from petm.training.loop import Storage
 from petm.training.preflight import Answers as Predictions
 
-PRESENT = "the present grader"
+PRESENT = "present grader"
 FEWEST_TO_TRAIN = 50
 """Labels below which no adapter learns: it would be judged on a handful of errors."""
 FEWEST_FOR_FIVE_FOLDS = 100
@@ -57,7 +57,7 @@ class Learned:
         changes: Its figures and those of the grader before, on labels that its adapter has not seen.
         judged: Number of these labels.
         errors: Number of the base model's errors among them.
-        labels: Number of labels that were learned from.
+        labels: Number of labels that were learned from, besides those that the grader before had learned from.
         notes: What could not be done, a sentence each.
     """
 
@@ -132,7 +132,9 @@ def learned(
     """
     grader.adapted.to(choose_device(device))
     labelled, known = _checked(grader, reviewed, chance)
-    drawn, notes = drawn and known, list[str]()
+    labelled, earlier = _unseen(grader, labelled)
+    drawn = drawn and known and not (chance is None and _of_queue(labelled.data))
+    notes, lacking = list[str](), None
     wanted = target or grader.target
     risk = wanted.max_risk if isinstance(wanted, MaxRisk) else None
     fresh = None if calibration is None else _fresh(grader, calibration, labelled.data, data)
@@ -140,13 +142,12 @@ def learned(
     if apart is None and wanted is not None and wanted.guarantees:
         labelled, apart = _divided(grader, labelled, wanted, seed) if drawn else (labelled, None)
         if apart is None:
-            notes.append(_missing(wanted, len(labelled.data), drawn=drawn))
-            wanted = None
+            lacking, wanted = wanted, None
     present = predict_answers(grader.adapted, labelled.data, title="present grader")
     if drawn and not force:  # of suspects alone, another order of the classes may well be better
         _check_order(present, labelled, grader.origin.model.classes)
     wrong = (present.predicted != labelled.data.labels).numpy()
-    made, errors = None, int(wrong.sum())
+    made, errors, whole = None, int(wrong.sum()), labelled.and_those(earlier)
     if len(wrong) < FEWEST_TO_TRAIN or min(errors, len(wrong) - errors) < FEWEST_ERRORS:
         notes.append(
             f"labels: expected {FEWEST_TO_TRAIN} for an adapter to learn, with {FEWEST_ERRORS} errors of the model and "
@@ -156,9 +157,9 @@ def learned(
     else:
         made = learn_from_labels(
             grader.adapted.base,
-            labelled.data,
-            _folds(wrong, seed),
-            weights=label_weights(labelled.chance, len(wrong)),
+            whole.data,
+            np.pad(_folds(wrong, seed), (0, len(whole.data) - len(wrong)), constant_values=-1),
+            weights=label_weights(whole.chance, len(whole.data)),
             training=None if data is None else as_data(data),
             max_extra_time=max_extra_time,
             max_extra_parameters=max_extra_parameters,
@@ -172,7 +173,10 @@ def learned(
     note(found.choice.reason)
     if isinstance(wanted, Disagreement) and found.adapted is not grader.adapted:
         wanted = None  # the paper's flag is that of its own suspicion
-    judged, used = apart or labelled, {"labels": describe_data(labelled.data)}
+    judged, hashes = apart or labelled, grader.origin.learned_from
+    if found.choice.name != PRESENT:
+        hashes = np.union1d(hashes, sample_hashes(whole.data))
+    used = {"labels": replace(describe_data(labelled.data), hashes=tuple(f"{each:016x}" for each in hashes.tolist()))}
     used |= {"calibration": describe_data(judged.data)} | (
         {} if data is None else {"mixed in": describe_data(as_data(data))}
     )
@@ -189,10 +193,23 @@ def learned(
     if fresh and fresh.left_out and wanted and wanted.guarantees and new.threshold.coverage:
         # As in a fit: later inputs may repeat as these do, and the lower threshold is right in both cases.
         new = fit_grader(found.adapted, Joined(judged.data, fresh.left_out), at_most=new.threshold, **how)
-    if not drawn and apart is None:  # suspects alone tell no drift of all inputs
-        new = replace(
-            new, measured={key: value for key, value in new.measured.items() if not key.startswith("suspicion_")}
-        )
+    if not drawn and apart is None:  # suspects alone tell nothing about all inputs
+        measured = {key: value for key, value in new.measured.items() if not key.startswith("suspicion_")}
+        new = replace(new, measured=measured)
+        stays = found.choice.name == PRESENT
+        if stays:
+            new = replace(grader, origin=replace(grader.origin, settings=told), choice=found.choice, bundle="")
+        elif labelled.chance is None:
+            new = replace(new, probability=None, outcome=None)
+        if stays or (labelled.chance is None and not lacking):
+            notes.append(
+                f"labels: expected each graded input to have a chance to be labelled, got others, so "
+                f"{'the threshold stays as it is' if stays else 'the probability of error is not known'}. Label a "
+                f"random part of the trusted as well (petm grade --audit)."
+            )
+            lacking = None if stays else lacking
+    if lacking:
+        notes.append(_missing(lacking, len(labelled.data), drawn=drawn))
     for text in notes:
         warnings.warn(text, PetmWarning, stacklevel=2)
     before = predict_answers(grader.adapted, judged.data) if apart else present
@@ -218,6 +235,13 @@ class _Part(NamedTuple):
     def rows(self, rows: NDArray[np.bool_]) -> "_Part":
         """Returns some of them."""
         return _Part(self.data.subset(torch.from_numpy(rows)), None if self.chance is None else self.chance[rows])
+
+    def and_those(self, other: "_Part") -> "_Part":
+        """Returns these and others of the same labels."""
+        if not len(other.data):
+            return self
+        chance = None if self.chance is None or other.chance is None else np.append(self.chance, other.chance)
+        return _Part(Joined(self.data, other.data), chance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,9 +288,28 @@ def _checked(grader: Grader, reviewed: Any, chance: ArrayLike | None) -> tuple[_
     if known:
         inverse_chances(chances, len(chances))
     equal = not known or bool((chances == chances[0]).all())
-    part = _Part(data, None if equal else chances).rows(kept)
-    check_known(part.data.labels.numpy())
-    return part, known
+    return _Part(data, None if equal else chances).rows(kept), known
+
+
+def _unseen(grader: Grader, labelled: _Part) -> tuple[_Part, _Part]:
+    """The labels that judge the present grader, and those that it has learned from already."""
+    seen = np.isin(sample_hashes(labelled.data), grader.origin.learned_from)
+    part = labelled.rows(~seen)
+    try:
+        check_known(part.data.labels.numpy())
+    except DataError as error:
+        others = f" The grader has learned from the {int(seen.sum()):,} others." if seen.any() else ""
+        raise DataError(f"{error}{others}") from error
+    return part, labelled.rows(seen)
+
+
+def _of_queue(data: Data) -> bool:
+    """Whether the samples come from a review queue, as those of the folder that the page keeps."""
+    try:
+        refuse_review_queue(data)
+    except DataError:
+        return True
+    return False
 
 
 def _fresh(grader: Grader, calibration: Data, labelled: Data, data: Data | None) -> Separated:
@@ -274,6 +317,14 @@ def _fresh(grader: Grader, calibration: Data, labelled: Data, data: Data | None)
     fresh = as_data(calibration, source="calibration")
     check_inputs(fresh, grader.origin.inputs)
     refuse_review_queue(fresh)
+    seen = np.isin(sample_hashes(fresh), grader.origin.learned_from)
+    if 2 * seen.sum() > len(seen):
+        raise DataError(
+            f"calibration: expected samples that the grader has not learned from, got {fresh.source}, in which "
+            f"{int(seen.sum()):,} of {len(seen):,} are labels of an earlier petm learn. Name fresh samples."
+        )
+    if seen.any():
+        fresh = fresh.subset(torch.from_numpy(~seen))
     return separate(labelled if data is None else Joined(labelled, as_data(data)), fresh)
 
 

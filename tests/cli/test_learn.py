@@ -108,10 +108,15 @@ def test_the_page_alone_guarantees_nothing_and_goes_on(place, petm):
                 digest = hashlib.sha256(Path(row["input"]).read_bytes()).hexdigest()
                 line = {"sha256": digest, "label": label, "confirmed": label == row["label"], "suspicion": 0.5}
                 file.write(json.dumps(line) + "\n")
+        least = min(rows, key=lambda row: row["suspicion"])
+        digest = hashlib.sha256(Path(least["input"]).read_bytes()).hexdigest()
+        line = {"sha256": digest, "label": None, "decision": "cannot tell", "confirmed": False, "suspicion": 0.5}
+        file.write(json.dumps(line) + "\n")
     how = ("--grades", "grades.parquet", "--max-risk", "0.1", "-o", "better.petm", "--json")
     code, out, err = learn(petm, *how, labels="labels.jsonl")
     assert code == 0
     assert "nothing is guaranteed" in err
+    assert "nobody can tell 1" in err
     assert json.loads(out)["labels"] == 200
     assert read_manifest("better.petm").threshold.confidence is None
 
@@ -171,3 +176,17 @@ def test_wrong_options(place, petm, more, code):
     found, _, err = learn(petm, *more, "-o", "better.petm")
     assert found == code
     assert "Traceback" not in err
+
+
+def test_labels_that_grow_judge_only_with_what_is_new(place, petm):
+    rows, labels = place
+    told = [{"input": row["input"], "label": label} for row, label in zip(rows, labels, strict=True)]
+    write("monday.csv", told[:150])
+    assert learn(petm, "-o", "first.petm", labels="monday.csv")[0] == 0
+    assert "hashes" not in petm("inspect", "first.petm")[1]
+    code, out, err = petm("learn", "first.petm", *BUDGETS, "--labels", "labels.csv", "-o", "second.petm", "--json")
+    assert code == 0, err
+    assert (json.loads(out)["labels"], json.loads(out)["judged"]) == (250, 250)
+    first, second = (read_manifest(name).origin for name in ("first.petm", "second.petm"))
+    assert len(first.learned_from) == 150
+    assert set(first.learned_from) <= set(second.learned_from)

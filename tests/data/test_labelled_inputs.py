@@ -97,3 +97,15 @@ def test_a_label_on_an_input_without_a_chance_has_an_unknown_one(digits, images,
     decided = read_decided([labels], CLASSES)
     found = read_labelled(replace(decided, chance=np.arange(30) / 30), [labels], READER, CLASSES)
     assert np.array_equal(found.chance, [np.nan, *np.arange(1, 30) / 30], equal_nan=True)
+
+
+def test_an_input_that_was_changed_after_it_was_graded_has_no_label(digits, images, tmp_path):
+    labels = write(tmp_path / "l.csv", [{"path": path, "label": row % 3} for row, path in enumerate(images)])
+    hashes = tuple(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in images)
+    decided = replace(read_decided([labels], CLASSES), sha256=hashes)
+    assert len(read_labelled(decided, [labels], READER, CLASSES).data) == 30
+    Path(images[4]).write_bytes(Path(images[5]).read_bytes())
+    with pytest.raises(DataError, match=r"0004\.png: expected the content"):
+        read_labelled(decided, [labels], READER, CLASSES)
+    found = read_labelled(decided, [labels], READER, CLASSES, skip_bad=True)
+    assert found.data.labels.tolist() == [row % 3 for row in range(30) if row != 4]

@@ -134,6 +134,19 @@ def test_labels_of_suspects_alone_are_no_evidence(tmp_path, images, chance):
         found.check_drawn()
 
 
+def test_labels_of_suspects_alone_are_no_random_rows_where_grades_have_no_chances(tmp_path, images):
+    told = [{"input": images[n]["input"], "label": n % 4 // 2} for n in range(0, ROWS, 3)]
+    grades = [lines(tmp_path / "g.csv", images)]
+    found = read_reviewed([lines(tmp_path / "l.csv", told)], grades, CLASSES)
+    assert np.isnan(found.chance).all()
+    with pytest.raises(DataError, match=r"labels.*chance"):
+        found.check_drawn()
+    told.append({"input": images[1]["input"], "label": 1})  # of a random sample, by whoever labelled it
+    found = read_reviewed([lines(tmp_path / "l.csv", told)], grades, CLASSES)
+    assert (found.chance == 1).all()
+    found.check_drawn()
+
+
 def test_an_audit_of_which_nobody_can_tell_anything_is_no_evidence(tmp_path, images):
     rows = audited(images, 0.25)
     told = [of_page(rows[n], n % 4 // 2, b"image %d" % n) for n in range(0, ROWS, 3)]

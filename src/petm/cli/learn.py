@@ -140,11 +140,10 @@ def _labelled(
     grader: "Grader", place: "GraderPlace", labels: tuple[Path, ...], grades: tuple[Path, ...], *, skip_bad: bool
 ) -> "tuple[LabelledInputs, bool]":
     """The labelled inputs, and whether every graded input had a chance to be labelled."""
-    import numpy as np
-
     from petm.cli.graders import inputs_at, reader_of
     from petm.cli.inputs import labelled, open_inputs
     from petm.data.labelled_inputs import LabelledInputs, read_labelled
+    from petm.data.labels import UNLABELLED
     from petm.data.reviewed import read_decided, read_reviewed
 
     inputs, classes = inputs_at(grader.origin.inputs, place), grader.origin.model.classes
@@ -152,7 +151,7 @@ def _labelled(
     if not grades and not tables:
         how: Any = {"skip_bad": skip_bad, "trust_remote_code": place.trust_remote_code, "label_column": "label"}
         data = labelled(open_inputs(labels, inputs, classes=classes or None, **how), skip_bad=skip_bad)
-        return LabelledInputs(data, np.ones(len(data)), {}), True
+        return LabelledInputs(data, None, {}), True
     known, drawn = classes or tuple(map(str, range(_UNNAMED))), True
     if grades:
         reviewed = read_reviewed(labels, grades, known, content=(inputs.text_column or "image",))
@@ -166,6 +165,8 @@ def _labelled(
             click.echo(f"labels: {reviewed.unmatched:,} name no graded row, and are left out.", err=True)
     else:
         decided = read_decided(labels, known)
+    if untold := int((decided.labels == UNLABELLED).sum()):
+        click.echo(f"labels: nobody can tell {untold:,}; figures and guarantee are about the others.", err=True)
     reader = reader_of(inputs, place.trust_remote_code)
     found = read_labelled(decided, labels, reader, classes, text_column=inputs.text_column, skip_bad=skip_bad)
     for name, reason in found.skipped.items():

@@ -15,7 +15,7 @@ from petm._internal.files import fingerprint
 from petm.data.base import Data, TensorData
 from petm.data.fields import Inputs, as_batch, tensors_of
 from petm.data.labels import UNLABELLED, Place, refuse_faults
-from petm.data.reader import Reader
+from petm.data.reader import Reader, content_hash
 from petm.data.reviewed import Decided
 from petm.data.sources import Content, Row, open_sources
 from petm.data.tables import open_table
@@ -32,11 +32,12 @@ class LabelledInputs:
     Attributes:
         data: ``N`` samples.
         chance: float64 ``(N,)``, with which each was drawn to be labelled; NaN where it had none, or that is not known.
+            None where nothing says so.
         skipped: Why labelled inputs were left out, by name.
     """
 
     data: Data
-    chance: NDArray[np.float64]
+    chance: NDArray[np.float64] | None
     skipped: Mapping[str, str]
 
 
@@ -60,13 +61,13 @@ def read_labelled(
         skip_bad: Whether to leave out what cannot be read.
 
     Raises:
-        DataError: An input is no longer there, or cannot be read.
+        DataError: An input is no longer there, cannot be read, or has another hash than the one that was labelled.
     """
     known = [number for number, label in enumerate(decided.labels.tolist()) if label != UNLABELLED]
     copies = _copies(files, {decided.sha256[number] for number in known} - {None})
     wanted = {decided.places[number] for number in known if decided.sha256[number] not in copies} - {None}
     found = {(row.path, row.number): row for row in _graded(wanted, text_column)}
-    rows = [_row(decided.places[number], copies.get(decided.sha256[number]), found) for number in known]
+    rows = [_row(decided.places[each], decided.sha256[each], copies.get(decided.sha256[each]), found) for each in known]
     held, reasons, hashes = list[Inputs](), list[str | None](), list[str | Tensor]()
     step = len(rows) if reader.encoder else _AT_A_TIME  # texts are padded to one length
     for start in range(0, len(rows), step):
@@ -152,12 +153,15 @@ def _graded(wanted: set[Place | None], text_column: str | None) -> Iterator[Row]
                 yield Row(path, None, fault=str(error))
 
 
-def _row(place: Place | None, copy: Content, found: Mapping[Place, Row]) -> Row:
+def _row(place: Place | None, digest: str | None, copy: Content, found: Mapping[Place, Row]) -> Row:
     if copy is not None:
         return Row(str(copy) if isinstance(copy, Path) else "a text of the labels", None, copy)
     if place is None:
         return Row("a label by its hash", None, fault="expected the labelled input beside the labels, got none")
-    return found.get(place) or found.get((place[0], None)) or Row(*place, fault="expected an input, got nothing there")
+    row = found.get(place) or found.get((place[0], None)) or Row(*place, fault="expected an input, got nothing there")
+    if digest is not None and row.fault is None and content_hash(row.content) not in (None, digest):
+        return row._replace(content=None, fault=f"expected the content {digest[:12]}... that was labelled, got another")
+    return row
 
 
 def _name(row: Row) -> str:

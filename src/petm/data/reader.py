@@ -79,7 +79,7 @@ class Reader:
         """Returns the inputs of the rows that can be read, and why the others cannot; with ``hashed`` their hashes."""
         if self.encoder is not None:
             found = self._texts(self.encoder, rows)
-            return replace(found, hashes=[_hash(row.content) for row in rows]) if hashed else found
+            return replace(found, hashes=[content_hash(row.content) for row in rows]) if hashed else found
         remote = any(isinstance(row.content, RemotePath) for row in rows)
         pool = self._requests if remote else self._pool
         made = list(pool.map(partial(self._fetched, hashed=hashed), rows))
@@ -96,7 +96,7 @@ class Reader:
             except OSError as error:
                 return f"expected an image, got: {str(error).splitlines()[0].rstrip('.')}", None
         answer = self._image(row)
-        return answer, None if not hashed or isinstance(answer, str) else _hash(row.content)
+        return answer, None if not hashed or isinstance(answer, str) else content_hash(row.content)
 
     def _image(self, row: Row) -> NDArray[np.float32] | str:
         """Float32 ``(C, H, W)``, or why there is none."""
@@ -140,7 +140,8 @@ class Reader:
         return Readings(pad_batch(encoder, fields, self.length) if kept else None, reasons)
 
 
-def _hash(content: Content) -> str | None:
+def content_hash(content: Content) -> str | None:
+    """Returns the SHA-256 of an image file, encoded image, text in UTF-8 or array; None of what cannot be read."""
     if isinstance(content, Path):
         with suppress(OSError), content.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

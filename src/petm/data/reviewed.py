@@ -30,7 +30,8 @@ from petm.errors import DataError
 FEWEST = 20
 """Fewest labelled inputs that are worth a look."""
 UNEXPLAINED = 1e-6
-"""Below this probability of so few decisions among rows of one chance, some of the drawn rows have none."""
+"""Below this probability of so few decisions among rows of one chance, some of the drawn rows have none; below this
+probability of suspects alone, the labelled are no random rows."""
 CANNOT_TELL = "cannot tell"
 Decision = Literal["confirmed", "corrected", "cannot tell"]
 
@@ -156,8 +157,9 @@ def read_reviewed(
 
     Grades are what ``petm grade`` or ``petm serve --grades-file`` writes, or folders of such Parquet files; a column
     ``chance`` says with which chance each row was drawn to be labelled, and ``audit`` which of the trusted were.
-    Without it, the chance is unknown for labels of a review queue, and 1 for all others, whose labels are said to be
-    those of random rows. Hashes of inputs are computed where labels have some and the grades lack them.
+    Without it, the chance is unknown for labels of a review queue or of suspects alone, and 1 for all others, whose
+    labels are said to be those of random rows. Hashes of inputs are computed where labels have some and the grades lack
+    them.
 
     Args:
         labels: Files of labels.
@@ -176,7 +178,7 @@ def read_reviewed(
     found: list[tuple[Any, ...]] = []
     chances, answered = Counter[float | None](), Counter[float | None]()
     used, left, by_content = set[int](), set[int](), 0
-    repeated = undrawn = unreadable = 0
+    repeated = undrawn = unreadable = trusted = 0
     for file in (file for each in map(locate, grades) for file in (find_shards(each) if each.is_dir() else [each])):
         hashes = _Hashes(content, by_hash)
         table = _opened(file, _GRADES, _GRADES[:1], "Name what petm grade wrote.")
@@ -194,6 +196,7 @@ def read_reviewed(
             place = (unguard(name) if table.path.suffix == ".csv" else name), _whole(row, table, record)
             drawn = _chance(chance, table, record)
             chances[drawn] += 1
+            trusted += grade == "trusted"
             entry, told = by_place.get(place), None
             if by_hash:
                 digest = digest or hashes.of(place)
@@ -225,7 +228,8 @@ def read_reviewed(
             found.append((place, number, _label(decided, numbers), *answer, grade == "trusted", digest, drawn))
     unmatched = len({id(each) for each in (*by_hash.values(), *by_place.values())} - used - left)
     rows = chances.total()
-    if not queued and set(chances) == {None}:  # random rows, by the word of whoever labelled them
+    suspects_alone = not any(each[5] for each in found) and (1 - trusted / max(rows, 1)) ** len(found) < UNEXPLAINED
+    if not queued and set(chances) == {None} and not suspects_alone:  # random rows, by the word of who labelled them
         chances, found = Counter[float | None](), [(*each[:-1], 1.0) for each in found]
     return _checked(found, by_content, unmatched, repeated, undrawn, rows, chances, answered, fewest)
 

@@ -1,10 +1,14 @@
 """Where a grader comes from: model, inputs, data, settings and versions, as in bundles and results."""
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from petm._internal.records import Json, Record
 from petm._internal.texts import is_name, visible
@@ -145,6 +149,7 @@ class DataOrigin:
         part_of_data: Whether the samples were held out of the data of the fit.
         seen: Number of samples left out as equal to a training sample.
         repeated: Number of samples left out as equal to an earlier one.
+        hashes: Of labels, the hashes (`petm.data.unseen.sample_hashes`) of all that suspicion has learned from, in hex.
     """
 
     source: str
@@ -153,6 +158,7 @@ class DataOrigin:
     part_of_data: bool = False
     seen: int = 0
     repeated: int = 0
+    hashes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = "held out of the data" if self.part_of_data else f"from {self.source}"
@@ -163,13 +169,18 @@ class DataOrigin:
     @classmethod
     def from_json(cls, record: Record) -> "DataOrigin":
         """Returns the origin from a manifest; raises BundleError where an entry breaks its rule."""
-        left_out = {name: record.whole(name) for name in ("seen", "repeated") if record.has(name)}
+        more: dict[str, Any] = {name: record.whole(name) for name in ("seen", "repeated") if record.has(name)}
+        hashes = record.texts("hashes") if record.has("hashes") else ()
+        strange = [each for each in hashes if not re.fullmatch("[0-9a-f]{16}", each)]
+        if strange:
+            raise BundleError(f"{record.place}, hashes: expected 16 hexadecimal digits, got {strange[0][:80]!r}.")
         return cls(
             record.text("source"),
             record.whole("samples"),
             record.text("content"),
             record.flag("part_of_data"),
-            **left_out,
+            hashes=hashes,
+            **more,
         )
 
 
@@ -181,6 +192,12 @@ class Origin:
     inputs: InputOrigin = field(default_factory=InputOrigin)
     data: Mapping[str, DataOrigin] = field(default_factory=dict)
     settings: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def learned_from(self) -> NDArray[np.uint64]:
+        """Hashes of the confirmed labels' inputs that suspicion has learned from, which no longer judge it."""
+        known = self.data.get("labels")
+        return np.array([int(each, 16) for each in known.hashes] if known else [], np.uint64)
 
 
 def describe_data(data: "Data", *, part_of_data: bool = False, seen: int = 0, repeated: int = 0) -> DataOrigin:

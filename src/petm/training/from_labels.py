@@ -37,7 +37,7 @@ class LearnedAdapter:
 
     Attributes:
         adapted: The base model with the adapter that has learned from all labels.
-        opinions: Logits ``(N, K)`` for the labelled samples, each from an adapter that has not seen its label.
+        opinions: Logits ``(n, K)`` for those with a fold, each from an adapter that has not seen the label.
     """
 
     adapted: AdaptedModel
@@ -86,7 +86,7 @@ def learn_from_labels(
     Args:
         model: The base model; its weights stay as they are.
         labelled: ``N`` labelled samples of production.
-        folds: int64 ``(N,)``, the fold of each; two at least.
+        folds: int64 ``(N,)``, the fold of each, two at least; -1 for those that every adapter learns from.
         weights: float64 ``(N,)``, weight of each in the loss.
         training: Labelled data that the base model was trained on, of which as many samples are learned from at half
             the weight, and the augmentation is chosen on; absent takes the labelled samples alone.
@@ -144,4 +144,4 @@ def learn_from_labels(
         adapted.adapter.layer(ADAPTER, layer).load_state_dict(several.adapter.layer(ADAPTER, layer).state_dict())
     adapted.to(device_of(model))
     several.detach()
-    return LearnedAdapter(adapted, opinions)
+    return LearnedAdapter(adapted, opinions[torch.from_numpy(folds >= 0)])
