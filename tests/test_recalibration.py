@@ -1,5 +1,6 @@
 """A grader on fresh labels, or for another target: the threshold is the tested one, and all else is kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch import nn
 from networks import randomise, snapshot
 from petm.adapter.model import Cascade, Member, attach_adapter
 from petm.data.base import Data, Joined, TensorData
-from petm.errors import ArgumentError, DataError
+from petm.data.unseen import sample_hashes
+from petm.errors import ArgumentError, DataError, PetmWarning
 from petm.evidence.suspicion import suspicion_named
 from petm.fitting import recalibrate
 from petm.grading.grader import Grader, fit_grader, load
@@ -115,3 +117,16 @@ def test_faults(grader: Grader, digits: tuple[Data, ...], tmp_path: Path) -> Non
     with pytest.raises(DataError, match="review queue"):
         recalibrate(grader, TensorData(x, y, source=str(queue)))
     assert recalibrate(grader, TensorData(x, (y + torch.ones(200).long()) % 10), force=True).measured["risk"]
+
+
+def test_labels_that_the_grader_has_learned_from_are_no_calibration(grader: Grader, digits: tuple[Data, ...]) -> None:
+    some = digits[2].subset(range(300))
+    seen = replace(describe_data(some), hashes=tuple(f"{int(each):016x}" for each in sample_hashes(some)))
+    learned = replace(grader, origin=replace(grader.origin, data={**grader.origin.data, "labels": seen}))
+    with pytest.warns(PetmWarning, match=r"^calibration: .* 300 of "):
+        again = recalibrate(learned, digits[2])
+    assert again.measured["calibration_samples"] == len(digits[2]) - 300
+    with pytest.raises(DataError, match=r"^calibration:"):
+        recalibrate(learned, some)
+    with pytest.raises(DataError, match=r"^calibration:"):
+        recalibrate(learned, digits[2], chance=np.full(len(digits[2]), 0.5))

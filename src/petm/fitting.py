@@ -19,7 +19,7 @@ from petm.adapter.model import AdaptedModel, check_ranks, views_alone
 from petm.adapter.peft_folder import adopt_adapter
 from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Fields, tensors_of
-from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, separate
+from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue, sample_hashes, separate
 from petm.errors import ArgumentError, DataError, ModelError, PetmWarning
 from petm.evidence.candidates import BUDGET, choose_for
 from petm.evidence.formulas import SOFTMAX
@@ -273,6 +273,7 @@ def recalibrated(
     check_inputs(fresh, origin.inputs, f"calibration ({fresh.source})")
     if chance is None:
         refuse_review_queue(fresh)
+    fresh = _not_learned_from(fresh, origin, drawn=chance is None)
     apart, target = distinct(fresh), target or grader.target
     samples, all_chances = apart.calibration, None if chance is None else np.asarray(chance, np.float64)
     if chance is None and target is not None and target.guarantees:
@@ -296,6 +297,20 @@ def recalibrated(
     inputs = origin.inputs if origin.inputs.profile else made.origin.inputs
     measured = {**grader.measured, **made.measured}
     return Fitted(replace(made, origin=replace(made.origin, inputs=inputs), measured=measured), found.calibration)
+
+
+def _not_learned_from(fresh: Data, origin: Origin, *, drawn: bool) -> Data:
+    """The samples that the grader has not learned from; those of a queue must be none of these."""
+    known = (
+        np.isin(sample_hashes(fresh), origin.learned_from) if len(origin.learned_from) else np.zeros(len(fresh), bool)
+    )
+    if not known.any():
+        return fresh
+    told = f"calibration: expected samples that the grader has not learned from, got {known.sum():,} of {len(fresh):,}"
+    if not drawn or known.all():
+        raise DataError(f"{told} that it has. Label other inputs.")
+    warnings.warn(f"{told} that it has. These are left out.", PetmWarning, stacklevel=4)
+    return fresh.subset(torch.from_numpy(~known))
 
 
 def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_base: bool) -> None:

@@ -387,7 +387,9 @@ def _chosen(
     opinions = made.opinions[:, None] if made else present.base[:, None][:, :0]
     answers = Answers(present.base, opinions, members)
     budget = Budget(most, split_point_of(made.adapted, x).counted_ratio - 1 if made else 0.0)
-    offered = {each.name: each for each in (Candidate(SOFTMAX.name, (SOFTMAX,)), *candidates(members, (), budget))}
+    offered = {
+        each.name: each for each in (Candidate(SOFTMAX.name, (SOFTMAX,)), *candidates(members, (), budget, alone=True))
+    }
     choosing = Choosing(Labelled(answers, labelled.data.labels), max_risk=risk, seed=seed)
     values = {PRESENT: grader.suspicion.of(present).numpy()}
     values |= {name: found for name, each in offered.items() if (found := choosing.out_of_fold(each)) is not None}

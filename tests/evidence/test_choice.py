@@ -134,7 +134,7 @@ def test_one_pass_is_cheaper_than_a_cascade_only_where_it_is() -> None:
 
 def test_a_fit_compares_the_evidence_that_its_settings_name() -> None:
     budget = Budget(10.0, adapters=0.2, features={each.name: 0.01 for each in EVIDENCE.values()})
-    found = candidates((ADAPTER,), VIEWS, budget)
+    found = candidates((ADAPTER,), VIEWS, budget, alone=True)
     assert {column.name for each in found for column in each.evidence} == set(EVIDENCE_NAMES)
     assert all(name in EVIDENCE for name in EVIDENCE_NAMES)
 

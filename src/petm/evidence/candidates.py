@@ -79,7 +79,12 @@ class Budget:
 
 
 def candidates(
-    adapters: tuple[Member, ...], views: Sequence[tuple[Member, ...]], budget: Budget, *, targeted: bool = False
+    adapters: tuple[Member, ...],
+    views: Sequence[tuple[Member, ...]],
+    budget: Budget,
+    *,
+    targeted: bool = False,
+    alone: bool = False,
 ) -> list[Candidate]:
     """Returns the candidates within a budget.
 
@@ -88,6 +93,8 @@ def candidates(
         views: Sets of members that are the base model at views of the input.
         budget: Limit and costs.
         targeted: Whether a risk is the target, so that members may be computed around it alone.
+        alone: Whether to offer the adapters without the model's own opinion. Where they learned what the model did not,
+            such as errors under a shift, they are better alone; on the model's own data the mean with it is.
     """
     features = tuple(each for each in _FEATURES if each.name in (budget.features or {}))
     found = [Candidate(each.name, (each,), cost=budget.of((each,))) for each in (*_LOGITS, *features)]
@@ -101,6 +108,8 @@ def candidates(
         share = 1.0 if whole <= budget.most else budget.most / len(members)
         if share >= _LEAST_SHARE:
             found += _of_members(members, share, words, budget, features[:2])
+            if alone and all(member.adapter for member in members):
+                found.append(_candidate(f"{words} alone", (SECOND_OPINION,), members, share, budget))
         if _LEAST_SHARE <= share < 1 and targeted:
             where = f"mean with {words} on {share:.0%} around the target's risk"
             cost = budget.of((MEAN_OPINION,), members, share)
@@ -116,8 +125,6 @@ def _of_members(
 ) -> Iterator[Candidate]:
     where = "" if share == 1 else f" on the least certain {share:.0%}"
     yield _candidate(f"mean with {words}{where}", (MEAN_OPINION,), members, share, budget)
-    if all(member.adapter for member in members):
-        yield _candidate(f"{words} alone{where}", (SECOND_OPINION,), members, share, budget)
     columns = (*_REGRESSED, MEAN_OPINION, SECOND_OPINION)
     yield _candidate(f"regression with {words}{where}", columns, members, share, budget)
     if features and share == 1:
@@ -165,7 +172,7 @@ def choose_for(
     adapters = tuple(member for member in adapted.members if member.adapter)
     ratio = split_point_of(adapted, x).counted_ratio - 1 if adapters else 0.0
     costs = Budget(budget, ratio, _feature_costs(adapted.base, answers, x))
-    compared = candidates(adapters, views, costs, targeted=max_risk is not None)
+    compared = candidates(adapters, views, costs, targeted=max_risk is not None, alone=SECOND_OPINION.name in only)
     compared += [Candidate(each.name, (each,)) for each in own]
     if only:
         compared = [each for each in compared if all(column.name in only for column in each.evidence)]
