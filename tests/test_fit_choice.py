@@ -17,10 +17,11 @@ from petm.errors import ArgumentError, DataError, ModelError, PetmWarning
 from petm.evidence.candidates import choose_for
 from petm.evidence.protocol import FittedEvidence
 from petm.evidence.suspicion import evidence_named
-from petm.fitting import CHOICE_SHARE, FEWEST_TO_CHOOSE, fit, recalibrate
+from petm.fitting import CHOICE_SHARE, FEWEST_TO_CHOOSE, fit
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
 from petm.models.scores import maximum_softmax
+from petm.recalibration import recalibrate
 from petm.selective.metrics import aurc
 from petm.selective.targets import Coverage, MaxRisk
 

@@ -14,9 +14,9 @@ from petm.data.base import Data, Joined, TensorData
 from petm.data.unseen import sample_hashes
 from petm.errors import ArgumentError, DataError, PetmWarning
 from petm.evidence.suspicion import suspicion_named
-from petm.fitting import recalibrate
 from petm.grading.grader import Grader, fit_grader, load
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, describe_data
+from petm.recalibration import recalibrate
 from petm.selective.choice import Choice
 from petm.selective.targets import Coverage, MaxRisk, Recall
 from petm.selective.thresholds import recall_threshold, risk_threshold

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from petm.errors import PetmError as PetmError
     from petm.fitting import estimate as estimate
     from petm.fitting import fit as fit
-    from petm.fitting import recalibrate as recalibrate
     from petm.grading.grader import Grader as Grader
     from petm.grading.grader import fit_grader as fit_grader
     from petm.grading.grader import load as load
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from petm.models.paper import paper_cnn as paper_cnn
     from petm.paper.reproduction import PROTOCOLS as PROTOCOLS
     from petm.paper.reproduction import reproduce as reproduce
+    from petm.recalibration import recalibrate as recalibrate
     from petm.selective.targets import Coverage as Coverage
     from petm.selective.targets import Disagreement as Disagreement
     from petm.selective.targets import MaxRisk as MaxRisk
@@ -63,7 +63,8 @@ _HOME = {
     "data.digits": ("load_digits", "load_mnist"),
     "data.opening": ("open_data",),
     "errors": ("PetmError",),
-    "fitting": ("estimate", "fit", "recalibrate"),
+    "fitting": ("estimate", "fit"),
+    "recalibration": ("recalibrate",),
     "grading.grader": ("Grader", "fit_grader", "load"),
     "grading.grades": ("Grades",),
     "grading.hub": ("push_to_hub",),

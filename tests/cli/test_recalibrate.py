@@ -13,10 +13,10 @@ from petm.adapter.model import attach_adapter
 from petm.cli import main
 from petm.data.opening import open_data
 from petm.evidence.suspicion import suspicion_named
-from petm.fitting import recalibrate
 from petm.grading.grader import fit_grader, load
 from petm.grading.manifest import read_manifest
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
+from petm.recalibration import recalibrate
 from petm.selective.targets import MaxRisk, Recall
 
 NAMES = tuple("0123456789")

@@ -107,7 +107,7 @@ def recalibrate(
     from petm.cli.graders import inputs_at, open_bundle, reader_of
     from petm.cli.inputs import labelled, open_inputs
     from petm.cli.inspect import print_manifest
-    from petm.fitting import recalibrated
+    from petm.recalibration import recalibrated
 
     grader = open_bundle(place, device)
     form = inputs_at(grader.origin.inputs, place)
