@@ -152,9 +152,15 @@ def test_images_learn_without_adversarial_copies_and_texts_with(model: nn.Module
     assert variants(RECIPES["paper"]) == (RECIPES["paper"],)
 
 
+def test_few_samples_are_read_more_often(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    making = Making(model, digits[0], FitConfig(recipe=SHORT, device="cpu"))
+    assert [making.most_epochs(SHORT, samples) for samples in (300, 38_400, 400_000)] == [20, 10, 1]
+
+
 def test_candidates_with_and_without_adversarial_copies_share_features(
-    model: nn.Module, digits: tuple[Data, ...]
+    model: nn.Module, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("petm.training.recipes._STEPS", 0)
     config = FitConfig(recipe=replace(SHORT, epsilon=0.1), device="cpu")
     data, held_out = digits[0].subset(range(300)), digits[2]
     clean, both = Making(model, data, config).candidates(held_out)
