@@ -53,7 +53,7 @@ class OnnxGrader:
     Attributes:
         path: The file.
         threshold: The threshold on suspicion, with its guarantee.
-        score: The name of the suspicion score in `petm.models.scores.SCORES`.
+        score: The name of what suspicion is computed from, as in `petm.evidence.suspicion`.
         origin: Class names, and how images are read.
         measured: Figures of the fit, by name.
         shape: Shape of one input, ``(C, H, W)`` for images.
