@@ -20,7 +20,7 @@ from petm.data.fields import Inputs, concatenate
 from petm.data.views import MIRROR
 from petm.evidence.protocol import compute_answers
 from petm.models.prediction import Precision, predict_logits
-from petm.training.augmentation import Augmentation, Augmented, choose_augmentation
+from petm.training.augmentation import WHOLE_PIXELS, Augmentation, Augmented, choose_augmentation
 from petm.training.loop import CROSS_ENTROPY, Objective, Settings, train
 
 Rows = Tensor
@@ -100,7 +100,7 @@ class Production:
     @cached_property
     def augmentation(self) -> Augmentation:
         """What the base model's training images bear."""
-        return choose_augmentation(self.model, self.train)
+        return choose_augmentation(self.model, self.train, mirrored=WHOLE_PIXELS)
 
     def attached(self, learning: Learning, seed: int) -> AdaptedModel:
         """Returns the base model with untrained adapters."""

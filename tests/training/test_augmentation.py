@@ -14,6 +14,7 @@ from petm.errors import ArgumentError, DataError
 from petm.training.augmentation import (
     MILD,
     STRENGTHS,
+    WHOLE_PIXELS,
     Augmentation,
     Augmented,
     augment,
@@ -273,8 +274,13 @@ def test_a_mirror_that_exchanges_classes_is_not_chosen() -> None:
 
 @pytest.mark.parametrize(("network", "make"), [(Bright, halves), (Symmetric, centres)])
 @pytest.mark.parametrize("most_errors", [0.05, 0.3])
+@pytest.mark.parametrize("mirrored", [MILD, WHOLE_PIXELS])
 def test_the_strongest_that_keeps_the_labels_is_chosen(
-    network: type[nn.Module], make: Callable[[], Data], most_errors: float, monkeypatch: pytest.MonkeyPatch
+    network: type[nn.Module],
+    make: Callable[[], Data],
+    most_errors: float,
+    mirrored: Augmentation,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("petm.training.augmentation.MOST_ERRORS", most_errors)
     model, data = network(), make()
@@ -286,9 +292,9 @@ def test_the_strongest_that_keeps_the_labels_is_chosen(
         return float((model(view.inputs(range(len(data)))).argmax(1) != labels).double().mean())
 
     mirror = errors(Augmentation(mirror=True)) <= most_errors / 2  # both networks are right on the images themselves
-    tried = [replace(MILD.times(strength), mirror=mirror) for strength in STRENGTHS]
+    tried = [replace((mirrored if mirror else MILD).times(strength), mirror=mirror) for strength in STRENGTHS]
     allowed = [augmentation for augmentation in tried if errors(augmentation) <= most_errors]
-    chosen = choose_augmentation(model, data)
+    chosen = choose_augmentation(model, data, mirrored=mirrored)
     assert chosen == (allowed[0] if allowed else Augmentation(mirror=mirror))
 
 

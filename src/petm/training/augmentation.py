@@ -50,6 +50,8 @@ class Augmentation:
 
 MILD = Augmentation(rotation=15.0, shift=0.12, scale=0.15, shear=0.2)
 """The strongest augmentation that is tried; digits, products and organs keep their class under it."""
+WHOLE_PIXELS = Augmentation(shift=0.12)
+"""One that resamples no pixel, and so blurs nothing."""
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 SAMPLES = 2000
 """Most samples that are tried."""
@@ -57,7 +59,7 @@ MOST_ERRORS = 0.05
 """Greatest rise of the base model's error rate under changes that keep the labels."""
 
 
-def choose_augmentation(model: nn.Module, data: Data, *, seed: int = 0) -> Augmentation:
+def choose_augmentation(model: nn.Module, data: Data, *, mirrored: Augmentation = MILD, seed: int = 0) -> Augmentation:
     """Returns the strongest augmentation under which the base model still recognises its own training samples.
 
     Changes keep the labels if the base model's error rate on at most `SAMPLES` training samples rises by at most
@@ -66,6 +68,7 @@ def choose_augmentation(model: nn.Module, data: Data, *, seed: int = 0) -> Augme
     Args:
         model: The base model.
         data: Labelled images ``(N, C, H, W)``, best those that the base model was trained on.
+        mirrored: What is tried instead of `MILD` where the flip keeps the labels.
         seed: Seed of the choice of samples and of the changes.
 
     Raises:
@@ -85,7 +88,7 @@ def choose_augmentation(model: nn.Module, data: Data, *, seed: int = 0) -> Augme
     # Half of the images are flipped, so half of the harm is seen.
     mirror = errors(Augmentation(mirror=True)) <= allowed - MOST_ERRORS / 2
     for strength in STRENGTHS:
-        found = replace(MILD.times(strength), mirror=mirror)
+        found = replace((mirrored if mirror else MILD).times(strength), mirror=mirror)
         if errors(found) <= allowed:
             return found
     return Augmentation(mirror=mirror)

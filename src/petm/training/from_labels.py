@@ -19,7 +19,7 @@ from petm.adapter.prefix_features import cached_features
 from petm.data.base import Data, Joined, WithTargets
 from petm.models.prediction import Precision, choose_device, device_of, predict_logits
 from petm.selective.audit import inverse_chances
-from petm.training.augmentation import choose_augmentation, with_copies
+from petm.training.augmentation import WHOLE_PIXELS, choose_augmentation, with_copies
 from petm.training.loop import Objective, Settings, Storage, train
 
 EPOCHS, LEARNING_RATE, COPIES = 10, 1e-3, 2
@@ -80,8 +80,9 @@ def learn_from_labels(
 ) -> LearnedAdapter:
     """Returns an adapter on late layers that has learned from all labels, and what those without a fold say about it.
 
-    Of images, augmented copies are learned from as well. What enters the first adapted layer is computed once for all
-    adapters.
+    Of images, augmented copies are learned from as well; where flips keep the class they are flipped and shifted alone,
+    as resampled pixels cost a tenth of the gain on shifted CIFAR-10. What enters the first adapted layer is computed
+    once for all adapters.
 
     Args:
         model: The base model; its weights stay as they are.
@@ -110,7 +111,8 @@ def learn_from_labels(
     several.take_split_point(chosen.split_point)
     data, shares, places = labelled, [weights], [folds]
     if isinstance(x, Tensor) and x.ndim == 4:
-        augmentation = choose_augmentation(model, labelled if training is None else training, seed=seed)
+        seen_before = labelled if training is None else training
+        augmentation = choose_augmentation(model, seen_before, mirrored=WHOLE_PIXELS, seed=seed)
         data = with_copies(labelled, augmentation, copies=COPIES, seed=seed)
         shares, places = shares * (1 + COPIES), places * (1 + COPIES)
     if training is not None:
