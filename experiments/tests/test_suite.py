@@ -16,6 +16,7 @@ from experiments.suite.controls import (
 )
 from experiments.suite.learn import Learning, Production, draw_labels, suspicions
 from experiments.suite.models import Base
+from experiments.suite.page import page
 from experiments.suite.shifts import blur, dim, mistyped
 from experiments.suite.tables import aurc, compare
 from petm.models.prediction import predict_logits
@@ -186,3 +187,15 @@ def test_second_opinion_learns_from_labels_and_leaves_the_base_model_as_it_is(di
         "mirror, 2 x",
     }
     assert all(len(each) == 150 and np.isfinite(each).all() for each in found.values())
+
+
+def test_the_page_gives_changes_relative_to_the_softmax() -> None:
+    fit = {
+        "model": "a", "what": "fit", "seed": 1, "taken": "margin", "samples": 2000, "errors": 40, "softmax": 0.05,
+        "aurc": {"value": 0.04}, "difference": {"value": -0.01, "low": -0.02, "high": 0.005},
+    }  # fmt: skip
+    row = {"name": "probe", "aurc": 0.0021, "ratio": 0.0, "low": 0.0, "high": 0.0}
+    text = page([{"fits": [fit]}, [{"model": "a", "shift": "dimmed", "labels": 150, "rows": [row]}]])
+
+    assert "| a | fit | 1 | margin | 40 of 2,000 | 50.0 | 40.0 | -20.0 % (-40.0 to +10.0) |" in text
+    assert "| a, dimmed, 150 | probe | 2.100 | +0.0 % |" in text
