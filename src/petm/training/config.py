@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 from petm._internal.files import plain
 from petm._internal.records import Json
 from petm.errors import ArgumentError
-from petm.selective.targets import Target
+from petm.selective.targets import Disagreement, Target
 
 if TYPE_CHECKING:
     from petm.training.recipes import Recipe
@@ -64,7 +64,8 @@ class FitConfig:
             recipe.
         max_extra_time: Operations of one pass over those of a plain forward pass, less 1; absent is 0.25, or follows
             a recipe of your own. The recipe ``paper`` ignores it.
-        target: Target of the threshold; absent flags nine of ten errors, or disagreement with a teacher.
+        target: Target of the threshold; absent flags nine of ten errors, or disagreement with a teacher, which a recipe
+            that chooses the suspicion refuses.
         calibration: Share of the data held out for the threshold where no calibration set is passed.
         calibration_from_data: The statement that the base model has not seen the data; a guarantee then needs no
             calibration set.
@@ -113,6 +114,11 @@ class FitConfig:
         if self.target is not None and not callable(getattr(self.target, "threshold", None)):
             raise ArgumentError(
                 f"target: expected a target such as petm.MaxRisk(0.02) or petm.Coverage(0.9), got {self.target!r}."
+            )
+        if isinstance(self.target, Disagreement) and isinstance(self.recipe, str) and self.recipe != "paper":
+            raise ArgumentError(
+                f"target: expected another one than disagreement where suspicion is chosen, got it with the recipe "
+                f"{self.recipe!r}. Pass recipe='paper', or petm.Recall(0.9)."
             )
         if isinstance(self.calibration, bool) or not 0 < self.calibration < 1:
             raise ArgumentError(f"calibration: expected data or a share between 0 and 1, got {self.calibration}.")
