@@ -92,7 +92,9 @@ def test_a_graph_has_the_evidence(name: str, model: nn.Module, digits: tuple[Dat
     made = petm.fit_grader(adapted, digits[1], target=Coverage(0.8), score=suspicion)
     x = digits[2].inputs(range(40))
     export_onnx(made, tmp_path / "g.onnx", x)
-    found, expected = OnnxGrader(tmp_path / "g.onnx").grade(x), made.grade(x)
+    graph = OnnxGrader(tmp_path / "g.onnx")
+    assert (graph.has_second, graph.outcome) == (False, made.outcome)
+    found, expected = graph.grade(x), made.grade(x)
     np.testing.assert_allclose(found.suspicion, expected.suspicion, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found.trusted, expected.trusted)
 
