@@ -174,6 +174,17 @@ def test_few_samples_are_all_for_the_guarantee(poor: nn.Module, digits: tuple[Da
     assert grader.measured["calibration_samples"] == len(few)
 
 
+def test_labels_are_not_spent_on_a_choice_of_one(poor: nn.Module, digits: tuple[Data, ...]) -> None:
+    how: Any = {"calibration": digits[2], "recipe": "softmax", "device": "cpu"}
+    guaranteed, plain = fit(poor, digits[0], target=MaxRisk(0.3), **how), fit(poor, digits[0], **how)
+    assert guaranteed.measured["calibration_samples"] == len(digits[2])
+    assert plain.choice is not None
+    assert plain.outcome is not None
+    assert (plain.score, plain.choice.compared, plain.outcome.chosen_here) == ("softmax", (), False)
+    again = recalibrate(plain, digits[2], target=MaxRisk(0.3))  # suspicion was chosen on none of them
+    assert again.threshold.values == guaranteed.threshold.values
+
+
 def test_evidence_of_the_users_own_is_compared(poor: nn.Module, digits: tuple[Data, ...]) -> None:
     class Cheat:
         name, title, source, needs, fitted_on = "cheat", "The truth", "me", "logits", None

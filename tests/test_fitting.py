@@ -263,6 +263,16 @@ def test_an_estimate_by_views_trains_nothing(model: nn.Module, digits: tuple[Dat
     assert not any("train" in stage.title for stage in found.stages)
 
 
+@pytest.mark.parametrize("recipe", ["softmax", "margin, mahalanobis"])
+def test_an_estimate_of_evidence_alone_trains_nothing(recipe: str, model: nn.Module, digits: tuple[Data, ...]) -> None:
+    before = snapshot(model)
+    found = estimate(model, digits[0], calibration=digits[2], recipe=recipe)
+    assert snapshot(model) == before
+    assert (found.branch, found.recipe, found.members, found.layers) == ("evidence", recipe, (), {})
+    assert (found.one_pass_ratio, found.adapter_parameters) == (1, 0)
+    assert not any("train" in stage.title or "layers" in stage.title for stage in found.stages)
+
+
 def test_an_estimate_with_a_teacher_is_a_bound(model: nn.Module, digits: tuple[Data, ...]) -> None:
     found = estimate(model, digits[0], calibration=digits[2], recipe="paper", max_extra_parameters=0.2)
     assert (found.branch, found.at_most) == ("teacher", True)

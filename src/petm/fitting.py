@@ -22,7 +22,7 @@ from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue,
 from petm.errors import ArgumentError, ModelError, PetmWarning
 from petm.evidence.candidates import BUDGET, choose_for
 from petm.evidence.formulas import SOFTMAX
-from petm.evidence.suspicion import EVIDENCE, Suspicion, suspicion_named
+from petm.evidence.suspicion import Suspicion, suspicion_named
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.label_checks import answers_to_some, bytes_of, check_accuracy, check_alike, check_data, some_of
 from petm.grading.provenance import DataOrigin, Origin, describe_data
@@ -300,6 +300,8 @@ def calibrated(
 
 def _divided(samples: Data, config: FitConfig) -> tuple[Data, Data]:
     """The samples to choose on, and those to set the threshold on: under a guarantee they are different ones."""
+    if config.compared == (SOFTMAX.name,):
+        return samples.subset([]), samples
     if config.target is None or not config.target.guarantees:
         return samples, samples
     if len(samples) < FEWEST_TO_CHOOSE:
@@ -319,12 +321,13 @@ def _chosen(
 ) -> tuple[AdaptedModel, Suspicion, Choice]:
     """The model with trained adapters if the suspicion that is chosen needs them, and the choice."""
     if not len(to_choose):
-        reason = f"A guarantee needs all samples where they are fewer than {FEWEST_TO_CHOOSE}, so nothing was compared."
+        few = f"A guarantee needs all samples where they are fewer than {FEWEST_TO_CHOOSE}, so nothing was compared."
+        reason = "The softmax was named, so nothing was compared." if config.compared == (SOFTMAX.name,) else few
         softmax = suspicion_named(SOFTMAX.name)
         return views_alone(model, ()), softmax, Choice(softmax.name, "aurc", (), reason)
     making = Making(model, data, config, storage)
     try:
-        trained = making.candidates(to_choose, adversarial=not making.images) if _learns(config) else ()
+        trained = making.candidates(to_choose, adversarial=not making.images) if config.trains else ()
     except (ArgumentError, ModelError) as error:
         if config.layers or config.max_extra_parameters or config.max_extra_time:
             raise  # as the user asked for more than is possible, or for less than rank 1
@@ -341,11 +344,6 @@ def _chosen(
     if group().is_main:
         note(choice.reason)
     return adapted, chosen.suspicion, choice
-
-
-def _learns(config: FitConfig) -> bool:
-    """Whether evidence of adapters is compared."""
-    return not config.compared or any(EVIDENCE[name].needs == "opinions" for name in config.compared)
 
 
 def _budget(config: FitConfig) -> dict[str, Any]:

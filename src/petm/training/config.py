@@ -21,6 +21,7 @@ EVIDENCE_NAMES = (
     *("mahalanobis", "relative_mahalanobis", "knn", "knn_distance"),
 )
 """Evidence that a fit compares with the softmax, as `petm.evidence.suspicion.EVIDENCE` has it."""
+_OF_ADAPTERS = frozenset({"mean_opinion", "second_opinion"})
 ErrorSource = Literal["plain", "hardest", "augmented", "out-of-fold"]
 CALIBRATION_SHARE = 0.2
 """Share of the data held out for the threshold where no calibration set is passed."""
@@ -133,6 +134,11 @@ class FitConfig:
         if not isinstance(self.recipe, str) or self.recipe in get_args(RecipeName):
             return ()
         return tuple(name.strip() for name in self.recipe.split(","))
+
+    @property
+    def trains(self) -> bool:
+        """Whether adapters are trained: not where all evidence that is compared goes without."""
+        return not self.compared or not _OF_ADAPTERS.isdisjoint(self.compared)
 
     def check_calibration(self, *, separate: bool) -> None:
         """Checks that a guarantee has calibration samples which the base model has not seen.
