@@ -1,6 +1,8 @@
 """A fit compares evidence on held-out labels, and keeps the softmax unless something beats it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,9 @@ from torch import nn
 import petm
 from networks import TinyCNN, seeded, snapshot
 from petm.adapter.model import views_alone
-from petm.adapter.one_pass import MOST_FEATURES, find_feature_layer, predict_answers
+from petm.adapter.one_pass import MOST_FEATURES, Answers, find_feature_layer, predict_answers
 from petm.data.base import Data, TensorData
-from petm.errors import ArgumentError, DataError, ModelError, PetmWarning
-from petm.evidence.candidates import choose_for
+from petm.errors import ArgumentError, BundleError, DataError, ModelError, PetmWarning
 from petm.evidence.protocol import FittedEvidence
 from petm.evidence.suspicion import evidence_named
 from petm.fitting import CHOICE_SHARE, FEWEST_TO_CHOOSE, fit
@@ -92,7 +93,9 @@ def test_a_graph_has_the_evidence(name: str, model: nn.Module, digits: tuple[Dat
     made = petm.fit_grader(adapted, digits[1], target=Coverage(0.8), score=suspicion)
     x = digits[2].inputs(range(40))
     export_onnx(made, tmp_path / "g.onnx", x)
-    found, expected = OnnxGrader(tmp_path / "g.onnx").grade(x), made.grade(x)
+    graph = OnnxGrader(tmp_path / "g.onnx")
+    assert (graph.has_second, graph.outcome) == (False, made.outcome)
+    found, expected = graph.grade(x), made.grade(x)
     np.testing.assert_allclose(found.suspicion, expected.suspicion, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found.trusted, expected.trusted)
 
@@ -172,22 +175,56 @@ def test_few_samples_are_all_for_the_guarantee(poor: nn.Module, digits: tuple[Da
     assert grader.measured["calibration_samples"] == len(few)
 
 
-def test_evidence_of_the_users_own_is_compared(poor: nn.Module, digits: tuple[Data, ...]) -> None:
-    class Cheat:
-        name, title, source, needs, fitted_on = "cheat", "The truth", "me", "logits", None
+def test_labels_are_not_spent_on_a_choice_of_one(poor: nn.Module, digits: tuple[Data, ...]) -> None:
+    how: Any = {"calibration": digits[2], "recipe": "softmax", "device": "cpu"}
+    guaranteed, plain = fit(poor, digits[0], target=MaxRisk(0.3), **how), fit(poor, digits[0], **how)
+    assert guaranteed.measured["calibration_samples"] == len(digits[2])
+    assert plain.choice is not None
+    assert plain.outcome is not None
+    assert (plain.score, plain.choice.compared, plain.outcome.chosen_here) == ("softmax", (), False)
+    again = recalibrate(plain, digits[2], target=MaxRisk(0.3))  # suspicion was chosen on none of them
+    assert again.threshold.values == guaranteed.threshold.values
 
-        def fit(self, answers: Any, labels: Any, *, seed: int = 0) -> FittedEvidence:
-            return FittedEvidence(self)
 
-        def compute(self, answers: Any, state: Any) -> torch.Tensor:
-            return (answers.predicted != digits[2].labels).double()
+class Weighted:
+    """A formula that knows what the softmax of a disturbed layer does not: distances to mean logits of each class."""
 
-        def operations(self, classes: int, features: int) -> int:
-            return 0
+    name, title, source, needs, fitted_on = "weighted", "Distance to mean logits", "me", "features", "training"
 
-    adapted = petm.adapter.model.views_alone(poor, ())
-    _, chosen = choose_for(adapted, digits[0], digits[2], own=[Cheat()])
-    assert chosen.choice.name == "cheat"
+    def fit(self, answers: Answers, labels: torch.Tensor, *, seed: int = 0) -> FittedEvidence:
+        means = [answers.features[labels == label].mean(0) for label in range(answers.base.shape[1])]
+        return FittedEvidence(self, {"means": torch.stack(means)})
+
+    def compute(self, answers: Answers, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        # Features are no zeros, and classes are as many as in the fit.
+        assert answers.features.abs().sum() > 0
+        return (answers.features - state["means"][answers.predicted]).norm(dim=1).double()
+
+    def operations(self, classes: int, features: int) -> int:
+        return features
+
+
+def test_evidence_of_the_users_own_from_fit_to_grade(poor: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+    how: Any = {"calibration": digits[2], "recipe": "softmax", "target": Coverage(0.8), "device": "cpu"}
+    grader = fit(poor, digits[0], evidence=[Weighted()], **how)
+    assert grader.choice is not None
+    assert [row.name for row in grader.choice.compared] == ["softmax", "weighted"]
+    assert grader.choice.compared[1].cost > 0
+    assert grader.score == "weighted"
+    grader.save(tmp_path / "own.petm")
+    with pytest.raises(BundleError, match=r"evidence: .*'weighted'.*petm\.load"):
+        petm.load(tmp_path / "own.petm", poor)
+    again = petm.load(tmp_path / "own.petm", poor, evidence=[Weighted()])
+    np.testing.assert_array_equal(again.grade(digits[1]).suspicion, grader.grade(digits[1]).suspicion)
+
+
+@pytest.mark.parametrize(("names", "recipe"), [(["softmax"], "auto"), (["a", "a"], "auto"), (["a"], "paper")])
+def test_own_evidence_that_cannot_be_compared(
+    names: list[str], recipe: str, model: nn.Module, digits: tuple[Data, ...]
+) -> None:
+    own: Any = [SimpleNamespace(name=name) for name in names]
+    with pytest.raises(ArgumentError, match=r"^evidence: "):
+        fit(model, digits[0], calibration=digits[1], recipe=recipe, evidence=own)
 
 
 @pytest.mark.parametrize("recipe", ["luck", "softmax, luck", "auto, softmax", "softmax,"])

@@ -12,10 +12,10 @@ from networks import snapshot
 from petm.adapter.model import Member
 from petm.data.base import Data, TensorData
 from petm.data.fields import Fields
-from petm.errors import ArgumentError, DataError, NothingToLearnError, RunError
+from petm.errors import ArgumentError, DataError, NothingToLearnError, PetmWarning, RunError
 from petm.fitting import estimate, fit
 from petm.grading.grader import RECALL
-from petm.selective.targets import MaxRisk
+from petm.selective.targets import Coverage, Disagreement, MaxRisk
 from petm.training.config import ErrorSource, FitConfig, FitSettings, RecipeName
 from petm.training.mining import SOURCES
 from petm.training.recipes import RECIPES, Recipe
@@ -71,12 +71,24 @@ def test_the_papers_recipe_grades_as_the_paper_does(model: nn.Module, digits: tu
     np.testing.assert_array_equal(grades.trusted, grades.labels == grades.second)
 
 
-def test_a_calibration_without_errors_falls_back_to_disagreement(model: nn.Module, digits: tuple[Data, ...]) -> None:
+@pytest.mark.parametrize(("recipe", "score"), [(SHORT, SHORT.score), ("margin, entropy", "softmax")])
+def test_a_calibration_without_errors_keeps_the_suspicion_and_flags_a_tenth(
+    recipe: Any, score: str, model: nn.Module, digits: tuple[Data, ...]
+) -> None:
     x = digits[1].inputs(range(60))
     with torch.no_grad():
         labels = model(x).argmax(1)
-    grades = fit(model, digits[0], calibration=TensorData(x, labels), recipe=SHORT).grade(digits[2])
-    np.testing.assert_array_equal(grades.trusted, grades.labels == grades.second)
+    with pytest.warns(PetmWarning, match=r"^calibration: .*none in 60"):
+        grader = fit(model, digits[0], calibration=TensorData(x, labels), recipe=recipe, device="cpu")
+    assert (grader.score, grader.target) == (score, Coverage(0.9))
+    assert (~grader.grade(x).trusted).sum() == 6
+
+
+@pytest.mark.parametrize("recipe", ["auto", "margin"])
+def test_disagreement_is_no_target_of_a_suspicion_that_is_chosen(recipe: str) -> None:
+    with pytest.raises(ArgumentError, match=r"^target: "):
+        FitConfig(recipe=recipe, target=Disagreement())
+    assert FitConfig(recipe="paper", target=Disagreement()).target == Disagreement()
 
 
 def test_the_cascade_is_set_on_samples_that_the_threshold_does_not_use() -> None:
@@ -249,6 +261,16 @@ def test_an_estimate_by_views_trains_nothing(model: nn.Module, digits: tuple[Dat
     assert found.one_pass_ratio == pytest.approx(1.2)
     assert found.calibration_samples == 270
     assert not any("train" in stage.title for stage in found.stages)
+
+
+@pytest.mark.parametrize("recipe", ["softmax", "margin, mahalanobis"])
+def test_an_estimate_of_evidence_alone_trains_nothing(recipe: str, model: nn.Module, digits: tuple[Data, ...]) -> None:
+    before = snapshot(model)
+    found = estimate(model, digits[0], calibration=digits[2], recipe=recipe)
+    assert snapshot(model) == before
+    assert (found.branch, found.recipe, found.members, found.layers) == ("evidence", recipe, (), {})
+    assert (found.one_pass_ratio, found.adapter_parameters) == (1, 0)
+    assert not any("train" in stage.title or "layers" in stage.title for stage in found.stages)
 
 
 def test_an_estimate_with_a_teacher_is_a_bound(model: nn.Module, digits: tuple[Data, ...]) -> None:

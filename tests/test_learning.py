@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from networks import snapshot
-from petm.adapter.model import views_alone
+from petm.adapter.model import Member, views_alone
 from petm.data.base import Data, Joined, TensorData
+from petm.data.views import MIRROR
 from petm.errors import ArgumentError, DataError, PetmWarning
 from petm.grading.grader import Grader, fit_grader, load
 from petm.learning import PRESENT, learn, learned
@@ -210,7 +211,7 @@ def test_original_data_are_mixed_in(grader, digits):
 
 
 def test_the_flag_of_the_paper_stays_with_its_own_suspicion(model, digits):
-    grader = fit_grader(views_alone(model, ()), digits[1], target=Disagreement())
+    grader = fit_grader(views_alone(model, (Member("", MIRROR),)), digits[1], target=Disagreement())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PetmWarning)
         found = learn(grader, production(digits, 400)[0], **BUDGETS)

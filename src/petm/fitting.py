@@ -1,7 +1,7 @@
 """From a trained model and labelled data to a grader, in one call; and an estimate of what that will take."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -22,6 +22,7 @@ from petm.data.unseen import Separated, distinct, hold_out, refuse_review_queue,
 from petm.errors import ArgumentError, ModelError, PetmWarning
 from petm.evidence.candidates import BUDGET, choose_for
 from petm.evidence.formulas import SOFTMAX
+from petm.evidence.protocol import Evidence
 from petm.evidence.suspicion import EVIDENCE, Suspicion, suspicion_named
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.label_checks import answers_to_some, bytes_of, check_accuracy, check_alike, check_data, some_of
@@ -66,6 +67,7 @@ def fit(
     config: FitConfig | None = None,
     origin: Origin | None = None,
     run: RunFolder | None = None,
+    evidence: Sequence[Evidence] = (),
     **settings: Unpack[FitSettings],
 ) -> Grader:
     """Returns a grader for a trained model: adapters by a recipe, probability of error and threshold by calibration.
@@ -84,6 +86,7 @@ def fit(
         config: All other settings; absent takes the defaults.
         origin: How the base model is built again, for the bundle.
         run: Folder of the checkpoints.
+        evidence: Evidence of your own to compare as well (`petm.evidence.protocol.Evidence`).
         **settings: Fields of `petm.training.config.FitConfig`, in place of those of ``config``.
 
     Raises:
@@ -97,7 +100,8 @@ def fit(
     Example:
         >>> grader = fit(model, train, calibration=fresh, target=petm.MaxRisk(0.02))  # doctest: +SKIP
     """
-    return fitted(model, data, calibration=calibration, config=config, origin=origin, run=run, **settings).grader
+    how: Any = {"config": config, "origin": origin, "run": run, "evidence": evidence, **settings}
+    return fitted(model, data, calibration=calibration, **how).grader
 
 
 def fitted(
@@ -108,10 +112,12 @@ def fitted(
     config: FitConfig | None = None,
     origin: Origin | None = None,
     run: RunFolder | None = None,
+    evidence: Sequence[Evidence] = (),
     **settings: Unpack[FitSettings],
 ) -> Fitted:
     """Returns the grader of `fit` and the samples it was calibrated on; arguments and errors are those of `fit`."""
     data, fresh, config = _prepare(model, data, calibration, config, settings)
+    _check_own(evidence, config)
     recipe, seed = within(recipe_named(config.recipe), config), config.seed
     apart = hold_out(data, config.calibration, seed=seed) if fresh is None else separate(data, fresh)
     data, samples = apart.data, apart.calibration
@@ -123,9 +129,9 @@ def fitted(
         suspicion, choice, chosen_here = suspicion_named(recipe.score), None, False
         samples = _focused(adapted, recipe, samples, seed)
     else:
-        to_choose, samples = _divided(samples, config)
+        to_choose, samples = _divided(samples, config, alone=not evidence)
         chosen_here = to_choose is samples
-        adapted, suspicion, choice = _chosen(model, data, to_choose, config, storage)
+        adapted, suspicion, choice = _chosen(model, data, to_choose, config, storage, evidence)
     used = _origins(apart, samples, held_out=fresh is None)
     if choice is not None and choice.compared:
         used["choice"] = describe_data(to_choose)
@@ -298,8 +304,19 @@ def calibrated(
     return Fitted(other, every)
 
 
-def _divided(samples: Data, config: FitConfig) -> tuple[Data, Data]:
+def _check_own(evidence: Sequence[Evidence], config: FitConfig) -> None:
+    """Checks that evidence of the user's own can be compared, and told by its name."""
+    if evidence and config.recipe != "auto" and not config.compared:
+        raise ArgumentError("evidence: expected none beside a recipe that compares nothing. Leave one of them out.")
+    names = [each.name for each in evidence]
+    if taken := [name for name in names if name in EVIDENCE or names.count(name) > 1]:
+        raise ArgumentError(f"evidence: expected names of their own, got {taken[0]!r:.80}. Rename it.")
+
+
+def _divided(samples: Data, config: FitConfig, *, alone: bool) -> tuple[Data, Data]:
     """The samples to choose on, and those to set the threshold on: under a guarantee they are different ones."""
+    if alone and config.compared == (SOFTMAX.name,):
+        return samples.subset([]), samples
     if config.target is None or not config.target.guarantees:
         return samples, samples
     if len(samples) < FEWEST_TO_CHOOSE:
@@ -315,16 +332,22 @@ def parts_to_choose(samples: Data, seed: int) -> tuple[Data, Data]:
 
 
 def _chosen(
-    model: nn.Module, data: Data, to_choose: Data, config: FitConfig, storage: Callable[[str], Storage | None] | None
+    model: nn.Module,
+    data: Data,
+    to_choose: Data,
+    config: FitConfig,
+    storage: Callable[[str], Storage | None] | None,
+    own: Sequence[Evidence],
 ) -> tuple[AdaptedModel, Suspicion, Choice]:
     """The model with trained adapters if the suspicion that is chosen needs them, and the choice."""
     if not len(to_choose):
-        reason = f"A guarantee needs all samples where they are fewer than {FEWEST_TO_CHOOSE}, so nothing was compared."
+        few = f"A guarantee needs all samples where they are fewer than {FEWEST_TO_CHOOSE}, so nothing was compared."
+        reason = "The softmax was named, so nothing was compared." if config.compared == (SOFTMAX.name,) else few
         softmax = suspicion_named(SOFTMAX.name)
         return views_alone(model, ()), softmax, Choice(softmax.name, "aurc", (), reason)
     making = Making(model, data, config, storage)
     try:
-        trained = making.candidates(to_choose, adversarial=not making.images) if _learns(config) else ()
+        trained = making.candidates(to_choose, adversarial=not making.images) if config.trains else ()
     except (ArgumentError, ModelError) as error:
         if config.layers or config.max_extra_parameters or config.max_extra_time:
             raise  # as the user asked for more than is possible, or for less than rank 1
@@ -333,7 +356,7 @@ def _chosen(
             note(f"No adapter is trained. {error}")
     adapted = trained[0].adapted if trained else views_alone(model, ())
     tried = [logits for trajectory in trained for logits in trajectory.logits]
-    how = _budget(config) | {"only": config.compared, "tried": tried, "seed": config.seed}
+    how = _budget(config) | {"only": config.compared, "own": own, "tried": tried, "seed": config.seed}
     adapted, chosen = choose_for(adapted, data, to_choose, **how)
     choice = chosen.choice
     if choice.name == SOFTMAX.name and len(choice.compared) > 1:
@@ -341,11 +364,6 @@ def _chosen(
     if group().is_main:
         note(choice.reason)
     return adapted, chosen.suspicion, choice
-
-
-def _learns(config: FitConfig) -> bool:
-    """Whether evidence of adapters is compared."""
-    return not config.compared or any(EVIDENCE[name].needs == "opinions" for name in config.compared)
 
 
 def _budget(config: FitConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import nn
 from networks import randomise
 from petm._internal.files import plain, sha256_of_file
 from petm._internal.texts import markdown
-from petm.adapter.model import AdaptedModel, Cascade, Member, attach_adapter
+from petm.adapter.model import AdaptedModel, Cascade, Member, attach_adapter, views_alone
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
 from petm.grading.grader import Grader, fit_grader
@@ -139,6 +139,13 @@ def test_the_base_model_alone_on_a_view(model: nn.Module, digits: tuple[Data, ..
     assert text.count("```python") == 1
     assert "the base model gets the view mirror." in text
     assert "computed only where 1 minus the base model's greatest probability is 0.25 or more" in text
+
+
+def test_the_base_model_alone_has_no_second_opinion(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+    grader = fit_grader(views_alone(model, ()), digits[1], target=Coverage(0.7), score="softmax")
+    header, text = card_of(grader, tmp_path / "g.petm")
+    assert header["tags"] == ["petm", "selective-classification"]
+    assert "second" not in text.lower()
 
 
 def test_where_the_base_weights_are(adapted: AdaptedModel, digits: tuple[Data, ...], tmp_path: Path) -> None:

@@ -384,23 +384,25 @@ def test_a_bundle_lists_no_other_files(bundle: Path) -> None:
 
 
 VALID = {
-    "format_version": "2",
+    "format_version": "3",
     "classes": "[]",
     "inputs": "{}",
     "score": '"a"',
     "threshold": '{"value": 0.5, "rule": "a"}',
+    "second_opinion": "false",
 }
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"format_version": "[]"}, {"format_version": '"2"'}, {"format_version": "{}"}, {"format_version": "3"},
+        {"format_version": "[]"}, {"format_version": '"3"'}, {"format_version": "{}"}, {"format_version": "4"},
         {"format_version": "NaN"}, {"format_version": "["}, {"classes": "[" * 10**5}, {"classes": "[1]"},
         {"classes": "null"}, {"classes": '["\\u001b"]'}, {"inputs": '{"size": [1e9, 1]}'}, {"inputs": "3"},
         {"inputs": '{"channels": 2.5}'}, {"score": "1" * 5000}, {"score": "null"}, {"threshold": "{}"},
         {"threshold": '{"value": 1e999, "rule": "a"}'}, {"threshold": '{"value": 1, "value": 2, "rule": "a"}'},
         {"measured": "[]"}, {"measured": '{"a": NaN}'}, {"measured": json.dumps({"a": DEEP})},
+        {"second_opinion": "1"}, {"outcome": "{}"}, {"choice": '{"name": "a", "metric": "aurc", "compared": [3]}'},
     ],
 )  # fmt: skip
 def test_forged_metadata_of_a_graph(tmp_path: Path, changed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

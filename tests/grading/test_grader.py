@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from networks import TinyCNN, images, randomise, seeded
-from petm.adapter.model import AdaptedModel, attach_adapter
+from petm.adapter.model import AdaptedModel, attach_adapter, views_alone
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, BundleError, DataError, ModelError, PetmWarning
 from petm.grading.grader import Grader, Grades, fit_grader, load
@@ -329,3 +329,8 @@ def test_the_manifest_tells_what_a_reader_wants_to_know(grader: Grader, model: n
 def test_data_are_described_by_their_content(digits: tuple[Data, ...]) -> None:
     part = digits[1]
     assert describe_data(part) == DataOrigin("digits", 179, part.content)
+
+
+def test_disagreement_needs_a_second_opinion(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    with pytest.raises(ArgumentError, match=r"^target: "):
+        fit_grader(views_alone(model, ()), digits[1], target=Disagreement(), score="softmax")

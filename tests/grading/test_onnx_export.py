@@ -29,6 +29,7 @@ from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.loading import weights_fingerprint
+from petm.selective.choice import Choice, Compared
 from petm.selective.targets import MaxRisk, Recall
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 from petm.training.distillation import distill
@@ -51,7 +52,9 @@ def grader(_trained: nn.Module, digits: tuple[Data, ...]) -> Grader:
             )
     adapted = attach_adapter(model, {"conv2": 2, "fc1": 4, "fc2": 5})
     distill(adapted, teacher=teacher, data=digits[0], epochs=2)
-    return fit_grader(adapted, digits[1], target=MaxRisk(0.08, confidence=0.8), origin=ORIGIN)
+    rows = (Compared("softmax", 0, 0.1, 0, 0, False, False), Compared("mean_opinion", 0.2, 0.09, -0.02, 0, True, True))
+    choice = Choice("mean_opinion", "aurc", rows, "It is the cheapest of the best.")
+    return fit_grader(adapted, digits[1], target=MaxRisk(0.08, confidence=0.8), origin=ORIGIN, choice=choice)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +147,7 @@ def test_form_of_the_graph(graph: Path) -> None:
 
 def test_metadata_says_what_a_reader_needs(grader: Grader, graph: Path) -> None:
     entries = {entry.key: json.loads(entry.value) for entry in onnx.load(graph).metadata_props}
-    assert entries["petm.format_version"] == 2
+    assert entries["petm.format_version"] == 3
     assert entries["petm.version"] == "0.1.0"
     assert entries["petm.classes"] == list(NAMES)
     assert {"size": [28, 28], "channels": 1}.items() <= entries["petm.inputs"].items()
@@ -301,9 +304,9 @@ def test_files_that_are_no_graph_of_petm(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx: expected an ONNX graph, got .*\. Export it again"):
         OnnxGrader(path)
     content = onnx.load(graph)
-    next(entry for entry in content.metadata_props if entry.key == "petm.format_version").value = "3"
+    next(entry for entry in content.metadata_props if entry.key == "petm.format_version").value = "4"
     onnx.save(content, path)
-    with pytest.raises(BundleError, match=r"expected graph version 2, got 3\. Upgrade petm"):
+    with pytest.raises(BundleError, match=r"expected graph version 3, got 4\. Upgrade petm"):
         OnnxGrader(path)
     del content.metadata_props[:]
     onnx.save(content, path)
@@ -432,6 +435,17 @@ def petm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp
         return code, *capfd.readouterr()
 
     return run
+
+
+def test_a_graph_says_what_its_bundle_says_of_the_result(petm: Any, grader: Grader, graph: Path) -> None:
+    found = OnnxGrader(graph)
+    assert (found.choice, found.outcome, found.has_second) == (grader.choice, grader.outcome, True)
+    of_graph, of_bundle = (petm("inspect", path)[1].partition("└")[2].splitlines()[1:] for path in (graph, "my.petm"))
+    assert of_graph == of_bundle
+    assert {"Risk and coverage", "It is the cheapest of the best."} <= {line.strip() for line in of_graph}
+    told = [json.loads(petm("inspect", path, "--json")[1]) for path in (graph, "my.petm")]
+    assert told[0]["outcome"] == told[1]["outcome"]
+    assert told[0]["choice"] == told[1]["choice"]
 
 
 @pytest.mark.slow

@@ -12,11 +12,12 @@ from petm.grading.onnx_file import check_graph
 from petm.grading.onnx_grader import Answer, OnnxGrader
 
 METADATA = {
-    "format_version": "2",
+    "format_version": "3",
     "classes": "[]",
     "inputs": "{}",
     "score": '"a"',
     "threshold": '{"value": 0.5, "rule": "a"}',
+    "second_opinion": "false",
 }
 NONE = {
     "label": np.zeros(1, np.int64), "suspicion": np.zeros(1), "probability": np.zeros(1), "trusted": np.ones(1, bool),

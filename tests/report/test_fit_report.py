@@ -12,7 +12,7 @@ from torch import nn
 
 from html_page import Page
 from networks import randomise
-from petm.adapter.model import AdaptedModel, attach_adapter
+from petm.adapter.model import AdaptedModel, attach_adapter, views_alone
 from petm.adapter.one_pass import set_cascade
 from petm.cli.fit import fit
 from petm.data.base import Data, TensorData
@@ -179,6 +179,19 @@ def test_it_shows_where_the_second_opinion_disagrees_and_was_right(
     alone = fit_grader(attach_adapter(model, {"fc2": 1}), calibration, target=Recall(0.9))
     html, _ = written(alone, calibration, tmp_path / "alone.html")  # a fresh adapter changes nothing
     assert 'id="disagrees"' not in html
+
+
+def test_without_a_second_opinion_it_shows_none(model: nn.Module, calibration: Data, tmp_path: Path) -> None:
+    grader = fit_grader(views_alone(model, ()), calibration, target=Recall(0.9), score="softmax")
+    html, page = written(grader, calibration, tmp_path / "alone.html")
+    assert not re.search("second opinion", page.text, re.IGNORECASE)
+    assert (html.count('class="key base"'), html.count('class="key second"')) == (12, 0)
+    answers = grader.grade(calibration)
+    most = int(answers.suspicion.argmax())
+    with torch.no_grad():
+        probability = float(model(calibration.inputs([most])).double().softmax(1).max())
+    assert f"The model {answers.labels[most]} {percent(probability)}" in page.text
+    assert "Adapter none" in page.text
 
 
 def test_it_shows_what_was_compared_and_what_it_brings(

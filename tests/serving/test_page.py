@@ -30,7 +30,7 @@ from torch import nn
 import hf_folders
 from html_page import Page
 from networks import TwelveClasses, randomise, seeded
-from petm.adapter.model import attach_adapter
+from petm.adapter.model import attach_adapter, views_alone
 from petm.adapter.one_pass import dual_logits
 from petm.data.base import Data
 from petm.data.reader import Reader
@@ -465,6 +465,32 @@ def test_ten_images_are_graded_turned_reviewed_and_still_there_after_a_reload(
         assert line["predicted"] == label
         assert line["confirmed"] == (place in (0, 3))
         assert (line["label"] == label) == line["confirmed"]
+
+
+@in_browser
+@pytest.mark.slow
+def test_a_grader_without_a_second_opinion_shows_none(
+    browser: Browser, served: Served, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    base, origin = served.grader.adapted.base, served.grader.origin
+    alone = fit_grader(views_alone(base, ()), digits[1], target=Recall(0.9), score="softmax", origin=origin)
+    alone.save(tmp_path / "softmax.petm")
+    with service(tmp_path / "softmax.petm", free_port(), labels=tmp_path / "labels.jsonl") as address:
+        browser.open(address)
+        browser.drop(served.images)
+        browser.wait_for("#summary", "1 unreadable.")
+        browser.wait_for("#start-review", "Review")
+        browser.one("#start-review").click()
+        browser.wait_for("#case table", "The model")
+        if folder := os.environ.get("PETM_PICTURES"):
+            browser.driver.save_screenshot(f"{folder}/no-second.png")
+        assert not re.search("second|opinion|alpha", browser.text("body"), re.IGNORECASE)
+        assert not browser.all("input[type=range], .key.second")
+        assert {len(row.find_elements("css selector", "td")) for row in browser.all("#case tbody tr")} == {1}
+        browser.decide("c")
+        until(lambda: lines(tmp_path / "labels.jsonl"))
+        assert browser.faults() == []
+    assert lines(tmp_path / "labels.jsonl")[0]["second"] is None
 
 
 def review(browser: Browser, place: int, label: int) -> None:

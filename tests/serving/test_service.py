@@ -25,9 +25,10 @@ from torch import nn
 
 import hf_folders
 from networks import randomise
-from petm.adapter.model import attach_adapter
+from petm.adapter.model import Member, attach_adapter, views_alone
 from petm.data.base import Data
 from petm.data.labels import folder_name
+from petm.data.views import MIRROR
 from petm.errors import ArgumentError, BundleError, DataError, RunError
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.onnx_export import export_onnx
@@ -518,8 +519,22 @@ def test_about_tells_what_is_served(client: TestClient, grader: Grader) -> None:
     about = client.get("/about").json()
     assert (about["inputs"], about["classes"], about["size"], about["channels"]) == ("images", list(NAMES), [28, 28], 1)
     assert (about["score"], about["sweep"], about["labels"]) == ("mean_opinion", True, False)
+    assert about["second_opinion"]
     assert about["threshold"]["value"] == grader.threshold.value
     assert "at least 80% of the errors" in about["threshold"]["guarantee"]
+
+
+@pytest.mark.parametrize(("members", "score"), [((), "softmax"), ((Member("", MIRROR),), "mean_opinion")])
+def test_without_an_adapter_there_is_no_alpha_to_set(
+    members: tuple[Member, ...], score: str, model: nn.Module, digits: tuple[Data, ...], images: list[bytes]
+) -> None:
+    origin = Origin(ModelOrigin(classes=NAMES), INPUTS)
+    grader = fit_grader(views_alone(model, members), digits[1], target=Recall(0.8), score=score, origin=origin)
+    with client_of(engine_of(grader)) as client:
+        about = ready(client).get("/about").json()
+        assert (about["sweep"], about["second_opinion"]) == (False, bool(members))
+        refused = client.post("/sweep", json={"image": encoded(images[0])["images"][0], "alphas": [1]})
+        assert refused.status_code == 404
 
 
 def test_classes_without_names_are_numbers(grader: Grader) -> None:

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petm.adapter.model import attach_adapter
-from petm.adapter.one_pass import predict_answers
+from petm.adapter.model import attach_adapter, views_alone
+from petm.adapter.one_pass import find_feature_layer, predict_answers
 from petm.adapter.prefix_features import FeatureStudent, cached_features
 from petm.data.base import Joined, TensorData
 from petm.data.fields import Fields, lengths_of, padded_lengths, trimmed
 from petm.errors import ArgumentError
+from petm.evidence.features import Mahalanobis
 from petm.models.prediction import predict_logits
 from petm.training.checkpoint import ShuffledBatches
 from petm.training.error_set import ErrorSet
@@ -98,6 +99,17 @@ def test_predictions_equal_those_of_padding_in_their_order(left: bool) -> None:
     computed = sum(n * length for n, length in network.seen)
     torch.testing.assert_close(found, predict_logits(network, padded(texts(left=left))))
     assert computed < 0.5 * len(data) * WIDTH
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_evidence_on_features_does_not_depend_on_who_is_in_the_batch(left: bool) -> None:
+    data, adapted = texts(left=left), views_alone(model(), ())
+    adapted.take_features(find_feature_layer(adapted, data.inputs([0, 1])))
+    assert adapted.feature_layer == "head"
+    answers = predict_answers(adapted, data)
+    fitted = Mahalanobis().fit(answers, data.labels)
+    alone = [fitted.score(predict_answers(adapted, data.subset([index]))) for index in range(len(data))]
+    torch.testing.assert_close(fitted.score(answers), torch.cat(alone), rtol=1e-5, atol=1e-5)
 
 
 def test_every_batch_is_of_one_length_and_every_text_in_one() -> None:

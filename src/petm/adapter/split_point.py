@@ -371,7 +371,7 @@ def _count(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs, asked: Map
     if not base:
         return replace(split_point, counted_ratio=time_ratio(one_pass, plain))
     added = count_operations(lambda: list(_apart(adapted, probe)), adapted.base) - members * base
-    behind = ((every - added) / base - 1) / members
+    behind = ((every - added) / base - 1) / max(1, members)
     return replace(
         split_point,
         share_before=min(1.0, max(0.0, 1 - behind)),

@@ -63,6 +63,7 @@ def print_results(choice: "Choice | None", outcome: "Outcome | None") -> None:
 
 def _print_graph(path: Path, *, as_json: bool) -> None:
     """Prints the metadata of a graph, as a table or as JSON."""
+    from petm._internal.files import plain
     from petm.grading.onnx_grader import OnnxGrader
     from petm.selective.guarantee import guarantee
 
@@ -70,7 +71,8 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
     classes, inputs, threshold = graph.origin.model.classes, graph.origin.inputs, graph.threshold
     if as_json:
         told = {"classes": classes, "shape": graph.shape, "inputs": inputs, "score": graph.score}
-        options.print_json({"graph": str(path), **told, "threshold": threshold.as_json(), "measured": graph.measured})
+        told |= {"threshold": threshold.as_json(), "measured": graph.measured}
+        options.print_json({"graph": str(path), **told, "choice": plain(graph.choice), "outcome": plain(graph.outcome)})
         return
     rows = [
         ("classes", ", ".join(classes) or "not named"),
@@ -83,6 +85,7 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
         ("on disk", f"{path.stat().st_size:,} bytes"),
     ]
     _print_rows(path, rows)
+    print_results(graph.choice, graph.outcome)
 
 
 def _print_rows(path: Path, rows: list[tuple[str, str]]) -> None:
@@ -107,8 +110,8 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
         ("", f"{manifest.parameters:,} parameters, fingerprint {manifest.fingerprint[:12]}"),
         ("classes", ", ".join(model.classes) or "not named"),
         ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in manifest.layers.items()) or "none"),
-        ("", adapters),
-        ("", ", ".join(_member(member) for member in manifest.members)),
+        *([("", adapters)] if manifest.layers else []),
+        ("second opinion", ", ".join(_member(member) for member in manifest.members) or "none"),
         ("one pass", _split_point(bundle, manifest)),
         ("suspicion", _suspicion(bundle, manifest)),
         ("threshold", _threshold(threshold)),

@@ -62,7 +62,7 @@ class Budget:
     Attributes:
         most: Limit.
         adapters: All adapters in one pass.
-        features: Each kind of evidence on features, by name; empty without features.
+        features: Each kind of evidence on features, if the model has any, and of the user's own, by name.
     """
 
     most: float
@@ -171,11 +171,12 @@ def choose_for(
     known = _training_answers(adapted, training, seed) if adapted.feature_layer else None
     adapters = tuple(member for member in adapted.members if member.adapter)
     ratio = split_point_of(adapted, x).counted_ratio - 1 if adapters else 0.0
-    costs = Budget(budget, ratio, _feature_costs(adapted.base, answers, x))
+    costs = Budget(budget, ratio, _feature_costs(adapted.base, answers, x, own))
     compared = candidates(adapters, views, costs, targeted=max_risk is not None, alone=SECOND_OPINION.name in only)
-    compared += [Candidate(each.name, (each,)) for each in own]
     if only:
         compared = [each for each in compared if all(column.name in only for column in each.evidence)]
+    for each in own:
+        compared.append(_candidate(each.name, (each,), adapters if each.needs == "opinions" else (), 1.0, costs))
     needed = dict.fromkeys(member for each in compared for member in each.members if not member.adapter)
     answers = _with_views(adapted.base, held_out, answers, tuple(needed))
     left = tuple(mean_of_both(answers.base, each) for each in tried)
@@ -254,10 +255,11 @@ def _training_answers(adapted: AdaptedModel, data: Data, seed: int) -> Labelled:
     return Labelled(answers, some.labels)
 
 
-def _feature_costs(base: nn.Module, answers: Answers, x: Inputs) -> dict[str, float]:
-    if answers.layer_input is None:
+def _feature_costs(base: nn.Module, answers: Answers, x: Inputs, own: Sequence[Evidence]) -> dict[str, float]:
+    priced = (*(_FEATURES if answers.layer_input is not None else ()), *own)
+    if not priced:
         return {}
     with evaluating(base):
         each = count_operations(lambda: call_model(base, x), base) / len(x)
-    sizes = (answers.base.shape[1], answers.layer_input.shape[1])
-    return {evidence.name: 2 * evidence.operations(*sizes) / max(each, 1.0) for evidence in _FEATURES}
+    sizes = (answers.base.shape[1], 0 if answers.layer_input is None else answers.layer_input.shape[1])
+    return {evidence.name: 2 * evidence.operations(*sizes) / max(each, 1.0) for evidence in priced}

@@ -178,7 +178,7 @@ def suspicion_from_json(
     if unknown or not names or len(names) != len(set(names)):
         raise BundleError(
             f"{record.place}, evidence: expected different ones of {', '.join(known)}, got {', '.join(names)!r:.80}. "
-            f"Pass evidence of your own, or upgrade petm."
+            f"Pass evidence of your own to petm.load (evidence=...), or upgrade petm."
         )
     columns = tuple(
         FittedEvidence(known[name], {key[len(name) + 1 :]: value for key, value in tensors.items() if _of(key, name)})
@@ -188,7 +188,8 @@ def suspicion_from_json(
     if (weighting is None) != (len(names) == 1):
         raise BundleError(f"{record.place}, weighting: expected one for several columns alone, got {len(names)}.")
     suspicion = Suspicion(columns, weighting)
-    _try(suspicion, tensors, features, record.place)
+    if all(EVIDENCE.get(name) is known[name] for name in names):  # the user's own may need inputs that are not zeros
+        _try(suspicion, tensors, features, record.place)
     return suspicion
 
 

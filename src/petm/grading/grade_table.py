@@ -36,11 +36,11 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),
     ]
 )
-"""``input`` is a path, ``row`` a place in this file: a row from 0 in Parquet and arrays, a line from 1 in texts, null
-for an image. ``label`` is the base model's prediction, ``second`` the second opinion's, ``probability`` that of an
-error. ``reason`` says why an input could not be read; all values between are null then. ``chance`` is that of a row
-to be reviewed, 1 for a suspect; ``audit`` marks the trusted that were drawn; ``sha256`` is the hash of the content. The
-last three are null without an audit."""
+"""``input`` is a path, ``row`` a place in this file: a row from 0 in Parquet and arrays, a line from 1 in texts,
+null for an image. ``label`` is the base model's prediction, ``second`` the second opinion's (without one, ``label``
+again), ``probability`` that of an error. ``reason`` says why an input could not be read; all values between are null
+then. ``chance`` is that of a row to be reviewed, 1 for a suspect; ``audit`` marks the trusted that were drawn;
+``sha256`` is the hash of the content. The last three are null without an audit."""
 
 ADDED = SCHEMA.names[-3:]
 """Columns that older files lack."""

@@ -17,7 +17,7 @@ from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import Answers, answers_of, predict_answers
 from petm.data.base import Data, as_data
 from petm.data.fields import as_batch, as_floats
-from petm.errors import PetmWarning
+from petm.errors import ArgumentError, PetmWarning
 from petm.evidence.protocol import Evidence
 from petm.evidence.suspicion import Suspicion, suspicion_from_json, suspicion_named
 from petm.grading.bundle import read_bundle, write_bundle
@@ -36,13 +36,15 @@ from petm.selective.drift import suspicion_profile
 from petm.selective.metrics import aurc, auroc, detection
 from petm.selective.outcome import Outcome, outcome_of
 from petm.selective.probability import ErrorProbability, fit_probability
-from petm.selective.targets import Disagreement, Recall, Target
+from petm.selective.targets import Coverage, Disagreement, Recall, Target
 from petm.selective.thresholds import Threshold, lower_of
 
 PAPER_TARGET = Disagreement()
 """The paper's flag."""
 RECALL = 0.9
 """Default target: the share of the calibration samples' errors that is flagged."""
+COVERAGE = 0.9
+"""Default target where they show no error: the share that is trusted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +187,7 @@ def fit_grader(
         adapted: The base model with its fitted adapter.
         calibration: Labelled samples that neither the base model nor the adapter has seen.
         target: The target of the threshold (`petm.selective.targets`). `None` flags nine of ten errors of the
-            calibration samples, or disagreement if there is no error.
+            calibration samples, or trusts nine of ten samples if there is no error.
         score: How suspicion is computed, or the name of evidence that needs no fit; ``opposition`` with `Disagreement`.
         origin: Where model, inputs and data come from, for the bundle.
         choice: What the suspicion was compared with, for the bundle.
@@ -197,17 +199,30 @@ def fit_grader(
         values: Suspicion of the samples, float64 ``(N,)``, where it is not that of the answers.
 
     Raises:
-        ArgumentError: An argument breaks its rule.
+        ArgumentError: An argument breaks its rule, or the target is disagreement without a second opinion.
         DataError: The calibration samples have missing, outlying or only one kind of labels.
     """
     calibration = as_data(calibration)
     known = suspicion_named(score) if isinstance(score, str) else score
+    if isinstance(target, Disagreement) and not adapted.members:
+        raise ArgumentError(
+            "target: expected a share or a risk, got disagreement without a second opinion to disagree. Pass "
+            "petm.Recall(0.9), or fit with recipe='paper'."
+        )
     both = answers or predict_answers(adapted, calibration, title="calibrate")
     classes = both.base.shape[1]
     check_labels(calibration.labels, classes, calibration.source)
     predicted = both.predicted.numpy()
     wrong = predicted != calibration.labels.numpy()
-    target = target or (Recall(RECALL) if wrong.any() else PAPER_TARGET)
+    if target is None and not wrong.any():
+        warnings.warn(
+            f"calibration: expected some errors of the model, got none in {len(wrong)} samples, so nothing can be "
+            f"learned of its errors. The most suspect {1 - COVERAGE:.0%} of predictions are suspect. Pass more "
+            f"samples, or name a target.",
+            PetmWarning,
+            stacklevel=2,
+        )
+    target = target or (Recall(RECALL) if wrong.any() else Coverage(COVERAGE))
     known = suspicion_named("opposition") if isinstance(target, Disagreement) else known
     suspicion = known.of(both).numpy() if values is None else values
     threshold = target.threshold(suspicion, wrong, predicted, classes=classes, chance=chance)

@@ -27,7 +27,7 @@ class Grades:
 
     Attributes:
         labels: int64 ``(N,)``, the base model's predictions.
-        second: int64 ``(N,)``, the second opinion's predictions.
+        second: int64 ``(N,)``, the second opinion's predictions; without one, those of the base model.
         suspicion: float64 ``(N,)``, higher is more likely wrong.
         probability: float64 ``(N,)``, calibrated probability that the base model is wrong; NaN if not calibrated.
         trusted: bool ``(N,)``, the grade: trusted, else suspect.

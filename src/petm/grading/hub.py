@@ -33,7 +33,7 @@ def push_to_hub(bundle: str | Path, repository: str, *, public: bool = False) ->
             repo_id=repository,
             folder_path=bundle,
             allow_patterns=held,
-            commit_message="A second opinion, made with petm",
+            commit_message="A grader, made with petm",
         )
     except Exception as error:  # the errors of its transport differ between versions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

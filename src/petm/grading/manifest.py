@@ -15,7 +15,7 @@ from petm._internal.tensor_files import tensors_in
 from petm.adapter.cascade import Cascade
 from petm.errors import BundleError, RunError
 from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
-from petm.selective.choice import Choice, Compared
+from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
 from petm.selective.probability import ErrorProbability, Method
 from petm.selective.targets import Target, target_from_json, target_to_json
@@ -146,7 +146,7 @@ class Manifest:
             target_from_json(record.record("target")) if record.has("target") else None,
             _probability(record.record("probability")) if record.has("probability") else None,
             record.free("measured"),
-            _choice(record.record("choice")) if record.has("choice") else None,
+            Choice.from_json(record.record("choice")) if record.has("choice") else None,
             Outcome.from_json(record.record("outcome")) if record.has("outcome") else None,
             {name: versions.text(name) for name in versions.content},
             {_inside(record, name): _hash(files, name) for name in files.content},
@@ -239,22 +239,6 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise RunError(f"{path}: expected no such path yet, got something that is no bundle. Choose another name.")
     if not overwrite:
         raise RunError(f"{path}: expected no such path yet, got a bundle. Choose another name, or overwrite it.")
-
-
-def _choice(record: Record) -> Choice:
-    compared = tuple(
-        Compared(
-            row.text("name"),
-            row.number("cost"),
-            row.number("value"),
-            row.number("low"),
-            row.number("high"),
-            row.flag("better"),
-            row.flag("taken"),
-        )
-        for row in record.records("compared")
-    )
-    return Choice(record.text("name"), record.text("metric"), compared, record.text("reason"))
 
 
 def _cascade(record: Record) -> Cascade:

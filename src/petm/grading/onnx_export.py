@@ -66,9 +66,9 @@ def export_onnx(
 
     Input ``x`` float32 ``(N, C, H, W)``; outputs ``label`` int64 ``(N,)``, ``suspicion`` and ``probability`` float64
     ``(N,)``, ``trusted`` bool ``(N,)``, and the logits ``base`` and ``second``, float32 ``(N, K)``. The metadata, under
-    keys that begin with ``petm.``, hold score, threshold, class names, figures of the fit and the preprocessing of
-    images. The file appears only after onnxruntime has answered as the grader does on batches of 1, 3 and 8 random
-    inputs and on the example.
+    keys that begin with ``petm.``, hold score, threshold, class names, figures of the fit, what was compared, what the
+    grader brings, and the preprocessing of images. The file appears only after onnxruntime has answered as the grader
+    does on batches of 1, 3 and 8 random inputs and on the example.
 
     Args:
         grader: A fitted grader whose model is on the CPU.
@@ -222,6 +222,9 @@ def _metadata(grader: Grader, inputs: InputOrigin, processor: ImageProcessor | N
         "value_range": _value_range(inputs, processor),
         "fingerprint": weights_fingerprint(grader.adapted.base),
         "measured": plain(grader.measured),
+        "second_opinion": bool(grader.adapted.members),
+        "choice": plain(grader.choice),
+        "outcome": plain(grader.outcome),
     }
     return {PREFIX + name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in entries.items()}
 

@@ -17,6 +17,8 @@ from petm.grading.input_profile import InputCheck
 from petm.grading.onnx_file import check_graph
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models import BATCH_SIZE
+from petm.selective.choice import Choice
+from petm.selective.outcome import Outcome
 from petm.selective.thresholds import Threshold
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from petm.data.base import Data
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PREFIX = "petm."
 """Prefix of the keys in a graph's metadata; the values are JSON."""
 
@@ -56,6 +58,9 @@ class OnnxGrader:
         score: The name of what suspicion is computed from, as in `petm.evidence.suspicion`.
         origin: Class names, and how images are read.
         measured: Figures of the fit, by name.
+        has_second: Whether there is a second opinion; without one, its outputs are those of the base model.
+        choice: What the suspicion was compared with, as in `petm.grading.grader.Grader`.
+        outcome: What it brings beside the softmax, as there.
         shape: Shape of one input, ``(C, H, W)`` for images.
 
     Raises:
@@ -74,6 +79,9 @@ class OnnxGrader:
         inputs = InputOrigin.from_json(metadata.record("inputs"))
         self.origin = Origin(ModelOrigin(classes=metadata.texts("classes")), inputs)
         self.measured: Mapping[str, Json] = metadata.free("measured")
+        self.has_second = metadata.flag("second_opinion")
+        self.choice = Choice.from_json(metadata.record("choice")) if metadata.has("choice") else None
+        self.outcome = Outcome.from_json(metadata.record("outcome")) if metadata.has("outcome") else None
         self.shape = _shape_of(self.path, self._session)
         self._check = InputCheck(inputs.profile)
 

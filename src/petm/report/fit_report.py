@@ -59,7 +59,7 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
 
     def gallery(**some: Any) -> list[dict[str, Any]]:
         names = grader.origin.model.classes or data.classes
-        suspects = gather_suspects(both.base, both.second, suspected, data, **some)
+        suspects = gather_suspects(both.base, both.second if both.members else None, suspected, data, **some)
         return [shown(suspect, names, _measure(grader, suspect)) for suspect in suspects]
 
     suspects, second, choice, outcome = gallery(), both.second.argmax(1), grader.choice, grader.outcome
@@ -71,6 +71,7 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
         model=grader.origin.model.reference or "a model passed in Python",
         source=data.source,
         samples=len(data),
+        title="Second opinion" if both.members else "Grader",
         judged=_judged(grader, len(data)),
         summary=_summary(flags, len(data)),
         guarantee=guarantee(grader.threshold),
@@ -178,7 +179,7 @@ def _settings_table(grader: Grader) -> Table:
     rows = {
         "Model": origin.model.reference or "passed in Python",
         "Weights": origin.model.weights or "not named",
-        "Adapter": ", ".join(f"{layer} rank {rank}" for layer, rank in adapted.ranks.items()),
+        "Adapter": ", ".join(f"{layer} rank {rank}" for layer, rank in adapted.ranks.items()) or "none",
         "Parameters of the adapter": f"{adapted.adapter_parameters():,}",
         "Suspicion": grader.score.replace("_", " "),
         "Threshold": grader.threshold.rule,

@@ -24,7 +24,7 @@ LARGEST = 168
 
 @dataclass(frozen=True, eq=False)
 class Suspect:
-    """One of the most suspect samples, with both opinions.
+    """One of the most suspect samples, with both opinions, or the base model's alone.
 
     Attributes:
         name: The name by which a person finds the sample.
@@ -32,7 +32,7 @@ class Suspect:
         text: The readable text; empty if the samples are not texts.
         label: The true class.
         base: float64 ``(K,)``, the base model's probabilities.
-        second: float64 ``(K,)``, the second opinion's probabilities.
+        second: float64 ``(K,)``, the second opinion's probabilities; absent without one.
         suspicion: Suspicion by the grader's score.
     """
 
@@ -41,18 +41,24 @@ class Suspect:
     text: str
     label: int
     base: Tensor
-    second: Tensor
+    second: Tensor | None
     suspicion: float
 
 
 def gather_suspects(
-    base: Tensor, second: Tensor, suspicion: Tensor, data: Data, *, count: int = 12, among: Tensor | None = None
+    base: Tensor,
+    second: Tensor | None,
+    suspicion: Tensor,
+    data: Data,
+    *,
+    count: int = 12,
+    among: Tensor | None = None,
 ) -> tuple[Suspect, ...]:
     """Returns the ``count`` labelled samples of highest suspicion (all if there are fewer), most suspect first.
 
     Args:
         base: The base model's logits ``(N, K)``.
-        second: The second opinion's logits ``(N, K)``.
+        second: The second opinion's logits ``(N, K)``; absent without one.
         suspicion: float ``(N,)``.
         data: The ``N`` samples.
         count: Number of samples.
@@ -61,10 +67,12 @@ def gather_suspects(
     found, order = [], suspicion.argsort(descending=True, stable=True)
     order = order if among is None else order[among[order]]
     for index in order[:count].tolist():
-        sample, both = data.inputs([index]), (base[index].double().softmax(0), second[index].double().softmax(0))
+        sample, ours = data.inputs([index]), base[index].double().softmax(0)
+        theirs = None if second is None else second[index].double().softmax(0)
         image = sample[0] if isinstance(sample, Tensor) else torch.empty(0)
         label = int(data.labels[index])
-        found.append(Suspect(data.name(index), image, data.text(index), label, *both, float(suspicion[index])))
+        held = (data.name(index), image, data.text(index), label, ours, theirs)
+        found.append(Suspect(*held, float(suspicion[index])))
     return tuple(found)
 
 
@@ -86,19 +94,20 @@ def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> dict[str, A
         top = int(probabilities.argmax())
         return {"name": name(top), "probability": percent(float(probabilities[top]))}
 
-    likely = suspect.base.maximum(suspect.second).topk(min(MOST_BARS, len(suspect.base))).indices.sort().values
-    base, second = ((100 * opinion).tolist() for opinion in (suspect.base, suspect.second))
+    opinions = {"base": suspect.base} | ({} if suspect.second is None else {"second": suspect.second})
+    heights = {kind: (100 * opinion).tolist() for kind, opinion in opinions.items()}
+    most = torch.stack([*opinions.values()]).amax(0)
+    likely = most.topk(min(MOST_BARS, len(most))).indices.sort().values
     return {
         "name": suspect.name,
         "image": png(suspect.image) if suspect.image.ndim == 3 else "",
         "text": textwrap.shorten(suspect.text, LONGEST, placeholder=" …"),
         "truth": name(suspect.label),
-        "base": answer(suspect.base),
-        "second": answer(suspect.second),
+        "answers": {kind: answer(opinion) for kind, opinion in opinions.items()},
         "wrong": int(suspect.base.argmax()) != suspect.label,
         "measure": measure,
         "bars": [
-            {"name": name(index), "base": round(base[index], 1), "second": round(second[index], 1)}
+            {"name": name(index), "heights": {kind: round(each[index], 1) for kind, each in heights.items()}}
             for index in likely.tolist()
         ],
     }

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from petm._internal.records import Record
 from petm.errors import ArgumentError
 from petm.selective.audit import inverse_chances
 from petm.selective.metrics import aurc, coverage_at_risk
@@ -57,6 +58,23 @@ class Choice:
     metric: str
     compared: tuple[Compared, ...]
     reason: str
+
+    @classmethod
+    def from_json(cls, record: Record) -> "Choice":
+        """Returns the choice from a manifest; raises BundleError where an entry breaks its rule."""
+        compared = tuple(
+            Compared(
+                row.text("name"),
+                row.number("cost"),
+                row.number("value"),
+                row.number("low"),
+                row.number("high"),
+                row.flag("better"),
+                row.flag("taken"),
+            )
+            for row in record.records("compared")
+        )
+        return cls(record.text("name"), record.text("metric"), compared, record.text("reason"))
 
 
 def choose(

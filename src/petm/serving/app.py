@@ -145,6 +145,7 @@ def _add_grading(app: APIRouter, service: Service) -> None:
                 "channels": shape and shape[0],
                 "threshold": facts.threshold.as_json() | {"guarantee": guarantee(facts.threshold)},
                 "score": facts.score,
+                "second_opinion": facts.has_second,
                 "sweep": facts.has_sweep,
                 "labels": service.takes_labels,
                 "queue": service.has_queue,

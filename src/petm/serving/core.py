@@ -234,11 +234,11 @@ class Service:
         """Returns the probabilities of the classes at each alpha.
 
         Raises:
-            HTTPException: The queue is full, the input cannot be read, the grader is a graph, or the engine has ended.
+            HTTPException: The queue is full, the input cannot be read, alpha cannot be set, or the engine has ended.
         """
         engine, batcher = self._loaded()
         if not engine.facts.has_sweep:
-            raise HTTPException(404, "The alpha of an exported graph is fixed. Serve the bundle.")
+            raise HTTPException(404, "Alpha can be set only in a bundle with an adapter. Serve one.")
         async with self._accept(len(alphas)):
             sample = await self._read(engine.reader.read, content)
             return await batcher.alone(lambda: engine.sweep(sample, alphas))

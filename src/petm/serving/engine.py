@@ -24,7 +24,7 @@ from petm.serving.reading import Reader
 
 
 class Verdict(NamedTuple):
-    """The grade of one input, and both opinions."""
+    """The grade of one input, and both opinions; without a second opinion, the base model's stands for it."""
 
     label: int  # the base model's prediction
     second: int  # the second opinion's
@@ -47,7 +47,8 @@ class Facts(NamedTuple):
     threshold: Threshold
     score: str  # the name of the suspicion score
     measured: Mapping[str, Any]  # figures of the fit
-    has_sweep: bool  # whether alpha can be set: not in an exported graph
+    has_second: bool  # whether there is a second opinion
+    has_sweep: bool  # whether alpha can be set: only in a bundle with an adapter
     inputs: InputOrigin  # the form of the inputs
     shape: tuple[int, ...] | None  # of one input, where ``inputs`` does not say it
 
@@ -78,7 +79,9 @@ class GraderEngine:
         names = grader.origin.model.classes
         classes = names if len(names) == count else tuple(map(str, range(count)))
         shape = grader.shape if isinstance(grader, OnnxGrader) else None
-        known = (grader.threshold, grader.score, grader.measured, isinstance(grader, Grader))
+        has_sweep = isinstance(grader, Grader) and bool(grader.adapted.adapters)
+        has_second = grader.has_second if isinstance(grader, OnnxGrader) else bool(grader.adapted.members)
+        known = (grader.threshold, grader.score, grader.measured, has_second, has_sweep)
         self.facts = Facts(classes, *known, grader.origin.inputs, shape)
 
     def run(self, inputs: Sequence[Any]) -> tuple[Unread, Opinions | None]:

@@ -87,7 +87,8 @@ class About(BaseModel):
     channels: int | None
     threshold: dict[str, Any] = Field(description="The threshold on suspicion, and its guarantee in words.")
     score: str
-    sweep: bool
+    second_opinion: bool = Field(description="Whether there is one; without, the model's own answers stand for it.")
+    sweep: bool = Field(description="Whether alpha can be set.")
     labels: bool
     queue: bool = Field(description="Whether there is a review queue.")
     audit: float | None = Field(description="Chance of each trusted input to be drawn for review.")

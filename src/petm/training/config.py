@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 from petm._internal.files import plain
 from petm._internal.records import Json
 from petm.errors import ArgumentError
-from petm.selective.targets import Target
+from petm.selective.targets import Disagreement, Target
 
 if TYPE_CHECKING:
     from petm.training.recipes import Recipe
@@ -21,6 +21,7 @@ EVIDENCE_NAMES = (
     *("mahalanobis", "relative_mahalanobis", "knn", "knn_distance"),
 )
 """Evidence that a fit compares with the softmax, as `petm.evidence.suspicion.EVIDENCE` has it."""
+_OF_ADAPTERS = frozenset({"mean_opinion", "second_opinion"})
 ErrorSource = Literal["plain", "hardest", "augmented", "out-of-fold"]
 CALIBRATION_SHARE = 0.2
 """Share of the data held out for the threshold where no calibration set is passed."""
@@ -64,7 +65,8 @@ class FitConfig:
             recipe.
         max_extra_time: Operations of one pass over those of a plain forward pass, less 1; absent is 0.25, or follows
             a recipe of your own. The recipe ``paper`` ignores it.
-        target: Target of the threshold; absent flags nine of ten errors, or disagreement with a teacher.
+        target: Target of the threshold; absent flags nine of ten errors, or disagreement with a teacher, which a recipe
+            that chooses the suspicion refuses.
         calibration: Share of the data held out for the threshold where no calibration set is passed.
         calibration_from_data: The statement that the base model has not seen the data; a guarantee then needs no
             calibration set.
@@ -114,6 +116,11 @@ class FitConfig:
             raise ArgumentError(
                 f"target: expected a target such as petm.MaxRisk(0.02) or petm.Coverage(0.9), got {self.target!r}."
             )
+        if isinstance(self.target, Disagreement) and isinstance(self.recipe, str) and self.recipe != "paper":
+            raise ArgumentError(
+                f"target: expected another one than disagreement where suspicion is chosen, got it with the recipe "
+                f"{self.recipe!r}. Pass recipe='paper', or petm.Recall(0.9)."
+            )
         if isinstance(self.calibration, bool) or not 0 < self.calibration < 1:
             raise ArgumentError(f"calibration: expected data or a share between 0 and 1, got {self.calibration}.")
         for name, least in (("seed", -(2**63)), ("cache_budget", 0)):
@@ -127,6 +134,11 @@ class FitConfig:
         if not isinstance(self.recipe, str) or self.recipe in get_args(RecipeName):
             return ()
         return tuple(name.strip() for name in self.recipe.split(","))
+
+    @property
+    def trains(self) -> bool:
+        """Whether adapters are trained: not where all evidence that is compared goes without."""
+        return not self.compared or not _OF_ADAPTERS.isdisjoint(self.compared)
 
     def check_calibration(self, *, separate: bool) -> None:
         """Checks that a guarantee has calibration samples which the base model has not seen.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from petm._internal.files import plain
 from petm._internal.records import Json
-from petm.adapter.model import AdaptedModel
+from petm.adapter.model import AdaptedModel, views_alone
 from petm.adapter.one_pass import predict_answers
 from petm.adapter.prefix_features import FeatureStudent, cached_features
 from petm.adapter.split_point import split_point_of
@@ -41,7 +41,7 @@ _VIEWS, _FEATURES = 8, 10_000
 _TEACHER_EPOCHS = 2
 """Default of `petm.training.teacher.train_teacher`."""
 
-Branch = Literal["adapters", "views", "teacher"]
+Branch = Literal["adapters", "views", "teacher", "evidence"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Estimate:
 
     Attributes:
         recipe: Title of the recipe for these data.
-        branch: ``adapters`` that learn from labels, ``views`` of the input without training, or a ``teacher``.
+        branch: ``adapters`` that learn from labels, ``views`` of the input without training, a ``teacher``, or
+            ``evidence`` that is named and needs no training.
         members: Adapter (empty for the base model) and view of each ensemble member.
         layers: The rank of each adapted layer; with a teacher an example of the same size, unless ranks are set.
         adapter_parameters: Number of parameters of all adapters.
@@ -178,6 +179,10 @@ class _Timing:
         """Returns the estimate for a recipe without a teacher."""
         making, n = self.making, self.n
         self._prediction("count errors", making.model, min(n, CHECKED))
+        if not making.config.trains:
+            self._comparison()
+            found = self._estimate(views_alone(making.model, ()), making.recipe, "evidence", 0)
+            return replace(found, recipe=str(making.config.recipe))
         quick, laid_out = _timed(making.quick)
         (recipe, augmentation), seconds = _timed(lambda: making.branch(quick))
         self._add("choose the augmentation", 1, laid_out + seconds)
@@ -204,8 +209,7 @@ class _Timing:
         title = "train the adapters, at most" if stopped else "train the adapters"
         self._training(title, adapted, data, parts, total, epochs, _TUNING_BATCH)
         if stopped:
-            looks = 1 + (_VIEWS if making.images else 0)
-            self._prediction("compare evidence", making.model, looks * len(self.calibration) + min(n, _FEATURES))
+            self._comparison()
         return replace(self._estimate(adapted, recipe, "adapters", size), at_most=stopped)
 
     def teaching(self) -> Estimate:
@@ -231,6 +235,12 @@ class _Timing:
         title = "distil into the adapter, at most"
         self._training(title, adapted, replaced, [0], total, recipe.epochs, _TEACHING_BATCH)
         return replace(self._estimate(adapted, recipe, "teacher", size), at_most=True)
+
+    def _comparison(self) -> None:
+        """Times the choice of a suspicion."""
+        making = self.making
+        looks = 1 + (_VIEWS if making.images and making.config.trains else 0)
+        self._prediction("compare evidence", making.model, looks * len(self.calibration) + min(self.n, _FEATURES))
 
     def _training(
         self, title: str, adapted: AdaptedModel, data: Data, parts: list[int], total: int, epochs: int, batch: int

@@ -57,21 +57,11 @@ export function errorProbability({ probability }) {
   );
 }
 
-/** The likeliest classes of both opinions side by side. */
+/** The likeliest classes, of both opinions side by side; without a second opinion, of the model alone. */
 export function opinions(about, row, most) {
   const named = (label) => className(about, label);
-  if (!row.base || !row.opinion) {
-    return make(
-      "p",
-      {},
-      "The model says ",
-      make("b", {}, named(row.label)),
-      ", the second opinion ",
-      make("b", {}, named(row.second)),
-      ".",
-    );
-  }
-  const likely = likeliest([row.base, row.opinion], most);
+  const both = Boolean(row.opinion);
+  const likely = likeliest(both ? [row.base, row.opinion] : [row.base], most);
   const cell = (probabilities, label, top, kind) =>
     make(
       "td",
@@ -87,17 +77,23 @@ export function opinions(about, row, most) {
       {},
       make("th", { scope: "row" }, named(label)),
       cell(row.base, label, row.label, "base"),
-      cell(row.opinion, label, row.second, "second"),
+      both ? cell(row.opinion, label, row.second, "second") : null,
     ),
   );
   return make(
     "table",
     { class: "opinions" },
-    make("caption", { class: "unseen" }, "Both opinions: the likeliest classes"),
+    make("caption", { class: "unseen" }, both ? "Both opinions: the likeliest classes" : "The likeliest classes"),
     make(
       "thead",
       {},
-      make("tr", {}, make("th", { scope: "col" }, "Class"), head("base", "The model"), head("second", "Second opinion")),
+      make(
+        "tr",
+        {},
+        make("th", { scope: "col" }, "Class"),
+        head("base", "The model"),
+        both ? head("second", "Second opinion") : null,
+      ),
     ),
     make("tbody", {}, ...rows),
   );

@@ -64,11 +64,12 @@ async function start() {
   listenToClear(session);
 }
 
-function describe({ inputs, classes, threshold, version }) {
+function describe({ inputs, classes, threshold, version, second_opinion: second }) {
   const guarantee = typeof threshold === "string" ? threshold : threshold?.guarantee;
   byId("about").textContent =
     `The model sorts ${inputs} into ${classes.length.toLocaleString("en")} classes. ` +
-    "A second opinion is computed, and each prediction is graded trusted or suspect.";
+    `${second ? "A second opinion is computed, and each" : "Each"} prediction is graded trusted or suspect.`;
+  if (!second) document.title = byId("title").textContent = "Graded predictions";
   byId("guarantee").textContent = guarantee ?? "";
   byId("guarantee").hidden = !guarantee;
   byId("version").textContent = `petm ${version}`;

@@ -90,7 +90,7 @@ export class Review {
       ),
       current.kind === "images" ? make("p", { class: "soft name" }, current.name) : "",
       ...(hidden
-        ? [make("p", { class: "soft" }, "Grade and second opinion are shown after the decision.")]
+        ? [make("p", { class: "soft" }, `${afterwards(about)} shown after the decision.`)]
         : [
             errorProbability(current.row),
             make("p", { class: "soft suspicion" }, `Suspicion ${current.row.suspicion.toPrecision(3)}`),
@@ -294,9 +294,10 @@ export class Review {
     if (blind(this.current)) {
       return `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}.`;
     }
+    const second = about.second_opinion ? `, the second opinion ${className(about, row.second)}` : "";
     return (
-      `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}, ` +
-      `the second opinion ${className(about, row.second)}. Probability of error ${percent(row.probability)}.`
+      `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}${second}. ` +
+      `Probability of error ${percent(row.probability)}.`
     );
   }
 }
@@ -310,6 +311,8 @@ export function decisionInWords(about, { decision }) {
   const state = saved ? "saved" : problem ? "not saved" : "saving …";
   return [`${what}, `, make("span", { class: saved ? "better" : problem ? "worse" : "soft" }, `${state}.`)];
 }
+
+const afterwards = (about) => (about.second_opinion ? "Grade and second opinion are" : "The grade is");
 
 const open = (input) => !decisionStands(input);
 

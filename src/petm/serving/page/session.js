@@ -165,9 +165,13 @@ export class Session extends EventTarget {
       const waiting = [...this.inputs.values()].filter((input) => !input.row);
       if (!waiting.length) return;
       this.problem = "";
+      // Without a second opinion, the service repeats the model's answers.
+      const absent = this.about.second_opinion ? {} : { second: null, second_name: null, opinion: null };
       try {
         for await (const [inputs, rows] of grade(waiting, this.about.limits)) {
-          inputs.forEach((input, index) => Object.assign(input, { row: rows[index], bundle: this.bundle }));
+          inputs.forEach((input, index) =>
+            Object.assign(input, { row: { ...rows[index], ...absent }, bundle: this.bundle }),
+          );
           for (const input of inputs) await this.keep(input);
           inputs.forEach((input) => this.tell(input));
         }
