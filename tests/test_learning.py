@@ -12,6 +12,7 @@ from torch import nn
 from networks import snapshot
 from petm.adapter.model import views_alone
 from petm.data.base import Data, Joined, TensorData
+from petm.data.labels import UNLABELLED
 from petm.errors import ArgumentError, DataError, PetmWarning
 from petm.grading.grader import Grader, fit_grader, load
 from petm.learning import PRESENT, learn, learned
@@ -118,6 +119,27 @@ def test_a_guarantee_is_set_on_labels_that_nothing_has_learned_from(grader, digi
     held = found.grader.origin.data["calibration"]
     assert held.samples == 300 != len(labels)
     assert held.content != seen[0].content
+
+
+def test_what_nobody_can_tell_counts_as_wrong_for_a_guarantee_and_teaches_nothing(grader, digits, monkeypatch):
+    labels, _ = production(digits, 600)
+    untold = np.arange(600) % 20 == 0
+    some = replaced(labels, labels.labels.where(torch.from_numpy(~untold), UNLABELLED))
+    seen, read = [], []
+    fit, teach = fit_grader, learn_from_labels
+    monkeypatch.setattr("petm.learning.fit_grader", lambda *parts, **how: read.append(parts) or fit(*parts, **how))
+    monkeypatch.setattr(
+        "petm.learning.learn_from_labels",
+        lambda model, data, *parts, **how: seen.append(data) or teach(model, data, *parts, **how),
+    )
+    found = learned(grader, some, chance=np.ones(600), target=MaxRisk(0.1), **BUDGETS)
+    held = read[0][1].labels
+    assert (found.judged, len(held)) == (300, 300)
+    assert found.labels == len(seen[0]) == 570 - int((held != UNLABELLED).sum())
+    assert (seen[0].labels != UNLABELLED).all()
+    threshold, grades = found.grader.threshold, found.grader.grade(read[0][1])
+    assert threshold.risk == pytest.approx((grades.labels != held.numpy())[grades.trusted].mean())
+    assert (held.numpy() == UNLABELLED)[grades.trusted].any()
 
 
 def test_a_calibration_set_leaves_all_labels_to_learn_from(grader, digits):

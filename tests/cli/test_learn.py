@@ -121,6 +121,17 @@ def test_the_page_alone_guarantees_nothing_and_goes_on(place, petm):
     assert read_manifest("better.petm").threshold.confidence is None
 
 
+def test_an_input_that_was_never_graded_is_no_missing_draw(place, petm, monkeypatch):
+    seen = []
+    monkeypatch.setattr("petm.learning.learned", lambda *_, drawn, **how: seen.append(drawn) or sys.exit(0))
+    with_grades = ("--grades", "grades.parquet")
+    for broken, grades in ((b"no image", ()), (b"no image", with_grades), (None, ())):
+        Path("in/0003.png").unlink() if broken is None else Path("in/0003.png").write_bytes(broken)
+        code, _, err = learn(petm, *grades, "--skip-bad", "-o", "better.petm", "--overwrite")
+        assert (code, "skipped: in/0003.png" in err) == (0, True)
+    assert list(map(bool, seen)) == [True, False, False]
+
+
 def test_an_interrupt_loses_nothing(place, petm, monkeypatch):
     from petm.training import from_labels
 

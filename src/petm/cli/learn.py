@@ -140,17 +140,18 @@ def _labelled(
     grader: "Grader", place: "GraderPlace", labels: tuple[Path, ...], grades: tuple[Path, ...], *, skip_bad: bool
 ) -> "tuple[LabelledInputs, bool]":
     """The labelled inputs, and whether every graded input had a chance to be labelled."""
-    from petm.cli.graders import inputs_at, reader_of
-    from petm.cli.inputs import labelled, open_inputs
-    from petm.data.labelled_inputs import LabelledInputs, read_labelled
-    from petm.data.labels import UNLABELLED
-    from petm.data.reviewed import read_decided, read_reviewed
+    from petm.cli.graders import inputs_at
+    from petm.cli.inputs import labelled, open_decided, open_inputs
+    from petm.data.decisions import read_decided
+    from petm.data.labelled_inputs import LabelledInputs
+    from petm.data.reviewed import read_reviewed
 
     inputs, classes = inputs_at(grader.origin.inputs, place), grader.origin.model.classes
+    trust: Any = {"trust_remote_code": place.trust_remote_code}
     tables = [path for path in labels if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES]
     if not grades and not tables:
-        how: Any = {"skip_bad": skip_bad, "trust_remote_code": place.trust_remote_code, "label_column": "label"}
-        data = labelled(open_inputs(labels, inputs, classes=classes or None, **how), skip_bad=skip_bad)
+        data = open_inputs(labels, inputs, classes=classes or None, skip_bad=skip_bad, label_column="label", **trust)
+        data = labelled(data, skip_bad=skip_bad)
         return LabelledInputs(data, None, {}), True
     known, drawn = classes or tuple(map(str, range(_UNNAMED))), True
     if grades:
@@ -165,13 +166,9 @@ def _labelled(
             click.echo(f"labels: {reviewed.unmatched:,} name no graded row, and are left out.", err=True)
     else:
         decided = read_decided(labels, known)
-    if untold := int((decided.labels == UNLABELLED).sum()):
-        click.echo(f"labels: nobody can tell {untold:,}; figures and guarantee are about the others.", err=True)
-    reader = reader_of(inputs, place.trust_remote_code)
-    found = read_labelled(decided, labels, reader, classes, text_column=inputs.text_column, skip_bad=skip_bad)
-    for name, reason in found.skipped.items():
-        click.echo(f"skipped: {name}: {reason}", err=True)
-    return found, drawn and not found.skipped
+    found = open_decided(decided, labels, inputs, classes, skip_bad=skip_bad, **trust)
+    # What cannot be read was never graded, unless it has a grade or is gone: then a draw is missing.
+    return found, drawn and not (found.skipped if grades else found.gone)
 
 
 def _print(result: "Learned", output: Path) -> None:
