@@ -11,12 +11,16 @@ from torch import nn
 
 from networks import snapshot
 from petm.adapter.model import views_alone
+from petm.adapter.one_pass import predict_answers
 from petm.data.base import Data, Joined, TensorData
 from petm.data.labels import UNLABELLED
 from petm.errors import ArgumentError, DataError, PetmWarning
+from petm.evidence.features import Mahalanobis
+from petm.evidence.suspicion import Suspicion
 from petm.grading.grader import Grader, fit_grader, load
 from petm.learning import PRESENT, learn, learned
 from petm.selective.bootstrap import bootstrap
+from petm.selective.choice import choose
 from petm.selective.metrics import aurc
 from petm.selective.targets import Disagreement, MaxRisk
 from petm.training.from_labels import label_weights, learn_from_labels
@@ -87,6 +91,28 @@ def test_what_has_learned_learns_again(grader, digits):
     assert np.array_equal(first.grade(others).suspicion, before)
     assert found.grader.choice.compared[0].name == PRESENT
     assert gain(first, found.grader, others).low <= 0
+
+
+def test_evidence_of_the_present_grader_is_compared_together_with_the_adapter(model, digits, tmp_path, monkeypatch):
+    adapted = views_alone(model, ())
+    adapted.take_features("fc2")
+    distance = Mahalanobis().fit(predict_answers(adapted, digits[0]), digits[0].labels)
+    grader = fit_grader(adapted, digits[1], target=None, score=Suspicion((distance,)))
+    taken = "regression with the adapter and features"
+
+    def named(values, *parts, **how):
+        return replace(choose(values, *parts, **how), name=taken)
+
+    monkeypatch.setattr("petm.learning.choose", named)
+    labels, others = production(digits, 400)
+    better = learned(grader, labels, **BUDGETS).grader
+    assert {taken, "regression with features"} <= {row.name for row in better.choice.compared}
+    *_, last = better.suspicion.columns
+    assert torch.equal(last.state["centres"], distance.state["centres"])  # not fitted to the shift
+    assert gain(grader, better, others).high < 0
+    better.save(tmp_path / "b.petm")
+    again = load(tmp_path / "b.petm", model)
+    assert np.array_equal(again.grade(others).suspicion, better.grade(others).suspicion)
 
 
 def test_a_bundle_names_its_parent(grader, digits, tmp_path):

@@ -23,7 +23,7 @@ from petm.data.fields import Inputs
 from petm.data.labels import UNLABELLED, enumerated
 from petm.data.unseen import Separated, refuse_review_queue, sample_hashes, separate
 from petm.errors import ArgumentError, DataError, PetmWarning
-from petm.evidence.candidates import BUDGET, Budget, candidates, narrowed
+from petm.evidence.candidates import BUDGET, Budget, candidates, feature_costs, narrowed
 from petm.evidence.choice import FOLDS, Candidate, Choosing, Chosen, Labelled, regression
 from petm.evidence.formulas import SOFTMAX
 from petm.evidence.suspicion import Suspicion
@@ -391,12 +391,16 @@ def _chosen(
     x = labelled.data.inputs(range(min(4, len(labelled.data)))).to(device_of(grader.adapted))
     members = ONE if made else ()
     opinions = made.opinions[:, None] if made else present.base[:, None][:, :0]
-    answers = Answers(present.base, opinions, members)
-    budget = Budget(most, split_point_of(made.adapted, x).counted_ratio - 1 if made else 0.0)
+    # Evidence on features as the present grader has fitted it: production's own labels would fit the shift.
+    held = {each.evidence.name: each for each in grader.suspicion.columns if each.evidence.needs == "features"}
+    answers = Answers(present.base, opinions, members, layer_input=present.layer_input)
+    ratio = split_point_of(made.adapted, x).counted_ratio - 1 if made else 0.0
+    costs = feature_costs(grader.adapted.base, present, x)
+    budget = Budget(most, ratio, {name: costs[name] for name in held if name in costs})
     offered = {
         each.name: each for each in (Candidate(SOFTMAX.name, (SOFTMAX,)), *candidates(members, (), budget, alone=True))
     }
-    choosing = Choosing(Labelled(answers, labelled.data.labels), max_risk=risk, seed=seed)
+    choosing = Choosing(Labelled(answers, labelled.data.labels), max_risk=risk, seed=seed, known=dict(held))
     values = {PRESENT: grader.suspicion.of(present).numpy()}
     values |= {name: found for name, each in offered.items() if (found := choosing.out_of_fold(each)) is not None}
     costs = {name: offered[name].cost if name in offered else _cost(grader.adapted, x) for name in values}
@@ -413,7 +417,9 @@ def _chosen(
     if chosen.suspicion.weighting is not None:  # which has no intercept
         columns = [each.score(seen) for each in chosen.suspicion.columns]
         found = found - regression(columns, choosing.wrong, chosen.suspicion.weighting.log_odds)[1]
-    adapted = narrowed(made.adapted if made else views_alone(grader.adapted.base, ()), chosen)
+    adapted = made.adapted if made else views_alone(grader.adapted.base, ())
+    adapted.take_features(grader.adapted.feature_layer)
+    adapted = narrowed(adapted, chosen)
     return _Found(adapted, chosen.suspicion, choice, seen, found)
 
 

@@ -171,7 +171,7 @@ def choose_for(
     known = _training_answers(adapted, training, seed) if adapted.feature_layer else None
     adapters = tuple(member for member in adapted.members if member.adapter)
     ratio = split_point_of(adapted, x).counted_ratio - 1 if adapters else 0.0
-    costs = Budget(budget, ratio, _feature_costs(adapted.base, answers, x))
+    costs = Budget(budget, ratio, feature_costs(adapted.base, answers, x))
     compared = candidates(adapters, views, costs, targeted=max_risk is not None, alone=SECOND_OPINION.name in only)
     compared += [Candidate(each.name, (each,)) for each in own]
     if only:
@@ -254,7 +254,8 @@ def _training_answers(adapted: AdaptedModel, data: Data, seed: int) -> Labelled:
     return Labelled(answers, some.labels)
 
 
-def _feature_costs(base: nn.Module, answers: Answers, x: Inputs) -> dict[str, float]:
+def feature_costs(base: nn.Module, answers: Answers, x: Inputs) -> dict[str, float]:
+    """Returns what each kind of evidence on features adds to a plain pass, by name; nothing without features."""
     if answers.layer_input is None:
         return {}
     with evaluating(base):
