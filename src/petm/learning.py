@@ -19,9 +19,9 @@ from petm.adapter.one_pass import Answers, predict_answers
 from petm.adapter.split_point import split_point_of
 from petm.data.base import Data, Joined, as_data
 from petm.data.decisions import FEWEST, check_known
-from petm.data.fields import Inputs
+from petm.data.fields import Fields, Inputs
 from petm.data.labels import UNLABELLED, enumerated
-from petm.data.unseen import Separated, refuse_review_queue, sample_hashes, separate
+from petm.data.unseen import Separated, one_of_each, refuse_review_queue, sample_hashes, separate
 from petm.errors import ArgumentError, DataError, PetmWarning
 from petm.evidence.candidates import BUDGET, Budget, candidates, feature_costs, narrowed
 from petm.evidence.choice import FOLDS, Candidate, Choosing, Chosen, Labelled, regression
@@ -283,13 +283,13 @@ def _checked(grader: Grader, reviewed: Any, chance: ArrayLike | None) -> tuple[_
     hashes = sample_hashes(data)
     _, first, each = np.unique(hashes, return_index=True, return_inverse=True)
     other = np.flatnonzero(data.labels.numpy() != data.labels.numpy()[first][each])
-    if len(other):
+    if len(other) and not isinstance(data.inputs([0]), Fields):  # different texts may have the same tokens
         one = int(other[0])
         raise DataError(
             f"labels: expected one label for each input, got {int(data.labels[first[each[one]]])} and "
             f"{int(data.labels[one])} for {data.name(one)}. Correct one of them."
         )
-    kept = np.isin(np.arange(len(data)), first)
+    kept = one_of_each(hashes, data, "labels")
     known = bool(np.isfinite(chances).all())
     if known:
         inverse_chances(chances, len(chances))

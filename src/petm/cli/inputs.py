@@ -53,6 +53,13 @@ def open_inputs(
     return parts[0] if len(parts) == 1 else Joined(*parts)
 
 
+def of_one_length(inputs: InputOrigin, trust_remote_code: bool) -> InputOrigin:
+    """Returns the form in which texts of several sources have one length: that of the most tokens the model takes."""
+    processor = processor_of(inputs, trust_remote_code)
+    most = processor.maximum if isinstance(processor, Tokenizer) else None
+    return replace(inputs, length=inputs.length or most)
+
+
 def open_decided(
     decided: Decided,
     files: Sequence[Path],
