@@ -3,7 +3,10 @@
 import csv
 import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -132,7 +135,7 @@ def test_an_input_that_was_never_graded_is_no_missing_draw(place, petm, monkeypa
     assert list(map(bool, seen)) == [True, False, False]
 
 
-def test_an_interrupt_loses_nothing(place, petm, monkeypatch):
+def test_an_interrupt_says_how_to_go_on(place, petm, monkeypatch):
     from petm.training import from_labels
 
     train, done = from_labels.train, []
@@ -148,12 +151,44 @@ def test_an_interrupt_loses_nothing(place, petm, monkeypatch):
     assert (code, Path("better.petm").exists()) == (130, False)
     assert "--resume" in err
     assert len(list(Path("better.petm.run/checkpoints").iterdir())) == 2
-    monkeypatch.setattr(from_labels, "train", train)
-    assert learn(petm, "-o", "better.petm")[0] == 1
-    assert learn(petm, "-o", "better.petm", "--resume")[0] == 0
-    assert learn(petm, "-o", "whole.petm")[0] == 0
-    first, second = (Path(name, "adapter_model.safetensors").read_bytes() for name in ("better.petm", "whole.petm"))
-    assert first == second
+
+
+DYING = """
+import os, signal, sys
+import petm.training.checkpoint as checkpoint
+from petm.cli import main
+
+save, saved = checkpoint.save_file, []
+
+def half(tensors, path, **how):
+    save(tensors, path, **how)
+    saved.append(path)
+    if len(saved) == 3:
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save_file = half
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_goes_on_to_the_same_bundle(place, petm):
+    few = [{"input": row["input"], "label": label} for row, label in zip(*place, strict=True)][:90]
+    write("few.csv", few)
+    how = (*BUDGETS, "--labels", "few.csv", "-o", "better.petm")
+    command = [sys.executable, "-c", DYING, "learn", "my.petm", *how]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert (killed.returncode, Path("better.petm").exists()) == (-signal.SIGKILL, False), killed.stderr
+    code, _, err = learn(petm, "-o", "better.petm", labels="few.csv")
+    assert (code, "--resume" in err) == (1, True)
+    assert learn(petm, "-o", "better.petm", "--resume", labels="few.csv")[0] == 0
+    assert learn(petm, "-o", "whole.petm", labels="few.csv")[0] == 0
+    files = [sorted(path.name for path in Path(name).iterdir()) for name in ("better.petm", "whole.petm")]
+    assert files[0] == files[1]
+    for name in files[0]:
+        assert Path("better.petm", name).read_bytes() == Path("whole.petm", name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
