@@ -306,8 +306,9 @@ def test_texts_that_people_have_labelled(place: Path, petm: Petm) -> None:
     write_texts(Path("labels.csv"), told, "input", "row", "label")
     budgets = ("--max-extra-parameters", 0.5, "--max-extra-time", 2)
     how = ("--labels", "labels.csv", "--grades", "grades.csv", "-o", "better.petm", "--json")
-    code, out, err = petm("learn", "my.petm", *how, *budgets, "--data", "long.csv")
+    Path("bert").rename("moved")
+    code, out, err = petm("learn", "my.petm", "--model", "hf:moved", *how, *budgets, "--data", "long.csv")
     assert code == 0, err
     assert "labels: expected one label for each input, got several for 1 of 91" in err
     assert json.loads(out)["labels"] == len(hf_folders.QUESTIONS) + 1
-    assert petm("grade", "better.petm", "train.csv")[0] == 0
+    assert petm("grade", "better.petm", "--model", "hf:moved", "train.csv")[0] == 0

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,11 +18,14 @@ import pytest
 from image_files import write_images
 from petm.adapter.model import views_alone
 from petm.cli import main
+from petm.cli.learn import _print as print_result
 from petm.data.base import TensorData
 from petm.grading.grader import fit_grader
 from petm.grading.manifest import MANIFEST, read_manifest
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.loading import weights_fingerprint
+from petm.selective.before_after import Change
+from petm.selective.bootstrap import Estimate
 
 # As in a process of its own, where dimmed images are said to be unlike those of the fit.
 pytestmark = pytest.mark.filterwarnings("always::petm.errors.PetmWarning")
@@ -157,6 +161,7 @@ DYING = """
 import os, signal, sys
 import petm.training.checkpoint as checkpoint
 from petm.cli import main
+from petm.cli.learn import _print as print_result
 
 save, saved = checkpoint.save_file, []
 
@@ -236,3 +241,12 @@ def test_labels_that_grow_judge_only_with_what_is_new(place, petm):
     first, second = (read_manifest(name).origin for name in ("first.petm", "second.petm"))
     assert len(first.learned_from) == 150
     assert set(first.learned_from) <= set(second.learned_from)
+
+
+def test_a_figure_that_is_not_there_is_a_dash(capsys):
+    change = Change("errors among the trusted", 0.2, np.nan, Estimate(np.nan, np.nan, np.nan))
+    result = SimpleNamespace(changes=[change], judged=50, errors=10, grader=SimpleNamespace(choice=None))
+    print_result(result, Path("better.petm"))
+    out = capsys.readouterr().out
+    assert "nan" not in out
+    assert re.search(r"trusted +0\.2 +– +–", out)
