@@ -11,12 +11,17 @@ from torch import nn
 
 from networks import snapshot
 from petm.adapter.model import Member, views_alone
+from petm.adapter.one_pass import predict_answers
 from petm.data.base import Data, Joined, TensorData
+from petm.data.labels import UNLABELLED
 from petm.data.views import MIRROR
 from petm.errors import ArgumentError, DataError, PetmWarning
+from petm.evidence.features import Mahalanobis
+from petm.evidence.suspicion import Suspicion
 from petm.grading.grader import Grader, fit_grader, load
 from petm.learning import PRESENT, learn, learned
 from petm.selective.bootstrap import bootstrap
+from petm.selective.choice import choose
 from petm.selective.metrics import aurc
 from petm.selective.targets import Disagreement, MaxRisk
 from petm.training.from_labels import label_weights, learn_from_labels
@@ -89,6 +94,28 @@ def test_what_has_learned_learns_again(grader, digits):
     assert gain(first, found.grader, others).low <= 0
 
 
+def test_evidence_of_the_present_grader_is_compared_together_with_the_adapter(model, digits, tmp_path, monkeypatch):
+    adapted = views_alone(model, ())
+    adapted.take_features("fc2")
+    distance = Mahalanobis().fit(predict_answers(adapted, digits[0]), digits[0].labels)
+    grader = fit_grader(adapted, digits[1], target=None, score=Suspicion((distance,)))
+    taken = "regression with the adapter and features"
+
+    def named(values, *parts, **how):
+        return replace(choose(values, *parts, **how), name=taken)
+
+    monkeypatch.setattr("petm.learning.choose", named)
+    labels, others = production(digits, 400)
+    better = learned(grader, labels, **BUDGETS).grader
+    assert {taken, "regression with features"} <= {row.name for row in better.choice.compared}
+    *_, last = better.suspicion.columns
+    assert torch.equal(last.state["centres"], distance.state["centres"])  # not fitted to the shift
+    assert gain(grader, better, others).high < 0
+    better.save(tmp_path / "b.petm")
+    again = load(tmp_path / "b.petm", model)
+    assert np.array_equal(again.grade(others).suspicion, better.grade(others).suspicion)
+
+
 def test_a_bundle_names_its_parent(grader, digits, tmp_path):
     grader.save(tmp_path / "a.petm")
     parent = load(tmp_path / "a.petm", grader.adapted.base)
@@ -119,6 +146,27 @@ def test_a_guarantee_is_set_on_labels_that_nothing_has_learned_from(grader, digi
     held = found.grader.origin.data["calibration"]
     assert held.samples == 300 != len(labels)
     assert held.content != seen[0].content
+
+
+def test_what_nobody_can_tell_counts_as_wrong_for_a_guarantee_and_teaches_nothing(grader, digits, monkeypatch):
+    labels, _ = production(digits, 600)
+    untold = np.arange(600) % 20 == 0
+    some = replaced(labels, labels.labels.where(torch.from_numpy(~untold), UNLABELLED))
+    seen, read = [], []
+    fit, teach = fit_grader, learn_from_labels
+    monkeypatch.setattr("petm.learning.fit_grader", lambda *parts, **how: read.append(parts) or fit(*parts, **how))
+    monkeypatch.setattr(
+        "petm.learning.learn_from_labels",
+        lambda model, data, *parts, **how: seen.append(data) or teach(model, data, *parts, **how),
+    )
+    found = learned(grader, some, chance=np.ones(600), target=MaxRisk(0.1), **BUDGETS)
+    held = read[0][1].labels
+    assert (found.judged, len(held)) == (300, 300)
+    assert found.labels == len(seen[0]) == 570 - int((held != UNLABELLED).sum())
+    assert (seen[0].labels != UNLABELLED).all()
+    threshold, grades = found.grader.threshold, found.grader.grade(read[0][1])
+    assert threshold.risk == pytest.approx((grades.labels != held.numpy())[grades.trusted].mean())
+    assert (held.numpy() == UNLABELLED)[grades.trusted].any()
 
 
 def test_a_calibration_set_leaves_all_labels_to_learn_from(grader, digits):

@@ -1,6 +1,8 @@
 """A grader on fresh labels, or for another target: the threshold is the tested one, and all else is kept."""
 
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import nn
 from networks import randomise, snapshot
 from petm.adapter.model import Cascade, Member, attach_adapter
 from petm.data.base import Data, Joined, TensorData
+from petm.data.labels import UNLABELLED
 from petm.data.unseen import sample_hashes
 from petm.errors import ArgumentError, DataError, PetmWarning
 from petm.evidence.suspicion import suspicion_named
@@ -75,6 +78,28 @@ def test_repetitions_count_once(grader: Grader, digits: tuple[Data, ...]) -> Non
     found = recalibrate(grader, every, target=Coverage(0.5))
     assert found.threshold == recalibrate(grader, digits[2], target=Coverage(0.5)).threshold
     assert found.origin.data["calibration"].repeated == 100
+
+
+@pytest.mark.parametrize(
+    ("target", "threshold"),
+    [
+        (MaxRisk(0.1), partial(risk_threshold, max_risk=0.1)),
+        (Recall(0.6, confidence=0.9), partial(recall_threshold, recall=0.6, confidence=0.9)),
+    ],
+)
+def test_a_guarantee_holds_for_either_answer_where_nobody_can_tell(grader, digits, target, threshold) -> None:
+    suspicion, wrong = judged(grader, digits[2])
+    untold = np.argsort(suspicion)[(np.linspace(0.2, 0.95, 5) * len(suspicion)).astype(int)]
+    labels = digits[2].labels.clone()
+    labels[torch.from_numpy(untold)] = UNLABELLED
+    drawn = TensorData(digits[2].inputs(range(len(labels))), labels, classes=digits[2].classes)
+    found = recalibrate(grader, drawn, target=target, chance=np.ones(len(labels))).threshold
+    for answers in product((False, True), repeat=5):
+        wrong[untold] = answers
+        assert found.value <= threshold(suspicion, wrong).value
+    assert found.holds
+    with pytest.raises(DataError, match="got none for sample"):  # without chances it is a label that was forgotten
+        recalibrate(grader, drawn, target=target)
 
 
 @pytest.mark.parametrize("copies", [0, 30])

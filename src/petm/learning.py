@@ -18,12 +18,12 @@ from petm.adapter.model import ONE, AdaptedModel, views_alone
 from petm.adapter.one_pass import Answers, predict_answers
 from petm.adapter.split_point import split_point_of
 from petm.data.base import Data, Joined, as_data
-from petm.data.fields import Inputs
+from petm.data.decisions import FEWEST, check_known
+from petm.data.fields import Fields, Inputs
 from petm.data.labels import UNLABELLED, enumerated
-from petm.data.reviewed import FEWEST, check_known
-from petm.data.unseen import Separated, refuse_review_queue, sample_hashes, separate
+from petm.data.unseen import Separated, one_of_each, refuse_review_queue, sample_hashes, separate
 from petm.errors import ArgumentError, DataError, PetmWarning
-from petm.evidence.candidates import BUDGET, Budget, candidates, narrowed
+from petm.evidence.candidates import BUDGET, Budget, candidates, feature_costs, narrowed
 from petm.evidence.choice import FOLDS, Candidate, Choosing, Chosen, Labelled, regression
 from petm.evidence.formulas import SOFTMAX
 from petm.evidence.suspicion import Suspicion
@@ -112,6 +112,7 @@ def learned(
         grader: The present grader; it stays as it is.
         reviewed: Inputs with their true labels, as data; 20 at least, and 50 for an adapter to learn.
         chance: float ``(N,)``, with which each input was drawn to be labelled; NaN where unknown. None for equal ones.
+            With chances, a label of -1 says that nobody can tell: a guarantee counts the prediction as wrong.
         drawn: Whether every input of production had a chance to be labelled; else nothing is guaranteed.
         data: Labelled data that the base model was trained on, to be mixed in.
         calibration: Labelled inputs drawn at random for the guarantee; all others then learn.
@@ -143,6 +144,7 @@ def learned(
         labelled, apart = _divided(grader, labelled, wanted, seed) if drawn else (labelled, None)
         if apart is None:
             lacking, wanted = wanted, None
+    labelled = labelled.told()
     present = predict_answers(grader.adapted, labelled.data, title="present grader")
     if drawn and not force:  # of suspects alone, another order of the classes may well be better
         _check_order(present, labelled, grader.origin.model.classes)
@@ -189,7 +191,7 @@ def learned(
         "choice": found.choice,
     }
     known_answers: Any = {} if apart else {"answers": found.answers, "values": found.values}
-    new = fit_grader(found.adapted, judged.data, chance=judged.chance, **known_answers, **how)
+    new = fit_grader(found.adapted, judged.data, chance=judged.chance, cannot_tell=True, **known_answers, **how)
     if fresh and fresh.left_out and wanted and wanted.guarantees and new.threshold.coverage:
         # As in a fit: later inputs may repeat as these do, and the lower threshold is right in both cases.
         new = fit_grader(found.adapted, Joined(judged.data, fresh.left_out), at_most=new.threshold, **how)
@@ -236,6 +238,10 @@ class _Part(NamedTuple):
         """Returns some of them."""
         return _Part(self.data.subset(torch.from_numpy(rows)), None if self.chance is None else self.chance[rows])
 
+    def told(self) -> "_Part":
+        """Returns those whose class is known."""
+        return self.rows((self.data.labels != UNLABELLED).numpy())
+
     def and_those(self, other: "_Part") -> "_Part":
         """Returns these and others of the same labels."""
         if not len(other.data):
@@ -261,8 +267,8 @@ def _checked(grader: Grader, reviewed: Any, chance: ArrayLike | None) -> tuple[_
     chances = np.ones(len(data)) if chance is None else np.asarray(chance, np.float64)
     if chances.shape != (len(data),):
         raise ArgumentError(f"chance: expected one for each of {len(data)} inputs, got shape {chances.shape}.")
-    told = (data.labels != UNLABELLED).numpy()
-    data, chances = data.subset(torch.from_numpy(told)).in_memory(), chances[told]
+    kept = (data.labels != UNLABELLED).numpy() | (chance is not None)
+    data, chances = data.subset(torch.from_numpy(kept)).in_memory(), chances[kept]
     check_known(data.labels.numpy())
     classes = grader.origin.model.classes
     if classes and data.classes and data.classes != classes:
@@ -272,18 +278,18 @@ def _checked(grader: Grader, reviewed: Any, chance: ArrayLike | None) -> tuple[_
         )
     with evaluating(grader.adapted):
         outputs = grader.adapted(data.inputs([0]).to(device_of(grader.adapted)), alpha=0.0).shape[1]
-    check_labels(data.labels, outputs, f"labels ({data.source})")
+    check_labels(data.labels[data.labels != UNLABELLED], outputs, f"labels ({data.source})")
     check_inputs(data, grader.origin.inputs)
     hashes = sample_hashes(data)
     _, first, each = np.unique(hashes, return_index=True, return_inverse=True)
     other = np.flatnonzero(data.labels.numpy() != data.labels.numpy()[first][each])
-    if len(other):
+    if len(other) and not isinstance(data.inputs([0]), Fields):  # different texts may have the same tokens
         one = int(other[0])
         raise DataError(
             f"labels: expected one label for each input, got {int(data.labels[first[each[one]]])} and "
             f"{int(data.labels[one])} for {data.name(one)}. Correct one of them."
         )
-    kept = np.isin(np.arange(len(data)), first)
+    kept = one_of_each(hashes, data, "labels")
     known = bool(np.isfinite(chances).all())
     if known:
         inverse_chances(chances, len(chances))
@@ -300,7 +306,7 @@ def _unseen(grader: Grader, labelled: _Part) -> tuple[_Part, _Part]:
     except DataError as error:
         others = f" The grader has learned from the {int(seen.sum()):,} others." if seen.any() else ""
         raise DataError(f"{error}{others}") from error
-    return part, labelled.rows(seen)
+    return part, labelled.rows(seen).told()
 
 
 def _of_queue(data: Data) -> bool:
@@ -385,12 +391,16 @@ def _chosen(
     x = labelled.data.inputs(range(min(4, len(labelled.data)))).to(device_of(grader.adapted))
     members = ONE if made else ()
     opinions = made.opinions[:, None] if made else present.base[:, None][:, :0]
-    answers = Answers(present.base, opinions, members)
-    budget = Budget(most, split_point_of(made.adapted, x).counted_ratio - 1 if made else 0.0)
+    # Evidence on features as the present grader has fitted it: production's own labels would fit the shift.
+    held = {each.evidence.name: each for each in grader.suspicion.columns if each.evidence.needs == "features"}
+    answers = Answers(present.base, opinions, members, layer_input=present.layer_input)
+    ratio = split_point_of(made.adapted, x).counted_ratio - 1 if made else 0.0
+    costs = feature_costs(grader.adapted.base, present, x)
+    budget = Budget(most, ratio, {name: costs[name] for name in held if name in costs})
     offered = {
         each.name: each for each in (Candidate(SOFTMAX.name, (SOFTMAX,)), *candidates(members, (), budget, alone=True))
     }
-    choosing = Choosing(Labelled(answers, labelled.data.labels), max_risk=risk, seed=seed)
+    choosing = Choosing(Labelled(answers, labelled.data.labels), max_risk=risk, seed=seed, known=dict(held))
     values = {PRESENT: grader.suspicion.of(present).numpy()}
     values |= {name: found for name, each in offered.items() if (found := choosing.out_of_fold(each)) is not None}
     costs = {name: offered[name].cost if name in offered else _cost(grader.adapted, x) for name in values}
@@ -407,7 +417,9 @@ def _chosen(
     if chosen.suspicion.weighting is not None:  # which has no intercept
         columns = [each.score(seen) for each in chosen.suspicion.columns]
         found = found - regression(columns, choosing.wrong, chosen.suspicion.weighting.log_odds)[1]
-    adapted = narrowed(made.adapted if made else views_alone(grader.adapted.base, ()), chosen)
+    adapted = made.adapted if made else views_alone(grader.adapted.base, ())
+    adapted.take_features(grader.adapted.feature_layer)
+    adapted = narrowed(adapted, chosen)
     return _Found(adapted, chosen.suspicion, choice, seen, found)
 
 

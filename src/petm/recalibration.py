@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from petm._internal.distributed import group
 from petm._internal.progress import note
 from petm.data.base import Data, as_data
+from petm.data.labels import UNLABELLED
 from petm.data.unseen import distinct, refuse_review_queue, sample_hashes
 from petm.errors import DataError, PetmWarning
 from petm.fitting import Fitted, calibrated, completed, parts_to_choose
@@ -33,7 +34,8 @@ def recalibrate(
         grader: A fitted grader; unchanged.
         fresh: ``N`` labelled samples like later inputs, which neither the base model nor the adapters have seen. If
             they are exactly the calibration set of the fit, a guarantee leaves out those that suspicion was chosen on;
-            other samples of the fit are not known any more, so those that equal them cannot be found.
+            other samples of the fit are not known any more, so those that equal them cannot be found. With chances, a
+            label of -1 says that nobody can tell: the prediction counts as wrong.
         target: Target of the threshold; absent takes the grader's.
         chance: float ``(N,)``, the chance with which each sample was drawn to be labelled, in (0, 1], as for a review
             queue with an audit (`petm.data.reviewed.Reviewed.chance`); None for equal chances.
@@ -58,7 +60,8 @@ def recalibrated(
     adapted, origin = grader.adapted, grader.origin
     fresh = as_data(fresh, source="calibration")
     inverse_chances(chance, len(fresh))  # checks them
-    check_data(adapted.base, fresh, "calibration", force=force)
+    told = (fresh.labels != UNLABELLED) | torch.tensor(chance is None)
+    check_data(adapted.base, fresh.subset(told), "calibration", force=force)
     check_classes(fresh, origin.model.classes, "the grader")
     check_inputs(fresh, origin.inputs, f"calibration ({fresh.source})")
     if chance is None:
@@ -69,10 +72,10 @@ def recalibrated(
     if chance is None and target is not None and target.guarantees:
         samples = _not_chosen_on(samples, origin, target)
     chances = None if all_chances is None else (all_chances[apart.kept], all_chances[~apart.kept])
-    alike = thinned(inverse_chances(chances and chances[0], len(samples)))  # the model is as right on later inputs
-    accuracies = check_accuracy(
-        None, answers_to_some(adapted.base, samples.subset(torch.from_numpy(alike)), 0), force=force
-    )
+    # The model is as right on later inputs.
+    alike = torch.from_numpy(thinned(inverse_chances(chances and chances[0], len(samples))))
+    alike &= samples.labels != UNLABELLED
+    accuracies = check_accuracy(None, answers_to_some(adapted.base, samples.subset(alike), 0), force=force)
     data = {**origin.data, "calibration": describe_data(samples, repeated=apart.repeated)}
     parent = {"parent": grader.bundle} if grader.bundle else {}
     found = calibrated(
@@ -84,6 +87,7 @@ def recalibrated(
         chances=chances,
         score=grader.suspicion,
         choice=grader.choice,
+        cannot_tell=chance is not None,
     )
     made = completed(found.grader, accuracies, stated=False)
     inputs = origin.inputs if origin.inputs.profile else made.origin.inputs

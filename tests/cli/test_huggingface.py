@@ -287,19 +287,28 @@ def test_arrays_of_bytes_do_not_suit_an_image_processor(place: Path, petm: Petm)
     assert "large.npz: expected images of 3×16×16 (channels × height × width), got 3×20×20" in err
 
 
+@pytest.mark.filterwarnings("always::petm.errors.PetmWarning")
 def test_texts_that_people_have_labelled(place: Path, petm: Petm) -> None:
     assert petm(*fit("--model", "hf:bert"))[0] == 0
-    assert petm("grade", "my.petm", "train.csv", "-o", "grades.csv")[0] == 0
+    # Two texts of the same tokens, as the model does not know their words; and training texts of another length.
+    seen = [(text,) for text, _ in hf_folders.QUESTIONS] + [("Where is Oslo ?",), ("Where is Bergen ?",)]
+    write_texts(Path("seen.csv"), seen, "text")
+    longer = ("Who was Mozart and who was Lincoln and who was Galileo and who was Madonna ?", "PERSON")
+    write_texts(Path("long.csv"), [*hf_folders.QUESTIONS, longer])
+    assert petm("grade", "my.petm", "seen.csv", "-o", "grades.csv")[0] == 0
     with open("grades.csv", newline="") as file:
         rows = [(row["input"], row["row"]) for row in csv.DictReader(file)]
     labels = [hf_folders.KINDS.index(kind) for _, kind in hf_folders.QUESTIONS]
     for row in range(0, len(labels), 4):
         labels[row] = (labels[row] + 1) % 3  # errors of the model, in production
+    labels += [1, 2]
     told = [(*place_of, label) for place_of, label in zip(rows, labels, strict=True)]
     write_texts(Path("labels.csv"), told, "input", "row", "label")
     budgets = ("--max-extra-parameters", 0.5, "--max-extra-time", 2)
     how = ("--labels", "labels.csv", "--grades", "grades.csv", "-o", "better.petm", "--json")
-    code, out, err = petm("learn", "my.petm", *how, *budgets)
+    Path("bert").rename("moved")
+    code, out, err = petm("learn", "my.petm", "--model", "hf:moved", *how, *budgets, "--data", "long.csv")
     assert code == 0, err
-    assert json.loads(out)["labels"] == len({text for text, _ in hf_folders.QUESTIONS})
-    assert petm("grade", "better.petm", "train.csv")[0] == 0
+    assert "labels: expected one label for each input, got several for 1 of 91" in err
+    assert json.loads(out)["labels"] == len(hf_folders.QUESTIONS) + 1
+    assert petm("grade", "better.petm", "--model", "hf:moved", "train.csv")[0] == 0

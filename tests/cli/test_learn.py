@@ -3,9 +3,13 @@
 import csv
 import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,11 +18,14 @@ import pytest
 from image_files import write_images
 from petm.adapter.model import views_alone
 from petm.cli import main
+from petm.cli.learn import _print as print_result
 from petm.data.base import TensorData
 from petm.grading.grader import fit_grader
 from petm.grading.manifest import MANIFEST, read_manifest
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.loading import weights_fingerprint
+from petm.selective.before_after import Change
+from petm.selective.bootstrap import Estimate
 
 # As in a process of its own, where dimmed images are said to be unlike those of the fit.
 pytestmark = pytest.mark.filterwarnings("always::petm.errors.PetmWarning")
@@ -121,7 +128,18 @@ def test_the_page_alone_guarantees_nothing_and_goes_on(place, petm):
     assert read_manifest("better.petm").threshold.confidence is None
 
 
-def test_an_interrupt_loses_nothing(place, petm, monkeypatch):
+def test_an_input_that_was_never_graded_is_no_missing_draw(place, petm, monkeypatch):
+    seen = []
+    monkeypatch.setattr("petm.learning.learned", lambda *_, drawn, **how: seen.append(drawn) or sys.exit(0))
+    with_grades = ("--grades", "grades.parquet")
+    for broken, grades in ((b"no image", ()), (b"no image", with_grades), (None, ())):
+        Path("in/0003.png").unlink() if broken is None else Path("in/0003.png").write_bytes(broken)
+        code, _, err = learn(petm, *grades, "--skip-bad", "-o", "better.petm", "--overwrite")
+        assert (code, "skipped: in/0003.png" in err) == (0, True)
+    assert list(map(bool, seen)) == [True, False, False]
+
+
+def test_an_interrupt_says_how_to_go_on(place, petm, monkeypatch):
     from petm.training import from_labels
 
     train, done = from_labels.train, []
@@ -137,12 +155,45 @@ def test_an_interrupt_loses_nothing(place, petm, monkeypatch):
     assert (code, Path("better.petm").exists()) == (130, False)
     assert "--resume" in err
     assert len(list(Path("better.petm.run/checkpoints").iterdir())) == 2
-    monkeypatch.setattr(from_labels, "train", train)
-    assert learn(petm, "-o", "better.petm")[0] == 1
-    assert learn(petm, "-o", "better.petm", "--resume")[0] == 0
-    assert learn(petm, "-o", "whole.petm")[0] == 0
-    first, second = (Path(name, "adapter_model.safetensors").read_bytes() for name in ("better.petm", "whole.petm"))
-    assert first == second
+
+
+DYING = """
+import os, signal, sys
+import petm.training.checkpoint as checkpoint
+from petm.cli import main
+from petm.cli.learn import _print as print_result
+
+save, saved = checkpoint.save_file, []
+
+def half(tensors, path, **how):
+    save(tensors, path, **how)
+    saved.append(path)
+    if len(saved) == 3:
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save_file = half
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_goes_on_to_the_same_bundle(place, petm):
+    few = [{"input": row["input"], "label": label} for row, label in zip(*place, strict=True)][:90]
+    write("few.csv", few)
+    how = (*BUDGETS, "--labels", "few.csv", "-o", "better.petm")
+    command = [sys.executable, "-c", DYING, "learn", "my.petm", *how]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert (killed.returncode, Path("better.petm").exists()) == (-signal.SIGKILL, False), killed.stderr
+    code, _, err = learn(petm, "-o", "better.petm", labels="few.csv")
+    assert (code, "--resume" in err) == (1, True)
+    assert learn(petm, "-o", "better.petm", "--resume", labels="few.csv")[0] == 0
+    assert learn(petm, "-o", "whole.petm", labels="few.csv")[0] == 0
+    files = [sorted(path.name for path in Path(name).iterdir()) for name in ("better.petm", "whole.petm")]
+    assert files[0] == files[1]
+    for name in files[0]:
+        assert Path("better.petm", name).read_bytes() == Path("whole.petm", name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
@@ -190,3 +241,12 @@ def test_labels_that_grow_judge_only_with_what_is_new(place, petm):
     first, second = (read_manifest(name).origin for name in ("first.petm", "second.petm"))
     assert len(first.learned_from) == 150
     assert set(first.learned_from) <= set(second.learned_from)
+
+
+def test_a_figure_that_is_not_there_is_a_dash(capsys):
+    change = Change("errors among the trusted", 0.2, np.nan, Estimate(np.nan, np.nan, np.nan))
+    result = SimpleNamespace(changes=[change], judged=50, errors=10, grader=SimpleNamespace(choice=None))
+    print_result(result, Path("better.petm"))
+    out = capsys.readouterr().out
+    assert "nan" not in out
+    assert re.search(r"trusted +0\.2 +– +–", out)

@@ -11,6 +11,7 @@ from image_files import write_images
 from networks import randomise
 from petm.adapter.model import attach_adapter
 from petm.cli import main
+from petm.data.base import TensorData
 from petm.data.opening import open_data
 from petm.evidence.suspicion import suspicion_named
 from petm.grading.grader import fit_grader, load
@@ -115,13 +116,17 @@ def test_labels_of_a_review_queue_count_by_their_chance(place, petm, queue, mode
     )
     assert code == 0, err
     data = open_data("fresh", size=(28, 28), channels=1)
-    chances = {row["input"]: row["chance"] for row in queue[1:]}
+    chances = {row["input"]: row["chance"] for row in queue}
     rows = [index for index in range(len(data)) if data.name(index) in chances]
-    assert len(rows) == len(queue) - 1
-    chance = [chances[data.name(index)] for index in rows]
-    expected = recalibrate(load("my.petm", model), data.subset(rows), target=MaxRisk(0.15), chance=chance)
+    assert len(rows) == len(queue)
+    chance, labels = [chances[data.name(index)] for index in rows], data.labels[rows]
+    assert data.name(rows[0]) == queue[0]["input"]
+    labels[0] = (int(queue[0]["label"]) + 1) % 10  # any other class than the predicted one
+    drawn = TensorData(data.inputs(rows), labels)
+    expected = recalibrate(load("my.petm", model), drawn, target=MaxRisk(0.15), chance=chance)
     assert read_manifest(place / "new.petm").threshold == expected.threshold
     assert expected.threshold.holds
+    assert "nobody can tell 1;" in err
 
 
 def test_suspects_alone_and_inputs_that_are_gone_are_refused(place, petm, queue):

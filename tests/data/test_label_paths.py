@@ -21,7 +21,8 @@ from torch.utils.data import Subset as TorchSubset
 
 from image_files import write_images
 from petm.data.base import Data, TensorData, as_data
-from petm.data.labels import UNLABELLED, class_numbers, in_order, plain_label, read_true_labels
+from petm.data.decisions import read_decided
+from petm.data.labels import UNLABELLED, class_numbers, in_order, plain_label
 from petm.data.opening import open_data
 from petm.data.sources import open_sources
 from petm.data.texts import read_texts
@@ -64,8 +65,9 @@ def told_to_grade(path: Path, labels: Sequence[Any], classes: Sequence[str], **m
 
 def told_to_monitor(path: Path, labels: Sequence[Any], classes: Sequence[str], **more: Sequence[Any]) -> list[int]:
     table(path, input=[str(row) for row in range(len(labels))], label=labels, **more)
-    known = read_true_labels([path], classes)
-    return [known.get((str(row), None), UNLABELLED) for row in range(len(labels))]
+    found = read_decided([path], classes, fewest=1)
+    assert found.places == tuple((str(row), None) for row in range(len(labels)))
+    return found.labels.tolist()
 
 
 READERS = [told_to_fit, told_to_grade, told_to_monitor]
@@ -112,7 +114,12 @@ def test_what_may_be_two_classes_is_refused(
 def test_a_name_beside_a_number_decides(tmp_path: Path, read: Reading, suffix: str) -> None:
     assert read(tmp_path / f"x{suffix}", [1, 0], STARS, label_name=["2", "1"]) == [1, 0]
     assert read(tmp_path / f"x{suffix}", [2, 1], STARS, label_name=["2", "1"]) == [1, 0]
-    assert read(tmp_path / f"x{suffix}", [1, 0], ("cat", "dog"), label_name=["an animal", "an animal"]) == [1, 0]
+    foreign: Any = {"label_name": ["an animal", "an animal"]}
+    if read is told_to_monitor:  # whose labels name the classes of the grader
+        with pytest.raises(DataError, match="an animal"):
+            read(tmp_path / f"x{suffix}", [1, 0], ("cat", "dog"), **foreign)
+    else:
+        assert read(tmp_path / f"x{suffix}", [1, 0], ("cat", "dog"), **foreign) == [1, 0]
     with pytest.raises((DataError, KeyError)):
         read(tmp_path / f"x{suffix}", [0, 1], ("cat", "dog"), label_name=["dog", "dog"])
 
@@ -369,7 +376,7 @@ def test_what_people_label_in_the_service_is_read_by_fit_and_monitor(
     pictures.close()
     texts.close()
     wanted = list(range(len(classes)))
-    assert [*read_true_labels([tmp_path / "images.jsonl"], classes).values()] == wanted
+    assert read_decided([tmp_path / "images.jsonl"], classes, fewest=1).labels.tolist() == wanted
     assert read_texts(tmp_path / "texts.jsonl", classes=classes).labels.tolist() == wanted
     data = open_data(tmp_path / "images.jsonl.images", classes=classes)
     pixels = torch.as_tensor(data.inputs(range(len(data)))).mean((1, 2, 3)) * 255  # type: ignore[arg-type]

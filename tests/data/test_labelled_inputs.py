@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from image_files import write_images
+from petm.data.decisions import read_decided
 from petm.data.labelled_inputs import read_labelled
 from petm.data.reader import Reader
-from petm.data.reviewed import read_decided
 from petm.errors import DataError
 
 READER = Reader(size=(28, 28), channels=1)
@@ -89,7 +89,10 @@ def test_inputs_that_are_gone_are_one_line_or_left_out(digits, images, tmp_path)
         read_labelled(decided, [labels], READER, CLASSES)
     found = read_labelled(decided, [labels], READER, CLASSES, skip_bad=True)
     assert len(found.data) == 30
-    assert list(found.skipped) == [str(tmp_path / "gone.png")]
+    assert (list(found.skipped), found.gone) == ([str(tmp_path / "gone.png")], 1)
+    Path(images[3]).write_bytes(b"no image")
+    found = read_labelled(decided, [labels], READER, CLASSES, skip_bad=True)
+    assert (len(found.data), len(found.skipped), found.gone) == (29, 2, 1)
 
 
 def test_a_label_on_an_input_without_a_chance_has_an_unknown_one(digits, images, tmp_path):

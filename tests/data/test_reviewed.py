@@ -66,7 +66,7 @@ def test_labels_join_by_path(tmp_path, images, kind, column):
     found = read_reviewed([lines(tmp_path / f"l{kind}", told)], [lines(tmp_path / f"g{kind}", images)], CLASSES)
     assert found.places == tuple((row["input"], None) for row in images[:30])
     assert found.labels.tolist() == [number % 3 for number in range(30)]
-    assert found.decisions == tuple("confirmed" if n % 2 == n % 3 else "corrected" for n in range(30))
+    assert found.predicted.tolist() == [number % 2 for number in range(30)]
     assert found.trusted.tolist() == [bool(number % 3) for number in range(30)]
     assert found.suspicion == pytest.approx(np.arange(30) / ROWS)
     assert (found.chance == 1).all()
@@ -83,8 +83,6 @@ def test_the_labels_of_the_page_join_by_content_and_its_last_line_holds(tmp_path
     found = read_reviewed([labels], [grades], CLASSES)
     assert found.places == tuple((row["input"], None) for row in images[1:30])
     assert found.labels.tolist() == [UNLABELLED, *(number % 2 for number in range(2, 29)), 2]
-    assert found.decisions[:2] == ("cannot tell", "confirmed")
-    assert found.decisions[-1] == "corrected"
     assert (found.by_content, found.unmatched) == (29, 1)
     assert np.isnan(found.chance).all()
     with pytest.raises(DataError, match=r"labels.*chance"):  # a queue whose chances nobody knows

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from petm.data.labels import read_true_labels
+from petm.data.decisions import read_decided
 from petm.errors import DataError
 from petm.grading.grade_files import write_tables
 from petm.grading.grade_table import SCHEMA, grade_table, read_grades
@@ -94,8 +94,10 @@ def test_no_cell_of_csv_is_a_formula(tmp_path: Path) -> None:
             ]
         )
     )
-    known = read_true_labels([tmp_path / "labels.csv"], ("=a", "b"))
-    assert known == {(name, None): int(label) for name, label in zip(names, count, strict=True)}
+    known = read_decided([tmp_path / "labels.csv"], ("=a", "b"), fewest=1)
+    assert dict(zip(known.places, known.labels.tolist(), strict=True)) == {
+        (name, None): int(label) for name, label in zip(names, count, strict=True)
+    }
 
 
 def test_a_folder_of_parts(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ from petm._internal.files import sha256_of_file
 from petm.adapter.model import attach_adapter
 from petm.data.arrays import read_idx
 from petm.data.base import TensorData
+from petm.data.decisions import read_decided
 from petm.data.fields import Fields
-from petm.data.labels import read_true_labels
 from petm.data.opening import open_data
 from petm.data.reader import Reader
 from petm.data.sources import Source, open_sources
@@ -261,7 +261,7 @@ def _seeds(folder: Path) -> dict[str, Target]:
     return (
         found
         | {
-            f"labels.{kind}": Target(folder / f"labels.{kind}", lambda path: read_true_labels([path], ("a", "b")))
+            f"labels.{kind}": Target(folder / f"labels.{kind}", lambda path: read_decided([path], ("a", "b"), fewest=1))
             for kind in ("csv", "jsonl", "parquet")
         }
         | _graders(folder)

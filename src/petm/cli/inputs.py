@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
-from petm.cli.graders import prepares, processor_of
+from petm.cli.graders import prepares, processor_of, reader_of
 from petm.data.base import Data, Joined
+from petm.data.decisions import Decided
 from petm.data.images import Resize, by_channel
+from petm.data.labelled_inputs import LabelledInputs, read_labelled
 from petm.data.labels import UNLABELLED, enumerated, refuse_faults
 from petm.data.opening import open_data
 from petm.data.texts import Tokenized, read_texts
@@ -49,6 +51,35 @@ def open_inputs(
         inputs, classes = form_of(part, inputs), classes or part.classes
         parts.append(part)
     return parts[0] if len(parts) == 1 else Joined(*parts)
+
+
+def of_one_length(inputs: InputOrigin, trust_remote_code: bool) -> InputOrigin:
+    """Returns the form in which texts of several sources have one length: that of the most tokens the model takes."""
+    processor = processor_of(inputs, trust_remote_code)
+    most = processor.maximum if isinstance(processor, Tokenizer) else None
+    return replace(inputs, length=inputs.length or most)
+
+
+def open_decided(
+    decided: Decided,
+    files: Sequence[Path],
+    inputs: InputOrigin,
+    classes: tuple[str, ...],
+    *,
+    skip_bad: bool = False,
+    trust_remote_code: bool = False,
+) -> LabelledInputs:
+    """Returns the inputs that people have decided on; says what is left out, and of how many nobody can tell.
+
+    Raises:
+        DataError: As `petm.data.labelled_inputs.read_labelled`.
+    """
+    if untold := int((decided.labels == UNLABELLED).sum()):
+        click.echo(f"labels: nobody can tell {untold:,}; a guarantee counts them as wrong.", err=True)
+    reader = reader_of(inputs, trust_remote_code)
+    found = read_labelled(decided, files, reader, classes, text_column=inputs.text_column, skip_bad=skip_bad)
+    _report("labels", found.skipped, len(found.data))
+    return found
 
 
 def _report(source: str, skipped: Mapping[str, str], left: int) -> None:

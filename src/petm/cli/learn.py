@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from petm.cli.options import GraderPlace
     from petm.data.labelled_inputs import LabelledInputs
     from petm.grading.grader import Grader
+    from petm.grading.provenance import InputOrigin
     from petm.learning import Learned
 
 _UNNAMED = 10_000
@@ -106,19 +107,21 @@ def learn(
     options.check_writable("output", output)
 
     from petm._internal.files import sha256_of_file
-    from petm.cli.graders import open_bundle
-    from petm.cli.inputs import labelled, open_inputs
+    from petm.cli.graders import inputs_at, open_bundle
+    from petm.cli.inputs import labelled, of_one_length, open_inputs
     from petm.grading.manifest import BASE, MANIFEST
     from petm.learning import learned
     from petm.training.run_folder import open_run
 
     grader = open_bundle(place, device)
-    found, drawn = _labelled(grader, place, label_files, grade_files, skip_bad=skip_bad)
+    trust: Any = {"trust_remote_code": place.trust_remote_code}
+    inputs = of_one_length(inputs_at(grader.origin.inputs, place), **trust)
+    found, drawn = _labelled(grader, inputs, label_files, grade_files, skip_bad=skip_bad, **trust)
     others: dict[str, Any] = {}
     for name, each in (("data", sources), ("calibration", calibration)):
         if each:
-            how: Any = {"skip_bad": skip_bad, "trust_remote_code": place.trust_remote_code, "label_column": "label"}
-            some = open_inputs(each, grader.origin.inputs, classes=grader.origin.model.classes or None, **how)
+            how: Any = {"skip_bad": skip_bad, "label_column": "label", **trust}
+            some = open_inputs(each, inputs, classes=grader.origin.model.classes or None, **how)
             others[name] = labelled(some, skip_bad=skip_bad)
     told = {"grader": sha256_of_file(place.bundle / MANIFEST), "labels": found.data.content, **settings}
     told |= {name: data.content for name, data in others.items()} | {"target": str(target)}
@@ -137,20 +140,25 @@ def learn(
 
 
 def _labelled(
-    grader: "Grader", place: "GraderPlace", labels: tuple[Path, ...], grades: tuple[Path, ...], *, skip_bad: bool
+    grader: "Grader",
+    inputs: "InputOrigin",
+    labels: tuple[Path, ...],
+    grades: tuple[Path, ...],
+    *,
+    skip_bad: bool,
+    **trust: bool,
 ) -> "tuple[LabelledInputs, bool]":
     """The labelled inputs, and whether every graded input had a chance to be labelled."""
-    from petm.cli.graders import inputs_at, reader_of
-    from petm.cli.inputs import labelled, open_inputs
-    from petm.data.labelled_inputs import LabelledInputs, read_labelled
-    from petm.data.labels import UNLABELLED
-    from petm.data.reviewed import read_decided, read_reviewed
+    from petm.cli.inputs import labelled, open_decided, open_inputs
+    from petm.data.decisions import read_decided
+    from petm.data.labelled_inputs import LabelledInputs
+    from petm.data.reviewed import read_reviewed
 
-    inputs, classes = inputs_at(grader.origin.inputs, place), grader.origin.model.classes
+    classes = grader.origin.model.classes
     tables = [path for path in labels if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES]
     if not grades and not tables:
-        how: Any = {"skip_bad": skip_bad, "trust_remote_code": place.trust_remote_code, "label_column": "label"}
-        data = labelled(open_inputs(labels, inputs, classes=classes or None, **how), skip_bad=skip_bad)
+        data = open_inputs(labels, inputs, classes=classes or None, skip_bad=skip_bad, label_column="label", **trust)
+        data = labelled(data, skip_bad=skip_bad)
         return LabelledInputs(data, None, {}), True
     known, drawn = classes or tuple(map(str, range(_UNNAMED))), True
     if grades:
@@ -165,30 +173,28 @@ def _labelled(
             click.echo(f"labels: {reviewed.unmatched:,} name no graded row, and are left out.", err=True)
     else:
         decided = read_decided(labels, known)
-    if untold := int((decided.labels == UNLABELLED).sum()):
-        click.echo(f"labels: nobody can tell {untold:,}; figures and guarantee are about the others.", err=True)
-    reader = reader_of(inputs, place.trust_remote_code)
-    found = read_labelled(decided, labels, reader, classes, text_column=inputs.text_column, skip_bad=skip_bad)
-    for name, reason in found.skipped.items():
-        click.echo(f"skipped: {name}: {reason}", err=True)
-    return found, drawn and not found.skipped
+    found = open_decided(decided, labels, inputs, classes, skip_bad=skip_bad, **trust)
+    # What cannot be read was never graded, unless it has a grade or is gone: then a draw is missing.
+    return found, drawn and not (found.skipped if grades else found.gone)
 
 
 def _print(result: "Learned", output: Path) -> None:
     """Prints the figures before and after, and what was compared."""
     from rich.console import Console
 
-    from petm.report.tables import Table, terminal_table
+    from petm.report.tables import MISSING, Table, terminal_table
 
-    rows = tuple(
-        (each.name, f"{each.before:.4g}", f"{each.after:.4g}",
-         f"{each.difference.value:+.4g} ({each.difference.low:+.4g} to {each.difference.high:+.4g})")
-        for each in result.changes
-    )  # fmt: skip
+    rows = []
+    for each in result.changes:
+        gain = f"{each.difference.value:+.4g} ({each.difference.low:+.4g} to {each.difference.high:+.4g})"
+        cells = (f"{each.before:.4g}", f"{each.after:.4g}", gain)
+        rows.append((each.name, *(MISSING if "nan" in cell else cell for cell in cells)))
     caption = (
         f"On {result.judged:,} labels that the adapter has not seen, {result.errors:,} errors of the model among them."
     )
-    Console().print(terminal_table(Table("Before and after", caption, ("", "before", "after", "difference"), rows)))
+    Console().print(
+        terminal_table(Table("Before and after", caption, ("", "before", "after", "difference"), tuple(rows)))
+    )
     choice = result.grader.choice
     click.echo(visible(choice.reason if choice else ""))
     click.echo(visible(f"Written: {output}. Next: petm inspect {output}, or petm grade with it."), err=True)

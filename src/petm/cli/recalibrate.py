@@ -1,7 +1,5 @@
 """``petm recalibrate``: another target, or fresh labels, for a grader, without training."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +9,9 @@ from petm.cli import options
 from petm.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from petm.data.base import Data
-    from petm.data.reader import Reader
-    from petm.data.reviewed import Reviewed
     from petm.grading.grader import Grader
 
 _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
-_READ = 256
-"""Rows that are looked through at a time."""
 
 
 @click.command(
@@ -104,67 +97,34 @@ def recalibrate(
         reviewed = read_reviewed(label_files, grades, classes)
         reviewed.check_drawn()
 
-    from petm.cli.graders import inputs_at, open_bundle, reader_of
-    from petm.cli.inputs import labelled, open_inputs
+    from petm.cli.graders import inputs_at, open_bundle
+    from petm.cli.inputs import labelled, open_decided, open_inputs
     from petm.cli.inspect import print_manifest
     from petm.recalibration import recalibrated
 
     grader = open_bundle(place, device)
     form = inputs_at(grader.origin.inputs, place)
+    trust: Any = {"trust_remote_code": place.trust_remote_code}
     if reviewed is not None:
-        data, chance = reviewed_data(reviewed, reader_of(form, place.trust_remote_code), form.text_column, classes)
+        found = open_decided(reviewed.decided, label_files, form, classes, **trust)
+        data, chance = found.data.in_memory(), found.chance
     else:
-        trust: Any = {"trust_remote_code": place.trust_remote_code}
         data = open_inputs(
             calibration, form, skip_bad=skip_bad, label_column=label_column, classes=classes or None, **trust
         )
         data = labelled(data, skip_bad=skip_bad)
-    found = recalibrated(grader, data, target=target, chance=chance, force=force)
+    made = recalibrated(grader, data, target=target, chance=chance, force=force)
     if report is not None:
         from petm.report.fit_report import write_fit_report
 
-        write_fit_report(found.grader, found.calibration, report)
+        write_fit_report(made.grader, made.calibration, report)
         click.echo(f"Report: {report}", err=True)
     if output is None:
-        _print(found.grader, as_json=as_json)
+        _print(made.grader, as_json=as_json)
         return
-    found.grader.save(output, include_base=BASE in manifest.files, overwrite=overwrite)
+    made.grader.save(output, include_base=BASE in manifest.files, overwrite=overwrite)
     print_manifest(output, as_json=as_json)
     click.echo(f"Written: {output}. Next: petm grade {output} INPUTS -o grades.parquet", err=True)
-
-
-def reviewed_data(
-    reviewed: "Reviewed", reader: "Reader", text_column: str | None, classes: Sequence[str]
-) -> "tuple[Data, Any]":
-    """Returns the inputs that a person could label, in memory, and the chance with which each was drawn.
-
-    Raises:
-        DataError: One of them is no longer there, or cannot be read.
-    """
-    import torch
-
-    from petm.data.base import TensorData
-    from petm.data.fields import as_batch
-    from petm.data.labels import UNLABELLED, refuse_faults
-    from petm.data.sources import Row, open_sources
-
-    wanted = [at for at, label in zip(reviewed.places, reviewed.labels, strict=True) if label != UNLABELLED]
-    rows = dict.fromkeys(wanted, Row("", None, fault="expected the input that was graded, got nothing there"))
-    paths = list(dict.fromkeys(path for path, _ in wanted))
-    for source in open_sources(paths, text_column=text_column, keep_faults=True):
-        for some in source.rows(0, sys.maxsize, _READ):
-            rows |= {(row.path, row.number): row for row in some if (row.path, row.number) in rows}
-    found = reader.read(list(rows.values()))
-    names = [path if row is None else f"{path} row {row}" for path, row in wanted]
-    refuse_faults(
-        {name: reason for name, reason in zip(names, found.reasons, strict=True) if reason is not None},
-        "Grade it again.",
-    )
-    known = reviewed.labels != UNLABELLED
-    labels = torch.from_numpy(reviewed.labels[known])
-    data = TensorData(as_batch(found.inputs), labels, classes=classes, source="reviewed inputs")
-    data.names = tuple(names)
-    return data, reviewed.chance[known]
 
 
 def _print(grader: "Grader", *, as_json: bool) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from petm._internal.files import fingerprint
 from petm.data.base import Data, TensorData
+from petm.data.decisions import Decided
 from petm.data.fields import Inputs, as_batch, tensors_of
 from petm.data.labels import UNLABELLED, Place, refuse_faults
 from petm.data.reader import Reader, content_hash
-from petm.data.reviewed import Decided
 from petm.data.sources import Content, Row, open_sources
 from petm.data.tables import open_table
 from petm.errors import DataError
@@ -34,11 +34,13 @@ class LabelledInputs:
         chance: float64 ``(N,)``, with which each was drawn to be labelled; NaN where it had none, or that is not known.
             None where nothing says so.
         skipped: Why labelled inputs were left out, by name.
+        gone: Number of these that are no longer there, or no longer the same.
     """
 
     data: Data
     chance: NDArray[np.float64] | None
     skipped: Mapping[str, str]
+    gone: int = 0
 
 
 def read_labelled(
@@ -50,7 +52,7 @@ def read_labelled(
     text_column: str | None = None,
     skip_bad: bool = False,
 ) -> LabelledInputs:
-    """Returns the inputs that have a label; those of which nobody can tell the class have none.
+    """Returns the inputs with a decision; those of which nobody can tell the class only where their chance is known.
 
     Args:
         decided: The decisions.
@@ -63,7 +65,7 @@ def read_labelled(
     Raises:
         DataError: An input is no longer there, cannot be read, or has another hash than the one that was labelled.
     """
-    known = [number for number, label in enumerate(decided.labels.tolist()) if label != UNLABELLED]
+    known = np.flatnonzero((decided.labels != UNLABELLED) | np.isfinite(decided.chance)).tolist()
     copies = _copies(files, {decided.sha256[number] for number in known} - {None})
     wanted = {decided.places[number] for number in known if decided.sha256[number] not in copies} - {None}
     found = {(row.path, row.number): row for row in _graded(wanted, text_column)}
@@ -78,10 +80,11 @@ def read_labelled(
             hashes.append(fingerprint(tensors_of(held[0])))
     faults = {_name(row): reason for row, reason in zip(rows, reasons, strict=True) if reason is not None}
     if not skip_bad:
-        refuse_faults(faults, "Put it back, or leave out such inputs with --skip-bad.")
+        refuse_faults(faults, "Put it back.")
     if not held:
         raise DataError(f"labels: expected inputs that can be read, got none of {len(rows):,}. Put them back.")
     readable = [place for place, reason in enumerate(reasons) if reason is None]
+    gone = sum(row.fault is not None for row in rows)
     rows, kept = [rows[place] for place in readable], [known[place] for place in readable]
     labels, source = torch.from_numpy(decided.labels[kept]), " + ".join(map(str, files))
     data: Data
@@ -91,7 +94,7 @@ def read_labelled(
     else:
         data = _Images(rows, reader, labels, tuple(classes), source, fingerprint((*hashes, labels)))
     chance = decided.chance[kept]
-    return LabelledInputs(data, np.where(chance > 0, chance, np.nan), faults)
+    return LabelledInputs(data, np.where(chance > 0, chance, np.nan), faults, gone)
 
 
 class _Images(Data):

@@ -1,4 +1,4 @@
-"""Labels: class numbers from values of any kind beside the samples; and files of true labels by input."""
+"""Labels: class numbers from values of any kind beside the samples."""
 
 import hashlib
 import math
@@ -10,14 +10,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from petm.data.tables import TABLE_SUFFIXES, open_table, unguard
 from petm.errors import DataError
 
 UNLABELLED = -1
@@ -311,63 +309,6 @@ def _unknown(source: str, classes: Sequence[str], unknown: Sequence[str]) -> Dat
         f"{source}: expected the classes {enumerated(classes)}, got {enumerated(in_order(unknown))} as well. "
         f"Rename or remove what the model does not know."
     )
-
-
-def read_true_labels(paths: Sequence[str | Path], classes: Sequence[str] = ()) -> dict[Place, int]:
-    """Returns known labels by input and row; the last entry of an input counts.
-
-    A CSV, JSON Lines or Parquet file has the columns ``input``, ``label`` and, where they apply, ``row`` and
-    ``label_name``; others are ignored. A label is a class name or a class number (`class_numbers`); an empty one
-    removes earlier ones. Rows without an input are ignored, and so is an unfinished last line of JSON Lines, which
-    ``petm serve`` leaves when it is killed.
-
-    Raises:
-        DataError: A file is absent, of another kind or damaged, lacks a column, has numbers that may be names of other
-            classes, or has a row whose label or row number is invalid; the first such row is named with the reason.
-    """
-    labels: dict[Place, int] = {}
-    for path in map(Path, paths):
-        kind = path.suffix.lower()
-        if not path.is_file() or kind not in TABLE_SUFFIXES:
-            got = f"a file of the kind '{path.suffix}'" if path.is_file() else "no file there"
-            raise DataError(f"{path}: expected labels ({', '.join(TABLE_SUFFIXES)}), got {got}. Name such a file.")
-        by_line = kind in (".jsonl", ".ndjson")
-        columns = ("input", "label", "label_name", "row")
-        table = open_table(path, columns, required=() if by_line else columns[:2], hint="Rename the columns.")
-        entries: list[tuple[str, Place, Label | None]] = []
-        faults: dict[str, str] = {}
-        last: str | None = None
-        for record in table.records():
-            last = table.place(record.number)
-            try:
-                if record.fault is not None:
-                    raise ValueError(record.fault)
-                if record.values[0] is not None:
-                    name, label, named = (
-                        unguard(value) if kind == ".csv" and isinstance(value, str) else value
-                        for value in record.values[:3]
-                    )
-                    said = beside(label, named, untyped=kind == ".csv")
-                    entries.append((last, (str(name), row_number(record.values[3])), said))
-            except ValueError as error:
-                faults[last] = str(error)
-        if by_line and last in faults and not path.read_bytes().endswith(b"\n"):
-            del faults[last]
-        refuse_faults(faults, "Correct it.")
-        try:
-            numbers = class_numbers({said for _, _, said in entries if said is not None}, classes)
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from error
-        known = f"one of {enumerated(classes)}, or a number below {len(classes)}" if classes else "a number from 0 on"
-        for line, place, said in entries:
-            if said is None:
-                labels.pop(place, None)
-            elif said in numbers:
-                labels[place] = numbers[said]
-            else:
-                faults[line] = f"expected as label {known}, got {said!r}"
-        refuse_faults(faults, "Correct it.")
-    return labels
 
 
 def beside(label: object, name: object, *, untyped: bool) -> Label | None:

@@ -5,57 +5,24 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from petm._internal.storage import Located, locate
-from petm.data.labels import (
-    UNLABELLED,
-    Label,
-    Name,
-    Named,
-    Place,
-    beside,
-    class_numbers,
-    enumerated,
-    refuse_faults,
-    row_number,
-)
+from petm._internal.storage import locate
+from petm.data.decisions import FEWEST, Decided, check_known, cut_off, open_table_file, read_decisions, shown
+from petm.data.labels import UNLABELLED, Place, row_number
 from petm.data.tables import TABLE_SUFFIXES, Record, Table, find_shards, open_table, unguard
 from petm.errors import DataError
 
-FEWEST = 20
-"""Fewest labelled inputs that are worth a look."""
 UNEXPLAINED = 1e-6
 """Below this probability of so few decisions among rows of one chance, some of the drawn rows have none; below this
 probability of suspects alone, the labelled are no random rows."""
-CANNOT_TELL = "cannot tell"
-Decision = Literal["confirmed", "corrected", "cannot tell"]
-
-_LABELS = ("input", "path", "row", "label", "label_name", "sha256", "decision", "confirmed", "suspicion")
 _GRADES = ("input", "row", "label", "suspicion", "grade", "chance", "audit", "sha256")
 _CONTENT = ("text", "image")
 """Columns of a table in which an input may lie."""
-
-
-@dataclass(frozen=True)
-class Decided:
-    """Inputs that a person has decided on.
-
-    Attributes:
-        places: Input and row; None where the label names its input by content alone.
-        sha256: Hash of the input, where the label or the grades have one.
-        labels: int64 ``(N,)``, true classes; `UNLABELLED` where the person cannot tell.
-        chance: float64 ``(N,)``, with which each was drawn to be labelled; NaN where that is not known.
-    """
-
-    places: tuple[Place | None, ...]
-    sha256: tuple[str | None, ...]
-    labels: NDArray[np.int64]
-    chance: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -101,15 +68,6 @@ class Reviewed:
         """What was decided, without the grades."""
         return Decided(self.places, self.sha256, self.labels, self.chance)
 
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """What the person decided about each prediction."""
-        same, unknown = self.labels == self.predicted, self.labels == UNLABELLED
-        return tuple(
-            "cannot tell" if open_ else "confirmed" if right else "corrected"
-            for open_, right in zip(unknown.tolist(), same.tolist(), strict=True)
-        )
-
     def check_drawn(self) -> None:
         """Checks that the labels speak for all rows, as a calibration or a check of a guarantee needs.
 
@@ -128,16 +86,6 @@ class Reviewed:
                 f"labels: expected a decision on each row that was drawn, got about {self.unanswered:,} rows without "
                 f"one. Finish the review queue; what nobody can tell is a decision as well."
             )
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One decision; None as label is "cannot tell"."""
-
-    source: str
-    label: Label | None
-    place: Place | None
-    sha256: str | None
 
 
 def read_reviewed(
@@ -172,17 +120,16 @@ def read_reviewed(
         DataError: A file cannot be read; an input has two labels; a hash contradicts the row; a label is none of the
             grader's classes; no label names a row; all labels are of one class; or there are fewer than ``fewest``.
     """
-    entries, queued = _read_all(labels)
-    numbers = _numbers(entries, classes, ", ".join(map(str, labels)))
-    by_hash, by_place = _index(entries, numbers)
+    decisions = read_decisions(labels, classes)
+    by_hash, by_place = decisions.by_hash, decisions.by_place
     found: list[tuple[Any, ...]] = []
     chances, answered = Counter[float | None](), Counter[float | None]()
     used, left, by_content = set[int](), set[int](), 0
     repeated = undrawn = unreadable = trusted = 0
     for file in (file for each in map(locate, grades) for file in (find_shards(each) if each.is_dir() else [each])):
         hashes = _Hashes(content, by_hash)
-        table = _opened(file, _GRADES, _GRADES[:1], "Name what petm grade wrote.")
-        cut = _cut_off(file)
+        table = open_table_file(file, _GRADES, _GRADES[:1], "Name what petm grade wrote.")
+        cut = cut_off(file)
         for record in table.records():
             if record.fault is not None and record.number == cut:
                 continue
@@ -203,12 +150,12 @@ def read_reviewed(
                 told = by_hash.get(digest)
                 if entry is not None and None not in (entry.sha256, digest) and entry.sha256 != digest:
                     raise DataError(
-                        f"{entry.source}: expected the hash of {_shown(place)}, {str(digest)[:12]}..., got "
+                        f"{entry.source}: expected the hash of {shown(place)}, {str(digest)[:12]}..., got "
                         f"{str(entry.sha256)[:12]}.... The input was changed after it was graded or labelled: grade it "
                         f"again."
                     )
-            if entry is not None and told is not None and _label(entry, numbers) != _label(told, numbers):
-                raise _two_labels(entry, told, _shown(place))
+            if entry is not None and told is not None:
+                entry.check_agrees(told, shown(place))
             decided = told or entry
             if decided is None:
                 continue
@@ -225,11 +172,13 @@ def read_reviewed(
             used |= mine
             by_content += told is not None
             digest = digest or decided.sha256
-            found.append((place, number, _label(decided, numbers), *answer, grade == "trusted", digest, drawn))
+            found.append((place, number, decided.label, *answer, grade == "trusted", digest, drawn))
     unmatched = len({id(each) for each in (*by_hash.values(), *by_place.values())} - used - left)
     rows = chances.total()
     suspects_alone = not any(each[5] for each in found) and (1 - trusted / max(rows, 1)) ** len(found) < UNEXPLAINED
-    if not queued and set(chances) == {None} and not suspects_alone:  # random rows, by the word of who labelled them
+    if (
+        not decisions.queued and set(chances) == {None} and not suspects_alone
+    ):  # random rows, by the word of who labelled them
         chances, found = Counter[float | None](), [(*each[:-1], 1.0) for each in found]
     return _checked(found, by_content, unmatched, repeated, undrawn, rows, chances, answered, fewest)
 
@@ -280,171 +229,6 @@ def _checked(
         unanswered,
         tuple(columns[6]),
     )
-
-
-def read_decided(labels: Sequence[str | Path], classes: Sequence[str], *, fewest: int = FEWEST) -> Decided:
-    """Returns the decisions in files of labels whose grades are not at hand; see `read_reviewed`.
-
-    The chance of being labelled is unknown for labels of a review queue, and 1 for all others.
-
-    Args:
-        labels: Files of labels.
-        classes: ``K`` class names of the grader.
-        fewest: Fewest labelled inputs.
-
-    Raises:
-        DataError: As `read_reviewed`, as far as it does not concern grades.
-    """
-    entries, queued = _read_all(labels)
-    numbers = _numbers(entries, classes, ", ".join(map(str, labels)))
-    by_hash, by_place = _index(entries, numbers)
-    firsts = {id(each): each for each in (*by_hash.values(), *by_place.values())}.values()
-    # An input may have one label by content and another by place.
-    each = [entry for entry in firsts if entry.sha256 is None or by_hash[entry.sha256] is entry]
-    found = np.array([_label(entry, numbers) for entry in each], np.int64)
-    check_known(found, fewest)
-    chance = np.full(len(each), np.nan if queued else 1.0)
-    return Decided(tuple(entry.place for entry in each), tuple(entry.sha256 for entry in each), found, chance)
-
-
-def check_known(labels: NDArray[np.int64], fewest: int = FEWEST) -> None:
-    """Checks that there are labels enough, of two classes at least.
-
-    Args:
-        labels: int64 ``(N,)``; `UNLABELLED` where there is none.
-        fewest: Fewest labels.
-
-    Raises:
-        DataError: There are fewer, or all are of one class.
-    """
-    known = labels[labels != UNLABELLED]
-    if len(known) < fewest:
-        raise DataError(f"labels: expected at least {fewest} labelled inputs, got {len(known)}. Label some more.")
-    if len(np.unique(known)) == 1 and fewest > 1:
-        raise DataError(
-            f"labels: expected at least two classes, got class {known[0]} for all {len(known)} inputs. Check the "
-            f"column of labels, or label inputs of other classes."
-        )
-
-
-def _read_all(labels: Sequence[str | Path]) -> tuple[list[_Entry], bool]:
-    """The decisions of all files, and whether one belongs to a review queue."""
-    entries, queued = list[_Entry](), False
-    for path in map(Path, labels):
-        of_file, of_queue = _read_labels(path)
-        entries, queued = entries + of_file, queued or of_queue
-    return entries, queued
-
-
-def _opened(path: Located, columns: Sequence[str], required: Sequence[str], hint: str) -> Table:
-    if not path.is_file() or path.suffix.lower() not in TABLE_SUFFIXES:
-        got = f"a file of the kind '{path.suffix}'" if path.is_file() else "no file there"
-        raise DataError(f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}), got {got}. {hint}")
-    return open_table(path, columns, required=required, hint=hint)
-
-
-def _cut_off(path: Located) -> int | None:
-    """The last line of JSON Lines, from 1, where it has no end, as a service leaves it that was killed."""
-    if path.suffix.lower() not in (".jsonl", ".ndjson") or not isinstance(path, Path):
-        return None
-    lines, last = 1, b"\n"
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            lines, last = lines + block.count(b"\n"), block[-1:]
-    return lines if last != b"\n" else None
-
-
-def _read_labels(path: Path) -> tuple[list[_Entry], bool]:
-    """The decisions of a file, and whether it belongs to a review queue."""
-    table = _opened(path, _LABELS, (), "Name a file of labels.")
-    untyped, faults = path.suffix.lower() == ".csv", dict[str, str]()
-    entries: list[_Entry] = []
-    held: dict[str, _Entry | None] = {}  # of the file that petm serve appends to
-    queued, cut = False, _cut_off(path)
-    for record in table.records():
-        last = table.place(record.number)
-        if record.fault is not None:
-            if record.number != cut:
-                faults[last] = record.fault
-            continue
-        name, other, row, label, label_name, digest, decision, confirmed, suspicion = (
-            unguard(value) if untyped and isinstance(value, str) else value for value in record.values
-        )
-        served = digest is not None and confirmed is not None
-        queued = queued or (confirmed is not None and suspicion is not None)
-        # The path in a file of petm serve is that of the copy beside it.
-        name = name if name is not None or served else other
-        try:
-            place = None if name is None else (str(name), row_number(row))
-            said = beside(label, label_name, untyped=untyped)
-        except ValueError as error:
-            faults[last] = str(error)
-            continue
-        entry = None
-        if said is not None or decision == CANNOT_TELL:
-            if place is None and digest is None:
-                faults[last] = "expected an input (columns sha256, input or path), got a label without one"
-                continue
-            # By its content alone: the name that a browser sends is no path.
-            entry = _Entry(last, said, None if served else place, None if digest is None else str(digest).lower())
-        if served:
-            held[str(digest)] = entry
-        elif entry is not None:
-            entries.append(entry)
-    refuse_faults(faults, "Correct it.")
-    return entries + [entry for entry in held.values() if entry is not None], queued
-
-
-def _numbers(entries: Sequence[_Entry], classes: Sequence[str], source: str) -> dict[Label, int]:
-    """The class number of each label."""
-    said = {entry.label for entry in entries if entry.label is not None}
-    try:
-        numbers = class_numbers(said, classes)
-        # A number beside a name that the grader does not know is another grader's.
-        foreign = {each for each in said if isinstance(each, Named) and not class_numbers([Name(each.name)], classes)}
-    except ValueError as error:
-        raise DataError(f"{source}: {error}") from error
-    known = f"one of the grader's classes {enumerated(classes)}, or a number below {len(classes)}"
-    faults = {
-        each.source: f"expected as label {known}, got {each.label!s}"
-        for each in entries
-        if each.label is not None and (each.label not in numbers or each.label in foreign)
-    }
-    refuse_faults(faults, "Name the bundle that these labels are for.")
-    return numbers
-
-
-def _index(
-    entries: Sequence[_Entry], numbers: dict[Label, int]
-) -> tuple[dict[str | None, _Entry], dict[Place | None, _Entry]]:
-    """The decisions by hash and by place, after checking that no input has two different ones."""
-    by_hash, by_place = dict[str | None, _Entry](), dict[Place | None, _Entry]()
-    for entry in entries:
-        firsts = []
-        if entry.sha256 is not None:
-            firsts.append((by_hash.setdefault(entry.sha256, entry), entry.sha256))
-        if entry.place is not None:
-            firsts.append((by_place.setdefault(entry.place, entry), _shown(entry.place)))
-        for first, what in firsts:
-            if _label(first, numbers) != _label(entry, numbers):
-                raise _two_labels(first, entry, what)
-    return by_hash, by_place
-
-
-def _two_labels(first: _Entry, second: _Entry, what: str) -> DataError:
-    said = [CANNOT_TELL if each.label is None else str(each.label) for each in (first, second)]
-    return DataError(
-        f"{second.source}: expected one label for {what}, got {said[1]!r} and, at {first.source}, {said[0]!r}. "
-        f"Remove the wrong one."
-    )
-
-
-def _label(entry: _Entry, numbers: dict[Label, int]) -> int:
-    return UNLABELLED if entry.label is None else numbers[entry.label]
-
-
-def _shown(place: Place) -> str:
-    return place[0] if place[1] is None else f"{place[0]} row {place[1]}"
 
 
 def _whole(row: object, table: Table, record: Record) -> int | None:

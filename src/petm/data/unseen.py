@@ -77,7 +77,7 @@ def separate(data: Data, calibration: Data) -> Separated:
         DataError: More than half of the calibration samples are training samples.
     """
     hashes = sample_hashes(calibration)
-    seen, first = np.isin(hashes, sample_hashes(data)), _one_of_each(hashes, calibration, "calibration")
+    seen, first = np.isin(hashes, sample_hashes(data)), one_of_each(hashes, calibration, "calibration")
     if 2 * seen.sum() > len(seen):
         raise DataError(
             f"calibration: expected samples that the model has not seen, got {calibration.source}, in which "
@@ -90,7 +90,7 @@ def separate(data: Data, calibration: Data) -> Separated:
 
 def distinct(calibration: Data) -> Separated:
     """Returns calibration samples, each once, where there are no training samples."""
-    first = _one_of_each(sample_hashes(calibration), calibration, "calibration")
+    first = one_of_each(sample_hashes(calibration), calibration, "calibration")
     repeated = int((~first).sum())
     kept, left_out = _kept(calibration, first), _left_out(calibration, first)
     return Separated(calibration, kept, repeated=repeated, left_out=left_out, kept=first)
@@ -102,7 +102,7 @@ def hold_out(data: Data, share: float, *, seed: int) -> Separated:
     All copies of a sample are on the same side, and count once in the calibration set.
     """
     hashes = sample_hashes(data)
-    first = _one_of_each(hashes, data, "data")
+    first = one_of_each(hashes, data, "data")
     kept, held = _kept(data, first).split((1 - share, share), seed=seed)
     if first.all():
         return Separated(kept, held)
@@ -133,8 +133,8 @@ def refuse_review_queue(calibration: Data) -> None:
             )
 
 
-def _one_of_each(hashes: NDArray[np.uint64], data: Data, argument: str) -> NDArray[np.bool_]:
-    """Where an input stands for the first time; of one with several labels, a random place, and a warning says so.
+def one_of_each(hashes: NDArray[np.uint64], data: Data, argument: str) -> NDArray[np.bool_]:
+    """Returns where an input stands first; of one with several labels, a random place, and a warning says so.
 
     Its label is then drawn from those of the input, as the guarantee assumes; the first is that of the first folder.
     """
@@ -147,8 +147,8 @@ def _one_of_each(hashes: NDArray[np.uint64], data: Data, argument: str) -> NDArr
         places = np.where(unlike, at_random, places)
         warnings.warn(
             f"{argument}: expected one label for each input, got several for {int(unlike.sum()):,} of "
-            f"{len(unlike):,} different inputs of {data.source}. Of these a label drawn at random counts in the "
-            f"calibration: correct the labels.",
+            f"{len(unlike):,} different inputs of {data.source}. Of these a label drawn at random counts: correct the "
+            f"labels, unless they are of texts that differ in words which the model does not know.",
             PetmWarning,
             stacklevel=4,
         )

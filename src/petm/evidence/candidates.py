@@ -171,7 +171,7 @@ def choose_for(
     known = _training_answers(adapted, training, seed) if adapted.feature_layer else None
     adapters = tuple(member for member in adapted.members if member.adapter)
     ratio = split_point_of(adapted, x).counted_ratio - 1 if adapters else 0.0
-    costs = Budget(budget, ratio, _feature_costs(adapted.base, answers, x, own))
+    costs = Budget(budget, ratio, feature_costs(adapted.base, answers, x, own))
     compared = candidates(adapters, views, costs, targeted=max_risk is not None, alone=SECOND_OPINION.name in only)
     if only:
         compared = [each for each in compared if all(column.name in only for column in each.evidence)]
@@ -255,7 +255,8 @@ def _training_answers(adapted: AdaptedModel, data: Data, seed: int) -> Labelled:
     return Labelled(answers, some.labels)
 
 
-def _feature_costs(base: nn.Module, answers: Answers, x: Inputs, own: Sequence[Evidence]) -> dict[str, float]:
+def feature_costs(base: nn.Module, answers: Answers, x: Inputs, own: Sequence[Evidence] = ()) -> dict[str, float]:
+    """Returns what evidence on features, if there are any, and the user's own add to a plain pass, by name."""
     priced = (*(_FEATURES if answers.layer_input is not None else ()), *own)
     if not priced:
         return {}

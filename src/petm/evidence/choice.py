@@ -84,6 +84,7 @@ class Choosing:
         alone: Names of the candidates that are tested each alone, with suspicions ``(N,)`` that the held-out samples
             have already left out in its favour (`petm.selective.choice.choose`).
         seed: Seed of folds and resampling.
+        known: Evidence that is fitted already, by name; the other is added.
     """
 
     held_out: Labelled
@@ -91,7 +92,7 @@ class Choosing:
     max_risk: float | None = None
     alone: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     seed: int = 0
-    _fitted: dict[str, FittedEvidence | None] = field(default_factory=dict)
+    known: dict[str, FittedEvidence | None] = field(default_factory=dict)
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
@@ -101,7 +102,7 @@ class Choosing:
 
     def fitted(self, evidence: Evidence) -> FittedEvidence | None:
         """Returns evidence that is fitted, or nothing where its samples are absent or do not suffice."""
-        if evidence.name not in self._fitted:
+        if evidence.name not in self.known:
             samples = self.training if evidence.fitted_on == "training" else self.held_out
             usable = samples is not None
             if samples is not None and evidence.needs == "features":
@@ -110,8 +111,8 @@ class Choosing:
                 fitted = evidence.fit(*samples, seed=self.seed) if samples is not None and usable else None
             except DataError:  # a class without samples
                 fitted = None
-            self._fitted[evidence.name] = fitted
-        return self._fitted[evidence.name]
+            self.known[evidence.name] = fitted
+        return self.known[evidence.name]
 
     def seen(self, candidate: Candidate) -> tuple[Answers, Cascade | None]:
         """Returns the answers as a candidate has them, and its cascade."""

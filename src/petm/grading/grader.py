@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import Answers, answers_of, predict_answers
 from petm.data.base import Data, as_data
 from petm.data.fields import as_batch, as_floats
+from petm.data.labels import UNLABELLED
 from petm.errors import ArgumentError, PetmWarning
 from petm.evidence.protocol import Evidence
 from petm.evidence.suspicion import Suspicion, suspicion_from_json, suspicion_named
@@ -177,6 +179,7 @@ def fit_grader(
     chosen_here: bool = False,
     answers: Answers | None = None,
     values: NDArray[np.float64] | None = None,
+    cannot_tell: bool = False,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
@@ -197,6 +200,8 @@ def fit_grader(
         chosen_here: Whether suspicion was chosen on these samples.
         answers: The answers to the samples, where they are known; such as those of adapters that have not seen them.
         values: Suspicion of the samples, float64 ``(N,)``, where it is not that of the answers.
+        cannot_tell: Whether samples may lack a label, of which nobody can tell the class: these count as errors, under
+            a recall as the last that are flagged, so that a guarantee holds whatever they are.
 
     Raises:
         ArgumentError: An argument breaks its rule, or the target is disagreement without a second opinion.
@@ -211,7 +216,8 @@ def fit_grader(
         )
     both = answers or predict_answers(adapted, calibration, title="calibrate")
     classes = both.base.shape[1]
-    check_labels(calibration.labels, classes, calibration.source)
+    told = (calibration.labels != UNLABELLED).numpy() | (not cannot_tell)
+    check_labels(calibration.labels[torch.from_numpy(told)], classes, calibration.source)
     predicted = both.predicted.numpy()
     wrong = predicted != calibration.labels.numpy()
     if target is None and not wrong.any():
@@ -225,7 +231,8 @@ def fit_grader(
     target = target or (Recall(RECALL) if wrong.any() else Coverage(COVERAGE))
     known = suspicion_named("opposition") if isinstance(target, Disagreement) else known
     suspicion = known.of(both).numpy() if values is None else values
-    threshold = target.threshold(suspicion, wrong, predicted, classes=classes, chance=chance)
+    placed = np.where(told, suspicion, suspicion.min()) if isinstance(target, Recall) else suspicion
+    threshold = target.threshold(placed, wrong, predicted, classes=classes, chance=chance)
     if at_most is not None:
         threshold = lower_of(threshold, at_most, suspicion, wrong, predicted, chance=chance)
     if not threshold.holds:

@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image
 
 from petm._internal.files import to_json, write_atomically
+from petm.data.decisions import CANNOT_TELL
 from petm.data.labels import folder_name
 from petm.data.pixels import formats
-from petm.data.reviewed import CANNOT_TELL
 from petm.errors import DataError, RunError
 from petm.serving.line_file import LineFile
 
