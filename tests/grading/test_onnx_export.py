@@ -144,9 +144,10 @@ def test_form_of_the_graph(graph: Path) -> None:
 
 def test_metadata_says_what_a_reader_needs(grader: Grader, graph: Path) -> None:
     entries = {entry.key: json.loads(entry.value) for entry in onnx.load(graph).metadata_props}
-    assert entries["petm.format_version"] == 2
+    assert entries["petm.format_version"] == 3
     assert entries["petm.version"] == "0.1.0"
     assert entries["petm.classes"] == list(NAMES)
+    assert entries["petm.cascade"] is None
     assert {"size": [28, 28], "channels": 1}.items() <= entries["petm.inputs"].items()
     assert entries["petm.value_range"] == [0, 1]
     assert entries["petm.fingerprint"] == weights_fingerprint(grader.adapted.base)
@@ -301,9 +302,9 @@ def test_files_that_are_no_graph_of_petm(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx: expected an ONNX graph, got .*\. Export it again"):
         OnnxGrader(path)
     content = onnx.load(graph)
-    next(entry for entry in content.metadata_props if entry.key == "petm.format_version").value = "3"
+    next(entry for entry in content.metadata_props if entry.key == "petm.format_version").value = "4"
     onnx.save(content, path)
-    with pytest.raises(BundleError, match=r"expected graph version 2, got 3\. Upgrade petm"):
+    with pytest.raises(BundleError, match=r"expected graph version 3, got 4\. Upgrade petm"):
         OnnxGrader(path)
     del content.metadata_props[:]
     onnx.save(content, path)

@@ -12,7 +12,7 @@ from petm.grading.onnx_file import check_graph
 from petm.grading.onnx_grader import Answer, OnnxGrader
 
 METADATA = {
-    "format_version": "2",
+    "format_version": "3",
     "classes": "[]",
     "inputs": "{}",
     "score": '"a"',

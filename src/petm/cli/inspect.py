@@ -80,7 +80,7 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
         ("threshold", _threshold(threshold)),
         ("guarantee", guarantee(threshold)),
         *_measured(graph.measured),
-        ("on disk", f"{path.stat().st_size:,} bytes"),
+        ("on disk", f"{sum(file.stat().st_size for file in graph.files):,} bytes in {len(graph.files)} files"),
     ]
     _print_rows(path, rows)
 

@@ -139,7 +139,7 @@ class Manifest:
             adapter.whole("parameters"),
             adapter.free("split_point") if adapter.has("split_point") else None,
             tuple(members),
-            _cascade(record.record("cascade")) if record.has("cascade") else None,
+            Cascade.from_json(record.record("cascade")) if record.has("cascade") else None,
             record.text("feature_layer"),
             record.free("suspicion"),
             Threshold.from_json(record.record("threshold")),
@@ -255,13 +255,6 @@ def _choice(record: Record) -> Choice:
         for row in record.records("compared")
     )
     return Choice(record.text("name"), record.text("metric"), compared, record.text("reason"))
-
-
-def _cascade(record: Record) -> Cascade:
-    low, high = record.number("low", least=0, most=1), record.number("high", least=0, most=1)
-    if low > high:
-        raise BundleError(f"{record.place}: expected low up to high, got {low} and {high}.")
-    return Cascade(low, high)
 
 
 def _probability(record: Record) -> ErrorProbability:
