@@ -65,6 +65,7 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
     """Prints the metadata of a graph, as a table or as JSON."""
     from petm.grading.onnx_grader import OnnxGrader
     from petm.selective.guarantee import guarantee
+    from petm.selective.worth import cost_of
 
     graph = OnnxGrader(path)
     classes, inputs, threshold = graph.origin.model.classes, graph.origin.inputs, graph.threshold
@@ -79,6 +80,7 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
         ("suspicion", graph.score.replace("_", " ")),
         ("threshold", _threshold(threshold)),
         ("guarantee", guarantee(threshold)),
+        *(("cost", sentence) for sentence in cost_of(graph.measured)),
         *_measured(graph.measured),
         ("on disk", f"{sum(file.stat().st_size for file in graph.files):,} bytes in {len(graph.files)} files"),
     ]
@@ -96,6 +98,7 @@ def _print_rows(path: Path, rows: list[tuple[str, str]]) -> None:
 
 def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
     from petm.selective.guarantee import guarantee
+    from petm.selective.worth import cost_of
 
     origin, threshold = manifest.origin, manifest.threshold
     model, size = origin.model, sum((bundle / name).stat().st_size for name in manifest.files)
@@ -110,6 +113,7 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
         ("", adapters),
         ("", ", ".join(_member(member) for member in manifest.members)),
         ("one pass", _split_point(bundle, manifest)),
+        *(("cost", sentence) for sentence in cost_of(manifest.measured)),
         ("suspicion", _suspicion(bundle, manifest)),
         ("threshold", _threshold(threshold)),
     ]

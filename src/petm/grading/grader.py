@@ -20,6 +20,7 @@ from petm.adapter.one_pass import Answers, answers_of, predict_answers
 from petm.data.base import Data, as_data
 from petm.data.fields import Inputs, as_batch, as_floats
 from petm.errors import PetmWarning
+from petm.evidence.candidates import extra_operations
 from petm.evidence.protocol import Evidence
 from petm.evidence.suspicion import Suspicion, suspicion_from_json, suspicion_named
 from petm.grading.bundle import read_bundle, write_bundle
@@ -272,6 +273,7 @@ def fit_grader(
     }
     if adapted.cascade is not None:
         measured["second_opinion_asked"] = float(adapted.cascade.asks(maximum_softmax(both.base)).double().mean())
+    measured["extra_operations"] = extra_operations(adapted, known, both, calibration)
     origin = origin or Origin()
     origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
     return Grader(adapted, threshold, known, probability, origin, plain(measured), target, choice, outcome)
