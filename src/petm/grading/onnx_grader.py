@@ -88,7 +88,7 @@ class OnnxGrader:
         inputs = InputOrigin.from_json(metadata.record("inputs"))
         self.origin = Origin(ModelOrigin(classes=metadata.texts("classes")), inputs)
         self.measured: Mapping[str, Json] = metadata.free("measured")
-        self.shape = _shape_of(self.path, self._session, self._cascade is not None)
+        self.shape = _shape_of(self.path, self._session, asks=self._cascade is not None)
         self._check, self.allowance = InputCheck(inputs.profile), self.allow()
 
     def _open_second(
@@ -99,8 +99,12 @@ class OnnxGrader:
             return None, None
         record = metadata.record("cascade")
         name, told = record.text("second"), record.text("sha256")
-        path = self.path.with_name(name) if name and Path(name).name == name else None
-        if path is None or not path.is_file() or sha256_of_file(path) != told:
+        path = self.path.with_name(name) if name and Path(name).name == name else self.path
+        try:
+            found = sha256_of_file(path) if path.is_file() else ""
+        except OSError:
+            found = ""
+        if path == self.path or found != told:
             raise BundleError(
                 f"{self.path}: expected its second graph {name[:80]!r} beside it, as it was exported, got none or "
                 f"another one. Copy both files, or export the bundle again."
@@ -270,7 +274,7 @@ def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> 
         ) from error
 
 
-def _shape_of(path: Path, session: Any, asks: bool) -> tuple[int, ...]:
+def _shape_of(path: Path, session: Any, *, asks: bool) -> tuple[int, ...]:
     """The shape of one input of a graph from petm export, which asks for second opinions or does not."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = tuple(inputs[0].shape[1:]) if [each.name for each in inputs] == ["x"] else ()
