@@ -43,13 +43,13 @@ form, classes, threshold = about["petm.preprocessing"], about["petm.classes"], a
 if not form or "needs_processor" in form:
     sys.exit(f"These inputs are not prepared by Pillow alone: {form}")
 print(f"{threshold['rule']}: suspect from a suspicion of {threshold['value']} on", file=sys.stderr)
-second, cascade = None, about["petm.cascade"]  # a second graph, for some images
-if cascade:
-    content = Path(sys.argv[1]).with_name(cascade["second"]).read_bytes()
-    if hashlib.sha256(content).hexdigest() != cascade["sha256"]:
-        sys.exit(f"{cascade['second']} was exported with another graph.")
-    second, each = onnxruntime.InferenceSession(content), round(cascade["most"] * 1_000_000)
-    full = left = max(1_000_000, 1000 * each)  # so many times may it run, in millionths
+second, cascade = None, about["petm.cascade"]
+if cascade:  # a second graph looks again at the images for which the first one asks
+    path = Path(sys.argv[1]).with_name(cascade["second"])
+    if hashlib.sha256(path.read_bytes()).hexdigest() != cascade["sha256"]:
+        sys.exit(f"{path} was exported with another graph.")
+    second, each = onnxruntime.InferenceSession(path), round(cascade["most"] * 1_000_000)
+    full = left = max(1_000_000, 1000 * each)  # how many more it may look at, in millionths
 table = csv.writer(sys.stdout, lineterminator="\n")
 table.writerow(["input", "label", "label_name", "probability", "suspicion", "grade", "reason"])
 for path in sys.argv[2:]:
@@ -62,8 +62,7 @@ for path in sys.argv[2:]:
     if second:
         left = min(full, left + each)
         if more[0][0] and left >= 1_000_000:
-            left -= 1_000_000
-            given = dict(zip(("x", "base", "features"), (x, base, *more[1:]), strict=False))
-            suspicion, probability, trusted, _ = second.run(None, given)
+            left, given = left - 1_000_000, zip(("x", "base", "features"), (x, base, *more[1:]), strict=False)
+            suspicion, probability, trusted, _ = second.run(None, dict(given))
     name, grade = classes[label[0]] if classes else label[0], "trusted" if trusted[0] else "suspect"
     table.writerow([path, label[0], name, probability[0], suspicion[0], grade, ""])
