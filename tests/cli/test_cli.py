@@ -485,6 +485,8 @@ def test_inspect_shows_what_a_graph_holds(fitted, petm):
     code, out, err = petm("inspect", "my.onnx")
     assert (code, err) == (0, "")
     assert "float32 of shape (N, 1, 28, 28)" in out
+    assert f"Grading takes {1 + told['measured']['extra_operations']:.2f} ×" in out
+    assert f"Grading takes {1 + told['measured']['extra_operations']:.2f} ×" in petm("inspect", "my.petm")[1]
     assert ", ".join(told["model"]["classes"]) in out
     graph = json.loads(petm("inspect", "my.onnx", "--json")[1])
     assert graph["measured"] == told["measured"]

@@ -289,14 +289,14 @@ def test_a_bundle_may_be_moved(bundle: Path, model: nn.Module, adapted: AdaptedM
 )
 def test_a_committee_survives(tmp_path: Path, model: nn.Module, members: tuple[Member, ...]) -> None:
     adapted = randomise(attach_adapter(model, {"conv1": 2, "fc": 4}, members=members))
-    adapted.cascade = Cascade(0.25, 0.75)
+    adapted.cascade = Cascade(0.25, 0.75, 0.5)
     write(tmp_path / "c.petm", adapted)
     files = set(content(tmp_path / "c.petm"))
     second = {"second/adapter_config.json", "second/adapter_model.safetensors"}
     assert files == {"README.md", "petm.json"} | (set(FILES) | second if adapted.adapters else set())
     again, *_ = read_bundle(tmp_path / "c.petm", model)
     assert again.members == members
-    assert again.cascade == Cascade(0.25, 0.75)
+    assert again.cascade == Cascade(0.25, 0.75, 0.5)
     adapted.cascade = again.cascade = None
     for one, other in zip(dual_logits(adapted, images(5)), dual_logits(again, images(5)), strict=True):
         assert torch.equal(one, other)
@@ -324,7 +324,9 @@ def test_a_bundle_that_lacks_an_adapter(tmp_path: Path, model: nn.Module) -> Non
         ("settings", 3),
         ("measured", [1]),
         ("suspicion", 3),
-        ("cascade", {"low": 0.5, "high": 2}),
+        ("cascade", {"low": 0.5, "high": 2, "most": 1}),
+        ("cascade", {"low": 0.5, "high": 1}),
+        ("cascade", {"low": 0.5, "high": 1, "most": -1}),
         ("members", [{"adapter": "default", "view": "same"}] * 1000),
         ("members", [{"adapter": 3, "view": "same"}]),
         ("model/fingerprint", "0"),

@@ -138,6 +138,7 @@ def test_the_base_model_alone_on_a_view(model: nn.Module, digits: tuple[Data, ..
     assert "lora" not in header["tags"]
     assert text.count("```python") == 1
     assert "the base model gets the view mirror." in text
+    assert "Grading takes 1." in text
     assert "computed only where 1 minus the base model's greatest probability is 0.25 or more" in text
 
 

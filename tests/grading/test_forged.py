@@ -398,6 +398,9 @@ VALID = {
     [
         {"format_version": "[]"}, {"format_version": '"3"'}, {"format_version": "{}"}, {"format_version": "4"},
         {"format_version": "NaN"}, {"format_version": "["}, {"classes": "[" * 10**5}, {"classes": "[1]"},
+        {"cascade": "3"}, {"cascade": "{}"},
+        *({"cascade": json.dumps({"low": 0, "high": 1, "most": 1, "second": second, "sha256": "0" * 64})}
+          for second in ("", ".", "..", "/dev/zero", "../a.onnx", "a.onnx", "x" * 5000, "absent.onnx")),
         {"classes": "null"}, {"classes": '["\\u001b"]'}, {"inputs": '{"size": [1e9, 1]}'}, {"inputs": "3"},
         {"inputs": '{"channels": 2.5}'}, {"score": "1" * 5000}, {"score": "null"}, {"threshold": "{}"},
         {"threshold": '{"value": 1e999, "rule": "a"}'}, {"threshold": '{"value": 1, "value": 2, "rule": "a"}'},
@@ -430,4 +433,4 @@ def test_a_graph_with_other_inputs_or_outputs(inputs: list[str], outputs: list[s
         get_outputs=lambda: [SimpleNamespace(name=name) for name in outputs],
     )
     with pytest.raises(BundleError, match="other inputs or outputs"):
-        _shape_of(Path("a.onnx"), session)
+        _shape_of(Path("a.onnx"), session, asks=False)

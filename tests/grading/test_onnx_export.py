@@ -150,6 +150,7 @@ def test_metadata_says_what_a_reader_needs(grader: Grader, graph: Path) -> None:
     assert entries["petm.format_version"] == 3
     assert entries["petm.version"] == "0.1.0"
     assert entries["petm.classes"] == list(NAMES)
+    assert entries["petm.cascade"] is None
     assert {"size": [28, 28], "channels": 1}.items() <= entries["petm.inputs"].items()
     assert entries["petm.value_range"] == [0, 1]
     assert entries["petm.fingerprint"] == weights_fingerprint(grader.adapted.base)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from petm.adapter.cascade import Allowance
 from petm.data.reader import Reader
 from petm.grading.grades import Grades
 from petm.grading.provenance import Origin
@@ -24,7 +25,10 @@ class SlowGrader:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def grade_batch(self, x: Any) -> Grades:
+    def allow(self, state: int | None) -> Allowance:
+        return Allowance(None, state)
+
+    def grade_batch(self, x: Any, **how: Any) -> Grades:
         time.sleep(self.seconds)
         total = x.reshape(len(x), -1).astype(float).sum(1)
         zeros = (total * 0).astype(int)
@@ -42,12 +46,12 @@ class DyingGrader(SlowGrader):
         super().__init__(0)
         self.marker, self.left = marker, 2
 
-    def grade_batch(self, x: Any) -> Grades:
+    def grade_batch(self, x: Any, **how: Any) -> Grades:
         self.left -= 1
         if self.left < 0 and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().grade_batch(x)
+        return super().grade_batch(x, **how)
 
 
 def open_dying_grader(marker: Path) -> tuple[SlowGrader, Reader]:

@@ -27,6 +27,7 @@ from petm.selective.choice import Choice, Compared
 from petm.selective.metrics import share
 from petm.selective.targets import Recall
 from petm.selective.thresholds import DISAGREEMENT
+from petm.selective.worth import cost_of
 
 SVG = "data:image/svg+xml;base64,"
 
@@ -99,6 +100,7 @@ def test_the_figures_are_those_of_the_samples(reported: tuple[Grader, str, Page]
     flagged = ~grades.trusted
     errors, caught = int(wrong.sum()), int((wrong & flagged).sum())
     assert 0 < caught < flagged.sum()
+    assert cost_of(grader.measured)[0] in page.text
     for name, count, of in (
         ("Error rate of the model", errors, 300),
         ("Coverage", 300 - int(flagged.sum()), 300),

@@ -25,11 +25,12 @@ from torch import nn
 
 import hf_folders
 from networks import randomise
-from petm.adapter.model import Member, attach_adapter, views_alone
+from petm.adapter.model import Cascade, Member, attach_adapter, views_alone
 from petm.data.base import Data
 from petm.data.labels import folder_name
 from petm.data.views import MIRROR
-from petm.errors import ArgumentError, BundleError, DataError, RunError
+from petm.errors import ArgumentError, BundleError, DataError, PetmWarning, RunError
+from petm.evidence.suspicion import suspicion_named
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.onnx_export import export_onnx
 from petm.grading.onnx_grader import OnnxGrader
@@ -540,6 +541,22 @@ def test_without_an_adapter_there_is_no_alpha_to_set(
 def test_classes_without_names_are_numbers(grader: Grader) -> None:
     engine = GraderEngine(Grader(grader.adapted, DISAGREEMENT), reader_for(INPUTS, Limits()))
     assert engine.facts.classes == tuple("0123456789")
+
+
+def test_the_cap_on_a_cascade_holds_over_all_requests(
+    grader: Grader, images: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blank input with which an engine begins takes the only token."""
+    monkeypatch.setattr(grader.adapted, "cascade", Cascade(0.0, most=0.001))
+    capped = Grader(grader.adapted, Threshold(2.0, "by hand"), suspicion_named("mean_opinion"))
+    engine = GraderEngine(capped, reader_for(INPUTS, Limits()))
+    with pytest.warns(PetmWarning, match=r"^cascade: ") as said:
+        answered = [engine.run(images[:3])[1] for _ in range(2)]
+    assert len(said) == 1
+    for opinions in answered:
+        assert opinions is not None
+        assert not opinions[0].trusted.any()
+        assert (opinions[0].suspicion >= 2).all()
 
 
 def test_the_interface_is_described(client: TestClient) -> None:

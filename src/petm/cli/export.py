@@ -1,4 +1,4 @@
-"""``petm export``: a bundle as one ONNX graph."""
+"""``petm export``: a bundle as an ONNX graph."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from petm.cli import options
 
 
 @click.command(
-    epilog="Example: petm export runs/demo/grader.petm -o model.onnx", short_help="Write a bundle as one ONNX graph."
+    epilog="Example: petm export runs/demo/grader.petm -o model.onnx", short_help="Write a bundle as an ONNX graph."
 )
 @options.grader
 @options.output(text="The .onnx file to write.")
@@ -17,7 +17,9 @@ from petm.cli import options
 @options.as_json
 @options.config
 def export(place: options.GraderPlace, output: Path, example: Path | None, overwrite: bool, as_json: bool) -> None:
-    """Write a bundle as one ONNX graph from inputs to label, suspicion, grade and both logits.
+    """Write a bundle as an ONNX graph from inputs to label, suspicion, grade and both logits.
+
+    A cascade, which asks for a second opinion on some inputs alone, is written as two graphs.
 
     The graph is run in onnxruntime and compared with the bundle before the file is written. petm grade, monitor and
     serve accept it in place of the bundle.

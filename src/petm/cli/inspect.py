@@ -66,6 +66,7 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
     from petm._internal.files import plain
     from petm.grading.onnx_grader import OnnxGrader
     from petm.selective.guarantee import guarantee
+    from petm.selective.worth import cost_of
 
     graph = OnnxGrader(path)
     classes, inputs, threshold = graph.origin.model.classes, graph.origin.inputs, graph.threshold
@@ -81,8 +82,9 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
         ("suspicion", graph.score.replace("_", " ")),
         ("threshold", _threshold(threshold)),
         ("guarantee", guarantee(threshold)),
+        *(("cost", sentence) for sentence in cost_of(graph.measured)),
         *_measured(graph.measured),
-        ("on disk", f"{path.stat().st_size:,} bytes"),
+        ("on disk", f"{sum(file.stat().st_size for file in graph.files):,} bytes in {len(graph.files)} files"),
     ]
     _print_rows(path, rows)
     print_results(graph.choice, graph.outcome)
@@ -99,6 +101,7 @@ def _print_rows(path: Path, rows: list[tuple[str, str]]) -> None:
 
 def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
     from petm.selective.guarantee import guarantee
+    from petm.selective.worth import cost_of
 
     origin, threshold = manifest.origin, manifest.threshold
     model, size = origin.model, sum((bundle / name).stat().st_size for name in manifest.files)
@@ -113,6 +116,7 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
         *([("", adapters)] if manifest.layers else []),
         ("second opinion", ", ".join(_member(member) for member in manifest.members) or "none"),
         ("one pass", _split_point(bundle, manifest)),
+        *(("cost", sentence) for sentence in cost_of(manifest.measured)),
         ("suspicion", _suspicion(bundle, manifest)),
         ("threshold", _threshold(threshold)),
     ]

@@ -25,10 +25,10 @@ from petm.evidence.features import (
 )
 from petm.evidence.formulas import ENTROPY, LARGEST_LOGIT, MARGIN, MEAN_OPINION, SECOND_OPINION, SOFTMAX
 from petm.evidence.protocol import Evidence
-from petm.evidence.suspicion import EVIDENCE
+from petm.evidence.suspicion import EVIDENCE, Suspicion
 from petm.models.loading import call_model
 from petm.models.prediction import device_of, evaluating
-from petm.models.scores import mean_of_both
+from petm.models.scores import maximum_softmax, mean_of_both
 
 BUDGET = 0.25
 """Default budget: operations that suspicion may add to those of a plain forward pass."""
@@ -255,12 +255,37 @@ def _training_answers(adapted: AdaptedModel, data: Data, seed: int) -> Labelled:
     return Labelled(answers, some.labels)
 
 
+def extra_operations(adapted: AdaptedModel, suspicion: Suspicion, answers: Answers, data: Data) -> float:
+    """Returns the operations that grading adds for each of some samples, over those of a plain forward pass.
+
+    Members are counted for the share of the samples for which a cascade asks for them, or else in the one pass.
+
+    Args:
+        adapted: The base model with the members that are computed.
+        suspicion: What is computed from the answers.
+        answers: The answers to the samples.
+        data: The samples.
+    """
+    x = data.inputs(torch.arange(min(4, len(data)))).to(device_of(adapted))
+    if adapted.cascade is not None:
+        members = len(adapted.members) * float(adapted.cascade.asks(maximum_softmax(answers.base)).double().mean())
+    else:
+        members = split_point_of(adapted, x).counted_ratio - 1 if adapted.members else 0.0
+    features = 0 if answers.layer_input is None else answers.layer_input.shape[1]
+    return members + 2 * suspicion.operations(answers.base.shape[1], features) / _operations(adapted.base, x)
+
+
 def feature_costs(base: nn.Module, answers: Answers, x: Inputs, own: Sequence[Evidence] = ()) -> dict[str, float]:
     """Returns what evidence on features, if there are any, and the user's own add to a plain pass, by name."""
     priced = (*(_FEATURES if answers.layer_input is not None else ()), *own)
     if not priced:
         return {}
-    with evaluating(base):
-        each = count_operations(lambda: call_model(base, x), base) / len(x)
     sizes = (answers.base.shape[1], 0 if answers.layer_input is None else answers.layer_input.shape[1])
-    return {evidence.name: 2 * evidence.operations(*sizes) / max(each, 1.0) for evidence in priced}
+    each = _operations(base, x)
+    return {evidence.name: 2 * evidence.operations(*sizes) / each for evidence in priced}
+
+
+def _operations(base: nn.Module, x: Inputs) -> float:
+    """Operations of a plain forward pass, for one sample."""
+    with evaluating(base):
+        return max(count_operations(lambda: call_model(base, x), base) / len(x), 1.0)

@@ -125,7 +125,7 @@ class Choosing:
             middle = coverage_at_risk(softmax.numpy(), self.wrong, risk=self.max_risk)
             end = min(1.0, max(candidate.share, middle + candidate.share / 2))
         low, high = (float(softmax.quantile(max(0.0, place))) for place in (end - candidate.share, end))
-        cascade = Cascade(low, high if end < 1 else 1.0)
+        cascade = Cascade(low, high if end < 1 else 1.0).capped(softmax)
         return answers.under(cascade), cascade
 
     def columns(self, candidate: Candidate) -> tuple[FittedEvidence, ...]:

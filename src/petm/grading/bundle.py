@@ -146,7 +146,7 @@ def read_bundle(
     adapted = load_adapter(model, path, [Member(member.adapter, member.view) for member in manifest.members])
     if adapted.ranks != manifest.layers:
         raise BundleError(f"{path}: expected an adapter on the layers of {MANIFEST}, got one on others. Fit again.")
-    adapted.cascade = manifest.cascade
+    adapted.cascade = manifest.cascade if manifest.members else None
     try:
         adapted.take_features(manifest.feature_layer)
         tensors = load_file(path / EVIDENCE) if EVIDENCE in manifest.files else {}

@@ -15,6 +15,7 @@ from petm.data.views import SAME
 from petm.grading.manifest import Manifest
 from petm.selective.guarantee import guarantee
 from petm.selective.tables import choice_table, markdown_table, trade_off_table
+from petm.selective.worth import cost_of
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FIGURES = {
@@ -58,7 +59,7 @@ def model_card(manifest: Manifest, adapted: AdaptedModel, *, include_base: bool)
         calibration_errors=measured.get("calibration_errors"),
         asks=adapted.cascade,
         guarantee=guarantee(manifest.threshold),
-        sentences=outcome.sentences if outcome else (),
+        sentences=(*cost_of(measured), *(outcome.sentences if outcome else ())),
         tables=[(table.title, table.caption, markdown_table(table)) for table in tables],
     )
 

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from petm._internal.files import plain, sha256_of_file
 from petm._internal.records import Record
+from petm.adapter.cascade import Allowance
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import Answers, answers_of, predict_answers
 from petm.data.base import Data, as_data
-from petm.data.fields import as_batch, as_floats
+from petm.data.fields import Inputs, as_batch, as_floats
 from petm.data.labels import UNLABELLED
 from petm.errors import ArgumentError, PetmWarning
+from petm.evidence.candidates import extra_operations
 from petm.evidence.protocol import Evidence
 from petm.evidence.suspicion import Suspicion, suspicion_from_json, suspicion_named
 from petm.grading.bundle import read_bundle, write_bundle
@@ -85,6 +87,8 @@ class Grader:
     def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion, probability of error and grades.
 
+        Where a cascade's cap leaves second opinions out, their predictions are suspect, and a warning says so.
+
         Args:
             x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array; a mapping of such by name,
                 as from a tokenizer; or a data set.
@@ -96,17 +100,31 @@ class Grader:
         """
         data = as_inputs(x)
         check_inputs(data, self.origin.inputs)
-        return self.judge(predict_answers(self.adapted, data, batch_size=batch_size, title="grade"))
+        allowance = self.allow()
+        how: Any = {"batch_size": batch_size, "title": "grade", "allowance": allowance}
+        grades = self.judge(predict_answers(self.adapted, data, **how))
+        allowance.tell()
+        return grades
+
+    def allow(self, state: int | None = None) -> Allowance:
+        """Returns the second opinions that a run over many batches may compute, from a state of its on."""
+        return Allowance(self.adapted.cascade, state)
+
+    @cached_property
+    def allowance(self) -> Allowance:
+        """The second opinions that batches outside a run may still compute."""
+        return self.allow()
 
     @cached_property
     def _check(self) -> InputCheck:
         return InputCheck(self.origin.inputs.profile)
 
-    def grade_batch(self, x: Batch) -> Grades:
+    def grade_batch(self, x: Batch, *, allowance: Allowance | None = None) -> Grades:
         """Returns the grades of one batch, in one pass.
 
         Args:
             x: float32 ``(N, C, H, W)``, or other inputs of the model, on any device or as NumPy arrays.
+            allowance: That of a run (`allow`), which warns at its end; absent takes the one for all other batches.
 
         Raises:
             DataError: The inputs are neither float nor uint8, or cannot be like those of the fit.
@@ -116,12 +134,23 @@ class Grader:
         if isinstance(inputs, Tensor):
             inputs = as_floats(inputs, "inputs")
         self._check(inputs)
-        return self.judge(answers_of(self.adapted, inputs.to(device_of(self.adapted))).on_cpu())
+        return self.judge(self.answers(inputs, allowance))
+
+    def answers(self, x: Inputs, allowance: Allowance | None = None) -> Answers:
+        """Returns what the networks answer to one batch, on the CPU; otherwise as `grade_batch`."""
+        found = answers_of(self.adapted, x.to(device_of(self.adapted)), allowance or self.allowance).on_cpu()
+        if allowance is None:
+            self.allowance.tell()
+        return found
 
     def judge(self, answers: Answers) -> Grades:
-        """Returns the grades of samples from the networks' answers, on the CPU."""
+        """Returns the grades of samples from the networks' answers, on the CPU.
+
+        Suspicion is at least the greatest threshold where a cascade's cap left second opinions out.
+        """
         labels = answers.predicted.numpy()
-        suspicion = self.suspicion.of(answers).numpy()
+        highest = torch.tensor(max(self.threshold.values), dtype=torch.float64)
+        suspicion = answers.raised(self.suspicion.of(answers), highest).numpy()
         return Grades(
             labels=labels,
             second=answers.second.argmax(1).numpy(),
@@ -265,6 +294,7 @@ def fit_grader(
     }
     if adapted.cascade is not None:
         measured["second_opinion_asked"] = float(adapted.cascade.asks(maximum_softmax(both.base)).double().mean())
+    measured["extra_operations"] = extra_operations(adapted, known, both, calibration)
     origin = origin or Origin()
     origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
     return Grader(adapted, threshold, known, probability, origin, plain(measured), target, choice, outcome)

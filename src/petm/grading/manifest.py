@@ -139,7 +139,7 @@ class Manifest:
             adapter.whole("parameters"),
             adapter.free("split_point") if adapter.has("split_point") else None,
             tuple(members),
-            _cascade(record.record("cascade")) if record.has("cascade") else None,
+            Cascade.from_json(record.record("cascade")) if record.has("cascade") else None,
             record.text("feature_layer"),
             record.free("suspicion"),
             Threshold.from_json(record.record("threshold")),
@@ -239,13 +239,6 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise RunError(f"{path}: expected no such path yet, got something that is no bundle. Choose another name.")
     if not overwrite:
         raise RunError(f"{path}: expected no such path yet, got a bundle. Choose another name, or overwrite it.")
-
-
-def _cascade(record: Record) -> Cascade:
-    low, high = record.number("low", least=0, most=1), record.number("high", least=0, most=1)
-    if low > high:
-        raise BundleError(f"{record.place}: expected low up to high, got {low} and {high}.")
-    return Cascade(low, high)
 
 
 def _probability(record: Record) -> ErrorProbability:

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petm._internal.extras import import_extra
+from petm._internal.files import sha256_of_file
 from petm._internal.progress import track
 from petm._internal.records import Json, Record, parse_json
+from petm.adapter.cascade import Allowance, Cascade
 from petm.errors import ArgumentError, BundleError, DataError, ModelError
 from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
 from petm.grading.input_profile import InputCheck
@@ -42,8 +44,16 @@ class Answer(NamedTuple):
     second: NDArray[np.float32]
 
 
+ASKED, FEATURES = "asked", "features"
+"""Outputs of a graph with a cascade besides those of `Answer`: where a second opinion is asked for; what it needs."""
+SECOND = ("suspicion", "probability", "trusted", "second")
+"""The outputs of a cascade's second graph, in place of those of the first, for the samples that it is given."""
+
+
 class OnnxGrader:
     """Grades predictions of the base model as `Grader` does, from what `export_onnx` wrote.
+
+    With a cascade a second graph, ``NAME.second.onnx`` beside the first, runs on the samples for which it is asked.
 
     Several threads may use one grader.
 
@@ -54,6 +64,7 @@ class OnnxGrader:
 
     Attributes:
         path: The file.
+        files: It, and the second graph of a cascade.
         threshold: The threshold on suspicion, with its guarantee.
         score: The name of what suspicion is computed from, as in `petm.evidence.suspicion`.
         origin: Class names, and how images are read.
@@ -62,6 +73,7 @@ class OnnxGrader:
         choice: What the suspicion was compared with, as in `petm.grading.grader.Grader`.
         outcome: What it brings beside the softmax, as there.
         shape: Shape of one input, ``(C, H, W)`` for images.
+        allowance: The second opinions that batches outside a run may still compute.
 
     Raises:
         ArgumentError: A provider is not in this onnxruntime.
@@ -73,8 +85,10 @@ class OnnxGrader:
         self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
     ) -> None:
         self.path = Path(path)
+        self.files: tuple[Path, ...] = (self.path,)
         self._session = _open_session(self.path, providers, threads)
         metadata = _read_metadata(self.path, self._session)
+        self._cascade, self._second = self._open_second(metadata, providers, threads)
         self.threshold, self.score = Threshold.from_json(metadata.record("threshold")), metadata.text("score")
         inputs = InputOrigin.from_json(metadata.record("inputs"))
         self.origin = Origin(ModelOrigin(classes=metadata.texts("classes")), inputs)
@@ -82,8 +96,35 @@ class OnnxGrader:
         self.has_second = metadata.flag("second_opinion")
         self.choice = Choice.from_json(metadata.record("choice")) if metadata.has("choice") else None
         self.outcome = Outcome.from_json(metadata.record("outcome")) if metadata.has("outcome") else None
-        self.shape = _shape_of(self.path, self._session)
-        self._check = InputCheck(inputs.profile)
+        self.shape = _shape_of(self.path, self._session, asks=self._cascade is not None)
+        self._check, self.allowance = InputCheck(inputs.profile), self.allow()
+
+    def _open_second(
+        self, metadata: Record, providers: Sequence[str], threads: int | None
+    ) -> tuple[Cascade | None, Any]:
+        """The cascade and the session of its second graph, which must be the one that was exported with the first."""
+        if not metadata.has("cascade"):
+            return None, None
+        record = metadata.record("cascade")
+        name, told = record.text("second"), record.text("sha256")
+        path = self.path.with_name(name) if name and Path(name).name == name else self.path
+        try:
+            found = sha256_of_file(path) if path.is_file() else ""
+        except OSError:
+            found = ""
+        if path == self.path or found != told:
+            raise BundleError(
+                f"{self.path}: expected its second graph {name[:80]!r} beside it, as it was exported, got none or "
+                f"another one. Copy both files, or export the bundle again."
+            )
+        session = _open_session(path, providers, threads)
+        inputs, given = ([each.name for each in side] for side in (session.get_inputs(), self._session.get_outputs()))
+        if inputs != ["x", "base", *(each for each in given if each == FEATURES)] or [
+            each.name for each in session.get_outputs()
+        ] != list(SECOND):
+            raise BundleError(f"{path}: expected a second graph from petm export, got another. Export a bundle.")
+        self.files += (path,)
+        return Cascade.from_json(record), session
 
     def __repr__(self) -> str:
         return f"OnnxGrader({str(self.path)!r})"
@@ -107,7 +148,7 @@ class OnnxGrader:
         source, total = getattr(data, "source", "inputs"), len(data)
         if not total:
             raise DataError(f"{source}: expected at least one sample, got none.")
-        parts = []
+        parts, allowance = [], self.allow()
         with track("grade", total) as progress:
             for start in range(0, total, batch_size):
                 stop = min(start + batch_size, total)
@@ -116,12 +157,21 @@ class OnnxGrader:
                 )
                 if not np.isfinite(inputs).all():
                     raise DataError(f"{source}, samples from {start}: expected finite values, got NaN or infinity.")
-                parts.append(self.run(inputs))
+                parts.append(self.run(inputs, allowance=allowance))
                 progress.advance(len(inputs))
+        allowance.tell()
         return _grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
 
-    def grade_batch(self, x: Batch) -> Grades:
+    def allow(self, state: int | None = None) -> Allowance:
+        """Returns the second opinions that a run over many batches may compute, from a state of its on."""
+        return Allowance(self._cascade, state)
+
+    def grade_batch(self, x: Batch, *, allowance: Allowance | None = None) -> Grades:
         """Returns the grades of one batch ``(N, C, H, W)``.
+
+        Args:
+            x: The inputs.
+            allowance: That of a run (`allow`), which warns at its end; absent takes the one for all other batches.
 
         Raises:
             ArgumentError: The inputs are neither an array nor a dense tensor.
@@ -130,13 +180,31 @@ class OnnxGrader:
         """
         values = _as_array(x)
         self._check(values)
-        return _grades(self.run(values))
+        return _grades(self.run(values, allowance=allowance))
 
-    def run(self, x: NDArray[np.float32]) -> Answer:
-        """Returns the graph's outputs for one batch, float32 ``(N, C, H, W)``: the fastest call for single samples.
+    def run(self, x: NDArray[np.float32], *, allowance: Allowance | None = None) -> Answer:
+        """Returns the answers to one batch, float32 ``(N, C, H, W)``: the fastest call for single samples.
+
+        Args:
+            x: The inputs.
+            allowance: As in `grade_batch`.
 
         Raises:
             ModelError: The graph cannot take the inputs.
+        """
+        answer, more = self.first(x)
+        if self._cascade is not None:
+            granted = np.flatnonzero((allowance or self.allowance).grants(more[ASKED]))
+            if len(granted):
+                self.second(x, answer, more, granted)
+            if allowance is None:
+                self.allowance.tell()
+        return answer
+
+    def first(self, x: NDArray[np.float32]) -> tuple[Answer, dict[str, NDArray[Any]]]:
+        """Returns the first graph's outputs, and by name those besides `Answer`; otherwise as `run`.
+
+        Where it asks for a second opinion, its answers are those for a prediction whose second opinion is left out.
         """
         if x.dtype != np.float32 or x.shape[1:] != self.shape:
             wanted = ", ".join(("N", *map(str, self.shape)))
@@ -144,8 +212,23 @@ class OnnxGrader:
                 f"model: cannot take inputs of shape {x.shape} and dtype {x.dtype}, {self.path} was exported for "
                 f"float32 of shape ({wanted}). Check size and channels of the data against it."
             )
+        found = self._run(self._session, {"x": x})
+        count = len(Answer._fields)
+        names = [each.name for each in self._session.get_outputs()][count:]
+        return Answer(*found[:count]), dict(zip(names, found[count:], strict=True))
+
+    def second(
+        self, x: NDArray[np.float32], answer: Answer, more: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]
+    ) -> None:
+        """Writes the second graph's outputs for some samples into what `first` returned for all."""
+        held = {"x": x, "base": answer.base, **more}
+        given = {each.name: held[each.name][rows] for each in self._second.get_inputs()}
+        for name, values in zip(SECOND, self._run(self._second, given), strict=True):
+            getattr(answer, name)[rows] = values
+
+    def _run(self, session: Any, given: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
-            return Answer(*self._session.run(Answer._fields, {"x": x}))
+            return session.run(None, given)  # type: ignore[no-any-return]
         except Exception as error:  # onnxruntime has one class for each kind of fault
             raise ModelError(
                 f"model: expected a graph that can run, got {str(error).splitlines()[0]:.300} in {self.path}. "
@@ -199,12 +282,13 @@ def _open_session(path: Path, providers: Sequence[str], threads: int | None) -> 
         ) from error
 
 
-def _shape_of(path: Path, session: Any) -> tuple[int, ...]:
-    """The shape of one input of a graph from petm export."""
+def _shape_of(path: Path, session: Any, *, asks: bool) -> tuple[int, ...]:
+    """The shape of one input of a graph from petm export, which asks for second opinions or does not."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = tuple(inputs[0].shape[1:]) if [each.name for each in inputs] == ["x"] else ()
     fixed = [isinstance(side, int) and side > 0 for side in shape]
-    if [each.name for each in outputs] != list(Answer._fields) or not fixed or not all(fixed):
+    names, known = [each.name for each in outputs], [*Answer._fields, *([ASKED] if asks else [])]
+    if names not in (known, [*known, FEATURES] if asks else known) or not fixed or not all(fixed):
         raise BundleError(f"{path}: expected a graph from petm export, got other inputs or outputs. Export a bundle.")
     return shape
 

@@ -29,10 +29,11 @@ _AHEAD = 2
 
 
 class Place(NamedTuple):
-    """The place before a row of a source."""
+    """The place before a row of a source, and the state of the run's `petm.adapter.cascade.Allowance` there."""
 
     source: int = 0
     row: int = 0
+    allowance: int | None = None
 
 
 class Graded(NamedTuple):
@@ -55,7 +56,8 @@ def grade_stream(
 ) -> Iterator[Graded]:
     """Yields the grades of all inputs in their order, a batch at a time, in constant memory.
 
-    An unreadable input is a row with the reason. A file that breaks off adds such a row, and the next file follows. A
+    One allowance of second opinions serves them all, and a warning at the end says where it did not suffice. An
+    unreadable input is a row with the reason. A file that breaks off adds such a row, and the next file follows. A
     warning at the end names true labels that are none of the classes.
 
     Args:
@@ -78,15 +80,18 @@ def grade_stream(
     drawing: Any = {"audit": audit, "seed": seed}
     classes = grader.origin.model.classes
     true = [_TrueLabels(source, classes) for source in sources] if labelled else None
+    allowance = grader.allow(start.allowance)
     for rows, readings, after in _read_ahead(
         _rows(sources, start, batch_size), partial(reader.read, hashed=audit is not None)
     ):
-        grades = grader.grade_batch(readings.inputs) if readings.inputs is not None else None
+        inputs = readings.inputs
+        grades = grader.grade_batch(inputs, allowance=allowance) if inputs is not None else None
         labels = [None if row.label is None else true[after.source].number(row.label) for row in rows] if true else None
         paths, numbers = [row.path for row in rows], [row.number for row in rows]
         drawing["hashes"] = readings.hashes
         table = grade_table(paths, numbers, grades, classes, reasons=readings.reasons, true_labels=labels, **drawing)
-        yield Graded(table, after)
+        yield Graded(table, after._replace(allowance=allowance.state))
+    allowance.tell()
     for each in true or ():
         each.warn()
 

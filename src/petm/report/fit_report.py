@@ -23,6 +23,7 @@ from petm.selective.guarantee import guarantee
 from petm.selective.metrics import Detection, aurc, auroc, detection, share
 from petm.selective.tables import choice_table, trade_off_table
 from petm.selective.thresholds import DISAGREEMENT
+from petm.selective.worth import cost_of
 
 GRADER, SOFTMAX, CHOSEN = "Grader", "the model's softmax", "the chosen threshold"
 
@@ -85,7 +86,7 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
         | curve_tables(told, GRADER),
         lead=choice.name if choice else None,
         reason=choice.reason if choice else "",
-        sentences=outcome.sentences if outcome else (),
+        sentences=(*(outcome.sentences if outcome else ()), *cost_of(grader.measured)),
         disagreed=_disagreed(*(int(where.sum()) for where in (second != predicted, found_out, spoilt))),
         found_out=gallery(count=6, among=found_out),
         figures={

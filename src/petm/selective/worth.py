@@ -1,7 +1,8 @@
 """The result in the user's units: what goes to a person and which errors stay, beside the softmax."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,6 +68,14 @@ class Worth:
             if self.answer != "cannot tell"
             else (f"{told[self.answer]} ({work}, {errors}, of {PER:,}).")
         )
+
+
+def cost_of(measured: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what grading takes, as one sentence, by a grader's figures; none where these do not say it."""
+    extra = measured.get("extra_operations")
+    if not isinstance(extra, float | int):
+        return ()
+    return (f"Grading takes {1 + extra:.2f} × the operations of the model alone, on the calibration samples.",)
 
 
 def worth(

@@ -114,8 +114,7 @@ class GraderEngine:
             answer = self._grader.run(one_tensor(x, "for an exported graph").numpy())
             label, suspicion, probability, trusted, base, second = answer
             return Grades(label, second.argmax(1), suspicion, probability, trusted), base, second
-        adapted = self._grader.adapted
-        answers = answers_of(adapted, x.to(device_of(adapted))).on_cpu()
+        answers = self._grader.answers(x)
         return self._grader.judge(answers), answers.base.numpy(), answers.second.numpy()
 
     def sweep(self, sample: Any, alphas: Sequence[float]) -> list[list[float]]:
