@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from networks import ResidualNet, TinyCNN, images, randomise, seeded
+from petm._internal.operations import count_operations
 from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import (
     DualLogits,
@@ -65,7 +66,21 @@ def test_a_committee_answers_with_the_mean_of_its_probabilities(
     assert torch.allclose(found.base, model(x), atol=1e-5)
     assert torch.allclose(found.second.double().softmax(1), probabilities, atol=1e-6)
     assert torch.allclose(adapted(x), found.second, atol=1e-5)
-    assert (adapted.split_point.module == "") == any(member.view != "same" for member in members)
+    assert (adapted.split_point.kind == "apart") == all(member.view != "same" for member in members)
+
+
+def test_a_view_costs_a_pass_and_leaves_the_others_their_shared_prefix() -> None:
+    model = seeded(TinyCNN).eval()
+    ratios = []
+    for members in [(Member(),), (Member(), Member("", "mirror"))]:
+        adapted = attach_adapter(model, {"fc2": 1}, members=members)
+        dual_logits(adapted, images(3))
+        counted = count_operations(lambda held=adapted: dual_logits(held, images(3)), adapted.base)
+        plain = count_operations(lambda: model(images(3)), model)
+        assert counted / plain == pytest.approx(adapted.split_point.counted_ratio, rel=0.01)
+        ratios.append(counted / plain)
+        adapted.detach()
+    assert ratios[1] == pytest.approx(ratios[0] + 1, rel=0.01)
 
 
 def test_what_a_committee_shares_is_computed_once() -> None:

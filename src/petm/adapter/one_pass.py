@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from petm._internal.progress import track
 from petm.adapter.cascade import Allowance
 from petm.adapter.model import AdaptedModel, Cascade, Member, pool
 from petm.adapter.passes import Pass
-from petm.adapter.split_point import APART, OnePass, split_point_of
+from petm.adapter.split_point import APART, OnePass, joint_members, split_point_of
 from petm.data.base import Data
 from petm.data.fields import Inputs, as_batch, filled_up
 from petm.errors import ArgumentError, DataError, ModelError
@@ -116,8 +117,8 @@ def answers_of(adapted: AdaptedModel, x: Inputs | Mapping[str, Tensor], allowanc
 
     What lies before the first adapted layer runs once on ``N`` samples; from the split point on, all streams run as
     one batch of ``(1 + M) N`` through the base weights (`split_point`). The first call for a model finds the split
-    point, which takes a few passes over a handful of samples. With a cascade, the members run in passes of their own,
-    on the samples for which it asks.
+    point, which takes a few passes over a handful of samples. Members at a view of the input run in passes of their
+    own; with a cascade all do, on the samples for which it asks.
 
     Args:
         adapted: The base model with its adapter.
@@ -151,11 +152,20 @@ def base_of(adapted: AdaptedModel, x: Inputs) -> Answers:
     return _by_length(adapted, x, partial(_plain, adapted))
 
 
-def opinions_of(adapted: AdaptedModel, x: Inputs) -> Tensor:
-    """Returns the logits of the members for a batch, ``(N, M, K)``, each by a pass of its own, without gradients."""
+def opinions_of(adapted: AdaptedModel, x: Inputs, known: Mapping[Member, Tensor] = MappingProxyType({})) -> Tensor:
+    """Returns the logits of the members for a batch, ``(N, M, K)``, without gradients, each by a pass of its own.
+
+    Args:
+        adapted: The base model with its adapters.
+        x: The batch, as `answers_of` takes it.
+        known: Logits ``(N, K)`` of members that need no pass.
+    """
+
+    def opinion(member: Member) -> Tensor:
+        return adapted.run(Pass(1.0, member.adapter), member.view_of(x))
+
     with torch.no_grad():
-        runs = [adapted.run(Pass(1.0, each.adapter), each.view_of(x)) for each in adapted.members]
-        return torch.stack(runs, 1)
+        return torch.stack([known[each] if each in known else opinion(each) for each in adapted.members], 1)
 
 
 def _by_length(adapted: AdaptedModel, x: Inputs, answer: Callable[[Inputs], Answers]) -> Answers:
@@ -182,13 +192,15 @@ def _whole(adapted: AdaptedModel, x: Inputs) -> Answers:
         return _plain(adapted, x)
     if n == 0 or (split_point := split_point_of(adapted, x)).kind == APART:
         return replace(_plain(adapted, x), opinions=opinions_of(adapted, x), members=adapted.members)
-    running = OnePass(n, split_point, adapted.members)
+    joint = joint_members(adapted)
+    running = OnePass(n, split_point, joint)
     running.watched = adapted.feature_layer
-    logits = adapted.run(running, x, rows=(1 + len(adapted.members)) * n)
+    logits = adapted.run(running, x, rows=(1 + len(joint)) * n)
     # Sliced by numbers that are known beforehand: a graph that is traced keeps a batch of any size.
-    streams = [logits[place * n : (place + 1) * n] for place in range(1 + len(adapted.members))]
+    streams = [logits[place * n : (place + 1) * n] for place in range(1 + len(joint))]
     features = None if running.seen is None else running.seen[:n]
-    return Answers(streams[0], torch.stack(streams[1:], 1), adapted.members, features)
+    opinions = opinions_of(adapted, x, dict(zip(joint, streams[1:], strict=True)))
+    return Answers(streams[0], opinions, adapted.members, features)
 
 
 def _before(adapted: AdaptedModel, found: Answers) -> Answers:

@@ -2,7 +2,7 @@
 
 Before the split point all opinions are one computation on ``N`` samples. Behind it they run as one batch through the
 base weights, the base model's rows first, then those of the ensemble members, and each member's adapter is added to its
-own rows only. Members that see a view of the input separate at the input, where the view is made.
+own rows only. Members that see a view of the input share nothing with them, and run in passes of their own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ class SplitPoint:
         shared: Where they separate around blocks, the names of these, up to ``module``.
         repeated: Other arguments that follow the batch into later modules, by module: an attention mask, say.
         share_before: Share of the base model's operations that are computed once for both opinions, in [0, 1].
-        counted_ratio: Operations of the one pass over those of the base model alone, at least 1.
+        counted_ratio: Operations of all opinions over those of the base model alone, at least 1.
         operations: Of the base model alone, for one sample; 0 where none were counted.
     """
 
@@ -96,7 +96,7 @@ class OnePass(Pass):
     Args:
         n: Samples.
         split_point: Where the streams separate.
-        members: Who gives the second opinion.
+        members: Who gives the second opinion on the input itself.
     """
 
     def __init__(self, n: int, split_point: SplitPoint, members: Sequence[Member]) -> None:
@@ -165,7 +165,7 @@ class OnePass(Pass):
     def _repeat(self, tensor: Tensor) -> Tensor:
         if not tensor.ndim or tensor.shape[0] != self.n:
             return tensor
-        return torch.cat((tensor, *(member.view_of(tensor) for member in self.members)))
+        return tensor.repeat(1 + len(self.members), *[1] * (tensor.ndim - 1))
 
 
 def _room(base: Tensor, times: int) -> Tensor:
@@ -266,6 +266,9 @@ def find_split_point(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
         ModelError: The model cannot take ``x``.
     """
     x = same_length(adapted.base, x)
+    apart = SplitPoint(APART, counted_ratio=1.0 + len(adapted.members))
+    if not joint_members(adapted):
+        return apart
     with torch.no_grad(), adapted.hooks.asking(_modules(adapted)) as asked:
         calls = _Calls()
         adapted.run(calls, x, asked=asked)
@@ -277,13 +280,16 @@ def find_split_point(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
             if (shared := _earlier_blocks(adapted.base, module, calls.modules))
         ]
         candidates.append(SplitPoint(BEFORE))
-        if any(member.view != SAME for member in adapted.members):
-            candidates = [SplitPoint(BEFORE)]
         for candidate in candidates:
             proven = _prove(adapted, candidate, x, asked)
             if proven is not None:
                 return _count(adapted, proven, x, asked)
-    return SplitPoint(APART, counted_ratio=1.0 + len(adapted.members))
+    return apart
+
+
+def joint_members(adapted: AdaptedModel) -> tuple[Member, ...]:
+    """Returns the members of the one pass: those that see the input itself."""
+    return tuple(member for member in adapted.members if member.view == SAME)
 
 
 def holds(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs) -> bool:
@@ -327,8 +333,8 @@ def _prove(
     followers: set[tuple[str, Place]] | None = None
     try:
         for size in _PROBES:
-            trial = _Trial(size, candidate, adapted.members)
-            adapted.run(trial, _probe(x, size), rows=(1 + len(adapted.members)) * size, asked=asked)
+            trial = _Trial(size, candidate, joint_members(adapted))
+            adapted.run(trial, _probe(x, size), rows=(1 + len(trial.members)) * size, asked=asked)
             followers = trial.found if followers is None else followers & trial.found
         repeated: dict[str, tuple[Place, ...]] = {}
         for module, path in sorted(followers or (), key=repr):
@@ -343,8 +349,8 @@ def _prove(
 
 def _agrees(adapted: AdaptedModel, split_point: SplitPoint, probe: Inputs, asked: Mapping[nn.Module, str]) -> bool:
     """Whether one pass gives what separate passes do."""
-    trial = _Trial(len(probe), split_point, adapted.members, note=False)
-    found = adapted.run(trial, probe, rows=(1 + len(adapted.members)) * len(probe), asked=asked)
+    trial = _Trial(len(probe), split_point, joint_members(adapted), note=False)
+    found = adapted.run(trial, probe, rows=(1 + len(trial.members)) * len(probe), asked=asked)
     expected = torch.cat((adapted.run(Pass(adapter=""), probe, asked={}), *_apart(adapted, probe)))
     # The rounding of another batch size.
     tolerance = 50 * torch.finfo(expected.dtype).eps * max(1.0, float(expected.abs().max()))
@@ -353,29 +359,30 @@ def _agrees(adapted: AdaptedModel, split_point: SplitPoint, probe: Inputs, asked
 
 def _apart(adapted: AdaptedModel, x: Inputs) -> Iterator[Tensor]:
     """Each member's logits from a pass of its own, with the mark of a trial on its adapter."""
-    for member in adapted.members:
-        yield adapted.run(_Marked(adapter=member.adapter), member.view_of(x), asked={})
+    for member in joint_members(adapted):
+        yield adapted.run(_Marked(adapter=member.adapter), x, asked={})
 
 
 def _count(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs, asked: Mapping[nn.Module, str]) -> SplitPoint:
     """The split point with its counted operations; where none can be counted, with measured times in their place."""
-    probe, members = _probe(x, 2), len(adapted.members)
+    probe, joint = _probe(x, 2), joint_members(adapted)
+    members, views = len(joint), len(adapted.members) - len(joint)
 
     def plain() -> Tensor:
         return adapted.run(Pass(adapter=""), probe, asked={})
 
     def one_pass() -> Tensor:
-        return adapted.run(OnePass(2, split_point, adapted.members), probe, rows=2 * (1 + members), asked=asked)
+        return adapted.run(OnePass(2, split_point, joint), probe, rows=2 * (1 + members), asked=asked)
 
     base, every = (count_operations(call, adapted.base) for call in (plain, one_pass))
     if not base:
-        return replace(split_point, counted_ratio=time_ratio(one_pass, plain))
+        return replace(split_point, counted_ratio=time_ratio(one_pass, plain) + views)
     added = count_operations(lambda: list(_apart(adapted, probe)), adapted.base) - members * base
-    behind = ((every - added) / base - 1) / max(1, members)
+    behind = ((every - added) / base - 1) / members
     return replace(
         split_point,
         share_before=min(1.0, max(0.0, 1 - behind)),
-        counted_ratio=every / base,
+        counted_ratio=every / base + views,
         operations=base / len(probe),
     )
 
