@@ -189,7 +189,8 @@ def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:
     ``in_features`` and ``out_features`` and computes the base in its own forward, as quantised layers and the layers
     of an unmerged PEFT model do. Left out are layers whose weight somebody else reads without calling them (the output
     layer of PyTorch's attention), convolutions with a forward of their own, embeddings with a greatest norm, layers
-    inside of an adaptable one, and a layer that has several names in the model, as PEFT's format knows one only.
+    inside of an adaptable one, those in whose place PEFT has put others (``modules_to_save``), and a layer that has
+    several names in the model, as PEFT's format knows one only.
     """
     names: dict[int, int] = {}
     for _, module in model.named_modules(remove_duplicate=False):
@@ -197,6 +198,8 @@ def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     within: list[str] = []
     for name, module in model.named_modules():
+        if isinstance(getattr(module, "modules_to_save", None), nn.ModuleDict):
+            within.append(f"{name}.original_module")
         if not name or any(name.startswith(parent) for parent in within) or not is_layer(module):
             continue
         if hasattr(module, "base_layer"):

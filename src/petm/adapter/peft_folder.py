@@ -16,27 +16,10 @@ from petm._internal.records import LONGEST_FILE, parse_json
 from petm.adapter.lora import ADAPTER, Adapter, adaptable_layers, innermost, is_conv1d, sizes_of
 from petm.adapter.model import ONE, AdaptedModel, Member, views_alone
 from petm.errors import BundleError, PetmWarning, RunError
+from petm.models.hf_adapter import CONFIG, PICKLE, PREFIX, TAKEN, WEIGHTS, may_hang, strange_setting
 
-_CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")
-_TAKEN = frozenset((
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out", "inference_mode",
-    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "peft_type", "peft_version", "r",
-    "rank_pattern", "revision", "target_modules", "task_type", "use_rslora",
-))  # fmt: skip
-"""Settings that say which layers are adapted, how strongly, and where the adapter comes from: any value will do."""
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    # Others, such as pissa, change the base weights as the adapter is loaded.
-    "init_lora_weights": (True, "gaussian", "orthogonal"),
-    "megatron_core": ("megatron.core",),
-    "qalora_group_size": (16,),
-}
-"""Beside empty ones, the values of further settings that leave an adapted layer ``W0 + alpha * B A``."""
 _FLOATS = frozenset(("F16", "BF16", "F32", "F64"))
-_MOST_PATTERNS, _MOST_REPETITIONS = 4096, 3
-"""Beyond them, patterns of a stranger would take minutes."""
 
 
 def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
@@ -73,8 +56,8 @@ def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
             place.mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{place}: could not be written ({error.strerror}). Free space.") from error
-        write_json(place / _CONFIG, config)
-        write_atomically(place / _WEIGHTS, lambda path, held=tensors: save_file(held, path))  # type: ignore[misc]
+        write_json(place / CONFIG, config)
+        write_atomically(place / WEIGHTS, lambda path, held=tensors: save_file(held, path))  # type: ignore[misc]
 
 
 def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE) -> AdaptedModel:
@@ -87,7 +70,7 @@ def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE
     if not names:
         return views_alone(model, members)
     try:
-        paths = [_folder_of(folder, name) / _WEIGHTS for name in names]
+        paths = [_folder_of(folder, name) / WEIGHTS for name in names]
         config, shapes = _read_config(paths[0].parent), _shapes(paths[0])
         ranks = _ranks(shapes)
         _check_layers(ranks, shapes, model)
@@ -128,7 +111,7 @@ def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The rank of each layer, by the tensors there are."""
     ranks: dict[str, int] = {}
     for key, shape in shapes.items():
-        match = _FACTOR.fullmatch(key.removeprefix(_PREFIX)) if key.startswith(_PREFIX) else None
+        match = _FACTOR.fullmatch(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else None
         if match is None:
             raise _UnfitError(f"the tensor {key!r:.100}")
         if match[2].startswith(("lora_A", "lora_embedding_A")):
@@ -150,7 +133,7 @@ def _check_layers(ranks: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]
             f"one on layers that can have none: {', '.join(strange):.200}. Available: {', '.join(candidates)}"
         )
     for key, shape in shapes.items():  # before the adapter is allocated: a rank may be any number beside a side of 0
-        layer, factor = _FACTOR.fullmatch(key.removeprefix(_PREFIX)).groups()  # type: ignore[union-attr]  # as in _ranks
+        layer, factor = _FACTOR.fullmatch(key.removeprefix(PREFIX)).groups()  # type: ignore[union-attr]  # as in _ranks
         if factor.startswith(("lora_A", "lora_embedding_A")):
             sizes = sizes_of(candidates[layer])
             if not ranks[layer] or math.prod(shape) != ranks[layer] * sizes.inputs * sizes.kernel:
@@ -160,7 +143,7 @@ def _check_layers(ranks: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]
 def _fill(adapter: Adapter, name: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Copies an adapter's tensors from a file into their places."""
     wanted = {
-        f"{_PREFIX}{layer}.{key}": tensor
+        f"{PREFIX}{layer}.{key}": tensor
         for layer in adapter.ranks
         for key, tensor in adapter.layer(name, layer).state_dict().items()
     }
@@ -191,8 +174,8 @@ def _scales(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, fl
 def _by_pattern(patterns: Any, layers: Iterable[str]) -> dict[str, Any]:
     """The value of the first pattern that fits, for each layer that one fits."""
     patterns = patterns or {}
-    if not isinstance(patterns, dict) or len(patterns) > _MOST_PATTERNS or any(map(_may_hang, patterns)):
-        raise _UnfitError(f"patterns that are not simple regular expressions, at most {_MOST_PATTERNS}")
+    if not isinstance(patterns, dict) or may_hang(patterns):
+        raise _UnfitError("patterns that are not simple regular expressions, or very many")
     found: dict[str, Any] = {}
     left = dict.fromkeys(layers)
     for pattern, value in patterns.items():
@@ -209,11 +192,6 @@ def _by_pattern(patterns: Any, layers: Iterable[str]) -> dict[str, Any]:
             del left[layer]
             found[layer] = value
     return found
-
-
-def _may_hang(pattern: str) -> bool:
-    """Whether a regular expression of a stranger repeats repetitions, or so much that matching may take for ever."""
-    return bool(re.search(r"\)[*+?{]", pattern)) or len(re.findall(r"(?<!\\)[*+?{]", pattern)) > _MOST_REPETITIONS
 
 
 def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
@@ -237,10 +215,10 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
     folder = Path(folder)
     config = _read_config(folder)
     _check_config(folder, config)
-    if not (folder / _WEIGHTS).is_file():
-        found = f"{_PICKLE}, a pickle" if (folder / _PICKLE).is_file() else "no such file"
+    if not (folder / WEIGHTS).is_file():
+        found = f"{PICKLE}, a pickle" if (folder / PICKLE).is_file() else "no such file"
         raise BundleError(
-            f"{folder}: expected {_WEIGHTS}, got {found}. Save the adapter again with safe_serialization=True."
+            f"{folder}: expected {WEIGHTS}, got {found}. Save the adapter again with safe_serialization=True."
         )
     adapted = load_adapter(model, folder)
     for layer in adapted.ranks:
@@ -257,16 +235,16 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        path = folder / _CONFIG
+        path = folder / CONFIG
         if path.exists() and (not path.is_file() or path.stat().st_size > LONGEST_FILE):
             raise ValueError(f"expected a file of at most {LONGEST_FILE:,} bytes")
         config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise BundleError(f"{folder}: expected an adapter that PEFT has saved, got no {_CONFIG} in it.") from error
+        raise BundleError(f"{folder}: expected an adapter that PEFT has saved, got no {CONFIG} in it.") from error
     except (OSError, ValueError) as error:
-        raise BundleError(f"{folder}: expected a readable {_CONFIG}, got a damaged one ({error}).") from error
+        raise BundleError(f"{folder}: expected a readable {CONFIG}, got a damaged one ({error}).") from error
     if not isinstance(config, dict):
-        raise BundleError(f"{folder}: expected an object in {_CONFIG}, got {type(config).__name__}.")
+        raise BundleError(f"{folder}: expected an object in {CONFIG}, got {type(config).__name__}.")
     return config
 
 
@@ -276,12 +254,11 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
         raise BundleError(
             f"{folder}: expected an adapter of type LORA, got {config.get('peft_type')!s:.60}. Train LoRA."
         )
-    for name, value in config.items():
-        if name not in _TAKEN and value and value not in _HARMLESS.get(name, ()):
-            raise BundleError(
-                f"{folder}: expected an adapter that is W0 + alpha * B A in layers of the model and nothing else, "
-                f"got one with {name[:60]} = {value!r:.100}. Train it without."
-            )
+    if (strange := strange_setting(config, TAKEN)) is not None:
+        raise BundleError(
+            f"{folder}: expected an adapter that is W0 + alpha * B A in layers of the model and nothing else, "
+            f"got one with {strange}. Train it without."
+        )
 
 
 def _compare_names(folder: Path, trained_on: object, model: nn.Module) -> None:
