@@ -4,6 +4,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from petm.adapter.model import ONE, AdaptedModel, Member, views_alone
 from petm.errors import BundleError, PetmWarning, RunError
 from petm.models.hf_adapter import CONFIG, PICKLE, PREFIX, TAKEN, WEIGHTS, may_hang, strange_setting
 
-_FACTOR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")
+_FACTOR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_B\.bias|lora_embedding_[AB])")
 _FLOATS = frozenset(("F16", "BF16", "F32", "F64"))
 
 
@@ -47,6 +48,7 @@ def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
             "lora_alpha": 1,
             "lora_dropout": 0.0,
             "bias": "none",
+            "lora_bias": adapted.adapter.bias,
             "use_rslora": False,
             "target_modules": "|".join(re.escape(layer) for layer in adapted.ranks),
             "rank_pattern": exactly,
@@ -60,8 +62,13 @@ def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
         write_atomically(place / WEIGHTS, lambda path, held=tensors: save_file(held, path))  # type: ignore[misc]
 
 
-def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE) -> AdaptedModel:
+def load_adapter(
+    model: nn.Module, folder: Path, members: Sequence[Member] = ONE, *, heads: bool = False
+) -> AdaptedModel:
     """Returns the base model with the adapters of a PEFT folder.
+
+    With ``heads``, a linear layer of the folder's own, ``W' x + b'``, is taken as an adapter of full rank on that of
+    the model: ``(W' - W0) x + (b' - b0)``.
 
     Raises:
         BundleError: The folder holds no LoRA adapters that fit the model.
@@ -72,13 +79,16 @@ def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE
     try:
         paths = [_folder_of(folder, name) / WEIGHTS for name in names]
         config, shapes = _read_config(paths[0].parent), _shapes(paths[0])
-        ranks = _ranks(shapes)
-        _check_layers(ranks, shapes, model)
+        own = _heads(shapes, config, model) if heads else {}
+        told = {key: shape for key, shape in shapes.items() if _FACTOR.fullmatch(key) or _layer_of(key) not in own}
+        ranks = _ranks(told)
+        _check_layers({**ranks, **own}, told, model)
         if any(_shapes(path) != shapes for path in paths[1:]):  # before any is allocated: each is held by its file
             raise _UnfitError("adapters of several shapes")
-        adapter = Adapter(model, names, ranks, _scales(config, ranks))
+        bias = any(key.endswith(".bias") for key in shapes)
+        adapter = Adapter(model, names, {**ranks, **own}, _scales(config, ranks), bias=bias)
         for name, path in zip(names, paths, strict=True):
-            _fill(adapter, name, shapes, path)
+            _fill(adapter, name, told, path, {layer: model.get_submodule(layer) for layer in own})
     except (_UnfitError, OSError, SafetensorError) as error:
         got = str(error).splitlines()[0]
         raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got {got}.") from error
@@ -121,6 +131,29 @@ def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     return ranks
 
 
+def _layer_of(key: str) -> str:
+    """The layer of the model that a tensor replaces."""
+    return key.removeprefix(PREFIX).rpartition(".")[0]
+
+
+def _heads(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], model: nn.Module) -> dict[str, int]:
+    """The full ranks of the linear layers that the folder's own replace."""
+    named = tuple(map(str, config.get("modules_to_save") or ()))
+    found: dict[str, int] = {}
+    for layer, module in model.named_modules():
+        inside = any(part.endswith(named) for part in accumulate(layer.split("."), "{}.{}".format)) if named else False
+        wanted = {f"{PREFIX}{layer}.{name}": tensor for name, tensor in module.named_parameters(recurse=False)}
+        if not inside or not wanted:
+            continue
+        for key, tensor in wanted.items():
+            if type(module) is not nn.Linear or not tensor.is_floating_point():
+                raise _UnfitError(f"one with {layer} of its own, which is no linear layer")
+            if shapes.get(key) != tuple(tensor.shape):
+                raise _UnfitError(f"{key} of shape {shapes.get(key, 'none')} where {tuple(tensor.shape)} fits")
+        found[layer] = sizes_of(module).full_rank
+    return found
+
+
 def _check_layers(ranks: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     modules = dict(model.named_modules())
     absent = [layer for layer in ranks if layer not in modules]
@@ -140,12 +173,20 @@ def _check_layers(ranks: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]
                 raise _UnfitError(f"{key} of shape {shape}")
 
 
-def _fill(adapter: Adapter, name: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Copies an adapter's tensors from a file into their places."""
+def _fill(
+    adapter: Adapter,
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    path: Path,
+    heads: Mapping[str, nn.Module],
+) -> None:
+    """Copies an adapter's tensors from a file into their places, and the differences of ``heads`` into theirs."""
     wanted = {
         f"{PREFIX}{layer}.{key}": tensor
         for layer in adapter.ranks
+        if layer not in heads
         for key, tensor in adapter.layer(name, layer).state_dict().items()
+        if not (heads and key.endswith(".bias")) or f"{PREFIX}{layer}.{key}" in shapes  # all or none: others stay 0
     }
     if wanted.keys() != shapes.keys():
         raise _UnfitError("one of other layers")
@@ -155,6 +196,18 @@ def _fill(adapter: Adapter, name: str, shapes: Mapping[str, tuple[int, ...]], pa
     state = load_file(path)
     for key, tensor in wanted.items():
         tensor.copy_(state[key])
+    for layer, module in heads.items():
+        places = adapter.layer(name, layer).state_dict()
+        moved = {
+            key: state[f"{PREFIX}{layer}.{key}"].to(base.device) - base.detach()
+            for key, base in module.named_parameters()
+        }
+        narrow = moved["weight"].shape[0] <= moved["weight"].shape[1]
+        factors = places["lora_A.weight"], places["lora_B.weight"]
+        factors[0 if narrow else 1].copy_(moved["weight"])
+        nn.init.eye_(factors[1 if narrow else 0])
+        if "bias" in moved:
+            places["lora_B.bias"].copy_(moved["bias"])
 
 
 def _scales(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, float]:
@@ -198,7 +251,8 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
     """Returns the base model with a LoRA adapter that PEFT has trained, as its second opinion; nothing is trained.
 
     At ``alpha = 1`` it answers as PEFT does in eval mode, ``W0 + s * B A`` in each adapted layer, where PEFT's scale
-    ``s`` is ``lora_alpha / r``, or ``lora_alpha / sqrt(r)`` with ``use_rslora``; dropout acts in training only. Pass it
+    ``s`` is ``lora_alpha / r``, or ``lora_alpha / sqrt(r)`` with ``use_rslora``; dropout acts in training only. Linear
+    layers of the folder's own (``modules_to_save``) are adapters too, ``W' - W0`` of full rank. Pass the model
     to `petm.grading.grader.fit_grader` for a threshold. Shapes and names of layers tell whether the adapter fits the
     model; whether it was trained on these very weights a PEFT folder does not say. Where the folder and the model both
     name a base model and the names differ, a warning says so.
@@ -220,7 +274,7 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
         raise BundleError(
             f"{folder}: expected {WEIGHTS}, got {found}. Save the adapter again with safe_serialization=True."
         )
-    adapted = load_adapter(model, folder)
+    adapted = load_adapter(model, folder, heads=True)
     for layer in adapted.ranks:
         module = innermost(model.get_submodule(layer))
         if set(getattr(module, "dilation", (1,))) != {1} or getattr(module, "padding_mode", "zeros") != "zeros":
@@ -254,7 +308,7 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
         raise BundleError(
             f"{folder}: expected an adapter of type LORA, got {config.get('peft_type')!s:.60}. Train LoRA."
         )
-    if (strange := strange_setting(config, TAKEN)) is not None:
+    if (strange := strange_setting(config, TAKEN | {"lora_bias", "modules_to_save"})) is not None:
         raise BundleError(
             f"{folder}: expected an adapter that is W0 + alpha * B A in layers of the model and nothing else, "
             f"got one with {strange}. Train it without."

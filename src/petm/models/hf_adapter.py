@@ -142,7 +142,7 @@ class PeftClassifier:
         for name, module in list(network.named_modules()):
             if isinstance(module, peft.utils.ModulesToSaveWrapper):
                 network.set_submodule(name, module.modules_to_save["default"])
-        network.name_or_path = str(self.folder)
+        network.name_or_path = str(self.folder)  # type: ignore[assignment]  # an attribute of transformers
         return network.eval()
 
     def _compare(self, wanted: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
