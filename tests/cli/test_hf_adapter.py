@@ -91,7 +91,7 @@ def test_it_grades_and_its_folders_may_move(
     inputs = petm.load("my.petm", "hf:other", base="moved").origin.inputs
     assert reader_of(inputs_at(inputs, served), False).encoder is not None
     assert run(monkeypatch, "inspect", "my.petm") == 0
-    assert "hf:adapter" in capfd.readouterr().out
+    assert "hf:adapter on base" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

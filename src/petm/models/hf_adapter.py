@@ -7,15 +7,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from petm._internal.extras import import_extra
 from petm._internal.tensor_files import tensors_in
 from petm.errors import ModelError
 from petm.models.hf_folder import Task, check_files, read_config, read_json, transformers_reading
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -116,7 +116,7 @@ class PeftClassifier:
         """The shapes of the weights that replace those of the base model, by their names there."""
         return {key.removeprefix(PREFIX): shape for key, shape in self.shapes.items() if ".lora_" not in key}
 
-    def attached(self, model: nn.Module) -> nn.Module:
+    def attached(self, model: "nn.Module") -> "nn.Module":
         """Returns the base model with the adapter beside its layers, as PEFT does it, unmerged and in eval mode.
 
         What replaces a module of the base model, such as its last layer, stands in its place.
@@ -145,7 +145,7 @@ class PeftClassifier:
         network.name_or_path = str(self.folder)  # type: ignore[assignment]  # an attribute of transformers
         return network.eval()
 
-    def _compare(self, wanted: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
+    def _compare(self, wanted: Mapping[str, tuple[int, ...]], model: "nn.Module") -> None:
         there = {f"{PREFIX}{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         faults = [f"{key} is missing in the file" for key in wanted if key not in self.shapes]
         for key, shape in self.shapes.items():
@@ -239,6 +239,8 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def _classes(found: PeftClassifier, auto: Any, *, trust_remote_code: bool) -> int:
     """``K``, by the adapter's own last layer, if it has one."""
+    import torch  # grading with a tokenizer alone needs none
+
     marked = copy.deepcopy(found.config)
     marked.num_labels = _MARK
     with transformers_reading(found.base), torch.device("meta"):
