@@ -112,6 +112,7 @@ def test_a_second_opinion_adds_to_the_whole_output_of_pefts_layer(tmp_path: Path
         {"modules_to_save": ["pooler"]},
         {"init_lora_weights": "gaussian"},
         {"lora_bias": True},
+        {"trainable_token_indices": [5, 6]},
     ],
     ids=lambda settings: "+".join(settings),
 )
