@@ -3,6 +3,8 @@
 import copy
 import json
 import sys
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,12 @@ import pytest
 import torch
 import transformers
 from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from networks import ResidualNet, TinyCNN, images, seeded, snapshot
 from petm.adapter.one_pass import dual_logits
-from petm.adapter.peft_folder import adopt_adapter
+from petm.adapter.peft_folder import adopt_adapter, load_adapter, save_adapter
 from petm.cli import main
 from petm.data.base import Data, TensorData
 from petm.data.fields import Fields
@@ -57,7 +59,7 @@ def trained_by_peft(model: nn.Module, folder: Path, config: Any = None, **keywor
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in tuned.named_parameters():
-            if "lora_" in name:
+            if "lora_" in name or "modules_to_save" in name:
                 tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
     tuned.save_pretrained(str(folder), save_embedding_layers=False)  # else it asks the hub for the base by its name
     return tuned.eval()
@@ -197,11 +199,34 @@ def test_adapters_on_transformers(
 
 
 @pytest.mark.filterwarnings(OUTDATED)
-def test_a_classifier_trained_by_peft_has_a_head_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora_bias", [False, True])
+def test_a_head_of_its_own_is_one_more_adapter_and_peft_loads_it_from_there(tmp_path: Path, lora_bias: bool) -> None:
     model = bert()
-    trained_by_peft(model, tmp_path, r=2, target_modules=["query"], task_type="SEQ_CLS")
-    with pytest.raises(BundleError, match=ONLY + r"modules_to_save = \['classifier', 'score'\]"):
-        adopt_adapter(model, tmp_path)
+    how: dict[str, Any] = {"r": 2, "lora_alpha": 3, "target_modules": ["query"], "lora_bias": lora_bias}
+    with warnings.catch_warnings(action="ignore"):  # PEFT takes the biases for tensors that are cut
+        peft = trained_by_peft(model, tmp_path / "adapter", task_type="SEQ_CLS", **how)
+    adapted = adopt_adapter(model, tmp_path / "adapter")
+    assert adapted.ranks["classifier"] == 3
+    x = {"input_ids": torch.arange(4, 16).reshape(2, 6)}
+    with torch.no_grad():
+        expected, plain = peft(**x).logits, model(**x).logits
+    assert not torch.allclose(expected, plain)
+    torch.testing.assert_close(adapted(x), expected)
+    torch.testing.assert_close(dual_logits(adapted, Fields(x)).second, expected)
+    assert torch.equal(adapted(x, alpha=0.0), plain)
+    save_adapter(adapted, tmp_path)
+    with warnings.catch_warnings(action="ignore"):
+        again = PeftModel.from_pretrained(copy.deepcopy(model), str(tmp_path)).eval()
+    torch.testing.assert_close(load_adapter(model, tmp_path)(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(again(**x).logits, expected)
+
+
+def test_a_head_wider_than_its_input_is_one_more_adapter(tmp_path: Path) -> None:
+    model = nn.Sequential(OrderedDict(body=nn.Linear(3, 4), head=nn.Linear(4, 7, bias=False))).eval()
+    peft = trained_by_peft(model, tmp_path, r=1, target_modules=["body"], modules_to_save=["head"])
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(adopt_adapter(model, tmp_path)(x), peft(x))
 
 
 # refusals
@@ -247,6 +272,12 @@ def a_dilated_convolution(folder: Path, model: nn.Module) -> None:
     trained_by_peft(model, folder, r=2, target_modules=["conv1"])
 
 
+def without_its_head(folder: Path, model: nn.Module) -> None:
+    trained_by_peft(model, folder, r=2, target_modules=["fc1"], modules_to_save=["fc2"])
+    held = load_file(folder / "adapter_model.safetensors")
+    save_file({key: tensor for key, tensor in held.items() if "fc2" not in key}, folder / "adapter_model.safetensors")
+
+
 def lora_with(**keywords: Any) -> Callable[[Path, nn.Module], None]:
     return lambda folder, model: trained_by_peft(model, folder, r=2, target_modules=["fc1"], **keywords) and None
 
@@ -258,8 +289,8 @@ def lora_with(**keywords: Any) -> Callable[[Path, nn.Module], None]:
         (lora_with(use_dora=True), ONLY + r"use_dora = True\. Train it without"),
         (lora_with(bias="all"), ONLY + r"bias = 'all'"),
         (lora_with(bias="lora_only"), ONLY + r"bias = 'lora_only'"),
-        (lora_with(lora_bias=True), ONLY + r"lora_bias = True"),
-        (lora_with(modules_to_save=["fc2"]), ONLY + r"modules_to_save = \['fc2'\]"),
+        (lora_with(modules_to_save=["conv1"]), "conv1 of its own, which is no linear layer"),
+        (without_its_head, r"fc2\.weight of shape none where \(10, \d+\) fits"),
         (lora_with(init_lora_weights="pissa"), ONLY + r"init_lora_weights = 'pissa'"),
         (lora_with(init_lora_weights="olora"), ONLY + r"init_lora_weights = 'olora'"),
         (another_method, r"expected an adapter of type LORA, got LOHA\. Train LoRA\."),

@@ -1,9 +1,13 @@
+import copy
 import itertools
 import math
+from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from petm.adapter.weight_drift import (
@@ -177,3 +181,16 @@ def test_layers_without_drift_or_without_a_cost_get_no_rank() -> None:
 def test_a_budget_that_pays_for_no_rank() -> None:
     with pytest.raises(ArgumentError, match=r"budget: expected at least 7 parameters, .* got 6\."):
         allocate_ranks([layer("a", 2, 1), layer("b", 1)], {"a": 10, "b": 7}, 6)
+
+
+def test_the_drift_of_pefts_layers_is_that_of_the_whole_weight() -> None:
+    config = LoraConfig(r=2, lora_alpha=6, target_modules=["body"])
+    base: Any = get_peft_model(nn.Sequential(OrderedDict(body=nn.Linear(5, 4))), config)
+    teacher = copy.deepcopy(base)
+    with torch.no_grad():
+        for weight in teacher.parameters():
+            weight.add_(torch.randn_like(weight))
+    before, after = (copy.deepcopy(tuned).merge_and_unload().body.weight for tuned in (base, teacher))
+    drift = {entry.layer: entry for entry in weight_drift(base, teacher)}["base_model.model.body"]
+    expected = torch.linalg.svdvals((after - before).double()).detach()
+    np.testing.assert_allclose(drift.singular_values, expected, rtol=1e-5)

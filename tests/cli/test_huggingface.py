@@ -100,6 +100,7 @@ def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
     assert manifest["inputs"] == {
         "size": None, "channels": None, "processor": "bert", "text_column": "text", "length": None,
         "fingerprint": load_processor("bert").fingerprint, "resize": None, "mean": [], "std": [], "profile": None,
+        "base": None,
     }  # fmt: skip
     assert (manifest["model"]["reference"], manifest["model"]["classes"]) == ("hf:bert", list(hf_folders.KINDS))
 

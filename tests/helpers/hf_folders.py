@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,23 @@ def image_processor(**settings: Any) -> Any:
 def labels(names: Sequence[str]) -> dict[str, Any]:
     """The class names as a configuration has them."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def trained_adapter(folder: Path, base: nn.Module, *, classes: int = 3, **settings: Any) -> Any:
+    """A LoRA classifier of PEFT, written to ``folder``, its base to ``base`` beside it; what is trained is random."""
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    save(folder.parent / "base", base)
+    images = base.main_input_name == "pixel_values"
+    auto = transformers.AutoModelForImageClassification if images else transformers.AutoModelForSequenceClassification
+    with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(1)
+        plain = auto.from_pretrained(folder.parent / "base", num_labels=classes, ignore_mismatched_sizes=True)
+        tuned = get_peft_model(plain, LoraConfig(**{"r": 4, "task_type": "SEQ_CLS", **settings}))
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                nn.init.normal_(parameter, std=0.3)
+        save(folder, tuned)
+    return tuned.eval()

@@ -57,9 +57,10 @@ class LoraLayer(nn.Module):
         layer: The layer of the base model.
         rank: ``r``.
         scale: 1 but for adapters that PEFT has trained with another.
+        bias: Whether a linear layer's ``B`` has a bias, as PEFT's has with ``lora_bias``.
     """
 
-    def __init__(self, layer: nn.Module, rank: int, scale: float = 1.0) -> None:
+    def __init__(self, layer: nn.Module, rank: int, scale: float = 1.0, *, bias: bool = False) -> None:
         super().__init__()
         sizes, self.rank, self.scale = sizes_of(layer), rank, scale
         inner: Any = innermost(layer)
@@ -81,13 +82,16 @@ class LoraLayer(nn.Module):
             self.lora_embedding_B = nn.Parameter(torch.randn(sizes.outputs, rank, **place))
         else:
             self.lora_A = nn.Linear(sizes.inputs, rank, bias=False, **place)
-            self.lora_B = nn.Linear(rank, sizes.outputs, bias=False, **place)
+            self.lora_B = nn.Linear(rank, sizes.outputs, bias=bias, **place)
         if sizes.kind != "embedding":
             nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
             nn.init.zeros_(self.lora_B.weight)
+            if self.lora_B.bias is not None:
+                nn.init.zeros_(self.lora_B.bias)
 
         # Held once more, as a module's attributes take long to find beside a small layer's own time.
-        self._linear = (self.lora_A.weight, self.lora_B.weight) if sizes.kind == "linear" else None
+        plain = sizes.kind == "linear" and not bias
+        self._linear = (self.lora_A.weight, self.lora_B.weight) if plain else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the part that the adapter adds to the layer's output for the input ``x``."""
@@ -138,9 +142,11 @@ class Adapter(nn.Module):
         names: Of the adapters.
         ranks: The rank of each layer, by its name in the model.
         scales: By layer, where it is not 1.
+        bias: Whether the linear layers' ``B`` have biases.
 
     Attributes:
         ranks: The same.
+        bias: The same.
     """
 
     def __init__(
@@ -149,12 +155,14 @@ class Adapter(nn.Module):
         names: Iterable[str],
         ranks: Mapping[str, int],
         scales: Mapping[str, float] | None = None,
+        *,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.ranks, self.names, scales = dict(ranks), tuple(names), scales or {}
+        self.ranks, self.names, self.bias, scales = dict(ranks), tuple(names), bias, scales or {}
         for name in self.names:
             for layer, rank in self.ranks.items():
-                lora = LoraLayer(model.get_submodule(layer), rank, scales.get(layer, 1.0))
+                lora = LoraLayer(model.get_submodule(layer), rank, scales.get(layer, 1.0), bias=bias)
                 self.add_module(_key(name, layer), lora)
 
     def layer(self, name: str, layer: str) -> LoraLayer:
@@ -189,7 +197,8 @@ def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:
     ``in_features`` and ``out_features`` and computes the base in its own forward, as quantised layers and the layers
     of an unmerged PEFT model do. Left out are layers whose weight somebody else reads without calling them (the output
     layer of PyTorch's attention), convolutions with a forward of their own, embeddings with a greatest norm, layers
-    inside of an adaptable one, and a layer that has several names in the model, as PEFT's format knows one only.
+    inside of an adaptable one, those in whose place PEFT has put others (``modules_to_save``), and a layer that has
+    several names in the model, as PEFT's format knows one only.
     """
     names: dict[int, int] = {}
     for _, module in model.named_modules(remove_duplicate=False):
@@ -197,6 +206,8 @@ def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     within: list[str] = []
     for name, module in model.named_modules():
+        if isinstance(getattr(module, "modules_to_save", None), nn.ModuleDict):
+            within.append(f"{name}.original_module")
         if not name or any(name.startswith(parent) for parent in within) or not is_layer(module):
             continue
         if hasattr(module, "base_layer"):

@@ -4,6 +4,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,10 @@ from petm._internal.records import LONGEST_FILE, parse_json
 from petm.adapter.lora import ADAPTER, Adapter, adaptable_layers, innermost, is_conv1d, sizes_of
 from petm.adapter.model import ONE, AdaptedModel, Member, views_alone
 from petm.errors import BundleError, PetmWarning, RunError
+from petm.models.hf_adapter import CONFIG, PICKLE, PREFIX, TAKEN, WEIGHTS, may_hang, strange_setting
 
-_CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-_PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")
-_TAKEN = frozenset((
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out", "inference_mode",
-    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "peft_type", "peft_version", "r",
-    "rank_pattern", "revision", "target_modules", "task_type", "use_rslora",
-))  # fmt: skip
-"""Settings that say which layers are adapted, how strongly, and where the adapter comes from: any value will do."""
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    # Others, such as pissa, change the base weights as the adapter is loaded.
-    "init_lora_weights": (True, "gaussian", "orthogonal"),
-    "megatron_core": ("megatron.core",),
-    "qalora_group_size": (16,),
-}
-"""Beside empty ones, the values of further settings that leave an adapted layer ``W0 + alpha * B A``."""
+_FACTOR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_B\.bias|lora_embedding_[AB])")
 _FLOATS = frozenset(("F16", "BF16", "F32", "F64"))
-_MOST_PATTERNS, _MOST_REPETITIONS = 4096, 3
-"""Beyond them, patterns of a stranger would take minutes."""
 
 
 def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
@@ -64,6 +48,7 @@ def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
             "lora_alpha": 1,
             "lora_dropout": 0.0,
             "bias": "none",
+            "lora_bias": adapted.adapter.bias,
             "use_rslora": False,
             "target_modules": "|".join(re.escape(layer) for layer in adapted.ranks),
             "rank_pattern": exactly,
@@ -73,12 +58,17 @@ def save_adapter(adapted: AdaptedModel, folder: Path) -> None:
             place.mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"{place}: could not be written ({error.strerror}). Free space.") from error
-        write_json(place / _CONFIG, config)
-        write_atomically(place / _WEIGHTS, lambda path, held=tensors: save_file(held, path))  # type: ignore[misc]
+        write_json(place / CONFIG, config)
+        write_atomically(place / WEIGHTS, lambda path, held=tensors: save_file(held, path))  # type: ignore[misc]
 
 
-def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE) -> AdaptedModel:
+def load_adapter(
+    model: nn.Module, folder: Path, members: Sequence[Member] = ONE, *, heads: bool = False
+) -> AdaptedModel:
     """Returns the base model with the adapters of a PEFT folder.
+
+    With ``heads``, a linear layer of the folder's own, ``W' x + b'``, is taken as an adapter of full rank on that of
+    the model: ``(W' - W0) x + (b' - b0)``.
 
     Raises:
         BundleError: The folder holds no LoRA adapters that fit the model.
@@ -87,15 +77,18 @@ def load_adapter(model: nn.Module, folder: Path, members: Sequence[Member] = ONE
     if not names:
         return views_alone(model, members)
     try:
-        paths = [_folder_of(folder, name) / _WEIGHTS for name in names]
+        paths = [_folder_of(folder, name) / WEIGHTS for name in names]
         config, shapes = _read_config(paths[0].parent), _shapes(paths[0])
-        ranks = _ranks(shapes)
-        _check_layers(ranks, shapes, model)
+        own = _heads(shapes, config, model) if heads else {}
+        told = {key: shape for key, shape in shapes.items() if _FACTOR.fullmatch(key) or _layer_of(key) not in own}
+        ranks = _ranks(told)
+        _check_layers({**ranks, **own}, told, model)
         if any(_shapes(path) != shapes for path in paths[1:]):  # before any is allocated: each is held by its file
             raise _UnfitError("adapters of several shapes")
-        adapter = Adapter(model, names, ranks, _scales(config, ranks))
+        bias = any(key.endswith(".bias") for key in shapes)
+        adapter = Adapter(model, names, {**ranks, **own}, _scales(config, ranks), bias=bias)
         for name, path in zip(names, paths, strict=True):
-            _fill(adapter, name, shapes, path)
+            _fill(adapter, name, told, path, {layer: model.get_submodule(layer) for layer in own})
     except (_UnfitError, OSError, SafetensorError) as error:
         got = str(error).splitlines()[0]
         raise BundleError(f"{folder}: expected a LoRA adapter that fits the model, got {got}.") from error
@@ -128,7 +121,7 @@ def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The rank of each layer, by the tensors there are."""
     ranks: dict[str, int] = {}
     for key, shape in shapes.items():
-        match = _FACTOR.fullmatch(key.removeprefix(_PREFIX)) if key.startswith(_PREFIX) else None
+        match = _FACTOR.fullmatch(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else None
         if match is None:
             raise _UnfitError(f"the tensor {key!r:.100}")
         if match[2].startswith(("lora_A", "lora_embedding_A")):
@@ -136,6 +129,29 @@ def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     if not ranks:
         raise _UnfitError("no tensor of an adapter")
     return ranks
+
+
+def _layer_of(key: str) -> str:
+    """The layer of the model that a tensor replaces."""
+    return key.removeprefix(PREFIX).rpartition(".")[0]
+
+
+def _heads(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], model: nn.Module) -> dict[str, int]:
+    """The full ranks of the linear layers that the folder's own replace."""
+    named = tuple(map(str, config.get("modules_to_save") or ()))
+    found: dict[str, int] = {}
+    for layer, module in model.named_modules():
+        inside = any(part.endswith(named) for part in accumulate(layer.split("."), "{}.{}".format)) if named else False
+        wanted = {f"{PREFIX}{layer}.{name}": tensor for name, tensor in module.named_parameters(recurse=False)}
+        if not inside or not wanted:
+            continue
+        for key, tensor in wanted.items():
+            if type(module) is not nn.Linear or not tensor.is_floating_point():
+                raise _UnfitError(f"one with {layer} of its own, which is no linear layer")
+            if shapes.get(key) != tuple(tensor.shape):
+                raise _UnfitError(f"{key} of shape {shapes.get(key, 'none')} where {tuple(tensor.shape)} fits")
+        found[layer] = sizes_of(module).full_rank
+    return found
 
 
 def _check_layers(ranks: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
@@ -150,19 +166,27 @@ def _check_layers(ranks: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]
             f"one on layers that can have none: {', '.join(strange):.200}. Available: {', '.join(candidates)}"
         )
     for key, shape in shapes.items():  # before the adapter is allocated: a rank may be any number beside a side of 0
-        layer, factor = _FACTOR.fullmatch(key.removeprefix(_PREFIX)).groups()  # type: ignore[union-attr]  # as in _ranks
+        layer, factor = _FACTOR.fullmatch(key.removeprefix(PREFIX)).groups()  # type: ignore[union-attr]  # as in _ranks
         if factor.startswith(("lora_A", "lora_embedding_A")):
             sizes = sizes_of(candidates[layer])
             if not ranks[layer] or math.prod(shape) != ranks[layer] * sizes.inputs * sizes.kernel:
                 raise _UnfitError(f"{key} of shape {shape}")
 
 
-def _fill(adapter: Adapter, name: str, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Copies an adapter's tensors from a file into their places."""
+def _fill(
+    adapter: Adapter,
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    path: Path,
+    heads: Mapping[str, nn.Module],
+) -> None:
+    """Copies an adapter's tensors from a file into their places, and the differences of ``heads`` into theirs."""
     wanted = {
-        f"{_PREFIX}{layer}.{key}": tensor
+        f"{PREFIX}{layer}.{key}": tensor
         for layer in adapter.ranks
+        if layer not in heads
         for key, tensor in adapter.layer(name, layer).state_dict().items()
+        if not (heads and key.endswith(".bias")) or f"{PREFIX}{layer}.{key}" in shapes  # all or none: others stay 0
     }
     if wanted.keys() != shapes.keys():
         raise _UnfitError("one of other layers")
@@ -172,6 +196,18 @@ def _fill(adapter: Adapter, name: str, shapes: Mapping[str, tuple[int, ...]], pa
     state = load_file(path)
     for key, tensor in wanted.items():
         tensor.copy_(state[key])
+    for layer, module in heads.items():
+        places = adapter.layer(name, layer).state_dict()
+        moved = {
+            key: state[f"{PREFIX}{layer}.{key}"].to(base.device) - base.detach()
+            for key, base in module.named_parameters()
+        }
+        narrow = moved["weight"].shape[0] <= moved["weight"].shape[1]
+        factors = places["lora_A.weight"], places["lora_B.weight"]
+        factors[0 if narrow else 1].copy_(moved["weight"])
+        nn.init.eye_(factors[1 if narrow else 0])
+        if "bias" in moved:
+            places["lora_B.bias"].copy_(moved["bias"])
 
 
 def _scales(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, float]:
@@ -191,8 +227,8 @@ def _scales(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, fl
 def _by_pattern(patterns: Any, layers: Iterable[str]) -> dict[str, Any]:
     """The value of the first pattern that fits, for each layer that one fits."""
     patterns = patterns or {}
-    if not isinstance(patterns, dict) or len(patterns) > _MOST_PATTERNS or any(map(_may_hang, patterns)):
-        raise _UnfitError(f"patterns that are not simple regular expressions, at most {_MOST_PATTERNS}")
+    if not isinstance(patterns, dict) or may_hang(patterns):
+        raise _UnfitError("patterns that are not simple regular expressions, or very many")
     found: dict[str, Any] = {}
     left = dict.fromkeys(layers)
     for pattern, value in patterns.items():
@@ -211,16 +247,12 @@ def _by_pattern(patterns: Any, layers: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def _may_hang(pattern: str) -> bool:
-    """Whether a regular expression of a stranger repeats repetitions, or so much that matching may take for ever."""
-    return bool(re.search(r"\)[*+?{]", pattern)) or len(re.findall(r"(?<!\\)[*+?{]", pattern)) > _MOST_REPETITIONS
-
-
 def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
     """Returns the base model with a LoRA adapter that PEFT has trained, as its second opinion; nothing is trained.
 
     At ``alpha = 1`` it answers as PEFT does in eval mode, ``W0 + s * B A`` in each adapted layer, where PEFT's scale
-    ``s`` is ``lora_alpha / r``, or ``lora_alpha / sqrt(r)`` with ``use_rslora``; dropout acts in training only. Pass it
+    ``s`` is ``lora_alpha / r``, or ``lora_alpha / sqrt(r)`` with ``use_rslora``; dropout acts in training only. Linear
+    layers of the folder's own (``modules_to_save``) are adapters too, ``W' - W0`` of full rank. Pass the model
     to `petm.grading.grader.fit_grader` for a threshold. Shapes and names of layers tell whether the adapter fits the
     model; whether it was trained on these very weights a PEFT folder does not say. Where the folder and the model both
     name a base model and the names differ, a warning says so.
@@ -237,12 +269,12 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
     folder = Path(folder)
     config = _read_config(folder)
     _check_config(folder, config)
-    if not (folder / _WEIGHTS).is_file():
-        found = f"{_PICKLE}, a pickle" if (folder / _PICKLE).is_file() else "no such file"
+    if not (folder / WEIGHTS).is_file():
+        found = f"{PICKLE}, a pickle" if (folder / PICKLE).is_file() else "no such file"
         raise BundleError(
-            f"{folder}: expected {_WEIGHTS}, got {found}. Save the adapter again with safe_serialization=True."
+            f"{folder}: expected {WEIGHTS}, got {found}. Save the adapter again with safe_serialization=True."
         )
-    adapted = load_adapter(model, folder)
+    adapted = load_adapter(model, folder, heads=True)
     for layer in adapted.ranks:
         module = innermost(model.get_submodule(layer))
         if set(getattr(module, "dilation", (1,))) != {1} or getattr(module, "padding_mode", "zeros") != "zeros":
@@ -257,16 +289,16 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        path = folder / _CONFIG
+        path = folder / CONFIG
         if path.exists() and (not path.is_file() or path.stat().st_size > LONGEST_FILE):
             raise ValueError(f"expected a file of at most {LONGEST_FILE:,} bytes")
         config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise BundleError(f"{folder}: expected an adapter that PEFT has saved, got no {_CONFIG} in it.") from error
+        raise BundleError(f"{folder}: expected an adapter that PEFT has saved, got no {CONFIG} in it.") from error
     except (OSError, ValueError) as error:
-        raise BundleError(f"{folder}: expected a readable {_CONFIG}, got a damaged one ({error}).") from error
+        raise BundleError(f"{folder}: expected a readable {CONFIG}, got a damaged one ({error}).") from error
     if not isinstance(config, dict):
-        raise BundleError(f"{folder}: expected an object in {_CONFIG}, got {type(config).__name__}.")
+        raise BundleError(f"{folder}: expected an object in {CONFIG}, got {type(config).__name__}.")
     return config
 
 
@@ -276,12 +308,11 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
         raise BundleError(
             f"{folder}: expected an adapter of type LORA, got {config.get('peft_type')!s:.60}. Train LoRA."
         )
-    for name, value in config.items():
-        if name not in _TAKEN and value and value not in _HARMLESS.get(name, ()):
-            raise BundleError(
-                f"{folder}: expected an adapter that is W0 + alpha * B A in layers of the model and nothing else, "
-                f"got one with {name[:60]} = {value!r:.100}. Train it without."
-            )
+    if (strange := strange_setting(config, TAKEN | {"lora_bias", "modules_to_save"})) is not None:
+        raise BundleError(
+            f"{folder}: expected an adapter that is W0 + alpha * B A in layers of the model and nothing else, "
+            f"got one with {strange}. Train it without."
+        )
 
 
 def _compare_names(folder: Path, trained_on: object, model: nn.Module) -> None:

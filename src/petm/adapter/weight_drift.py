@@ -108,7 +108,16 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
         for name, module in model.named_modules()
         if is_layer(module) and not isinstance(module, nn.Embedding)
     }
-    return {name: layer.weight.detach() for name, layer in layers.items()}
+    return {name: _whole(layer) for name, layer in layers.items()}
+
+
+def _whole(layer: Any) -> Tensor:
+    """The weight of a layer, with what PEFT's adapters beside it add."""
+    weight: Tensor = layer.weight.detach()
+    if hasattr(layer, "get_delta_weight") and not layer.merged:
+        names = [name for name in layer.active_adapters if name in layer.scaling]
+        weight = sum((layer.get_delta_weight(name).detach() for name in names), weight)
+    return weight
 
 
 def _layer_drift(layer: str, before: Tensor, after: Tensor) -> LayerDrift:

@@ -66,6 +66,7 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
 @click.option("--text-column", help="Column of texts. [default: text]")
 @click.option("--label-column", help="Column of the labels of texts. [default: label]")
 @click.option("--length", type=click.IntRange(1), help="Tokens to which texts are padded or cut. Absent: the longest.")
+@options.base
 @options.processor
 @options.trust_remote_code
 @options.skip_bad
@@ -127,6 +128,7 @@ def fit(
     sources: tuple[Path, ...],
     calibration: tuple[Path, ...],
     classes: str | None,
+    base: Path | None,
     processor: Path | None,
     trust_remote_code: bool,
     skip_bad: bool,
@@ -172,18 +174,23 @@ def fit(
     from petm.cli.process import import_from_here
     from petm.fitting import check_disk, estimate, fit_adopted, fitted
     from petm.grading.provenance import ModelOrigin, Origin
+    from petm.models.hf_adapter import base_of, is_adapter
+    from petm.models.hf_folder import folder_of
     from petm.models.loading import load_model, weights_fingerprint
     from petm.training.recipes import DATA_SHARE
     from petm.training.run_folder import open_run
 
     import_from_here()
     trust: Any = {"trust_remote_code": trust_remote_code}
-    model = load_model(reference, weights, arguments=arguments, **trust)
+    model = load_model(reference, weights, arguments=arguments, base=base, **trust)
+    folder = folder_of(reference)
+    if folder is not None and is_adapter(folder):
+        arguments = {"base": str(base := base_of(folder, base))}
     if not dry_run:
         check_disk(output, model, config, include_base=include_base)
-    wanted, label_column = inputs_of(reference, processor=processor, **trust, **form_options)
+    wanted, label_column = inputs_of(reference, processor=processor, base=base, **trust, **form_options)
     how: dict[str, Any] = {"label_column": label_column, "skip_bad": skip_bad, **trust}
-    data = open_labelled(sources, wanted, reference, classes, **how)
+    data = open_labelled(sources, wanted, reference, classes, base=base, **how)
     form, decoded = form_of(data, wanted), config.cache_budget // DATA_SHARE
     fresh = None
     if calibration:

@@ -60,7 +60,7 @@ def open_bundle(place: GraderPlace, device: str) -> "Grader":
     bundled = place.trust_bundle_code
     # Without the bundle's trust, the remote code is that of a folder which the command names.
     remote = place.trust_remote_code and (bundled or place.reference is not None)
-    how: Any = {"weights": place.weights, "trust_bundle_code": bundled, "trust_remote_code": remote}
+    how: Any = {"weights": place.weights, "base": place.base, "trust_bundle_code": bundled, "trust_remote_code": remote}
     grader = load(place.bundle, place.reference, **how)
     grader.adapted.to(choose_device(device))
     return grader
@@ -76,7 +76,8 @@ def open_both(place: GraderPlace, device: str) -> "tuple[Grader | OnnxGrader, Re
 def inputs_at(inputs: "InputOrigin", place: GraderPlace) -> "InputOrigin":
     """Returns the form of a bundle's inputs, with their processor, if any, in the folder where it is now."""
     folder = place.processor or folder_of(place.reference)
-    return replace(inputs, processor=str(folder)) if folder and inputs.processor else inputs
+    base = str(place.base) if place.base else inputs.base
+    return replace(inputs, processor=str(folder or inputs.processor), base=base) if inputs.processor else inputs
 
 
 def processor_of(inputs: "InputOrigin", trust_remote_code: bool) -> Tokenizer | ImageProcessor | None:
@@ -85,7 +86,8 @@ def processor_of(inputs: "InputOrigin", trust_remote_code: bool) -> Tokenizer | 
     Raises:
         ModelError: It cannot be read, or differs from the one of the fit.
     """
-    processor = prepares(inputs.processor, trust_remote_code=trust_remote_code) if inputs.processor else None
+    how: Any = {"base": inputs.base, "trust_remote_code": trust_remote_code}
+    processor = prepares(inputs.processor, **how) if inputs.processor else None
     if processor is not None and processor.fingerprint != inputs.fingerprint:
         raise ModelError(
             f"processor: expected the one of the fit, got another one in {inputs.processor}. "

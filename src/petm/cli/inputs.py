@@ -96,6 +96,7 @@ def open_labelled(
     reference: str,
     names: str | None,
     *,
+    base: Path | None = None,
     skip_bad: bool,
     trust_remote_code: bool,
     **how: Any,
@@ -115,7 +116,7 @@ def open_labelled(
         raise ArgumentError(f"classes: expected different names, got {enumerated(classes)}. Name each class once.")
     folder, count = folder_of(reference), 0
     if folder is not None:
-        count, own = read_classes(folder, trust_remote_code=trust_remote_code)
+        count, own = read_classes(folder, base=base, trust_remote_code=trust_remote_code)
         if classes and len(classes) != count:
             raise ArgumentError(f"classes: expected {count} names, one for each class of {folder}, got {len(classes)}.")
         if classes and classes != own and sorted(classes) == sorted(own):
@@ -164,6 +165,7 @@ def inputs_of(
     reference: str,
     *,
     processor: Path | None = None,
+    base: Path | None = None,
     trust_remote_code: bool = False,
     size: tuple[int, int] | None = None,
     channels: str | None = None,
@@ -182,7 +184,7 @@ def inputs_of(
         UsageError: An option is for images and the model takes texts, or the other way round.
     """
     folder = processor or folder_of(reference)
-    reader = prepares(str(folder), trust_remote_code=trust_remote_code) if folder else None
+    reader = prepares(str(folder), base=base and str(base), trust_remote_code=trust_remote_code) if folder else None
     reads_texts = isinstance(reader, Tokenizer)
     for_images = {"--size": size, "--channels": channels, "--resize": resize, "--mean": mean, "--std": std}
     for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}
@@ -194,7 +196,7 @@ def inputs_of(
     if reader is None:
         read = InputOrigin(size, int(channels) if channels else None, resize=resize, mean=mean or (), std=std or ())
         return read, None
-    read = InputOrigin(processor=str(folder), fingerprint=reader.fingerprint)
+    read = InputOrigin(processor=str(folder), base=str(base) if base else None, fingerprint=reader.fingerprint)
     if reads_texts:
         return replace(read, text_column=text_column or "text", length=length), label_column or "label"
     return read, None

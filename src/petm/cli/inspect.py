@@ -108,8 +108,11 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
     adapters = f"{manifest.adapter_parameters:,} parameters"
     if manifest.parameters:
         adapters += f", {manifest.adapter_parameters / manifest.parameters:.2%} of the model"
+    reference = model.reference or "passed in Python"
+    if reference.startswith("hf:") and "base" in model.arguments:
+        reference += f" on {model.arguments['base']}"
     rows = [
-        ("model", f"{model.reference or 'passed in Python'}, weights {model.weights or 'not named'}"),
+        ("model", f"{reference}, weights {model.weights or 'not named'}"),
         ("", f"{manifest.parameters:,} parameters, fingerprint {manifest.fingerprint[:12]}"),
         ("classes", ", ".join(model.classes) or "not named"),
         ("adapter", ", ".join(f"{layer} rank {rank}" for layer, rank in manifest.layers.items()) or "none"),

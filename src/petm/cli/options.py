@@ -63,6 +63,11 @@ processor = click.option(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Hugging Face folder whose tokenizer or image processor prepares the inputs. Absent: that of --model hf:DIR.",
 )
+base = click.option(
+    "--base",
+    type=PATH,
+    help="Folder of the model that the LoRA adapter of --model hf:DIR was trained on, if not where the adapter says.",
+)
 trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run the code in a Hugging Face folder.")
 
 trust_bundle_code = click.option(
@@ -78,6 +83,7 @@ class GraderPlace:
     reference: str | None = None
     weights: Path | None = None
     processor: Path | None = None
+    base: Path | None = None
     trust_remote_code: bool = False
     trust_bundle_code: bool = False
 
@@ -103,7 +109,7 @@ def grader(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     weights = click.option("--weights", type=PATH, help="The model's weights, if they have moved.")
     for option in (
-        trust_bundle_code, trust_remote_code, processor, weights, model, click.argument("bundle", type=PATH)
+        trust_bundle_code, trust_remote_code, base, processor, weights, model, click.argument("bundle", type=PATH)
     ):  # fmt: skip
         gathered = option(gathered)
     return gathered

@@ -43,8 +43,7 @@ from petm.grading.manifest import (
     write_manifest,
 )
 from petm.models.answers import remember
-from petm.models.hf_folder import folder_of
-from petm.models.loading import load_model, load_weights, save_weights, weights_fingerprint
+from petm.models.loading import arguments_of, load_model, load_weights, save_weights, weights_fingerprint
 from petm.models.probe import check_module
 from petm.models.trust import build_named
 
@@ -116,6 +115,7 @@ def read_bundle(
     model: nn.Module | str | None = None,
     *,
     weights: str | Path | None = None,
+    base: str | Path | None = None,
     trust_bundle_code: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple[AdaptedModel, Manifest, dict[str, Tensor]]:
@@ -127,9 +127,8 @@ def read_bundle(
     """
     path, manifest = Path(path), read_manifest(path)
     if not isinstance(model, nn.Module):
-        model = _build(
-            path, manifest, model, weights, trust_bundle_code=trust_bundle_code, trust_remote_code=trust_remote_code
-        )
+        trust = {"trust_bundle_code": trust_bundle_code, "trust_remote_code": trust_remote_code}
+        model = _build(path, manifest, model, weights, base, **trust)
     check_module(model)
     found = weights_fingerprint(model)
     if found != manifest.fingerprint:
@@ -158,17 +157,24 @@ def read_bundle(
     return adapted, manifest, tensors
 
 
-def _build(path: Path, manifest: Manifest, named: str | None, weights: str | Path | None, **trust: bool) -> nn.Module:
+def _build(
+    path: Path,
+    manifest: Manifest,
+    named: str | None,
+    weights: str | Path | None,
+    base: str | Path | None,
+    **trust: bool,
+) -> nn.Module:
     """The base model by its user's reference, else by the bundle's, with its weights."""
     described = manifest.origin.model
     held = weights or (path / BASE if BASE in manifest.files else described.weights)
     source = Path(held) if held is not None else None
+    arguments = described.arguments if base is None else {**described.arguments, "base": str(base)}
     if named is not None:
-        arguments = described.arguments if folder_of(named) is None else None
-        model = load_model(named, arguments=arguments, trust_remote_code=trust["trust_remote_code"])
+        model = load_model(named, **arguments_of(named, arguments), trust_remote_code=trust["trust_remote_code"])
     elif described.reference is not None:
         how: Any = {"parameters": manifest.parameters, **trust}
-        model = build_named(path, described.reference, described.arguments, source, **how)
+        model = build_named(path, described.reference, arguments, source, **how)
     else:
         raise BundleError(f"{path}: expected a bundle that says how its model is built, got none. Pass the model.")
     if source is not None:

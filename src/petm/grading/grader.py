@@ -305,6 +305,7 @@ def load(
     model: nn.Module | str | None = None,
     *,
     weights: str | Path | None = None,
+    base: str | Path | None = None,
     trust_bundle_code: bool = False,
     trust_remote_code: bool = False,
     evidence: Sequence[Evidence] = (),
@@ -316,6 +317,7 @@ def load(
         model: The base model, or how it is built, as `petm.models.loading.load_model` takes it. Absent, it is the one
             that the bundle names, if that is a network of petm's own or a Hugging Face folder without code.
         weights: The base model's weights file, if it has moved.
+        base: Where ``model`` or the bundle names a LoRA adapter of PEFT, the folder of its base model, if it has moved.
         trust_bundle_code: Whether to import and call any other code that the bundle names, outside the bundle.
         trust_remote_code: Whether to run the code in the Hugging Face folder that the bundle names; needs both.
         evidence: Evidence of the user's own, as it was fitted with.
@@ -325,9 +327,8 @@ def load(
         BundleError: The bundle is damaged, too new, or fitted to another model, or the user's evidence is absent.
         ModelError: The base model cannot be built.
     """
-    adapted, told, tensors = read_bundle(
-        path, model, weights=weights, trust_bundle_code=trust_bundle_code, trust_remote_code=trust_remote_code
-    )
+    trust = {"trust_bundle_code": trust_bundle_code, "trust_remote_code": trust_remote_code}
+    adapted, told, tensors = read_bundle(path, model, weights=weights, base=base, **trust)
     place = Record(told.suspicion, f"{path}: {MANIFEST}, suspicion")
     layer = adapted.base.get_submodule(adapted.feature_layer) if adapted.feature_layer else None
     features = int(getattr(layer, "in_features", 0))

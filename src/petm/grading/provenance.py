@@ -30,7 +30,7 @@ class ModelOrigin:
 
     Attributes:
         reference: ``module:factory``; absent if a model was passed in Python.
-        arguments: Keyword arguments of the factory.
+        arguments: Keyword arguments of the factory; ``base``, the folder of an adapter's base model.
         weights: The weights file as it was named.
         classes: Class names; empty if there are none.
         reading: How the model is called and its answer becomes logits.
@@ -66,6 +66,7 @@ class InputOrigin:
         size: Height and width that images are resized to.
         channels: 1 for grey, 3 for colour.
         processor: The Hugging Face folder of the tokenizer or image processor.
+        base: Where this is the folder of a LoRA adapter, that of its base model.
         fingerprint: SHA-256 of that tokenizer or image processor.
         text_column: The column of texts.
         length: Tokens to which every text is padded or cut; absent takes the longest of the data.
@@ -85,6 +86,7 @@ class InputOrigin:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     profile: InputProfile | None = None
+    base: str | None = None
 
     @property
     def takes_pixels(self) -> bool:
@@ -135,6 +137,7 @@ class InputOrigin:
             mean,
             std,
             InputProfile.from_json(record.record("profile")) if record.has("profile") else None,
+            record.text_or_none("base"),
         )
 
 

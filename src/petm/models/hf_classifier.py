@@ -11,6 +11,7 @@ from torch import nn
 
 from petm._internal.tensor_files import tensors_in
 from petm.errors import ModelError
+from petm.models.hf_adapter import is_adapter, read_adapter
 from petm.models.hf_folder import read_classifier_config, read_json, transformers_reading
 from petm.models.hf_tokenizer import has_vocabulary, padding_id, read_tokenizer
 
@@ -19,21 +20,33 @@ _MORE_BUFFERS = 1 << 30
 """Bytes of buffers, such as masks, that no file holds, beyond those of the weights."""
 
 
-def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
+def load_classifier(
+    folder: str | Path, *, base: str | Path | None = None, trust_remote_code: bool = False
+) -> nn.Module:
     """Returns the image or sequence classifier of a folder, in eval mode, in the precision of its config or weights.
 
-    A text model without a padding token gets one in memory: the tokenizer's, else the one that ends a text.
+    A text model without a padding token gets one in memory: the tokenizer's, else the one that ends a text. A LoRA
+    adapter of PEFT, with a last layer of its own or without, is put beside the layers of its base model, unmerged.
 
     Args:
-        folder: With ``config.json`` and weights as safetensors, as ``save_pretrained`` writes them.
+        folder: With ``config.json`` and weights as safetensors, as ``save_pretrained`` writes them; or with an adapter.
+        base: The folder of the model that an adapter was trained on, if not the one that its settings name.
         trust_remote_code: Whether to run the folder's own code, if its model needs any.
 
     Raises:
         ModelError: There is no such folder, config or weights; it is not a classifier with one of at least two classes
-            as its answer; weights are missing or do not fit; or it has code of its own that is not trusted.
+            as its answer; weights are missing, in the adapter too, or do not fit; or it has code of its own that is not
+            trusted.
     """
-    folder = Path(folder)
-    config, task = read_classifier_config(folder, trust_remote_code=trust_remote_code)
+    adapter_folder, adapter = Path(folder), None
+    if is_adapter(adapter_folder):
+        adapter = read_adapter(adapter_folder, base, trust_remote_code=trust_remote_code)
+        folder, config, task = adapter.base, adapter.config, adapter.task
+    elif base is not None:
+        raise ModelError(f"base: expected none beside {folder}, no adapter of PEFT, got {base}. Leave it out.")
+    else:
+        folder = Path(folder)
+        config, task = read_classifier_config(folder, trust_remote_code=trust_remote_code)
     if not list(folder.glob("*.safetensors")):
         others = ", ".join(sorted(file.name for pattern in ("*.bin", "*.h5", "*.pt") for file in folder.glob(pattern)))
         raise ModelError(
@@ -45,9 +58,11 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
         kinds = {name: kind for file in files for name, (kind, _) in tensors_in(file).items()}
         auto = getattr(transformers, f"AutoModelFor{task}")
         if not trust_remote_code:
-            _check_size(folder, auto, config, sum(file.stat().st_size for file in files))
+            held = sum(file.stat().st_size for file in files)
+            _check_size(folder, auto, config, held + (adapter.bytes if adapter else 0))
         model, found = auto.from_pretrained(
             folder,
+            config=config,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
@@ -55,11 +70,14 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
             ignore_mismatched_sizes=True,  # named below, where transformers would point to its log
             output_loading_info=True,
         )
+    own = adapter.own if adapter else {}
     faults = [
         f"{key} is {tuple(got)} in the file and {tuple(wanted)} in the model"
         for key, got, wanted in sorted(found["mismatched_keys"])
+        if key not in own
     ]
-    faults += [f"{key} is missing in the file" for key in sorted(found["missing_keys"])]
+    missing = "missing in the file" if adapter is None else f"missing here and in the adapter {adapter.folder}"
+    faults += [f"{key} is {missing}" for key in sorted(found["missing_keys"]) if key not in own]
     floats = [name for name, weight in model.named_parameters() if weight.is_floating_point()]
     faults += [
         f"{name} is {kinds[name]} in the file and floats in the model"
@@ -73,11 +91,11 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
             f"{'; '.join(faults[:3])}{more}. Save the trained classifier with its last layer."
         )
     if task == "SequenceClassification" and getattr(config, "pad_token_id", None) is None:
-        vocabulary = has_vocabulary(folder)
-        tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code) if vocabulary else None
+        place = next((each for each in (adapter_folder, folder) if has_vocabulary(each)), None)
+        tokenizer = read_tokenizer(place, trust_remote_code=trust_remote_code) if place else None
         model.config.pad_token_id = padding_id(config, tokenizer)
     network: nn.Module = model.eval()
-    return network
+    return network if adapter is None else adapter.attached(network)
 
 
 def _weights_of(folder: Path) -> list[Path]:
@@ -115,13 +133,18 @@ def _check_size(folder: Path, auto: Any, config: Any, held: int) -> None:
         )
 
 
-def read_classes(folder: str | Path, *, trust_remote_code: bool = False) -> tuple[int, tuple[str, ...]]:
+def read_classes(
+    folder: str | Path, *, base: str | Path | None = None, trust_remote_code: bool = False
+) -> tuple[int, tuple[str, ...]]:
     """Returns ``K`` and the names of the classes in the order of the outputs; none for ``LABEL_0``, ``LABEL_1``, ...
 
     Raises:
         ModelError: As `load_classifier`, as far as ``config.json`` tells.
     """
-    config, _ = read_classifier_config(Path(folder), trust_remote_code=trust_remote_code)
+    if is_adapter(Path(folder)):
+        config = read_adapter(Path(folder), base, trust_remote_code=trust_remote_code).config
+    else:
+        config, _ = read_classifier_config(Path(folder), trust_remote_code=trust_remote_code)
     return int(config.num_labels), _names(config.id2label)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from petm.data.images import ImageProcessor as ImageProcessor
 from petm.errors import ModelError
+from petm.models.hf_adapter import is_adapter, read_adapter
 from petm.models.hf_folder import (
     Task,
     check_files,
@@ -40,14 +41,18 @@ _TRIED = (_SQUARE, _WIDE, (33, 57), (7, 9))
 """Width and height of the noise on which both are compared."""
 
 
-def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> Tokenizer | ImageProcessor:
+def load_processor(
+    folder: str | Path, *, base: str | Path | None = None, trust_remote_code: bool = False
+) -> Tokenizer | ImageProcessor:
     """Returns the tokenizer of a folder, or its image processor.
 
-    The model's ``config.json`` decides, if it names a classifier; otherwise a tokenizer is preferred.
+    The model's ``config.json`` decides, if it names a classifier; otherwise a tokenizer is preferred. Beside a LoRA
+    adapter without either, it is that of the base model.
 
     Args:
         folder: With the files of a tokenizer or an image processor, as ``save_pretrained`` writes them; best beside the
             ``config.json`` of their model, which has the most tokens and the padding token.
+        base: The folder of the model that an adapter there was trained on, if not the one that its settings name.
         trust_remote_code: Whether to run the folder's own code, if there is any.
 
     Raises:
@@ -57,7 +62,12 @@ def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> To
     folder = Path(folder)
     config: Any = SimpleNamespace(pad_token_id=None, eos_token_id=None, model_type="")
     task: Task | None = None
-    if (folder / "config.json").is_file():
+    if is_adapter(folder):
+        adapter = read_adapter(folder, base, trust_remote_code=trust_remote_code)
+        config, task = adapter.config, adapter.task
+        here = has_vocabulary(folder) if task == "SequenceClassification" else any(map(Path.is_file, _in(folder)))
+        folder = folder if here else adapter.base
+    elif (folder / "config.json").is_file():
         config, task = read_config(folder, trust_remote_code=trust_remote_code)
     elif not folder.is_dir():
         raise ModelError(f"processor: expected the folder of a tokenizer or image processor, got {folder}, no folder.")
@@ -69,11 +79,15 @@ def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> To
     return load(folder, config, trust_remote_code=trust_remote_code)
 
 
+def _in(folder: Path) -> list[Path]:
+    return [folder / name for name in _CONFIGS]
+
+
 def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> ImageProcessor:
     """Returns the image processor of a folder, in the form that needs Pillow only; raises as `load_processor`."""
     from PIL import Image
 
-    present = [folder / name for name in _CONFIGS if (folder / name).is_file()]
+    present = [path for path in _in(folder) if path.is_file()]
     if not present:
         raise ModelError(
             f"model: expected an image processor ({_CONFIGS[0]}) in {folder}, got none. "

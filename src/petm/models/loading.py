@@ -22,6 +22,7 @@ from petm._internal.tensor_files import tensors_in
 from petm.data.fields import Fields, Inputs, describe
 from petm.errors import ModelError, PetmError
 from petm.models.answers import as_logits, find_answer, joined, of_one_length, reading_of
+from petm.models.hf_adapter import is_adapter
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_folder import folder_of
 from petm.models.reading import Reading
@@ -32,16 +33,19 @@ def load_model(
     weights: str | Path | None = None,
     *,
     arguments: Mapping[str, Any] | None = None,
+    base: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> nn.Module:
     """Returns the user's network, in eval mode, built by the factory or read from the folder that ``reference`` names.
 
     Args:
         reference: ``module:factory`` that can be imported, ``path/to/file.py:factory``, or ``hf:DIR`` for a Hugging
-            Face folder with an image or sequence classifier. The factory is the user's own code and is run.
+            Face folder with an image or sequence classifier, or with a LoRA adapter of one that PEFT has saved. The
+            factory is the user's own code and is run.
         weights: A ``.safetensors`` file, or a ``state_dict`` file that ``torch.load`` can read with
             ``weights_only=True``; nothing is unpickled. None keeps the weights of the factory.
         arguments: Keyword arguments for the factory.
+        base: The folder of the model that such an adapter was trained on, if not the one that its settings name.
         trust_remote_code: Whether to run the Hugging Face folder's own code, if its model needs any.
 
     Raises:
@@ -49,15 +53,25 @@ def load_model(
             Face folder cannot be used, as in `petm.models.hf_classifier.load_classifier`.
     """
     folder = folder_of(reference)
+    if folder is None and base is not None:
+        raise ModelError(f"base: expected none beside {reference}, which is no folder of an adapter, got {base}.")
     if folder is None:
         model = build(_find_factory(reference), reference, arguments or {})
     elif arguments:
         raise ModelError(f"arguments: expected none for {reference}, whose config.json has them, got {arguments}.")
     else:
-        model = load_classifier(folder, trust_remote_code=trust_remote_code)
+        model = load_classifier(folder, base=base, trust_remote_code=trust_remote_code)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
+
+
+def arguments_of(reference: str, held: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a bundle remembers of a model, as arguments of `load_model`: ``base`` of an adapter alone."""
+    folder = folder_of(reference)
+    if folder is None:
+        return {"arguments": held}
+    return {"base": held.get("base")} if is_adapter(folder) else {}
 
 
 def build(factory: Callable[..., Any], reference: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -186,8 +200,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """Returns a SHA-256 over names, dtypes, shapes and bits of the model's ``state_dict``."""
-    return fingerprint(part for name, tensor in sorted(model.state_dict().items()) for part in (name, tensor))
+    """Returns a SHA-256 over names, dtypes, shapes and bits of the model's ``state_dict``, and over PEFT's scales."""
+    parts: list[str | Tensor] = [part for entry in sorted(model.state_dict().items()) for part in entry]
+    scales = ((name, getattr(module, "scaling", None)) for name, module in model.named_modules())
+    return fingerprint([*parts, *(f"{name}: {held}" for name, held in scales if isinstance(held, dict))])
 
 
 def count_parameters(model: nn.Module) -> int:

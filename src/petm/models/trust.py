@@ -13,8 +13,9 @@ from torch import nn
 from petm._internal.progress import console
 from petm._internal.texts import visible
 from petm.errors import ArgumentError, BundleError, ModelError
+from petm.models.hf_adapter import base_of, is_adapter
 from petm.models.hf_folder import folder_of
-from petm.models.loading import build, count_parameters, import_module, load_model, split_reference
+from petm.models.loading import arguments_of, build, count_parameters, import_module, load_model, split_reference
 
 _OWN = "petm"
 
@@ -38,7 +39,7 @@ def build_named(
     Args:
         bundle: The bundle's folder.
         reference: As in `petm.models.loading.load_model`.
-        arguments: Keyword arguments of the factory.
+        arguments: Keyword arguments of the factory, or ``base`` of an adapter.
         weights: The file of weights that is loaded later.
         parameters: Number of parameters that the bundle names; a network of petm is built only if it has as many.
         trust_bundle_code: Whether to import and call what the bundle names.
@@ -57,9 +58,10 @@ def build_named(
                     "trust_remote_code: expected trust_bundle_code as well, as it is the bundle that names the folder "
                     f"{str(folder)!r}, got it alone. Name the folder yourself (--model hf:DIR), or trust both."
                 )
-            _refuse_inside(bundle, folder)
-            _announce(f"{bundle}: runs the code in {folder.resolve()}.")
-        return load_model(reference, arguments=arguments, trust_remote_code=trust_remote_code)
+            source = base_of(folder, arguments.get("base")) if is_adapter(folder) else folder
+            _refuse_inside(bundle, folder, source)
+            _announce(f"{bundle}: runs the code in {source.resolve()}.")
+        return load_model(reference, trust_remote_code=trust_remote_code, **arguments_of(reference, arguments))
     place, name = split_reference(reference)
     if place.split(".")[0] == _OWN and not place.endswith(".py"):
         factory = _own_network(place, name, reference)
