@@ -1,5 +1,6 @@
 """``petm fit``: a grader for one's own model."""
 
+import csv
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -63,6 +64,13 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
 )
 @click.option("--mean", type=options.Numbers(), help="Subtracted from pixels (0 to 1), by channel: 0.485,0.456,0.406.")
 @click.option("--std", type=options.Numbers(), help="Divisor of pixels after --mean, by channel: 0.229,0.224,0.225.")
+@click.option("--label-words", help="Answers of a language model, one for each class, separated by commas.")
+@click.option(
+    "--template",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of the question to a language model, with {text} and other columns by name.",
+)
+@click.option("--chat", is_flag=True, help="Ask --template as a user of the tokenizer's chat template.")
 @click.option("--text-column", help="Column of texts. [default: text]")
 @click.option("--label-column", help="Column of the labels of texts. [default: label]")
 @click.option("--length", type=click.IntRange(1), help="Tokens to which texts are padded or cut. Absent: the longest.")
@@ -127,6 +135,9 @@ def fit(
     sources: tuple[Path, ...],
     calibration: tuple[Path, ...],
     classes: str | None,
+    label_words: str | None,
+    template: Path | None,
+    chat: bool,
     processor: Path | None,
     trust_remote_code: bool,
     skip_bad: bool,
@@ -157,6 +168,10 @@ def fit(
         raise click.UsageError(str(error)) from error
     if adapter is not None:
         _expect_no_training(context)
+    if (label_words is None) != (template is None) or (chat and template is None):
+        raise click.UsageError(
+            "--label-words, --template: expected both, of a language model, or neither (nor --chat)."
+        )
     paths = {"data": sources, "calibration": calibration, "weights": (weights,), "adapter": (adapter,)}
     for name, each in paths.items():
         for path in each:
@@ -172,18 +187,30 @@ def fit(
     from petm.cli.process import import_from_here
     from petm.fitting import check_disk, estimate, fit_adopted, fitted
     from petm.grading.provenance import ModelOrigin, Origin
+    from petm.models.hf_folder import folder_of, read_classifier_config
+    from petm.models.hf_tokenizer import ask
     from petm.models.loading import load_model, weights_fingerprint
+    from petm.models.prompt import Prompt
     from petm.training.recipes import DATA_SHARE
     from petm.training.run_folder import open_run
 
     import_from_here()
     trust: Any = {"trust_remote_code": trust_remote_code}
+    prompt, words = None, dict[str, int]()
+    if label_words is not None and template is not None:
+        folder = folder_of(reference)
+        if folder is None:
+            raise click.UsageError(f"--label-words: expected a language model (--model hf:DIR), got {reference}.")
+        read_classifier_config(folder, label_words=True, **trust)
+        asked = Prompt.read(template, chat=chat)
+        prompt, words = ask(processor or folder, asked, next(csv.reader([label_words])), **trust)
+        arguments = {**(arguments or {}), "label_words": words}
     model = load_model(reference, weights, arguments=arguments, **trust)
     if not dry_run:
         check_disk(output, model, config, include_base=include_base)
-    wanted, label_column = inputs_of(reference, processor=processor, **trust, **form_options)
+    wanted, label_column = inputs_of(reference, processor=processor, prompt=prompt, **trust, **form_options)
     how: dict[str, Any] = {"label_column": label_column, "skip_bad": skip_bad, **trust}
-    data = open_labelled(sources, wanted, reference, classes, **how)
+    data = open_labelled(sources, wanted, reference, classes, words=tuple(words), **how)
     form, decoded = form_of(data, wanted), config.cache_budget // DATA_SHARE
     fresh = None
     if calibration:

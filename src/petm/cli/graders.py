@@ -85,7 +85,8 @@ def processor_of(inputs: "InputOrigin", trust_remote_code: bool) -> Tokenizer | 
     Raises:
         ModelError: It cannot be read, or differs from the one of the fit.
     """
-    processor = prepares(inputs.processor, trust_remote_code=trust_remote_code) if inputs.processor else None
+    how: Any = {"trust_remote_code": trust_remote_code, "prompt": inputs.prompt}
+    processor = prepares(inputs.processor, **how) if inputs.processor else None
     if processor is not None and processor.fingerprint != inputs.fingerprint:
         raise ModelError(
             f"processor: expected the one of the fit, got another one in {inputs.processor}. "

@@ -168,7 +168,7 @@ def _labelled(
     if untold := int((decided.labels == UNLABELLED).sum()):
         click.echo(f"labels: nobody can tell {untold:,}; figures and guarantee are about the others.", err=True)
     reader = reader_of(inputs, place.trust_remote_code)
-    found = read_labelled(decided, labels, reader, classes, text_column=inputs.text_column, skip_bad=skip_bad)
+    found = read_labelled(decided, labels, reader, classes, text_column=inputs.columns, skip_bad=skip_bad)
     for name, reason in found.skipped.items():
         click.echo(f"skipped: {name}: {reason}", err=True)
     return found, drawn and not found.skipped

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from petm.data.base import Data
     from petm.data.reader import Reader
     from petm.data.reviewed import Reviewed
+    from petm.data.sources import Columns
     from petm.grading.grader import Grader
 
 _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
@@ -112,7 +113,7 @@ def recalibrate(
     grader = open_bundle(place, device)
     form = inputs_at(grader.origin.inputs, place)
     if reviewed is not None:
-        data, chance = reviewed_data(reviewed, reader_of(form, place.trust_remote_code), form.text_column, classes)
+        data, chance = reviewed_data(reviewed, reader_of(form, place.trust_remote_code), form.columns, classes)
     else:
         trust: Any = {"trust_remote_code": place.trust_remote_code}
         data = open_inputs(
@@ -134,7 +135,7 @@ def recalibrate(
 
 
 def reviewed_data(
-    reviewed: "Reviewed", reader: "Reader", text_column: str | None, classes: Sequence[str]
+    reviewed: "Reviewed", reader: "Reader", text_column: "Columns | None", classes: Sequence[str]
 ) -> "tuple[Data, Any]":
     """Returns the inputs that a person could label, in memory, and the chance with which each was drawn.
 

@@ -164,7 +164,8 @@ def _build(path: Path, manifest: Manifest, named: str | None, weights: str | Pat
     held = weights or (path / BASE if BASE in manifest.files else described.weights)
     source = Path(held) if held is not None else None
     if named is not None:
-        arguments = described.arguments if folder_of(named) is None else None
+        alike = (folder_of(named) is None) == (folder_of(described.reference) is None)
+        arguments = described.arguments if alike else None
         model = load_model(named, arguments=arguments, trust_remote_code=trust["trust_remote_code"])
     elif described.reference is not None:
         how: Any = {"parameters": manifest.parameters, **trust}

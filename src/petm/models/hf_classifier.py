@@ -13,13 +13,16 @@ from petm._internal.tensor_files import tensors_in
 from petm.errors import ModelError
 from petm.models.hf_folder import read_classifier_config, read_json, transformers_reading
 from petm.models.hf_tokenizer import has_vocabulary, padding_id, read_tokenizer
+from petm.models.label_words import LabelWords
 
 _INDEX = "model.safetensors.index.json"
 _MORE_BUFFERS = 1 << 30
 """Bytes of buffers, such as masks, that no file holds, beyond those of the weights."""
 
 
-def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
+def load_classifier(
+    folder: str | Path, *, trust_remote_code: bool = False, label_tokens: Mapping[str, int] | None = None
+) -> nn.Module:
     """Returns the image or sequence classifier of a folder, in eval mode, in the precision of its config or weights.
 
     A text model without a padding token gets one in memory: the tokenizer's, else the one that ends a text.
@@ -27,13 +30,15 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
     Args:
         folder: With ``config.json`` and weights as safetensors, as ``save_pretrained`` writes them.
         trust_remote_code: Whether to run the folder's own code, if its model needs any.
+        label_tokens: The token of each label word, for the causal language model of a folder.
 
     Raises:
         ModelError: There is no such folder, config or weights; it is not a classifier with one of at least two classes
             as its answer; weights are missing or do not fit; or it has code of its own that is not trusted.
     """
     folder = Path(folder)
-    config, task = read_classifier_config(folder, trust_remote_code=trust_remote_code)
+    asked = label_tokens is not None
+    config, task = read_classifier_config(folder, trust_remote_code=trust_remote_code, label_words=asked)
     if not list(folder.glob("*.safetensors")):
         others = ", ".join(sorted(file.name for pattern in ("*.bin", "*.h5", "*.pt") for file in folder.glob(pattern)))
         raise ModelError(
@@ -77,7 +82,7 @@ def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> n
         tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code) if vocabulary else None
         model.config.pad_token_id = padding_id(config, tokenizer)
     network: nn.Module = model.eval()
-    return network
+    return network if label_tokens is None else LabelWords(network, label_tokens)
 
 
 def _weights_of(folder: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from petm.models.hf_folder import (
     transformers_reading,
 )
 from petm.models.hf_tokenizer import Tokenizer, has_vocabulary, load_tokenizer
+from petm.models.prompt import Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +41,9 @@ _TRIED = (_SQUARE, _WIDE, (33, 57), (7, 9))
 """Width and height of the noise on which both are compared."""
 
 
-def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> Tokenizer | ImageProcessor:
+def load_processor(
+    folder: str | Path, *, trust_remote_code: bool = False, prompt: Prompt | None = None
+) -> Tokenizer | ImageProcessor:
     """Returns the tokenizer of a folder, or its image processor.
 
     The model's ``config.json`` decides, if it names a classifier; otherwise a tokenizer is preferred.
@@ -49,8 +52,10 @@ def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> To
         folder: With the files of a tokenizer or an image processor, as ``save_pretrained`` writes them; best beside the
             ``config.json`` of their model, which has the most tokens and the padding token.
         trust_remote_code: Whether to run the folder's own code, if there is any.
+        prompt: The prompt in which a language model is asked about each text.
 
     Raises:
+        ArgumentError: The prompt is for a chat, and the tokenizer has no template of one.
         ModelError: The files are missing or cannot be used; the images have no fixed size; no token can pad; or the
             folder has code of its own that is not trusted.
     """
@@ -65,8 +70,9 @@ def load_processor(folder: str | Path, *, trust_remote_code: bool = False) -> To
         check_files(folder)
     if task is None:
         task = "SequenceClassification" if has_vocabulary(folder) else "ImageClassification"
-    load = load_image_processor if task == "ImageClassification" else load_tokenizer
-    return load(folder, config, trust_remote_code=trust_remote_code)
+    if prompt is None and task == "ImageClassification":
+        return load_image_processor(folder, config, trust_remote_code=trust_remote_code)
+    return load_tokenizer(folder, config, trust_remote_code=trust_remote_code, prompt=prompt)
 
 
 def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> ImageProcessor:

@@ -41,7 +41,8 @@ def load_model(
             Face folder with an image or sequence classifier. The factory is the user's own code and is run.
         weights: A ``.safetensors`` file, or a ``state_dict`` file that ``torch.load`` can read with
             ``weights_only=True``; nothing is unpickled. None keeps the weights of the factory.
-        arguments: Keyword arguments for the factory.
+        arguments: Keyword arguments for the factory; of a causal language model in a Hugging Face folder
+            ``label_words``, the token of each (`petm.models.hf_tokenizer.ask`).
         trust_remote_code: Whether to run the Hugging Face folder's own code, if its model needs any.
 
     Raises:
@@ -51,10 +52,13 @@ def load_model(
     folder = folder_of(reference)
     if folder is None:
         model = build(_find_factory(reference), reference, arguments or {})
-    elif arguments:
-        raise ModelError(f"arguments: expected none for {reference}, whose config.json has them, got {arguments}.")
     else:
-        model = load_classifier(folder, trust_remote_code=trust_remote_code)
+        words = (arguments or {}).get("label_words")
+        if arguments and not (set(arguments) == {"label_words"} and isinstance(words, Mapping)):
+            raise ModelError(
+                f"arguments: expected none but label_words, the token of each, for {reference}, got {arguments!r:.100}."
+            )
+        model = load_classifier(folder, trust_remote_code=trust_remote_code, label_tokens=words)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
