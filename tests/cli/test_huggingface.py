@@ -395,6 +395,7 @@ def test_a_language_model_from_fit_to_grade_and_learn(
         ((*ASKED, "--label-words", "place,place"), 1, "label_words"),
         ((*ASKED, "--template", "none.txt"), 1, "template: expected {text}"),
         ((*ASKED, "--template", "other.txt"), 1, "asked.csv: expected a column 'author'"),
+        ((*ASKED, "--template", "known.txt"), 1, "template: expected columns"),
         ((*ASKED, "--chat"), 1, "chat: "),
         ((*ASKED, "--length", 3), 1, "template: "),
     ],
@@ -404,6 +405,7 @@ def test_bad_options_of_a_language_model(
 ) -> None:
     monkeypatch.chdir(language_model)
     Path("none.txt").write_text("What?")
+    Path("known.txt").write_text("{text} {label}")
     Path("other.txt").write_text("{author} wrote: {text}\n\n")
     if not Path("bert").exists():
         hf_folders.save(Path("bert"), hf_folders.bert(), hf_folders.word_tokenizer())

@@ -20,7 +20,7 @@ from petm.errors import ArgumentError, DataError, ModelError
 from petm.models.hf_processors import load_processor
 from petm.models.hf_tokenizer import Tokenizer, ask
 from petm.models.label_words import LabelWords
-from petm.models.loading import load_model, weights_fingerprint
+from petm.models.loading import load_model, save_weights, weights_fingerprint
 from petm.models.probe import probe
 from petm.models.prompt import Prompt, Prompting, resolve
 
@@ -122,6 +122,18 @@ def test_the_users_own_model_stays_as_it_is_and_lends_its_modules() -> None:
     assert model.model.model is whole.model
     assert whole(input_ids=torch.tensor([[5, 6]])).logits.shape == (1, 2, 300)
     assert weights_fingerprint(LabelWords(whole, {"a": 7, "b": 5})) != weights_fingerprint(model)
+
+
+def test_weights_are_saved_and_read_with_the_rows_of_the_words_alone(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    how: Any = {"arguments": {"label_words": {"a": 5, "b": 7}}}
+    model = load_model(f"hf:{folder}", **how)
+    with torch.no_grad():
+        model.get_parameter("model.lm_head.rows.weight").mul_(2)
+    save_weights(model, tmp_path / "w.safetensors")
+    again = load_model(f"hf:{folder}", tmp_path / "w.safetensors", **how)
+    assert again.get_parameter("model.lm_head.rows.weight").shape == (2, 32)
+    assert weights_fingerprint(again) == weights_fingerprint(model)
 
 
 @pytest.mark.parametrize("maker", MAKERS)

@@ -153,6 +153,7 @@ def inputs_of(
     texts are put into a ``prompt``, if there is one.
 
     Raises:
+        ArgumentError: The prompt asks with the answer, in the column of labels.
         UsageError: An option is for images and the model takes texts, or the other way round.
     """
     folder = processor or folder_of(reference)
@@ -170,5 +171,11 @@ def inputs_of(
         return read, None
     read = InputOrigin(processor=str(folder), fingerprint=reader.fingerprint, prompt=prompt)
     if reads_texts:
-        return replace(read, text_column=text_column or "text", length=length), label_column or "label"
+        label_column = label_column or "label"
+        if prompt is not None and label_column in prompt.columns:
+            raise ArgumentError(
+                f"template: expected columns that are known before the answer, got '{label_column}', the labels. "
+                f"Leave it out, or name the column of labels (--label-column)."
+            )
+        return replace(read, text_column=text_column or "text", length=length), label_column
     return read, None

@@ -44,11 +44,12 @@ def read_classifier_config(folder: Path, *, trust_remote_code: bool, label_words
         wanted = (
             "a causal language model, which label words are for," if label_words else "an image or sequence classifier"
         )
-        step = "Name a trained classifier" if task != "CausalLM" else "Ask it with --label-words and --template"
+        step = "Ask it with --label-words and --template" if task == "CausalLM" else "Name a trained classifier"
+        step = "Name one, or leave out the label words" if label_words else step
         raise ModelError(
             f"model: expected {wanted} in {folder}, "
             f"got {', '.join(map(str, config.architectures or ())) or 'no architecture'} in its config.json. "
-            f"{'Name one, or leave out the label words' if label_words else step}."
+            f"{step}."
         )
     if label_words:
         return config, task
@@ -76,14 +77,11 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     named = content.get("architectures") or []
     if not isinstance(named, list):
         raise ModelError(f"model: expected a list of architectures in {folder}, got {named!r:.60}. Fetch it again.")
-    architectures = [str(name) for name in named]
+    architectures = [str(name).replace("LMHeadModel", "ForCausalLM") for name in named]  # as GPT-2 calls it
     tasks: tuple[Task, ...] = ("ImageClassification", "SequenceClassification", "CausalLM")
     with transformers_reading(folder) as transformers:
         how = {"local_files_only": True, "trust_remote_code": trust_remote_code}
         config = transformers.AutoConfig.from_pretrained(folder, **how)
-        # Some have names such as GPT2LMHeadModel.
-        continues = transformers.AutoModelForCausalLM._model_mapping.get(type(config), None)
-        architectures += ["ForCausalLM"] if continues is not None and continues.__name__ in architectures else []
     return config, next((task for task in tasks if any(f"For{task}" in name for name in architectures)), None)
 
 
