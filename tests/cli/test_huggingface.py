@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -18,12 +19,19 @@ import hf_folders
 from petm.cli import main
 from petm.cli.graders import prepares
 from petm.data.texts import Tokenized, read_texts
+from petm.grading.manifest import read_manifest
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_processors import ImageProcessor, load_processor
-from petm.models.hf_tokenizer import Tokenizer
+from petm.models.hf_tokenizer import Tokenizer, ask
+from petm.models.label_words import LabelWords
 from petm.models.loading import load_model
+from petm.models.prompt import Prompt
+from petm.serving.limits import Limits, Unreadable
+from petm.serving.reading import reader_for
 
 Petm = Callable[..., tuple[int, str, str]]
+
+NO_ERRORS = pytest.mark.filterwarnings("ignore:calibration. expected some errors")
 
 
 @pytest.fixture
@@ -71,7 +79,8 @@ def train(model: torch.nn.Module, fields: Any, labels: torch.Tensor) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(12):
         optimizer.zero_grad()
-        F.cross_entropy(model(**fields).logits, labels).backward()
+        answer = model(**fields)
+        F.cross_entropy(getattr(answer, "logits", answer), labels).backward()
         optimizer.step()
 
 
@@ -93,6 +102,7 @@ def fit(*more: object) -> tuple[object, ...]:
     return ("fit", "--data", "train.csv", "-o", "my.petm", "--seed", 1, *more)
 
 
+@NO_ERRORS
 def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
     code, out, err = petm(*fit("--model", "hf:bert", "--json"))
     assert code == 0, err
@@ -100,7 +110,7 @@ def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
     assert manifest["inputs"] == {
         "size": None, "channels": None, "processor": "bert", "text_column": "text", "length": None,
         "fingerprint": load_processor("bert").fingerprint, "resize": None, "mean": [], "std": [], "profile": None,
-        "base": None,
+        "base": None, "prompt": None,
     }  # fmt: skip
     assert (manifest["model"]["reference"], manifest["model"]["classes"]) == ("hf:bert", list(hf_folders.KINDS))
 
@@ -129,6 +139,7 @@ def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
     assert (code, again) == (0, out), err
 
 
+@NO_ERRORS
 def test_other_columns_a_fixed_length_and_blank_texts(place: Path, petm: Petm) -> None:
     rows = [(kind, text) for text, kind in hf_folders.QUESTIONS]
     write_texts(place / "train.csv", [*rows, ("PLACE", " ")], "kind", "question")
@@ -313,3 +324,105 @@ def test_texts_that_people_have_labelled(place: Path, petm: Petm) -> None:
     assert "labels: expected one label for each input, got several for 1 of 91" in err
     assert json.loads(out)["labels"] == len(hf_folders.QUESTIONS) + 1
     assert petm("grade", "better.petm", "--model", "hf:moved", "train.csv")[0] == 0
+
+
+WORDS = ("person", "place", "number")
+ASKED = ("--model", "hf:llama", "--label-words", ",".join(WORDS), "--template", "prompt.txt", "--data", "asked.csv")
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a language model that has learnt a little of what a question asks for, and its data."""
+    root = tmp_path_factory.mktemp("language")
+    (root / "prompt.txt").write_text("{text} ({hint}) asks for a\n\n")
+    rows = [(text, f"n{len(text) % 3}", kind.lower()) for text, kind in hf_folders.QUESTIONS]
+    write_texts(root / "asked.csv", rows, "text", "hint", "label")
+    tokenizer = hf_folders.byte_tokenizer([text for row in rows for text in row])
+    hf_folders.save(root / "llama", model := hf_folders.llama(), tokenizer)
+    prompt, tokens = ask(root / "llama", Prompt.read(root / "prompt.txt"), WORDS)
+    encoder = load_processor(root / "llama", prompt=prompt)
+    assert isinstance(encoder, Tokenizer)
+    data = Tokenized(read_texts(root / "asked.csv", text_column=("text", "hint"), classes=WORDS), encoder)
+    train(LabelWords(model, tokens), data.inputs(range(0, len(data), 3)), data.labels[::3])
+    hf_folders.save(root / "llama", model)
+    return root
+
+
+def test_a_language_model_from_fit_to_grade_and_learn(
+    language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, petm: Petm
+) -> None:
+    from transformers import AutoTokenizer
+
+    monkeypatch.chdir(shutil.copytree(language_model, tmp_path / "place"))
+    code, out, err = petm("fit", *ASKED, "-o", "my.petm", "--seed", 1, "--json")
+    assert code == 0, err
+    manifest = json.loads(out)
+    prompt = {"lines": ["{text} ({hint}) asks for a", ""], "chat": False, "end": ""}
+    assert manifest["inputs"]["prompt"] == prompt
+    assert manifest["model"]["classes"] == list(manifest["model"]["arguments"]["label_words"]) == list(WORDS)
+
+    code, out, err = petm("grade", "my.petm", "asked.csv", "-o", "grades.csv")
+    assert code == 0, err
+    with open("grades.csv", newline="") as file:
+        graded = list(csv.DictReader(file))
+    whole, tokenizer = hf_folders.llama(), AutoTokenizer.from_pretrained("llama")
+    whole.load_state_dict(safetensors.torch.load_file("llama/model.safetensors"), strict=False)
+    first = [tokenizer(f"\n{word}")["input_ids"][1] for word in WORDS]
+    for (text, _), row in zip(hf_folders.QUESTIONS[:9], graded, strict=False):
+        ids = tokenizer(f"{text} (n{len(text) % 3}) asks for a\n", return_tensors="pt")["input_ids"]
+        assert row["label_name"] == WORDS[int(whole(input_ids=ids).logits[0, -1, first].argmax())]
+
+    reader = reader_for(
+        read_manifest("my.petm").origin.inputs,
+        Limits(),
+        encoder := prepares("llama", prompt=Prompt.of("{text} ({hint}) asks for a\n")),
+    )
+    texts = [json.dumps({"text": text, "hint": "n1"}) for text in ("Where is Rome ?", "Who was Mozart in Paris ?")]
+    batch = reader.collate([reader.read(text) for text in texts])
+    (ids,) = encoder.encode(texts[:1], None)["input_ids"]
+    assert tokenizer.decode(ids) == "Where is Rome ? (n1) asks for a\n"
+    assert dict(batch.items())["attention_mask"][:, -1].all()
+    with pytest.raises(Unreadable, match="hint"):
+        reader.read("Where is Rome ?")
+
+    told = [
+        (row["input"], row["row"], (WORDS.index(row["label_name"]) + (n % 4 == 0)) % 3) for n, row in enumerate(graded)
+    ]
+    write_texts(Path("labels.csv"), told, "input", "row", "label")
+    budgets = ("--max-extra-parameters", 0.5, "--max-extra-time", 2)
+    how = ("--labels", "labels.csv", "--grades", "grades.csv", "-o", "better.petm", "--json")
+    code, out, err = petm("learn", "my.petm", *how, *budgets)
+    assert code == 0, err
+    assert petm("grade", "better.petm", "asked.csv")[0] == 0
+    (tmp_path / "place" / "llama").rename("moved")
+    assert petm("grade", "better.petm", "asked.csv", "--model", "hf:moved")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--model", "hf:llama"), 1, "LlamaForCausalLM"),
+        (("--model", "hf:llama", "--label-words", "a,b"), 2, "--template"),
+        ((*ASKED, "--model", "petm.models:PaperCNN"), 2, "--label-words"),
+        ((*ASKED, "--model", "hf:bert"), 1, "BertForSequenceClassification"),
+        ((*ASKED, "--label-words", "place,place"), 1, "label_words"),
+        ((*ASKED, "--template", "none.txt"), 1, "template: expected {text}"),
+        ((*ASKED, "--template", "other.txt"), 1, "asked.csv: expected a column 'author'"),
+        ((*ASKED, "--template", "known.txt"), 1, "template: expected columns"),
+        ((*ASKED, "--chat"), 1, "chat: "),
+        ((*ASKED, "--length", 3), 1, "template: "),
+    ],
+)
+def test_bad_options_of_a_language_model(
+    language_model: Path, monkeypatch: pytest.MonkeyPatch, petm: Petm, options: Any, code: int, message: str
+) -> None:
+    monkeypatch.chdir(language_model)
+    Path("none.txt").write_text("What?")
+    Path("known.txt").write_text("{text} {label}")
+    Path("other.txt").write_text("{author} wrote: {text}\n\n")
+    if not Path("bert").exists():
+        hf_folders.save(Path("bert"), hf_folders.bert(), hf_folders.word_tokenizer())
+    found, _, err = petm("fit", "--data", "asked.csv", *options, "-o", "my.petm")
+    assert found == code, err
+    assert message in err
+    assert "Traceback" not in err

@@ -51,20 +51,21 @@ def word_tokenizer(texts: Sequence[str] = tuple(text for text, _ in QUESTIONS), 
     return PreTrainedTokenizerFast(tokenizer_object=made, **{**names, **settings})
 
 
-def byte_tokenizer() -> Any:
+def byte_tokenizer(texts: Sequence[str] = tuple(text for text, _ in QUESTIONS), words: int = 300) -> Any:
     """A tokenizer by bytes as GPT-2 has it: nothing is added, and no token pads; id 0 ends a text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300,
+        vocab_size=words,
         special_tokens=["<|endoftext|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator([text for text, _ in QUESTIONS], trainer)
+    made.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>")
 
 
@@ -85,6 +86,15 @@ def gpt2(names: Sequence[str] = KINDS) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 300}
     return GPT2ForSequenceClassification(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, **labels(names))).eval()
+
+
+def llama() -> nn.Module:
+    """A language model of two layers for the tokens of `byte_tokenizer`, from seed 0."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=1, vocab_size=300)).eval()
 
 
 def vit(names: Sequence[str] = KINDS, *, channels: int = 3) -> nn.Module:

@@ -1,5 +1,6 @@
 """``petm fit``: a grader for one's own model."""
 
+import csv
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -63,6 +64,13 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
 )
 @click.option("--mean", type=options.Numbers(), help="Subtracted from pixels (0 to 1), by channel: 0.485,0.456,0.406.")
 @click.option("--std", type=options.Numbers(), help="Divisor of pixels after --mean, by channel: 0.229,0.224,0.225.")
+@click.option("--label-words", help="Answers of a language model, one for each class, separated by commas.")
+@click.option(
+    "--template",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of the question to a language model, with {text} and other columns by name.",
+)
+@click.option("--chat", is_flag=True, help="Ask --template as a user of the tokenizer's chat template.")
 @click.option("--text-column", help="Column of texts. [default: text]")
 @click.option("--label-column", help="Column of the labels of texts. [default: label]")
 @click.option("--length", type=click.IntRange(1), help="Tokens to which texts are padded or cut. Absent: the longest.")
@@ -129,6 +137,9 @@ def fit(
     calibration: tuple[Path, ...],
     classes: str | None,
     base: Path | None,
+    label_words: str | None,
+    template: Path | None,
+    chat: bool,
     processor: Path | None,
     trust_remote_code: bool,
     skip_bad: bool,
@@ -159,6 +170,10 @@ def fit(
         raise click.UsageError(str(error)) from error
     if adapter is not None:
         _expect_no_training(context)
+    if (label_words is None) != (template is None) or (chat and template is None):
+        raise click.UsageError(
+            "--label-words, --template: expected both, of a language model, or neither (nor --chat)."
+        )
     paths = {"data": sources, "calibration": calibration, "weights": (weights,), "adapter": (adapter,)}
     for name, each in paths.items():
         for path in each:
@@ -175,22 +190,31 @@ def fit(
     from petm.fitting import check_disk, estimate, fit_adopted, fitted
     from petm.grading.provenance import ModelOrigin, Origin
     from petm.models.hf_adapter import base_of, is_adapter
-    from petm.models.hf_folder import folder_of
+    from petm.models.hf_folder import folder_of, read_classifier_config
+    from petm.models.hf_tokenizer import ask
     from petm.models.loading import load_model, weights_fingerprint
+    from petm.models.prompt import Prompt
     from petm.training.recipes import DATA_SHARE
     from petm.training.run_folder import open_run
 
     import_from_here()
     trust: Any = {"trust_remote_code": trust_remote_code}
+    folder, prompt, words = folder_of(reference), None, dict[str, int]()
+    if label_words is not None and template is not None:
+        if folder is None:
+            raise click.UsageError(f"--label-words: expected a language model (--model hf:DIR), got {reference}.")
+        read_classifier_config(folder, label_words=True, **trust)
+        asked = Prompt.read(template, chat=chat)
+        prompt, words = ask(processor or folder, asked, next(csv.reader([label_words])), **trust)
+        arguments = {**(arguments or {}), "label_words": words}
     model = load_model(reference, weights, arguments=arguments, base=base, **trust)
-    folder = folder_of(reference)
     if folder is not None and is_adapter(folder):
         arguments = {"base": str(base := base_of(folder, base))}
     if not dry_run:
         check_disk(output, model, config, include_base=include_base)
-    wanted, label_column = inputs_of(reference, processor=processor, base=base, **trust, **form_options)
+    wanted, label_column = inputs_of(reference, processor=processor, base=base, prompt=prompt, **trust, **form_options)
     how: dict[str, Any] = {"label_column": label_column, "skip_bad": skip_bad, **trust}
-    data = open_labelled(sources, wanted, reference, classes, base=base, **how)
+    data = open_labelled(sources, wanted, reference, classes, base=base, words=tuple(words), **how)
     form, decoded = form_of(data, wanted), config.cache_budget // DATA_SHARE
     fresh = None
     if calibration:

@@ -86,7 +86,7 @@ def processor_of(inputs: "InputOrigin", trust_remote_code: bool) -> Tokenizer | 
     Raises:
         ModelError: It cannot be read, or differs from the one of the fit.
     """
-    how: Any = {"base": inputs.base, "trust_remote_code": trust_remote_code}
+    how: Any = {"base": inputs.base, "trust_remote_code": trust_remote_code, "prompt": inputs.prompt}
     processor = prepares(inputs.processor, **how) if inputs.processor else None
     if processor is not None and processor.fingerprint != inputs.fingerprint:
         raise ModelError(

@@ -22,6 +22,7 @@ from petm.models.hf_classifier import read_classes
 from petm.models.hf_folder import folder_of
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.prediction import check_labels
+from petm.models.prompt import Prompt
 
 
 def open_inputs(
@@ -40,7 +41,7 @@ def open_inputs(
     """
     processor = processor_of(inputs, trust_remote_code)
     if isinstance(processor, Tokenizer):
-        column = inputs.text_column or "text"
+        column = inputs.columns or "text"
         texts = read_texts(*paths, text_column=column, label_column=label_column, classes=classes, skip_bad=skip_bad)
         _report(", ".join(map(str, paths)), texts.rows.skipped, len(texts))
         return Tokenized(texts, processor, length=inputs.length)
@@ -77,7 +78,7 @@ def open_decided(
     if untold := int((decided.labels == UNLABELLED).sum()):
         click.echo(f"labels: nobody can tell {untold:,}; a guarantee counts them as wrong.", err=True)
     reader = reader_of(inputs, trust_remote_code)
-    found = read_labelled(decided, files, reader, classes, text_column=inputs.text_column, skip_bad=skip_bad)
+    found = read_labelled(decided, files, reader, classes, text_column=inputs.columns, skip_bad=skip_bad)
     _report("labels", found.skipped, len(found.data))
     return found
 
@@ -99,12 +100,13 @@ def open_labelled(
     base: Path | None = None,
     skip_bad: bool,
     trust_remote_code: bool,
+    words: Sequence[str] = (),
     **how: Any,
 ) -> Data:
     """Returns the joined labelled data at one or more paths, with the classes of a model where these are known.
 
-    A model ``hf:DIR`` has the number of classes and often their names. ``names`` are class names in the order of the
-    model's outputs, separated by commas, in place of those; one with a comma stands in quotes.
+    A model ``hf:DIR`` has the number of classes and often their names, or label ``words``. ``names`` are class names in
+    the order of the model's outputs, separated by commas, in place of those; one with a comma stands in quotes.
 
     Raises:
         ArgumentError: There is not one name for each output of the model.
@@ -116,7 +118,9 @@ def open_labelled(
         raise ArgumentError(f"classes: expected different names, got {enumerated(classes)}. Name each class once.")
     folder, count = folder_of(reference), 0
     if folder is not None:
-        count, own = read_classes(folder, base=base, trust_remote_code=trust_remote_code)
+        count, own = len(words), tuple(words)
+        if not words:
+            count, own = read_classes(folder, base=base, trust_remote_code=trust_remote_code)
         if classes and len(classes) != count:
             raise ArgumentError(f"classes: expected {count} names, one for each class of {folder}, got {len(classes)}.")
         if classes and classes != own and sorted(classes) == sorted(own):
@@ -175,16 +179,20 @@ def inputs_of(
     text_column: str | None = None,
     label_column: str | None = None,
     length: int | None = None,
+    prompt: Prompt | None = None,
 ) -> tuple[InputOrigin, str | None]:
     """Returns the form of a model's inputs, and the column of labels if they are texts.
 
-    Inputs are prepared by the tokenizer or image processor of the folder ``processor``, or of the model's own folder.
+    Inputs are prepared by the tokenizer or image processor of the folder ``processor``, or of the model's own folder;
+    texts are put into a ``prompt``, if there is one.
 
     Raises:
+        ArgumentError: The prompt asks with the answer, in the column of labels.
         UsageError: An option is for images and the model takes texts, or the other way round.
     """
     folder = processor or folder_of(reference)
-    reader = prepares(str(folder), base=base and str(base), trust_remote_code=trust_remote_code) if folder else None
+    how: Any = {"base": base and str(base), "trust_remote_code": trust_remote_code, "prompt": prompt}
+    reader = prepares(str(folder), **how) if folder else None
     reads_texts = isinstance(reader, Tokenizer)
     for_images = {"--size": size, "--channels": channels, "--resize": resize, "--mean": mean, "--std": std}
     for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}
@@ -196,7 +204,15 @@ def inputs_of(
     if reader is None:
         read = InputOrigin(size, int(channels) if channels else None, resize=resize, mean=mean or (), std=std or ())
         return read, None
-    read = InputOrigin(processor=str(folder), base=str(base) if base else None, fingerprint=reader.fingerprint)
+    read = InputOrigin(
+        processor=str(folder), base=str(base) if base else None, fingerprint=reader.fingerprint, prompt=prompt
+    )
     if reads_texts:
-        return replace(read, text_column=text_column or "text", length=length), label_column or "label"
+        label_column = label_column or "label"
+        if prompt is not None and label_column in prompt.columns:
+            raise ArgumentError(
+                f"template: expected columns that are known before the answer, got '{label_column}', the labels. "
+                f"Leave it out, or name the column of labels (--label-column)."
+            )
+        return replace(read, text_column=text_column or "text", length=length), label_column
     return read, None

@@ -35,6 +35,7 @@ class Tokenizer:
         fingerprint: SHA-256 of vocabulary and rules.
         encode: Returns ``input_ids`` and the other fields of each text, one number a token and at most the given number
             of them, special tokens included, without padding.
+        example: A short text.
     """
 
     maximum: int | None
@@ -42,6 +43,7 @@ class Tokenizer:
     pads_left: bool
     fingerprint: str
     encode: Callable[[Sequence[str], int | None], Mapping[str, Sequence[Sequence[int]]]]
+    example: str = "a"
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from petm.grading.manifest import (
     write_manifest,
 )
 from petm.models.answers import remember
+from petm.models.hf_folder import folder_of
 from petm.models.loading import arguments_of, load_model, load_weights, save_weights, weights_fingerprint
 from petm.models.probe import check_module
 from petm.models.trust import build_named
@@ -171,6 +172,8 @@ def _build(
     source = Path(held) if held is not None else None
     arguments = described.arguments if base is None else {**described.arguments, "base": str(base)}
     if named is not None:
+        if (folder_of(named) is None) != (folder_of(described.reference) is None):
+            arguments = {}  # those of a factory are not those of a folder
         model = load_model(named, **arguments_of(named, arguments), trust_remote_code=trust["trust_remote_code"])
     elif described.reference is not None:
         how: Any = {"parameters": manifest.parameters, **trust}

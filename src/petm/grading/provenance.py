@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from petm._internal.records import Json, Record
 from petm._internal.texts import is_name, visible
 from petm.data.images import FormSettings, Resize
+from petm.data.sources import Columns
 from petm.errors import BundleError, DataError
 from petm.grading.input_profile import InputProfile
+from petm.models.prompt import Prompt
 from petm.models.reading import Reading
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class InputOrigin:
         mean: Subtracted from pixels in 0 to 1, by channel; empty if nothing is.
         std: Divisor then, by channel.
         profile: The values of the fit's inputs, where they are one tensor.
+        prompt: In which a language model is asked about each text.
     """
 
     size: tuple[int, int] | None = None
@@ -87,6 +90,14 @@ class InputOrigin:
     std: tuple[float, ...] = ()
     profile: InputProfile | None = None
     base: str | None = None
+    prompt: Prompt | None = None
+
+    @property
+    def columns(self) -> Columns | None:
+        """The column of texts, with those that the prompt names besides."""
+        if self.text_column is None or self.prompt is None or not self.prompt.columns:
+            return self.text_column
+        return (self.text_column, *self.prompt.columns)
 
     @property
     def takes_pixels(self) -> bool:
@@ -138,6 +149,7 @@ class InputOrigin:
             std,
             InputProfile.from_json(record.record("profile")) if record.has("profile") else None,
             record.text_or_none("base"),
+            Prompt.from_json(record.record("prompt")) if record.has("prompt") else None,
         )
 
 

@@ -14,6 +14,7 @@ from petm.errors import ModelError
 from petm.models.hf_adapter import is_adapter, read_adapter
 from petm.models.hf_folder import read_classifier_config, read_json, transformers_reading
 from petm.models.hf_tokenizer import has_vocabulary, padding_id, read_tokenizer
+from petm.models.label_words import LabelWords
 
 _INDEX = "model.safetensors.index.json"
 _MORE_BUFFERS = 1 << 30
@@ -21,7 +22,11 @@ _MORE_BUFFERS = 1 << 30
 
 
 def load_classifier(
-    folder: str | Path, *, base: str | Path | None = None, trust_remote_code: bool = False
+    folder: str | Path,
+    *,
+    base: str | Path | None = None,
+    trust_remote_code: bool = False,
+    label_tokens: Mapping[str, int] | None = None,
 ) -> nn.Module:
     """Returns the image or sequence classifier of a folder, in eval mode, in the precision of its config or weights.
 
@@ -32,6 +37,7 @@ def load_classifier(
         folder: With ``config.json`` and weights as safetensors, as ``save_pretrained`` writes them; or with an adapter.
         base: The folder of the model that an adapter was trained on, if not the one that its settings name.
         trust_remote_code: Whether to run the folder's own code, if its model needs any.
+        label_tokens: The token of each label word, for the causal language model of a folder.
 
     Raises:
         ModelError: There is no such folder, config or weights; it is not a classifier with one of at least two classes
@@ -40,13 +46,16 @@ def load_classifier(
     """
     adapter_folder, adapter = Path(folder), None
     if is_adapter(adapter_folder):
+        if label_tokens is not None:
+            raise ModelError(f"label_words: expected a causal language model, got {folder}, an adapter. Merge it.")
         adapter = read_adapter(adapter_folder, base, trust_remote_code=trust_remote_code)
         folder, config, task = adapter.base, adapter.config, adapter.task
     elif base is not None:
         raise ModelError(f"base: expected none beside {folder}, no adapter of PEFT, got {base}. Leave it out.")
     else:
         folder = Path(folder)
-        config, task = read_classifier_config(folder, trust_remote_code=trust_remote_code)
+        asked = label_tokens is not None
+        config, task = read_classifier_config(folder, trust_remote_code=trust_remote_code, label_words=asked)
     if not list(folder.glob("*.safetensors")):
         others = ", ".join(sorted(file.name for pattern in ("*.bin", "*.h5", "*.pt") for file in folder.glob(pattern)))
         raise ModelError(
@@ -95,6 +104,8 @@ def load_classifier(
         tokenizer = read_tokenizer(place, trust_remote_code=trust_remote_code) if place else None
         model.config.pad_token_id = padding_id(config, tokenizer)
     network: nn.Module = model.eval()
+    if label_tokens is not None:
+        return LabelWords(network, label_tokens)
     return network if adapter is None else adapter.attached(network)
 
 

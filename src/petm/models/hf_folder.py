@@ -23,7 +23,7 @@ _LONGEST_CONFIG = 64 << 20
 """Bytes of a text beside the weights; the longest are vocabularies of some 30 million."""
 _TEXTS = re.compile(r".*config\.json|.*token.*|vocab.*|merges\.txt|.*\.(model|tiktoken|index\.json)")
 
-Task = Literal["ImageClassification", "SequenceClassification"]
+Task = Literal["ImageClassification", "SequenceClassification", "CausalLM"]
 
 
 def folder_of(reference: str | None) -> Path | None:
@@ -31,20 +31,28 @@ def folder_of(reference: str | None) -> Path | None:
     return Path(reference.removeprefix(PREFIX)) if reference and reference.startswith(PREFIX) else None
 
 
-def read_classifier_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task]:
+def read_classifier_config(folder: Path, *, trust_remote_code: bool, label_words: bool = False) -> tuple[Any, Task]:
     """Returns the configuration of a folder's model, and what kind of classifier it is.
 
     Raises:
         ModelError: There is no such folder or config, or it is not a classifier with one of at least two classes as
-            its answer, or it has code of its own that is not trusted.
+            its answer, or, with ``label_words``, no causal language model; or it has code of its own that is not
+            trusted.
     """
     config, task = read_config(folder, trust_remote_code=trust_remote_code)
-    if task is None:
-        raise ModelError(
-            f"model: expected an image or sequence classifier in {folder}, "
-            f"got {', '.join(map(str, config.architectures or ())) or 'no architecture'} in its config.json. "
-            f"Name a trained classifier."
+    if task is None or label_words != (task == "CausalLM"):
+        wanted = (
+            "a causal language model, which label words are for," if label_words else "an image or sequence classifier"
         )
+        step = "Ask it with --label-words and --template" if task == "CausalLM" else "Name a trained classifier"
+        step = "Name one, or leave out the label words" if label_words else step
+        raise ModelError(
+            f"model: expected {wanted} in {folder}, "
+            f"got {', '.join(map(str, config.architectures or ())) or 'no architecture'} in its config.json. "
+            f"{step}."
+        )
+    if label_words:
+        return config, task
     if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
         raise ModelError(
             f"model: expected a classifier that answers with one of at least two classes in {folder}, "
@@ -69,8 +77,8 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     named = content.get("architectures") or []
     if not isinstance(named, list):
         raise ModelError(f"model: expected a list of architectures in {folder}, got {named!r:.60}. Fetch it again.")
-    architectures = [str(name) for name in named]
-    tasks: tuple[Task, Task] = ("ImageClassification", "SequenceClassification")
+    architectures = [str(name).replace("LMHeadModel", "ForCausalLM") for name in named]  # as GPT-2 calls it
+    tasks: tuple[Task, ...] = ("ImageClassification", "SequenceClassification", "CausalLM")
     with transformers_reading(folder) as transformers:
         how = {"local_files_only": True, "trust_remote_code": trust_remote_code}
         config = transformers.AutoConfig.from_pretrained(folder, **how)

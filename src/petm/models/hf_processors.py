@@ -26,6 +26,7 @@ from petm.models.hf_folder import (
     transformers_reading,
 )
 from petm.models.hf_tokenizer import Tokenizer, has_vocabulary, load_tokenizer
+from petm.models.prompt import Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,7 +43,11 @@ _TRIED = (_SQUARE, _WIDE, (33, 57), (7, 9))
 
 
 def load_processor(
-    folder: str | Path, *, base: str | Path | None = None, trust_remote_code: bool = False
+    folder: str | Path,
+    *,
+    base: str | Path | None = None,
+    trust_remote_code: bool = False,
+    prompt: Prompt | None = None,
 ) -> Tokenizer | ImageProcessor:
     """Returns the tokenizer of a folder, or its image processor.
 
@@ -54,8 +59,10 @@ def load_processor(
             ``config.json`` of their model, which has the most tokens and the padding token.
         base: The folder of the model that an adapter there was trained on, if not the one that its settings name.
         trust_remote_code: Whether to run the folder's own code, if there is any.
+        prompt: The prompt in which a language model is asked about each text.
 
     Raises:
+        ArgumentError: The prompt is for a chat, and the tokenizer has no template of one.
         ModelError: The files are missing or cannot be used; the images have no fixed size; no token can pad; or the
             folder has code of its own that is not trusted.
     """
@@ -75,8 +82,9 @@ def load_processor(
         check_files(folder)
     if task is None:
         task = "SequenceClassification" if has_vocabulary(folder) else "ImageClassification"
-    load = load_image_processor if task == "ImageClassification" else load_tokenizer
-    return load(folder, config, trust_remote_code=trust_remote_code)
+    if prompt is None and task == "ImageClassification":
+        return load_image_processor(folder, config, trust_remote_code=trust_remote_code)
+    return load_tokenizer(folder, config, trust_remote_code=trust_remote_code, prompt=prompt)
 
 
 def _in(folder: Path) -> list[Path]:

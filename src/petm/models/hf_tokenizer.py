@@ -1,6 +1,6 @@
 """The tokenizer of a Hugging Face folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from petm._internal.files import fingerprint
 from petm.data.reader import Tokenizer as Tokenizer
 from petm.errors import ModelError
 from petm.models.hf_folder import quiet, read_json, refuse_custom_code, transformers_reading
+from petm.models.prompt import Prompt, Prompting, resolve
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _BEHIND_PADDING = frozenset(
@@ -20,15 +21,14 @@ _NO_LIMIT = 1 << 40
 """A tokenizer without a limit has a maximum far above this number."""
 
 
-def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tokenizer:
-    """Returns the tokenizer of a folder, for the model of ``config``.
+def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool, prompt: Prompt | None = None) -> Tokenizer:
+    """Returns the tokenizer of a folder, for the model of ``config``; with a prompt, texts are put into it.
 
     Raises:
+        ArgumentError: The prompt is for a chat, and the tokenizer has no template of one.
         ModelError: There is none, it cannot be read, no token can pad, or it has code of its own that is not trusted.
     """
-    if not has_vocabulary(folder):
-        raise ModelError(f"model: expected a tokenizer in {folder}, got none. Write it with tokenizer.save_pretrained.")
-    tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code)
+    tokenizer = _read_tokenizer(folder, trust_remote_code=trust_remote_code)
     padding = padding_id(config, tokenizer)
     if padding is None:
         raise ModelError(
@@ -38,20 +38,53 @@ def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tok
     fills = {"input_ids": padding, "token_type_ids": tokenizer.pad_token_type_id}
     backend = getattr(tokenizer, "backend_tokenizer", None)  # a tokenizer in Python has none
     rules = backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
-    left, encode = tokenizer.padding_side == "left", partial(_encode, tokenizer)
-    return Tokenizer(_longest(folder, config, tokenizer), fills, left, fingerprint((rules,)), encode)
+    longest = _longest(folder, config, tokenizer)
+    if prompt is not None:
+        asked = Prompting(tokenizer, prompt)
+        encode = partial(_encode, asked.encode)
+        # The answer follows the last token, which stands at one place in all prompts of a batch.
+        return Tokenizer(longest, fills, True, fingerprint((rules, asked.rules)), encode, asked.example)
+    encode = partial(_encode, partial(_cut, tokenizer))
+    return Tokenizer(longest, fills, tokenizer.padding_side == "left", fingerprint((rules,)), encode)
 
 
-def _encode(tokenizer: Any, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
+def ask(
+    folder: str | Path, prompt: Prompt, words: Sequence[str], *, trust_remote_code: bool = False
+) -> tuple[Prompt, dict[str, int]]:
+    """Returns a prompt with its end, and the first token of each label word behind it, by a folder's tokenizer.
+
+    Raises:
+        ArgumentError: As `petm.models.prompt.resolve`.
+        ModelError: The folder has no tokenizer, or one that cannot be read.
+    """
+    tokenizer = _read_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
+    with quiet():
+        return resolve(tokenizer, prompt, words)
+
+
+def _cut(tokenizer: Any, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
+    return dict(tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False))
+
+
+_Encode = Callable[[Sequence[str], int | None], dict[str, list[list[int]]]]
+
+
+def _encode(encode: _Encode, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
     try:
         with quiet():
-            return dict(tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False))
+            return encode(texts, limit)
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # Rust's, which is no Exception: a pattern that takes too long
             raise
         raise ModelError(
             f"model: expected a tokenizer that can take the texts, got: {error!s:.200}. Fix it."
         ) from error
+
+
+def _read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
+    if not has_vocabulary(folder):
+        raise ModelError(f"model: expected a tokenizer in {folder}, got none. Write it with tokenizer.save_pretrained.")
+    return read_tokenizer(folder, trust_remote_code=trust_remote_code)
 
 
 def has_vocabulary(folder: Path) -> bool:

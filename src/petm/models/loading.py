@@ -27,6 +27,9 @@ from petm.models.hf_classifier import load_classifier
 from petm.models.hf_folder import folder_of
 from petm.models.reading import Reading
 
+LABEL_WORDS = "label_words"
+"""Argument of a causal language model: the token of each label word, by the word."""
+
 
 def load_model(
     reference: str,
@@ -44,7 +47,8 @@ def load_model(
             factory is the user's own code and is run.
         weights: A ``.safetensors`` file, or a ``state_dict`` file that ``torch.load`` can read with
             ``weights_only=True``; nothing is unpickled. None keeps the weights of the factory.
-        arguments: Keyword arguments for the factory.
+        arguments: Keyword arguments for the factory; of a causal language model in a Hugging Face folder
+            ``label_words``, the token of each (`petm.models.hf_tokenizer.ask`).
         base: The folder of the model that such an adapter was trained on, if not the one that its settings name.
         trust_remote_code: Whether to run the Hugging Face folder's own code, if its model needs any.
 
@@ -57,21 +61,26 @@ def load_model(
         raise ModelError(f"base: expected none beside {reference}, which is no folder of an adapter, got {base}.")
     if folder is None:
         model = build(_find_factory(reference), reference, arguments or {})
-    elif arguments:
-        raise ModelError(f"arguments: expected none for {reference}, whose config.json has them, got {arguments}.")
     else:
-        model = load_classifier(folder, base=base, trust_remote_code=trust_remote_code)
+        words = (arguments or {}).get(LABEL_WORDS)
+        if arguments and not (set(arguments) == {LABEL_WORDS} and isinstance(words, Mapping)):
+            raise ModelError(
+                f"arguments: expected none but label_words, the token of each, for {reference}, got {arguments!r:.100}."
+            )
+        model = load_classifier(folder, base=base, trust_remote_code=trust_remote_code, label_tokens=words)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
 
 
 def arguments_of(reference: str, held: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a bundle remembers of a model, as arguments of `load_model`: ``base`` of an adapter alone."""
+    """Returns what a bundle remembers of a model, as arguments of `load_model`: of an adapter its ``base``."""
     folder = folder_of(reference)
     if folder is None:
         return {"arguments": held}
-    return {"base": held.get("base")} if is_adapter(folder) else {}
+    if is_adapter(folder):
+        return {"base": held.get("base")}
+    return {"arguments": {name: value for name, value in held.items() if name == LABEL_WORDS}}
 
 
 def build(factory: Callable[..., Any], reference: str, arguments: Mapping[str, Any]) -> nn.Module:
