@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=60_000, help="Most training samples of a fit.")
     parser.add_argument("--seeds", type=int, default=1, help="Number of fits of each model.")
     parser.add_argument("--final", action="store_true", help="Judge on the untouched half.")
+    parser.add_argument("--quick", action="store_true", help="Leave out the control that fine-tunes all weights.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     told = parser.parse_args()
     places = Places(told.cache, told.models, told.minilm, told.language, told.data_dir)
@@ -72,7 +73,7 @@ def main() -> None:
         }
         for base in bases
         for labels in map(int, told.labels.split(","))
-        for rows in [learn_table(base, told.shift, labels, told.draws, final=told.final)]
+        for rows in [learn_table(base, told.shift, labels, told.draws, final=told.final, full=not told.quick)]
     ]
     told.output.parent.mkdir(parents=True, exist_ok=True)
     told.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -90,7 +91,7 @@ def _judgements(told: argparse.Namespace, bases: list[Base]) -> Iterator[Judged]
 
 
 def learn_table(
-    base: Base, shift: str, labels: int, draws: int, *, final: bool, learning: Learning | None = None
+    base: Base, shift: str, labels: int, draws: int, *, final: bool, learning: Learning | None = None, full: bool = True
 ) -> list[Row]:
     """Returns AURC of the adapter and of every control, and prints it.
 
@@ -101,6 +102,7 @@ def learn_table(
         draws: How many times they are drawn.
         final: Judge on the untouched half, else on the rest of the half to choose by.
         learning: How the adapters learn.
+        full: Fine-tune all weights of the late part too.
     """
     half = len(base.test) // 2
     judged = torch.arange(half, len(base.test)) if final else None
@@ -109,7 +111,7 @@ def learn_table(
     told = []
     for seed in range(draws):
         draw = draw_labels(len(production.data), labels, seed, judged=judged)
-        told.append((draw.judged.numpy(), suspicions(production, draw, learning or Learning())))
+        told.append((draw.judged.numpy(), suspicions(production, draw, learning or Learning(), full=full)))
     table = compare(told, production.wrong.numpy())
     console.print(f"{base.name}, {shift}, {labels} labels, {draws} draws", highlight=False, markup=False)
     for row in table:
