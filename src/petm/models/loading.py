@@ -25,6 +25,7 @@ from petm.models.answers import as_logits, find_answer, joined, of_one_length, r
 from petm.models.hf_adapter import is_adapter
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_folder import folder_of
+from petm.models.placing import check_copied, held_beside, plain_parts
 from petm.models.reading import Reading
 
 
@@ -167,6 +168,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         ModelError: The file cannot be read, or a name, a shape or the kind of numbers differs; the first differences
             are named.
     """
+    check_copied(model, "weights")
     found, wanted = read_weights(path), model.state_dict()
     faults = [
         f"{key} is {tuple(found[key].shape)} in the file and {tuple(wanted[key].shape)} in the model"
@@ -194,16 +196,23 @@ def _form(tensor: Tensor) -> str:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes the model's ``state_dict`` as safetensors, atomically; raises RunError where it could not be written."""
+    """Writes the model's ``state_dict`` as safetensors, atomically.
+
+    Raises:
+        ModelError: A file cannot hold them.
+        RunError: The file could not be written.
+    """
+    check_copied(model)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary))
 
 
 def weights_fingerprint(model: nn.Module) -> str:
     """Returns a SHA-256 over names, dtypes, shapes and bits of the model's ``state_dict``, and over PEFT's scales."""
-    parts: list[str | Tensor] = [part for entry in sorted(model.state_dict().items()) for part in entry]
+    held = (entry for named in sorted(model.state_dict().items()) for entry in plain_parts(*named))
+    parts: list[str | Tensor] = [part for entry in held for part in entry]
     scales = ((name, getattr(module, "scaling", None)) for name, module in model.named_modules())
-    return fingerprint([*parts, *(f"{name}: {held}" for name, held in scales if isinstance(held, dict))])
+    return fingerprint([*parts, *(f"{name}: {each}" for name, each in scales if isinstance(each, dict))])
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -222,6 +231,7 @@ def share_weights(model: nn.Module) -> nn.Module:
     """
     shared: dict[int, Any] = {id(buffer): buffer.detach() for buffer in model.buffers()}
     shared |= {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
+    shared |= held_beside(model)
     try:
         # deepcopy also keeps alive what it has copied; the tensors above outlive it in any case.
         return copy.deepcopy(model, shared).eval()

@@ -20,7 +20,7 @@ from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Inputs
 from petm.errors import ArgumentError, ModelError, PetmWarning
 from petm.models.loading import share_weights
-from petm.models.prediction import choose_device, device_of, in_fast_layout
+from petm.models.prediction import device_of, in_fast_layout, move
 from petm.training.augmentation import Augmentation, choose_augmentation, with_copies
 from petm.training.config import FitConfig, FitSettings
 from petm.training.distillation import distill
@@ -176,7 +176,7 @@ def adapt(
         ArgumentError: A setting breaks its rule, or no layers fit the budgets.
     """
     config = replace(config or FitConfig(), **settings)
-    model.to(choose_device(config.device))
+    move(model, config.device)
     making = Making(model, as_data(data), config, storage)
     return making.by_distillation() if making.recipe.teacher else making.by_tuning()
 
