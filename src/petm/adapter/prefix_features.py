@@ -90,13 +90,13 @@ class _FromFeatures(Pass):
     def _put(self, place: Place, tensor: Tensor) -> Tensor:
         if place not in self.crossing:
             return tensor
-        self.replaced[id(tensor)] = tensor, self.crossing[place]
-        return self.crossing[place]
+        self.replaced[id(tensor)] = tensor, (crossing := self.crossing[place].to(tensor.device))
+        return crossing
 
     def adapted_layer(self, layer: AdaptedLayer, x: Tensor, base: Tensor) -> Tensor:
         if self.split_point.kind != INSIDE or layer.name != self.split_point.module:
             return super().adapted_layer(layer, x, base)
-        features, shared = self.crossing.values()
+        features, shared = (part.to(base.device) for part in self.crossing.values())
         self.replaced[id(x)] = x, features
         return shared + self.delta(layer, features, self.adapter)
 
@@ -121,7 +121,7 @@ class _AroundFeatures(Pass):
         return map_tensors(arguments, self._put)
 
     def _put(self, place: Place, tensor: Tensor) -> Tensor:
-        return self.crossing.get(place, tensor)
+        return self.crossing.get(place, tensor).to(tensor.device)
 
 
 class _OutOfBlocks(_AroundFeatures):
@@ -276,7 +276,8 @@ class FeatureStudent(nn.Module):
         form = self._form(x)
         seen = concatenate([x, form.example[:1]]) if self._by_length else x
         crossing = self._crossing(seen)
-        return torch.cat([crossing[place][: len(x)].flatten(1) for place in form.parts], dim=1)
+        home = device_of(self)
+        return torch.cat([crossing[place][: len(x)].flatten(1).to(home) for place in form.parts], dim=1)
 
     def _crossing(self, x: Inputs) -> dict[Place, Tensor]:
         prefix = _Prefix(self.split_point, len(x))

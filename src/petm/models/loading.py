@@ -35,6 +35,7 @@ def load_model(
     *,
     arguments: Mapping[str, Any] | None = None,
     base: str | Path | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> nn.Module:
     """Returns the user's network, in eval mode, built by the factory or read from the folder that ``reference`` names.
@@ -47,6 +48,7 @@ def load_model(
             ``weights_only=True``; nothing is unpickled. None keeps the weights of the factory.
         arguments: Keyword arguments for the factory.
         base: The folder of the model that such an adapter was trained on, if not the one that its settings name.
+        device_map: How accelerate spreads the folder's model over devices, as transformers takes it; absent does not.
         trust_remote_code: Whether to run the Hugging Face folder's own code, if its model needs any.
 
     Raises:
@@ -56,12 +58,14 @@ def load_model(
     folder = folder_of(reference)
     if folder is None and base is not None:
         raise ModelError(f"base: expected none beside {reference}, which is no folder of an adapter, got {base}.")
+    if folder is None and device_map is not None:
+        raise ModelError(f"device_map: expected none beside {reference}, which is no folder hf:DIR, got {device_map}.")
     if folder is None:
         model = build(_find_factory(reference), reference, arguments or {})
     elif arguments:
         raise ModelError(f"arguments: expected none for {reference}, whose config.json has them, got {arguments}.")
     else:
-        model = load_classifier(folder, base=base, trust_remote_code=trust_remote_code)
+        model = load_classifier(folder, base=base, device_map=device_map, trust_remote_code=trust_remote_code)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
@@ -72,7 +76,8 @@ def arguments_of(reference: str, held: Mapping[str, Any]) -> dict[str, Any]:
     folder = folder_of(reference)
     if folder is None:
         return {"arguments": held}
-    return {"base": held.get("base")} if is_adapter(folder) else {}
+    spread = {"device_map": held["device_map"]} if held.get("device_map") == "auto" else {}
+    return spread | ({"base": held.get("base")} if is_adapter(folder) else {})
 
 
 def build(factory: Callable[..., Any], reference: str, arguments: Mapping[str, Any]) -> nn.Module:

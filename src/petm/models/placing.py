@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, distributed, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from petm.errors import ModelError
@@ -18,6 +19,11 @@ def stays(model: nn.Module) -> bool:
     """Returns whether a model has its own places: it is sharded, or its layers lie on several devices."""
     weights = list(model.parameters())
     return any(map(is_sharded, weights)) or len({weight.device for weight in weights}) > 1
+
+
+def writes(model: nn.Module) -> bool:
+    """Returns whether this process writes the files about a model: the first of those among which it is sharded."""
+    return not any(map(is_sharded, model.parameters())) or distributed.get_rank() == 0
 
 
 def plain_parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -85,3 +91,27 @@ def held_beside(model: nn.Module) -> dict[int, Any]:
 
 def _is_of_bitsandbytes(held: object) -> bool:
     return type(held).__module__.startswith("bitsandbytes.")
+
+
+def shard(model: nn.Module, device: torch.device) -> None:
+    """Shards a model's weights among all processes (FSDP2): the blocks of each list one by one, and then the rest.
+
+    Raises:
+        ModelError: The model is quantised, or PyTorch cannot shard it.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    check_copied(model, "fsdp")
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
+    nested = {id(each) for parent in lists for child in parent for each in child.modules()}
+    try:
+        for parent in lists:
+            for block in parent if id(parent) not in nested else ():
+                if next(block.parameters(), None) is not None:
+                    fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise ModelError(f"fsdp: expected a model that PyTorch can shard, got: {reason}. Leave it whole.") from error

@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -210,8 +211,10 @@ class Making:
         return self.data.inputs(range(min(4, len(self.data)))).to(device_of(self.model))
 
     def quick(self) -> nn.Module:
-        """Returns the base model in the layout that is fast for convolutions."""
-        return in_fast_layout(share_weights(self.model), self.some())
+        """Returns the base model in the layout that is fast for convolutions; itself where it cannot be copied."""
+        with suppress(ModelError):
+            return in_fast_layout(share_weights(self.model), self.some())
+        return self.model
 
     def branch(self, quick: nn.Module) -> tuple[Recipe, Augmentation]:
         """Returns the recipe for these data, of views where a horizontal flip keeps the class, and the augmentation."""
