@@ -23,10 +23,25 @@ from petm.training.tuning import tune
 from short_recipe import SHORT
 
 
+class Network(nn.Module):
+    """Blocks in a list, and layers outside of it, which the root holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(32, 32), nn.Linear(32, 3)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.GELU()) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        logits: torch.Tensor = self.head(x)
+        return logits
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
-    blocks = [nn.Sequential(nn.Linear(32, 32), nn.GELU()) for _ in range(4)]
-    return nn.Sequential(*blocks, nn.Linear(32, 3)).eval()
+    return Network().eval()
 
 
 def fitted(folder: Path, *, sharded: bool) -> dict[str, Any]:
@@ -43,7 +58,7 @@ def fitted(folder: Path, *, sharded: bool) -> dict[str, Any]:
     how: Any = {"objective": CROSS_ENTROPY, "epochs": 2, "batch_size": 50, "learning_rate": 1e-2, "device": "cpu"}
     told: dict[str, Any] = {"held": held, "fingerprint": weights_fingerprint(model)}
     for budget in (0, 1 << 24):
-        adapted = attach_adapter(model, {"2.0": 2, "4": 2})
+        adapted = attach_adapter(model, {"blocks.2.0": 2, "head": 2})
         history = tune(adapted, data, cache_budget=budget, **how)["default"]
         told[f"losses {budget}"] = [epoch["loss"] for epoch in history.epochs]
         adapted.detach()

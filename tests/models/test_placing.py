@@ -150,6 +150,7 @@ def texts(model: nn.Module) -> TensorData:
 def test_fit_save_and_load(kind: str, tmp_path: Path) -> None:
     pytest.importorskip({"torchao": "torchao", "bfloat16": "torch"}.get(kind, "bitsandbytes"))
     model = bert(words=300, hidden_size=64, intermediate_size=128)  # bitsandbytes has blocks of 64
+    data = texts(model)
     if kind == "bfloat16":
         model = model.to(torch.bfloat16)
     else:
@@ -164,7 +165,7 @@ def test_fit_save_and_load(kind: str, tmp_path: Path) -> None:
         plain = save(tmp_path / "plain", model)
         model = AutoModelForSequenceClassification.from_pretrained(plain, quantization_config=how, device_map="cpu")
     folder = save(tmp_path / "model", model)
-    data = texts(model.eval())
+    model.eval()
     grader = fit(model, data, recipe=SHORT, device="cpu", force=True)
     x = data.inputs(range(120))
     with torch.no_grad():

@@ -15,15 +15,19 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+def shards_of(model: nn.Module) -> list[Any]:
+    """Returns the modules that ``fully_shard`` was applied to."""
+    return [module for module in model.modules() if hasattr(module, "unshard") and hasattr(module, "reshard")]
+
+
 def stays(model: nn.Module) -> bool:
     """Returns whether a model has its own places: it is sharded, or its layers lie on several devices."""
-    weights = list(model.parameters())
-    return any(map(is_sharded, weights)) or len({weight.device for weight in weights}) > 1
+    return bool(shards_of(model)) or len({weight.device for weight in model.parameters()}) > 1
 
 
 def writes(model: nn.Module) -> bool:
     """Returns whether this process writes the files about a model: the first of those among which it is sharded."""
-    return not any(map(is_sharded, model.parameters())) or distributed.get_rank() == 0
+    return not shards_of(model) or distributed.get_rank() == 0
 
 
 def plain_parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -111,7 +115,7 @@ def shard(model: nn.Module, device: torch.device) -> None:
             for block in parent if id(parent) not in nested else ():
                 if next(block.parameters(), None) is not None:
                     fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ModelError(f"fsdp: expected a model that PyTorch can shard, got: {reason}. Leave it whole.") from error
