@@ -27,7 +27,8 @@ from petm.evidence.suspicion import EVIDENCE, Suspicion, suspicion_named
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.label_checks import answers_to_some, bytes_of, check_accuracy, check_alike, check_data, some_of
 from petm.grading.provenance import DataOrigin, Origin, describe_data
-from petm.models.prediction import choose_device
+from petm.models.placing import check_copied, check_teachable
+from petm.models.prediction import move
 from petm.models.probe import check_module
 from petm.selective.choice import Choice
 from petm.selective.targets import MaxRisk, Target
@@ -218,7 +219,7 @@ def fit_adopted(
     """
     check_module(model)
     calibration = as_data(calibration, source="calibration")
-    model.to(choose_device(device))
+    move(model, device)
     check_data(model, calibration, "data", force=force, probing=True)
     refuse_review_queue(calibration)
     apart = distinct(calibration)
@@ -234,8 +235,11 @@ def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_bas
     """Checks that the disk has room for a bundle and its checkpoints; ``include_base`` adds the base model's weights.
 
     Raises:
+        ModelError: These cannot be copied.
         RunError: It has not.
     """
+    if include_base:
+        check_copied(model)
     recipe = within(recipe_named(config.recipe), config)
     base = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     adapters = int(recipe.max_extra_parameters * base)
@@ -253,7 +257,9 @@ def _prepare(
     config.check_calibration(separate=calibration is not None)
     check_module(model)
     data = as_data(data)
-    model.to(choose_device(config.device))
+    move(model, config.device)
+    if recipe_named(config.recipe).teacher:
+        check_teachable(model)
     if config.layers:
         check_ranks(config.layers, model)
     check_data(model, data, "data", force=config.force, probing=True)

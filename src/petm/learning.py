@@ -30,7 +30,7 @@ from petm.evidence.suspicion import Suspicion
 from petm.grading.grader import Grader, fit_grader
 from petm.grading.grades import check_inputs
 from petm.grading.provenance import describe_data
-from petm.models.prediction import Precision, check_labels, choose_device, device_of, evaluating, predict_logits
+from petm.models.prediction import Precision, check_labels, device_of, evaluating, move, predict_logits
 from petm.selective.audit import inverse_chances, thinned
 from petm.selective.before_after import Change, Judged, changes
 from petm.selective.choice import FEWEST_ERRORS, Choice, choose
@@ -131,7 +131,7 @@ def learned(
         DataError: There are too few labels, or all are of one class; an input has two labels; classes or inputs are
             not those of the grader; or the calibration set was chosen by suspicion, or learned from.
     """
-    grader.adapted.to(choose_device(device))
+    move(grader.adapted, device)
     labelled, known = _checked(grader, reviewed, chance)
     labelled, earlier = _unseen(grader, labelled)
     drawn = drawn and known and not (chance is None and _of_queue(labelled.data))

@@ -13,11 +13,14 @@ from masked import Masked
 from networks import ResidualNet, TinyCNN, images, randomise, seeded
 from petm.adapter.model import AdaptedModel, attach_adapter
 from petm.adapter.prefix_features import FeatureStudent, cached_features
+from petm.adapter.split_point import AROUND, split_point_of
 from petm.data.base import Data, TensorData
+from petm.data.fields import Fields
 from petm.errors import RunError
 from petm.models.paper import PaperCNN
 from petm.training.distillation import distill
-from petm.training.loop import Storage
+from petm.training.loop import CROSS_ENTROPY, Storage
+from petm.training.tuning import tune
 
 
 class Viewed(nn.Module):
@@ -191,3 +194,53 @@ def test_an_interrupted_training_on_features_resumes(part: Data, tmp_path: Path)
     assert distill(again, storage=storage, **keywords).epochs == expected.epochs
     for name, tensor in again.adapter_state().items():
         assert torch.equal(tensor, whole.adapter_state()[name])
+
+
+class MaskedBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x + F.gelu(self.up(x)) * mask.unsqueeze(-1)
+
+
+class LastToken(nn.Module):
+    """Answers at the last token of each text, as decoders do: it needs the whole batch from its input on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(70_000, 16)
+        self.blocks = nn.ModuleList(MaskedBlock() for _ in range(4))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = block(x, attention_mask)
+        last = (torch.arange(input_ids.shape[1]) * (input_ids > 0)).argmax(1)
+        return self.head(x)[torch.arange(input_ids.shape[0]), last]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_blocks_of_a_decoder_run_once_over_the_data(precision: Any) -> None:
+    model = seeded(LastToken).eval()
+    ids = torch.randint(1, 70_000, (60, 9), generator=torch.Generator().manual_seed(0))
+    texts = TensorData(Fields({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), torch.arange(60) % 3)
+    losses, rows = [], [0, 0]
+    for cached in (False, True):
+        adapted = attach_adapter(model, {"blocks.3.up": 2, "head": 1})
+        assert split_point_of(adapted, texts.inputs(range(4))).kind == AROUND
+
+        def count(_: nn.Module, arguments: tuple[Tensor, ...], *, cached: int = cached) -> None:
+            rows[cached] += len(arguments[0])
+
+        handle = model.blocks[0].register_forward_pre_hook(count)
+        how: Any = {"objective": CROSS_ENTROPY, "epochs": 3, "batch_size": 20, "learning_rate": 1e-2, "device": "cpu"}
+        history = tune(adapted, texts, cache_budget=cached << 20, precision=precision, **how)["default"]
+        handle.remove()
+        adapted.detach()
+        losses.append([epoch["loss"] for epoch in history.epochs])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5 if precision == "float32" else 1e-3)
+    assert rows[0] >= 3 * 60
+    assert 60 <= rows[1] < 2 * 60, "once, and some in trials"

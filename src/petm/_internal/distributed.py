@@ -25,15 +25,20 @@ FEWEST = 8
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that work together: the ``rank`` of this one, from 0, and their ``count``."""
+    """The processes that share samples: the ``rank`` of this one, from 0, and their ``count``.
+
+    Where a model is sharded among processes, all of them run every sample, so that each gathers the weights at the same
+    time: each shares samples with none, and ``copy`` is its number among them.
+    """
 
     rank: int = 0
     count: int = 1
+    copy: int | None = None
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and messages."""
-        return self.rank == 0
+        return self.rank == 0 and not self.copy
 
     def own(self, n: int) -> range:
         """Returns the shard of ``n`` samples of this process: every ``count``-th, or all of a few."""
@@ -56,20 +61,21 @@ def group() -> Group:
 
 
 @contextmanager
-def together(*, cpu: bool = False) -> Iterator[Group]:
+def together(*, cpu: bool = False, sharded: bool = False) -> Iterator[Group]:
     """Shares the work of a block among the processes that ``torchrun`` or ``accelerate launch`` has started.
 
-    Each of them runs the same block; with ``cpu`` they exchange values on the CPU even where there is an accelerator.
+    Each of them runs the same block; with ``cpu`` they exchange values on the CPU even where there is an accelerator;
+    ``sharded`` is for a model whose weights are sharded among them.
 
     Raises:
-        RunError: A process cannot be reached or ends early; or the launch asks for a model in parts, while petm holds
-            the base model whole in each process (docs/scale.md).
+        RunError: A process cannot be reached or ends early; or the launch asks for a model in parts, which is asked of
+            petm instead (docs/scale.md).
     """
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):
             raise RunError(
-                f"processes: expected each to hold the model whole, got a launch with {name}, which cuts it in parts. "
-                "Launch without it: the model takes no gradients, and only the adapters are trained."
+                f"processes: expected a launch without {name}, which cuts the model in parts, got one with it. "
+                "Launch with torchrun, and shard the model by fully_shard or --fsdp, or leave it whole."
             )
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield group()
@@ -85,7 +91,8 @@ def together(*, cpu: bool = False) -> Iterator[Group]:
             backend = distributed.get_default_backend_for_device(accelerator) if accelerator else "gloo"
             distributed.init_process_group(backend)
         atexit.register(_leave)  # else its threads may abort the process while the interpreter ends
-    token = _group.set(Group(distributed.get_rank(), distributed.get_world_size()))
+    rank, count = distributed.get_rank(), distributed.get_world_size()
+    token = _group.set(Group(copy=rank) if sharded else Group(rank, count))
     quiet = console.quiet
     console.quiet = quiet or not group().is_main
     try:
@@ -104,8 +111,10 @@ def _leave() -> None:
 
 def wait() -> None:
     """Returns when every process has called it."""
-    if group().count > 1:
-        totals([0.0])
+    if group().count > 1 or group().copy is not None:
+        import torch
+
+        _sum(torch.zeros(1))
 
 
 def totals(values: Sequence[float], device: "torch.device | str" = "cpu") -> list[float]:

@@ -293,7 +293,11 @@ def check_ranks(layers: Mapping[str, int], model: nn.Module) -> None:
         module = candidates.get(name)
         if module is None:
             found = modules.get(name)
-            reason = f", {obstacle(found) or 'a layer under several names'}" if found and is_layer(found) else ""
+            reason = ""
+            if found and is_layer(found):
+                reason = f", {obstacle(found) or 'a layer under several names'}"
+            elif found and next(iter(found.state_dict(keep_vars=True)), None) and not [*found.children()]:
+                reason = f", a {type(found).__name__} without in_features and out_features"
             raise ArgumentError(
                 f"layers: expected linear, convolution or embedding modules, got {name!r}{reason}. "
                 f"Available: {available}."

@@ -19,9 +19,17 @@ from petm.data.base import Data
 from petm.data.fields import Inputs, as_batch, filled_up
 from petm.errors import ArgumentError, DataError, ModelError
 from petm.models.answers import joined, of_one_length
-from petm.models.loading import call_model, share_weights
+from petm.models.loading import call_model
 from petm.models.penultimate import LastLinear
-from petm.models.prediction import BATCH_SIZE, Collected, batches_by_length, device_of, own_share, predict_logits
+from petm.models.prediction import (
+    BATCH_SIZE,
+    Collected,
+    batches_by_length,
+    device_of,
+    evaluating,
+    own_share,
+    predict_logits,
+)
 from petm.models.scores import maximum_softmax
 
 MOST_FEATURES = 4096
@@ -244,10 +252,8 @@ def find_feature_layer(adapted: AdaptedModel, x: Inputs) -> str:
 
     It is empty without one, or where the rows have more than `MOST_FEATURES` numbers.
     """
-    network = share_weights(adapted.base)
-    last = LastLinear(network)
-    with torch.no_grad():
-        call_model(network, x)
+    with LastLinear(adapted.base) as last, evaluating(adapted.base):
+        call_model(adapted.base, x)
     return "" if last.fault(len(x)) or last.input.shape[1] > MOST_FEATURES else last.name
 
 

@@ -82,7 +82,8 @@ def _adapt(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any],
     if running is None or (layer := running.layers.get(module)) is None:
         return None
     x = arguments[0] if arguments else next(iter(named.values()))
-    return running.adapted_layer(layer, x, output)
+    # A model that is spread over devices may move a layer's input in the layer's own call.
+    return running.adapted_layer(layer, x if x.device == output.device else x.to(output.device), output)
 
 
 def _ask(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Arguments | None:

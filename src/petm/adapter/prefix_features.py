@@ -27,7 +27,7 @@ from petm.data.base import Data
 from petm.data.fields import Fields, Inputs, concatenate, length_groups, lengths_of, trimmed, width_of
 from petm.errors import ArgumentError, ModelError
 from petm.models.answers import reading_of
-from petm.models.loading import share_weights
+from petm.models.loading import ADDED, share_weights
 from petm.models.prediction import BATCH_SIZE, Precision, batches_by_length, device_of, in_fast_layout, own_share
 
 LEAST_SHARE = 0.1
@@ -53,7 +53,7 @@ class _Prefix(Pass):
         self.crossing: list[tuple[Place, Tensor]] = []
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        if self.split_point.kind == BEFORE and module == self.split_point.module:
+        if self.split_point.kind in (BEFORE, AROUND) and module == self.split_point.module:
             map_tensors(arguments, self._keep)
             raise _PrefixDone
         return arguments
@@ -90,15 +90,83 @@ class _FromFeatures(Pass):
     def _put(self, place: Place, tensor: Tensor) -> Tensor:
         if place not in self.crossing:
             return tensor
-        self.replaced[id(tensor)] = tensor, self.crossing[place]
-        return self.crossing[place]
+        self.replaced[id(tensor)] = tensor, (crossing := self.crossing[place].to(tensor.device))
+        return crossing
 
     def adapted_layer(self, layer: AdaptedLayer, x: Tensor, base: Tensor) -> Tensor:
         if self.split_point.kind != INSIDE or layer.name != self.split_point.module:
             return super().adapted_layer(layer, x, base)
-        features, shared = self.crossing.values()
+        features, shared = (part.to(base.device) for part in self.crossing.values())
         self.replaced[id(x)] = x, features
         return shared + self.delta(layer, features, self.adapter)
+
+
+class _AroundFeatures(Pass):
+    """Puts what comes out of the shared blocks in its place, while these run on ``idle`` samples to no purpose.
+
+    All else runs on the samples themselves, ``n`` of them, as the model must see the whole batch from its input on.
+    """
+
+    def __init__(
+        self, split_point: SplitPoint, n: int, idle: int, crossing: Mapping[Place, Tensor], adapter: str
+    ) -> None:
+        super().__init__(adapter=adapter)
+        self.split_point, self.n, self.idle, self.crossing = split_point, n, idle, crossing
+
+    def module_input(self, module: str, arguments: Arguments) -> Arguments:
+        if module in self.split_point.shared:
+            return map_tensors(arguments, lambda _, x: x[: self.idle] if x.ndim and x.shape[0] == self.n else x)
+        if module != self.split_point.module:
+            return arguments
+        return map_tensors(arguments, self._put)
+
+    def _put(self, place: Place, tensor: Tensor) -> Tensor:
+        return self.crossing.get(place, tensor).to(tensor.device)
+
+
+class _OutOfBlocks(_AroundFeatures):
+    """Notes what comes out of the shared blocks: what follows their few samples."""
+
+    def __init__(self, split_point: SplitPoint, n: int, idle: int) -> None:
+        super().__init__(split_point, n, idle, {}, "")
+        self.places: set[Place] = set()
+
+    def module_input(self, module: str, arguments: Arguments) -> Arguments:
+        arguments = super().module_input(module, arguments)
+        if module == self.split_point.module:
+            raise _PrefixDone
+        return arguments
+
+    def _put(self, place: Place, tensor: Tensor) -> Tensor:
+        if tensor.ndim and tensor.shape[0] == self.idle:
+            self.places.add(place)
+        return tensor
+
+
+_INPUT, _DIGITS = "input", 3
+"""Place of a field of the input in a row; numbers in one of whole numbers, up to 255 each, which bfloat16 holds."""
+
+
+def _input_parts(x: Inputs) -> dict[Place, Tensor]:
+    """The input as parts of a row, without what is added to modules before the split point."""
+    fields = dict(x.items()) if isinstance(x, Fields) else {"": x}
+    parts: dict[Place, Tensor] = {}
+    for name, tensor in fields.items():
+        if name.startswith(ADDED):
+            continue
+        if tensor.is_floating_point():
+            parts[_INPUT, name] = tensor
+        else:
+            parts |= {(_INPUT, name, digit): tensor.long() >> 8 * digit & 255 for digit in range(_DIGITS)}
+    return parts
+
+
+def _input_of(crossing: Mapping[Place, Tensor]) -> Inputs:
+    """The input whose `_input_parts` these are."""
+    fields: dict[str, Tensor] = {}
+    for (_, name, *digit), part in ((place, part) for place, part in crossing.items() if place[0] == _INPUT):
+        fields[str(name)] = fields.get(str(name), 0) + (part << 8 * int(digit[0])) if digit else part
+    return fields[""] if "" in fields else Fields(fields)
 
 
 class _Form(NamedTuple):
@@ -141,6 +209,12 @@ class FeatureStudent(nn.Module):
             mask[:, example.place_of(1)] = 1
             example = Fields({**dict(example.items()), "attention_mask": mask})
         self._example = example
+        self._out_of_blocks: set[Place] = set()
+        if self.split_point.kind == AROUND:
+            noting = _OutOfBlocks(self.split_point, len(example), idle)
+            with suppress(_PrefixDone):
+                adapted.run(noting, example)
+            self._out_of_blocks = noting.places
         self._forms: dict[int, _Form] = {}  # by the length of the texts
         self._of_width: dict[int, _Form] = {}
         self.width = self._form(x).width
@@ -177,6 +251,11 @@ class FeatureStudent(nn.Module):
             for part, (place, (shape, dtype)) in zip(parts, form.parts.items(), strict=True)
         }
         (member,) = self.adapted.members
+        if self.split_point.kind == AROUND:
+            x = _input_of(crossing)
+            return self.adapted.run(
+                _AroundFeatures(self.split_point, len(rows), self._idle, crossing, member.adapter), x
+            )
         running = _FromFeatures(self.split_point, crossing, member.adapter)
         return self.adapted.run(running, form.example[: self._idle].to(rows.device), rows=len(rows))
 
@@ -197,13 +276,17 @@ class FeatureStudent(nn.Module):
         form = self._form(x)
         seen = concatenate([x, form.example[:1]]) if self._by_length else x
         crossing = self._crossing(seen)
-        return torch.cat([crossing[place][: len(x)].flatten(1) for place in form.parts], dim=1)
+        home = device_of(self)
+        return torch.cat([crossing[place][: len(x)].flatten(1).to(home) for place in form.parts], dim=1)
 
     def _crossing(self, x: Inputs) -> dict[Place, Tensor]:
         prefix = _Prefix(self.split_point, len(x))
         with suppress(_PrefixDone):
             self.adapted.run(prefix, x)
-        return dict(prefix.crossing)
+        crossing = dict(prefix.crossing)
+        if self.split_point.kind != AROUND:
+            return crossing
+        return {place: part for place, part in crossing.items() if place in self._out_of_blocks} | _input_parts(x)
 
 
 class _Rows(Data):
@@ -319,7 +402,7 @@ def prepare_student(adapted: AdaptedModel, x: Inputs, budget: int) -> tuple[Adap
     fast = adapted.alone(adapted.adapters[0])
     split_point = split_point_of(fast, x)
     by_length = reading_of(adapted.base).by_length  # rows of features have one length
-    if budget <= 0 or by_length or split_point.kind in (APART, AROUND) or split_point.share_before < LEAST_SHARE:
+    if budget <= 0 or by_length or split_point.kind == APART or split_point.share_before < LEAST_SHARE:
         return fast, None
     student = _student(fast, x)
     if student is None or split_point.share_before * split_point.operations < LEAST_OPERATIONS * student.width:

@@ -123,6 +123,8 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     type=click.Path(path_type=Path, dir_okay=False),
     help="HTML page about the grader: figures with intervals, curves, the most suspect samples.",
 )
+@options.device_map
+@click.option("--fsdp", is_flag=True, help="Shard the model's weights among the processes of torchrun.")
 @click.option("--dry-run", is_flag=True, help="Print what the fit will take, and train nothing.")
 @options.output(text="The bundle to write.")
 @options.run
@@ -145,6 +147,8 @@ def fit(
     skip_bad: bool,
     adapter: Path | None,
     include_base: bool,
+    device_map: str | None,
+    fsdp: bool,
     report: Path | None,
     dry_run: bool,
     output: Path,
@@ -156,7 +160,8 @@ def fit(
     """Fit a grader: train the adapters, calibrate the probability of error, set the threshold, write the bundle.
 
     The model is not changed. After an interrupt, --resume continues the fit; the target, --report and --include-base
-    may then differ. Under torchrun, processes share the work: torchrun --nproc-per-node 2 -m petm fit ...
+    may then differ. Under torchrun, processes share the work: torchrun --nproc-per-node 2 -m petm fit ...; with --fsdp
+    each holds a part of the model, and all run every sample.
     """
     from petm.grading.manifest import check_target
     from petm.selective.targets import target_of
@@ -174,6 +179,8 @@ def fit(
         raise click.UsageError(
             "--label-words, --template: expected both, of a language model, or neither (nor --chat)."
         )
+    if fsdp and (report or dry_run or include_base or device_map):
+        raise click.UsageError("--fsdp: expected no --report, --dry-run, --include-base or --device-map beside it.")
     paths = {"data": sources, "calibration": calibration, "weights": (weights,), "adapter": (adapter,)}
     for name, each in paths.items():
         for path in each:
@@ -193,6 +200,8 @@ def fit(
     from petm.models.hf_folder import folder_of, read_classifier_config
     from petm.models.hf_tokenizer import ask
     from petm.models.loading import load_model, weights_fingerprint
+    from petm.models.placing import shard
+    from petm.models.prediction import move
     from petm.models.prompt import Prompt
     from petm.training.recipes import DATA_SHARE
     from petm.training.run_folder import open_run
@@ -207,9 +216,11 @@ def fit(
         asked = Prompt.read(template, chat=chat)
         prompt, words = ask(processor or folder, asked, next(csv.reader([label_words])), **trust)
         arguments = {**(arguments or {}), "label_words": words}
-    model = load_model(reference, weights, arguments=arguments, base=base, **trust)
+    model = load_model(reference, weights, arguments=arguments, base=base, device_map=device_map, **trust)
     if folder is not None and is_adapter(folder):
         arguments = {"base": str(base := base_of(folder, base))}
+    if device_map is not None:
+        arguments = {**(arguments or {}), "device_map": device_map}
     if not dry_run:
         check_disk(output, model, config, include_base=include_base)
     wanted, label_column = inputs_of(reference, processor=processor, base=base, prompt=prompt, **trust, **form_options)
@@ -223,10 +234,12 @@ def fit(
         _print_estimate(estimate(model, data, calibration=fresh, config=config, decoded=True), as_json=as_json)
         return
     origin = Origin(ModelOrigin(reference, arguments or {}, str(weights) if weights else None, data.classes), form)
-    with together() as team:
+    with together(sharded=fsdp) as team:
+        if fsdp:
+            shard(model, move(model, config.device))
 
         def save(grader: "Grader") -> None:
-            if team.is_main:
+            if team.is_main or fsdp:
                 grader.save(output, include_base=include_base, overwrite=overwrite)
 
         if adapter is not None:

@@ -52,7 +52,7 @@ def open_grader(place: GraderPlace, device: str, threads: int | None = None) -> 
 def open_bundle(place: GraderPlace, device: str) -> "Grader":
     """Returns the grader of a bundle on a device; raises BundleError where there is none, or it is damaged."""
     from petm.grading.grader import load
-    from petm.models.prediction import choose_device
+    from petm.models.prediction import move
 
     # Else a file in this folder, with the name of a library, would be code that nobody has named.
     if place.reference or (place.trust_bundle_code and not Path.cwd().is_relative_to(place.bundle.resolve())):
@@ -62,7 +62,7 @@ def open_bundle(place: GraderPlace, device: str) -> "Grader":
     remote = place.trust_remote_code and (bundled or place.reference is not None)
     how: Any = {"weights": place.weights, "base": place.base, "trust_bundle_code": bundled, "trust_remote_code": remote}
     grader = load(place.bundle, place.reference, **how)
-    grader.adapted.to(choose_device(device))
+    move(grader.adapted, device)
     return grader
 
 

@@ -68,6 +68,11 @@ base = click.option(
     type=PATH,
     help="Folder of the model that the LoRA adapter of --model hf:DIR was trained on, if not where the adapter says.",
 )
+device_map = click.option(
+    "--device-map",
+    type=click.Choice(["auto"]),
+    help="Spread the model of --model hf:DIR over the devices present, by accelerate. Absent: all on --device.",
+)
 trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run the code in a Hugging Face folder.")
 
 trust_bundle_code = click.option(

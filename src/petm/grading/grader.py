@@ -32,6 +32,7 @@ from petm.grading.manifest import MANIFEST, Manifest, MemberRecord
 from petm.grading.provenance import Origin, library_versions
 from petm.models.answers import reading_of
 from petm.models.loading import count_parameters, weights_fingerprint
+from petm.models.placing import check_copied, writes
 from petm.models.prediction import BATCH_SIZE, check_labels, device_of
 from petm.models.scores import maximum_softmax
 from petm.selective.audit import inverse_chances, thinned
@@ -162,15 +163,20 @@ class Grader:
     def save(self, path: str | Path, *, include_base: bool = False, overwrite: bool = False) -> None:
         """Writes the grader as a bundle with a model card, whole or not at all.
 
+        Every process must call it where the base model is sharded among them; the first one writes.
+
         Args:
             path: The folder to make.
             include_base: Whether to add the base model's weights; loading then needs only the network's code.
             overwrite: Whether to replace an existing bundle.
 
         Raises:
+            ModelError: The weights cannot be added, as those of a quantised model.
             RunError: ``path`` exists, or the disk is full.
         """
         base, adapted = self.adapted.base, self.adapted
+        if include_base:
+            check_copied(base)
         manifest = Manifest(
             origin=replace(self.origin, model=replace(self.origin.model, reading=reading_of(base))),
             fingerprint=weights_fingerprint(base),
@@ -190,6 +196,8 @@ class Grader:
             outcome=self.outcome,
             versions=library_versions(),
         )
+        if not writes(base):
+            return
         card = model_card(manifest, adapted, include_base=include_base)
         how: Any = {"card": card, "include_base": include_base, "overwrite": overwrite}
         write_bundle(path, adapted, manifest, self.suspicion.tensors, **how)

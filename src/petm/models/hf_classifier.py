@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from petm._internal.extras import import_extra
 from petm._internal.tensor_files import tensors_in
 from petm.errors import ModelError
 from petm.models.hf_adapter import is_adapter, read_adapter
@@ -25,6 +26,7 @@ def load_classifier(
     folder: str | Path,
     *,
     base: str | Path | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     label_tokens: Mapping[str, int] | None = None,
 ) -> nn.Module:
@@ -36,10 +38,12 @@ def load_classifier(
     Args:
         folder: With ``config.json`` and weights as safetensors, as ``save_pretrained`` writes them; or with an adapter.
         base: The folder of the model that an adapter was trained on, if not the one that its settings name.
+        device_map: How accelerate spreads the model over devices, as transformers takes it; absent does not.
         trust_remote_code: Whether to run the folder's own code, if its model needs any.
         label_tokens: The token of each label word, for the causal language model of a folder.
 
     Raises:
+        ExtraError: The model needs a package that is not installed, such as bitsandbytes.
         ModelError: There is no such folder, config or weights; it is not a classifier with one of at least two classes
             as its answer; weights are missing, in the adapter too, or do not fit; or it has code of its own that is not
             trusted.
@@ -63,6 +67,14 @@ def load_classifier(
             f"Write them with model.save_pretrained; nothing is loaded through pickle."
         )
     files = _weights_of(folder)
+    if device_map is not None:
+        import_extra("hf", "accelerate")
+        places = device_map.values() if isinstance(device_map, Mapping) else ()
+        if "disk" in places:
+            raise ModelError(
+                "device_map: expected every layer on a device, got one on disk, where no adapter can learn. "
+                "Use more or larger devices, or a quantised model."
+            )
     with transformers_reading(folder) as transformers:
         kinds = {name: kind for file in files for name, (kind, _) in tensors_in(file).items()}
         auto = getattr(transformers, f"AutoModelFor{task}")
@@ -76,6 +88,7 @@ def load_classifier(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             dtype="auto",
+            device_map=device_map,
             ignore_mismatched_sizes=True,  # named below, where transformers would point to its log
             output_loading_info=True,
         )
@@ -103,6 +116,12 @@ def load_classifier(
         place = next((each for each in (adapter_folder, folder) if has_vocabulary(each)), None)
         tokenizer = read_tokenizer(place, trust_remote_code=trust_remote_code) if place else None
         model.config.pad_token_id = padding_id(config, tokenizer)
+    away = sorted(name for name, weight in model.named_parameters() if weight.is_meta)
+    if away:
+        raise ModelError(
+            f"device_map: expected every layer on a device, got {away[0]} on meta, as memory does not suffice. "
+            f"Use more or larger devices, or a quantised model."
+        )
     network: nn.Module = model.eval()
     if label_tokens is not None:
         return LabelWords(network, label_tokens)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from petm._internal.extras import import_extra
-from petm.errors import ModelError, PetmError
+from petm.errors import ExtraError, ModelError, PetmError
 
 PREFIX = "hf:"
 """Prefix of a reference to such a folder, where others are ``module:factory``."""
@@ -163,6 +163,12 @@ def transformers_reading(folder: Path) -> Iterator[Any]:
             yield transformers
     except PetmError:
         raise
+    except ImportError as error:  # a kind of quantisation
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ExtraError(
+            f"model: expected the packages that {folder} needs, got: {reason}. "
+            f"Install what it names; bitsandbytes and torchao: pip install 'petm[quantized]'."
+        ) from error
     except BaseException as error:  # transformers, tokenizers and safetensors raise what they like
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's is no Exception
             raise

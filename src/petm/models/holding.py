@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from petm.models.placing import shards_of
+
 
 @dataclass
 class _Changed:
@@ -37,6 +39,8 @@ def hold(model: nn.Module, *, freeze: bool) -> bool:
             state.modes = {module: module.training for module in model.modules()}
             model.eval()  # rather than the flags alone: some networks keep a cache by their mode
         if freeze and not state.frozen:
+            for part in shards_of(model):
+                part.reshard()  # after a pass that ended early, others stand in the place of its parameters
             state.frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
             for parameter in state.frozen:
                 parameter.requires_grad_(False)

@@ -25,6 +25,7 @@ from petm.models.answers import as_logits, find_answer, joined, of_one_length, r
 from petm.models.hf_adapter import is_adapter
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_folder import folder_of
+from petm.models.placing import check_copied, held_beside, plain_parts
 from petm.models.reading import Reading
 
 LABEL_WORDS = "label_words"
@@ -37,6 +38,7 @@ def load_model(
     *,
     arguments: Mapping[str, Any] | None = None,
     base: str | Path | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> nn.Module:
     """Returns the user's network, in eval mode, built by the factory or read from the folder that ``reference`` names.
@@ -50,6 +52,7 @@ def load_model(
         arguments: Keyword arguments for the factory; of a causal language model in a Hugging Face folder
             ``label_words``, the token of each (`petm.models.hf_tokenizer.ask`).
         base: The folder of the model that such an adapter was trained on, if not the one that its settings name.
+        device_map: How accelerate spreads the folder's model over devices, as transformers takes it; absent does not.
         trust_remote_code: Whether to run the Hugging Face folder's own code, if its model needs any.
 
     Raises:
@@ -59,6 +62,8 @@ def load_model(
     folder = folder_of(reference)
     if folder is None and base is not None:
         raise ModelError(f"base: expected none beside {reference}, which is no folder of an adapter, got {base}.")
+    if folder is None and device_map is not None:
+        raise ModelError(f"device_map: expected none beside {reference}, which is no folder hf:DIR, got {device_map}.")
     if folder is None:
         model = build(_find_factory(reference), reference, arguments or {})
     else:
@@ -67,7 +72,9 @@ def load_model(
             raise ModelError(
                 f"arguments: expected none but label_words, the token of each, for {reference}, got {arguments!r:.100}."
             )
-        model = load_classifier(folder, base=base, trust_remote_code=trust_remote_code, label_tokens=words)
+        model = load_classifier(
+            folder, base=base, device_map=device_map, trust_remote_code=trust_remote_code, label_tokens=words
+        )
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
@@ -78,9 +85,10 @@ def arguments_of(reference: str, held: Mapping[str, Any]) -> dict[str, Any]:
     folder = folder_of(reference)
     if folder is None:
         return {"arguments": held}
+    spread = {"device_map": held["device_map"]} if held.get("device_map") == "auto" else {}
     if is_adapter(folder):
-        return {"base": held.get("base")}
-    return {"arguments": {name: value for name, value in held.items() if name == LABEL_WORDS}}
+        return {"base": held.get("base"), **spread}
+    return {"arguments": {name: value for name, value in held.items() if name == LABEL_WORDS}, **spread}
 
 
 def build(factory: Callable[..., Any], reference: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -176,6 +184,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         ModelError: The file cannot be read, or a name, a shape or the kind of numbers differs; the first differences
             are named.
     """
+    check_copied(model, "weights")
     found, wanted = read_weights(path), model.state_dict()
     faults = [
         f"{key} is {tuple(found[key].shape)} in the file and {tuple(wanted[key].shape)} in the model"
@@ -203,16 +212,23 @@ def _form(tensor: Tensor) -> str:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes the model's ``state_dict`` as safetensors, atomically; raises RunError where it could not be written."""
+    """Writes the model's ``state_dict`` as safetensors, atomically.
+
+    Raises:
+        ModelError: A file cannot hold them.
+        RunError: The file could not be written.
+    """
+    check_copied(model)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary))
 
 
 def weights_fingerprint(model: nn.Module) -> str:
     """Returns a SHA-256 over names, dtypes, shapes and bits of the model's ``state_dict``, and over PEFT's scales."""
-    parts: list[str | Tensor] = [part for entry in sorted(model.state_dict().items()) for part in entry]
+    held = (entry for named in sorted(model.state_dict().items()) for entry in plain_parts(*named))
+    parts: list[str | Tensor] = [part for entry in held for part in entry]
     scales = ((name, getattr(module, "scaling", None)) for name, module in model.named_modules())
-    return fingerprint([*parts, *(f"{name}: {held}" for name, held in scales if isinstance(held, dict))])
+    return fingerprint([*parts, *(f"{name}: {each}" for name, each in scales if isinstance(each, dict))])
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -231,6 +247,7 @@ def share_weights(model: nn.Module) -> nn.Module:
     """
     shared: dict[int, Any] = {id(buffer): buffer.detach() for buffer in model.buffers()}
     shared |= {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
+    shared |= held_beside(model)
     try:
         # deepcopy also keeps alive what it has copied; the tensors above outlive it in any case.
         return copy.deepcopy(model, shared).eval()

@@ -11,7 +11,7 @@ class LastLinear:
     """Remembers the linear layer that a network called last, and its input.
 
     Args:
-        network: A copy, in eval mode, such as from `share_weights`; hooks stay on it.
+        network: Any network; the hooks on it are removed at the end of the ``with`` block.
 
     Attributes:
         name: Name of the layer; empty before the first call.
@@ -21,9 +21,18 @@ class LastLinear:
     def __init__(self, network: nn.Module) -> None:
         self.name = ""
         self.input = torch.empty(0)
-        for name, module in network.named_modules():
-            if isinstance(module, nn.Linear):
-                module.register_forward_pre_hook(partial(self._note, name), with_kwargs=True)
+        self._hooks = [
+            module.register_forward_pre_hook(partial(self._note, name), with_kwargs=True)
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Linear)
+        ]
+
+    def __enter__(self) -> "LastLinear":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
     def _note(self, name: str, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         self.name, self.input = name, linear_input(arguments, keywords)

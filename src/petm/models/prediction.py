@@ -17,6 +17,7 @@ from petm.errors import DataError
 from petm.models import BATCH_SIZE as BATCH_SIZE
 from petm.models.holding import in_eval_mode as in_eval_mode
 from petm.models.loading import call_model
+from petm.models.placing import stays
 
 Precision = Literal["float32", "bfloat16"]
 """Precision of the matrix products in training; weights and losses are float32."""
@@ -31,6 +32,20 @@ def choose_device(device: str = "auto") -> torch.device:
         return torch.device(device if group().count == 1 else device.partition(":")[0])
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
+
+
+def move(model: nn.Module, device: str = "auto") -> torch.device:
+    """Moves a model to the named device (`choose_device`), and returns the one on which it takes inputs.
+
+    What is there already is not touched, as a quantised layer may lose its scales by it. A model whose layers lie on
+    several devices, or that is sharded, stays where it is.
+    """
+    if not stays(model):
+        place = torch.empty(0, device=choose_device(device)).device
+        if any(tensor.device != place for tensor in (*model.parameters(), *model.buffers())):
+            model.to(place)
+        return place
+    return device_of(model)
 
 
 def device_of(model: nn.Module) -> torch.device:

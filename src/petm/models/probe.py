@@ -13,6 +13,7 @@ from petm.data.fields import Fields, Inputs, tensors_of
 from petm.errors import ModelError, PetmWarning
 from petm.models.answers import Part, joined, parts_by_length, remember, with_kind
 from petm.models.loading import answer_of
+from petm.models.placing import use_one_kernel
 from petm.models.prediction import device_of, evaluating
 from petm.models.reading import Reading
 
@@ -28,7 +29,10 @@ _KINDS = {
 
 
 def check_module(model: object) -> None:
-    """Raises ModelError where a model is of a kind that cannot have adapters, whatever it answers."""
+    """Raises ModelError where a model is of a kind that cannot have adapters, whatever it answers.
+
+    One that can have them computes alike with and without gradients from here on (`use_one_kernel`).
+    """
     if not isinstance(model, nn.Module):
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
         raise ModelError(f"model: expected a torch.nn.Module, got {kind}. Wrap it in one.")
@@ -46,7 +50,10 @@ def check_module(model: object) -> None:
     tensors = (*model.named_parameters(), *model.named_buffers())
     empty = next((name for name, tensor in tensors if tensor.is_meta), None)
     if empty is not None:
-        raise ModelError(f"model: expected weights with values, got {empty} on the meta device. Load its weights.")
+        away = getattr(model, "hf_device_map", None)
+        step = f"Load it on fewer or other devices than {away!r:.200}" if away else "Load its weights"
+        raise ModelError(f"model: expected weights with values, got {empty} on the meta device. {step}.")
+    use_one_kernel(model)
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from petm.grading.grader import Grader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, describe_data, library_versions
 from petm.models.loading import count_parameters, load_weights, save_weights, weights_fingerprint
 from petm.models.paper import paper_cnn
-from petm.models.prediction import Precision, choose_device, predict_logits
+from petm.models.prediction import Precision, choose_device, move, predict_logits
 from petm.models.scores import maximum_softmax, opposition
 from petm.paper.analysis import feature_tsne, filter_pca, paper_figure
 from petm.paper.comparison import compare_detectors
@@ -219,7 +219,7 @@ class _Steps:
 
     def base(self, model: nn.Module, data: Data, *, trained: bool) -> nn.Module:
         """Returns the base model, trained unless it is already."""
-        model.to(choose_device(self.device))
+        move(model, self.device)
         if not trained:
             settings = Settings(self.protocol.base_epochs, 1e-3, **self.how)
             where: Any = {"storage": self.run.storage("base"), "device": self.device}

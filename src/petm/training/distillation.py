@@ -8,7 +8,7 @@ from petm.adapter.prefix_features import cached_features
 from petm.data.base import Data, WithTargets, as_data
 from petm.errors import ArgumentError
 from petm.models.loading import share_weights, weights_fingerprint
-from petm.models.prediction import Precision, choose_device, device_of, evaluating, in_fast_layout, predict_logits
+from petm.models.prediction import Precision, device_of, evaluating, in_fast_layout, move, predict_logits
 from petm.training.loop import History, Objective, Settings, Storage, train
 
 
@@ -72,7 +72,7 @@ def distill(
     if logits.shape[1] != classes:
         raise ArgumentError(f"teacher: expected the model's {classes} classes, got {logits.shape[1]}.")
     settings = Settings(epochs, learning_rate, batch_size, patience=patience, seed=seed, precision=precision)
-    adapted.to(choose_device(device))
+    move(adapted, device)
     cached = cached_features(adapted, data, budget=cache_budget, precision=precision)
     with cached as (student, seen):
         answered: Data = WithTargets(seen, logits, origin=weights_fingerprint(teacher))

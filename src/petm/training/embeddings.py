@@ -84,7 +84,7 @@ def fgsm_step(model: nn.Module, inputs: Fields, labels: Tensor, *, at: str, epsi
         whole = step.new_zeros((len(inputs), width_of(inputs), *step.shape[2:]))
         whole[:, place] = step
         return whole
-    with in_eval_mode(model), torch.enable_grad():
+    with in_eval_mode(model, freeze=True), torch.enable_grad():
         logits, output = _output(model, inputs, at)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         gradient = gradient_of(loss, output, f"the output of {at!r}")

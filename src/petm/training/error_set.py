@@ -99,7 +99,7 @@ def fgsm(
         Goodfellow, Shlens, Szegedy (2015), Explaining and Harnessing Adversarial Examples, section 4.
     """
     check_step(inputs, epsilon)
-    with in_eval_mode(model), torch.enable_grad():
+    with in_eval_mode(model, freeze=True), torch.enable_grad():
         inputs = inputs.detach().clone().requires_grad_()
         loss = F.cross_entropy(call_model(model, inputs), labels, reduction="sum")
         gradient = gradient_of(loss, inputs, "its input")

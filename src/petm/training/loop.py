@@ -20,7 +20,7 @@ from petm.data.base import Batch, Data, as_is
 from petm.data.fields import Inputs, tensors_of, trimmed
 from petm.errors import ArgumentError, ModelError, RunError, TrainingError
 from petm.models.loading import call_model, weights_fingerprint
-from petm.models.prediction import Precision, batches_by_length, choose_device, device_of, evaluating
+from petm.models.prediction import Precision, batches_by_length, device_of, evaluating, move
 from petm.training.checkpoint import Checkpoint, ShuffledBatches, read_checkpoint, seed_of, write_checkpoint
 from petm.training.run_folder import Storage as Storage
 
@@ -175,8 +175,8 @@ def train(
             identity["judge"] = judge.name
         if data.lengths is not None:
             identity["batches"] = "by length"
-        place = choose_device(device)
-        run = _Run(model.to(place), objective, settings, identity, storage, place)
+        place = move(model, device)
+        run = _Run(model, objective, settings, identity, storage, place)
         forked = [place] if place.type == "cuda" else []
         signals = deferred_interrupts() if storage else nullcontext(lambda: False)
         with torch.random.fork_rng(devices=forked), signals as interrupted:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from petm._internal.progress import track
 from petm.data.base import Data, as_data
 from petm.errors import ArgumentError, DataError, ModelError
-from petm.models.loading import call_model, share_weights
+from petm.models.loading import call_model
 from petm.models.penultimate import LastLinear
-from petm.models.prediction import batches, check_labels, device_of, predict_logits
+from petm.models.prediction import batches, check_labels, device_of, evaluating, predict_logits
 from petm.training.augmentation import Augmentation, choose_augmentation, with_copies
 from petm.training.error_set import ErrorSet, Mined, find_errors
 
@@ -140,12 +140,10 @@ def mine_errors(model: nn.Module, data: Data, source: str = "plain", *, seed: in
 
 def _features(model: nn.Module, data: Data) -> tuple[NDArray[np.float32], int]:
     """The inputs of the linear layer that the base model calls last, float32 ``(N, D)``, and ``K``."""
-    network = share_weights(model)
-    last = LastLinear(network)
     parts, classes = [], 0
-    with torch.no_grad(), track("features", len(data)) as progress:
-        for inputs, _ in batches(data, device_of(network)):
-            classes = call_model(network, inputs).shape[1]
+    with LastLinear(model) as last, evaluating(model), track("features", len(data)) as progress:
+        for inputs, _ in batches(data, device_of(model)):
+            classes = call_model(model, inputs).shape[1]
             if fault := last.fault(len(inputs)):
                 raise ModelError(f"{fault} Mine the hardest samples instead, which need no features.")
             parts.append(last.input.float().cpu().clone())  # a copy: it may be a view of something much larger

@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from petm.data.base import Data, Joined, as_data
 from petm.data.fields import Inputs
 from petm.errors import ArgumentError, ModelError, PetmWarning
 from petm.models.loading import share_weights
-from petm.models.prediction import choose_device, device_of, in_fast_layout
+from petm.models.prediction import device_of, in_fast_layout, move
 from petm.training.augmentation import Augmentation, choose_augmentation, with_copies
 from petm.training.config import FitConfig, FitSettings
 from petm.training.distillation import distill
@@ -176,7 +177,7 @@ def adapt(
         ArgumentError: A setting breaks its rule, or no layers fit the budgets.
     """
     config = replace(config or FitConfig(), **settings)
-    model.to(choose_device(config.device))
+    move(model, config.device)
     making = Making(model, as_data(data), config, storage)
     return making.by_distillation() if making.recipe.teacher else making.by_tuning()
 
@@ -210,8 +211,10 @@ class Making:
         return self.data.inputs(range(min(4, len(self.data)))).to(device_of(self.model))
 
     def quick(self) -> nn.Module:
-        """Returns the base model in the layout that is fast for convolutions."""
-        return in_fast_layout(share_weights(self.model), self.some())
+        """Returns the base model in the layout that is fast for convolutions; itself where it cannot be copied."""
+        with suppress(ModelError):
+            return in_fast_layout(share_weights(self.model), self.some())
+        return self.model
 
     def branch(self, quick: nn.Module) -> tuple[Recipe, Augmentation]:
         """Returns the recipe for these data, of views where a horizontal flip keeps the class, and the augmentation."""

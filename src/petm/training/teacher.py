@@ -8,6 +8,7 @@ from torch import nn
 
 from petm.data.base import Data, as_data
 from petm.errors import ArgumentError, ModelError, NothingToLearnError
+from petm.models.placing import check_teachable
 from petm.models.prediction import Precision
 from petm.training.error_set import ErrorSet
 from petm.training.loop import CROSS_ENTROPY, Settings, Storage, train
@@ -67,6 +68,7 @@ def train_teacher(
     if samples not in ("replaced", "errors"):
         raise ArgumentError(f"samples: expected 'replaced' or 'errors', got {samples!r}.")
     require_errors(errors)
+    check_teachable(model)
     seen: Data = replace_errors(model, data, errors, epsilon=epsilon)
     if samples == "errors":
         seen = seen.subset(errors.indices)

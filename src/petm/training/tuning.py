@@ -11,7 +11,7 @@ from petm.adapter.model import AdaptedModel, pool
 from petm.adapter.prefix_features import cached_features
 from petm.data.base import Data, as_data
 from petm.errors import ArgumentError, TrainingError
-from petm.models.prediction import Precision, check_labels, choose_device, predict_logits
+from petm.models.prediction import Precision, check_labels, move, predict_logits
 from petm.models.scores import mean_of_both
 from petm.selective.metrics import aurc
 from petm.training.loop import CROSS_ENTROPY, History, Judge, Objective, Settings, Storage, train
@@ -56,7 +56,7 @@ def tune(
         TrainingError: The loss is no longer finite.
     """
     data = as_data(data)
-    adapted.to(choose_device(device))
+    move(adapted, device)
     histories, count = {}, len(adapted.adapters)
     cached = cached_features(adapted, data, budget=cache_budget, precision=precision)
     with cached as (student, seen):
@@ -150,7 +150,7 @@ def tune_candidates(
         raise ArgumentError(f"counts: expected numbers from 1 to {len(data)}, got {counts}.")
     if not learning_rates:
         raise ArgumentError("learning_rates: expected at least one, got none.")
-    adapted.to(choose_device(device))
+    move(adapted, device)
     base = predict_logits(adapted, held_out, alpha=0.0, title="held-out samples")
     check_labels(held_out.labels, base.shape[1], held_out.source)
     wrong = (base.argmax(1) != held_out.labels).numpy()
