@@ -427,3 +427,18 @@ def test_a_bad_row_is_an_error_with_its_line_or_left_out(tmp_path: Path, name: s
     assert contents(texts) == [f"question {number}" for number in range(400) if number != 200]
     assert texts.labels.tolist() == labels[:200] + labels[201:]
     assert [Path(each).name for each in texts.rows.skipped] == [place]
+
+
+def test_a_text_with_further_columns_is_one_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('review,title,stars,label\n"Good, {title}",Film,5,0\nBad,Bücher,1,1\n')
+    texts = read_texts(tmp_path / "a.csv", text_column=("review", "title", "stars"))
+    assert [json.loads(text) for text in texts.texts.to_pylist()] == [
+        {"text": "Good, {title}", "title": "Film", "stars": "5"},
+        {"text": "Bad", "title": "Bücher", "stars": "1"},
+    ]
+    assert texts.labels.tolist() == [0, 1]
+    with pytest.raises(DataError, match="author"):
+        read_texts(tmp_path / "a.csv", text_column=("review", "author"))
+    (tmp_path / "b.csv").write_text("text,title,label\nGood,,0\nBad,Book,1\n")
+    with pytest.raises(DataError, match="title"):
+        read_texts(tmp_path / "b.csv", text_column=("text", "title"))

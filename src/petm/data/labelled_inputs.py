@@ -17,7 +17,7 @@ from petm.data.decisions import Decided
 from petm.data.fields import Inputs, as_batch, tensors_of
 from petm.data.labels import UNLABELLED, Place, refuse_faults
 from petm.data.reader import Reader, content_hash
-from petm.data.sources import Content, Row, open_sources
+from petm.data.sources import Columns, Content, Row, open_sources
 from petm.data.tables import open_table
 from petm.errors import DataError
 
@@ -49,7 +49,7 @@ def read_labelled(
     reader: Reader,
     classes: Sequence[str],
     *,
-    text_column: str | None = None,
+    text_column: Columns | None = None,
     skip_bad: bool = False,
 ) -> LabelledInputs:
     """Returns the inputs with a decision; those of which nobody can tell the class only where their chance is known.
@@ -145,7 +145,7 @@ def _copies(files: Sequence[str | Path], wanted: set[str | None]) -> dict[str | 
     return found
 
 
-def _graded(wanted: set[Place | None], text_column: str | None) -> Iterator[Row]:
+def _graded(wanted: set[Place | None], text_column: Columns | None) -> Iterator[Row]:
     """The rows of graded inputs; a file that is gone is one row with its fault."""
     for path in dict.fromkeys(place[0] for place in wanted if place is not None):
         for source in open_sources([path], text_column=text_column, keep_faults=True):

@@ -5,12 +5,13 @@ Fitting reads them once and then by index (`petm.data.image_data`, `petm.data.te
 
 import glob
 import hashlib
+import json
 import os
 import sys
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import groupby, islice
@@ -28,6 +29,16 @@ from petm.errors import DataError
 
 Content = Located | bytes | str | NDArray[Any] | None
 """An image file, an encoded image, a text, an array ``(C, H, W)``; or nothing, where a cell is empty."""
+
+Columns = str | tuple[str, ...]
+"""The column of texts; or that column and others that belong to an input."""
+TEXT = "text"
+"""The name of the text among several columns, whatever its column is called."""
+
+
+def as_content(values: Mapping[str, object]) -> str:
+    """Returns a row of several columns as one text, a JSON object; of the text alone it is the text."""
+    return str(values[TEXT]) if len(values) == 1 else json.dumps(dict(values), ensure_ascii=False, default=str)
 
 
 class Row(NamedTuple):
@@ -145,7 +156,8 @@ class TableRows(Source):
 
     Args:
         path: The file.
-        column: Column of encoded images (binary, or a struct with a field ``bytes``) or of texts.
+        column: Column of encoded images (binary, or a struct with a field ``bytes``) or of texts; with further columns,
+            each row is one text in JSON (`as_content`).
         label_column: Column of labels; None reads none.
         texts: Whether the column holds texts.
         needs_labels: Whether the column of labels must exist.
@@ -155,12 +167,15 @@ class TableRows(Source):
     """
 
     def __init__(
-        self, path: Located, column: str, label_column: str | None, *, texts: bool, needs_labels: bool = False
+        self, path: Located, column: Columns, label_column: str | None, *, texts: bool, needs_labels: bool = False
     ) -> None:
+        column, *self._others = (column,) if isinstance(column, str) else column
         self.name, self._column, self._texts, self._labelled = str(path), column, texts, label_column is not None
         self._untyped = path.suffix.lower() == ".csv"
-        columns = (column, label_column, f"{label_column}_name") if label_column else (column,)
-        required = columns[: 2 if needs_labels and path.suffix.lower() in (".csv", ".parquet") else 1]
+        held = (column, *self._others)
+        columns = (*held, label_column, f"{label_column}_name") if label_column else held
+        known = path.suffix.lower() in (".csv", ".parquet")
+        required = columns[: (len(held) if known else 1) + (needs_labels and known)]
         hint = "Name the columns of texts and labels (--text-column, --label-column)."
         hint = hint if texts else "Rename the columns of images and labels."
         self._table = open_table(path, columns, required=required, hint=hint)
@@ -176,7 +191,7 @@ class TableRows(Source):
 
     def identity(self) -> str:
         """Returns path, size, time of change and column."""
-        return f"{identity_of(self._table.path)} {self._column}"
+        return f"{identity_of(self._table.path)} {' '.join((self._column, *self._others))}"
 
     def place(self, row: int | None) -> str:
         """Returns how a person would find a row again."""
@@ -198,7 +213,8 @@ class TableRows(Source):
         return frozenset({each.values[0]: each.number for each in of_input.records() if each.values}.values())
 
     def _row(self, record: Record) -> Row:
-        content, label, name = (*record.values, None, None, None)[:3]
+        content, *others = record.values[: 1 + len(self._others)] or (None,)
+        label, name = (*record.values[1 + len(self._others) :], None, None)[:2]
         if isinstance(content, dict):
             content = content.get("bytes")
         if self.holding is not None and record.number not in self.holding:
@@ -212,6 +228,10 @@ class TableRows(Source):
             kind = "a text" if self._texts else "an image"
             got = "nothing" if content in (None, b"") or isinstance(content, str) else type(content).__name__
             content, fault = None, f"expected {kind} in column '{self._column}', got {got}"
+        if fault is None and self._others:
+            content = as_content({TEXT: content, **dict(zip(self._others, others, strict=True))})
+            empty = next((name for name, value in zip(self._others, others, strict=True) if value is None), None)
+            fault = None if empty is None else f"expected a value in column '{empty}', got nothing"
         return Row(self.name, record.number, content, label, fault)
 
 
@@ -291,7 +311,7 @@ class _ArrayRows(Source):
 def open_sources(
     paths: Iterable[str | Path],
     *,
-    text_column: str | None = None,
+    text_column: Columns | None = None,
     label_column: str | None = None,
     keep_faults: bool = False,
 ) -> list[Source]:
@@ -328,7 +348,7 @@ def open_sources(
     return sources
 
 
-def _open_source(path: Located, text_column: str | None, label_column: str | None) -> list[Source]:
+def _open_source(path: Located, text_column: Columns | None, label_column: str | None) -> list[Source]:
     """What one path stands for; the shards of a folder are several."""
     texts = text_column is not None
     wanted = f"texts ({', '.join(f'*{suffix}' for suffix in TABLE_SUFFIXES)})"

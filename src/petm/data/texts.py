@@ -16,7 +16,7 @@ from petm.data.fields import Fields
 from petm.data.labels import UNLABELLED
 from petm.data.opening import find_files, same_class_names
 from petm.data.reader import Tokenizer
-from petm.data.sources import ReadableRows, TableRows
+from petm.data.sources import Columns, ReadableRows, TableRows
 from petm.data.tables import TABLE_SUFFIXES
 from petm.errors import ArgumentError, DataError
 
@@ -53,7 +53,7 @@ class Texts:
 
 def read_texts(
     *paths: str | Path,
-    text_column: str = "text",
+    text_column: Columns = "text",
     label_column: str | None = "label",
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
