@@ -63,7 +63,11 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
 )
 @click.option("--mean", type=options.Numbers(), help="Subtracted from pixels (0 to 1), by channel: 0.485,0.456,0.406.")
 @click.option("--std", type=options.Numbers(), help="Divisor of pixels after --mean, by channel: 0.229,0.224,0.225.")
-@click.option("--text-column", help="Column of texts. [default: text]")
+@click.option(
+    "--text-column",
+    multiple=True,
+    help="Column of texts; two for pairs (premise, hypothesis). [default: text]",
+)
 @click.option("--label-column", help="Column of the labels of texts. [default: label]")
 @click.option("--length", type=click.IntRange(1), help="Tokens to which texts are padded or cut. Absent: the longest.")
 @options.base

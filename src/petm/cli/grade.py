@@ -94,7 +94,7 @@ def grade(
     grader = open_grader(place, device)
     read_as = inputs_at(grader.origin.inputs, place)
     reader = reader_of(read_as, place.trust_remote_code)
-    columns = {"text_column": read_as.text_column, "label_column": label_column if labelled else None}
+    columns: Any = {"text_column": read_as.columns, "label_column": label_column if labelled else None}
     sources = open_sources(paths, keep_faults="-" in inputs, **columns)
     how: Any = {"batch_size": batch_size, "labelled": labelled, "audit": audit, "seed": seed}
     if engine == "ray":

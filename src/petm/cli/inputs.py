@@ -15,6 +15,7 @@ from petm.data.images import Resize, by_channel
 from petm.data.labelled_inputs import LabelledInputs, read_labelled
 from petm.data.labels import UNLABELLED, enumerated, refuse_faults
 from petm.data.opening import open_data
+from petm.data.reader import of_pairs
 from petm.data.texts import Tokenized, read_texts
 from petm.errors import ArgumentError, DataError
 from petm.grading.provenance import InputOrigin
@@ -40,7 +41,7 @@ def open_inputs(
     """
     processor = processor_of(inputs, trust_remote_code)
     if isinstance(processor, Tokenizer):
-        column = inputs.text_column or "text"
+        column = inputs.columns or "text"
         texts = read_texts(*paths, text_column=column, label_column=label_column, classes=classes, skip_bad=skip_bad)
         _report(", ".join(map(str, paths)), texts.rows.skipped, len(texts))
         return Tokenized(texts, processor, length=inputs.length)
@@ -77,7 +78,7 @@ def open_decided(
     if untold := int((decided.labels == UNLABELLED).sum()):
         click.echo(f"labels: nobody can tell {untold:,}; a guarantee counts them as wrong.", err=True)
     reader = reader_of(inputs, trust_remote_code)
-    found = read_labelled(decided, files, reader, classes, text_column=inputs.text_column, skip_bad=skip_bad)
+    found = read_labelled(decided, files, reader, classes, text_column=inputs.columns, skip_bad=skip_bad)
     _report("labels", found.skipped, len(found.data))
     return found
 
@@ -172,7 +173,7 @@ def inputs_of(
     resize: Resize | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    text_column: str | None = None,
+    text_column: tuple[str, ...] | None = None,
     label_column: str | None = None,
     length: int | None = None,
 ) -> tuple[InputOrigin, str | None]:
@@ -185,6 +186,7 @@ def inputs_of(
     """
     folder = processor or folder_of(reference)
     reader = prepares(str(folder), base=base and str(base), trust_remote_code=trust_remote_code) if folder else None
+    text_column = text_column or None
     reads_texts = isinstance(reader, Tokenizer)
     for_images = {"--size": size, "--channels": channels, "--resize": resize, "--mean": mean, "--std": std}
     for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}
@@ -197,6 +199,12 @@ def inputs_of(
         read = InputOrigin(size, int(channels) if channels else None, resize=resize, mean=mean or (), std=std or ())
         return read, None
     read = InputOrigin(processor=str(folder), base=str(base) if base else None, fingerprint=reader.fingerprint)
-    if reads_texts:
-        return replace(read, text_column=text_column or "text", length=length), label_column or "label"
+    if isinstance(reader, Tokenizer):
+        first, *second = text_column or ("text",)
+        if len(second) > 1:
+            raise click.UsageError(f"--text-column: expected one or two columns, got {enumerated(text_column or ())}.")
+        read = replace(read, text_column=first, length=length)
+        if second:
+            read = replace(read, pair_column=second[0], fingerprint=of_pairs(reader, second[0]).fingerprint)
+        return read, label_column or "label"
     return read, None

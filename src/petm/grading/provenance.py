@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from petm._internal.records import Json, Record
 from petm._internal.texts import is_name, visible
 from petm.data.images import FormSettings, Resize
+from petm.data.sources import Columns
 from petm.errors import BundleError, DataError
 from petm.grading.input_profile import InputProfile
 from petm.models.reading import Reading
@@ -74,6 +75,7 @@ class InputOrigin:
         mean: Subtracted from pixels in 0 to 1, by channel; empty if nothing is.
         std: Divisor then, by channel.
         profile: The values of the fit's inputs, where they are one tensor.
+        pair_column: The column of the second of two texts.
     """
 
     size: tuple[int, int] | None = None
@@ -87,6 +89,14 @@ class InputOrigin:
     std: tuple[float, ...] = ()
     profile: InputProfile | None = None
     base: str | None = None
+    pair_column: str | None = None
+
+    @property
+    def columns(self) -> Columns | None:
+        """The column of texts, with that of their second ones."""
+        if self.text_column is None or self.pair_column is None:
+            return self.text_column
+        return (self.text_column, self.pair_column)
 
     @property
     def takes_pixels(self) -> bool:
@@ -138,6 +148,7 @@ class InputOrigin:
             std,
             InputProfile.from_json(record.record("profile")) if record.has("profile") else None,
             record.text_or_none("base"),
+            record.text_or_none("pair_column"),
         )
 
 

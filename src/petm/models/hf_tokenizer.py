@@ -42,7 +42,7 @@ def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool) -> Tok
     return Tokenizer(_longest(folder, config, tokenizer), fills, left, fingerprint((rules,)), encode)
 
 
-def _encode(tokenizer: Any, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
+def _encode(tokenizer: Any, texts: Sequence[Any], limit: int | None) -> dict[str, list[list[int]]]:
     try:
         with quiet():
             return dict(tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from petm._internal.storage import RemotePath, locate
-from petm.data.sources import Source, open_sources
+from petm.data.sources import Columns, Source, open_sources
 from petm.errors import DataError, PetmWarning
 from petm.grading.grade_table import GRADE_NAMES, read_grades
 from petm.grading.production import check_grades
@@ -54,7 +54,7 @@ class ReviewQueue:
 
     def __init__(self, paths: Sequence[str], facts: Facts, reader: Reader) -> None:
         self._reader = reader
-        self._texts, self._column = reader.kind == "texts", facts.inputs.text_column or "text"
+        self._texts, self._column = reader.kind == "texts", facts.inputs.columns or "text"
         self._held = dict[tuple[str, int], bytes]()
         self._hashes = dict[int, str]()
         self.rows = [row for _, row in sorted(_ranked(paths, facts), key=lambda each: each[0])]
@@ -147,7 +147,7 @@ class ReviewQueue:
                     self._held[path, number] = content
 
 
-def _texts_of(path: str, column: str) -> Iterator[tuple[bytes, int]]:
+def _texts_of(path: str, column: Columns) -> Iterator[tuple[bytes, int]]:
     try:
         sources: list[Source] = open_sources([path], text_column=column)
         for row in (row for source in sources for rows in source.rows(0, 1 << 62, 1024) for row in rows):

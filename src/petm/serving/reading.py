@@ -111,14 +111,17 @@ class TextReader:
         """Returns the fields of the text, one number a token.
 
         Raises:
-            Unreadable: The text is blank, not UTF-8, too long, or without a token.
+            Unreadable: The text is blank, not UTF-8, too long, or without a token, or lacks a column.
         """
         text = self.raw(content).decode()
         if not text.strip():
             raise Unreadable("The text is blank.")
         if len(text) > self._limits.characters:
             raise Unreadable(f"The text has more than {self._limits.characters:,} characters.")
-        encoded = self._encoder.encode([text], self._length or self._encoder.maximum)
+        try:
+            encoded = self._encoder.encode([text], self._length or self._encoder.maximum)
+        except DataError as error:
+            raise Unreadable(str(error)) from error
         if not encoded["input_ids"][0]:
             raise Unreadable("The text has no token.")
         return {name: rows[0] for name, rows in encoded.items()}
@@ -147,7 +150,7 @@ class TextReader:
 
     def blank(self) -> dict[str, Sequence[int]]:
         """Returns a short text."""
-        return self.read("a")
+        return self.read(self._encoder.example)
 
 
 Reader = ImageReader | TextReader
