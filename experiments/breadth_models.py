@@ -65,7 +65,7 @@ OWN: dict[str, dict[str, Any]] = {
     **{kind: {"decoder_start_token_id": 0} for kind in ("t5", "mt5", "umt5")},
     "audio-spectrogram-transformer": {"max_length": 64, "num_mel_bins": 16},
     **{kind: {**_STAGES, "num_hidden_layers": None, "patch_size": 4} for kind in ("convnext", "convnextv2")},
-    "bit": {**_STAGES, "num_groups": 8},
+    "bit": {**_STAGES, "hidden_sizes": [64] * 4, "num_groups": 8},
     "data2vec-audio": {**_WAVES, "num_conv_pos_embeddings": 5},
     "deepseek_v2": {**_LATENT, "num_experts_per_tok": 2},
     "efficientnet": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128},

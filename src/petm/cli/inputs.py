@@ -19,8 +19,9 @@ from petm.data.reader import of_pairs
 from petm.data.texts import Tokenized, read_texts
 from petm.errors import ArgumentError, DataError
 from petm.grading.provenance import InputOrigin
+from petm.models.hf_adapter import is_adapter
 from petm.models.hf_classifier import read_classes
-from petm.models.hf_folder import folder_of
+from petm.models.hf_folder import folder_of, takes_arrays
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.prediction import check_labels
 
@@ -185,6 +186,13 @@ def inputs_of(
         UsageError: An option is for images and the model takes texts, or the other way round.
     """
     folder = processor or folder_of(reference)
+    if (
+        processor is None
+        and folder
+        and not is_adapter(folder)
+        and takes_arrays(folder, trust_remote_code=trust_remote_code)
+    ):
+        folder = None
     reader = prepares(str(folder), base=base and str(base), trust_remote_code=trust_remote_code) if folder else None
     text_column = text_column or None
     reads_texts = isinstance(reader, Tokenizer)
