@@ -130,12 +130,13 @@ def _drawn(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
 
 
-def check(form: Form, folder: Path) -> dict[str, Any]:
+def check(form: Form, folder: Path, *, export: bool = True) -> dict[str, Any]:
     """Returns figures of a form that passed; raises AssertionError where a promise is broken, else what stops it.
 
     Args:
         form: The form.
         folder: An empty folder for the model, the texts and the bundle.
+        export: Whether to export what takes images.
     """
     model = form.make()
     place: str | None = None
@@ -165,7 +166,7 @@ def check(form: Form, folder: Path) -> dict[str, Any]:
         assert np.array_equal(getattr(grades, name), getattr(again, name)), f"loaded, {name} differs"
     found: dict[str, Any] = {"parameters": sum(each.numel() for each in model.parameters())}
     found["split_point"] = grader.adapted.split_point.kind if grader.adapted.split_point else "none"
-    if form.images and isinstance(x, Tensor):
+    if export and form.images and isinstance(x, Tensor):
         try:
             found["onnx"] = export_onnx(grader, folder / "form.onnx", x).difference
         except PetmError as error:
