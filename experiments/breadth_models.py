@@ -118,7 +118,7 @@ def model_of(kind: str, task: str) -> nn.Module:
         made: nn.Module = getattr(transformers, named if isinstance(named, str) else named[0])(config)
         for layer in made.modules():  # else all answers are near 0, as no trained model's are
             if isinstance(layer, nn.Linear) and layer.out_features == CLASSES:
-                nn.init.normal_(layer.weight, std=2)
+                nn.init.normal_(layer.weight, std=4)
                 if layer.bias is not None:
                     nn.init.normal_(layer.bias)
     return made.eval()

@@ -9,12 +9,12 @@ from petm.errors import ModelError
 
 FORMS = forms()
 TAKEN = (
-    "own PaperCNN", "own dense", "own dense with BatchNorm", "own dense, bfloat16", "own signals", "own volumes",
+    "own dense", "own dense with BatchNorm", "own dense, bfloat16", "own signals", "own volumes",
     "own grouped convolutions", "own pooled and flattened", "own mixer", "own LSTM", "own GRU",
     "own TransformerEncoder", "own TransformerEncoder, one layer", "own image and facts", "own text and facts",
     "own twins", "own graph", "own a tuple", "own a mapping", "own probabilities", "own one logit",
-    "sequence bert", "sequence funnel", "sequence gpt_neo", "sequence mpt", "sequence xlnet", "image convnext",
-    "audio wav2vec2", "audio audio-spectrogram-transformer",
+    "sequence bert", "sequence funnel", "sequence gpt_neo", "sequence longformer", "sequence mpt",
+    "sequence reformer", "sequence xlnet", "image convnext", "audio wav2vec2", "audio audio-spectrogram-transformer",
 )  # fmt: skip
 
 
