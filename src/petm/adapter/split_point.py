@@ -149,6 +149,7 @@ class OnePass(Pass):
             self.separated = module != ""
         elif point.kind == BEFORE and module == point.module and not self.separated:
             self.separated = True
+            paths = None if torch.compiler.is_exporting() else paths  # a graph's batch has no size by chance
         elif point.kind != AROUND and self.separated:
             paths = paths or ()
         else:
