@@ -90,7 +90,55 @@ def test_the_streams_part_as_late_as_is_safe(
 def test_what_follows_the_batch_is_doubled_and_nothing_else() -> None:
     adapted = adapt(Masked, {"blocks.1.down": 2})
     doubled = split_point_of(adapted, images(3)).repeated
-    assert doubled == {"blocks.2": ((1, "extra", "masks", 0),)}
+    assert doubled == {"blocks.1": ((0, 0), (1, "extra", "masks", 0)), "blocks.2": ((1, "extra", "masks", 0),)}
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return x + self.up(x) * table.sum(0)
+
+
+class Tabled(nn.Module):
+    """Blocks that are given a table of four rows beside the batch, as MPT gives one of its heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(28 * 28, 8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList(Scaled() for _ in range(3))
+        self.table = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = self.embed(x.flatten(1))
+        for block in self.blocks:
+            held = block(held, self.table)
+        return self.chosen(self.head(held), len(x))
+
+    def chosen(self, logits: Tensor, n: int) -> Tensor:
+        return logits
+
+
+class ByInput(Tabled):
+    """Takes rows by the size of its input, which only blocks that run once around the split point allow."""
+
+    def chosen(self, logits: Tensor, n: int) -> Tensor:
+        return logits[torch.arange(n)]
+
+
+@pytest.mark.parametrize(("network", "layers", "kind"), [
+    (Tabled, {"blocks.1.up": 2, "blocks.2.up": 2}, "before"), (ByInput, {"blocks.2.up": 2}, "around"),
+])  # fmt: skip
+def test_a_table_of_the_batchs_size_by_chance_stays(
+    network: type[nn.Module], layers: dict[str, int], kind: str
+) -> None:
+    adapted = adapt(network, layers)
+    assert split_point_of(adapted, images(3)).kind == kind
+    for size in (2, 3, 4, 8):  # two samples have four rows in one pass
+        x = images(size, seed=size)
+        assert torch.allclose(torch.cat(dual_logits(adapted, x)), apart(adapted, x), rtol=0, atol=1e-4), size
 
 
 def test_the_parting_does_not_depend_on_the_samples_at_hand() -> None:

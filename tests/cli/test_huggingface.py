@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
     assert manifest["inputs"] == {
         "size": None, "channels": None, "processor": "bert", "text_column": "text", "length": None,
         "fingerprint": load_processor("bert").fingerprint, "resize": None, "mean": [], "std": [], "profile": None,
-        "base": None, "prompt": None,
+        "base": None, "prompt": None, "pair_column": None,
     }  # fmt: skip
     assert (manifest["model"]["reference"], manifest["model"]["classes"]) == ("hf:bert", list(hf_folders.KINDS))
 
@@ -137,6 +138,37 @@ def test_texts_from_fit_to_grade(place: Path, petm: Petm) -> None:
     )  # fmt: skip
     code, again, err = petm("grade", "my.petm", "more.csv", "more.jsonl", "--model", "hf:moved")
     assert (code, again) == (0, out), err
+
+
+def test_pairs_of_texts_are_encoded_as_the_tokenizer_does(place: Path, petm: Petm) -> None:
+    pairs = [(text, other, kind) for (text, kind), (other, _) in pairwise(hf_folders.QUESTIONS)]
+    write_texts(place / "train.csv", pairs, "premise", "hypothesis", "label")
+    tokenizer = hf_folders.word_tokenizer(model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    hf_folders.save(place / "bert", tokenizer)
+    both = ("--text-column", "premise", "--text-column", "hypothesis")
+    told = ("--force", "--json", "--recipe", "softmax", "--coverage", 0.9)
+    code, out, err = petm(*fit("--model", "hf:bert", *told, *both))
+    assert code == 0, err
+    inputs = json.loads(out)["inputs"]
+    assert (inputs["text_column"], inputs["pair_column"]) == ("premise", "hypothesis")
+    assert inputs["fingerprint"] != load_processor("bert").fingerprint, "another column is another input"
+
+    write_texts(place / "more.csv", [pair[:2] for pair in pairs[::9]], "premise", "hypothesis")
+    code, out, err = petm("grade", "my.petm", "more.csv")
+    assert code == 0, err
+    model = load_classifier("bert")
+    for row, (premise, hypothesis, _) in zip(csv.DictReader(out.splitlines()), pairs[::9], strict=True):
+        encoded = tokenizer(premise, hypothesis, return_tensors="pt")
+        assert encoded["token_type_ids"].max() == 1
+        with torch.no_grad():
+            expected = model(**encoded).logits.softmax(1).max()
+        assert float(row["suspicion"]) == pytest.approx(1 - float(expected), abs=1e-5)
+
+    write_texts(place / "more.csv", [("Where is Paris ?",)], "premise")
+    code, _, err = petm("grade", "my.petm", "more.csv")
+    assert code == 1
+    assert err.startswith("Error: more.csv: expected a column 'hypothesis', got the columns premise.")
+    assert petm(*fit("--model", "hf:bert", "--overwrite", *both, "--text-column", "third"))[0] == 2
 
 
 @NO_ERRORS

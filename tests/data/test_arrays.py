@@ -8,6 +8,8 @@ import torch
 
 from petm.data.labels import UNLABELLED
 from petm.data.opening import open_data
+from petm.data.reader import Reader
+from petm.data.sources import open_sources
 from petm.errors import DataError
 
 
@@ -48,13 +50,29 @@ def test_floats_keep_their_values(tmp_path: Path, shape: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "shape"), [("inputs", (4, 2, 50)), ("inputs", (4, 7)), ("x", (4, 1, 3, 5, 6)), ("inputs", (4, 9, 9, 3))]
+)
+def test_signals_and_volumes_keep_their_shape_for_fit_and_grade(
+    tmp_path: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    path = save(tmp_path, **{name: values, "y": [0, 1, 1, 0]})
+    np.testing.assert_array_equal(open_data(path).inputs(range(4)), values)
+    (source,) = open_sources([path])
+    (rows,) = source.rows(0, 4, 4)
+    np.testing.assert_array_equal(Reader().read(rows).inputs, values)
+
+
+@pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"pictures": BYTES, "y": [0, 1]}, "expected an array 'images' or 'x', got pictures, y"),
-        ({}, "expected an array 'images' or 'x', got nothing"),
+        ({"pictures": BYTES, "y": [0, 1]}, "expected an array 'images', 'x' or 'inputs', got pictures, y"),
+        ({}, "expected an array 'images', 'x' or 'inputs', got nothing"),
         ({"x": BYTES, "y": [0.0, 0.5]}, "expected a class number or a name as label, got 0.5 for sample 1"),
         ({"x": BYTES, "y": [0, 1, 2]}, "expected labels for 2 samples, got those of shape"),
         ({"x": BYTES.astype(np.int32)}, "expected images of dtype uint8 or float, got int32"),
+        ({"inputs": np.zeros(3)}, r"expected images \(N, H, W\), .* got 1 dimensions"),
+        ({"inputs": np.zeros((3, 2, 2), np.int64)}, "expected images of dtype uint8 or float, got int64"),
         ({"x": np.zeros(3)}, r"expected images \(N, H, W\), .* got 1 dimensions"),
         ({"x": BYTES[:0]}, "expected at least one image, got none"),
         ({"x": np.full((1, 2, 2), np.nan)}, "expected finite values, got NaN or infinity in 1 of 1"),

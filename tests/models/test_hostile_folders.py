@@ -57,7 +57,7 @@ def test_an_image_model_larger_than_its_weights_is_not_built(vit: Path) -> None:
 
 def test_architectures_are_named_whatever_they_are(bert: Path) -> None:
     change(bert / "config.json", architectures=[3])
-    with pytest.raises(ModelError, match=r"expected an image or sequence classifier in .*, got 3 in its config"):
+    with pytest.raises(ModelError, match=r"expected an image, sequence or audio classifier in .*, got 3 in its config"):
         load_classifier(bert)
 
 

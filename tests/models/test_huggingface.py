@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 import hf_folders
+from petm.cli.inputs import inputs_of
 from petm.data.fields import Fields
 from petm.errors import ModelError
+from petm.grading.provenance import InputOrigin
 from petm.models.hf_classifier import load_classifier, read_classes
 from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer, padding_id
@@ -253,8 +255,14 @@ FAULTS: list[tuple[Callable[[Path], None], str]] = [
     (cut, "expected a model that transformers can read in .*copied, got: ValueError: .* bytes where its tensors"),
     (headless, "expected the weights of the whole classifier .* got others: classifier.bias is missing in the file; c"),
     (config(**hf_folders.labels("ab")), r"classifier.bias is \(3,\) in the file and \(2,\) in the model; classifier.w"),
-    (config(architectures=["BertModel"]), "expected an image or sequence classifier in .*, got BertModel in its conf"),
-    (config(architectures=None), "expected an image or sequence classifier in .*, got no architecture in its config"),
+    (
+        config(architectures=["BertModel"]),
+        "expected an image, sequence or audio classifier in .*, got BertModel in its conf",
+    ),
+    (
+        config(architectures=None, model_type="perceiver"),
+        "expected an image, sequence or .*, got no architecture in its",
+    ),
     (config(problem_type="regression"), "one of at least two classes in .*, got regression. petm grades classes only"),
     (config(**hf_folders.labels("a")), "one of at least two classes in .*, got a single output"),
     (config(model_type="unheard-of"), "expected a model that transformers can read in .*copied, got: ValueError: "),
@@ -295,21 +303,39 @@ class OwnForSequenceClassification(BertForSequenceClassification):
 """
 
 
+@pytest.mark.parametrize("name", ["OwnForSequenceClassification", "OwnJudge"])
 def test_code_of_its_own_is_run_only_when_trusted(
-    copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    (copied / "own.py").write_text(CODE)
-    places = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.OwnForSequenceClassification"}
-    change(copied / "config.json", auto_map=places, model_type="own", architectures=["OwnForSequenceClassification"])
+    (copied / "own.py").write_text(CODE.replace("OwnForSequenceClassification", name))
+    places = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": f"own.{name}"}
+    change(copied / "config.json", auto_map=places, model_type="own", architectures=[name])
     message = r"expected a model of transformers' own in .*copied, got one with code of its own.*--trust-remote-code"
     for load in (load_classifier, load_processor, read_classes):
         with pytest.raises(ModelError, match=message):
             load(copied)
     assert not (tmp_path / "modules").exists()
     model = load_model(f"hf:{copied}", trust_remote_code=True)
-    assert type(model).__name__ == "OwnForSequenceClassification"
+    assert type(model).__name__ == name
     assert read_classes(copied, trust_remote_code=True) == (3, hf_folders.KINDS)
+
+
+def test_a_config_without_architectures_is_read_by_the_kind_of_its_model(copied: Path, vit_folder: Path) -> None:
+    whole = load_model(f"hf:{copied}").state_dict()
+    change(copied / "config.json", architectures=None)
+    model = load_model(f"hf:{copied}")
+    assert type(model).__name__ == "BertForSequenceClassification"
+    assert all(torch.equal(weight, whole[name]) for name, weight in model.state_dict().items())
+    assert isinstance(load_processor(copied), Tokenizer)
+    images = Path(shutil.copytree(vit_folder, copied / "vit"))
+    change(images / "config.json", architectures=[])
+    assert isinstance(load_processor(images), ImageProcessor)
+    assert type(load_model(f"hf:{images}")).__name__ == "ViTForImageClassification"
+    model.bert.save_pretrained(copied)  # type: ignore[operator, union-attr]
+    change(copied / "config.json", architectures=None)
+    with pytest.raises(ModelError, match=r"classifier.weight is missing in the file"):
+        load_model(f"hf:{copied}")
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "preprocessor_config.json"])
@@ -331,3 +357,16 @@ def test_weights_of_another_file_and_arguments(bert_folder: Path, tmp_path: Path
     assert other.get_parameter("classifier.bias").tolist() == [3, 3, 3]
     with pytest.raises(ModelError, match=r"arguments: expected .*hf:.*, got {'width': 2}"):
         load_model(f"hf:{bert_folder}", arguments={"width": 2})
+
+
+def test_a_classifier_of_sound_takes_what_its_feature_extractor_makes(tmp_path: Path) -> None:
+    from experiments.breadth_models import model_of
+
+    for kind, shape in (("wav2vec2", (2, 800)), ("audio-spectrogram-transformer", (2, 64, 16))):
+        made = model_of(kind, "AudioClassification")
+        hf_folders.save(tmp_path / kind, made)
+        model, x = load_model(f"hf:{tmp_path / kind}"), torch.randn(*shape)
+        assert type(model) is type(made)
+        with torch.no_grad():
+            assert torch.equal(call_model(model, x), made(x).logits)
+        assert inputs_of(f"hf:{tmp_path / kind}") == (InputOrigin(), None)

@@ -59,7 +59,8 @@ class _Prefix(Pass):
         return arguments
 
     def _keep(self, place: Place, tensor: Tensor) -> Tensor:
-        if tensor.ndim and tensor.shape[0] == self.n:  # what does not follow the batch, such as positions, stays
+        paths = self.split_point.repeated.get(self.split_point.module, (place,))
+        if tensor.ndim and tensor.shape[0] == self.n and place in paths:  # others, such as positions, stay
             self.crossing.append((place, tensor))
         return tensor
 

@@ -43,7 +43,7 @@ class SplitPoint:
             passes, for a model that mixes the samples of a batch.
         module: The name of that layer or module in the base model; empty for the whole model, which is its input.
         shared: Where they separate around blocks, the names of these, up to ``module``.
-        repeated: Other arguments that follow the batch into later modules, by module: an attention mask, say.
+        repeated: Arguments that follow the batch into modules, by module: an attention mask, say.
         share_before: Share of the base model's operations that are computed once for both opinions, in [0, 1].
         counted_ratio: Operations of all opinions over those of the base model alone, at least 1.
         operations: Of the base model alone, for one sample; 0 where none were counted.
@@ -136,35 +136,39 @@ class OnePass(Pass):
         layer.adapters[adapter].add_(base, x)
 
     def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        """Repeats what follows the batch: everything at the split point, later what has not passed it."""
-        if self.split_point.kind == AROUND:
-            return self._around(module, arguments)
-        if not self.separated:
-            if self.split_point.kind != BEFORE or module != self.split_point.module:
-                return arguments
-            self.separated = True
-            return map_tensors(arguments, lambda _, tensor: self._repeat(tensor))
-        paths = self.split_point.repeated.get(module, ())
-        return map_tensors(arguments, lambda path, tensor: self._repeat(tensor) if path in paths else tensor)
+        """Repeats what follows the batch, at the split point and later; blocks that run once get the first ``n`` rows.
 
-    def _around(self, module: str, arguments: Arguments) -> Arguments:
-        """Repeats the input, lets the shared blocks see the first ``n`` rows only, and repeats what comes out of them.
-
-        What the model does beside its blocks, such as finding the last token of each text, then fits its output.
+        Around blocks, what the model does beside them, such as finding the last token of each text, then fits their
+        output. Only what has followed the batch in every trial changes: other tensors may have its size by chance.
         """
-        if module in ("", self.split_point.module):
+        point, rows, change = self.split_point, self.n, self._repeat
+        paths = point.repeated.get(module)
+        if point.kind == AROUND and module in point.shared:
+            rows, change = (1 + len(self.members)) * self.n, self._cut
+        elif point.kind == AROUND and module in ("", point.module):
             self.separated = module != ""
-            return map_tensors(arguments, lambda _, tensor: self._repeat(tensor))
-        if module not in self.split_point.shared:
+        elif point.kind == BEFORE and module == point.module and not self.separated:
+            self.separated = True
+            paths = None if torch.compiler.is_exporting() else paths  # a graph's batch has no size by chance
+        elif point.kind != AROUND and self.separated:
+            paths = paths or ()
+        else:
             return arguments
-        rows = (1 + len(self.members)) * self.n
-        return map_tensors(
-            arguments, lambda _, tensor: tensor[: self.n] if tensor.ndim and tensor.shape[0] == rows else tensor
-        )
+
+        def changed(path: Place, tensor: Tensor) -> Tensor:
+            follows = tensor.ndim and tensor.shape[0] == rows and self._follows(module, path, paths)
+            return change(tensor) if follows else tensor
+
+        return map_tensors(arguments, changed)
+
+    def _follows(self, module: str, path: Place, paths: tuple[Place, ...] | None) -> bool:
+        """Whether an argument of the batch's size is of the batch; bundles of earlier versions have no paths for it."""
+        return paths is None or path in paths
+
+    def _cut(self, tensor: Tensor) -> Tensor:
+        return tensor[: self.n]
 
     def _repeat(self, tensor: Tensor) -> Tensor:
-        if not tensor.ndim or tensor.shape[0] != self.n:
-            return tensor
         return tensor.repeat(1 + len(self.members), *[1] * (tensor.ndim - 1))
 
 
@@ -199,16 +203,10 @@ class _Trial(_Marked, OnePass):
     def _add(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor) -> None:
         base.add_(self.delta(layer, x, adapter))
 
-    def module_input(self, module: str, arguments: Arguments) -> Arguments:
-        if self.split_point.kind == AROUND or not (self.separated and self.note):
-            return super().module_input(module, arguments)
-
-        def repeat(path: Place, tensor: Tensor) -> Tensor:
-            if tensor.ndim and tensor.shape[0] == self.n:
-                self.found.add((module, path))
-            return self._repeat(tensor)
-
-        return map_tensors(arguments, repeat)
+    def _follows(self, module: str, path: Place, paths: tuple[Place, ...] | None) -> bool:
+        if self.note:
+            self.found.add((module, path))
+        return self.note or super()._follows(module, path, paths)
 
 
 class _Calls(Pass):
@@ -336,7 +334,7 @@ def _prove(
             trial = _Trial(size, candidate, joint_members(adapted))
             adapted.run(trial, _probe(x, size), rows=(1 + len(trial.members)) * size, asked=asked)
             followers = trial.found if followers is None else followers & trial.found
-        repeated: dict[str, tuple[Place, ...]] = {}
+        repeated: dict[str, tuple[Place, ...]] = dict.fromkeys(sorted(candidate.asked), ())
         for module, path in sorted(followers or (), key=repr):
             repeated[module] = (*repeated.get(module, ()), path)
         proven = replace(candidate, repeated=repeated)

@@ -71,7 +71,11 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     help="File of the question to a language model, with {text} and other columns by name.",
 )
 @click.option("--chat", is_flag=True, help="Ask --template as a user of the tokenizer's chat template.")
-@click.option("--text-column", help="Column of texts. [default: text]")
+@click.option(
+    "--text-column",
+    multiple=True,
+    help="Column of texts; two for pairs (premise, hypothesis). [default: text]",
+)
 @click.option("--label-column", help="Column of the labels of texts. [default: label]")
 @click.option("--length", type=click.IntRange(1), help="Tokens to which texts are padded or cut. Absent: the longest.")
 @options.base

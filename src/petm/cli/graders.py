@@ -12,7 +12,7 @@ import click
 
 from petm.cli.options import GraderPlace
 from petm.cli.process import import_from_here, keep_large_blocks
-from petm.data.reader import Reader
+from petm.data.reader import Reader, of_pairs
 from petm.errors import BundleError, ModelError
 from petm.grading.manifest import recover
 from petm.grading.onnx_grader import OnnxGrader
@@ -88,6 +88,8 @@ def processor_of(inputs: "InputOrigin", trust_remote_code: bool) -> Tokenizer | 
     """
     how: Any = {"base": inputs.base, "trust_remote_code": trust_remote_code, "prompt": inputs.prompt}
     processor = prepares(inputs.processor, **how) if inputs.processor else None
+    if isinstance(processor, Tokenizer) and inputs.pair_column is not None:
+        processor = of_pairs(processor, inputs.pair_column)
     if processor is not None and processor.fingerprint != inputs.fingerprint:
         raise ModelError(
             f"processor: expected the one of the fit, got another one in {inputs.processor}. "

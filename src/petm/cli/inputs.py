@@ -15,11 +15,13 @@ from petm.data.images import Resize, by_channel
 from petm.data.labelled_inputs import LabelledInputs, read_labelled
 from petm.data.labels import UNLABELLED, enumerated, refuse_faults
 from petm.data.opening import open_data
+from petm.data.reader import of_pairs
 from petm.data.texts import Tokenized, read_texts
 from petm.errors import ArgumentError, DataError
 from petm.grading.provenance import InputOrigin
+from petm.models.hf_adapter import is_adapter
 from petm.models.hf_classifier import read_classes
-from petm.models.hf_folder import folder_of
+from petm.models.hf_folder import folder_of, takes_arrays
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.prediction import check_labels
 from petm.models.prompt import Prompt
@@ -176,7 +178,7 @@ def inputs_of(
     resize: Resize | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    text_column: str | None = None,
+    text_column: tuple[str, ...] | None = None,
     label_column: str | None = None,
     length: int | None = None,
     prompt: Prompt | None = None,
@@ -191,8 +193,16 @@ def inputs_of(
         UsageError: An option is for images and the model takes texts, or the other way round.
     """
     folder = processor or folder_of(reference)
+    if (
+        processor is None
+        and folder
+        and not is_adapter(folder)
+        and takes_arrays(folder, trust_remote_code=trust_remote_code)
+    ):
+        folder = None
     how: Any = {"base": base and str(base), "trust_remote_code": trust_remote_code, "prompt": prompt}
     reader = prepares(str(folder), **how) if folder else None
+    text_column = text_column or None
     reads_texts = isinstance(reader, Tokenizer)
     for_images = {"--size": size, "--channels": channels, "--resize": resize, "--mean": mean, "--std": std}
     for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}
@@ -207,12 +217,19 @@ def inputs_of(
     read = InputOrigin(
         processor=str(folder), base=str(base) if base else None, fingerprint=reader.fingerprint, prompt=prompt
     )
-    if reads_texts:
+    if isinstance(reader, Tokenizer):
+        first, *second = text_column or ("text",)
+        if len(second) > (prompt is None):
+            most = "one or two columns" if prompt is None else "one column, as --template names the others"
+            raise click.UsageError(f"--text-column: expected {most}, got {enumerated(text_column or ())}.")
         label_column = label_column or "label"
         if prompt is not None and label_column in prompt.columns:
             raise ArgumentError(
                 f"template: expected columns that are known before the answer, got '{label_column}', the labels. "
                 f"Leave it out, or name the column of labels (--label-column)."
             )
-        return replace(read, text_column=text_column or "text", length=length), label_column
+        read = replace(read, text_column=first, length=length)
+        if second:
+            read = replace(read, pair_column=second[0], fingerprint=of_pairs(reader, second[0]).fingerprint)
+        return read, label_column
     return read, None

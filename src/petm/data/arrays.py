@@ -28,10 +28,11 @@ _CHUNK = 1 << 20
 
 
 class ArrayArchive:
-    """The array ``images`` or ``x`` of a NumPy archive, and ``labels`` or ``y`` if it is there.
+    """The array ``images``, ``x`` or ``inputs`` of a NumPy archive, and ``labels`` or ``y`` if it is there.
 
     Grey images ``(N, H, W)`` get a channel, uint8 images ``(N, H, W, C)`` with 1 or 3 channels become ``(N, C, H, W)``,
-    and others keep their shape. ``labels`` are None, or ``(N,)`` or ``(N, K)`` of any dtype. No array is unpickled.
+    and others keep their shape; ``inputs`` keep it in any case, such as signals ``(N, C, L)``. ``labels`` are None, or
+    ``(N,)`` or ``(N, K)`` of any dtype. No array is unpickled.
 
     Raises:
         DataError: The file is no such archive or is damaged, the array of images is missing or of an unsuitable dtype
@@ -43,7 +44,7 @@ class ArrayArchive:
         try:
             with open_binary(path) as file, zipfile.ZipFile(file) as archive:
                 names = [Path(name).stem for name in archive.namelist()]
-                found = next((name for name in ("images", "x") if name in names), None)
+                found = next((name for name in ("images", "x", "inputs") if name in names), None)
                 label = next((name for name in ("labels", "y") if name in names), None)
                 self.labels = _whole(archive, f"{label}.npy") if label else None
                 if found is not None:
@@ -53,11 +54,12 @@ class ArrayArchive:
         except _BROKEN as error:
             raise self._broken(error) from error
         if found is None:
-            wanted, got = "an array 'images' or 'x'", ", ".join(names) or "nothing"
+            wanted, got = "an array 'images', 'x' or 'inputs'", ", ".join(names) or "nothing"
             raise DataError(f"{path}: expected {wanted}, got {got}. Rename the array of images.")
         if self._dtype.hasobject:
             raise self._broken(ValueError(f"an array of {self._dtype}"))
-        with_channels(np.empty((0, *self._shape[1:]) if self._shape else (), self._dtype), str(path))
+        self._as_is = found == "inputs"
+        self._shaped(np.empty((0, *self._shape[1:]) if self._shape else (), self._dtype))
         if self.labels is not None and (self.labels.shape[:1] != self._shape[:1] or self.labels.ndim > 2):
             raise DataError(f"{path}: expected labels for {len(self)} samples, got those of shape {self.labels.shape}.")
 
@@ -65,7 +67,7 @@ class ArrayArchive:
         return int(self._shape[0])
 
     def images(self, start: int, stop: int, size: int) -> Iterator[tuple[int, NDArray[np.generic]]]:
-        """Yields uint8 or float32 ``(n, C, H, W)`` or ``(n, D)``, ``n <= size``, each with the row of its first image.
+        """Yields uint8 or float32 ``(n, ...)``, ``n <= size``, each with the row of its first image.
 
         Raises:
             DataError: The file is damaged.
@@ -80,7 +82,7 @@ class ArrayArchive:
                 for first in range(start, stop, size):
                     count = min(size, stop - first)
                     part = whole[first : first + count] if whole is not None else self._read(stream, count)
-                    yield first, with_channels(part, str(self.path))
+                    yield first, self._shaped(part)
         except _BROKEN as error:
             raise self._broken(error) from error
 
@@ -94,6 +96,11 @@ class ArrayArchive:
             left = left[read:]
         return part
 
+    def _shaped(self, part: NDArray[np.generic]) -> NDArray[np.generic]:
+        if not self._as_is or part.ndim < 2:
+            return with_channels(part, str(self.path))
+        return with_channels(part.reshape(len(part), math.prod(part.shape[1:])), str(self.path)).reshape(part.shape)
+
     def _broken(self, error: Exception) -> DataError:
         return DataError(
             f"{self.path}: expected an npz archive of plain arrays, got: {str(error).rstrip('.')}. "
@@ -102,11 +109,15 @@ class ArrayArchive:
 
 
 def with_channels(images: NDArray[np.generic], source: str) -> NDArray[np.generic]:
-    """Returns uint8 or float32 ``(N, C, H, W)`` or ``(N, D)``, contiguous; DataError for another dtype or shape."""
+    """Returns uint8 or float32 ``(N, C, H, W)``, ``(N, C, D, H, W)`` or ``(N, D)``, contiguous.
+
+    Raises:
+        DataError: The dtype or the shape is another one.
+    """
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise DataError(f"{source}: expected images of dtype uint8 or float, got {images.dtype}. Convert them.")
-    if images.ndim not in (2, 3, 4):
-        wanted = "images (N, H, W), (N, H, W, C), (N, C, H, W) or features (N, D)"
+    if images.ndim not in (2, 3, 4, 5):
+        wanted = "images (N, H, W), (N, H, W, C), (N, C, H, W), volumes (N, C, D, H, W) or features (N, D)"
         raise DataError(f"{source}: expected {wanted}, got {images.ndim} dimensions. Reshape them.")
     if images.ndim == 3:
         images = images[:, None]

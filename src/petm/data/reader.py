@@ -1,20 +1,22 @@
 """From rows to a classifier's inputs: a row that cannot be read gets a reason, and the others are read."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, Unpack
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petm._internal.files import fingerprint
 from petm._internal.storage import RemotePath
 from petm.data.images import WORKERS, FormSettings, ImageError, ImageForm, decode, form_of
-from petm.data.sources import Content, Row
+from petm.data.sources import TEXT, Content, Row, as_content
 from petm.errors import DataError
 
 _REQUESTS = 32
@@ -33,8 +35,8 @@ class Tokenizer:
         padding: The number that fills up each field, by name; 0 for others.
         pads_left: Whether fields are filled up on the left.
         fingerprint: SHA-256 of vocabulary and rules.
-        encode: Returns ``input_ids`` and the other fields of each text, one number a token and at most the given number
-            of them, special tokens included, without padding.
+        encode: Returns ``input_ids`` and the other fields of each text, or pair of texts, one number a token and at
+            most the given number of them, special tokens included, without padding.
         example: A short text.
     """
 
@@ -42,8 +44,26 @@ class Tokenizer:
     padding: Mapping[str, int]
     pads_left: bool
     fingerprint: str
-    encode: Callable[[Sequence[str], int | None], Mapping[str, Sequence[Sequence[int]]]]
+    encode: Callable[[Sequence[Any], int | None], Mapping[str, Sequence[Sequence[int]]]]
     example: str = "a"
+
+
+def of_pairs(encoder: Tokenizer, column: str) -> Tokenizer:
+    """Returns a tokenizer of pairs, each one text in JSON with the first text and a second one under its column."""
+
+    def pair(content: str) -> tuple[str, str]:
+        try:
+            held = json.loads(content)
+            return str(held[TEXT]), str(held[column])
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise DataError(f"text: expected a JSON object of {TEXT}, {column}, got {content!r:.60}.") from error
+
+    return replace(
+        encoder,
+        fingerprint=fingerprint((encoder.fingerprint, column)),
+        encode=lambda texts, limit: encoder.encode([pair(text) for text in texts], limit),
+        example=as_content(dict.fromkeys((TEXT, column), "a")),
+    )
 
 
 @dataclass(frozen=True)

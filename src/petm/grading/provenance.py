@@ -77,6 +77,7 @@ class InputOrigin:
         std: Divisor then, by channel.
         profile: The values of the fit's inputs, where they are one tensor.
         prompt: In which a language model is asked about each text.
+        pair_column: The column of the second of two texts.
     """
 
     size: tuple[int, int] | None = None
@@ -91,13 +92,15 @@ class InputOrigin:
     profile: InputProfile | None = None
     base: str | None = None
     prompt: Prompt | None = None
+    pair_column: str | None = None
 
     @property
     def columns(self) -> Columns | None:
-        """The column of texts, with those that the prompt names besides."""
-        if self.text_column is None or self.prompt is None or not self.prompt.columns:
-            return self.text_column
-        return (self.text_column, *self.prompt.columns)
+        """The column of texts, with that of their second ones, or those that the prompt names besides."""
+        if self.text_column is None:
+            return None
+        others = (self.pair_column,) if self.pair_column else self.prompt.columns if self.prompt else ()
+        return (self.text_column, *others) if others else self.text_column
 
     @property
     def takes_pixels(self) -> bool:
@@ -150,6 +153,7 @@ class InputOrigin:
             InputProfile.from_json(record.record("profile")) if record.has("profile") else None,
             record.text_or_none("base"),
             Prompt.from_json(record.record("prompt")) if record.has("prompt") else None,
+            record.text_or_none("pair_column"),
         )
 
 

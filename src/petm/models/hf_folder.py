@@ -23,7 +23,7 @@ _LONGEST_CONFIG = 64 << 20
 """Bytes of a text beside the weights; the longest are vocabularies of some 30 million."""
 _TEXTS = re.compile(r".*config\.json|.*token.*|vocab.*|merges\.txt|.*\.(model|tiktoken|index\.json)")
 
-Task = Literal["ImageClassification", "SequenceClassification", "CausalLM"]
+Task = Literal["ImageClassification", "SequenceClassification", "AudioClassification", "CausalLM"]
 
 
 def folder_of(reference: str | None) -> Path | None:
@@ -41,9 +41,8 @@ def read_classifier_config(folder: Path, *, trust_remote_code: bool, label_words
     """
     config, task = read_config(folder, trust_remote_code=trust_remote_code)
     if task is None or label_words != (task == "CausalLM"):
-        wanted = (
-            "a causal language model, which label words are for," if label_words else "an image or sequence classifier"
-        )
+        classifier = "an image, sequence or audio classifier"
+        wanted = "a causal language model, which label words are for," if label_words else classifier
         step = "Ask it with --label-words and --template" if task == "CausalLM" else "Name a trained classifier"
         step = "Name one, or leave out the label words" if label_words else step
         raise ModelError(
@@ -82,7 +81,32 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     with transformers_reading(folder) as transformers:
         how = {"local_files_only": True, "trust_remote_code": trust_remote_code}
         config = transformers.AutoConfig.from_pretrained(folder, **how)
-    return config, next((task for task in tasks if any(f"For{task}" in name for name in architectures)), None)
+        own = content.get("auto_map") or {}
+        architectures += [auto for auto, place in own.items() if str(place).rpartition(".")[2] in architectures]
+        architectures = architectures or _classifiers_of(config.model_type)
+    found = next((task for task in tasks if any(f"For{task}" in name for name in architectures)), None)
+    audio = found == "SequenceClassification" and _takes_sound(config.model_type)  # as Wav2Vec2 calls it
+    return config, "AudioClassification" if audio or "ForAudioClassification" in "".join(architectures) else found
+
+
+def _takes_sound(kind: str) -> bool:
+    from transformers.models.auto import modeling_auto as auto
+
+    return kind in auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
+
+
+def takes_arrays(folder: Path, *, trust_remote_code: bool) -> bool:
+    """Returns whether a folder's model takes sound: arrays as its feature extractor makes them."""
+    return read_config(folder, trust_remote_code=trust_remote_code)[1] == "AudioClassification"
+
+
+def _classifiers_of(kind: str) -> list[str]:
+    """The classifier that transformers has for a kind of model; none where it has several, or none."""
+    from transformers.models.auto import modeling_auto as auto
+
+    tables = (auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+    found = [str(table[kind]) for table in tables if kind in table]
+    return found if len(found) == 1 else []
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -62,14 +62,14 @@ def ask(
         return resolve(tokenizer, prompt, words)
 
 
-def _cut(tokenizer: Any, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
+def _cut(tokenizer: Any, texts: Sequence[Any], limit: int | None) -> dict[str, list[list[int]]]:
     return dict(tokenizer(list(texts), truncation=limit is not None, max_length=limit, padding=False))
 
 
-_Encode = Callable[[Sequence[str], int | None], dict[str, list[list[int]]]]
+_Encode = Callable[[Sequence[Any], int | None], dict[str, list[list[int]]]]
 
 
-def _encode(encode: _Encode, texts: Sequence[str], limit: int | None) -> dict[str, list[list[int]]]:
+def _encode(encode: _Encode, texts: Sequence[Any], limit: int | None) -> dict[str, list[list[int]]]:
     try:
         with quiet():
             return encode(texts, limit)

@@ -111,7 +111,7 @@ class TextReader:
         """Returns the fields of the text, one number a token.
 
         Raises:
-            Unreadable: The text is blank, not UTF-8, too long, without a token, or lacks a column of its prompt.
+            Unreadable: The text is blank, not UTF-8, too long, without a token, or lacks a column.
         """
         text = self.raw(content).decode()
         if not text.strip():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petm.data.fields import Fields, shared_place, width_of
-from petm.errors import ArgumentError
+from petm.errors import ArgumentError, ModelError
 from petm.models.answers import of_one_length, same_length
 from petm.models.loading import call_model
 from petm.models.penultimate import linear_input
@@ -88,6 +88,12 @@ def fgsm_step(model: nn.Module, inputs: Fields, labels: Tensor, *, at: str, epsi
         logits, output = _output(model, inputs, at)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         gradient = gradient_of(loss, output, f"the output of {at!r}")
+    mask = dict(inputs.items()).get("attention_mask")
+    if mask is not None and gradient.ndim > 2 and gradient.shape[1] > mask.shape[1]:  # Longformer's windows
+        raise ModelError(
+            f"model: expected {mask.shape[1]} tokens in the output of {at!r}, as the text has, got "
+            f"{gradient.shape[1]}, padded by the model itself. Take a recipe without FGSM."
+        )
     return (epsilon * gradient.sign()).to(torch.float16)
 
 

@@ -108,7 +108,15 @@ def fgsm(
 
 def gradient_of(loss: Tensor, x: Tensor, what: str) -> Tensor:
     """Returns the gradient of a loss; raises ModelError where the model lets none through to ``what``."""
-    (gradient,) = torch.autograd.grad(loss, x, allow_unused=True) if loss.requires_grad else (None,)
+    try:
+        (gradient,) = torch.autograd.grad(loss, x, allow_unused=True) if loss.requires_grad else (None,)
+    except (RuntimeError, AssertionError) as error:  # of the model's own backward, such as Reformer's in eval mode
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise ModelError(
+            f"model: expected one with a gradient to {what} in eval mode, got: {reason}. Take a recipe without FGSM."
+        ) from error
     if gradient is None:
         raise ModelError(
             f"model: expected one that lets a gradient through to {what}, got none (no_grad, detach or argmax on the "

@@ -232,11 +232,14 @@ class Making:
     def _obstacle_to_fgsm(self, quick: nn.Module, recipe: Recipe) -> str:
         """Why the samples cannot be moved; empty where they can."""
         n = min(4, len(self.data))
-        few = self.data.subset(range(n))
-        every = ErrorSet(torch.arange(n), few.labels, n, "some samples")
+        lengths, order = self.data.lengths, torch.arange(len(self.data))
+        order = order if lengths is None else lengths.argsort()  # a model may pad texts of some lengths
+        few = self.data.subset(torch.cat((order[:n], order[-n:])))
+        every = ErrorSet(torch.arange(2 * n), few.labels, 2 * n, "some samples")
         try:
             moved = replace_errors(quick, few, every, epsilon=recipe.step, direction=recipe.direction, budget=0)
-            moved.inputs(range(n))  # where they are made
+            for some in (range(n), range(n, 2 * n)):
+                moved.inputs(some)  # where they are made
         except (ArgumentError, ModelError) as error:
             return str(error)
         return ""
