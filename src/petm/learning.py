@@ -19,7 +19,7 @@ from petm.adapter.one_pass import Answers, predict_answers
 from petm.adapter.split_point import split_point_of
 from petm.data.base import Data, Joined, as_data
 from petm.data.decisions import FEWEST, check_known
-from petm.data.fields import Fields, Inputs
+from petm.data.fields import Fields
 from petm.data.labels import UNLABELLED, enumerated
 from petm.data.unseen import Separated, one_of_each, refuse_review_queue, sample_hashes, separate
 from petm.errors import ArgumentError, DataError, PetmWarning
@@ -403,7 +403,9 @@ def _chosen(
     choosing = Choosing(Labelled(answers, labelled.data.labels), max_risk=risk, seed=seed, known=dict(held))
     values = {PRESENT: grader.suspicion.of(present).numpy()}
     values |= {name: found for name, each in offered.items() if (found := choosing.out_of_fold(each)) is not None}
-    costs = {name: offered[name].cost if name in offered else _cost(grader.adapted, x) for name in values}
+    # A cascade counts as if it asked for all.
+    own = split_point_of(grader.adapted, x).counted_ratio - 1 if grader.adapted.members else 0.0
+    costs = {name: offered[name].cost if name in offered else own for name in values}
     first = {
         name: () for name in values if name in offered and offered[name].members and len(offered[name].evidence) == 1
     }
@@ -421,13 +423,6 @@ def _chosen(
     adapted.take_features(grader.adapted.feature_layer)
     adapted = narrowed(adapted, chosen)
     return _Found(adapted, chosen.suspicion, choice, seen, found)
-
-
-def _cost(adapted: AdaptedModel, x: Inputs) -> float:
-    """Operations that the present grader's members add; a cascade's as if it asked for all."""
-    adapters = any(member.adapter for member in adapted.members)
-    ratio = split_point_of(adapted, x).counted_ratio - 1 if adapters else 0.0
-    return ratio if adapters else float(len(adapted.members))
 
 
 def _judged(grader: Grader, answers: Answers, labels: Tensor, values: NDArray[np.float64] | None = None) -> Judged:

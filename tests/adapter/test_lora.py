@@ -409,7 +409,7 @@ def faulty() -> nn.Module:
     ("layers", "message"),
     [
         ({"conv9": 1}, rf"{KINDS}, got 'conv9'\. Available: fc, conv, grouped, dilated, mirrored\."),
-        ({"bn": 1}, rf"{KINDS}, got 'bn'\. Available: fc"),
+        ({"bn": 1}, rf"{KINDS}, got 'bn', a BatchNorm2d.*\. Available: fc"),
         ({"": 1}, rf"{KINDS}, got ''\. Available: fc"),
         (
             {"custom": 1},

@@ -73,7 +73,8 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
     for rule, (most, names) in _LIMITS.items():
         check_numbers(folder, content, rule, most, names)
-    named = content.get("architectures") or []
+    named = content.get("architectures")
+    named = [] if named is None else named
     if not isinstance(named, list):
         raise ModelError(f"model: expected a list of architectures in {folder}, got {named!r:.60}. Fetch it again.")
     architectures = [str(name).replace("LMHeadModel", "ForCausalLM") for name in named]  # as GPT-2 calls it
