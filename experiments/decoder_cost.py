@@ -92,7 +92,7 @@ def mixed_lengths(hidden: int, samples: int, rounds: int) -> dict[str, Any]:
     model = decoder(hidden, 12)
     spent: dict[str, list[float]] = {"by length": [], "padded": []}
     for turn in range(rounds):
-        kinds = {"by length": TensorData, "padded": Padded}
+        kinds: dict[str, type[TensorData]] = {"by length": TensorData, "padded": Padded}
         for name in sorted(kinds, reverse=bool(turn % 2)):
             data, fresh = (texts(count, model, kinds[name]) for count in (samples, samples // 4))
             start = time.perf_counter()

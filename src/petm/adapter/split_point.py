@@ -250,7 +250,7 @@ def find_split_point(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
     """Returns the latest safe split point for a model, proven on probes made of the samples ``x``.
 
     Tried in turn: inside the first adapted layer, behind its base weights; before that layer; before each module
-    entered earlier, the latest first; around the blocks of a list, up to that of the first adapted layer; at the input.
+    entered earlier, the latest first, and if it is one of a list of blocks, around the blocks up to it; at the input.
     A split point is safe where the one pass gives the logits of separate passes, at two batch sizes, with an adapter
     that is made to matter. A skip connection across it, a reshape to a fixed batch size or another surprise fails that
     test, and an earlier point is tried. A model that mixes the samples of a batch fails it everywhere, and its opinions
@@ -271,12 +271,10 @@ def find_split_point(adapted: AdaptedModel, x: Inputs) -> SplitPoint:
         calls = _Calls()
         adapted.run(calls, x, asked=asked)
         candidates = [SplitPoint(INSIDE, calls.first)] if calls.first is not None else []
-        candidates += [SplitPoint(BEFORE, module) for module in reversed(calls.modules) if module]
-        candidates += [
-            SplitPoint(AROUND, module, shared)
-            for module in reversed(calls.modules)
-            if (shared := _earlier_blocks(adapted.base, module, calls.modules))
-        ]
+        for module in (name for name in reversed(calls.modules) if name):
+            candidates.append(SplitPoint(BEFORE, module))
+            if shared := _earlier_blocks(adapted.base, module, calls.modules):
+                candidates.append(SplitPoint(AROUND, module, shared))
         candidates.append(SplitPoint(BEFORE))
         for candidate in candidates:
             proven = _prove(adapted, candidate, x, asked)
