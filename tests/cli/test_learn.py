@@ -159,6 +159,8 @@ def test_an_interrupt_says_how_to_go_on(place, petm, monkeypatch):
 
 DYING = """
 import os, signal, sys
+import torch
+torch.set_num_threads(1)  # as conftest does: another number rounds otherwise
 import petm.training.checkpoint as checkpoint
 from petm.cli import main
 from petm.cli.learn import _print as print_result
