@@ -12,8 +12,9 @@ INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 demo: $(VENV)/.core
 	$(BIN)/petm demo -o runs/demo --overwrite
 
+# Two workers on two cores: a process of a test that took a thread for each core would slow both.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint test
 
