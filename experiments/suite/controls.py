@@ -131,7 +131,6 @@ class _InEvalMode(nn.Module):
         """Changes nothing."""
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the network's logits."""
-        logits: Tensor = self.network(x)
-        return logits
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Returns what the network returns."""
+        return self.network(*inputs, **named)

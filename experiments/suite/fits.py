@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from experiments.suite.models import Base
 from petm.adapter.model import views_alone
@@ -33,6 +35,7 @@ class Judged:
         aurc: AURC of the chosen suspicion, with its 95 % interval.
         difference: Their paired difference, with its 95 % interval.
         compared: What was compared on the half to choose by.
+        left: Errors left among the most trusted 90 % and 80 %, by the softmax and by the chosen suspicion.
     """
 
     model: str
@@ -46,6 +49,7 @@ class Judged:
     aurc: Estimate
     difference: Estimate
     compared: list[dict[str, Any]]
+    left: dict[str, tuple[int, int]]
 
     def __str__(self) -> str:
         ratio, ends = self.aurc.value / self.softmax - 1, (self.difference.low, self.difference.high)
@@ -92,7 +96,13 @@ def _judged(model: str, what: str, seed: int, grader: Grader, judged: Data) -> J
         bootstrap(aurc, found, wrong),
         bootstrap(aurc, found, wrong, minus=softmax),
         [asdict(row) for row in choice.compared],
+        {f"{share:.0%}": (_left(softmax, wrong, share), _left(found, wrong, share)) for share in (0.9, 0.8)},
     )
+
+
+def _left(suspicion: NDArray[np.float64], wrong: NDArray[np.bool_], share: float) -> int:
+    """Errors among the share of samples with the least suspicion."""
+    return int(wrong[suspicion.argsort(kind="stable")[: round(share * len(wrong))]].sum())
 
 
 def judge_learning(base: Base, shift: str, labels: int, *, seed: int, final: bool) -> Judged:

@@ -6,6 +6,7 @@ import click
 
 from petm._internal.texts import visible
 from petm.cli import options
+from petm.cli.demo import demo
 from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
@@ -15,7 +16,7 @@ from petm.cli.monitor import monitor
 from petm.cli.process import keep_large_blocks
 from petm.cli.push import push
 from petm.cli.recalibrate import recalibrate
-from petm.cli.reproduce import demo, reproduce
+from petm.cli.reproduce import reproduce
 from petm.cli.serve import serve
 from petm.errors import PetmError
 
@@ -28,7 +29,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, reproduce, fit, learn, recalibrate, grade, inspect, monitor, serve, export, push):
+for verb in (demo, fit, learn, recalibrate, grade, inspect, monitor, serve, export, push, reproduce):
     petm.add_command(verb)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -170,6 +171,7 @@ def fit(
     from petm.grading.manifest import check_target
     from petm.selective.targets import target_of
 
+    started = time.monotonic()
     form_options = {name: settings.pop(name) for name in _FORM}
     try:
         target = target_of(**{name: settings.pop(name) for name in _TARGET})
@@ -196,7 +198,7 @@ def fit(
 
     from petm._internal.distributed import together
     from petm.cli.inputs import form_of, inputs_of, labelled, open_inputs, open_labelled
-    from petm.cli.inspect import print_manifest
+    from petm.cli.inspect import print_fit, print_manifest
     from petm.cli.process import import_from_here
     from petm.fitting import check_disk, estimate, fit_adopted, fitted
     from petm.grading.provenance import ModelOrigin, Origin
@@ -268,7 +270,10 @@ def fit(
 
         write_fit_report(grader, samples, report)
         click.echo(f"Report: {report}", err=True)
-    print_manifest(output, as_json=as_json)
+    if as_json:
+        print_manifest(output, as_json=True)
+    else:
+        print_fit(output, time.monotonic() - started)
 
 
 def _expect_no_training(context: click.Context) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from petm.selective.outcome import Outcome
     from petm.selective.thresholds import Threshold
 
+_MOST_COMPARED = 5
+"""Rows that a fit prints of what was compared; `petm inspect` prints all."""
 _SHARE = {"value", "low", "high", "count", "of"}  # as in `petm.selective.metrics.Share`
 
 
@@ -47,17 +49,60 @@ def print_manifest(bundle: Path, *, as_json: bool) -> None:
         print_results(manifest.choice, manifest.outcome)
 
 
-def print_results(choice: "Choice | None", outcome: "Outcome | None") -> None:
-    """Prints what suspicion was compared with, the trade-off of risk and coverage, and the result in words."""
+def print_fit(bundle: Path, seconds: float) -> None:
+    """Prints what a fit has found: the model, what was chosen, what is trusted, and what to do next."""
+    from petm.grading.manifest import read_manifest
+    from petm.report.tables import MISSING, percent, with_interval
+    from petm.selective.guarantee import guarantee
+    from petm.selective.worth import cost_of
+
+    manifest = read_manifest(bundle)
+    found: dict[str, Any] = dict(manifest.measured)
+
+    def share(name: str) -> str:
+        told = found.get(name)
+        return with_interval(told["value"], (told["low"], told["high"])) if told else MISSING
+
+    right = [
+        f"{percent(told['value'])} of {told['of']:,} samples of {name}"
+        for name in ("calibration", "data")
+        if (told := found.get(f"accuracy_on_{name}"))
+    ]
+    if not right:
+        wrong, samples = found.get("calibration_errors", 0), found.get("calibration_samples", 0)
+        right = [f"all but {wrong:,} of {samples:,} calibration samples"]
+    rows = [
+        ("model", f"right on {' and '.join(right)}"),
+        ("suspicion", _suspicion(bundle, manifest)),
+        *(("", sentence) for sentence in cost_of(found)),
+        ("target", str(manifest.target or manifest.threshold.rule)),
+        ("trusted", f"{share('coverage')} of the calibration samples; {share('risk')} of these are wrong"),
+        ("guarantee", guarantee(manifest.threshold)),
+    ]
+    _print_rows(bundle, rows)
+    print_results(manifest.choice, manifest.outcome, most=_MOST_COMPARED)
+    written = f"Written: {bundle}, after {seconds:.0f} s. Next: petm grade {bundle} INPUTS -o grades.csv"
+    click.echo(visible(written), err=True)
+    click.echo(visible(f"All figures and all that was compared: petm inspect {bundle}"), err=True)
+
+
+def print_results(choice: "Choice | None", outcome: "Outcome | None", *, most: int | None = None) -> None:
+    """Prints what suspicion was compared with, the trade-off of risk and coverage, and the result in words.
+
+    Args:
+        choice: What was compared.
+        outcome: What the grader brings.
+        most: Rows of what was compared; None for all, with the reason of the choice, which a fit has printed before.
+    """
     from petm.report.tables import terminal_table
     from petm.selective.tables import choice_table, trade_off_table
 
-    tables = [choice_table(choice)] if choice and choice.compared else []
+    tables = [choice_table(choice, most)] if choice and choice.compared else []
     tables += [trade_off_table(outcome)] if outcome else []
     for table in tables:
         click.echo()
         Console().print(terminal_table(table))
-    for sentence in (*((choice.reason,) if choice else ()), *(outcome.sentences if outcome else ())):
+    for sentence in (*((choice.reason,) if choice and most is None else ()), *(outcome.sentences if outcome else ())):
         click.echo(visible(sentence))
 
 

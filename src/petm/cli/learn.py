@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,19 +183,19 @@ def _print(result: "Learned", output: Path) -> None:
     """Prints the figures before and after, and what was compared."""
     from rich.console import Console
 
-    from petm.report.tables import MISSING, Table, terminal_table
+    from petm.report.tables import MISSING, Table, between, percent, points, terminal_table
 
     rows = []
     for each in result.changes:
-        gain = f"{each.difference.value:+.4g} ({each.difference.low:+.4g} to {each.difference.high:+.4g})"
-        cells = (f"{each.before:.4g}", f"{each.after:.4g}", gain)
-        rows.append((each.name, *(MISSING if "nan" in cell else cell for cell in cells)))
+        name, digits = ("AURC, lower is better", 3) if each.name == "aurc" else (each.name, 1)
+        gain, low, high = (points(value, digits) for value in astuple(each.difference))
+        told = MISSING if MISSING in (gain, between(low, high)) else f"{gain} ({between(low, high)})"
+        rows.append((name, percent(each.before, digits), percent(each.after, digits), told))
     caption = (
-        f"On {result.judged:,} labels that the adapter has not seen, {result.errors:,} errors of the model among them."
+        f"On {result.judged:,} labels that the adapter has not seen, {result.errors:,} errors of the model among them. "
+        "The difference is in percentage points, with its paired 95% interval."
     )
     Console().print(
         terminal_table(Table("Before and after", caption, ("", "before", "after", "difference"), tuple(rows)))
     )
-    choice = result.grader.choice
-    click.echo(visible(choice.reason if choice else ""))
-    click.echo(visible(f"Written: {output}. Next: petm inspect {output}, or petm grade with it."), err=True)
+    click.echo(visible(f"Written: {output}. Next: petm grade {output} INPUTS -o grades.csv"), err=True)

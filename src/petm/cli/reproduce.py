@@ -1,4 +1,4 @@
-"""``petm reproduce``, the paper's experiment, and ``petm demo``, the same on embedded digits."""
+"""``petm reproduce``: the paper's experiment."""
 
 import textwrap
 from dataclasses import replace
@@ -38,17 +38,6 @@ def reproduce(**settings: Any) -> None:
     set; docs/reproduction.md explains them.
     """
     run(**settings)
-
-
-@click.command(epilog="Example: petm demo -o runs/demo", short_help="The paper's experiment on embedded digits.")
-@options.output("runs/demo")
-@options.run
-def demo(**settings: Any) -> None:
-    """Run the whole experiment on scikit-learn's 1,797 digits: about a minute on two cores, no download.
-
-    Writes result.json, report.html, figures/ and grader.petm into the output folder.
-    """
-    run("digits", **settings)
 
 
 def run(

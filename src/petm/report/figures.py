@@ -120,14 +120,16 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
     return figure
 
 
-def risk_coverage_figure(lines: Mapping[str, RiskCurve], judgement: Judgement, chosen: str) -> Figure:
-    """Returns the risk over coverage of a suspicion and of its rival, with the chosen point marked.
+def risk_coverage_figure(
+    lines: Mapping[str, RiskCurve], judgement: Judgement | None = None, chosen: str = ""
+) -> Figure:
+    """Returns the risk over coverage of a suspicion and of its rivals, with the chosen point marked.
 
     The risk axis is cut to the values from a coverage of a tenth on; below, the risk depends on a few samples.
 
     Args:
-        lines: One or two curves by name, the suspicion's first.
-        judgement: Coverage and risk of the chosen threshold; not marked if nothing is trusted.
+        lines: One to three curves by name, the suspicion's first.
+        judgement: Coverage and risk of the chosen threshold; not marked if absent, or if nothing is trusted.
         chosen: Name of the chosen point.
 
     Reference:
@@ -136,10 +138,11 @@ def risk_coverage_figure(lines: Mapping[str, RiskCurve], judgement: Judgement, c
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.4))
         axes = figure.subplots()
-        for (name, line), colour, style in zip(lines.items(), (TEACHER_COLOUR, BASE_COLOUR), ("-", "--"), strict=False):
+        looks = ((TEACHER_COLOUR, "-"), (BASE_COLOUR, "--"), ("#595959", ":"))
+        for (name, line), (colour, style) in zip(lines.items(), looks, strict=False):
             axes.plot(line.coverage, line.risk, color=colour, linestyle=style, linewidth=1.6, label=name)
         tops = [line.risk[line.coverage >= 0.1].max() for line in lines.values()]
-        if judgement.risk.of:
+        if judgement is not None and judgement.risk.of:
             tops.append(judgement.risk.value)
             point = judgement.coverage, judgement.risk.value
             axes.plot(*point, color="#1C2127", marker="D", markersize=7, label=chosen, **_POINTS)

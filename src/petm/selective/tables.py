@@ -28,8 +28,13 @@ def markdown_table(table: Table) -> str:
     return "\n".join("| " + " | ".join(markdown(text) for text in line) + " |" for line in lines)
 
 
-def choice_table(choice: Choice) -> Table:
-    """Returns what a suspicion was compared with: cost, AURC or coverage at a risk, and the difference to the first."""
+def choice_table(choice: Choice, most: int | None = None) -> Table:
+    """Returns what a suspicion was compared with: cost, AURC or coverage at a risk, and the difference to the first.
+
+    Args:
+        choice: What was compared, the best of the others behind the first and the one that was taken.
+        most: Number of rows; None for all.
+    """
     by_area = choice.metric == "aurc"
     first = choice.compared[0].name if choice.compared else ""
     named, better = ("AURC", "AURC: lower") if by_area else ("Coverage", f"{choice.metric.capitalize()}: higher")
@@ -54,7 +59,7 @@ def choice_table(choice: Choice) -> Table:
                 judged(row.low, row.high, row.better) if place else MISSING,
                 "taken" if row.taken else "",
             )
-            for place, row in enumerate(choice.compared)
+            for place, row in enumerate(choice.compared[:most])
         ),
         words=frozenset({0, 4, 5}),
     )
@@ -98,7 +103,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def points(value: float | None, digits: int = 1) -> str:
     """Returns a difference of shares in percentage points with its sign, or a dash where it is not defined."""
-    return MISSING if value is None else f"{100 * value:+z.{digits}f}".replace("-", "−")
+    return MISSING if value is None or value != value else f"{100 * value:+z.{digits}f}".replace("-", "−")
 
 
 def with_interval(value: float | None, interval: Sequence[float | None], digits: int = 1) -> str:
