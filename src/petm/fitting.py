@@ -24,8 +24,10 @@ from petm.evidence.candidates import BUDGET, choose_for
 from petm.evidence.formulas import SOFTMAX
 from petm.evidence.protocol import Evidence
 from petm.evidence.suspicion import EVIDENCE, Suspicion, suspicion_named
+from petm.grading.bundle import check_made_for
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.label_checks import answers_to_some, bytes_of, check_accuracy, check_alike, check_data, some_of
+from petm.grading.manifest import MANIFEST, read_manifest
 from petm.grading.provenance import DataOrigin, Origin, describe_data
 from petm.models.placing import check_copied, check_teachable
 from petm.models.prediction import move
@@ -213,7 +215,7 @@ def fit_adopted(
         origin: How the base model is built again, for the bundle.
 
     Raises:
-        BundleError: The folder holds no LoRA adapter for the base model.
+        BundleError: The folder holds no LoRA adapter for the base model, or is a bundle that was made for another.
         DataError: Labels are missing or outside 0..K-1, only one class is present, the samples were chosen by
             suspicion, or the labels are not those of the base model.
     """
@@ -224,6 +226,8 @@ def fit_adopted(
     refuse_review_queue(calibration)
     apart = distinct(calibration)
     accuracies = check_accuracy(None, answers_to_some(model, apart.calibration, 0), force=force)
+    if (Path(folder) / MANIFEST).is_file():  # a bundle, which knows its model
+        check_made_for(Path(folder), read_manifest(Path(folder)), model)
     adapted = adopt_adapter(model, folder)
     used = {"calibration": _origins(apart, apart.calibration, held_out=False)["calibration"]}
     origin = replace(origin or Origin(), data=used, settings={"adapter": "trained elsewhere by PEFT"})

@@ -363,6 +363,9 @@ def test_a_grader_knows_the_base_that_it_was_calibrated_with(
     fit_adopted(model, tmp_path / "adapter", digits[1]).grader.save(tmp_path / "g.petm")
     with pytest.raises(BundleError, match=r"was made for another model"):
         load(tmp_path / "g.petm", seeded(TinyCNN))
+    with pytest.raises(BundleError, match=r"was made for another model"):  # its adapter, on weights of the same shapes
+        fit_adopted(seeded(TinyCNN), tmp_path / "g.petm", digits[1], force=True)
+    assert fit_adopted(model, tmp_path / "g.petm", digits[1]).grader.adapted.ranks == {"fc1": 2}
 
 
 # the command line

@@ -30,6 +30,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         csv.writer(file).writerows([("text", "label"), *hf_folders.QUESTIONS[::3]])
     tuned = hf_folders.trained_adapter(root / "adapter", hf_folders.bert(("a", "b")), target_modules=["query", "value"])
     hf_folders.save(root / "base", hf_folders.word_tokenizer())
+    named(root / "base", "/moved/name")
     path = root / "adapter" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "owner/name"}))
     with pytest.MonkeyPatch.context() as patch:
@@ -39,6 +40,12 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         code = run(patch, "fit", "--model", "hf:adapter", "--base", "base", "--classes", names, *told, "-o", "my.petm")
     assert code == 0
     return root, tuned
+
+
+def named(folder: Path, name: str) -> None:
+    """Notes in a model's configuration what it was called, as transformers once did."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_name_or_path": name}))
 
 
 def run(patch: pytest.MonkeyPatch, *arguments: str) -> Any:
@@ -92,6 +99,41 @@ def test_it_grades_and_its_folders_may_move(
     assert reader_of(inputs_at(inputs, served), False).encoder is not None
     assert run(monkeypatch, "inspect", "my.petm") == 0
     assert "hf:adapter on base" in capfd.readouterr().out
+
+
+@pytest.mark.filterwarnings("default::petm.errors.PetmWarning")
+def test_a_base_of_another_name_is_told_at_the_fit_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    named(place / "base", "owner/other")
+    told = ("--data", "train.csv", "--recipe", "softmax", "--coverage", "0.9", "--force")
+    assert run(monkeypatch, "fit", "--model", "hf:adapter", "--base", "base", *told, "-o", "new.petm") == 0
+    message = "adapter: was trained on 'owner/name', but the model is 'base'."
+    assert capfd.readouterr().err.startswith(f"Warning: {message}")
+    assert run(monkeypatch, "grade", "new.petm", "train.csv") == 0
+    assert message not in capfd.readouterr().err
+
+
+def test_it_learns_from_labels_that_name_their_texts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [text for text, _ in hf_folders.QUESTIONS]
+    with open("more.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("text",), *((text,) for text in texts)])
+    assert run(monkeypatch, "grade", "my.petm", "more.csv", "-o", "grades.csv") == 0
+    with open("grades.csv", newline="") as file:
+        answers = [int(row["label"]) for row in csv.DictReader(file)]
+    with open("labels.csv", "w", newline="") as file:
+        pairs = zip(texts, answers, strict=True)
+        told = [(text, hf_folders.KINDS[(answer + ("old" in text)) % 3]) for text, answer in pairs]
+        csv.writer(file).writerows([("text", "label"), *told])
+    figures = []
+    for more in ((), ("--grades", "grades.csv")):
+        output = f"better{len(more)}.petm"
+        assert run(monkeypatch, "learn", "my.petm", "--labels", "labels.csv", *more, "-o", output) == 0
+        assert run(monkeypatch, "grade", output, "more.csv") == 0
+        origin = petm.load(output).origin
+        assert (origin.model.arguments, origin.data["labels"].samples) == ({"base": "base"}, len(texts))
+        figures.append(origin.data["labels"].content)
+    assert figures[0] == figures[1]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from petm.data.labels import UNLABELLED
 from petm.data.reviewed import read_reviewed
+from petm.data.sources import open_sources
 from petm.errors import DataError
 
 CLASSES = ("cat", "dog", "owl")
@@ -99,6 +100,27 @@ def test_the_labels_of_the_page_join_texts_in_a_table(tmp_path, kind):
     found = read_reviewed([lines(tmp_path / "l.jsonl", told)], [lines(tmp_path / "g.jsonl", rows)], CLASSES)
     assert found.places == tuple((str(source), first + number) for number in range(25, 50))
     assert found.labels.tolist() == [number % 3 for number in range(25, 50)]
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("labels", ["l.jsonl", "l.csv", "texts.csv"])
+def test_labels_join_pairs_of_texts_as_graders_read_them(tmp_path, kind, labels):
+    pairs = [{"premise": f"text {number % 40}", "hypothesis": f"é {number}"} for number in range(ROWS)]
+    source = lines(tmp_path / f"pairs{kind}", pairs)
+    columns = ("premise", "hypothesis")
+    (table,) = open_sources([source], text_column=columns)
+    (read,) = table.rows(0, ROWS, ROWS)
+    rows = [graded(str(source), row.number, number) for number, row in enumerate(read)]
+    told = [of_page(rows[n], n % 3, row.content.encode(), text=row.content) for n, row in enumerate(read) if n < 30]
+    if labels.endswith("csv"):
+        told = [{"sha256": each["sha256"], "label": each["label"]} for each in told]
+    if labels == "texts.csv":
+        told = [{**pair, "label": n % 3} for n, pair in enumerate(pairs[:30])]
+    files = [lines(tmp_path / labels, told)], [lines(tmp_path / "g.jsonl", rows)]
+    found = read_reviewed(*files, CLASSES, text_column=columns)
+    assert (found.by_content, found.unmatched, found.repeated) == (30, 0, 0)
+    assert found.places == tuple((str(source), row.number) for row in read[:30])
+    assert found.labels.tolist() == [number % 3 for number in range(30)]
 
 
 def test_a_column_of_hashes_in_the_grades_is_taken_and_an_equal_input_counts_once(tmp_path):

@@ -21,8 +21,9 @@ from petm.adapter.layer_choice import choose_layers
 from petm.adapter.lora import adaptable_layers
 from petm.adapter.model import ONE, attach_adapter
 from petm.adapter.one_pass import dual_logits
+from petm.adapter.peft_folder import adopt_adapter
 from petm.data.fields import Fields, Inputs
-from petm.errors import ExtraError, ModelError
+from petm.errors import BundleError, ExtraError, ModelError
 from petm.models.hf_classifier import read_classes
 from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer
@@ -120,6 +121,8 @@ def test_a_second_opinion_adds_to_the_whole_output_of_pefts_layer(tmp_path: Path
         {"bias": "all"},
         {"target_modules": ["word_embeddings", "query"]},
         {"modules_to_save": ["pooler"]},
+        {"modules_to_save": ["score"]},
+        {"bias": "lora_only"},
         {"init_lora_weights": "gaussian"},
         {"lora_bias": True},
         {"trainable_token_indices": [5, 6]},
@@ -130,7 +133,15 @@ def test_each_setting_that_is_read_gives_pefts_own_logits(tmp_path: Path, settin
     tuned = trained_adapter(
         tmp_path / "adapter", hf_folders.bert(), **{"target_modules": ["query", "value"], **settings}
     )
-    assert torch.equal(call_model(load_model(f"hf:{tmp_path / 'adapter'}"), samples()), by_peft(tuned, samples()))
+    expected = by_peft(tuned, samples())
+    assert torch.equal(call_model(load_model(f"hf:{tmp_path / 'adapter'}"), samples()), expected)
+    base = load_model(f"hf:{tmp_path / 'base'}")
+    if beyond := settings.keys() & {"bias", "use_dora", "trainable_token_indices"}:  # more than W0 + alpha * B A
+        with pytest.raises(BundleError, match=f"{beyond.pop()} = "):
+            adopt_adapter(base, tmp_path / "adapter")
+    else:
+        with torch.no_grad():
+            torch.testing.assert_close(adopt_adapter(base, tmp_path / "adapter")(samples()), expected)
 
 
 def test_its_base_is_found_beside_it_or_by_its_name(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -16,8 +15,8 @@ from petm._internal.files import write_atomically, write_json
 from petm._internal.records import LONGEST_FILE, parse_json
 from petm.adapter.lora import ADAPTER, Adapter, adaptable_layers, innermost, is_conv1d, sizes_of
 from petm.adapter.model import ONE, AdaptedModel, Member, views_alone
-from petm.errors import BundleError, PetmWarning, RunError
-from petm.models.hf_adapter import CONFIG, PICKLE, PREFIX, TAKEN, WEIGHTS, may_hang, strange_setting
+from petm.errors import BundleError, RunError
+from petm.models.hf_adapter import CONFIG, PICKLE, PREFIX, TAKEN, WEIGHTS, compare_names, may_hang, strange_setting
 
 _FACTOR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_B\.bias|lora_embedding_[AB])")
 _FLOATS = frozenset(("F16", "BF16", "F32", "F64"))
@@ -283,7 +282,7 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
                 f"{folder}: expected an adapter on layers of which PEFT computes W0 + s * B A, got {layer}, a dilated "
                 f"convolution or one with another padding than zeros. Leave it out."
             )
-    _compare_names(folder, config.get("base_model_name_or_path"), model)
+    compare_names(folder, config.get("base_model_name_or_path"), getattr(model, "name_or_path", None))
     return adapted
 
 
@@ -312,22 +311,4 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
         raise BundleError(
             f"{folder}: expected an adapter that is W0 + alpha * B A in layers of the model and nothing else, "
             f"got one with {strange}. Train it without."
-        )
-
-
-def _compare_names(folder: Path, trained_on: object, model: nn.Module) -> None:
-    """Warns where the model is named otherwise than what the adapter was trained on; a folder may have moved."""
-    own = getattr(model, "name_or_path", None)
-    if (
-        isinstance(own, str)
-        and isinstance(trained_on, str)
-        and own
-        and trained_on
-        and Path(own).name != Path(trained_on).name
-    ):
-        warnings.warn(
-            f"{folder}: was trained on {trained_on!r}, but the model is {own!r}. Pass the model it was trained on, "
-            f"unless this is the same.",
-            PetmWarning,
-            stacklevel=3,
         )

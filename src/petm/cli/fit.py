@@ -202,7 +202,7 @@ def fit(
     from petm.cli.process import import_from_here
     from petm.fitting import check_disk, estimate, fit_adopted, fitted
     from petm.grading.provenance import ModelOrigin, Origin
-    from petm.models.hf_adapter import base_of, is_adapter
+    from petm.models.hf_adapter import base_of, is_adapter, warn_of_another_base
     from petm.models.hf_folder import folder_of, read_classifier_config
     from petm.models.hf_tokenizer import ask
     from petm.models.loading import load_model, weights_fingerprint
@@ -225,6 +225,7 @@ def fit(
     model = load_model(reference, weights, arguments=arguments, base=base, device_map=device_map, **trust)
     if folder is not None and is_adapter(folder):
         arguments = {"base": str(base := base_of(folder, base))}
+        warn_of_another_base(folder, base)
     if device_map is not None:
         arguments = {**(arguments or {}), "device_map": device_map}
     if not dry_run:

@@ -163,7 +163,7 @@ def _labelled(
         return LabelledInputs(data, None, {}), True
     known, drawn = classes or tuple(map(str, range(_UNNAMED))), True
     if grades:
-        reviewed = read_reviewed(labels, grades, known, content=(inputs.text_column or "image",))
+        reviewed = read_reviewed(labels, grades, known, text_column=inputs.columns)
         decided = reviewed.decided
         try:
             reviewed.check_drawn()
@@ -173,7 +173,7 @@ def _labelled(
         if reviewed.unmatched:
             click.echo(f"labels: {reviewed.unmatched:,} name no graded row, and are left out.", err=True)
     else:
-        decided = read_decided(labels, known)
+        decided = read_decided(labels, known, text_column=inputs.columns)
     found = open_decided(decided, labels, inputs, classes, skip_bad=skip_bad, **trust)
     # What cannot be read was never graded, unless it has a grade or is gone: then a draw is missing.
     return found, drawn and not (found.skipped if grades else found.gone)

@@ -11,6 +11,7 @@ from petm._internal.texts import visible
 from petm.cli import options
 
 if TYPE_CHECKING:
+    from petm.grading.provenance import Origin
     from petm.report.monitor_report import Monitoring
     from petm.selective.thresholds import Threshold
 
@@ -67,8 +68,9 @@ def monitor(
     from petm.data.reviewed import read_reviewed
     from petm.report.monitor_report import monitor as compare
 
-    threshold, measured, classes = _graded_by(bundle)
-    reviewed = read_reviewed(label_files, grades, classes, fewest=1) if label_files else None
+    threshold, measured, origin = _graded_by(bundle)
+    classes, columns = origin.model.classes, origin.inputs.columns
+    reviewed = read_reviewed(label_files, grades, classes, fewest=1, text_column=columns) if label_files else None
     found = compare(
         threshold,
         measured,
@@ -93,17 +95,17 @@ def monitor(
         sys.exit(code)
 
 
-def _graded_by(bundle: Path) -> tuple["Threshold", Mapping[str, Any], tuple[str, ...]]:
-    """Threshold, figures of the fit and class names of a bundle or exported graph."""
+def _graded_by(bundle: Path) -> tuple["Threshold", Mapping[str, Any], "Origin"]:
+    """Threshold, figures of the fit and origin of a bundle or exported graph."""
     if bundle.suffix.lower() == ".onnx":
         from petm.grading.onnx_grader import OnnxGrader
 
         graph = OnnxGrader(bundle)
-        return graph.threshold, graph.measured, graph.origin.model.classes
+        return graph.threshold, graph.measured, graph.origin
     from petm.grading.manifest import read_manifest
 
     manifest = read_manifest(bundle)
-    return manifest.threshold, manifest.measured, manifest.origin.model.classes
+    return manifest.threshold, manifest.measured, manifest.origin
 
 
 def _print(found: "Monitoring", output: Path | None) -> None:

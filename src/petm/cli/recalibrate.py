@@ -94,7 +94,7 @@ def recalibrate(
     if label_files:
         from petm.data.reviewed import read_reviewed
 
-        reviewed = read_reviewed(label_files, grades, classes)
+        reviewed = read_reviewed(label_files, grades, classes, text_column=manifest.origin.inputs.columns)
         reviewed.check_drawn()
 
     from petm.cli.graders import inputs_at, open_bundle

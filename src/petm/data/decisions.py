@@ -20,6 +20,8 @@ from petm.data.labels import (
     refuse_faults,
     row_number,
 )
+from petm.data.reader import content_hash
+from petm.data.sources import Columns, names_of, text_of
 from petm.data.tables import TABLE_SUFFIXES, Table, open_table, unguard
 from petm.errors import DataError
 
@@ -90,14 +92,16 @@ class Decisions:
     queued: bool
 
 
-def read_decisions(labels: Sequence[str | Path], classes: Sequence[str]) -> Decisions:
+def read_decisions(
+    labels: Sequence[str | Path], classes: Sequence[str], text_column: Columns | None = None
+) -> Decisions:
     """Returns the decisions in files of labels; arguments and errors are those of `petm.data.reviewed.read_reviewed`.
 
     In the file that ``petm serve`` appends to, the last line on an input holds.
     """
     read, queued = list[Decision](), False
     for path in map(Path, labels):
-        of_file, of_queue = _read(path)
+        of_file, of_queue = _read(path, text_column)
         read, queued = read + _numbered(of_file, classes, path), queued or of_queue
     by_hash, by_place = dict[str | None, Decision](), dict[Place | None, Decision]()
     for each in read:
@@ -108,7 +112,13 @@ def read_decisions(labels: Sequence[str | Path], classes: Sequence[str]) -> Deci
     return Decisions(by_hash, by_place, queued)
 
 
-def read_decided(labels: Sequence[str | Path], classes: Sequence[str], *, fewest: int = FEWEST) -> Decided:
+def read_decided(
+    labels: Sequence[str | Path],
+    classes: Sequence[str],
+    *,
+    fewest: int = FEWEST,
+    text_column: Columns | None = None,
+) -> Decided:
     """Returns the decisions in files of labels whose grades are not at hand; see `petm.data.reviewed.read_reviewed`.
 
     The chance of being labelled is unknown for labels of a review queue, and 1 for all others.
@@ -117,11 +127,12 @@ def read_decided(labels: Sequence[str | Path], classes: Sequence[str], *, fewest
         labels: Files of labels.
         classes: ``K`` class names of the grader.
         fewest: Fewest labelled inputs.
+        text_column: Column of texts in labels that name their input by nothing else.
 
     Raises:
         DataError: As `petm.data.reviewed.read_reviewed`, as far as it does not concern grades.
     """
-    found = read_decisions(labels, classes)
+    found = read_decisions(labels, classes, text_column)
     firsts = {id(each): each for each in (*found.by_hash.values(), *found.by_place.values())}.values()
     each = [entry for entry in firsts if entry.sha256 is None or found.by_hash[entry.sha256] is entry]
     numbers = np.array([entry.label for entry in each], np.int64)
@@ -169,10 +180,11 @@ def cut_off(path: Located) -> int | None:
     return lines if last != b"\n" else None
 
 
-def _read(path: Path) -> tuple[list[Decision], bool]:
+def _read(path: Path, text_column: Columns | None) -> tuple[list[Decision], bool]:
     """The decisions of a file, and whether it belongs to a review queue."""
     by_line = path.suffix.lower() in LINES
-    table = open_table_file(path, _COLUMNS, () if by_line else ("label",), "Name a file of labels.")
+    columns = (*_COLUMNS, *names_of(text_column or ()))
+    table = open_table_file(path, columns, () if by_line else ("label",), "Name a file of labels.")
     untyped, faults = path.suffix.lower() == ".csv", dict[str, str]()
     entries: list[Decision] = []
     held: dict[str, Decision | None] = {}  # of the file that petm serve appends to
@@ -183,8 +195,9 @@ def _read(path: Path) -> tuple[list[Decision], bool]:
             if record.number != cut:
                 faults[last] = record.fault
             continue
+        known, texts = record.values[: len(_COLUMNS)], record.values[len(_COLUMNS) :]
         name, other, row, label, label_name, digest, decision, confirmed, suspicion = (
-            unguard(value) if untyped and isinstance(value, str) else value for value in record.values
+            unguard(value) if untyped and isinstance(value, str) else value for value in known
         )
         served = digest is not None and confirmed is not None
         queued = queued or (confirmed is not None and suspicion is not None)
@@ -198,6 +211,8 @@ def _read(path: Path) -> tuple[list[Decision], bool]:
             continue
         entry = None
         if said is not None or decision == CANNOT_TELL:
+            if place is None and digest is None and text_column is not None:
+                digest = content_hash(text_of(text_column, texts))
             if place is None and digest is None:
                 faults[last] = "expected an input (columns sha256, input or path), got a label without one"
                 continue

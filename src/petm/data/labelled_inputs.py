@@ -17,7 +17,7 @@ from petm.data.decisions import Decided
 from petm.data.fields import Inputs, as_batch, tensors_of
 from petm.data.labels import UNLABELLED, Place, refuse_faults
 from petm.data.reader import Reader, content_hash
-from petm.data.sources import Columns, Content, Row, open_sources
+from petm.data.sources import Columns, Content, Row, names_of, open_sources, text_of
 from petm.data.tables import open_table
 from petm.errors import DataError
 
@@ -66,7 +66,7 @@ def read_labelled(
         DataError: An input is no longer there, cannot be read, or has another hash than the one that was labelled.
     """
     known = np.flatnonzero((decided.labels != UNLABELLED) | np.isfinite(decided.chance)).tolist()
-    copies = _copies(files, {decided.sha256[number] for number in known} - {None})
+    copies = _copies(files, {decided.sha256[number] for number in known} - {None}, text_column)
     wanted = {decided.places[number] for number in known if decided.sha256[number] not in copies} - {None}
     found = {(row.path, row.number): row for row in _graded(wanted, text_column)}
     rows = [_row(decided.places[each], decided.sha256[each], copies.get(decided.sha256[each]), found) for each in known]
@@ -129,14 +129,20 @@ class _Images(Data):
         return _name(self._rows[index])
 
 
-def _copies(files: Sequence[str | Path], wanted: set[str | None]) -> dict[str | None, Content]:
-    """The copies that ``petm serve`` keeps, by their hash: images beside its file, texts in it."""
+def _copies(
+    files: Sequence[str | Path], wanted: set[str | None], text_column: Columns | None
+) -> dict[str | None, Content]:
+    """The inputs that labels hold, by their hash: copies that ``petm serve`` keeps, or texts in their own columns."""
+    columns = ("sha256", "path", "text", "confirmed", *names_of(text_column or ()))
     found = dict[str | None, Content]()
     for path in map(Path, files):
-        table = open_table(path, ("sha256", "path", "text", "confirmed"), required=(), hint="Name a file of labels.")
+        table = open_table(path, columns, required=(), hint="Name a file of labels.")
         for record in table.records():
-            digest, place, text, confirmed = record.values or (None,) * 4
-            if digest not in wanted or confirmed is None:
+            digest, place, text, confirmed, *cells = record.values or (None,) * len(columns)
+            if confirmed is None:
+                text = None if text_column is None else text_of(text_column, cells)
+                digest, place = content_hash(text), None
+            if digest not in wanted:
                 continue
             if isinstance(text, str):
                 found[digest] = text

@@ -1,6 +1,5 @@
 """Labels that people gave to graded inputs, joined to their grades by content, path or row."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from petm._internal.storage import locate
 from petm.data.decisions import FEWEST, Decided, check_known, cut_off, open_table_file, read_decisions, shown
 from petm.data.labels import UNLABELLED, Place, row_number
+from petm.data.reader import content_hash
+from petm.data.sources import TEXT, Columns, names_of, text_of
 from petm.data.tables import TABLE_SUFFIXES, Record, Table, find_shards, open_table, unguard
 from petm.errors import DataError
 
@@ -21,8 +22,8 @@ UNEXPLAINED = 1e-6
 """Below this probability of so few decisions among rows of one chance, some of the drawn rows have none; below this
 probability of suspects alone, the labelled are no random rows."""
 _GRADES = ("input", "row", "label", "suspicion", "grade", "chance", "audit", "sha256")
-_CONTENT = ("text", "image")
-"""Columns of a table in which an input may lie."""
+_CONTENT = ("image", TEXT)
+"""Columns of a table in which an input may lie, where nobody says it."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,13 @@ def read_reviewed(
     classes: Sequence[str],
     *,
     fewest: int = FEWEST,
-    content: Sequence[str] = _CONTENT,
+    text_column: Columns | None = None,
 ) -> Reviewed:
     """Returns the graded rows that files of labels decide on.
 
     Labels are CSV, Parquet or JSON Lines with a ``label`` (or a ``label_name`` beside it) and with ``sha256`` of the
-    content (an image file's bytes, or a text in UTF-8), or ``input`` (or ``path``) and, where it applies, ``row``. The
+    content (an image file's bytes, or a text in UTF-8), or ``input`` (or ``path``) and, where it applies, ``row``, or
+    the text itself in the columns of the graded tables. The
     ``decision`` "cannot tell" needs no label. In the file that ``petm serve`` writes, the last line on an input holds,
     and one without a label takes it back. Elsewhere an empty label means none.
 
@@ -114,20 +116,21 @@ def read_reviewed(
         grades: Files of grades.
         classes: ``K`` class names of the grader.
         fewest: Fewest labelled inputs; 1 takes labels of one class, too.
-        content: Columns of the graded tables in which texts or encoded images lie.
+        text_column: Column of texts in graded tables, and in labels that name their input by nothing else. Absent
+            takes ``image`` or ``text`` in graded tables.
 
     Raises:
         DataError: A file cannot be read; an input has two labels; a hash contradicts the row; a label is none of the
             grader's classes; no label names a row; all labels are of one class; or there are fewer than ``fewest``.
     """
-    decisions = read_decisions(labels, classes)
+    decisions = read_decisions(labels, classes, text_column)
     by_hash, by_place = decisions.by_hash, decisions.by_place
     found: list[tuple[Any, ...]] = []
     chances, answered = Counter[float | None](), Counter[float | None]()
     used, left, by_content = set[int](), set[int](), 0
     repeated = undrawn = unreadable = trusted = 0
     for file in (file for each in map(locate, grades) for file in (find_shards(each) if each.is_dir() else [each])):
-        hashes = _Hashes(content, by_hash)
+        hashes = _Hashes(text_column, by_hash)
         table = open_table_file(file, _GRADES, _GRADES[:1], "Name what petm grade wrote.")
         cut = cut_off(file)
         for record in table.records():
@@ -264,8 +267,8 @@ def _chance(value: object, table: Table, record: Record) -> float | None:
 class _Hashes:
     """SHA-256 of graded inputs: of image files, and of the rows of tables, which are read in their order."""
 
-    def __init__(self, content: Sequence[str], wanted: Collection[str | None]) -> None:
-        self._content, self._wanted = content, wanted
+    def __init__(self, text_column: Columns | None, wanted: Collection[str | None]) -> None:
+        self._text_column, self._wanted = text_column, wanted
         self._open = dict[str, tuple[Iterator[Record], dict[int, str]]]()
 
     def of(self, place: Place) -> str | None:
@@ -275,21 +278,23 @@ class _Hashes:
             if not path.is_file():
                 return None
             if place[1] is None:
-                return hashlib.sha256(path.read_bytes()).hexdigest()
+                return content_hash(path)
         except (OSError, ValueError):
             return None
         return self._of_row(path, place[1]) if path.suffix.lower() in TABLE_SUFFIXES else None
 
     def _of_row(self, path: Path, row: int) -> str | None:
+        columns = _CONTENT if self._text_column is None else names_of(self._text_column)
         if str(path) not in self._open:
-            self._open[str(path)] = open_table(path, self._content, required=(), hint="").records(), {}
+            self._open[str(path)] = open_table(path, columns, required=(), hint="").records(), {}
         records, known = self._open[str(path)]
         digest = known.get(row)
         while digest is None and (record := next(records, None)) is not None:
             value = next((each for each in record.values if each is not None), None)
             value = value.get("bytes") if isinstance(value, dict) else value
-            raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-            found = hashlib.sha256(raw).hexdigest() if isinstance(raw, bytes) else ""
+            if self._text_column is not None:
+                value = text_of(self._text_column, record.values)
+            found = content_hash(value) or ""
             if found in self._wanted:
                 known[record.number] = found
             if record.number >= row:

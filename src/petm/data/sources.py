@@ -41,6 +41,18 @@ def as_content(values: Mapping[str, object]) -> str:
     return str(values[TEXT]) if len(values) == 1 else json.dumps(dict(values), ensure_ascii=False, default=str)
 
 
+def text_of(columns: Columns, cells: Sequence[object]) -> str | None:
+    """Returns the text of an input, from the cells of its columns; None where one of them is empty."""
+    if not cells or None in cells or not isinstance(cells[0], str):
+        return None
+    return as_content(dict(zip((TEXT, *names_of(columns)[1:]), cells, strict=True)))
+
+
+def names_of(columns: Columns) -> tuple[str, ...]:
+    """Returns the names of one or more columns."""
+    return (columns,) if isinstance(columns, str) else columns
+
+
 class Row(NamedTuple):
     """One input."""
 

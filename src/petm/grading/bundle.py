@@ -131,12 +131,7 @@ def read_bundle(
         trust = {"trust_bundle_code": trust_bundle_code, "trust_remote_code": trust_remote_code}
         model = _build(path, manifest, model, weights, base, **trust)
     check_module(model)
-    found = weights_fingerprint(model)
-    if found != manifest.fingerprint:
-        raise BundleError(
-            f"{path}: was made for another model (weights {manifest.fingerprint[:12]}, got {found[:12]}). "
-            f"Pass the model and the weights that it was fitted to."
-        )
+    check_made_for(path, manifest, model)
     remember(model, manifest.origin.model.reading)
     try:
         for member in manifest.members:
@@ -156,6 +151,16 @@ def read_bundle(
     if manifest.split_point is not None:
         adapted.remembered = from_json(Record(manifest.split_point, f"{path}: {MANIFEST}, adapter, split_point"))
     return adapted, manifest, tensors
+
+
+def check_made_for(path: Path, manifest: Manifest, model: nn.Module) -> None:
+    """Raises BundleError where the model is not the one, to the bit, that a bundle was fitted to."""
+    found = weights_fingerprint(model)
+    if found != manifest.fingerprint:
+        raise BundleError(
+            f"{path}: was made for another model (weights {manifest.fingerprint[:12]}, got {found[:12]}). "
+            f"Pass the model and the weights that it was fitted to."
+        )
 
 
 def _build(

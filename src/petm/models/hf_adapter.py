@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from petm._internal.extras import import_extra
 from petm._internal.tensor_files import tensors_in
-from petm.errors import ModelError
+from petm.errors import ModelError, PetmWarning
 from petm.models.hf_folder import Task, check_files, read_config, read_json, transformers_reading
 
 if TYPE_CHECKING:
@@ -67,6 +67,28 @@ def base_of(folder: Path, base: str | Path | None = None) -> Path:
             f"{str(name)!r:.200}, which is none. Name it with base=DIR (--base DIR); nothing is downloaded."
         )
     return found
+
+
+def compare_names(folder: Path, trained_on: object, *names: object) -> None:
+    """Warns where a model has names, and none is that of what an adapter was trained on; a folder may have moved."""
+    own = [name for name in names if isinstance(name, str) and name]
+    told = Path(trained_on).name if isinstance(trained_on, str) else ""
+    if own and told and not any(told in Path(name).parts for name in own):
+        warnings.warn(
+            f"{folder}: was trained on {trained_on!r}, but the model is {own[0]!r}. Pass the model it was trained on, "
+            f"unless this is the same.",
+            PetmWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_another_base(folder: Path, base: Path) -> None:
+    """Warns where the base of an adapter is named otherwise than what that was trained on.
+
+    Nothing else tells bases of the same shapes apart, until a bundle knows the fingerprint of the weights.
+    """
+    told = read_json(folder / CONFIG).get("base_model_name_or_path")
+    compare_names(folder, told, str(base), read_json(base / "config.json").get("_name_or_path"))
 
 
 def strange_setting(settings: Mapping[str, Any], taken: frozenset[str]) -> str | None:
