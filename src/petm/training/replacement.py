@@ -1,7 +1,7 @@
 """The data set in which the base model's errors are replaced by adversarial examples: held, or made at each reading."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from typing import get_args
 
@@ -14,14 +14,16 @@ from petm._internal.progress import track
 from petm.data.base import Data, Subset, as_data
 from petm.data.fields import Fields, Inputs, filled_up, length_groups
 from petm.errors import ArgumentError
-from petm.models.loading import ADDED, weights_fingerprint
-from petm.models.prediction import BATCH_SIZE, device_of
+from petm.models.answers import same_length
+from petm.models.loading import ADDED, call_model, weights_fingerprint
+from petm.models.prediction import BATCH_SIZE, device_of, in_eval_mode
+from petm.training.at_once import samples_at_once
 from petm.training.checkpoint import seed_of
-from petm.training.embeddings import embedding_of, fgsm_step, output_spread
+from petm.training.embeddings import embedding_of, fgsm_step, output_of, output_spread
 from petm.training.error_set import Direction, ErrorSet, check_step, fgsm
 
 BACKWARD = 64
-"""Samples in one backward pass to the inputs: a quarter of those of a forward pass, for about the same memory."""
+"""Most samples in one backward pass to the inputs; of deep networks fewer (`petm.training.at_once`)."""
 
 Make = Callable[[Tensor, Inputs], Tensor]
 """From positions in an error set, int64 ``(n,)``, and the inputs there to their replacements, on the CPU."""
@@ -124,8 +126,18 @@ def replace_errors(
             return fgsm_step(model, filled, y, at=module, epsilon=step)
         return fgsm(model, filled, y, epsilon=step, value_range=data.value_range)
 
+    def logits(x: Inputs) -> Tensor:
+        with in_eval_mode(model, freeze=True):
+            if isinstance(x, Tensor):
+                return call_model(model, x.detach().clone().requires_grad_())
+            return output_of(model, x, module)[0]
+
+    @cache
+    def at_once() -> int:
+        return min(BACKWARD, samples_at_once(logits, same_length(model, data.inputs([0]).to(device_of(model)))))
+
     def against(rows: Tensor, inputs: Inputs) -> Tensor:
-        parts = [slice(start, start + BACKWARD) for start in range(0, len(rows), BACKWARD)]
+        parts = [slice(start, start + at_once()) for start in range(0, len(rows), at_once())]
         # Without errors there is no call of the model.
         return torch.cat([like, *(move(inputs[part], labels[rows[part]])[: len(rows[part])].cpu() for part in parts)])
 
