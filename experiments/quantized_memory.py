@@ -80,7 +80,7 @@ def measured(hidden: int, layers: int, samples: int, tokens: int, fgsm: bool, in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"hidden": 256, "layers": 8, "samples": BATCH_SIZE * 3, "tokens": 32}.items():
+    for name, default in {"hidden": 512, "layers": 6, "samples": BATCH_SIZE * 5 // 2, "tokens": 16}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--fgsm", action="store_true")
     parser.add_argument("-o", "--output", type=Path, required=True, help="Folder of quantized_memory.json.")

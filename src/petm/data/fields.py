@@ -101,8 +101,8 @@ Inputs: TypeAlias = Tensor | Fields
 
 def in_parts(x: Inputs, most: int) -> list[Inputs]:
     """Returns a batch in parts of at most so many samples, of about the same size, without a copy."""
-    size = -(-len(x) // max(1, -(-len(x) // most)))
-    return [x[start : start + size] for start in range(0, len(x), max(1, size))]
+    n, count = len(x), -(-len(x) // most)
+    return [x[n * part // count : n * (part + 1) // count] for part in range(count)]
 
 
 def as_batch(x: Any) -> Inputs:

@@ -9,8 +9,8 @@ from torch import Tensor
 from petm.data.fields import Inputs
 from petm.models.prediction import BATCH_SIZE
 
-_ALIVE = 4
-"""Tensors as large as the largest that are alive together in a forward pass, such as those in a gated MLP."""
+_ALIVE = 2
+"""Tensors as large as the largest that are alive together in a forward pass, at least."""
 
 
 class _Held(NamedTuple):

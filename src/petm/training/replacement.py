@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from petm._internal.distributed import gathered, group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
+from petm._internal.spill import give_back_blocks
 from petm.data.base import Data, Subset, as_data
 from petm.data.fields import Fields, Inputs, filled_up, length_groups
 from petm.errors import ArgumentError
@@ -110,6 +111,7 @@ def replace_errors(
     first, labels = data.inputs([0]), data.labels[errors.indices]
     module = added = ""
     check_step(first, epsilon)
+    give_back_blocks()
     if isinstance(first, Fields):
         some = data.inputs(range(min(BATCH_SIZE, len(data)))).to(device_of(model))
         assert isinstance(some, Fields)
@@ -159,6 +161,7 @@ def _held(make: Make, like: Tensor, data: Data, errors: ErrorSet) -> Tensor:
     own = torch.tensor(group().own(len(errors)), dtype=torch.int64)
     lengths = None if data.lengths is None else data.lengths[errors.indices[own]]
     examples = like.new_empty((len(own), *like.shape[1:]))
+    give_back_blocks()
     with track("adversarial examples", len(own)) as progress:
         for places in (part for group_ in length_groups(lengths, len(own)) for part in group_.split(BACKWARD)):
             rows = own[places]
