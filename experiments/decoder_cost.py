@@ -2,15 +2,16 @@
 
 A Llama with random weights classifies texts of random tokens. One pass, with an adapter on the last 2 of 12 blocks, is
 timed in turn with a plain forward pass. The fit takes texts of 13 tokens on average and 63 at most, by their lengths,
-and in turn the same texts as plain arrays, padded to the longest.
+and in turn the same texts as plain arrays, padded to the longest. Times are those of the processor, on one thread, as
+other processes may run beside.
 
     python -m experiments.decoder_cost -o docs/measured
 """
 
 import argparse
-import time
 from dataclasses import asdict
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import torch
@@ -76,7 +77,9 @@ def one_pass(hidden: int, batch: int, seconds: float) -> dict[str, Any]:
     adapted = attach_adapter(model, ranks)
     calls = {"plain": lambda: call_model(model, x), "one pass": lambda: answers_of(adapted, x)}
     with torch.no_grad():
-        times = interleave(calls, seconds, expected={name: warm_up(call) for name, call in calls.items()})
+        times = interleave(
+            calls, seconds, expected={name: warm_up(call) for name, call in calls.items()}, clock=process_time
+        )
     assert adapted.split_point is not None
     return {
         "hidden": hidden,
@@ -95,9 +98,9 @@ def mixed_lengths(hidden: int, samples: int, rounds: int) -> dict[str, Any]:
         kinds: dict[str, type[TensorData]] = {"by length": TensorData, "padded": Padded}
         for name in sorted(kinds, reverse=bool(turn % 2)):
             data, fresh = (texts(count, model, kinds[name]) for count in (samples, samples // 4))
-            start = time.perf_counter()
+            start = process_time()
             fit(model, data, recipe=RECIPE, calibration=fresh, force=True)
-            spent[name].append(time.perf_counter() - start)
+            spent[name].append(process_time() - start)
     return {"hidden": hidden, "samples": samples, **spent, "ratio": asdict(ratio_spread(*spent.values()))}
 
 
@@ -109,6 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="Fits of each kind.")
     parser.add_argument("-o", "--output", type=Path, required=True, help="Folder of decoder_cost.json.")
     told = parser.parse_args()
+    torch.set_num_threads(1)
     made: dict[str, Any] = {"machine": describe_machine(torch.device("cpu"))}
     made["one_pass"] = [one_pass(told.hidden, batch, told.seconds) for batch in (1, 8)]
     made["mixed_lengths"] = mixed_lengths(told.hidden, told.samples, told.rounds)

@@ -2,20 +2,23 @@
 
 A decoder with random weights is quantised by bitsandbytes, on the CPU, in a process of its own. Everything beside the
 libraries and the weights before they were quantised counts. With ``--fgsm`` the adapters learn from FGSM examples, too,
-whose backward pass holds what the layers of the whole model have put out.
+whose backward pass holds what the layers of the whole model have put out. The samples suffice for full batches at each
+stage, the last fifth being held out.
 
-    python -m experiments.quantized_memory
+    python -m experiments.quantized_memory --fgsm -o docs/measured
 """
 
 import argparse
-import json
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.machine import describe_machine, in_a_process, process_peak, process_reset
+from petm._internal.files import write_json
+from petm._internal.progress import console
 from petm.adapter.model import ONE
 from petm.adapter.prefix_features import prepare_student
 from petm.data.base import TensorData
@@ -76,17 +79,21 @@ def measured(hidden: int, layers: int, samples: int, tokens: int, fgsm: bool, in
 
 
 def main() -> None:
-    """Prints the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"hidden": 512, "layers": 12, "samples": BATCH_SIZE * 5 // 4, "tokens": 32}.items():
+    for name, default in {"hidden": 512, "layers": 6, "samples": BATCH_SIZE * 5 // 2, "tokens": 16}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--fgsm", action="store_true")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="Folder of quantized_memory.json.")
     told = parser.parse_args()
     sizes = (told.hidden, told.layers, told.samples, told.tokens, told.fgsm)
     plain, fitted = (in_a_process(measured, *sizes, infers) for infers in (True, False))
     bound = plain["peak"] + fitted["adapter"] + fitted["cache"]
-    found = {"sizes": vars(told), "inference": plain["peak"], "fit": fitted, "ratio": fitted["peak"] / bound}
-    print(json.dumps({**found, "machine": describe_machine(torch.device("cpu"))}, indent=2))
+    asked = {name: value for name, value in vars(told).items() if name != "output"}
+    found: dict[str, Any] = {"sizes": asked, "inference": plain["peak"], "fit": fitted, "ratio": fitted["peak"] / bound}
+    found["machine"] = describe_machine(torch.device("cpu"))
+    told.output.mkdir(parents=True, exist_ok=True)
+    write_json(told.output / "quantized_memory.json", found)
+    console.print(str(found), highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from petm._internal.operations import count_operations
 from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import (
     DualLogits,
+    answers_of,
     dual_logits,
+    find_feature_layer,
     predict_answers,
     set_cascade,
 )
@@ -41,6 +43,26 @@ def test_both_opinions_of_a_data_set(both: tuple[nn.Module, AdaptedModel]) -> No
     assert torch.equal(found.base, torch.cat([part.base for part in parts]))
     assert torch.equal(found.second, torch.cat([part.second for part in parts]))
     assert found.base.dtype == found.second.dtype == torch.float32
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_a_large_batch_runs_in_parts_with_no_more_rows_than_it_has(
+    both: tuple[nn.Module, AdaptedModel], n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, adapted = both
+    adapted.take_features(find_feature_layer(adapted, images(2)))
+    rows: list[int] = []
+    model.get_submodule(adapted.feature_layer).register_forward_hook(lambda _, __, output: rows.append(len(output)))
+    whole = answers_of(adapted, images(n))
+    assert rows[-1] == 2 * n
+    monkeypatch.setattr("petm.adapter.one_pass._LARGE", 1)
+    rows.clear()
+    parts = answers_of(adapted, images(n))
+    assert max(rows) <= max(n + n % 2, 2)
+    assert sum(rows) == 2 * n
+    for name in ("base", "second", "features"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+    assert parts.members == whole.members
 
 
 COMMITTEES = {

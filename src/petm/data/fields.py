@@ -99,6 +99,12 @@ Inputs: TypeAlias = Tensor | Fields
 """What goes into a model: one tensor ``(N, ...)``, or several by name."""
 
 
+def in_parts(x: Inputs, most: int) -> list[Inputs]:
+    """Returns a batch in parts of at most so many samples, of about the same size, without a copy."""
+    n, count = len(x), -(-len(x) // most)
+    return [x[n * part // count : n * (part + 1) // count] for part in range(count)]
+
+
 def as_batch(x: Any) -> Inputs:
     """Returns a caller's batch: a tensor as it is, a mapping as `Fields`, a NumPy array as a tensor.
 

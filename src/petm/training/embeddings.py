@@ -85,7 +85,7 @@ def fgsm_step(model: nn.Module, inputs: Fields, labels: Tensor, *, at: str, epsi
         whole[:, place] = step
         return whole
     with in_eval_mode(model, freeze=True), torch.enable_grad():
-        logits, output = _output(model, inputs, at)
+        logits, output = output_of(model, inputs, at)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         gradient = gradient_of(loss, output, f"the output of {at!r}")
     mask = dict(inputs.items()).get("attention_mask")
@@ -102,10 +102,10 @@ def output_spread(model: nn.Module, inputs: Fields, at: str) -> float:
     one = same_length(model, inputs)
     assert isinstance(one, Fields)
     with in_eval_mode(model), torch.no_grad():
-        return float(_output(model, one, at)[1].float().std())
+        return float(output_of(model, one, at)[1].float().std())
 
 
-def _output(model: nn.Module, inputs: Fields, at: str) -> tuple[Tensor, Tensor]:
+def output_of(model: nn.Module, inputs: Fields, at: str) -> tuple[Tensor, Tensor]:
     """The base model's logits, and the output of a module on the way, by which they can be differentiated."""
     seen: list[Tensor] = []
 

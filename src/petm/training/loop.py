@@ -17,10 +17,11 @@ from petm._internal.interrupts import deferred_interrupts
 from petm._internal.progress import track
 from petm._internal.spill import give_back_blocks
 from petm.data.base import Batch, Data, as_is
-from petm.data.fields import Inputs, tensors_of, trimmed
+from petm.data.fields import Inputs, in_parts, tensors_of, trimmed
 from petm.errors import ArgumentError, ModelError, RunError, TrainingError
 from petm.models.loading import call_model, weights_fingerprint
 from petm.models.prediction import Precision, batches_by_length, device_of, evaluating, move
+from petm.training.at_once import samples_at_once
 from petm.training.checkpoint import Checkpoint, ShuffledBatches, read_checkpoint, seed_of, write_checkpoint
 from petm.training.run_folder import Storage as Storage
 
@@ -209,6 +210,7 @@ class _Run:
         self.figures: list[dict[str, float]] = []
         self.states: list[dict[str, Tensor]] = []
         self.finished = False
+        self.at_once: int | None = None
         self.started, self.spent = time.monotonic(), 0.0
         self.saved = time.monotonic()
         if storage is not None and storage.resume and storage.path.exists():
@@ -221,6 +223,10 @@ class _Run:
         settings = self.settings
         order = ShuffledBatches(len(data), settings.batch_size, settings.seed, data.lengths)
         per_epoch = len(order)
+        if hasattr(self.model, "learning") and len(own := _own_part(data)):  # else its samples see each other
+            first = own.inputs([0]).to(self.device)  # of all runs alike, so that a resume is exact
+            first = first if data.lengths is None else trimmed(first)
+            self.at_once = samples_at_once(lambda x: _logits(self.model, x, settings.precision), first)
         loader = DataLoader(data, batch_sampler=_OwnPart(order, data), collate_fn=as_is)
         if not self.finished:
             with track(title, settings.epochs * per_epoch, self.epoch * per_epoch + self.step) as progress:
@@ -253,17 +259,11 @@ class _Run:
         inputs, targets, own = batch.inputs.to(self.device), batch.targets.to(self.device), len(batch.targets)
         self._seed(seed_of(self.settings.seed, self.epoch, self.step, *([group().rank] if group().rank else [])))
         self.optimizer.zero_grad(set_to_none=True)
-        figures = [0.0, 0.0]
+        figures, seen = [0.0, 0.0], 0
         if own:
-            logits = _logits(self.model, inputs, self.settings.precision)
-            loss = self.objective.loss(logits, targets) * (own / size)
-            if not loss.requires_grad:
-                raise ModelError(
-                    "model: expected a gradient to what is to learn, got none (no_grad, detach or argmax behind it). "
-                    "Name layers behind that step."
-                )
-            loss.backward()
-            figures = [loss.item() * size, float(self.objective.agrees(logits.detach(), targets).sum())]
+            for part in in_parts(inputs, self.at_once or own):
+                loss, agreed = self._backward(part, targets[seen : seen + len(part)], size)
+                figures, seen = [figures[0] + loss, figures[1] + agreed], seen + len(part)
         sum_gradients(self.trainable)
         loss_sum, agreed, stopped = totals([*figures, float(interrupted)], self.device)
         if not math.isfinite(loss_sum):
@@ -277,6 +277,21 @@ class _Run:
         self.loss_sum += loss_sum
         self.agree_sum += agreed
         return stopped > 0
+
+    def _backward(self, inputs: Inputs, targets: Tensor, size: int) -> tuple[float, float]:
+        """Adds the gradients of some samples of a batch of ``size``; returns the sum of their losses, and of agreement.
+
+        The graph is gone when this returns.
+        """
+        logits = _logits(self.model, inputs, self.settings.precision)
+        loss = self.objective.loss(logits, targets) * (len(targets) / size)
+        if not loss.requires_grad:
+            raise ModelError(
+                "model: expected a gradient to what is to learn, got none (no_grad, detach or argmax behind it). "
+                "Name layers behind that step."
+            )
+        loss.backward()
+        return loss.item() * size, float(self.objective.agrees(logits.detach(), targets).sum())
 
     def _seed(self, seed: int) -> None:
         # torch.manual_seed seeds every kind of device, which takes half a millisecond.

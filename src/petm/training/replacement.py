@@ -1,7 +1,7 @@
 """The data set in which the base model's errors are replaced by adversarial examples: held, or made at each reading."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from typing import get_args
 
@@ -11,17 +11,20 @@ from torch import Tensor, nn
 from petm._internal.distributed import gathered, group
 from petm._internal.files import fingerprint
 from petm._internal.progress import track
+from petm._internal.spill import give_back_blocks
 from petm.data.base import Data, Subset, as_data
 from petm.data.fields import Fields, Inputs, filled_up, length_groups
 from petm.errors import ArgumentError
-from petm.models.loading import ADDED, weights_fingerprint
-from petm.models.prediction import BATCH_SIZE, device_of
+from petm.models.answers import same_length
+from petm.models.loading import ADDED, call_model, weights_fingerprint
+from petm.models.prediction import BATCH_SIZE, device_of, in_eval_mode
+from petm.training.at_once import samples_at_once
 from petm.training.checkpoint import seed_of
-from petm.training.embeddings import embedding_of, fgsm_step, output_spread
+from petm.training.embeddings import embedding_of, fgsm_step, output_of, output_spread
 from petm.training.error_set import Direction, ErrorSet, check_step, fgsm
 
 BACKWARD = 64
-"""Samples in one backward pass to the inputs: a quarter of those of a forward pass, for about the same memory."""
+"""Most samples in one backward pass to the inputs; of deep networks fewer (`petm.training.at_once`)."""
 
 Make = Callable[[Tensor, Inputs], Tensor]
 """From positions in an error set, int64 ``(n,)``, and the inputs there to their replacements, on the CPU."""
@@ -108,6 +111,7 @@ def replace_errors(
     first, labels = data.inputs([0]), data.labels[errors.indices]
     module = added = ""
     check_step(first, epsilon)
+    give_back_blocks()
     if isinstance(first, Fields):
         some = data.inputs(range(min(BATCH_SIZE, len(data)))).to(device_of(model))
         assert isinstance(some, Fields)
@@ -124,8 +128,18 @@ def replace_errors(
             return fgsm_step(model, filled, y, at=module, epsilon=step)
         return fgsm(model, filled, y, epsilon=step, value_range=data.value_range)
 
+    def logits(x: Inputs) -> Tensor:
+        with in_eval_mode(model, freeze=True):
+            if isinstance(x, Tensor):
+                return call_model(model, x.detach().clone().requires_grad_())
+            return output_of(model, x, module)[0]
+
+    @cache
+    def at_once() -> int:
+        return min(BACKWARD, samples_at_once(logits, same_length(model, data.inputs([0]).to(device_of(model)))))
+
     def against(rows: Tensor, inputs: Inputs) -> Tensor:
-        parts = [slice(start, start + BACKWARD) for start in range(0, len(rows), BACKWARD)]
+        parts = [slice(start, start + at_once()) for start in range(0, len(rows), at_once())]
         # Without errors there is no call of the model.
         return torch.cat([like, *(move(inputs[part], labels[rows[part]])[: len(rows[part])].cpu() for part in parts)])
 
@@ -147,6 +161,7 @@ def _held(make: Make, like: Tensor, data: Data, errors: ErrorSet) -> Tensor:
     own = torch.tensor(group().own(len(errors)), dtype=torch.int64)
     lengths = None if data.lengths is None else data.lengths[errors.indices[own]]
     examples = like.new_empty((len(own), *like.shape[1:]))
+    give_back_blocks()
     with track("adversarial examples", len(own)) as progress:
         for places in (part for group_ in length_groups(lengths, len(own)) for part in group_.split(BACKWARD)):
             rows = own[places]
