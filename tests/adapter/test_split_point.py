@@ -55,7 +55,7 @@ class Positioned(nn.Module):
         self.project, self.query, self.head = nn.Linear(8, 8), nn.Linear(196, 8), nn.Linear(196, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.reshape(len(x), 4, 196)
+        x = x.flatten(1).unflatten(1, (4, 196))
         weights = (self.query(x.mean(1, keepdim=True)) @ self.project(self.places).mT).softmax(-1)
         return self.head((weights @ x).squeeze(1))
 

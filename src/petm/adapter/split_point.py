@@ -160,7 +160,6 @@ class OnePass(Pass):
             self.separated = module != ""
         elif point.kind == BEFORE and module == point.module and not self.separated:
             self.separated = True
-            paths = None if torch.compiler.is_exporting() else paths  # a graph's batch has no size by chance
         elif point.kind != AROUND and self.separated:
             paths = paths or ()
         else:
@@ -173,8 +172,11 @@ class OnePass(Pass):
         return map_tensors(arguments, changed)
 
     def _follows(self, module: str, path: Place, paths: tuple[Place, ...] | None) -> bool:
-        """Whether an argument of the batch's size is of the batch; bundles of earlier versions have no paths for it."""
-        return paths is None or path in paths
+        """Whether an argument of the batch's size is of the batch; bundles of earlier versions have no paths for it.
+
+        In a graph no size is that by chance, and models make masks there that they do without elsewhere.
+        """
+        return torch.compiler.is_exporting() or paths is None or path in paths
 
     def _cut(self, tensor: Tensor) -> Tensor:
         return tensor[: self.n]
