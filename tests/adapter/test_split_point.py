@@ -12,7 +12,7 @@ from networks import ResidualNet, hooks, images, randomise, seeded, snapshot
 from petm._internal.files import plain
 from petm._internal.records import Record
 from petm.adapter import layer_choice, split_point
-from petm.adapter.model import AdaptedModel, attach_adapter
+from petm.adapter.model import AdaptedModel, Member, attach_adapter
 from petm.adapter.one_pass import dual_logits
 from petm.adapter.split_point import SplitPoint, from_json, map_tensors, split_point_of
 from petm.data.base import Data
@@ -46,7 +46,35 @@ class MixesBatch(nn.Module):
         return self.head(x - x.mean(0))
 
 
+class Positioned(nn.Module):
+    """Attends to 4 quarters of an image by their places, whose projection all samples share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.linspace(-1, 1, 32).view(1, 4, 8))
+        self.project, self.query, self.head = nn.Linear(8, 8), nn.Linear(196, 8), nn.Linear(196, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1).unflatten(1, (4, 196))
+        weights = (self.query(x.mean(1, keepdim=True)) @ self.project(self.places).mT).softmax(-1)
+        return self.head((weights @ x).squeeze(1))
+
+
+class Windows(nn.Module):
+    """Runs layers on the 4 quarters of each image as a batch of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer, self.head = nn.Linear(196, 6), nn.Linear(6, 6), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.outer(F.relu(self.inner(x.reshape(-1, 1, 196)))).view(-1, 24))
+
+
 CASES: list[Any] = [
+    (Positioned, {"project": 4, "head": 2}, "apart", ""),
+    (Positioned, {"head": 2}, "inside", "head"),
+    (Windows, {"inner": 4, "outer": 2, "head": 2}, "inside", "inner"),
     (PaperCNN, {"fc1": 8, "fc2": 4}, "inside", "fc1"),
     (PaperCNN, {"conv1": 4, "fc1": 8, "fc2": 5}, "inside", "conv1"),
     (PaperCNN, {"fc2": 4}, "inside", "fc2"),
@@ -85,6 +113,12 @@ def test_the_streams_part_as_late_as_is_safe(
         assert torch.allclose(found, expected, rtol=0, atol=1e-5), size
         assert torch.equal(found.argmax(1), expected.argmax(1))
         assert size == 1 or not torch.allclose(expected[:size], expected[size:], atol=1e-3)
+
+
+def test_layers_whose_rows_are_of_no_sample_are_not_chosen() -> None:
+    model, members = seeded(Positioned).eval(), (Member(),)
+    chosen = layer_choice.choose_layers(model, images(2), members, max_ratio=2.5, max_extra_parameters=0.5)
+    assert sorted(chosen.ranks) == ["head", "query"]
 
 
 def test_what_follows_the_batch_is_doubled_and_nothing_else() -> None:
@@ -153,6 +187,8 @@ def test_the_parting_does_not_depend_on_the_samples_at_hand() -> None:
 def test_an_untrained_adapter_parts_where_a_trained_one_does() -> None:
     adapted = attach_adapter(seeded(ResidualNet).eval(), {"block.conv1": 2})
     assert split_point_of(adapted, images(2)).module == "bn1"
+    shared = attach_adapter(seeded(Positioned).eval(), {"project": 4, "head": 2})
+    assert split_point_of(shared, images(2)).kind == "apart"  # a softmax hides what is added to all places
 
 
 def test_counted_operations_of_the_paper_network() -> None:

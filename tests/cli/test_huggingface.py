@@ -20,6 +20,7 @@ import hf_folders
 from petm.cli import main
 from petm.cli.graders import prepares
 from petm.data.texts import Tokenized, read_texts
+from petm.errors import BundleError
 from petm.grading.manifest import read_manifest
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_processors import ImageProcessor, load_processor
@@ -458,3 +459,39 @@ def test_bad_options_of_a_language_model(
     assert found == code, err
     assert message in err
     assert "Traceback" not in err
+
+
+@NO_ERRORS
+def test_a_classifier_of_sounds_is_fitted_and_grades_a_folder(tmp_path: Path, petm: Petm) -> None:
+    import wave
+
+    from transformers import Wav2Vec2FeatureExtractor
+
+    from experiments.breadth_models import model_of
+
+    hf_folders.save(tmp_path / "model", model_of("wav2vec2", "AudioClassification"))
+    Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(tmp_path / "model")
+    drawn = np.random.default_rng(0)
+    for number in range(36):
+        (tmp_path / "sounds" / f"LABEL_{number % 3}").mkdir(parents=True, exist_ok=True)
+        with wave.open(str(tmp_path / "sounds" / f"LABEL_{number % 3}" / f"{number}.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes(drawn.integers(-9000, 9000, 700 + number, np.int16).tobytes())
+    told = ("--model", f"hf:{tmp_path / 'model'}", "--data", tmp_path / "sounds", "-o", tmp_path / "s.petm")
+    quick = ("--calibration-from-data", "--force", "--recipe", "softmax,entropy")
+    code, _, error = petm("fit", *told, *quick)
+    assert (code, error.count("\n")) == (1, 1)
+    assert "length: expected the samples to which each sound is padded or cut, at 8,000 a second" in error
+    code, _, error = petm("fit", *told, *quick, "--length", 800)
+    assert code == 0, error
+    manifest = read_manifest(tmp_path / "s.petm")
+    assert (manifest.origin.inputs.length, manifest.origin.inputs.text_column) == (800, None)
+    (tmp_path / "sounds" / "LABEL_0" / "bad.wav").write_bytes(b"RIFF")
+    code, out, error = petm("grade", tmp_path / "s.petm", tmp_path / "sounds")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert len(rows) == 37, error
+    assert [row["input"][-7:] for row in rows if row["reason"]] == ["bad.wav"]
+    processor = load_processor(tmp_path / "model", length=800)
+    assert isinstance(processor, ImageProcessor)
+    with pytest.raises(BundleError, match=r"expected one that takes images or texts, got one of sounds"):
+        reader_for(manifest.origin.inputs, Limits(), processor)

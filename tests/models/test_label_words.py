@@ -275,3 +275,9 @@ def test_logits_that_the_last_layer_alone_does_not_make_are_refused() -> None:
     model.__class__ = Ranked
     with pytest.raises(ModelError, match="Ranked"):
         LabelWords(model, {"a": 5, "b": 7})
+
+
+def test_a_prompt_of_one_text_is_told_how_it_is_made() -> None:
+    broken: Any = "What is {text}?"
+    with pytest.raises(ArgumentError, match=r"^lines: expected a tuple of lines, got str .*Prompt\.of"):
+        Prompt(broken)

@@ -404,17 +404,54 @@ def test_an_ordinary_model_is_read_as_before(model: nn.Module, digits: tuple[Dat
         petm.fit(model, digits[0], recipe="none such")
 
 
-@pytest.mark.slow
-def test_sigmoids_are_neither_logits_nor_probabilities() -> None:
-    network, data = (
-        nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
-        TensorData(torch.randn(60, 1, 2, 2), torch.arange(60) % 3),
-    )
+def _of_four(n: int) -> tuple[nn.Module, Data]:
+    return seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3))), images_of_two(n)
+
+
+def images_of_two(n: int) -> Data:
+    drawn = torch.randn(n, 1, 2, 2, generator=torch.Generator().manual_seed(3))
+    return TensorData(drawn, torch.arange(n) % 3)
+
+
+@pytest.mark.parametrize(
+    ("after", "n"),
+    [
+        (torch.sigmoid, 60),
+        (torch.sigmoid, 8),
+        (lambda z: torch.sigmoid(z).view(-1, 3).double(), 8),
+        (lambda z: (0.5 + z).clamp(0, 1), 60),  # no sigmoid, but from end to end
+    ],
+    ids=["many", "few", "of another form", "hard"],
+)
+def test_sigmoids_are_neither_logits_nor_probabilities(after: Callable[[Tensor], Tensor], n: int) -> None:
+    network, data = _of_four(n)
     with pytest.raises(ModelError, match=r"model: expected logits, or probabilities .* as of 3 sigmoids"):
-        probe(Around(network, torch.sigmoid), data)
-    assert probe(Around(network, lambda z: 2 * torch.sigmoid(z)), data).kind == "logits"
-    few = TensorData(torch.randn(8, 1, 2, 2), torch.arange(8) % 3)  # logits may lie in [0, 1] by chance
-    assert probe(Around(network, torch.sigmoid), few).kind == "logits"
+        probe(Around(network, after), data)
+
+
+@pytest.mark.parametrize(
+    "after", [lambda z: 2 * torch.sigmoid(z), lambda z: 0.5 + 0.01 * z, lambda z: 0.1 * z.sigmoid() + 0.2]
+)
+def test_small_logits_are_logits(after: Callable[[Tensor], Tensor]) -> None:
+    network, data = _of_four(60)
+    assert probe(Around(network, after), data).kind == "logits"
+
+
+@pytest.mark.parametrize(("classes", "kind"), [(3, "logits"), (1, "logit")])
+@pytest.mark.filterwarnings("ignore:model. answers with one number a sample. petm takes it as the logit")
+def test_what_a_linear_layer_gives_is_logits_wherever_it_lies(classes: int, kind: str) -> None:
+    """As of an untrained network: all in [0, 1], from end to end for three classes, and sums that may be 1."""
+    layer, data = nn.Linear(4, classes), images_of_two(60)
+    with torch.no_grad():
+        layer.weight.mul_(0.001)
+        layer.bias.copy_(torch.tensor([0.01, 0.02, 0.97][:classes]))
+    assert probe(nn.Sequential(nn.Flatten(), layer), data).kind == kind
+
+
+def test_probabilities_rounded_to_three_digits() -> None:
+    network, data = _of_four(60)
+    with pytest.warns(PetmWarning, match=r"answers with probabilities"):
+        assert probe(Around(network, lambda z: 0.9993 * z.softmax(1)), data).kind == "probabilities"
 
 
 @pytest.mark.parametrize("after", [lambda z: z.softmax(1), lambda z: z[:, :1]], ids=["probabilities", "logit"])

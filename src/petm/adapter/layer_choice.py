@@ -56,7 +56,7 @@ def choose_layers(
     names = [name for name in calls if name in sizes]
     if not names:
         raise ModelError(f"model: {_without_layers(model, calls)}. Use views of the input instead (docs/scores.md).")
-    if not (reached := _with_gradient(model, x[:1], names)):
+    if not (reached := _with_gradient(model, x[torch.zeros(3, dtype=torch.int64)], names)):
         raise ModelError(
             f"model: expected a layer that an adapter can learn in, got no gradient to any of {', '.join(names[-3:])} "
             f"(no_grad, detach or argmax behind them). Let the model return logits with their gradient."
@@ -135,12 +135,17 @@ def _without_layers(model: nn.Module, calls: Mapping[str, tuple[int, int]]) -> s
 
 
 def _with_gradient(model: nn.Module, x: Inputs, names: Sequence[str]) -> set[str]:
-    """The layers to whose output the logits have a gradient."""
-    added: dict[str, Tensor] = {}
+    """The layers to whose output the logits have a gradient, and whose rows follow the samples.
+
+    An adapter on others, such as a projection of positions, cannot run in one pass.
+    """
+    added, beside = dict[str, Tensor](), set[str]()
 
     def add(name: str, output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return output
+        if output.shape[0] % len(x):
+            beside.add(name)
         if name not in added:
             added[name] = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
         return output + added[name]
@@ -155,7 +160,7 @@ def _with_gradient(model: nn.Module, x: Inputs, names: Sequence[str]) -> set[str
         if not total.requires_grad:
             return set()
         gradients = torch.autograd.grad(total, tensors, allow_unused=True)
-    return {name for name, gradient in zip(added, gradients, strict=True) if gradient is not None}
+    return {name for name, gradient in zip(added, gradients, strict=True) if gradient is not None} - beside
 
 
 def _least_ratio(

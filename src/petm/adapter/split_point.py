@@ -20,7 +20,7 @@ from petm.adapter.model import AdaptedModel, Member
 from petm.adapter.passes import Arguments, Pass
 from petm.data.fields import Fields, Inputs, tensors_of
 from petm.data.views import SAME
-from petm.errors import BundleError
+from petm.errors import BundleError, ModelError
 from petm.models.answers import same_length
 
 Place = tuple[int | str, ...]
@@ -110,24 +110,35 @@ class OnePass(Pass):
         Each sum is written once, where it belongs: on large feature maps a pass over memory costs as much as a
         convolution.
         """
+        n = self._rows_of_one(layer, base)
         if self.separated:
             for place, member in enumerate(self.members, 1):
                 if member.adapter:
-                    rows = slice(place * self.n, (place + 1) * self.n)
+                    rows = slice(place * n, (place + 1) * n)
                     self._add(layer, member.adapter, base[rows], x[rows])
             return base
         self.separated = True
         if base.ndim == 2 or torch.compiler.is_exporting():
             return torch.cat((base, *(self._sum(layer, each.adapter, base, x) for each in self.members)))
         every = _room(base, 1 + len(self.members))
-        every[: self.n] = base
+        every[:n] = base
         for place, member in enumerate(self.members, 1):
-            out = every[place * self.n : (place + 1) * self.n]
+            out = every[place * n : (place + 1) * n]
             if member.adapter:
                 torch.add(base, self.delta(layer, x, member.adapter), out=out)
             else:
                 out.copy_(base)
         return every
+
+    def _rows_of_one(self, layer: AdaptedLayer, base: Tensor) -> int:
+        """Rows of one opinion in a layer's output: a multiple of ``n`` where a sample has several, such as windows.
+
+        What has none, such as embeddings of positions, which all opinions share, cannot be another one for each.
+        """
+        streams = 1 + len(self.members) if self.separated else 1
+        if not torch.compiler.is_exporting() and base.shape[0] % (streams * self.n):
+            raise ModelError(f"model: expected rows of {self.n} samples in {layer.name}, got {tuple(base.shape)}.")
+        return base.shape[0] // streams
 
     def _sum(self, layer: AdaptedLayer, adapter: str, base: Tensor, x: Tensor) -> Tensor:
         return layer.adapters[adapter].sum(base, x) if adapter else base
@@ -149,7 +160,6 @@ class OnePass(Pass):
             self.separated = module != ""
         elif point.kind == BEFORE and module == point.module and not self.separated:
             self.separated = True
-            paths = None if torch.compiler.is_exporting() else paths  # a graph's batch has no size by chance
         elif point.kind != AROUND and self.separated:
             paths = paths or ()
         else:
@@ -162,8 +172,11 @@ class OnePass(Pass):
         return map_tensors(arguments, changed)
 
     def _follows(self, module: str, path: Place, paths: tuple[Place, ...] | None) -> bool:
-        """Whether an argument of the batch's size is of the batch; bundles of earlier versions have no paths for it."""
-        return paths is None or path in paths
+        """Whether an argument of the batch's size is of the batch; bundles of earlier versions have no paths for it.
+
+        In a graph no size is that by chance, and models make masks there that they do without elsewhere.
+        """
+        return torch.compiler.is_exporting() or paths is None or path in paths
 
     def _cut(self, tensor: Tensor) -> Tensor:
         return tensor[: self.n]

@@ -78,7 +78,11 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     help="Column of texts; two for pairs (premise, hypothesis). [default: text]",
 )
 @click.option("--label-column", help="Column of the labels of texts. [default: label]")
-@click.option("--length", type=click.IntRange(1), help="Tokens to which texts are padded or cut. Absent: the longest.")
+@click.option(
+    "--length",
+    type=click.IntRange(1),
+    help="Tokens, or samples of sounds, to which inputs are padded or cut. Absent: the longest text.",
+)
 @options.base
 @options.processor
 @options.trust_remote_code
@@ -230,6 +234,7 @@ def fit(
         arguments = {**(arguments or {}), "device_map": device_map}
     if not dry_run:
         check_disk(output, model, config, include_base=include_base)
+    form_options["arrays"] = all(path.suffix.lower() == ".npz" for path in (*sources, *calibration))
     wanted, label_column = inputs_of(reference, processor=processor, base=base, prompt=prompt, **trust, **form_options)
     how: dict[str, Any] = {"label_column": label_column, "skip_bad": skip_bad, **trust}
     data = open_labelled(sources, wanted, reference, classes, base=base, words=tuple(words), **how)

@@ -87,6 +87,8 @@ def processor_of(inputs: "InputOrigin", trust_remote_code: bool) -> Tokenizer | 
         ModelError: It cannot be read, or differs from the one of the fit.
     """
     how: Any = {"base": inputs.base, "trust_remote_code": trust_remote_code, "prompt": inputs.prompt}
+    if inputs.text_column is None and inputs.length is not None:
+        how["length"] = inputs.length  # of sounds
     processor = prepares(inputs.processor, **how) if inputs.processor else None
     if isinstance(processor, Tokenizer) and inputs.pair_column is not None:
         processor = of_pairs(processor, inputs.pair_column)

@@ -21,7 +21,7 @@ from petm.errors import ArgumentError, DataError
 from petm.grading.provenance import InputOrigin
 from petm.models.hf_adapter import is_adapter
 from petm.models.hf_classifier import read_classes
-from petm.models.hf_folder import folder_of, takes_arrays
+from petm.models.hf_folder import folder_of, takes_sound
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.prediction import check_labels
 from petm.models.prompt import Prompt
@@ -182,30 +182,31 @@ def inputs_of(
     label_column: str | None = None,
     length: int | None = None,
     prompt: Prompt | None = None,
+    arrays: bool = False,
 ) -> tuple[InputOrigin, str | None]:
     """Returns the form of a model's inputs, and the column of labels if they are texts.
 
     Inputs are prepared by the tokenizer or image processor of the folder ``processor``, or of the model's own folder;
-    texts are put into a ``prompt``, if there is one.
+    texts are put into a ``prompt``, if there is one. Sounds may also come as ``arrays`` that are prepared already.
 
     Raises:
         ArgumentError: The prompt asks with the answer, in the column of labels.
         UsageError: An option is for images and the model takes texts, or the other way round.
     """
     folder = processor or folder_of(reference)
-    if (
-        processor is None
-        and folder
-        and not is_adapter(folder)
-        and takes_arrays(folder, trust_remote_code=trust_remote_code)
-    ):
+    sound = False
+    if folder and not is_adapter(folder) and (processor is None or (folder / "config.json").is_file()):
+        sound = takes_sound(folder, trust_remote_code=trust_remote_code)
+    if processor is None and sound and arrays:
         folder = None
     how: Any = {"base": base and str(base), "trust_remote_code": trust_remote_code, "prompt": prompt}
+    how |= {"length": length} if sound else {}
     reader = prepares(str(folder), **how) if folder else None
     text_column = text_column or None
     reads_texts = isinstance(reader, Tokenizer)
     for_images = {"--size": size, "--channels": channels, "--resize": resize, "--mean": mean, "--std": std}
-    for_texts = {"--text-column": text_column, "--label-column": label_column, "--length": length}
+    for_texts: dict[str, Any] = {"--text-column": text_column, "--label-column": label_column}
+    for_texts["--length"] = None if sound and reader else length
     for option, value in {**(for_images if reader else {}), **({} if reads_texts else for_texts)}.items():
         if value is not None:
             beside = f"--processor {processor}" if processor else reference
@@ -215,7 +216,11 @@ def inputs_of(
         read = InputOrigin(size, int(channels) if channels else None, resize=resize, mean=mean or (), std=std or ())
         return read, None
     read = InputOrigin(
-        processor=str(folder), base=str(base) if base else None, fingerprint=reader.fingerprint, prompt=prompt
+        processor=str(folder),
+        base=str(base) if base else None,
+        fingerprint=reader.fingerprint,
+        prompt=prompt,
+        length=length,
     )
     if isinstance(reader, Tokenizer):
         first, *second = text_column or ("text",)

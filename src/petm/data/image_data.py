@@ -14,7 +14,7 @@ from petm._internal.files import fingerprint, sha256_of_file
 from petm._internal.progress import track
 from petm._internal.spill import ScratchFile
 from petm.data.base import Data
-from petm.data.images import WORKERS, Encoded, FormSettings, ImageError, decode, form_of, read_image
+from petm.data.images import WORKERS, Encoded, FormSettings, ImageError, ImageProcessor, decode, form_of, read_image
 from petm.data.sources import ReadableRows, Source
 from petm.errors import DataError
 
@@ -70,7 +70,7 @@ class ImageData(Data):
         self.labels = torch.from_numpy(numbers)
         self._rows = torch.arange(len(numbers))
         if skip_bad:
-            bad = self._unreadable()
+            bad = self._unreadable(form.get("processor"))
             self.skipped.update((self.name(row), reason) for row, reason in sorted(bad.items()))
             kept = torch.tensor([row not in bad for row in range(len(self))], dtype=torch.bool)
             self.labels, self._rows = self.labels[kept], self._rows[kept]
@@ -82,13 +82,13 @@ class ImageData(Data):
         self.are_pixels = not (self.form.processor or self.form.mean)
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, C, H, W)`` in ``value_range``: the images at ``indices``, in that order.
+        """Returns float32 ``(n, C, H, W)`` in ``value_range``: the images at ``indices``, in order; sounds as well.
 
         Raises:
             DataError: An image cannot be read, or has another size than the first one and no size was given.
         """
         rows: list[int] = torch.as_tensor(indices, dtype=torch.int64).tolist()
-        images = torch.empty((len(rows), self.form.channels, *self.form.size))
+        images = torch.empty((len(rows), *self.form.shape))
         pixels = images.numpy()
 
         def fill(first: int) -> None:
@@ -122,13 +122,13 @@ class ImageData(Data):
         row = int(self._rows[index])
         return self._root / self._files[row] if self._files else self._blobs[row]
 
-    def _unreadable(self) -> dict[int, str]:
+    def _unreadable(self, processor: ImageProcessor | None) -> dict[int, str]:
         """Decodes every image once and returns why some fail."""
         bad: dict[int, str] = {}
 
         def check(row: int) -> None:
             try:
-                read_image(self._encoded(row), self.name(row))
+                read_image(self._encoded(row), self.name(row), processor=processor)
             except ImageError as error:
                 bad[row] = error.reason
 

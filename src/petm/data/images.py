@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from petm._internal.files import fingerprint
 from petm._internal.storage import Located, RemotePath, check_regular
 from petm.data.pixels import IMAGE_SUFFIXES, as_shown
+from petm.data.sound import SOUND_SUFFIXES
 from petm.errors import ArgumentError, DataError, PetmWarning
 
 if TYPE_CHECKING:
@@ -40,13 +41,15 @@ LEAVE_OUT = "Repair or remove it, or leave out what cannot be read with skip_bad
 _NO_DATA = frozenset({"desktop.ini", "thumbs.db"})
 """Files that Windows puts into folders."""
 
+_SUFFIXES = IMAGE_SUFFIXES | SOUND_SUFFIXES
+
 _SQUEEZED = 1.05
 """Ratio of two ratios of sides from which on a distortion is said."""
 
 
-def is_image(name: str) -> bool:
-    """Returns whether a file of this name is taken for an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def is_sample(name: str) -> bool:
+    """Returns whether a file of this name is taken for an image or a sound."""
+    return os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
 class Found(NamedTuple):
@@ -98,7 +101,7 @@ def _below(folder: str | RemotePath, label: str | None, passed_over: Counter[str
                 yield from _below(path, label or name, passed_over)
             except DataError as error:
                 yield Found(path, label or name, str(error))
-        elif is_image(name):
+        elif is_sample(name):
             yield Found(path, label, fault)
         elif fault is not None and "." not in name:  # it may have been a class
             yield Found(path, label or name, fault)
@@ -143,12 +146,14 @@ class ImageProcessor:
         value_range: The least and the greatest value of a prepared image.
         settings: All settings as text, which identifies the processor.
         prepare: Returns float32 ``(C, H, W)`` for an image as `read_image` gives it.
+        hear: Returns what is prepared of the bytes of a sound, in place of an image; shapes are then those of sounds.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     value_range: tuple[float, float]
     settings: str
-    prepare: Callable[[Image], NDArray[np.float32]]
+    prepare: Callable[[Any], NDArray[np.float32]]
+    hear: Callable[[bytes], Any] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -202,8 +207,13 @@ class ImageForm:
     std: tuple[float, ...] = ()
     _squeezed: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a prepared image."""
+        return self.processor.shape if self.processor else (self.channels, *self.size)
+
     def __str__(self) -> str:
-        shape = f"{self.channels}×{self.size[0]}×{self.size[1]}"
+        shape = "×".join(map(str, self.shape))
         if self.processor:
             return f"{shape} by {self.processor.settings}"
         cropped = " cropped" if self.resize == "crop" else ""
@@ -250,7 +260,8 @@ def form_of(
         for given, value in told.items():
             if value is not None:
                 raise ArgumentError(f"{given}: expected none, got {value}. The model's processor decides on it.")
-        return ImageForm((processor.shape[1], processor.shape[2]), processor.shape[0], True, True, processor)
+        height, width = (1, 1, *processor.shape)[-2:]
+        return ImageForm((height, width), processor.shape[0], True, True, processor)
     if channels not in (None, 1, 3):
         raise ArgumentError(f"channels: expected 1, 3 or None, got {channels}.")
     if size is not None and (len(size) != 2 or min(size) < 1):
@@ -300,7 +311,7 @@ def decode(encoded: Encoded, name: str, form: ImageForm) -> NDArray[np.float32]:
     Raises:
         DataError: The image cannot be read, or the form does not allow its size or its colours.
     """
-    image = read_image(encoded, name, form.most_pixels)
+    image = read_image(encoded, name, form.most_pixels, form.processor)
     if form.processor is not None:
         return form.processor.prepare(image)
     height, width = form.size
@@ -345,21 +356,24 @@ def _resized(image: Image, name: str, form: ImageForm) -> Image:
     return image.resize((width, height), Resampling.BILINEAR)
 
 
-def read_image(encoded: Encoded, name: str, most_pixels: int | None = None) -> Image:
-    """Returns an image as `petm.data.pixels.as_shown` does.
+def read_image(
+    encoded: Encoded, name: str, most_pixels: int | None = None, processor: ImageProcessor | None = None
+) -> Any:
+    """Returns an image as `petm.data.pixels.as_shown` does, or a sound where the processor takes sounds.
 
     Raises:
-        ImageError: The image is damaged, truncated, of an unknown format, absurdly large or of too many pixels.
+        ImageError: It is damaged, truncated, of an unknown format, absurdly large or of too many pixels.
     """
     from PIL import UnidentifiedImageError
 
+    hear = processor.hear if processor else None
     try:
         if isinstance(encoded, Path):
             check_regular(encoded, MOST_BYTES)
             encoded = encoded.read_bytes()
-        return as_shown(encoded, most_pixels)
+        return hear(encoded) if hear else as_shown(encoded, most_pixels)
     except Exception as error:  # each of Pillow's parsers raises what it likes
         unknown = isinstance(error, UnidentifiedImageError)
         got = "an empty or unknown format" if unknown else str(error).rstrip(".") or type(error).__name__
-        reason = f"expected a readable image, got: {got}"
+        reason = f"expected a readable {'sound' if hear else 'image'}, got: {got}"
         raise ImageError(f"{name}: {reason}. {LEAVE_OUT}", reason) from error

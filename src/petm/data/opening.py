@@ -12,14 +12,14 @@ import torch
 from petm.data.arrays import ArrayArchive
 from petm.data.base import Data, TensorData
 from petm.data.image_data import ImageData
-from petm.data.images import FormSettings, Found, class_folders, images_below, is_image
+from petm.data.images import FormSettings, Found, class_folders, images_below, is_sample
 from petm.data.labels import LabelColumn, class_of_folder, in_order, match_classes
 from petm.data.sources import TableRows, listed, shards_of_images
 from petm.data.tables import TABLE_SUFFIXES, find_shards
 from petm.errors import DataError
 
 UNDERSTOOD = (
-    "a folder with one sub-folder of images for each class, a folder of images, an image file, "
+    "a folder with one sub-folder of images or sounds for each class, a folder of them, one of them, "
     "*.parquet (a file, a folder of shards or a glob) or *.npz"
 )
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "dev", "calibration", "test", "testing"})
@@ -58,7 +58,7 @@ def open_data(
     form: Any = settings | {"classes": classes, "skip_bad": skip_bad}
     if suffix == ".parquet" or (path.is_dir() and shards_of_images(path)):
         return _open_tables(path, form)
-    if path.is_dir() or (path.is_file() and is_image(path.name)):
+    if path.is_dir() or (path.is_file() and is_sample(path.name)):
         return _open_folder(path, form)
     if path.is_file() and suffix == ".npz":
         processor = settings.get("processor")

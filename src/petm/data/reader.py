@@ -144,7 +144,7 @@ class Reader:
         values = content.astype(np.float32)
         if content.dtype == np.uint8:
             values /= 255
-        shape = (self.form.channels, *self.form.size) if self.form else values.shape
+        shape = self.form.shape if self.form else values.shape
         if values.shape != shape:
             return f"expected an array of shape {shape}, got {values.shape}"
         return values if np.isfinite(values).all() else "expected finite values, got NaN or infinity"

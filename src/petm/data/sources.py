@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from petm._internal.storage import Located, RemotePath, identity_of, locate
 from petm.data.arrays import ArrayArchive
-from petm.data.images import LEAVE_OUT, Found, first_image, images_below, is_image
+from petm.data.images import LEAVE_OUT, Found, first_image, images_below, is_sample
 from petm.data.labels import LabelColumn, Name, beside, class_of_folder, refuse_faults
 from petm.data.tables import TABLE_SUFFIXES, Record, find_shards, open_table
 from petm.errors import DataError
@@ -344,7 +344,7 @@ def open_sources(
         try:
             for place in _matching(path, globs=not keep_faults):
                 remote = isinstance(place, RemotePath)
-                if text_column is None and is_image(place.name) and (remote or place.is_file()):
+                if text_column is None and is_sample(place.name) and (remote or place.is_file()):
                     yield _found(place)
                 else:
                     yield from _open_source(place, text_column, label_column)
@@ -402,7 +402,7 @@ def _matching(path: str | Path, *, globs: bool) -> list[Located]:
     """What is at a path, at an address in a store, or matches a glob, in order."""
     place = locate(path)
     found: list[Located] = []
-    if isinstance(place, RemotePath) and is_image(place.name) and "*" not in place.name:
+    if isinstance(place, RemotePath) and is_sample(place.name) and "*" not in place.name:
         found = [place]  # not asked for until it is fetched: a question for each would take hours for a list
     elif isinstance(place, Path) and os.path.exists(place):  # unlike Path.exists, it raises nothing
         found = [place]

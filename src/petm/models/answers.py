@@ -13,7 +13,12 @@ from petm.models.reading import Kind, Reading
 
 _NAMES = ("logits", "output", "out")
 _FEWEST_SURE = 32
-"""Samples from which numbers that all lie in [0, 1] are no logits by chance."""
+"""Samples from which numbers that all lie in [0, 1], from end to end, are no logits by chance."""
+_NEAR = 0.05
+"""Distance from an end of [0, 1] within which sigmoids of a trained network come."""
+_LINEAR = ("Addmm", "Mm", "Linear", "Convolution", "MkldnnLinear")
+_FORMS = ("View", "UnsafeView", "Reshape", "Squeeze", "Select", "Slice", "ToCopy", "Clone", "Expand", "TBackward")
+"""Beginnings of PyTorch's names of linear operations, and of those that leave the numbers as they are."""
 _READING, _PLAIN = "_petm_reading", Reading()
 
 
@@ -144,25 +149,41 @@ def _real(model: nn.Module, inputs: Fields) -> Tensor | None:
     return real | ~real.any(1, keepdim=True) if real.ndim == 2 and len(real) else None
 
 
-def with_kind(reading: Reading, answer: Tensor) -> Reading:
+def with_kind(reading: Reading, answer: Tensor, operation: str = "") -> Reading:
     """Returns the reading with the kind of an answer, told by its values: ``N`` samples, best many.
 
-    Rows of probabilities have no negative number and a sum of 1; a single one lies in [0, 1].
+    Rows of probabilities have no negative number and a sum of 1; a single one lies in [0, 1]. What a linear layer gives
+    is logits, wherever it lies: those of an untrained network are small.
+
+    Args:
+        reading: How the model is called.
+        answer: ``(N, K)``, or ``(N,)``.
+        operation: PyTorch's name of what made the answer, as `last_operation` returns it.
 
     Raises:
-        ModelError: All of several numbers for at least 32 samples lie in [0, 1], differ, and are no probabilities of
-            one class out of ``K``: answers of ``K`` sigmoids are neither that nor logits.
+        ModelError: Several numbers for each sample come from a sigmoid, or all lie in [0, 1] for at least 32 samples,
+            some near either end, and they are no probabilities of one class out of ``K``.
     """
     held = answer.detach().double()
     least, most = float(held.min()), float(held.max())
+    linear, within = operation.startswith(_LINEAR), 0 <= least <= most <= 1
     if held.ndim == 1 or held.shape[1] == 1:
-        return replace(reading, kind="probability" if least >= 0 and most <= 1 else "logit")
-    tolerance = max(1e-4, 4 * torch.finfo(answer.dtype).eps)
-    sums = bool(((held.sum(1) - 1).abs() <= tolerance).all())
-    if not sums and len(held) >= _FEWEST_SURE and 0 <= least < most <= 1:
+        return replace(reading, kind="probability" if within and not linear else "logit")
+    tolerance = max(1e-3, 4 * torch.finfo(answer.dtype).eps)
+    sums = bool(((held.sum(1) - 1).abs() <= tolerance).all()) and not linear
+    ends = len(held) >= _FEWEST_SURE and least < _NEAR < 1 - _NEAR < most and not linear
+    if within and not sums and (ends or "Sigmoid" in operation):
         raise ModelError(
             f"model: expected logits, or probabilities that sum to 1, got numbers in [0, 1] with sums up to "
             f"{float(held.sum(1).max()):.3g}, as of {held.shape[1]} sigmoids. Return what stands before the sigmoid; "
             f"a model that gives several labels to a sample is not what petm grades."
         )
-    return replace(reading, kind="probabilities" if least >= 0 and sums else "logits")
+    return replace(reading, kind="probabilities" if within and sums else "logits")
+
+
+def last_operation(answer: Tensor) -> str:
+    """Returns PyTorch's name of the operation that made an answer with a gradient, changes of form left out."""
+    made: Any = answer.grad_fn
+    while made is not None and made.name().startswith(_FORMS):
+        made = made.next_functions[0][0]
+    return made.name() if made is not None else ""

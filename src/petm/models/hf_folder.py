@@ -96,8 +96,8 @@ def _takes_sound(kind: str) -> bool:
     return kind in auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
 
 
-def takes_arrays(folder: Path, *, trust_remote_code: bool) -> bool:
-    """Returns whether a folder's model takes sound: arrays as its feature extractor makes them."""
+def takes_sound(folder: Path, *, trust_remote_code: bool) -> bool:
+    """Returns whether a folder's model takes sound, as its feature extractor prepares it."""
     return read_config(folder, trust_remote_code=trust_remote_code)[1] == "AudioClassification"
 
 

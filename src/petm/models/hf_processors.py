@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petm.data.images import ImageProcessor as ImageProcessor
-from petm.errors import ModelError
+from petm.data.sound import as_heard
+from petm.errors import ArgumentError, ModelError
 from petm.models.hf_adapter import is_adapter, read_adapter
 from petm.models.hf_folder import (
     Task,
@@ -48,8 +49,9 @@ def load_processor(
     base: str | Path | None = None,
     trust_remote_code: bool = False,
     prompt: Prompt | None = None,
+    length: int | None = None,
 ) -> Tokenizer | ImageProcessor:
-    """Returns the tokenizer of a folder, or its image processor.
+    """Returns the tokenizer of a folder, its image processor, or its feature extractor of sounds.
 
     The model's ``config.json`` decides, if it names a classifier; otherwise a tokenizer is preferred. Beside a LoRA
     adapter without either, it is that of the base model.
@@ -60,9 +62,10 @@ def load_processor(
         base: The folder of the model that an adapter there was trained on, if not the one that its settings name.
         trust_remote_code: Whether to run the folder's own code, if there is any.
         prompt: The prompt in which a language model is asked about each text.
+        length: Samples to which each sound is padded or cut, where the feature extractor does not say it.
 
     Raises:
-        ArgumentError: The prompt is for a chat, and the tokenizer has no template of one.
+        ArgumentError: The prompt is for a chat, and the tokenizer has no template of one; or a length is needed.
         ModelError: The files are missing or cannot be used; the images have no fixed size; no token can pad; or the
             folder has code of its own that is not trusted.
     """
@@ -82,6 +85,8 @@ def load_processor(
         check_files(folder)
     if task is None:
         task = "SequenceClassification" if has_vocabulary(folder) else "ImageClassification"
+    if task == "AudioClassification":
+        return load_feature_extractor(folder, length, trust_remote_code=trust_remote_code)
     if prompt is None and task == "ImageClassification":
         return load_image_processor(folder, config, trust_remote_code=trust_remote_code)
     return load_tokenizer(folder, config, trust_remote_code=trust_remote_code, prompt=prompt)
@@ -91,17 +96,20 @@ def _in(folder: Path) -> list[Path]:
     return [folder / name for name in _CONFIGS]
 
 
+def _present(folder: Path, what: str) -> list[Path]:
+    found = [path for path in _in(folder) if path.is_file()]
+    if not found:
+        raise ModelError(
+            f"model: expected {what} ({_CONFIGS[0]}) in {folder}, got none. Write it with processor.save_pretrained."
+        )
+    return found
+
+
 def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) -> ImageProcessor:
     """Returns the image processor of a folder, in the form that needs Pillow only; raises as `load_processor`."""
     from PIL import Image
 
-    present = [path for path in _in(folder) if path.is_file()]
-    if not present:
-        raise ModelError(
-            f"model: expected an image processor ({_CONFIGS[0]}) in {folder}, got none. "
-            f"Write it with processor.save_pretrained."
-        )
-    for path in present:
+    for path in _present(folder, "an image processor"):
         content = read_json(path)
         refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
         check_numbers(folder, content, "pixels a side", _LARGEST, _SIZES)
@@ -126,6 +134,33 @@ def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) 
     span = (float(min(black.min(), white.min())), float(max(black.max(), white.max())))
     shape, prepare = (channels, black.shape[1], black.shape[2]), partial(_process, processor, channels)
     return ImageProcessor(shape, span, processor.to_json_string(), prepare)
+
+
+def load_feature_extractor(folder: Path, length: int | None, *, trust_remote_code: bool) -> ImageProcessor:
+    """Returns the feature extractor of a folder for sounds of one length; raises as `load_processor`."""
+    for path in _present(folder, "a feature extractor"):
+        refuse_custom_code(folder, read_json(path), trust_remote_code=trust_remote_code)
+    with transformers_reading(folder) as transformers:
+        made = transformers.AutoFeatureExtractor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    rate, name = int(made.sampling_rate), made.model_input_names[0]
+    padded = {"padding": "max_length", "max_length": length, "truncation": True} if length else {}
+
+    def prepare(sound: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = made(sound, sampling_rate=rate, return_tensors="np", **padded)[name][0]
+        return np.asarray(found, np.float32)
+
+    noise = np.random.default_rng(0).uniform(-1, 1, rate).astype(np.float32)
+    with transformers_reading(folder), np.errstate(all="ignore"):
+        whole, half = prepare(noise), prepare(noise[: rate // 2])
+    if whole.shape != half.shape:
+        raise ArgumentError(
+            f"length: expected the samples to which each sound is padded or cut, at {rate:,} a second, as the feature "
+            f"extractor of {folder} keeps their lengths, got {length}. Name it (--length {rate})."
+        )
+    span, settings = (float(whole.min()), float(whole.max())), made.to_json_string()
+    return ImageProcessor(whole.shape, span, f"{settings} {length}", prepare, partial(as_heard, rate=rate))
 
 
 def _process(processor: Any, channels: int, image: Image) -> NDArray[np.float32]:
@@ -174,10 +209,12 @@ class PlainForm:
 def plain_form(processor: ImageProcessor) -> PlainForm | None:
     """Returns a processor's plain form, checked on noise of several sizes.
 
-    None where it does anything else: cropping, padding, keeping the ratio of the sides, other colours.
+    None where it takes sounds or does anything else: cropping, padding, keeping the ratio of the sides, other colours.
     """
     from PIL import Image
 
+    if processor.hear is not None:
+        return None
     settings: dict[str, Any] = json.loads(processor.settings)
     channels, height, width = processor.shape
     try:

@@ -17,6 +17,8 @@ _BEHIND_PADDING = frozenset(
     | {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 )
 """Kinds of models that count positions from the padding id on, and so take fewer tokens than they have positions."""
+_SAMPLE = "A text of 4 words: 文"
+"""A text of several kinds of characters."""
 _NO_LIMIT = 1 << 40
 """A tokenizer without a limit has a maximum far above this number."""
 
@@ -39,6 +41,12 @@ def load_tokenizer(folder: Path, config: Any, *, trust_remote_code: bool, prompt
     backend = getattr(tokenizer, "backend_tokenizer", None)  # a tokenizer in Python has none
     rules = backend.to_str() if backend else f"{type(tokenizer).__name__} {sorted(tokenizer.get_vocab().items())}"
     longest = _longest(folder, config, tokenizer)
+    empty, filled = _encode(partial(_cut, tokenizer), ("", _SAMPLE), None)["input_ids"]
+    if empty == filled:
+        raise ModelError(
+            f"model: expected a tokenizer with tokens for {_SAMPLE!r} in {folder}, got none of a "
+            f"{type(tokenizer).__name__}, as which transformers reads it. Save one of this class, as in the training."
+        )
     if prompt is not None:
         asked = Prompting(tokenizer, prompt)
         encode = partial(_encode, asked.encode)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petm.data.base import Data, check_finite
 from petm.data.fields import Fields, Inputs, tensors_of
 from petm.errors import ModelError, PetmWarning
-from petm.models.answers import Part, joined, parts_by_length, remember, with_kind
+from petm.models.answers import Part, joined, last_operation, parts_by_length, remember, with_kind
 from petm.models.loading import answer_of
 from petm.models.placing import use_one_kernel
 from petm.models.prediction import device_of, evaluating
@@ -139,7 +139,7 @@ class _Probe:
             _say("answers otherwise where a text is padded: texts run without padding, one length at a time")
             self.found = replace(self.found, by_length=True)
         unsure = answer[0].numel() == 1 or bool(((answer >= 0) & (answer <= 1)).all())
-        self.found = with_kind(self.found, self._many() if unsure else answer)
+        self.found = with_kind(self.found, self._many() if unsure else answer, self._operation(x) if unsure else "")
         if self.found.kind in _KINDS:
             _say(f"answers with {_KINDS[self.found.kind]}")
         return self.found
@@ -178,6 +178,12 @@ class _Probe:
         x = self._some(SAMPLES_OF_ONE_NUMBER)
         parts = parts_by_length(self.model, x) if self.found.by_length and isinstance(x, Fields) else []
         return self._apart(parts) if parts else self._answer(x)
+
+    def _operation(self, x: Inputs) -> str:
+        """PyTorch's name of the model's last operation."""
+        with torch.enable_grad():
+            x = x.clone().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x
+            return last_operation(self._answer(x))
 
     def _culprit(self, part: Inputs, x: Inputs, rows: slice) -> str:
         """The module in which a pass over some rows first differs from one over all."""

@@ -42,6 +42,9 @@ class Prompt:
 
     def __post_init__(self) -> None:
         """Raises ArgumentError for a template without a text, or one that no bundle holds."""
+        if not isinstance(self.lines, tuple) or not all(isinstance(line, str) for line in self.lines):
+            got = f"{type(self.lines).__name__} {self.lines!r:.60}"
+            raise ArgumentError(f"lines: expected a tuple of lines, got {got}. Make one of a text with Prompt.of.")
         strange = next((line for line in self.lines if not is_name(line)), None)
         if strange is not None:
             raise ArgumentError(f"template: expected no control characters in it, got {strange!a:.80}. Remove them.")

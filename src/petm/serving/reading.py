@@ -173,6 +173,8 @@ def reader_for(
     """
     if isinstance(processor, Tokenizer):
         return TextReader(processor, inputs.length, limits)
+    if processor is not None and processor.hear is not None:
+        raise BundleError("bundle: expected one that takes images or texts, got one of sounds. Use petm grade.")
     told = inputs.settings(processor)
     if not inputs.takes_images:
         raise BundleError(
