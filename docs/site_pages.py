@@ -36,7 +36,7 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
     """The lines of one verb: usage, what it does, options, example."""
     context = command.make_context(name, [], resilient_parsing=True)
     usage = " ".join(command.collect_usage_pieces(context))
-    yield f"\n## petm {name}\n\n```console\npetm {name} {usage}\n```\n"
+    yield f"\n## petm {name}\n\n```text\npetm {name} {usage}\n```\n"
     yield "\n\n".join(_cell(part) for part in (command.help or "").split("\n\n"))
     yield "\n| option | |\n|---|---|"
     for parameter in command.get_params(context):
