@@ -1,8 +1,9 @@
 """Pages of the site that are made when it is built: the command line, from the commands themselves, and root files.
 
-MkDocs calls `on_files`; the tests of the links call `made_pages`, without MkDocs.
+MkDocs calls `on_files` and `on_post_page`; the tests of the links call `made_pages`, without MkDocs.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import click
 from petm.cli import petm
 
 ROOT = Path(__file__).parent.parent
+_ELSEWHERE = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
+"""A script, style, font or picture from another server."""
 INTRODUCTION = """# Command line
 
 `petm VERB --help` prints the same. Progress and prose go to standard error, results to standard output or to `-o`.
@@ -42,7 +45,7 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None:
-            yield f"| `{record[0].replace('|', chr(92) + '|')}` | {_cell(record[1])} |"
+            yield f"| `{record[0]}` | {_cell(record[1])} |"
     example = (command.epilog or "").removeprefix("Example: ")
     if example:
         yield f"\n```sh\n{' '.join(example.split())}\n```"
@@ -70,3 +73,12 @@ def on_files(files: Any, config: Any) -> Any:
     for path, text in made_pages().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Raises an error where a page would load something from the network."""
+    from mkdocs.exceptions import PluginError
+
+    if found := _ELSEWHERE.search(output):
+        raise PluginError(f"{page.file.src_uri}: expected nothing from the network, got {found[0]}. Keep it here.")
+    return output

@@ -146,6 +146,12 @@ def test_commands_were_found() -> None:
     assert {page for page in PAGES if page.startswith(("start/", "how-to/"))} - pages == {"start/dataset.md"}
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("how-to/")])
+def test_how_tos_begin_with_the_command_and_end_with_the_next_step(page: str) -> None:
+    assert re.match(r"# [^\n]+\n\n```(sh|console|python)\n", PAGES[page])
+    assert PAGES[page].rstrip().rpartition("\n\n")[2].startswith("**Next**: ")
+
+
 @pytest.fixture(scope="module")
 def network(digits: tuple[Data, ...]) -> PaperCNN:
     """A network of petm's own, which a bundle may build by itself, right on three of four digits."""
