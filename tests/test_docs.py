@@ -166,21 +166,27 @@ def network(digits: tuple[Data, ...]) -> PaperCNN:
 
 
 @pytest.fixture
-def folder(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The reader's folder, in which pages are run: a network of their own, its weights, and images."""
-    train, calibration, test = digits
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that pages are run in, with a fit that takes a second."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(RECIPES, "auto", replace(RECIPES["auto"], epochs=1, max_extra_parameters=0.3))
-    (tmp_path / "mypkg").mkdir()
-    (tmp_path / "mypkg" / "__init__.py").write_text("")
-    (tmp_path / "mypkg" / "nets.py").write_text("from networks import TinyCNN as build\n")
-    save_weights(model, tmp_path / "w.safetensors")
-    write_images(train, range(0, len(train), 4), tmp_path / "images")
-    write_images(calibration, range(len(calibration)), tmp_path / "fresh")
-    for name in ("more_images", "monday"):
-        write_images(test, range(80), tmp_path / name, flat=True)
     return tmp_path
+
+
+@pytest.fixture
+def folder(model: nn.Module, digits: tuple[Data, ...], here: Path) -> Path:
+    """The reader's folder: a network of their own, its weights, and images."""
+    train, calibration, test = digits
+    (here / "mypkg").mkdir()
+    (here / "mypkg" / "__init__.py").write_text("")
+    (here / "mypkg" / "nets.py").write_text("from networks import TinyCNN as build\n")
+    save_weights(model, here / "w.safetensors")
+    write_images(train, range(0, len(train), 4), here / "images")
+    write_images(calibration, range(len(calibration)), here / "fresh")
+    for name in ("more_images", "monday"):
+        write_images(test, range(80), here / name, flat=True)
+    return here
 
 
 @pytest.fixture
@@ -263,7 +269,7 @@ def test_review(bundle: Path, digits: tuple[Data, ...], monkeypatch: pytest.Monk
         ("benchmark/baselines.md", "fitted"),
     ],
 )
-def test_python(page: str, made: str, folder: Path, model: nn.Module, digits: tuple[Data, ...]) -> None:
+def test_python(page: str, made: str, here: Path, model: nn.Module, digits: tuple[Data, ...]) -> None:
     """With what such a page speaks of: a trained model, data, a grader and its grades."""
     train, calibration, test = digits
     grader = fit_grader(attach_adapter(model, {"fc1": 4}), calibration, target=Recall(0.9))
