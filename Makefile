@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Compiled beforehand, Python files that nobody imports would take 0.2 GB.
 INSTALL := pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test check lint fuzz experiments-test test-lowest clean
+.PHONY: demo test check lint fuzz docs experiments-test test-lowest clean
 
 # The core alone: no extra is needed to fit a grader and to use it.
 demo: $(VENV)/.core
@@ -32,6 +32,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation site in runs/site: no warning, and nothing from the network.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # The suite on the lowest versions that pyproject.toml admits, in an environment of its own, which takes 6 GB.
 test-lowest: $(VENV)-lowest/.dev
 	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile
@@ -43,6 +47,10 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/$(INSTALL) -c constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(BIN)/$(INSTALL) -c constraints.txt --editable '.[docs]'
 	touch $@
 
 $(VENV)-lowest/.dev: pyproject.toml

@@ -7,7 +7,7 @@ calibration samples from it, half as many as there are:
   in the population exceeds `max_risk`.
 - *halves*, without replacement: calibrated on one half, judged on the whole and on the other half. The error rate of
   the other half is an estimate with an error of its own, and a lucky calibration half leaves an unlucky other one, so
-  its share of draws above `max_risk` is no measure of the guarantee; see docs/guarantee.md.
+  its share of draws above `max_risk` is no measure of the guarantee; see docs/concepts/guarantee.md.
 
     python -m experiments.guarantee --data-dir DIR --models-dir DIR -o docs/measured
     python -m experiments.guarantee --scores mine.npz --scores runs/cifar/scores/second_opinion_fast-0 -o runs/guarantee

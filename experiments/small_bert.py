@@ -5,7 +5,7 @@ r"""Trains a small BERT with a word tokenizer on texts, as a classifier of one's
     python -m experiments detection --model hf:runs/small-bert --train train.parquet --test test.parquet --seeds 3 \
         --method fast --method unchanged_control --method random_control --method entropy --method knn -o runs/texts
 
-The last command judges it (docs/benchmark.md).
+The last command judges it (docs/benchmark/detection.md).
 """
 
 import argparse

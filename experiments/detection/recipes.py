@@ -35,4 +35,4 @@ RECIPES: dict[str, Recipe] = {
         mirrored=Recipe("The model on four views", tuple(Member("", name) for name in _VIEWS)),
     ),
 }
-"""The recipes by name (docs/benchmark.md)."""
+"""The recipes by name (docs/benchmark/detection.md)."""

@@ -1,6 +1,6 @@
 """One page of all that the suite measured.
 
-python -m experiments.suite.page runs/fit.json runs/learn.json runs/controls.json -o docs/measured/suite.md
+python -m experiments.suite.page runs/fit.json runs/learn.json runs/controls.json -o docs/measured/suite/suite.md
 """
 
 import argparse

@@ -69,7 +69,7 @@ def together(*, cpu: bool = False, sharded: bool = False) -> Iterator[Group]:
 
     Raises:
         RunError: A process cannot be reached or ends early; or the launch asks for a model in parts, which is asked of
-            petm instead (docs/scale.md).
+            petm instead (docs/benchmark/scale.md).
     """
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "").lower() in ("1", "true"):

@@ -55,7 +55,9 @@ def choose_layers(
         total, calls = count_along(lambda: call_model(model, x[:1]), candidates, model)
     names = [name for name in calls if name in sizes]
     if not names:
-        raise ModelError(f"model: {_without_layers(model, calls)}. Use views of the input instead (docs/scores.md).")
+        raise ModelError(
+            f"model: {_without_layers(model, calls)}. Use views of the input instead (docs/concepts/evidence.md)."
+        )
     if not (reached := _with_gradient(model, x[torch.zeros(3, dtype=torch.int64)], names)):
         raise ModelError(
             f"model: expected a layer that an adapter can learn in, got no gradient to any of {', '.join(names[-3:])} "

@@ -228,7 +228,7 @@ def attach_adapter(
         layers: The rank of each layer to adapt, by module name.
         teacher: The teacher, from which to choose where no layers are named.
         max_extra_parameters: Then, the budget as a share of the base model's parameters. 2 % carries the method about
-            as well as the paper's 50 % (see docs/reproduction.md).
+            as well as the paper's 50 % (see docs/benchmark/reproduction.md).
         members: The ensemble that gives the second opinion; each adapter named gets initial values of its own.
         seed: Seed of the initial values.
 

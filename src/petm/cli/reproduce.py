@@ -35,7 +35,7 @@ def reproduce(**settings: Any) -> None:
     """Run the paper's experiment: model, teacher, adapter and controls, judged on test data.
 
     Writes result.json, report.html, figures/ and grader.petm into the output folder. Defaults are those of the data
-    set; docs/reproduction.md explains them.
+    set; docs/benchmark/reproduction.md explains them.
     """
     run(**settings)
 

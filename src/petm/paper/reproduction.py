@@ -99,7 +99,7 @@ class Reproduction:
     """The results of the paper's experiment.
 
     Attributes:
-        result: The content of ``result.json``; see docs/result.md.
+        result: The content of ``result.json``; see docs/reference/result.md.
         suspects: The most suspect test samples, most suspect first.
         grader: Grader with the paper's ranks and the paper's flag.
         folder: The output folder.

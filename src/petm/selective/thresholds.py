@@ -148,7 +148,7 @@ def risk_threshold(
     ``P(Bin(m, max_risk) <= K(m))``. The counts are tested upwards from a first one that follows from ``N`` and the
     arguments alone, and the tests end with the first p-value above ``1 - confidence``. To violate the guarantee they
     would have to pass the first count of too great a risk, which has probability ``1 - confidence`` at most; so the
-    number of thresholds costs nothing. ``docs/guarantee.md`` has the proof, also for thresholds at the samples
+    number of thresholds costs nothing. ``docs/concepts/guarantee.md`` has the proof, also for thresholds at the samples
     themselves. Equal suspicion is tested and trusted as a whole; only the first test may take a random part of it.
 
     Args:
