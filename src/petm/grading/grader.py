@@ -19,7 +19,7 @@ from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import Answers, answers_of, predict_answers
 from petm.data.base import Data, as_data
 from petm.data.fields import Inputs, as_batch, as_floats
-from petm.data.labels import UNLABELLED
+from petm.data.labels import UNLABELLED, enumerated
 from petm.errors import ArgumentError, PetmWarning
 from petm.evidence.candidates import extra_operations
 from petm.evidence.protocol import Evidence
@@ -158,6 +158,26 @@ class Grader:
             suspicion=suspicion,
             probability=self.probability.probability(suspicion) if self.probability else np.full(len(labels), np.nan),
             trusted=self.threshold.trusts(suspicion, labels),
+            classes=self.origin.model.classes,
+        )
+
+    def __repr__(self) -> str:
+        measured, names = self.measured, self.origin.model.classes
+        base, extra = self.adapted.base, measured.get("extra_operations")
+        classes = f"{len(names)} classes ({enumerated(names, 6)}), " if names else ""
+        cost = "" if extra is None else f", {1 + extra:.2f} × the operations of the model alone"
+        shares = {name: plain(measured.get(name) or {}).get("value") for name in ("coverage", "risk")}
+        told = {name: "not known" if value is None else f"{value:.2%}" for name, value in shares.items()}
+        samples = (f"{measured.get(name, 0):,} {name[12:]}" for name in ("calibration_samples", "calibration_errors"))
+        return "\n".join(
+            (
+                f"Grader of {type(base).__name__}: {classes}{count_parameters(base):,} parameters",
+                f"  evidence: {self.score.replace('_', ' ')}{cost}",
+                f"  target: {self.target or self.threshold.rule}",
+                f"  coverage: {told['coverage']} of the calibration samples trusted",
+                f"  risk: {told['risk']} of these wrong",
+                f"  calibration: {', '.join(samples)}",
+            )
         )
 
     def save(self, path: str | Path, *, include_base: bool = False, overwrite: bool = False) -> None:

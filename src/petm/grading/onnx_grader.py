@@ -160,7 +160,7 @@ class OnnxGrader:
                 parts.append(self.run(inputs, allowance=allowance))
                 progress.advance(len(inputs))
         allowance.tell()
-        return _grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
+        return self._grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
 
     def allow(self, state: int | None = None) -> Allowance:
         """Returns the second opinions that a run over many batches may compute, from a state of its on."""
@@ -180,7 +180,7 @@ class OnnxGrader:
         """
         values = _as_array(x)
         self._check(values)
-        return _grades(self.run(values, allowance=allowance))
+        return self._grades(self.run(values, allowance=allowance))
 
     def run(self, x: NDArray[np.float32], *, allowance: Allowance | None = None) -> Answer:
         """Returns the answers to one batch, float32 ``(N, C, H, W)``: the fastest call for single samples.
@@ -226,6 +226,10 @@ class OnnxGrader:
         for name, values in zip(SECOND, self._run(self._second, given), strict=True):
             getattr(answer, name)[rows] = values
 
+    def _grades(self, answer: Answer) -> Grades:
+        label, suspicion, probability, trusted, _, second = answer
+        return Grades(label, second.argmax(1), suspicion, probability, trusted, self.origin.model.classes)
+
     def _run(self, session: Any, given: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
             return session.run(None, given)  # type: ignore[no-any-return]
@@ -234,10 +238,6 @@ class OnnxGrader:
                 f"model: expected a graph that can run, got {str(error).splitlines()[0]:.300} in {self.path}. "
                 f"Export it again."
             ) from error
-
-
-def _grades(answer: Answer) -> Grades:
-    return Grades(answer.label, answer.second.argmax(1), answer.suspicion, answer.probability, answer.trusted)
 
 
 def _as_array(x: Any) -> NDArray[np.float32]:
