@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
@@ -143,12 +143,14 @@ class ImageProcessor:
         value_range: The least and the greatest value of a prepared image.
         settings: All settings as text, which identifies the processor.
         prepare: Returns float32 ``(C, H, W)`` for an image as `read_image` gives it.
+        told: As of `petm.data.reader.Tokenizer`.
     """
 
     shape: tuple[int, int, int]
     value_range: tuple[float, float]
     settings: str
     prepare: Callable[[Image], NDArray[np.float32]]
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

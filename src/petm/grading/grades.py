@@ -109,7 +109,8 @@ class Grades:
     @staticmethod
     def joined(parts: Sequence["Grades"]) -> "Grades":
         """Returns the grades of several batches, at least one, as one."""
-        return replace(parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS})
+        held: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+        return replace(parts[0], **held)
 
     def to_review(self, audit: float, *, seed: int = 0) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Returns which samples a person should label, bool ``(N,)``, and with which chance each was drawn.
@@ -170,10 +171,15 @@ def check_inputs(data: "Data | NDArray[Any]", inputs: "InputOrigin", source: str
     else:
         source, pixels = source or data.source, data.are_pixels
         some = data.inputs(rows) if len(data) and data.home is None else None
+    refuse_pixels(source, pixels, inputs)
+    if some is not None:
+        InputCheck(inputs.profile)(some, source)
+
+
+def refuse_pixels(source: str, pixels: bool, inputs: "InputOrigin") -> None:
+    """Raises DataError for pixels from 0 to 1 where the inputs of the fit were others."""
     if pixels and not inputs.takes_pixels:
         raise DataError(
             f"{source}: expected inputs prepared as for the fit, got pixels from 0 to 1. "
             f"Pass what the model takes, or read images with its mean and std, or its processor."
         )
-    if some is not None:
-        InputCheck(inputs.profile)(some, source)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from petm._internal.progress import track
 from petm._internal.records import Json, Record, parse_json
 from petm.adapter.cascade import Allowance, Cascade
 from petm.errors import ArgumentError, BundleError, DataError, ModelError
-from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
+from petm.grading.gradable import Batches, Gradable, graded
+from petm.grading.grades import Batch, Grades, check_inputs
 from petm.grading.input_profile import InputCheck
 from petm.grading.onnx_file import check_graph
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
@@ -22,11 +23,6 @@ from petm.models import BATCH_SIZE
 from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
 from petm.selective.thresholds import Threshold
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from petm.data.base import Data
 
 FORMAT_VERSION = 3
 PREFIX = "petm."
@@ -129,11 +125,12 @@ class OnnxGrader:
     def __repr__(self) -> str:
         return f"OnnxGrader({str(self.path)!r})"
 
-    def grade(self, x: "NDArray[Any] | Tensor | Data", *, batch_size: int = BATCH_SIZE) -> Grades:
+    def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion and grades.
 
         Args:
-            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a NumPy array or tensor, or a data set.
+            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a NumPy array or tensor, or anything else that
+                `petm.grading.grader.Grader.grade` takes.
             batch_size: Samples in one pass.
 
         Raises:
@@ -141,7 +138,12 @@ class OnnxGrader:
             DataError: There is no sample, one holds NaN or infinity, or they cannot be like those of the fit.
             ModelError: The graph cannot take the inputs.
         """
-        data = x if isinstance(x, np.ndarray) else as_inputs(x)
+        data = Gradable(self.origin.inputs).opened(x, batch_size)
+        if isinstance(data, Batches):
+            allowance = self.allow()
+            grades = graded(data, self.grade_batch, allowance)
+            allowance.tell()
+            return grades
         if isinstance(data, np.ndarray):
             _as_array(data[:0])  # which checks the dtype
         check_inputs(data, self.origin.inputs)
