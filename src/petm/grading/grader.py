@@ -239,11 +239,10 @@ class Grader:
         how: Any = {"card": card, "include_base": include_base, "overwrite": overwrite}
         write_bundle(path, adapted, manifest, self.suspicion.tensors, **how)
         if not self.origin.inputs.reads_files and group().is_main:
-            note(
-                f"{path}: the bundle does not say how images or texts become the model's inputs, as the data of the "
-                f"fit were prepared already. On the command line, grade arrays that are prepared alike (.npz); in "
-                f"Python, pass such data."
-            )
+            why = "were prepared before the fit. Pass arrays that are prepared alike (.npz) there"
+            if self.processor is not None:
+                why = "are prepared in memory. Fit with a tokenizer or image processor that is read from its folder"
+            note(f"{path}: the command line will not be able to read images or texts, as those of the fit {why}.")
 
 
 def fit_grader(
