@@ -1,6 +1,7 @@
 """The examples, run as a reader runs them: where neither petm nor torch can be imported."""
 
 import csv
+import runpy
 import subprocess
 import sys
 import warnings
@@ -29,7 +30,8 @@ from petm.models.scores import maximum_softmax
 from petm.selective.probability import fit_probability
 from petm.selective.thresholds import Threshold
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "onnx_grade.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLE = EXAMPLES / "onnx_grade.py"
 WITHOUT = """
 import runpy, sys
 for name in ("petm", "torch", "transformers", "scipy"):
@@ -185,3 +187,23 @@ def test_a_graph_that_needs_its_processor_says_so(tmp_path):
 
 def test_it_is_as_short_as_it_says():
     assert len(EXAMPLE.read_text().splitlines()) <= 68
+
+
+NEEDS = {"10_datasets.py": "datasets", "12_mlflow.py": "mlflow"}
+"""Examples of packages that `make test` does not install."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("[0-9]*.py")))
+def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.simplefilter("error", PetmWarning)
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert 2 <= len(lines) <= 20 or name == "12_mlflow.py"
+    assert 15 <= len((EXAMPLES / name).read_text().splitlines()) <= 50

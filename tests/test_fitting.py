@@ -1,7 +1,10 @@
+import doctest
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -293,3 +296,29 @@ def test_an_estimate_decodes_a_sample_only(
     monkeypatch.setattr("petm.training.estimate.SAMPLES", 50)
     found = estimate(model, whole, calibration=digits[2], recipe=SHORT, decoded=True)
     assert found.stages[0].title == "decode the data"
+
+
+def test_the_example_of_fit_runs() -> None:
+    (example,) = doctest.DocTestFinder(recurse=False).find(fit, "fit", globs={"fit": fit, "torch": torch, "nn": nn})
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(0, 6)
+
+
+def test_what_the_data_say_is_remembered(model: nn.Module, digits: tuple[Data, ...], tmp_path: Path) -> None:
+    """Of images that a torch data set has prepared, nobody knows how: `save` says what the command line cannot do."""
+    known = fit(model, digits[0], calibration=digits[2], recipe="softmax")
+    assert known.origin.model.classes == digits[0].classes
+    names = [f"digit {number}" for number in range(10)]
+    pixels = (torch.as_tensor(digits[2].inputs(range(400))) * 255).round().to(torch.uint8)
+    named = TensorData(pixels, digits[2].labels[:400], classes=names)
+    read = fit(model, named, recipe="softmax")
+    assert read.origin.model.classes == tuple(names)
+    assert (read.origin.inputs.size, read.origin.inputs.channels) == ((28, 28), 1)
+    mapped = [(digits[2].inputs([row])[0], int(digits[2].labels[row])) for row in range(200)]
+    own = fit(model, mapped, recipe="softmax")
+    said = []
+    with mock.patch("petm.grading.grader.note", said.append):
+        read.save(tmp_path / "read.petm")
+        assert not said
+        own.save(tmp_path / "own.petm")
+    assert len(said) == 1
+    assert "own.petm" in said[0]

@@ -28,7 +28,9 @@ from petm.grading.bundle import check_made_for
 from petm.grading.grader import PAPER_TARGET, Grader, fit_grader
 from petm.grading.label_checks import answers_to_some, bytes_of, check_accuracy, check_alike, check_data, some_of
 from petm.grading.manifest import MANIFEST, read_manifest
-from petm.grading.provenance import DataOrigin, Origin, describe_data
+from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin, describe_data
+from petm.models.hf_classifier import names_of
+from petm.models.hf_processors import as_processor
 from petm.models.placing import check_copied, check_teachable
 from petm.models.prediction import move
 from petm.models.probe import check_module
@@ -64,13 +66,14 @@ class Fitted(NamedTuple):
 
 def fit(
     model: nn.Module,
-    data: Data,
+    data: Any,
     *,
-    calibration: Data | float | None = None,
+    calibration: Any = None,
     config: FitConfig | None = None,
     origin: Origin | None = None,
     run: RunFolder | None = None,
     evidence: Sequence[Evidence] = (),
+    processor: Any = None,
     **settings: Unpack[FitSettings],
 ) -> Grader:
     """Returns a grader for a trained model: adapters by a recipe, probability of error and threshold by calibration.
@@ -81,15 +84,19 @@ def fit(
 
     Args:
         model: The base model; unchanged, but moved to the device.
-        data: Labelled samples, best those that the base model was trained on.
-        calibration: Labelled samples that the base model has *not* seen, for the threshold; or the share of ``data`` to
-            hold out for it. A model makes fewer errors on its own training data, so a share of them gives no guarantee,
-            unless `FitConfig.calibration_from_data` says that they are unseen. Samples equal to a training sample are
-            left out, and repetitions count once.
+        data: Labelled samples, best those that the base model was trained on: a ``torch`` data set of items
+            ``(input, label)`` with its transforms, a ``datasets.Dataset``, a pair of arrays or of texts and labels, or
+            a `Data` (`petm.data.base.as_data`).
+        calibration: Labelled samples of any such kind that the base model has *not* seen, for the threshold; or the
+            share of ``data`` to hold out for it. A model makes fewer errors on its own training data, so a share of
+            them gives no guarantee, unless `FitConfig.calibration_from_data` says that they are unseen. Samples equal
+            to a training sample are left out, and repetitions count once.
         config: All other settings; absent takes the defaults.
-        origin: How the base model is built again, for the bundle.
+        origin: How the base model is built again, for the bundle; absent, what the data say of classes and inputs.
         run: Folder of the checkpoints.
         evidence: Evidence of your own to compare as well (`petm.evidence.protocol.Evidence`).
+        processor: The model's tokenizer or image processor, of transformers or from
+            `petm.models.hf_processors.load_processor`: for texts, and for images of Pillow.
         **settings: Fields of `petm.training.config.FitConfig`, in place of those of ``config``.
 
     Raises:
@@ -101,9 +108,22 @@ def fit(
         RunError: The disk has no room for the cached features.
 
     Example:
-        >>> grader = fit(model, train, calibration=fresh, target=petm.MaxRisk(0.02))  # doctest: +SKIP
+        Any data set of torch will do:
+
+        >>> points = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+        >>> class Sides(torch.utils.data.Dataset):
+        ...     def __len__(self):
+        ...         return len(points)
+        ...     def __getitem__(self, index):
+        ...         return points[index], int(points[index, 0] > 0)
+        >>> model = nn.Linear(2, 2)
+        >>> _ = model.load_state_dict({"weight": torch.tensor([[-1.0, 0.5], [1.0, 0.0]]), "bias": torch.zeros(2)})
+        >>> grader = fit(model, Sides(), recipe="softmax")
+        >>> len(grader.grade(Sides()))
+        400
     """
     how: Any = {"config": config, "origin": origin, "run": run, "evidence": evidence, **settings}
+    how["processor"] = processor
     return fitted(model, data, calibration=calibration, **how).grader
 
 
@@ -116,10 +136,12 @@ def fitted(
     origin: Origin | None = None,
     run: RunFolder | None = None,
     evidence: Sequence[Evidence] = (),
+    processor: Any = None,
     **settings: Unpack[FitSettings],
 ) -> Fitted:
     """Returns the grader of `fit` and the samples it was calibrated on; arguments and errors are those of `fit`."""
-    data, fresh, config = _prepare(model, data, calibration, config, settings)
+    data, fresh, config = _prepare(model, data, calibration, config, settings, processor)
+    origin = origin or Origin(ModelOrigin(classes=data.classes or names_of(model)), InputOrigin.of_data(data))
     _check_own(evidence, config)
     recipe, seed = within(recipe_named(config.recipe), config), config.seed
     apart = hold_out(data, config.calibration, seed=seed) if fresh is None else separate(data, fresh)
@@ -149,7 +171,7 @@ def fitted(
         score=suspicion,
         choice=choice,
         chosen_here=chosen_here,
-        origin=replace(origin or Origin(), data=used, settings=told),
+        origin=replace(origin, data=used, settings=told),
     )
     return Fitted(completed(found.grader, accuracies, stated=fresh is None), found.calibration)
 
@@ -252,7 +274,12 @@ def check_disk(output: Path, model: nn.Module, config: FitConfig, *, include_bas
 
 
 def _prepare(
-    model: nn.Module, data: Data, calibration: Data | float | None, config: FitConfig | None, settings: FitSettings
+    model: nn.Module,
+    data: Data,
+    calibration: Data | float | None,
+    config: FitConfig | None,
+    settings: FitSettings,
+    processor: Any = None,
 ) -> tuple[Data, Data | None, FitConfig]:
     """Returns data, calibration set if any, and settings, checked as far as possible before a pass over the data."""
     config = replace(config or FitConfig(), **settings)
@@ -260,7 +287,8 @@ def _prepare(
         config, calibration = replace(config, calibration=calibration), None
     config.check_calibration(separate=calibration is not None)
     check_module(model)
-    data = as_data(data)
+    prepared_by = None if processor is None else as_processor(processor, model)
+    data = as_data(data, processor=prepared_by)
     move(model, config.device)
     if recipe_named(config.recipe).teacher:
         check_teachable(model)
@@ -271,7 +299,7 @@ def _prepare(
         if config.calibration_from_data:
             refuse_review_queue(data)
         return data, None, config
-    fresh = as_data(calibration, source="calibration")
+    fresh = as_data(calibration, source="calibration", processor=prepared_by)
     check_alike(data, fresh)
     check_data(model, fresh, "calibration", force=config.force)
     refuse_review_queue(fresh)

@@ -132,6 +132,7 @@ def learned(
             not those of the grader; or the calibration set was chosen by suspicion, or learned from.
     """
     move(grader.adapted, device)
+    data = None if data is None else as_data(data, processor=grader.processor)
     labelled, known = _checked(grader, reviewed, chance)
     labelled, earlier = _unseen(grader, labelled)
     drawn = drawn and known and not (chance is None and _of_queue(labelled.data))
@@ -162,7 +163,7 @@ def learned(
             whole.data,
             np.pad(_folds(wrong, seed), (0, len(whole.data) - len(wrong)), constant_values=-1),
             weights=label_weights(whole.chance, len(whole.data)),
-            training=None if data is None else as_data(data),
+            training=data,
             max_extra_time=max_extra_time,
             max_extra_parameters=max_extra_parameters,
             seed=seed,
@@ -179,9 +180,7 @@ def learned(
     if found.choice.name != PRESENT:
         hashes = np.union1d(hashes, sample_hashes(whole.data))
     used = {"labels": replace(describe_data(labelled.data), hashes=tuple(f"{each:016x}" for each in hashes.tolist()))}
-    used |= {"calibration": describe_data(judged.data)} | (
-        {} if data is None else {"mixed in": describe_data(as_data(data))}
-    )
+    used |= {"calibration": describe_data(judged.data)} | ({} if data is None else {"mixed in": describe_data(data)})
     told: dict[str, Json] = {"recipe": "learned from labels", "labels": len(wrong), "errors": errors, "seed": seed}
     told |= {"parent": grader.bundle} if grader.bundle else {}
     how: Any = {
@@ -210,6 +209,7 @@ def learned(
                 f"random part of the trusted as well (petm grade --audit)."
             )
             lacking = None if stays else lacking
+    new = replace(new, processor=grader.processor or new.processor)
     if lacking:
         notes.append(_missing(lacking, len(labelled.data), drawn=drawn))
     for text in notes:
@@ -263,7 +263,7 @@ class _Found:
 
 def _checked(grader: Grader, reviewed: Any, chance: ArrayLike | None) -> tuple[_Part, bool]:
     """The labelled inputs, each once, and whether the chance of each is known."""
-    data = as_data(reviewed, source="labels")
+    data = as_data(reviewed, source="labels", processor=grader.processor)
     chances = np.ones(len(data)) if chance is None else np.asarray(chance, np.float64)
     if chances.shape != (len(data),):
         raise ArgumentError(f"chance: expected one for each of {len(data)} inputs, got shape {chances.shape}.")
@@ -320,7 +320,7 @@ def _of_queue(data: Data) -> bool:
 
 def _fresh(grader: Grader, calibration: Data, labelled: Data, data: Data | None) -> Separated:
     """The calibration samples without those that were learned from."""
-    fresh = as_data(calibration, source="calibration")
+    fresh = as_data(calibration, source="calibration", processor=grader.processor)
     check_inputs(fresh, grader.origin.inputs)
     refuse_review_queue(fresh)
     seen = np.isin(sample_hashes(fresh), grader.origin.learned_from)
@@ -331,7 +331,7 @@ def _fresh(grader: Grader, calibration: Data, labelled: Data, data: Data | None)
         )
     if seen.any():
         fresh = fresh.subset(torch.from_numpy(~seen))
-    return separate(labelled if data is None else Joined(labelled, as_data(data)), fresh)
+    return separate(labelled if data is None else Joined(labelled, data), fresh)
 
 
 def _check_order(present: Answers, labelled: _Part, names: tuple[str, ...]) -> None:

@@ -58,7 +58,7 @@ def recalibrated(
 ) -> Fitted:
     """Returns the grader of `recalibrate` and its calibration samples; arguments and errors are those of that."""
     adapted, origin = grader.adapted, grader.origin
-    fresh = as_data(fresh, source="calibration")
+    fresh = as_data(fresh, source="calibration", processor=grader.processor)
     inverse_chances(chance, len(fresh))  # checks them
     told = (fresh.labels != UNLABELLED) | torch.tensor(chance is None)
     check_data(adapted.base, fresh.subset(told), "calibration", force=force)
@@ -92,7 +92,8 @@ def recalibrated(
     made = completed(found.grader, accuracies, stated=False)
     inputs = origin.inputs if origin.inputs.profile else made.origin.inputs
     measured = {**grader.measured, **made.measured}
-    return Fitted(replace(made, origin=replace(made.origin, inputs=inputs), measured=measured), found.calibration)
+    origin, processor = replace(made.origin, inputs=inputs), grader.processor or made.processor
+    return Fitted(replace(made, origin=origin, measured=measured, processor=processor), found.calibration)
 
 
 def _not_learned_from(fresh: Data, origin: Origin, *, drawn: bool) -> Data:

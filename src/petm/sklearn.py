@@ -150,7 +150,7 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         """Returns the grades, with the answers of both opinions as in ``classes_``."""
         data = self._checked(X)  # before the attribute: it checks that there was a fit
         grades = self.grader_.grade(data, batch_size=self.batch_size)
-        return replace(grades, labels=self._names[grades.labels], second=self._names[grades.second])
+        return replace(grades, labels=self._names[grades.labels], second=self._names[grades.second], classes=())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """Returns the base model's answers ``(N,)``, labels as in ``classes_``."""

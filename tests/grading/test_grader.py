@@ -51,7 +51,7 @@ def test_grades_of_a_batch(adapted: AdaptedModel, digits: tuple[Data, ...]) -> N
     assert 0 < grades.trusted.sum() < 100
     assert (grades.labels.dtype, grades.suspicion.dtype, grades.trusted.dtype) == (np.int64, np.float64, bool)
     assert len(grades) == 100
-    assert repr(grades) == f"Grades(100 samples, {(labels == second).sum()} trusted)"
+    assert repr(grades).splitlines()[0] == f"Grades(100 samples, {(labels == second).sum()} trusted)"
 
 
 def test_data_and_batches_are_graded_alike(adapted: AdaptedModel, digits: tuple[Data, ...]) -> None:
@@ -334,3 +334,20 @@ def test_data_are_described_by_their_content(digits: tuple[Data, ...]) -> None:
 def test_disagreement_needs_a_second_opinion(model: nn.Module, digits: tuple[Data, ...]) -> None:
     with pytest.raises(ArgumentError, match=r"^target: "):
         fit_grader(views_alone(model, ()), digits[1], target=Disagreement(), score="softmax")
+
+
+def test_a_grader_is_shown_in_six_lines(model: nn.Module, digits: tuple[Data, ...]) -> None:
+    names = tuple("abcdefghij")
+    origin = Origin(ModelOrigin(classes=names))
+    grader = fit_grader(views_alone(model, ()), digits[1], target=Coverage(0.9), score="softmax", origin=origin)
+    wrong = np.asarray(grader.grade(digits[1]).labels) != digits[1].labels.numpy()
+    shown = repr(grader).splitlines()
+    parameters = sum(each.numel() for each in model.parameters())
+    assert shown[0] == f"Grader of TinyCNN: 10 classes (a, b, c, d, e, f and 4 more), {parameters:,} parameters"
+    assert shown[1] == "  evidence: softmax, 1.00 × the operations of the model alone"
+    assert shown[2] == f"  target: {Coverage(0.9)}"
+    trusted = grader.grade(digits[1]).trusted
+    assert shown[3] == f"  coverage: {trusted.mean():.2%} of the calibration samples trusted"
+    assert shown[4] == f"  risk: {wrong[trusted].mean():.2%} of these wrong"
+    assert shown[5:] == [f"  calibration: {len(wrong):,} samples, {wrong.sum():,} errors"]
+    assert repr(Grader(views_alone(model, ()), Threshold(0.5, "by hand"))).count("\n") == 5

@@ -18,7 +18,7 @@ from rich.progress import (
 
 from petm._internal.texts import visible
 
-console = Console(stderr=True)
+console = Console(stderr=True, force_jupyter=False)  # whose widgets need a package of their own
 """Console of progress and prose."""
 
 _lock = Lock()

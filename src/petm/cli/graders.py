@@ -4,7 +4,6 @@ A graph needs no PyTorch, so nothing here imports it before a bundle is opened.
 """
 
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +11,19 @@ import click
 
 from petm.cli.options import GraderPlace
 from petm.cli.process import import_from_here, keep_large_blocks
-from petm.data.reader import Reader, of_pairs
-from petm.errors import BundleError, ModelError
+from petm.data.reader import Reader
+from petm.errors import BundleError
+from petm.grading.gradable import prepares as prepares
+from petm.grading.gradable import processor_of as processor_of
 from petm.grading.manifest import recover
 from petm.grading.onnx_grader import OnnxGrader
 from petm.models.hf_folder import folder_of
-from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from petm.grading.grader import Grader
     from petm.grading.provenance import InputOrigin
 
-prepares = lru_cache(maxsize=1)(load_processor)
-"""Returns the tokenizer or image processor in a folder, read once for all paths of a command."""
 _PROVIDERS = {"auto": (), "cpu": (), "cuda": ("CUDAExecutionProvider",)}
 
 
@@ -78,26 +76,6 @@ def inputs_at(inputs: "InputOrigin", place: GraderPlace) -> "InputOrigin":
     folder = place.processor or folder_of(place.reference)
     base = str(place.base) if place.base else inputs.base
     return replace(inputs, processor=str(folder or inputs.processor), base=base) if inputs.processor else inputs
-
-
-def processor_of(inputs: "InputOrigin", trust_remote_code: bool) -> Tokenizer | ImageProcessor | None:
-    """Returns the tokenizer or image processor of inputs, or None where they have none.
-
-    Raises:
-        ModelError: It cannot be read, or differs from the one of the fit.
-    """
-    how: Any = {"base": inputs.base, "trust_remote_code": trust_remote_code, "prompt": inputs.prompt}
-    if inputs.text_column is None and inputs.length is not None:
-        how["length"] = inputs.length  # of sounds
-    processor = prepares(inputs.processor, **how) if inputs.processor else None
-    if isinstance(processor, Tokenizer) and inputs.pair_column is not None:
-        processor = of_pairs(processor, inputs.pair_column)
-    if processor is not None and processor.fingerprint != inputs.fingerprint:
-        raise ModelError(
-            f"processor: expected the one of the fit, got another one in {inputs.processor}. "
-            f"Name the folder of the former (--processor), or fit anew."
-        )
-    return processor
 
 
 def reader_of(inputs: "InputOrigin", trust_remote_code: bool) -> Reader:

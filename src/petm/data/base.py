@@ -12,7 +12,10 @@ from torch.utils.data import Dataset
 
 from petm._internal.files import fingerprint
 from petm.data.fields import Fields, Inputs, as_batch, as_floats, concatenate, lengths_of, tensors_of
+from petm.data.images import ImageForm, ImageProcessor
 from petm.data.labels import UNLABELLED, LabelColumn, plain_label
+from petm.data.reader import Tokenizer
+from petm.data.samples import LABELS, Samples, are_texts, parts_of
 from petm.errors import ArgumentError, DataError
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -41,6 +44,8 @@ class Data(Dataset[Batch], ABC):
         home: int64 ``(N,)``, the process that holds each sample; None where all processes can read all.
         lengths: int64 ``(N,)``, the number of tokens of each sample, by which samples are batched; None where all have
             one form.
+        form: How images are read; None where that is not known.
+        processor: The tokenizer or image processor that prepares the samples; None where there is none.
     """
 
     labels: Tensor
@@ -50,6 +55,8 @@ class Data(Dataset[Batch], ABC):
     are_pixels: bool = False
     home: Tensor | None = None
     lengths: Tensor | None = None
+    form: ImageForm | None = None
+    processor: Tokenizer | ImageProcessor | None = None
 
     @abstractmethod
     def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
@@ -117,7 +124,8 @@ class Data(Dataset[Batch], ABC):
             images[start:stop] = cast(Tensor, self.inputs(range(start, stop)))
         held = TensorData(images, self.labels, classes=self.classes, source=self.source, value_range=self.value_range)
         held.names = tuple(self.name(index) for index in range(len(self)))
-        held.content, held.are_pixels = self.content, self.are_pixels
+        held.content, held.are_pixels, held.form = self.content, self.are_pixels, self.form
+        held.processor = self.processor
         return held
 
 
@@ -199,7 +207,7 @@ class Subset(Data):
         self.data, self.indices = data, indices
         self.labels = data.labels[indices]
         self.classes, self.value_range, self.source = data.classes, data.value_range, data.source
-        self.are_pixels = data.are_pixels
+        self.are_pixels, self.form, self.processor = data.are_pixels, data.form, data.processor
         self.home = None if data.home is None else data.home[indices]
         self.lengths = None if data.lengths is None else data.lengths[indices]
 
@@ -281,6 +289,7 @@ class Joined(Data):
         self.classes = next((part.classes for part in parts if part.classes), ())
         self.source = " + ".join(dict.fromkeys(part.source for part in parts))
         self.are_pixels = all(part.are_pixels for part in parts)
+        self.form, self.processor = parts[0].form, parts[0].processor
         lengths = torch.tensor([len(part) for part in parts])
         self._ends = lengths.cumsum(0)
         self._starts = self._ends - lengths
@@ -345,15 +354,18 @@ def _form(data: Data) -> str:
     return ", ".join(f"{name} {tuple(tensor.shape[1:])} {tensor.dtype}".lstrip() for name, tensor in named)
 
 
-def as_data(samples: Any, *, source: str = "data") -> Data:
-    """Returns ``samples`` as `Data`: itself, a pair of tensors, or any map-style dataset of ``(input, label)`` pairs.
+def as_data(samples: Any, *, source: str = "data", processor: Tokenizer | ImageProcessor | None = None) -> Data:
+    """Returns ``samples`` as `Data`: itself, a pair of inputs and labels, or any map-style data set with labels.
 
     Args:
         samples: `Data`; or ``(inputs, labels)`` tensors or NumPy arrays, the inputs also as a mapping of these by name
-            and the labels as of `TensorData`; or a ``torch.utils.data.Dataset`` with a length, whose inputs are read
-            lazily. Its labels are those of its items: its ``targets`` where an item of each class has its target as
-            label, or else from one pass.
+            or a list of texts, and the labels as of `TensorData`; or a data set with a length, such as a
+            ``torch.utils.data.Dataset`` of items ``(input, label)``, or a ``datasets.Dataset`` of items by name with
+            ``label`` or ``labels`` among them. Inputs other than texts and tokens are read lazily. Labels are those of
+            the items: the data set's ``targets`` where an item of each class has its target as label, or else from one
+            pass.
         source: Origin of the samples, for messages.
+        processor: Prepares texts, or images of Pillow.
 
     Raises:
         ArgumentError: ``samples`` is none of these.
@@ -365,56 +377,97 @@ def as_data(samples: Any, *, source: str = "data") -> Data:
         inputs, labels = samples
         if isinstance(inputs, Tensor | np.ndarray | Fields | Mapping):
             return TensorData(as_batch(inputs), labels, source=source)
-    if hasattr(samples, "__getitem__") and hasattr(samples, "__len__") and not isinstance(samples, Tensor):
-        return _MapStyle(samples, source)
+        if are_texts(inputs):
+            samples = list(zip(inputs, labels.tolist() if hasattr(labels, "tolist") else labels, strict=True))
+    named = hasattr(samples, "__getitem__") and hasattr(samples, "__len__")
+    if named and not isinstance(samples, Tensor | str | bytes | Mapping):
+        return _in_memory(samples, source, processor) or _MapStyle(samples, source, processor)
     wanted = "petm Data, an (inputs, labels) pair of tensors or a map-style dataset"
-    raise ArgumentError(f"data: expected {wanted}, got {type(samples).__name__}.")
+    step = " Pass its dataset." if hasattr(samples, "dataset") else ""
+    raise ArgumentError(f"data: expected {wanted}, got {type(samples).__name__}.{step}")
+
+
+def _in_memory(samples: Any, source: str, processor: Tokenizer | ImageProcessor | None) -> Data | None:
+    """Texts as tokens, and tokens, which are batched by their length; nothing for other samples."""
+    first = parts_of(samples[0])[0] if len(samples) else None
+    content = Samples(processor)
+    if not content.is_text(first) and not (isinstance(first, Mapping) and "input_ids" in first):
+        return None
+    inputs, labels = zip(*(_labelled(samples, index) for index in range(len(samples))), strict=True)
+    classes = _class_names(samples, [])
+    if content.is_text(first):
+        from petm.data.texts import Texts, Tokenized
+
+        return Tokenized(Texts.of([content.text(each) for each in inputs], labels, source, classes), content.encoder)
+    found = TensorData(as_batch(content.batch(inputs)), list(labels), source=source, classes=classes)
+    found.processor = processor
+    return found
 
 
 class _MapStyle(Data):
-    """A map-style dataset of ``(input, label)`` pairs."""
+    """A map-style data set of items with a label."""
 
-    def __init__(self, dataset: Any, source: str) -> None:
-        self.dataset, self.source = dataset, source
+    def __init__(self, dataset: Any, source: str, processor: Tokenizer | ImageProcessor | None) -> None:
+        self.dataset, self.source, self.processor = dataset, source, processor
+        self._samples = Samples(processor)
+        self.form = self._samples.form
         targets, names = getattr(dataset, "targets", None), [str(name) for name in getattr(dataset, "classes", ())]
         labels: object = targets
         if targets is None or not _are_labels(targets, dataset):
-            labels = [_label_in(dataset, index) for index in range(len(dataset))]
-            names = names if targets is None else []  # a transform changes the classes
+            labels = _column_of_labels(dataset) or [_label_in(dataset, index) for index in range(len(dataset))]
+            names = _class_names(dataset, names) if targets is None else []  # a transform changes the classes
         numbers, self.classes = LabelColumn.of(labels, source).numbers(names, None, source)
         self.labels = torch.from_numpy(numbers)
 
     @cached_property
     def value_range(self) -> tuple[float, float]:  # type: ignore[override]
-        """The least and the greatest value present, found in one pass."""
-        extremes = [self.inputs([index]).aminmax() for index in range(len(self))]
+        """The least and the greatest value present, found in one pass; no limits for fields."""
+        if self.form is not None:
+            return self.form.value_range
+        if isinstance(self.inputs([0]), Fields):
+            return -float("inf"), float("inf")
+        extremes = [cast(Tensor, self.inputs([index])).aminmax() for index in range(len(self))]
         return min(float(low) for low, _ in extremes), max(float(high) for _, high in extremes)
 
-    def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Returns float32 ``(n, ...)``: the inputs at ``indices``, in that order."""
-        items = [self.dataset[int(index)][0] for index in indices]
-        for item in items:
-            if not isinstance(item, Tensor | np.ndarray):
-                got = f"got {type(item).__name__}. Give it a transform to tensors."
-                raise DataError(f"{self.source}: expected samples that are tensors or arrays, {got}")
-        return torch.stack([as_floats(cast(Tensor, as_batch(item)), self.source) for item in items])
+    def inputs(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """Returns float32 ``(n, ...)`` or fields: the inputs at ``indices``, in that order."""
+        found = self._samples.batch([parts_of(self.dataset[int(index)])[0] for index in indices], self.source)
+        return as_floats(found, self.source) if isinstance(found, Tensor) else found
 
     @cached_property
     def content(self) -> str:
         """A SHA-256 over the labels and the first and last input; reading all would cost an epoch."""
-        ends = self.inputs([0, len(self) - 1]) if len(self) else torch.empty(0)
-        return fingerprint((self.source, self.labels, ends))
+        ends = tensors_of(self.inputs([0, len(self) - 1])) if len(self) else (torch.empty(0),)
+        return fingerprint((self.source, self.labels, *ends))
+
+
+def _labelled(dataset: Any, index: int) -> tuple[Any, object]:
+    """The input of an item and its label: a number or a name, or as it is where it is neither."""
+    item = dataset[index]
+    given, label, has_label = parts_of(item)
+    if not has_label:
+        raise ArgumentError(f"data: expected items (input, label), got {type(item).__name__}. Wrap the data set.")
+    try:
+        return given, plain_label(label)
+    except ValueError:
+        return given, label
 
 
 def _label_in(dataset: Any, index: int) -> object:
-    """The label of an item as a number or a name, or as it is where it is neither."""
-    item = dataset[index]
-    if not isinstance(item, tuple | list) or len(item) < 2:
-        raise ArgumentError(f"data: expected items (input, label), got {type(item).__name__}. Wrap the data set.")
-    try:
-        return plain_label(item[1])
-    except ValueError:
-        return item[1]
+    return _labelled(dataset, index)[1]
+
+
+def _column_of_labels(dataset: Any) -> list[Any] | None:
+    """The labels of a ``datasets.Dataset``, without reading its images."""
+    name = next((name for name in LABELS if name in getattr(dataset, "column_names", ())), None)
+    return None if name is None else [plain_label(label) for label in dataset[name]]
+
+
+def _class_names(dataset: Any, names: list[str]) -> list[str]:
+    """The class names of a ``datasets.Dataset``, or the others."""
+    features = getattr(dataset, "features", None)
+    known = [getattr(features.get(name), "names", None) for name in LABELS] if isinstance(features, Mapping) else []
+    return next((list(found) for found in known if found), names)
 
 
 def _are_labels(targets: Any, dataset: Any) -> bool:

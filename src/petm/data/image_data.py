@@ -14,7 +14,17 @@ from petm._internal.files import fingerprint, sha256_of_file
 from petm._internal.progress import track
 from petm._internal.spill import ScratchFile
 from petm.data.base import Data
-from petm.data.images import WORKERS, Encoded, FormSettings, ImageError, ImageProcessor, decode, form_of, read_image
+from petm.data.images import (
+    WORKERS,
+    Encoded,
+    FormSettings,
+    ImageError,
+    ImageForm,
+    ImageProcessor,
+    decode,
+    form_of,
+    read_image,
+)
 from petm.data.sources import ReadableRows, Source
 from petm.errors import DataError
 
@@ -77,8 +87,8 @@ class ImageData(Data):
         if not len(self):
             lost = f" ({len(self.skipped)} unreadable ones were skipped)" if self.skipped else ""
             raise DataError(f"{source}: expected at least one image, got none{lost}. Name other data.")
-        self.form = form_of(self._encoded(0), self.name(0), **form)
-        self.value_range = self.form.value_range
+        self.form: ImageForm = form_of(self._encoded(0), self.name(0), **form)
+        self.value_range, self.processor = self.form.value_range, self.form.processor
         self.are_pixels = not (self.form.processor or self.form.mean)
 
     def inputs(self, indices: Sequence[int] | Tensor) -> Tensor:

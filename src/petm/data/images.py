@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
@@ -147,6 +147,7 @@ class ImageProcessor:
         settings: All settings as text, which identifies the processor.
         prepare: Returns float32 ``(C, H, W)`` for an image as `read_image` gives it.
         hear: Returns what is prepared of the bytes of a sound, in place of an image; shapes are then those of sounds.
+        told: As of `petm.data.reader.Tokenizer`.
     """
 
     shape: tuple[int, ...]
@@ -154,6 +155,7 @@ class ImageProcessor:
     settings: str
     prepare: Callable[[Any], NDArray[np.float32]]
     hear: Callable[[bytes], Any] | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

@@ -97,6 +97,14 @@ def as_shown(encoded: bytes, most_pixels: int | None = None) -> Image:
     return image if image.mode == mode else image.convert(mode)
 
 
+def encoded(image: Image) -> bytes:
+    """Returns an image as a file of the same pixels, profile and orientation, so that it is read as files are."""
+    content = BytesIO()
+    kept = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+    image.save(content, "PNG" if kept else "TIFF", exif=image.getexif(), **({"compress_level": 1} if kept else {}))
+    return content.getvalue()
+
+
 def _expect_one_page(image: Image) -> None:
     """Refuses a TIFF file of several pages, other than smaller versions of the first."""
     try:

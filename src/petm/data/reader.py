@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
@@ -38,6 +38,7 @@ class Tokenizer:
         encode: Returns ``input_ids`` and the other fields of each text, or pair of texts, one number a token and at
             most the given number of them, special tokens included, without padding.
         example: A short text.
+        told: How it is read again, by the arguments of `petm.models.hf_processors.load_processor`; empty if it cannot.
     """
 
     maximum: int | None
@@ -46,6 +47,7 @@ class Tokenizer:
     fingerprint: str
     encode: Callable[[Sequence[Any], int | None], Mapping[str, Sequence[Sequence[int]]]]
     example: str = "a"
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 def of_pairs(encoder: Tokenizer, column: str) -> Tokenizer:

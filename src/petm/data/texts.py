@@ -1,7 +1,7 @@
 """Texts with labels from Parquet, CSV and JSON Lines files; and as tokens, which a text classifier takes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from petm._internal.files import fingerprint
 from petm._internal.progress import track
 from petm.data.base import Data
 from petm.data.fields import Fields
-from petm.data.labels import UNLABELLED
+from petm.data.labels import UNLABELLED, LabelColumn
 from petm.data.opening import find_files, same_class_names
 from petm.data.reader import Tokenizer
 from petm.data.sources import Columns, ReadableRows, TableRows
@@ -38,14 +38,23 @@ class Texts:
         labels: int64 ``(N,)``; ``UNLABELLED`` (-1) where a text has none.
         classes: ``K`` class names in the order of the labels; empty when they have no names.
         source: Origin of the texts, for messages.
-        rows: Where each text stands.
+        rows: Where each text stands; empty for texts that are from no file.
     """
 
     texts: "pa.ChunkedArray"
     labels: Tensor
     classes: tuple[str, ...]
     source: str
-    rows: ReadableRows
+    rows: ReadableRows = field(default_factory=ReadableRows)
+
+    @classmethod
+    def of(cls, texts: Sequence[str], labels: object, source: str, classes: Sequence[str] = ()) -> "Texts":
+        """Returns texts in memory; labels are as of `petm.data.base.TensorData`, and raise as there."""
+        import pyarrow as pa
+
+        column = LabelColumn.of(labels, source)
+        numbers, names = column.numbers(tuple(classes), None, source)
+        return cls(pa.chunked_array([pa.array(texts, pa.large_string())]), torch.from_numpy(numbers), names, source)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -123,7 +132,7 @@ class Tokenized(Data):
 
     def __init__(self, texts: Texts, encoder: Tokenizer, *, length: int | None = None) -> None:
         self.texts, self.labels, self.classes, self.source = texts, texts.labels, texts.classes, texts.source
-        self.skipped = texts.rows.skipped
+        self.skipped, self.processor = texts.rows.skipped, encoder
         most = encoder.maximum
         if length is not None and not 1 <= length <= (length if most is None else most):
             rule = "of at least 1" if most is None else f"from 1 to {most}, the most that the model takes"
@@ -159,7 +168,7 @@ class Tokenized(Data):
 
     def name(self, index: int) -> str:
         """Returns where text ``index`` stands: ``train.csv:17``, ``train.parquet row 15``."""
-        return self.texts.rows.place(index)
+        return self.texts.rows.place(index) if self.texts.rows.tables else str(index)
 
     def text(self, index: int) -> str:
         """Returns text ``index``."""

@@ -12,25 +12,31 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from petm._internal.distributed import group
 from petm._internal.files import plain, sha256_of_file
+from petm._internal.progress import note
 from petm._internal.records import Record
 from petm.adapter.cascade import Allowance
 from petm.adapter.model import AdaptedModel
 from petm.adapter.one_pass import Answers, answers_of, predict_answers
 from petm.data.base import Data, as_data
 from petm.data.fields import Inputs, as_batch, as_floats
-from petm.data.labels import UNLABELLED
+from petm.data.images import ImageProcessor
+from petm.data.labels import UNLABELLED, enumerated
+from petm.data.reader import Tokenizer
 from petm.errors import ArgumentError, PetmWarning
 from petm.evidence.candidates import extra_operations
 from petm.evidence.protocol import Evidence
 from petm.evidence.suspicion import Suspicion, suspicion_from_json, suspicion_named
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
+from petm.grading.gradable import Batches, Gradable, graded
 from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
 from petm.grading.input_profile import InputCheck, describe_inputs
 from petm.grading.manifest import MANIFEST, Manifest, MemberRecord
 from petm.grading.provenance import Origin, library_versions
 from petm.models.answers import reading_of
+from petm.models.hf_processors import as_processor
 from petm.models.loading import count_parameters, weights_fingerprint
 from petm.models.placing import check_copied, writes
 from petm.models.prediction import BATCH_SIZE, check_labels, device_of
@@ -67,6 +73,8 @@ class Grader:
         choice: What the suspicion was compared with, and why it was taken; absent if it was named.
         outcome: What it brings beside the softmax, on the calibration samples; absent if it was not calibrated.
         bundle: SHA-256 of the manifest of the bundle that it was loaded from; empty if it was not.
+        processor: The tokenizer or image processor of texts and images, where it is in memory. A bundle only remembers
+            its folder.
     """
 
     adapted: AdaptedModel
@@ -79,6 +87,7 @@ class Grader:
     choice: Choice | None = None
     outcome: Outcome | None = None
     bundle: str = ""
+    processor: Tokenizer | ImageProcessor | None = None
 
     @property
     def score(self) -> str:
@@ -91,19 +100,27 @@ class Grader:
         Where a cascade's cap leaves second opinions out, their predictions are suspect, and a warning says so.
 
         Args:
-            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array; a mapping of such by name,
-                as from a tokenizer; or a data set.
+            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a tensor or NumPy array; tensors by name, as from a
+                tokenizer; one sample of these without ``N``; the path of an image, a folder, a table or an archive; an
+                image of Pillow; a text for a text model, whose files are named by `pathlib.Path`; a list of any of
+                these; a ``torch`` or ``datasets`` data set, whose labels are not looked at; or a ``DataLoader`` in a
+                fixed order.
             batch_size: Samples in one pass.
 
         Raises:
-            DataError: There is no sample, one holds NaN or infinity, or they cannot be like those of the fit.
+            ArgumentError: ``x`` is nothing that can be graded.
+            DataError: There is no sample, one holds NaN or infinity or cannot be read, or they cannot be like those of
+                the fit.
             ModelError: The model cannot take the inputs.
         """
-        data = as_inputs(x)
-        check_inputs(data, self.origin.inputs)
-        allowance = self.allow()
-        how: Any = {"batch_size": batch_size, "title": "grade", "allowance": allowance}
-        grades = self.judge(predict_answers(self.adapted, data, **how))
+        found, allowance = Gradable(self.origin.inputs, self.processor).opened(x, batch_size), self.allow()
+        if isinstance(found, Batches):
+            grades = graded(found, self.grade_batch, allowance)
+        else:
+            data = as_inputs(found)
+            check_inputs(data, self.origin.inputs)
+            how: Any = {"batch_size": batch_size, "title": "grade", "allowance": allowance}
+            grades = self.judge(predict_answers(self.adapted, data, **how))
         allowance.tell()
         return grades
 
@@ -158,6 +175,26 @@ class Grader:
             suspicion=suspicion,
             probability=self.probability.probability(suspicion) if self.probability else np.full(len(labels), np.nan),
             trusted=self.threshold.trusts(suspicion, labels),
+            classes=self.origin.model.classes,
+        )
+
+    def __repr__(self) -> str:
+        measured, names = self.measured, self.origin.model.classes
+        base, extra = self.adapted.base, measured.get("extra_operations")
+        classes = f"{len(names)} classes ({enumerated(names, 6)}), " if names else ""
+        cost = "" if extra is None else f", {1 + extra:.2f} × the operations of the model alone"
+        shares = {name: plain(measured.get(name) or {}).get("value") for name in ("coverage", "risk")}
+        told = {name: "not known" if value is None else f"{value:.2%}" for name, value in shares.items()}
+        samples = (f"{measured.get(name, 0):,} {name[12:]}" for name in ("calibration_samples", "calibration_errors"))
+        return "\n".join(
+            (
+                f"Grader of {type(base).__name__}: {classes}{count_parameters(base):,} parameters",
+                f"  evidence: {self.score.replace('_', ' ')}{cost}",
+                f"  target: {self.target or self.threshold.rule}",
+                f"  coverage: {told['coverage']} of the calibration samples trusted",
+                f"  risk: {told['risk']} of these wrong",
+                f"  calibration: {', '.join(samples)}",
+            )
         )
 
     def save(self, path: str | Path, *, include_base: bool = False, overwrite: bool = False) -> None:
@@ -201,6 +238,11 @@ class Grader:
         card = model_card(manifest, adapted, include_base=include_base)
         how: Any = {"card": card, "include_base": include_base, "overwrite": overwrite}
         write_bundle(path, adapted, manifest, self.suspicion.tensors, **how)
+        if not self.origin.inputs.reads_files and group().is_main:
+            why = "were prepared before the fit. Pass arrays that are prepared alike (.npz) there"
+            if self.processor is not None:
+                why = "are prepared in memory. Fit with a tokenizer or image processor that is read from its folder"
+            note(f"{path}: the command line will not be able to read images or texts, as those of the fit {why}.")
 
 
 def fit_grader(
@@ -305,7 +347,8 @@ def fit_grader(
     measured["extra_operations"] = extra_operations(adapted, known, both, calibration)
     origin = origin or Origin()
     origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
-    return Grader(adapted, threshold, known, probability, origin, plain(measured), target, choice, outcome)
+    held = (threshold, known, probability, origin, plain(measured), target, choice, outcome)
+    return Grader(adapted, *held, processor=calibration.processor)
 
 
 def load(
@@ -317,6 +360,7 @@ def load(
     trust_bundle_code: bool = False,
     trust_remote_code: bool = False,
     evidence: Sequence[Evidence] = (),
+    processor: Any = None,
 ) -> Grader:
     """Returns a saved grader, after checking that its files are unchanged and that it was fitted to this model.
 
@@ -329,6 +373,8 @@ def load(
         trust_bundle_code: Whether to import and call any other code that the bundle names, outside the bundle.
         trust_remote_code: Whether to run the code in the Hugging Face folder that the bundle names; needs both.
         evidence: Evidence of the user's own, as it was fitted with.
+        processor: The tokenizer or image processor that prepares texts or images, as of `petm.fit`; absent, it is read
+            where the bundle says.
 
     Raises:
         ArgumentError: ``trust_remote_code`` is alone.
@@ -342,4 +388,6 @@ def load(
     features = int(getattr(layer, "in_features", 0))
     suspicion = suspicion_from_json(place, tensors, features=features, own=evidence)
     held = (told.probability, told.origin, told.measured, told.target, told.choice, told.outcome)
-    return Grader(adapted, told.threshold, suspicion, *held, bundle=sha256_of_file(Path(path) / MANIFEST))
+    prepared_by = None if processor is None else as_processor(processor, adapted.base)
+    bundle = sha256_of_file(Path(path) / MANIFEST)
+    return Grader(adapted, told.threshold, suspicion, *held, bundle=bundle, processor=prepared_by)

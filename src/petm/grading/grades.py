@@ -1,13 +1,14 @@
 """Grades, and the inputs that can be graded."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from petm.errors import DataError
+from petm.errors import DataError, ExtraError
 from petm.grading.input_profile import COMPARED, InputCheck
 from petm.selective.audit import check_audit, drawn
 
@@ -21,9 +22,27 @@ Batch: TypeAlias = "Arrays | Inputs"
 """The inputs of one pass: images float32 ``(N, C, H, W)``, or other inputs of a model."""
 
 
+_SHOWN = 5
+"""Samples that a representation shows."""
+
+
+class Grade(NamedTuple):
+    """The grade of one sample; see `Grades`."""
+
+    label: int | str
+    name: str | None
+    second: int | str
+    probability: float
+    suspicion: float
+    trusted: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Grades:
     """The grades of ``N`` samples.
+
+    They have a length, are iterated over sample by sample, and indexed by a number, a slice or a mask:
+    ``grades[~grades.trusted]`` are the suspects.
 
     Attributes:
         labels: int64 ``(N,)``, the base model's predictions.
@@ -31,6 +50,7 @@ class Grades:
         suspicion: float64 ``(N,)``, higher is more likely wrong.
         probability: float64 ``(N,)``, calibrated probability that the base model is wrong; NaN if not calibrated.
         trusted: bool ``(N,)``, the grade: trusted, else suspect.
+        classes: ``K`` class names; empty where the grader has none.
     """
 
     labels: NDArray[np.int64]
@@ -38,9 +58,59 @@ class Grades:
     suspicion: NDArray[np.float64]
     probability: NDArray[np.float64]
     trusted: NDArray[np.bool_]
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def names(self) -> NDArray[np.object_] | None:
+        """Class names of ``labels``, ``(N,)``; None where the grader has none."""
+        return np.array(self.classes, object)[self.labels] if self.classes else None
+
+    @overload
+    def __getitem__(self, index: int) -> Grade: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> "Grades": ...
+    def __getitem__(self, index: Any) -> "Grade | Grades":
+        """Returns the grade at a number; or the grades at a slice, at numbers, or where a mask is true."""
+        if np.ndim(index) or isinstance(index, slice):
+            return replace(self, **{name: getattr(self, name)[index] for name in _ARRAYS})
+        label, second, suspicion, probability, trusted = (getattr(self, name)[index].item() for name in _ARRAYS)
+        return Grade(label, self.classes[label] if self.classes else None, second, probability, suspicion, trusted)
+
+    def __iter__(self) -> Iterator[Grade]:
+        return (self[row] for row in range(len(self)))
+
+    def to_pandas(self) -> Any:
+        """Returns a ``pandas.DataFrame`` with a row for each sample.
+
+        The columns are ``label``, ``label_name`` (None without class names), ``second``, ``probability_of_error``,
+        ``suspicion`` and ``trusted``.
+
+        Raises:
+            ExtraError: pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            raise ExtraError(f"pandas: expected to be installed, got: {error}. Run: pip install pandas.") from error
+        return pandas.DataFrame(
+            {
+                "label": self.labels,
+                "label_name": self.names,
+                "second": self.second,
+                "probability_of_error": self.probability,
+                "suspicion": self.suspicion,
+                "trusted": self.trusted,
+            }
+        )
+
+    @staticmethod
+    def joined(parts: Sequence["Grades"]) -> "Grades":
+        """Returns the grades of several batches, at least one, as one."""
+        held: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+        return replace(parts[0], **held)
 
     def to_review(self, audit: float, *, seed: int = 0) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Returns which samples a person should label, bool ``(N,)``, and with which chance each was drawn.
@@ -55,7 +125,16 @@ class Grades:
         return ~self.trusted | drawn(range(len(self)), audit, seed=seed), np.where(self.trusted, audit, 1.0)
 
     def __repr__(self) -> str:
-        return f"Grades({len(self)} samples, {int(self.trusted.sum())} trusted)"
+        shown = [f"Grades({len(self)} samples, {int(self.trusted.sum())} trusted)"]
+        for each in self[:_SHOWN]:
+            error = "" if np.isnan(each.probability) else f", probability of error {each.probability:.3g}"
+            grade = "trusted" if each.trusted else "suspect"
+            shown.append(f"  {each.label if each.name is None else each.name}: {grade}{error}")
+        return "\n".join([*shown, *(["  ..."] if len(self) > _SHOWN else [])])
+
+
+_ARRAYS = tuple(field.name for field in fields(Grades))[:-1]
+"""Names of the attributes ``(N,)``, in their order."""
 
 
 def as_inputs(x: Any) -> "Data":
@@ -92,10 +171,15 @@ def check_inputs(data: "Data | NDArray[Any]", inputs: "InputOrigin", source: str
     else:
         source, pixels = source or data.source, data.are_pixels
         some = data.inputs(rows) if len(data) and data.home is None else None
+    refuse_pixels(source, pixels, inputs)
+    if some is not None:
+        InputCheck(inputs.profile)(some, source)
+
+
+def refuse_pixels(source: str, pixels: bool, inputs: "InputOrigin") -> None:
+    """Raises DataError for pixels from 0 to 1 where the inputs of the fit were others."""
     if pixels and not inputs.takes_pixels:
         raise DataError(
             f"{source}: expected inputs prepared as for the fit, got pixels from 0 to 1. "
             f"Pass what the model takes, or read images with its mean and std, or its processor."
         )
-    if some is not None:
-        InputCheck(inputs.profile)(some, source)

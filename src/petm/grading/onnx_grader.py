@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from petm._internal.progress import track
 from petm._internal.records import Json, Record, parse_json
 from petm.adapter.cascade import Allowance, Cascade
 from petm.errors import ArgumentError, BundleError, DataError, ModelError
-from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
+from petm.grading.gradable import Batches, Gradable, graded
+from petm.grading.grades import Batch, Grades, check_inputs
 from petm.grading.input_profile import InputCheck
 from petm.grading.onnx_file import check_graph
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
@@ -22,11 +23,6 @@ from petm.models import BATCH_SIZE
 from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
 from petm.selective.thresholds import Threshold
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from petm.data.base import Data
 
 FORMAT_VERSION = 3
 PREFIX = "petm."
@@ -129,11 +125,12 @@ class OnnxGrader:
     def __repr__(self) -> str:
         return f"OnnxGrader({str(self.path)!r})"
 
-    def grade(self, x: "NDArray[Any] | Tensor | Data", *, batch_size: int = BATCH_SIZE) -> Grades:
+    def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion and grades.
 
         Args:
-            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a NumPy array or tensor, or a data set.
+            x: float32 ``(N, C, H, W)`` (uint8 is divided by 255) as a NumPy array or tensor, or anything else that
+                `petm.grading.grader.Grader.grade` takes.
             batch_size: Samples in one pass.
 
         Raises:
@@ -141,7 +138,12 @@ class OnnxGrader:
             DataError: There is no sample, one holds NaN or infinity, or they cannot be like those of the fit.
             ModelError: The graph cannot take the inputs.
         """
-        data = x if isinstance(x, np.ndarray) else as_inputs(x)
+        data = Gradable(self.origin.inputs).opened(x, batch_size)
+        if isinstance(data, Batches):
+            allowance = self.allow()
+            grades = graded(data, self.grade_batch, allowance)
+            allowance.tell()
+            return grades
         if isinstance(data, np.ndarray):
             _as_array(data[:0])  # which checks the dtype
         check_inputs(data, self.origin.inputs)
@@ -160,7 +162,7 @@ class OnnxGrader:
                 parts.append(self.run(inputs, allowance=allowance))
                 progress.advance(len(inputs))
         allowance.tell()
-        return _grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
+        return self._grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
 
     def allow(self, state: int | None = None) -> Allowance:
         """Returns the second opinions that a run over many batches may compute, from a state of its on."""
@@ -180,7 +182,7 @@ class OnnxGrader:
         """
         values = _as_array(x)
         self._check(values)
-        return _grades(self.run(values, allowance=allowance))
+        return self._grades(self.run(values, allowance=allowance))
 
     def run(self, x: NDArray[np.float32], *, allowance: Allowance | None = None) -> Answer:
         """Returns the answers to one batch, float32 ``(N, C, H, W)``: the fastest call for single samples.
@@ -226,6 +228,10 @@ class OnnxGrader:
         for name, values in zip(SECOND, self._run(self._second, given), strict=True):
             getattr(answer, name)[rows] = values
 
+    def _grades(self, answer: Answer) -> Grades:
+        label, suspicion, probability, trusted, _, second = answer
+        return Grades(label, second.argmax(1), suspicion, probability, trusted, self.origin.model.classes)
+
     def _run(self, session: Any, given: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
             return session.run(None, given)  # type: ignore[no-any-return]
@@ -234,10 +240,6 @@ class OnnxGrader:
                 f"model: expected a graph that can run, got {str(error).splitlines()[0]:.300} in {self.path}. "
                 f"Export it again."
             ) from error
-
-
-def _grades(answer: Answer) -> Grades:
-    return Grades(answer.label, answer.second.argmax(1), answer.suspicion, answer.probability, answer.trusted)
 
 
 def _as_array(x: Any) -> NDArray[np.float32]:

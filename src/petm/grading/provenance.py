@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from petm._internal.records import Json, Record
 from petm._internal.texts import is_name, visible
 from petm.data.images import FormSettings, Resize
-from petm.data.sources import Columns
+from petm.data.reader import Tokenizer
+from petm.data.sources import TEXT, Columns
 from petm.errors import BundleError, DataError
 from petm.grading.input_profile import InputProfile
 from petm.models.prompt import Prompt
@@ -112,6 +113,12 @@ class InputOrigin:
         """Whether images can be made inputs like those of the fit: not where they were standardised beforehand."""
         return bool(self.processor or self.mean) or self.takes_pixels
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether files can be made inputs like those of the fit; vectors and signals are arrays in any case."""
+        known = bool(self.processor or self.size)
+        return known or (self.profile is not None and len(self.profile.shape) != 3)
+
     def settings(self, processor: Any = None) -> FormSettings:
         """Returns how images are read; ``processor`` is the one that is named here."""
         if processor is not None:
@@ -126,6 +133,19 @@ class InputOrigin:
         if len(shape) != 4 or shape[1] not in (1, 3):
             return cls()
         return cls((shape[2], shape[3]), shape[1])
+
+    @classmethod
+    def of_data(cls, data: "Data") -> "InputOrigin":
+        """Returns how a data set is read; empty where it prepares its samples itself, as one of torch does."""
+        processor, form = data.processor, data.form
+        if isinstance(processor, Tokenizer):
+            told: Any = {"text_column": TEXT, "fingerprint": processor.fingerprint} if processor.told else {}
+            return cls(**processor.told, **told)
+        if processor is not None:
+            return cls(**processor.told, fingerprint=processor.fingerprint if processor.told else None)
+        if form is not None:
+            return cls(form.size, form.channels, resize=form.resize, mean=form.mean, std=form.std)
+        return cls.of(data.inputs([0]).shape) if data.are_pixels else cls()
 
     @classmethod
     def from_json(cls, record: Record) -> "InputOrigin":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 
 from petm.data.images import ImageProcessor as ImageProcessor
 from petm.data.sound import as_heard
-from petm.errors import ArgumentError, ModelError
+from petm.errors import ArgumentError, ModelError, PetmError
 from petm.models.hf_adapter import is_adapter, read_adapter
 from petm.models.hf_folder import (
     Task,
@@ -32,6 +35,7 @@ from petm.models.prompt import Prompt
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_NO_CONFIG: Any = SimpleNamespace(pad_token_id=None, eos_token_id=None, model_type="")
 _CONFIGS = ("preprocessor_config.json", "processor_config.json")
 _SIZES, _LARGEST = re.compile("(.*_)?(size|height|width|edge)"), 4096
 """Entries of an image processor that say a size in pixels, and the largest that petm makes images of."""
@@ -69,8 +73,8 @@ def load_processor(
         ModelError: The files are missing or cannot be used; the images have no fixed size; no token can pad; or the
             folder has code of its own that is not trusted.
     """
-    folder = Path(folder)
-    config: Any = SimpleNamespace(pad_token_id=None, eos_token_id=None, model_type="")
+    told, folder = {"processor": str(folder), "base": base and str(base), "prompt": prompt}, Path(folder)
+    config: Any = _NO_CONFIG
     task: Task | None = None
     if is_adapter(folder):
         adapter = read_adapter(folder, base, trust_remote_code=trust_remote_code)
@@ -86,10 +90,48 @@ def load_processor(
     if task is None:
         task = "SequenceClassification" if has_vocabulary(folder) else "ImageClassification"
     if task == "AudioClassification":
-        return load_feature_extractor(folder, length, trust_remote_code=trust_remote_code)
+        heard = load_feature_extractor(folder, length, trust_remote_code=trust_remote_code)
+        return replace(heard, told=told | {"length": length})
     if prompt is None and task == "ImageClassification":
-        return load_image_processor(folder, config, trust_remote_code=trust_remote_code)
-    return load_tokenizer(folder, config, trust_remote_code=trust_remote_code, prompt=prompt)
+        return replace(load_image_processor(folder, config, trust_remote_code=trust_remote_code), told=told)
+    return replace(load_tokenizer(folder, config, trust_remote_code=trust_remote_code, prompt=prompt), told=told)
+
+
+def as_processor(given: Any, model: Any = None) -> Tokenizer | ImageProcessor:
+    """Returns a tokenizer or image processor of transformers, as it is in memory, in the form that petm uses.
+
+    Args:
+        given: One of transformers, or what `load_processor` returns.
+        model: The model whose inputs it prepares; its ``config`` has the most tokens, and the padding token.
+
+    Raises:
+        ArgumentError: It is neither.
+        ModelError: As `load_processor`.
+    """
+    if isinstance(given, Tokenizer | ImageProcessor):
+        return given
+    if not hasattr(given, "save_pretrained"):
+        raise ArgumentError(
+            f"processor: expected a tokenizer or image processor of transformers, got {type(given).__name__}. "
+            f"Pass one, such as pipeline.tokenizer."
+        )
+    config = getattr(model, "config", _NO_CONFIG)
+    own = copy.deepcopy(given)
+    if backend := getattr(own, "backend_tokenizer", None):  # calls leave their settings in it
+        backend.no_truncation()
+        backend.no_padding()
+    found: Tokenizer | ImageProcessor
+    with TemporaryDirectory() as name:
+        own.save_pretrained(name)
+        if has_vocabulary(Path(name)):
+            found = load_tokenizer(Path(name), config, trust_remote_code=False)
+        else:
+            found = load_image_processor(Path(name), config, trust_remote_code=False)
+    folder = getattr(given, "name_or_path", "")
+    with suppress(PetmError):
+        if folder and Path(folder).is_dir() and load_processor(folder).fingerprint == found.fingerprint:
+            return replace(found, told={"processor": str(folder)})
+    return found
 
 
 def _in(folder: Path) -> list[Path]:

@@ -1,0 +1,19 @@
+"""A bundle and its figures in MLflow."""
+
+import mlflow
+from stand_ins import digits_model
+
+import petm
+
+train, calibration = petm.load_digits(splits=(0.4, 0.6))
+model = digits_model(train)
+
+with mlflow.start_run():
+    grader = petm.fit(model, train, calibration=calibration, recipe="softmax", target=petm.Recall(0.9))
+    mlflow.log_params({"target": str(grader.target), "evidence": grader.score})
+    for name in ("coverage", "risk", "recall", "precision"):
+        mlflow.log_metric(name, grader.measured[name]["value"])
+    for name in ("auroc", "aurc"):
+        mlflow.log_metric(name, grader.measured[name])
+    grader.save("digits.petm", overwrite=True)
+    mlflow.log_artifacts("digits.petm", artifact_path="digits.petm")
