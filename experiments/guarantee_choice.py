@@ -43,8 +43,8 @@ def population(size: int, help_of_second: float, seed: int) -> Labelled:
     return Labelled(Answers(base, torch.stack(members, 1), MEMBERS), labels)
 
 
-def draw(whole: Labelled, n: int, seed: int, *, apart: bool) -> tuple[bool, bool, float, str]:
-    """Returns whether a guarantee is claimed and violated, the true coverage, and what was chosen."""
+def draw(whole: Labelled, n: int, seed: int, *, apart: bool) -> tuple[bool, bool, float, str, bool]:
+    """Returns whether a guarantee is claimed and violated, the true coverage, and what was chosen: a cascade or not."""
     rows = torch.randperm(len(whole.labels), generator=torch.Generator().manual_seed(seed))[:n]
     first = rows[: int(CHOICE_SHARE * n)] if apart else rows
     rest = rows[int(CHOICE_SHARE * n) :] if apart else rows
@@ -58,18 +58,20 @@ def draw(whole: Labelled, n: int, seed: int, *, apart: bool) -> tuple[bool, bool
     threshold = target.threshold(suspicion[place], wrong[place], answers.predicted.numpy()[place], classes=3)
     trusted = threshold.trusts(suspicion, answers.predicted.numpy())
     claimed = bool(trusted.any())
-    return claimed, claimed and bool(wrong[trusted].mean() > MAX_RISK), float(trusted.mean()), chosen.choice.name
+    violated = claimed and bool(wrong[trusted].mean() > MAX_RISK)
+    return claimed, violated, float(trusted.mean()), chosen.choice.name, chosen.cascade is not None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=1000, help="Labelled samples of each draw.")
+    parser.add_argument("--helps", default="0,2", help="How much the second opinion knows, with commas.")
     parser.add_argument("-o", "--output", type=Path, required=True, help="Folder of guarantee_choice.json.")
     told = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    for known in (0.0, 2.0):
+    for known in map(float, told.helps.split(",")):
         whole = population(POPULATION, known, 7)
         for apart in (True, False):
             title = f"second opinion {known:g}, {'apart' if apart else 'on all, the control'}"
@@ -85,6 +87,8 @@ def main() -> None:
                 "violated": plain(violated),
                 "coverage": sum(each[2] for each in found) / told.draws,
                 "softmax_kept": [each[3] for each in found].count("softmax") / told.draws,
+                "cascade_taken": sum(each[4] for each in found) / told.draws,
+                "violated_by_a_cascade": sum(each[1] and each[4] for each in found),
             }
             rows.append(row)
             console.print(str(row), highlight=False, markup=False)
