@@ -244,7 +244,7 @@ def test_views_of_torch_data_sets(digits: tuple[Data, ...]) -> None:
 
 def test_items_that_are_no_pairs() -> None:
     with pytest.raises(ArgumentError, match="data: expected items"):
-        as_data([{"image": torch.zeros(1), "label": 0}])
+        as_data([{"image": torch.zeros(1), "class": 0}])
 
 
 # folders

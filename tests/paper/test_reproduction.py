@@ -39,7 +39,7 @@ def test_result_json_has_what_is_documented(done):
     assert {"base", "teacher", "lora_petm", "judge", "analysis"} <= set(result["seconds"])
     assert result["seed"] == 0
     assert result["versions"]["torch"] == torch.__version__
-    page = (Path(__file__).parents[2] / "docs" / "result.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "result.md").read_text()
     assert all(f"`{key}" in page for key in result), [key for key in result if f"`{key}" not in page]
 
 

@@ -120,6 +120,11 @@ class Samples:
         if isinstance(first, str | Path):
             return self._read([Row(str(each), None, Path(each)) for each in given])
         if hasattr(first, "getexif"):
+            if not self._settings:
+                raise DataError(
+                    f"{source}: expected samples that are tensors or arrays, got {type(first).__name__}, and nothing "
+                    f"says how an image becomes an input. Give them a transform to tensors, as the model's."
+                )
             return self._read([Row("image", place, encoded(each)) for place, each in enumerate(given)])
         if isinstance(first, Mapping):
             return self._fields(given, source)
