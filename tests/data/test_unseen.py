@@ -67,6 +67,11 @@ def test_all_copies_of_a_sample_are_held_out_together(digits: tuple[Data, ...]) 
     assert copied.repeated == 3 * len(held)
 
 
+def test_too_few_samples_to_hold_some_out_are_refused(digits: tuple[Data, ...]) -> None:
+    with pytest.raises(DataError, match=r"^data: expected samples enough"):
+        hold_out(digits[0].subset([0, 1]), 0.2, seed=0)
+
+
 def test_of_equal_inputs_with_several_labels_one_is_drawn_and_told() -> None:
     x = torch.arange(2000).float().repeat(2)[:, None]
     labels = torch.cat([torch.zeros(2000), torch.ones(2000)]).long()  # as of folders, one after the other

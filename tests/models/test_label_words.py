@@ -92,6 +92,15 @@ def batch_of(encoder: Tokenizer, texts: list[str], root: Path) -> Fields:
     return Tokenized(read_texts(root / "texts.jsonl", label_column=None), encoder).inputs(range(len(texts)))
 
 
+def test_words_of_several_tokens_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tmp_path, MAKERS[0])
+    ask(folder, PROMPT, WORDS)
+    assert "several tokens" not in capsys.readouterr().err
+    _, tokens = ask(folder, PROMPT, ("PERSON", "qx"))
+    assert chatting().decode([tokens["qx"]]).strip() == "q"
+    assert "'qx' by 'q'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 def test_logits_are_those_of_transformers_one_text_at_a_time(tmp_path: Path, maker: Callable[[], nn.Module]) -> None:
     folder, whole, tokenizer = folder_of(tmp_path, maker), made(maker), chatting()

@@ -100,10 +100,18 @@ def hold_out(data: Data, share: float, *, seed: int) -> Separated:
     """Returns a random share of the different samples, of every class, for calibration, and the others to train on.
 
     All copies of a sample are on the same side, and count once in the calibration set.
+
+    Raises:
+        DataError: There are too few samples.
     """
     hashes = sample_hashes(data)
     first = one_of_each(hashes, data, "data")
     kept, held = _kept(data, first).split((1 - share, share), seed=seed)
+    if not len(held):
+        raise DataError(
+            f"data: expected samples enough to hold out {share:.0%} of each class for calibration, got {len(data)} "
+            f"({data.source}). Add samples, or name a calibration set."
+        )
     if first.all():
         return Separated(kept, held)
     inside = np.isin(hashes, sample_hashes(held))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from petm._internal.files import fingerprint
+from petm._internal.progress import note
 from petm.data.reader import Tokenizer as Tokenizer
 from petm.errors import ModelError
 from petm.models.hf_folder import quiet, read_json, refuse_custom_code, transformers_reading
@@ -61,13 +62,19 @@ def ask(
 ) -> tuple[Prompt, dict[str, int]]:
     """Returns a prompt with its end, and the first token of each label word behind it, by a folder's tokenizer.
 
+    Words of several tokens are told.
+
     Raises:
         ArgumentError: As `petm.models.prompt.resolve`.
         ModelError: The folder has no tokenizer, or one that cannot be read.
     """
     tokenizer = _read_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
     with quiet():
-        return resolve(tokenizer, prompt, words)
+        asked, tokens = resolve(tokenizer, prompt, words)
+        begins = {word: tokenizer.decode([token]).strip() for word, token in tokens.items()}
+    if longer := [f"{word!r} by {begin!r}" for word, begin in begins.items() if begin != word]:
+        note(f"Label words of several tokens count by the first: {', '.join(longer)}.")
+    return asked, tokens
 
 
 def _cut(tokenizer: Any, texts: Sequence[Any], limit: int | None) -> dict[str, list[list[int]]]:

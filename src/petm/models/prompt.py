@@ -219,7 +219,7 @@ def resolve(tokenizer: Any, prompt: Prompt, words: Sequence[str]) -> tuple[Promp
 def _faults(tokenizer: Any, tokens: Mapping[str, int | None]) -> Iterator[str]:
     seen: dict[int, str] = {}
     for word, token in tokens.items():
-        if token is None:
+        if token is None or not tokenizer.decode([token]).strip():
             yield f"words that begin with a token of their own behind the prompt, got {word!r}."
         elif token == tokenizer.unk_token_id:
             yield f"words in the vocabulary, got {word!r}, which is not."
