@@ -1,20 +1,26 @@
 """The README's commands and its Python are run, in a folder as a reader would have it."""
 
+import contextlib
+import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import petm
 from image_files import write_images
 from petm.cli import main
+from petm.cli import petm as petm_command
 from petm.data.digits import load_digits
 from petm.models.loading import save_weights
+from petm.training import loop as training
 from petm.training.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +97,45 @@ def test_demo_then_the_python_example(tmp_path, monkeypatch, capfd):
     assert int(left["petm, after learning"]) < int(left["softmax alone"])
     for line in re.findall(r"^  petm (inspect|grade)(.*)$", out, re.MULTILINE):
         run(monkeypatch, [line[0], *shlex.split(line[1])])
+
+
+def examples():
+    """The example of each verb's help, as words behind ``petm``."""
+    return {
+        name: shlex.split(verb.epilog.removeprefix("Example: petm"))[1:] for name, verb in petm_command.commands.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::petm.errors.PetmWarning")
+def test_the_examples_of_help(tmp_path, monkeypatch, capfd):
+    """Each runs on what `make demo` leaves, in an order in which a user would; what would wait or upload is parsed."""
+    monkeypatch.chdir(tmp_path)
+    train, fresh, new = load_digits(splits=(0.3, 0.2, 0.5))
+    monkeypatch.setitem(RECIPES, "auto", replace(RECIPES["auto"], epochs=1))
+    model = petm.paper_cnn()
+    training.train(model, train, training.CROSS_ENTROPY, training.Settings(3, 1e-3, batch_size=64))
+    save_weights(model, Path("runs/demo/base.safetensors"))
+    for name, data, rows in (("images", train, 400), ("fresh", fresh, 359), ("more_images", new, 60)):
+        write_images(data, range(rows), tmp_path / name)
+    shown = examples()
+    run(monkeypatch, ["fit", *shown["fit"]])
+    shutil.copytree("my.petm", "runs/demo/grader.petm")
+    run(monkeypatch, ["grade", *shown["grade"]])
+    run(monkeypatch, ["grade", "my.petm", "more_images/", "-o", "grades.parquet"])
+    told = [(row["input"], Path(row["input"]).parent.name) for row in pq.read_table("grades.parquet").to_pylist()]
+    Path("labels.jsonl").write_text("".join(json.dumps({"input": path, "label": label}) + "\n" for path, label in told))
+    Path("checked.csv").write_text("input,label\n" + "".join(f"{path},{label}\n" for path, label in told))
+    for day, rows in (("monday", slice(0, 30)), ("tuesday", slice(30, 60))):
+        pq.write_table(pq.read_table("grades.parquet")[rows], f"{day}.parquet")
+    for verb in ("learn", "recalibrate", "inspect", "export"):
+        run(monkeypatch, [verb, *shown[verb]])
+    with contextlib.suppress(SystemExit):  # by what it finds
+        run(monkeypatch, ["monitor", *shown["monitor"]])
+    assert "trusted" in (tmp_path / "watch" / "monitor.json").read_text()
+    assert {path.name for path in tmp_path.iterdir()} >= {"better.petm", "strict.petm", "grades.csv", "model.onnx"}
+    for verb in ("serve", "push", "demo", "reproduce"):
+        petm_command.commands[verb].make_context(verb, shown[verb])
 
 
 def test_the_korean_readme_has_the_same_commands_and_python():
