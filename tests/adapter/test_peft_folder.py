@@ -50,7 +50,7 @@ SCALES = {"lora_alpha": {"fc1": 16 / 3}, "rslora": {"conv2": 4, "fc1": 4}, "drop
 SCALES["several ranks"] = {"conv2": 7 / 2, "fc1": 6 / 5, "fc2": 3}
 RANKS = {"several ranks": {"conv2": 2, "fc1": 5, "fc2": 2}, "a pattern": {"fc1": 2}}
 
-ONLY = r"expected an adapter that is W0 \+ alpha \* B A in layers of the model and nothing else, got one with "
+ONLY = r"expected an adapter that adds to weights in layers of the model and nothing else, got one with "
 
 
 def trained_by_peft(model: nn.Module, folder: Path, config: Any = None, **keywords: Any) -> PeftModel:
@@ -300,7 +300,7 @@ def lora_with(**keywords: Any) -> Callable[[Path, nn.Module], None]:
             r"expected a LoRA adapter that fits the model, got one of other layers \(block",
         ),
         (another_shape, r"expected a LoRA adapter that fits the model, got "),
-        (a_dilated_convolution, r"expected an adapter on layers of which PEFT computes W0 .*, got conv1"),
+        (a_dilated_convolution, r"expected an adapter on layers to which PEFT adds a low-rank product, got conv1"),
         (a_pickle, r"expected adapter_model.safetensors, got adapter_model.bin, a pickle\. .* safe_serialization=True"),
         (no_weights, r"expected adapter_model.safetensors, got no such file\."),
         (damaged_weights, r"expected a LoRA adapter that fits the model, got "),

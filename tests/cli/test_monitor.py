@@ -183,7 +183,7 @@ def test_drift_warns_and_fails_only_when_asked(petm):
     assert (code, told["exit_code"], told["drifted"], told["verdict"]) == (3, 3, True, "cannot tell")
     # P(U ** 0.5 <= x) = x ** 2, the farthest from x at 1/2, where they differ by 1/4.
     assert told["drift"]["distance"] == pytest.approx(0.25, abs=0.06)
-    code, out, _ = petm("my.petm", "g.jsonl", "--fail-on-drift", "--alpha", "0.0001")
+    code, out, _ = petm("my.petm", "g.jsonl", "--fail-on-drift", "--significance", "0.0001")
     assert code == 1
 
     write(graded(500, error_rate=0.02), Path("same.csv"))
@@ -248,7 +248,7 @@ def test_what_is_refused(petm):
         (("my.petm", "g.csv"), 1, "Error: g.csv: expected grades by this bundle, got "),
         (("my.petm", "g.csv", "--labels", "none.csv"), 1, "Error: none.csv: expected a table "),
         (("my.petm", "g.csv", "--confidence", "2"), 1, "Error: confidence: expected"),
-        (("my.petm", "g.csv", "--alpha", "0"), 1, "Error: alpha: expected"),
+        (("my.petm", "g.csv", "--significance", "0"), 1, "Error: significance: expected"),
         (("my.petm", "g.csv", "--window", "0"), 1, "Error: window: expected"),
     ):
         found = petm(*arguments)
@@ -271,5 +271,5 @@ def test_in_python(place):
     write(graded(500), Path("g.csv"))
     found = monitor(THRESHOLD, CALIBRATION, ["g.csv"], confidence=0.5)
     assert found.guarantee.confidence == 0.5
-    with pytest.raises(ArgumentError, match=r"alpha: "):
-        monitor(THRESHOLD, CALIBRATION, ["g.csv"], alpha=1)
+    with pytest.raises(ArgumentError, match=r"significance: "):
+        monitor(THRESHOLD, CALIBRATION, ["g.csv"], significance=1)

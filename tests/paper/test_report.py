@@ -183,9 +183,9 @@ def test_the_gallery_shows_both_opinions_and_who_is_wrong(html: str, page: Page)
     assert "The base model is wrong on 1 of these 2." in page.text
     first, second = (Page(item).text for item in re.findall(r"<li>.*?</li>", html, re.DOTALL))
     assert first.startswith("The model is wrong True class <b>bee</b> Image a/<img src=x>.png Suspicion 0.62")
-    assert "The model cat & dog 75.0% Second opinion <b>bee</b> 90.0%" in first
+    assert "The model says cat & dog 75.0% The second opinion says <b>bee</b> 90.0%" in first
     assert second.startswith("The model is right True class é Image 17")
-    assert "The model é 87.5% Second opinion cat & dog 56.2%" in second
+    assert "The model says é 87.5% The second opinion says cat & dog 56.2%" in second
     labels = [attributes["aria-label"] for _, attributes in page.tags if attributes.get("class") == "bars"]
     assert labels[1].endswith("<b>bee</b> 0.0 and 0.0; cat & dog 12.5 and 56.2; é 87.5 and 43.8")
 

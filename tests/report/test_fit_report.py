@@ -28,6 +28,7 @@ from petm.selective.metrics import share
 from petm.selective.targets import Recall
 from petm.selective.thresholds import DISAGREEMENT
 from petm.selective.worth import cost_of
+from words import forbidden
 
 SVG = "data:image/svg+xml;base64,"
 
@@ -158,9 +159,9 @@ def test_the_most_suspect_samples_are_shown(reported: tuple[Grader, str, Page], 
         assert item.startswith(
             f"The model is {'right' if label == answer else 'wrong'} "
             f"True class {label} Image {calibration.name(index)} "
-            f"Probability of error {percent(grades.probability[index])} The model {answer} "
+            f"Probability of error {percent(grades.probability[index])} The model says {answer} "
         )
-        assert f"Second opinion {grades.second[index]} " in item
+        assert f"The second opinion says {grades.second[index]} " in item
     assert all(image["alt"].startswith("Calibration image ") for image in photographs(page))
 
 
@@ -192,7 +193,7 @@ def test_without_a_second_opinion_it_shows_none(model: nn.Module, calibration: D
     most = int(answers.suspicion.argmax())
     with torch.no_grad():
         probability = float(model(calibration.inputs([most])).double().softmax(1).max())
-    assert f"The model {answers.labels[most]} {percent(probability)}" in page.text
+    assert f"The model says {answers.labels[most]} {percent(probability)}" in page.text
     assert "Adapter none" in page.text
 
 
@@ -274,6 +275,7 @@ def test_the_command_writes_the_page_on_what_it_held_out(
     assert sorted(path.name for path in tmp_path.glob("*.html")) == ["page.html"]
     held = digits[0].subset(range(200)).split((0.8, 0.2))[1]
     page = Page(Path("page.html").read_text(encoding="utf-8"))
+    assert not forbidden(page.text + told.stderr)
     assert f"{len(held)} calibration samples from data.npz" in page.text
     first, second = json.loads(plain.stdout), json.loads(told.stdout)
     assert first["data"] == second["data"]

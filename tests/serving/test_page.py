@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ from PIL import Image
 from torch import nn
 
 import hf_folders
+from example_result import example
 from html_page import Page
 from networks import TwelveClasses, randomise, seeded
+from petm._internal.files import plain
 from petm.adapter.model import attach_adapter, views_alone
-from petm.adapter.one_pass import dual_logits
+from petm.adapter.one_pass import dual_logits, set_cascade
 from petm.data.base import Data
 from petm.data.reader import Reader
 from petm.data.reviewed import read_reviewed
@@ -45,13 +48,19 @@ from petm.models.hf_classifier import load_classifier
 from petm.models.hf_processors import load_processor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.loading import save_weights
+from petm.models.scores import maximum_softmax
+from petm.paper.report import write_report
+from petm.paper.reproduction import Reproduction
+from petm.report.fit_report import write_fit_report
 from petm.report.tables import MISSING, percent
+from petm.selective.curves import judge
 from petm.selective.targets import Coverage, Recall
 from petm.serving.app import make_app
 from petm.serving.engine import GraderEngine
 from petm.serving.limits import Limits
 from petm.serving.reading import reader_for
 from petm.serving.server import listening
+from words import forbidden
 
 PAGE = Path(__file__).parents[2] / "src" / "petm" / "serving" / "page"
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())}
@@ -450,6 +459,9 @@ def test_ten_images_are_graded_turned_reviewed_and_still_there_after_a_reload(
             if place == 2:
                 reload(browser)
         browser.wait_for("#progress", "all reviewed")
+        browser.wait_for("#shares", "5 of 5 reviewed: 2 confirmed (40.0%), 3 corrected (60.0%).")
+        assert browser.one("#done").get_attribute("value") == "5"
+        assert not forbidden(browser.text("body"))
         shown = decisions(browser)
         assert len(shown) == 5
 
@@ -491,6 +503,35 @@ def test_a_grader_without_a_second_opinion_shows_none(
         until(lambda: lines(tmp_path / "labels.jsonl"))
         assert browser.faults() == []
     assert lines(tmp_path / "labels.jsonl")[0]["second"] is None
+
+
+@in_browser
+@pytest.mark.slow
+def test_where_a_cascade_asks_for_no_second_opinion_the_page_says_so(
+    browser: Browser, served: Served, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
+    adapted = randomise(attach_adapter(copy.deepcopy(served.grader.adapted.base), {"fc1": 4}), scale=0.2)
+    set_cascade(adapted, digits[1], 0.2)
+    grader = fit_grader(adapted, digits[1], target=Recall(0.9), origin=served.grader.origin)
+    grader.save(tmp_path / "cascade.petm")
+    labels = tmp_path / "labels.jsonl"
+    with service(tmp_path / "cascade.petm", free_port(), labels=labels) as address:
+        browser.open(address)
+        browser.drop(served.images)
+        browser.wait_for("#summary", "1 unreadable.")
+        asked = []
+        for path in served.readable:
+            logits = adapted(served.inputs(path), alpha=0.0)
+            asked.append(bool(adapted.cascade.asks(maximum_softmax(logits))[0]))
+            card = f'#cards [data-id="{sha256(path)}"]'
+            assert ("No second opinion was computed" in browser.text(card)) == (not asked[-1])
+            assert len(browser.all(f"{card} .opinions thead th")) == 2 + asked[-1]
+        assert sorted(set(asked)) == [False, True]
+        browser.one(f'#cards [data-id="{sha256(served.readable[asked.index(False)])}"] button').click()
+        browser.decide("c")
+        until(lambda: labels.exists() and lines(labels))
+        assert browser.faults() == []
+    assert lines(labels)[0]["second"] is None
 
 
 def review(browser: Browser, place: int, label: int) -> None:
@@ -539,23 +580,26 @@ def check_cards(browser: Browser, served: Served) -> None:
 
 
 def check_sweep(browser: Browser, served: Served) -> None:
-    """The slider of the most suspect ends at both opinions; it is moved by keyboard."""
+    """The slider of the most suspect is folded away, and ends at both opinions; it is moved by keyboard."""
     from selenium.webdriver.common.keys import Keys
 
     path = served.suspects()[0]
     both = dual_logits(served.grader.adapted, served.inputs(path))
     slider = browser.one('#case input[type="range"]')
+    assert not slider.is_displayed()
+    browser.one("#case summary").click()
+    browser.wait_for("#case .turn", "It")
     slider.send_keys(Keys.END)
-    browser.wait_for("#case .sweep-head", "alpha = 1")
-    for key, alpha, logits in ((Keys.HOME, "0", both.base), (Keys.END, "1", both.second)):
+    browser.wait_for("#case .sweep-head", "Strength 100%")
+    for key, strength, logits in ((Keys.HOME, "0%", both.base), (Keys.END, "100%", both.second)):
         slider.send_keys(key)
         probabilities = logits.double().softmax(1)[0]
         top = int(probabilities.argmax())
         browser.wait_for("#case .share.top", f"{top} {percent(float(probabilities[top]))}")
-        said = f"{alpha}: {top} at {percent(float(probabilities[top]))}"
+        said = f"{strength}: {top} at {percent(float(probabilities[top]))}"
         assert slider.get_attribute("aria-valuetext") == said
     slider.send_keys(*[Keys.ARROW_LEFT] * 10)
-    browser.wait_for("#case .sweep-head", "alpha = 0.5")
+    browser.wait_for("#case .sweep-head", "Strength 50%")
     with torch.no_grad():
         half = served.grader.adapted(served.inputs(path), alpha=0.5).double().softmax(1)[0]
     for label in half.topk(2).indices.tolist():
@@ -654,19 +698,28 @@ def test_a_key_is_asked_for_until_it_is_right(browser: Browser, served: Served, 
         browser.wait_for("#about", "The model sorts images into 10 classes.")
         browser.one("#files").send_keys(str(served.suspects()[0]))
         browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
-        browser.wait_for("#not-kept", "petm serve --labels-file")
-        assert browser.text("#decide") == ""
+        browser.wait_for("#not-kept", "This service stores no labels: decisions stay in this browser.")
+        browser.decide("c")
+        browser.wait_for("#decided", "Confirmed")
         browser.driver.refresh()
         browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
+        browser.wait_for("#decided", "not stored.")
+        browser.decide("u")
+        browser.wait_for("#progress", "1 to review")
+        browser.decide("x")
+        browser.wait_for("#shares", "0 confirmed (0.0%), 0 corrected (0.0%), 1 cannot tell (100.0%).")
+        assert [error for error in browser.faults() if "401" not in error] == []
 
 
 @pytest.mark.slow
 @in_browser
-def test_everything_has_a_name_and_fits_a_narrow_screen(browser: Browser, served: Served, address: str) -> None:
+def test_everything_has_a_name_and_fits_a_narrow_screen(
+    browser: Browser, served: Served, address: str, digits: tuple[Data, ...], tmp_path: Path
+) -> None:
     browser.open(address)
     browser.drop(served.images)
     browser.wait_for("#summary", "1 unreadable")
-    for details in browser.all("#cards details"):
+    for details in browser.all("details"):
         browser.driver.execute_script("arguments[0].open = true", details)
     until(lambda: "Asking" not in browser.text("#cards") and browser.all("#cards .share"))
     nodes = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
@@ -677,12 +730,37 @@ def test_everything_has_a_name_and_fits_a_narrow_screen(browser: Browser, served
     ]
     assert len([node for node in controls if node["role"]["value"] == "slider"]) == 10
     assert [node for node in controls if not node.get("name", {}).get("value")] == []
-    for width in (1200, 360):
-        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        script = "const all = document.documentElement; return [innerWidth, all.scrollWidth - all.clientWidth];"
-        assert browser.driver.execute_script(script) == [width, 0]
     assert not browser.all("img"), "the file name that looks like markup has become an element"
+    check_widths(browser)
+    write_fit_report(served.grader, digits[1], tmp_path / "fit.html")
+    (tmp_path / "figures").mkdir()
+    for name in ("figure1", "drift", "alpha", "reliability", "risk_coverage"):
+        (tmp_path / "figures" / f"{name}.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="640"/>')
+    order = np.arange(100)
+    judged = plain(judge(order / 100, order / 100, order % 10 == 0, order < 50))
+    origin = SimpleNamespace(origin=Origin())
+    write_report(Reproduction(example() | {"judgement": judged}, (), origin, tmp_path), tmp_path / "paper.html")
+    for report in ("fit", "paper"):
+        browser.driver.get((tmp_path / f"{report}.html").as_uri())
+        check_widths(browser)
+
+
+def check_widths(browser: Browser) -> None:
+    """Whatever the width and the colours, nothing is cut, and the console says nothing."""
+    cut = (
+        "const cut = [...document.querySelectorAll('main, main *')].filter((one) => one.scrollWidth > one.clientWidth"
+        " && !one.closest('.unseen, thead') && !['visible', 'clip'].includes(getComputedStyle(one).overflowX)"
+        " && getComputedStyle(one).textOverflow !== 'ellipsis');"
+        "return [innerWidth, document.scrollingElement.scrollWidth <= innerWidth, cut.map((one) => one.outerHTML)];"
+    )
+    for scheme in ("dark", "light"):
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        for width in (1200, 360):
+            metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+            browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            assert browser.driver.execute_script(cut) == [width, True, []]
+    assert browser.faults() == []
 
 
 @pytest.mark.slow
@@ -720,10 +798,10 @@ def test_images_are_pasted_once(browser: Browser, served: Served, address: str) 
 
 @pytest.mark.slow
 @in_browser
-def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
+def test_of_many_classes_the_first_have_keys_and_all_are_found_by_typing(
     browser: Browser, served: Served, digits: tuple[Data, ...], tmp_path: Path
 ) -> None:
-    from selenium.webdriver.support.ui import Select
+    from selenium.webdriver.common.keys import Keys
 
     names = ("<b>nought</b>", *(f"class {number}" for number in range(1, 12)))
     model = seeded(TwelveClasses).eval()
@@ -736,7 +814,7 @@ def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
     base, opinion = (logits.double().softmax(1)[0] for logits in dual_logits(adapted, served.inputs(image)))
     highest = base.maximum(opinion)
     highest[opinion.argmax()] = 2  # what the second opinion says comes first
-    others = [label for label in highest.argsort(descending=True).tolist() if label != int(base.argmax())]
+    others = [label for label in highest.argsort(descending=True).tolist() if label > 8]
     with service(tmp_path / "twelve.petm", free_port(), labels=labels) as address:
         browser.driver.get(address)
         browser.wait_for("#about", "The model sorts images into 12 classes.")
@@ -744,19 +822,25 @@ def test_of_many_classes_the_likeliest_have_keys_and_all_are_in_a_list(
         browser.wait_for("#summary", "1 input: 0 trusted, 1 suspect.")
         browser.one("#start-review").click()
         assert [button.text.split("\n") for button in browser.all("#candidates button")] == [
-            [names[label], str(place + 1)] for place, label in enumerate(others[:9])
+            *([name, str(place + 1)] for place, name in enumerate(names[:9])),
+            *([names[label]] for label in others),
         ]
-        browser.decide("3")
+        browser.decide("4")
         until(lambda: len(lines(labels)) == 1)
-        offered = Select(browser.one("#other"))
-        assert [option.text for option in offered.options] == ["choose", *names]
-        offered.select_by_visible_text(names[others[10]])
-        assert len(lines(labels)) == 1  # to choose is not yet to decide
-        browser.one("#correct").click()
+        browser.press("/", *"Class", Keys.ENTER)
+        valid = "return document.getElementById('other').validationMessage"
+        until(lambda: browser.driver.execute_script(valid) == "11 classes match. Type more.")
+        browser.press(*" 11")
+        assert len(lines(labels)) == 1  # to type is not yet to decide
+        browser.press(Keys.ENTER)
         until(lambda: len(lines(labels)) == 2)
-        browser.wait_for("#decided", f"Corrected to {names[others[10]]}, saved.")
+        browser.wait_for("#decided", "Corrected to class 11, saved.")
+        browser.press("u")
+        until(lambda: len(lines(labels)) == 3)
+        browser.press("/", *"10", Keys.ENTER)  # what one name alone contains
+        browser.wait_for("#decided", "Corrected to class 10, saved.")
         assert browser.faults() == []
-    assert [line["label_name"] for line in lines(labels)] == [names[others[2]], names[others[10]]]
+    assert [line["label_name"] for line in lines(labels)] == [names[3], names[11], None, names[10]]
 
 
 @in_browser

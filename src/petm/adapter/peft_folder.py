@@ -279,8 +279,8 @@ def adopt_adapter(model: nn.Module, folder: str | Path) -> AdaptedModel:
         if set(getattr(module, "dilation", (1,))) != {1} or getattr(module, "padding_mode", "zeros") != "zeros":
             adapted.detach()
             raise BundleError(
-                f"{folder}: expected an adapter on layers of which PEFT computes W0 + s * B A, got {layer}, a dilated "
-                f"convolution or one with another padding than zeros. Leave it out."
+                f"{folder}: expected an adapter on layers to which PEFT adds a low-rank product, got {layer}, a "
+                f"dilated convolution or one with another padding than zeros. Leave it out."
             )
     compare_names(folder, config.get("base_model_name_or_path"), getattr(model, "name_or_path", None))
     return adapted
@@ -309,6 +309,6 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
         )
     if (strange := strange_setting(config, TAKEN | {"lora_bias", "modules_to_save"})) is not None:
         raise BundleError(
-            f"{folder}: expected an adapter that is W0 + alpha * B A in layers of the model and nothing else, "
+            f"{folder}: expected an adapter that adds to weights in layers of the model and nothing else, "
             f"got one with {strange}. Train it without."
         )

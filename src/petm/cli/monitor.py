@@ -34,7 +34,7 @@ VIOLATED = 3
 )
 @click.option("--window", type=int, help="Rows of one point in the figure. Absent: one point a file.")
 @click.option("--confidence", type=float, help="Confidence of the intervals. Absent: that of the guarantee, or 0.95.")
-@click.option("--alpha", default=0.01, show_default=True, help="Probability of a false alarm of drift.")
+@click.option("--significance", default=0.01, show_default=True, help="Probability of a false alarm of drift.")
 @click.option("--fail-on-drift", is_flag=True, help="Exit 3 also where suspicion has drifted.")
 @click.option(
     "-o",
@@ -50,7 +50,7 @@ def monitor(
     label_files: tuple[Path, ...],
     window: int | None,
     confidence: float | None,
-    alpha: float,
+    significance: float,
     fail_on_drift: bool,
     output: Path | None,
     as_json: bool,
@@ -79,7 +79,7 @@ def monitor(
         classes=classes,
         window=window,
         confidence=confidence,
-        alpha=alpha,
+        significance=significance,
     )
     code = VIOLATED if found.guarantee.verdict == "violated" or (found.drifted and fail_on_drift) else 0
     result = {**found.as_json(), "exit_code": code}

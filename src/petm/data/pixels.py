@@ -129,7 +129,7 @@ def _scale_transparent(image: Image, coding: str) -> None:
     Of a colour of 16 bits Pillow keeps the upper half, in which others are the same.
     """
     if "transparency" in image.info and coding == "RGB;16B":
-        raise UnclearImageError("a transparent colour of 16 bits. Save it with 8 bits, or with an alpha channel")
+        raise UnclearImageError("a transparent colour of 16 bits. Save it with 8 bits, or with a channel for it")
     if "transparency" in image.info and coding in _STEP:
         image.info["transparency"] *= _STEP[coding]
 

@@ -79,7 +79,8 @@ def gather_suspects(
 def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> dict[str, Any]:
     """Returns what the macro ``gallery`` of ``parts.jinja`` shows of a suspect; probabilities are in percent.
 
-    A class without a name is named by its number; ``image`` and ``text`` are empty if the sample has none.
+    A class without a name is named by its number; ``image`` and ``text`` are empty if the sample has none. A second
+    opinion that a cascade did not ask for, which repeats the base model, is left out and told as ``unasked``.
 
     Args:
         suspect: The sample.
@@ -94,7 +95,8 @@ def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> dict[str, A
         top = int(probabilities.argmax())
         return {"name": name(top), "probability": percent(float(probabilities[top]))}
 
-    opinions = {"base": suspect.base} | ({} if suspect.second is None else {"second": suspect.second})
+    unasked = suspect.second is not None and torch.equal(suspect.second, suspect.base)
+    opinions = {"base": suspect.base} | ({} if suspect.second is None or unasked else {"second": suspect.second})
     heights = {kind: (100 * opinion).tolist() for kind, opinion in opinions.items()}
     most = torch.stack([*opinions.values()]).amax(0)
     likely = most.topk(min(MOST_BARS, len(most))).indices.sort().values
@@ -103,6 +105,7 @@ def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> dict[str, A
         "image": png(suspect.image) if suspect.image.ndim == 3 else "",
         "text": textwrap.shorten(suspect.text, LONGEST, placeholder=" …"),
         "truth": name(suspect.label),
+        "unasked": unasked,
         "answers": {kind: answer(opinion) for kind, opinion in opinions.items()},
         "wrong": int(suspect.base.argmax()) != suspect.label,
         "measure": measure,

@@ -25,7 +25,7 @@ from petm.selective.metrics import Share
 from petm.selective.monitoring import GuaranteeCheck, exact_share
 from petm.selective.thresholds import Threshold, check_share
 
-ALPHA = 0.01
+SIGNIFICANCE = 0.01
 """Significance level of the test for drift."""
 UNLIKE = 0.001
 """Significance level of the test that the labelled are a random part of the trusted."""
@@ -104,7 +104,7 @@ def monitor(
     classes: Sequence[str] = (),
     window: int | None = None,
     confidence: float | None = None,
-    alpha: float = ALPHA,
+    significance: float = SIGNIFICANCE,
 ) -> Monitoring:
     """Returns whether a grader's guarantee still holds on graded production data, and whether suspicion has drifted.
 
@@ -118,15 +118,15 @@ def monitor(
         classes: Class names.
         window: Rows in a window; absent makes each file a window.
         confidence: Confidence of the intervals; absent takes that of the guarantee, or 0.95.
-        alpha: Significance level of the test for drift, at least 0.001.
+        significance: Significance level of the test for drift, at least 0.001.
 
     Raises:
         ArgumentError: An argument breaks its rule.
         DataError: A file cannot be read, holds no row, or was graded by another grader; or the labels say nothing about
             the trusted.
     """
-    if not 10 / (1 + DRAWS) <= alpha < 1:
-        raise ArgumentError(f"alpha: expected a number from {10 / (1 + DRAWS)} to 1, got {alpha}.")
+    if not 10 / (1 + DRAWS) <= significance < 1:
+        raise ArgumentError(f"significance: expected a number from {10 / (1 + DRAWS)} to 1, got {significance}.")
     if confidence is not None:
         check_share("confidence", confidence, below_1=True)
     profile = SuspicionProfile.from_measured(measured)
@@ -141,13 +141,13 @@ def monitor(
         check,
         guarantee(threshold),
         drift,
-        drift is not None and drift.p_value <= alpha,
+        drift is not None and drift.p_value <= significance,
         unlike,
         counts,
         threshold.coverage,
         tuple(_figures_of(each, profile, check.confidence) for each in found.windows),
         _figures_of(whole, profile, check.confidence),
-        (*_of_guarantee(check, guarantee(threshold), classes, drawn=drawn), _of_drift(drift, alpha)),
+        (*_of_guarantee(check, guarantee(threshold), classes, drawn=drawn), _of_drift(drift, significance)),
         tuple(_warnings(unlike, counts)),
     )
 
@@ -296,7 +296,7 @@ def _remedy(check: GuaranteeCheck) -> str:
     return f"About {check.samples_needed:,} labelled {whose}, drawn at random, would tell {seen}."
 
 
-def _of_drift(drift: Drift | None, alpha: float) -> str:
+def _of_drift(drift: Drift | None, significance: float) -> str:
     if drift is None:
         return (
             "Whether suspicion has drifted cannot be told: the bundle does not hold the suspicion of its calibration "
@@ -306,7 +306,7 @@ def _of_drift(drift: Drift | None, alpha: float) -> str:
         f"Kolmogorov-Smirnov distance {drift.distance:.3f}, p = {drift.p_value:.4g}; {drift.samples:,} predictions "
         f"against {drift.calibration_samples:,} calibration samples"
     )
-    if drift.p_value > alpha:
+    if drift.p_value > significance:
         return f"No drift of suspicion is seen ({figures})."
     way = "higher" if drift.more_suspect else "lower"
     return f"Suspicion has DRIFTED, it is {way} than in calibration ({figures}; the most at {drift.at:.4g})."

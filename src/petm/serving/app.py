@@ -126,7 +126,7 @@ def _add_grading(app: APIRouter, service: Service) -> None:
 
     takes = _body(SweepRequest)
 
-    @app.post("/sweep", response_model=SweepAnswer, summary="One input's probabilities by alpha.", openapi_extra=takes)
+    @app.post("/sweep", response_model=SweepAnswer, summary="Classes as the second opinion grows.", openapi_extra=takes)
     async def sweep(request: Request) -> Response:
         engine = service.engine
         asked = await _sent(request, service, SweepRequest)

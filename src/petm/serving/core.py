@@ -231,14 +231,14 @@ class Service:
         return content
 
     async def sweep(self, content: Content, alphas: Sequence[float]) -> list[list[float]]:
-        """Returns the probabilities of the classes at each alpha.
+        """Returns the probabilities of the classes at each strength of the second opinion.
 
         Raises:
-            HTTPException: The queue is full, the input cannot be read, alpha cannot be set, or the engine has ended.
+            HTTPException: The queue is full, the input cannot be read, there is no adapter, or the engine has ended.
         """
         engine, batcher = self._loaded()
         if not engine.facts.has_sweep:
-            raise HTTPException(404, "Alpha can be set only in a bundle with an adapter. Serve one.")
+            raise HTTPException(404, "sweep: expected a bundle with an adapter, got one without. Serve one.")
         async with self._accept(len(alphas)):
             sample = await self._read(engine.reader.read, content)
             return await batcher.alone(lambda: engine.sweep(sample, alphas))

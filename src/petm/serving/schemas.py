@@ -20,7 +20,7 @@ class GradeRequest(_Sent):
 
 
 class SweepRequest(_Sent):
-    """One input, and values of alpha."""
+    """One input, and strengths of the second opinion."""
 
     image: str | None = Field(None, description="An image file in base64.")
     text: str | None = None
@@ -72,7 +72,7 @@ class GradeAnswer(BaseModel):
 
 
 class SweepAnswer(BaseModel):
-    """The probabilities of the classes at each alpha."""
+    """The probabilities of the classes at each strength of the second opinion."""
 
     alphas: list[float]
     probabilities: list[list[float]]
@@ -88,7 +88,7 @@ class About(BaseModel):
     threshold: dict[str, Any] = Field(description="The threshold on suspicion, and its guarantee in words.")
     score: str
     second_opinion: bool = Field(description="Whether there is one; without, the model's own answers stand for it.")
-    sweep: bool = Field(description="Whether alpha can be set.")
+    sweep: bool = Field(description="Whether the strength of the second opinion can be set.")
     labels: bool
     queue: bool = Field(description="Whether there is a review queue.")
     audit: float | None = Field(description="Chance of each trusted input to be drawn for review.")

@@ -89,7 +89,7 @@ export class Gallery {
     const card = make("li", { "data-id": input.id }, head, kind === "texts" ? picture(input) : null);
     if (row && !read) card.append(make("p", { class: "problem" }, row.reason ?? "It could not be read."));
     if (shown) card.append(errorProbability(row), opinions(about, row, 3));
-    if (shown && about.sweep) card.append(this.sweep(input));
+    if (shown && about.sweep) card.append(turning(about, input));
     card.append(make("p", { class: "decision", hidden: "" }));
     if (read) {
       const open = make("button", { type: "button", class: "quiet", onclick: () => this.review(input) }, "Review");
@@ -97,11 +97,5 @@ export class Gallery {
       card.append(open);
     }
     return card;
-  }
-
-  sweep(input) {
-    const { element, ask } = turning(this.session.about, input);
-    const summary = make("summary", {}, "From the model to the second opinion");
-    return make("details", { ontoggle: ask }, summary, element);
   }
 }

@@ -1,4 +1,4 @@
-/** Views of one input: its picture, the grade, both opinions, and the alpha sweep between them. */
+/** Views of one input: its picture, the grade, both opinions, and the sweep between them. */
 
 import { bar, make, percent } from "./dom.js";
 import { sweep } from "./service.js";
@@ -7,7 +7,11 @@ const LARGEST = 640; // pixels of a picture's longer side
 const SMALL = 96; // below, pixels are shown as squares
 const STEPS = 20;
 const SWEEPS = new WeakMap(); // probabilities of the sweep, by input
-const ALPHAS = Array.from({ length: STEPS + 1 }, (_, step) => step / STEPS);
+const STRENGTHS = Array.from({ length: STEPS + 1 }, (_, step) => step / STEPS);
+
+const NOT_ASKED = "No second opinion was computed for this input.";
+
+const whole = (strength) => `${Math.round(100 * strength)}%`;
 
 export const className = (about, label) => about.classes[label] ?? String(label);
 
@@ -57,11 +61,17 @@ export function errorProbability({ probability }) {
   );
 }
 
-/** The likeliest classes, of both opinions side by side; without a second opinion, of the model alone. */
+/** The likeliest classes, of both opinions side by side; without a second opinion, of the model alone, and says so. */
 export function opinions(about, row, most) {
+  const none = about.second_opinion && !row.opinion;
+  const parts = [likely(about, row, most), none ? make("p", { class: "soft unasked" }, NOT_ASKED) : null];
+  return make("div", {}, ...parts);
+}
+
+function likely(about, row, most) {
   const named = (label) => className(about, label);
   const both = Boolean(row.opinion);
-  const likely = likeliest(both ? [row.base, row.opinion] : [row.base], most);
+  const classes = likeliest(both ? [row.base, row.opinion] : [row.base], most);
   const cell = (probabilities, label, top, kind) =>
     make(
       "td",
@@ -71,7 +81,7 @@ export function opinions(about, row, most) {
     );
   const head = (kind, text) =>
     make("th", { scope: "col" }, make("span", { class: `key ${kind}`, "aria-hidden": "true" }), text);
-  const rows = likely.map((label) =>
+  const rows = classes.map((label) =>
     make(
       "tr",
       {},
@@ -91,15 +101,15 @@ export function opinions(about, row, most) {
         "tr",
         {},
         make("th", { scope: "col" }, "Class"),
-        head("base", "The model"),
-        both ? head("second", "Second opinion") : null,
+        head("base", "The model says"),
+        both ? head("second", "The second opinion says") : null,
       ),
     ),
     make("tbody", {}, ...rows),
   );
 }
 
-/** The slider from the model to the second opinion; `ask()` requests the sweep, once. */
+/** The slider from the model to the second opinion, folded away; it is asked for once, where a person unfolds it. */
 export function turning(about, input) {
   const range = make("input", {
     type: "range",
@@ -107,17 +117,18 @@ export function turning(about, input) {
     max: STEPS,
     step: 1,
     value: 0,
-    "aria-label": "Alpha, from the model at 0 to the second opinion at 1",
+    "aria-label": "Strength of the second opinion, from 0%, the model alone, to 100%",
   });
-  const alpha = make("output", {}, "0");
+  const strength = make("output", {}, "0%");
   const story = make("p", { class: "turn" });
   const rows = make("div", { class: "shares" });
   const element = make(
-    "div",
-    { class: "sweep" },
-    make("p", { class: "sweep-head" }, "alpha = ", alpha),
+    "details",
+    { class: "sweep", ontoggle: ask },
+    make("summary", {}, "How strong the second opinion is"),
+    make("p", { class: "sweep-head" }, "Strength ", strength),
     range,
-    make("p", { class: "ends", "aria-hidden": "true" }, make("span", {}, "0: the model"), make("span", {}, "1: the second opinion")),
+    make("p", { class: "ends", "aria-hidden": "true" }, make("span", {}, "the model"), make("span", {}, "the second opinion")),
     story,
     rows,
   );
@@ -125,12 +136,12 @@ export function turning(about, input) {
   let asked = false;
 
   function show() {
-    alpha.textContent = ALPHAS[range.value].toFixed(2).replace(/\.?0+$/, "");
+    strength.textContent = whole(STRENGTHS[range.value]);
     const now = probabilities?.[range.value];
     const top = now && now.indexOf(Math.max(...now));
     range.setAttribute(
       "aria-valuetext",
-      alpha.textContent + (now ? `: ${className(about, top)} at ${percent(now[top])}` : ""),
+      strength.textContent + (now ? `: ${className(about, top)} at ${percent(now[top])}` : ""),
     );
     for (const share of now ? rows.children : []) {
       const label = Number(share.dataset.label);
@@ -146,7 +157,7 @@ export function turning(about, input) {
     story.className = "turn";
     story.textContent = "Asking the service …";
     try {
-      if (!SWEEPS.has(input)) SWEEPS.set(input, await sweep(input, ALPHAS));
+      if (!SWEEPS.has(input)) SWEEPS.set(input, await sweep(input, STRENGTHS));
       probabilities = SWEEPS.get(input);
       rows.replaceChildren(
         ...likeliest(probabilities, 5).map((label) =>
@@ -172,14 +183,14 @@ export function turning(about, input) {
     ask();
     show();
   });
-  return { element, ask };
+  return element;
 }
 
 /** Where the likeliest class changes between the model and the second opinion, in words. */
 function turnInWords(about, probabilities) {
   const tops = probabilities.map((each) => each.indexOf(Math.max(...each)));
-  const turns = ALPHAS.flatMap((alpha, step) =>
-    step && tops[step] !== tops[step - 1] ? [`to ${className(about, tops[step])} at alpha ${alpha}`] : [],
+  const turns = STRENGTHS.flatMap((strength, step) =>
+    step && tops[step] !== tops[step - 1] ? [`to ${className(about, tops[step])} at ${whole(strength)}`] : [],
   );
   const first = className(about, tops[0]);
   return turns.length ? `It turns from ${first} ${turns.join(", ")}.` : `It stays ${first} all the way.`;

@@ -68,7 +68,7 @@ function describe({ inputs, classes, threshold, version, second_opinion: second 
   const guarantee = typeof threshold === "string" ? threshold : threshold?.guarantee;
   byId("about").textContent =
     `The model sorts ${inputs} into ${classes.length.toLocaleString("en")} classes. ` +
-    `${second ? "A second opinion is computed, and each" : "Each"} prediction is graded trusted or suspect.`;
+    `Each prediction is graded trusted or suspect${second ? ", with the help of a second opinion" : ""}.`;
   if (!second) document.title = byId("title").textContent = "Graded predictions";
   byId("guarantee").textContent = guarantee ?? "";
   byId("guarantee").hidden = !guarantee;

@@ -6,13 +6,18 @@ import { blind, decisionStands } from "./session.js";
 
 const AHEAD = 5; // inputs of the queue that are shown before and after the one in review
 const MOST_KEYS = 9;
-const WAIT = 150; // milliseconds on one input before its sweep is asked for
+const MOST_LIKELY = 5; // further classes that have a button
 
 export class Review {
   /** Takes a `Session`. */
   constructor(session) {
     this.session = session;
-    this.keys = new Map(); // labels by the key that corrects to them
+    this.labels = [...session.about.classes.keys()];
+    // Digits stand for themselves where they are the class names.
+    const digits = session.about.classes.every((name) => /^[0-9]$/.test(name));
+    const keyed = digits ? this.labels : this.labels.slice(0, MOST_KEYS);
+    const keyOf = (label) => (digits ? session.about.classes[label] : String(label + 1));
+    this.keys = new Map(keyed.map((label) => [keyOf(label), label])); // labels by the key that corrects to them
     this.opened = new Set(); // inputs opened for review that are not suspect
     this.decided = []; // in this order, for undo
     this.current = null;
@@ -24,14 +29,15 @@ export class Review {
     byId("previous").addEventListener("click", () => this.move(-1));
     byId("next").addEventListener("click", () => this.move(1));
     byId("save-again").addEventListener("click", () => this.saveAgain());
-    byId("correct").addEventListener("click", () => byId("other").value && this.decide(Number(byId("other").value)));
-    byId("decide").hidden = !session.about.labels;
+    byId("other-class").hidden = keyed.length === this.labels.length;
+    byId("other-class").addEventListener("submit", (event) => this.correct(event));
+    byId("other").addEventListener("input", () => byId("other").setCustomValidity(""));
+    byId("other").addEventListener("keydown", ({ key }) => key === "Escape" && byId("case").focus());
+    byId("classes").append(...session.about.classes.map((name) => make("option", { value: name })));
     byId("not-kept").hidden = session.about.labels;
     this.mixed = Boolean(session.about.queue || session.about.audit);
     byId("kept").hidden = !session.about.labels || this.mixed;
     byId("mixed").hidden = !session.about.labels || !this.mixed;
-    const all = session.about.classes.map((name, label) => make("option", { value: label }, name));
-    byId("other").append(make("option", { value: "" }, "choose"), ...all);
   }
 
   /** The queue: that of the service in its order; or the suspects, most suspect first, and those of an audit between. */
@@ -70,6 +76,7 @@ export class Review {
     const drawn = this.drawnRow === this.current.row && this.drawnBlind === blind(this.current);
     if (this.current !== before || !drawn) this.drawCase();
     this.drawQueue(queue);
+    this.drawShares(queue);
     this.drawDecision(queue);
   }
 
@@ -99,40 +106,27 @@ export class Review {
     ];
     const facts = make("div", { class: "facts" }, ...parts);
     byId("case").replaceChildren(picture(current, 4000), facts);
-    clearTimeout(this.asking);
-    if (about.sweep && !hidden) {
-      const { element, ask } = turning(about, current);
-      facts.append(element);
-      this.asking = setTimeout(ask, WAIT);
-    }
+    if (about.sweep && !hidden) facts.append(turning(about, current));
     this.drawCandidates();
     if (held) byId("case").focus({ preventScroll: true });
   }
 
-  /** The classes to correct to, each with its key: digits stand for themselves where they are the class names. */
+  /** The classes to correct to: those with a key, always in the same places, and then the likeliest of the others. */
   drawCandidates() {
-    const { classes } = this.session.about;
     const hidden = blind(this.current);
     const row = hidden ? { ...this.current.row, opinion: null, second: null } : this.current.row;
-    const digits = classes.every((name) => /^[0-9]$/.test(name));
-    let labels = [...classes.keys()];
-    if (!digits && classes.length > MOST_KEYS) {
-      const high = (label) => Math.max(row.base?.[label] ?? 0, row.opinion?.[label] ?? 0, label === row.second ? 1 : 0);
-      labels = labels
-        .filter((label) => label !== row.label)
-        .sort((one, other) => high(other) - high(one) || one - other);
-      labels = labels.slice(0, MOST_KEYS);
-    }
-    this.keys = new Map(labels.map((label, place) => [digits ? classes[label] : String(place + 1), label]));
-    byId("other").value = String(this.current.decision?.label ?? "");
-    byId("other-class").hidden = new Set([row.label, ...labels]).size === classes.length;
+    const high = (label) => Math.max(row.base?.[label] ?? 0, row.opinion?.[label] ?? 0, label === row.second ? 1 : 0);
+    const others = this.labels.slice(this.keys.size).sort((one, other) => high(other) - high(one) || one - other);
+    const buttons = [...this.keys, ...others.slice(0, MOST_LIKELY).map((label) => [null, label])];
+    byId("other").value = "";
     byId("candidates").replaceChildren(
-      ...[...this.keys].map(([key, label]) => {
+      ...buttons.map(([key, label]) => {
+        const name = className(this.session.about, label);
         const second = label === row.second ? make("span", { class: "key second", title: "Second opinion" }) : null;
         const base = label === row.label ? make("span", { class: "key base", title: "The model" }) : null;
-        const shortcut = digits ? null : make("kbd", { "aria-hidden": "true" }, key);
+        const shortcut = key === null || key === name ? null : make("kbd", { "aria-hidden": "true" }, key);
         const whose = [base && "the model's", second && "the second opinion's"].filter(Boolean).join(" and ");
-        const spoken = `${className(this.session.about, label)}${whose && `, ${whose}`}`;
+        const spoken = `${name}${whose && `, ${whose}`}`;
         return make(
           "button",
           {
@@ -144,7 +138,7 @@ export class Review {
           },
           base,
           second,
-          className(this.session.about, label),
+          name,
           shortcut,
         );
       }),
@@ -197,6 +191,20 @@ export class Review {
     return `${done.toLocaleString("en")} of ${total.toLocaleString("en")} reviewed${gone}`;
   }
 
+  /** How many are reviewed, and what was decided on those on the page. */
+  drawShares(queue) {
+    const decided = queue.filter((input) => !open(input)).map(({ decision }) => decision);
+    const unsure = decided.filter((decision) => decision.unsure).length;
+    const confirmed = decided.filter((decision) => decision.confirmed).length;
+    const share = (count, word) => `${count} ${word} (${percent(count / decided.length)})`;
+    const parts = [share(confirmed, "confirmed"), share(decided.length - confirmed - unsure, "corrected")];
+    if (unsure) parts.push(share(unsure, "cannot tell"));
+    const { done, total } = this.session.queue ? this.session.progress : { done: decided.length, total: queue.length };
+    Object.assign(byId("done"), { max: Math.max(total, 1), value: done });
+    const before = this.session.queue ? "" : `${done} of ${total} reviewed: `;
+    byId("shares").textContent = decided.length ? `${before}${parts.join(", ")}.` : "";
+  }
+
   drawDecision(queue) {
     const { decision } = this.current;
     const label = decision?.label;
@@ -221,7 +229,7 @@ export class Review {
   decide(label, unsure = false) {
     const { current } = this;
     this.begun = true;
-    if (!current || !this.session.about.labels) return;
+    if (!current) return;
     this.decided = [...this.decided.filter((input) => input !== current), current];
     this.session.decide(current, label, unsure);
     const queue = this.queue;
@@ -234,6 +242,24 @@ export class Review {
     announce(`${done} ${after ? `Next: ${this.inWords()}` : "All are reviewed."}`);
   }
 
+  /** Corrects to the class that was typed: its name, or what only one name contains. */
+  correct(event) {
+    event.preventDefault();
+    const field = byId("other");
+    const typed = field.value.trim().toLowerCase();
+    const names = this.session.about.classes.map((name) => name.toLowerCase());
+    const found = this.labels.filter((label) => names[label].includes(typed));
+    const label = names.includes(typed) ? names.indexOf(typed) : found.length === 1 ? found[0] : null;
+    if (label === null) {
+      field.setCustomValidity(found.length ? `${found.length} classes match. Type more.` : "No class has this name.");
+      field.reportValidity();
+      return;
+    }
+    field.value = "";
+    byId("case").focus({ preventScroll: true });
+    this.decide(label);
+  }
+
   confirm() {
     this.decide(this.current.row.label);
   }
@@ -243,7 +269,6 @@ export class Review {
   }
 
   undoable() {
-    if (!this.session.about.labels) return null;
     return decisionStands(this.current)
       ? this.current
       : this.decided.findLast((input) => decisionStands(input) && this.session.inputs.has(input.id));
@@ -294,7 +319,7 @@ export class Review {
     if (blind(this.current)) {
       return `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}.`;
     }
-    const second = about.second_opinion ? `, the second opinion ${className(about, row.second)}` : "";
+    const second = row.opinion ? `, the second opinion says ${className(about, row.second)}` : "";
     return (
       `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}${second}. ` +
       `Probability of error ${percent(row.probability)}.`
@@ -308,7 +333,7 @@ export function decisionInWords(about, { decision }) {
   const { label, confirmed, unsure, saved, problem } = decision;
   const none = unsure ? "Cannot tell" : "Taken back";
   const what = label === null ? none : `${confirmed ? "Confirmed" : "Corrected to"} ${className(about, label)}`;
-  const state = saved ? "saved" : problem ? "not saved" : "saving …";
+  const state = saved ? "saved" : problem ? "not saved" : about.labels ? "saving …" : "not stored";
   return [`${what}, `, make("span", { class: saved ? "better" : problem ? "worse" : "soft" }, `${state}.`)];
 }
 

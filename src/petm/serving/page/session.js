@@ -22,6 +22,9 @@ export const blind = (input) =>
   (input.queued !== undefined || input.row?.audit || (input.row?.audit === false && input.row.grade === "suspect")) &&
   input.row?.grade !== "unreadable";
 
+/** Whether the service repeats the model's answer, as where there is no second opinion or a cascade asks for none. */
+const repeats = ({ base, opinion }) => base?.every((probability, label) => probability === opinion[label]);
+
 /** Fires the event `change` on each change, whose detail is the input that changed, or absent for all of them. */
 export class Session extends EventTarget {
   /** Takes the answer of `about()`. */
@@ -165,12 +168,14 @@ export class Session extends EventTarget {
       const waiting = [...this.inputs.values()].filter((input) => !input.row);
       if (!waiting.length) return;
       this.problem = "";
-      // Without a second opinion, the service repeats the model's answers.
-      const absent = this.about.second_opinion ? {} : { second: null, second_name: null, opinion: null };
+      const absent = { second: null, second_name: null, opinion: null };
       try {
         for await (const [inputs, rows] of grade(waiting, this.about.limits)) {
           inputs.forEach((input, index) =>
-            Object.assign(input, { row: { ...rows[index], ...absent }, bundle: this.bundle }),
+            Object.assign(input, {
+              row: repeats(rows[index]) ? { ...rows[index], ...absent } : rows[index],
+              bundle: this.bundle,
+            }),
           );
           for (const input of inputs) await this.keep(input);
           inputs.forEach((input) => this.tell(input));
@@ -190,14 +195,14 @@ export class Session extends EventTarget {
     this.save(input);
   }
 
-  /** Sends the decision on an input, after those before it. */
+  /** Sends the decision on an input, after those before it; a service without a labels file is sent none. */
   save(input) {
     const decision = input.decision;
     delete decision.problem;
     this.tell(input);
     this.posting = this.posting.then(async () => {
       await this.keep(input);
-      if (input.decision !== decision) return; // a later one is on its way
+      if (input.decision !== decision || !this.about.labels) return; // a later one is on its way
       try {
         await keepDecision(decision.line, input);
         decision.saved = true;

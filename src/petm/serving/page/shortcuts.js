@@ -17,6 +17,7 @@ export function listenToKeys(review) {
     const typed = event.target.matches?.(TYPED) || event.ctrlKey || event.metaKey || event.altKey;
     if (typed || !box.checked || document.querySelector("dialog[open]")) return;
     if (event.key === "?") byId("help").showModal();
+    else if (event.key === "/" && review.current && !byId("other-class").hidden) byId("other").focus();
     else if (!review.current || !actOn(review, event)) return;
     event.preventDefault();
   });
