@@ -106,8 +106,8 @@ def test_fit_grade_inspect(place, petm):
     assert (code, out) == (0, "")
     rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
     assert list(rows[0]) == [
-        "input", "row", "label", "label_name", "second", "second_name", "probability", "suspicion", "grade", "reason",
-        "true_label", "chance", "audit", "sha256",
+        "input", "row", "label", "label_name", "second", "second_name", "probability_of_error", "confidence",
+        "suspicion", "grade", "reason",
     ]  # fmt: skip
     assert [row["input"] for row in rows] == [str(path.relative_to(place)) for path in sorted(place.glob("more/*"))]
     for row in rows:

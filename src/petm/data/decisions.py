@@ -1,6 +1,6 @@
 """What people decided about inputs, read from files of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,8 @@ FEWEST = 20
 """Fewest labelled inputs that are worth a look."""
 CANNOT_TELL = "cannot tell"
 LINES = (".jsonl", ".ndjson")
+_FORMER = "probability"
+"""The former name of ``probability_of_error``; the files that have it count the rows of Parquet from 0."""
 _COLUMNS = ("input", "path", "row", "label", "label_name", "sha256", "decision", "confirmed", "suspicion")
 
 
@@ -167,6 +169,15 @@ def open_table_file(path: Located, columns: Sequence[str], required: Sequence[st
         got = f"a file of the kind '{path.suffix}'" if path.is_file() else "no file there"
         raise DataError(f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}), got {got}. {hint}")
     return open_table(path, columns, required=required, hint=hint)
+
+
+def refuse_former(source: str, columns: Collection[str]) -> None:
+    """Raises DataError for the columns of a file that an earlier petm wrote."""
+    if _FORMER in columns and "probability_of_error" not in columns:
+        raise DataError(
+            f"{source}: expected the column 'probability_of_error', got '{_FORMER}', as earlier versions of petm "
+            f"wrote. Grade again."
+        )
 
 
 def cut_off(path: Located) -> int | None:

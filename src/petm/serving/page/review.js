@@ -297,7 +297,7 @@ export class Review {
     const second = about.second_opinion ? `, the second opinion ${className(about, row.second)}` : "";
     return (
       `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}${second}. ` +
-      `Probability of error ${percent(row.probability)}.`
+      `Probability of error ${percent(row.probability_of_error)}.`
     );
   }
 }

@@ -165,12 +165,10 @@ export class Session extends EventTarget {
       const waiting = [...this.inputs.values()].filter((input) => !input.row);
       if (!waiting.length) return;
       this.problem = "";
-      // Without a second opinion, the service repeats the model's answers.
-      const absent = this.about.second_opinion ? {} : { second: null, second_name: null, opinion: null };
       try {
         for await (const [inputs, rows] of grade(waiting, this.about.limits)) {
           inputs.forEach((input, index) =>
-            Object.assign(input, { row: { ...rows[index], ...absent }, bundle: this.bundle }),
+            Object.assign(input, { row: rows[index], bundle: this.bundle }),
           );
           for (const input of inputs) await this.keep(input);
           inputs.forEach((input) => this.tell(input));
@@ -248,7 +246,8 @@ function lineOf({ id, name, row }, { label, confirmed, unsure }, classes) {
     confirmed,
     predicted: row.label,
     second: row.second,
-    probability: row.probability,
+    probability_of_error: row.probability_of_error,
+    confidence: row.confidence,
     grade: row.grade,
     suspicion: row.suspicion,
   };
