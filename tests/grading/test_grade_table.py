@@ -118,7 +118,7 @@ def test_a_folder_of_parts(tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_grades(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent.csv: expected grades .*, got nothing there"):
+    with pytest.raises(DataError, match=r"absent.csv: expected grades .*, got a path that does not exist"):
         next(iter(read_grades(tmp_path / "absent.csv")))
     (tmp_path / "g.txt").write_text("x")
     with pytest.raises(DataError, match=r"g.txt: expected grades .*, got a file of the kind '.txt'"):

@@ -180,7 +180,7 @@ def test_what_cannot_be_counted(tmp_path):
     empty = write(SCHEMA.empty_table(), tmp_path / "empty.parquet")
     with pytest.raises(DataError, match=r"empty\.parquet: expected at least one graded row, got none"):
         read_production([empty], THRESHOLD)
-    with pytest.raises(DataError, match=r"none\.csv: expected grades .*, got nothing there"):
+    with pytest.raises(DataError, match=r"none\.csv: expected grades .*, got a path that does not exist"):
         read_production([tmp_path / "none.csv"], THRESHOLD)
     holes = graded(20, unreadable=0)
     holes = holes.set_column(holes.column_names.index("suspicion"), "suspicion", pa.nulls(20, pa.float64()))

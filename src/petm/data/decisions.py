@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petm._internal.storage import Located
+from petm._internal.texts import near
 from petm.data.labels import (
     UNLABELLED,
     Label,
@@ -166,7 +167,7 @@ def check_known(labels: NDArray[np.int64], fewest: int = FEWEST) -> None:
 def open_table_file(path: Located, columns: Sequence[str], required: Sequence[str], hint: str) -> Table:
     """Returns a table of labels or grades; raises DataError where the path is none."""
     if not path.is_file() or path.suffix.lower() not in TABLE_SUFFIXES:
-        got = f"a file of the kind '{path.suffix}'" if path.is_file() else "no file there"
+        got = f"a file of the kind '{path.suffix}'" if path.exists() else "a path that does not exist"
         raise DataError(f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}), got {got}. {hint}")
     return open_table(path, columns, required=required, hint=hint)
 
@@ -248,7 +249,7 @@ def _numbered(read: Sequence[Decision], classes: Sequence[str], path: Path) -> l
         raise DataError(f"{path}: {error}") from error
     known = f"one of the grader's classes {enumerated(classes)}, or a number below {len(classes)}"
     faults = {
-        each.source: f"expected as label {known}, got {each.said!s}"
+        each.source: f"expected as label {known}, got {each.said!s}{near(each.said, classes)}"
         for each in read
         if each.said is not None and (each.said not in numbers or each.said in foreign)
     }

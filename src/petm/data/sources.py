@@ -411,7 +411,7 @@ def _matching(path: str | Path, *, globs: bool) -> list[Located]:
     elif globs and "\0" not in str(path):
         found = [*sorted(map(Path, glob.glob(str(path))))]
     if not found:
-        raise DataError(f"{place}: expected a file, a folder or a glob, got nothing there. Check the path.")
+        raise DataError(f"{place}: expected a file, a folder or a glob, got a path that does not exist. Check it.")
     return found
 
 

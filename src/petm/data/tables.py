@@ -15,6 +15,7 @@ from sys import maxsize
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from petm._internal.storage import Located, RemotePath, check_regular, for_arrow, open_binary
+from petm._internal.texts import near
 from petm.errors import DataError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Table(ABC):
     def _check(self, present: Collection[str]) -> None:
         for column in self.columns:
             if (column in self.required and column not in present) or list(present).count(column) > 1:
-                got = f"the columns {', '.join(present) or 'of an empty file'}"
+                got = f"the columns {', '.join(present) or 'of an empty file'}{near(column, present)}"
                 raise DataError(f"{self.path}: expected a column '{column}', got {got}. {self.hint}")
 
     def _broken(self, kind: str, error: Exception) -> DataError:

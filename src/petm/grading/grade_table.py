@@ -164,7 +164,7 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
     path = locate(path) if isinstance(path, str) else path
     kind = ".parquet" if path.is_dir() else path.suffix.lower()
     if not path.exists() or kind not in GRADE_SUFFIXES:
-        got = f"a file of the kind '{path.suffix}'" if path.exists() else "nothing there"
+        got = f"a file of the kind '{path.suffix}'" if path.exists() else "a path that does not exist"
         raise DataError(
             f"{path}: expected grades ({', '.join(GRADE_SUFFIXES)}), got {got}. Name what petm grade wrote."
         )

@@ -67,7 +67,8 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
         ModelError: There is no such folder or config, or it has code of its own that is not trusted.
     """
     if not folder.is_dir():
-        raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, which is none.")
+        why = "which is a file" if folder.exists() else "which does not exist"
+        raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, {why}. Check the path.")
     check_files(folder)
     content = read_json(folder / "config.json")
     refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
