@@ -7,6 +7,7 @@ import click
 from petm._internal.texts import visible
 from petm.cli import options
 from petm.cli.demo import demo
+from petm.cli.doctor import doctor
 from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
@@ -41,7 +42,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, fit, learn, recalibrate, grade, inspect, monitor, serve, export, push, reproduce):
+for verb in (demo, fit, learn, recalibrate, grade, inspect, monitor, serve, export, push, reproduce, doctor):
     petm.add_command(verb)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from petm._internal.extras import import_extra
+from petm._internal.extras import import_extra, install_line
 from petm.errors import ExtraError, ModelError, PetmError
 
 PREFIX = "hf:"
@@ -193,7 +193,7 @@ def transformers_reading(folder: Path) -> Iterator[Any]:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ExtraError(
             f"model: expected the packages that {folder} needs, got: {reason}. "
-            f"Install what it names; bitsandbytes and torchao: pip install 'petm[quantized]'."
+            f"Install what it names; bitsandbytes and torchao: {install_line('quantized')}."
         ) from error
     except BaseException as error:  # transformers, tokenizers and safetensors raise what they like
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's is no Exception
