@@ -51,7 +51,7 @@ if cascade:  # a second graph looks again at the images for which the first one 
     second, each = onnxruntime.InferenceSession(path), round(cascade["most"] * 1_000_000)
     full = left = max(1_000_000, 1000 * each)  # how many more it may look at, in millionths
 table = csv.writer(sys.stdout, lineterminator="\n")
-table.writerow(["input", "label", "label_name", "probability", "suspicion", "grade", "reason"])
+table.writerow(["input", "label", "label_name", "probability_of_error", "suspicion", "grade", "reason"])
 for path in sys.argv[2:]:
     try:
         x = read(path, form)[None]

@@ -106,8 +106,8 @@ def test_fit_grade_inspect(place, petm):
     assert (code, out) == (0, "")
     rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
     assert list(rows[0]) == [
-        "input", "row", "label", "label_name", "second", "second_name", "probability", "suspicion", "grade", "reason",
-        "true_label", "chance", "audit", "sha256",
+        "input", "row", "label", "label_name", "second", "second_name", "probability_of_error", "confidence",
+        "suspicion", "grade", "reason",
     ]  # fmt: skip
     assert [row["input"] for row in rows] == [str(path.relative_to(place)) for path in sorted(place.glob("more/*"))]
     for row in rows:
@@ -139,7 +139,7 @@ def test_fit_grade_inspect(place, petm):
 
     code, out, err = petm(*fit_arguments())
     assert code == 1
-    assert "got a bundle. Choose another name, or overwrite it." in err
+    assert "got a bundle. Choose another name, or replace it with --overwrite." in err
 
 
 @pytest.mark.slow
@@ -253,7 +253,7 @@ def test_weights_of_another_network(place, petm):
     save_file({"conv1.weight": torch.zeros(3, 1, 2, 2)}, place / "w.safetensors")
     code, out, err = petm(*fit_arguments())
     assert (code, out) == (1, "")
-    assert err.startswith("Error: weights: w.safetensors ")
+    assert err.startswith("Error: --weights: w.safetensors ")
     assert "conv1.weight is (3, 1, 2, 2) in the file and (6, 1, 5, 5) in the model" in err
     assert len(err.splitlines()) == 1
 
@@ -527,7 +527,7 @@ def test_nothing_that_can_be_read_is_an_error_with_the_commonest_reason(fitted, 
     (fitted / "bad" / "3.png").symlink_to("nowhere")
     code, _, err = petm("grade", "my.petm", "--trust-bundle-code", "bad", "-o", "g.csv")
     assert code == 1
-    assert err.splitlines()[-1].startswith("Error: inputs: expected one that can be read, got 4 that cannot, mostly: ")
+    assert err.splitlines()[-1].startswith("Error: INPUTS: expected one that can be read, got 4 that cannot, mostly: ")
     assert "an empty or unknown format" in err.splitlines()[-1]
     assert len((fitted / "g.csv").read_text().splitlines()) == 5
     assert petm("grade", "my.petm", "--trust-bundle-code", "bad", "--json")[0] == 1
@@ -546,6 +546,10 @@ def test_an_output_among_the_inputs_is_refused(fitted, petm):
         ("x.npz", "y.csv"), ("x.npz", "z.csv"), ("*.npz", "z.csv"), (".", "g.csv"), ("x.npz", "my.petm/g.csv"),
     ):  # fmt: skip
         code, _, err = petm("grade", "my.petm", "--trust-bundle-code", given, "-o", output, "--overwrite")
-        assert (code, "Error: output: expected a place apart from the inputs" in err) == (1, True), (given, output, err)
+        assert (code, "Error: --output: expected a place apart" in err) == (1, True), (
+            given,
+            output,
+            err,
+        )
     assert sorted(map(str, fitted.rglob("*"))) == before
     assert petm("grade", "my.petm", "--trust-bundle-code", "more", "-o", "more.csv")[0] == 0

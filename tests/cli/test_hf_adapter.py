@@ -88,7 +88,7 @@ def test_it_grades_and_its_folders_may_move(
     assert {row["label_name"] for row in csv.DictReader(out.splitlines())} <= set(hf_folders.KINDS)
     (place / "base").rename(place / "moved")
     assert run(monkeypatch, "grade", "my.petm", "more.csv") == 1
-    assert capfd.readouterr().err.startswith("Error: base: expected")
+    assert capfd.readouterr().err.startswith("Error: --base: expected")
     assert run(monkeypatch, "grade", "my.petm", "more.csv", "--base", "moved") == 0
     assert capfd.readouterr().out == out
     (place / "adapter").rename(place / "other")

@@ -247,9 +247,9 @@ def test_what_is_refused(petm):
         (("my.petm", "none.csv"), 1, "Error: none.csv: expected"),
         (("my.petm", "g.csv"), 1, "Error: g.csv: expected grades by this bundle, got "),
         (("my.petm", "g.csv", "--labels", "none.csv"), 1, "Error: none.csv: expected a table "),
-        (("my.petm", "g.csv", "--confidence", "2"), 1, "Error: confidence: expected"),
-        (("my.petm", "g.csv", "--significance", "0"), 1, "Error: significance: expected"),
-        (("my.petm", "g.csv", "--window", "0"), 1, "Error: window: expected"),
+        (("my.petm", "g.csv", "--confidence", "2"), 1, "Error: --confidence: expected"),
+        (("my.petm", "g.csv", "--significance", "0"), 1, "Error: --significance: expected"),
+        (("my.petm", "g.csv", "--window", "0"), 1, "Error: --window: expected"),
     ):
         found = petm(*arguments)
         assert found[0] == code

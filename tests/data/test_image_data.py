@@ -47,7 +47,7 @@ def test_a_file_in_the_hugging_face_layout(tmp_path: Path) -> None:
     assert greys(data) == [0, 1, 2, 3, 4]
     assert data.labels.tolist() == [0, 1, 0, 1, 0]
     assert data.classes == ("even", "odd")
-    assert data.name(4) == f"{path} row 4"
+    assert data.name(4) == f"{path} row 5"
     assert data.inputs([3, 1]).shape == (2, 1, 4, 6)
     assert open_data(path, size=(2, 2), channels=3, resize="squeeze").inputs([0]).shape == (1, 3, 2, 2)
 
@@ -70,8 +70,8 @@ def test_shards_of_a_folder_or_a_glob(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "train-*.parquet"):
         data = open_data(path)
         assert greys(data) == [0, 1, 2, 3, 4]
-        assert data.name(2) == f"{tmp_path / 'train-00000-of-00003.parquet'} row 2"
-        assert data.name(3) == f"{tmp_path / 'train-00002-of-00003.parquet'} row 0"
+        assert data.name(2) == f"{tmp_path / 'train-00000-of-00003.parquet'} row 3"
+        assert data.name(3) == f"{tmp_path / 'train-00002-of-00003.parquet'} row 1"
 
 
 def test_several_splits_are_not_mixed(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ GOOD = {"image": [png(1), png(2)], "label": [0, 1]}
         ({"text": ["a"], "label": [0]}, "expected a column 'image', got the columns text, label"),
         ({"image": ["a.png"]}, r"expected encoded images .*in column 'image', got string"),
         ({"image": [{"path": "a.png"}]}, "expected encoded images .*in column 'image', got struct<path: string>"),
-        ({**GOOD, "label": [0.0, 1.5]}, r"row 1: expected a class number .*, got 1\.5"),
-        ({**GOOD, "image": [png(1), None]}, r"row 1: expected an image in column 'image', got nothing.*--skip-bad"),
+        ({**GOOD, "label": [0.0, 1.5]}, r"row 2: expected a class number .*, got 1\.5"),
+        ({**GOOD, "image": [png(1), None]}, r"row 2: expected an image in column 'image', got nothing.*--skip-bad"),
         ({"image": [{"bytes": None, "path": "a.png"}]}, "column 'image'"),
         ({"image": pa.array([], pa.binary())}, "expected at least one image, got none"),
         ({**GOOD, "label": [0, -5]}, "expected labels of at least 0 .* got -5"),
@@ -143,22 +143,22 @@ def test_unsuitable_columns_are_refused(tmp_path: Path, columns: dict[str, objec
 def test_a_null_inside_the_struct_is_a_missing_image(tmp_path: Path) -> None:
     images = pa.array([{"bytes": png(1), "path": None}, {"bytes": None, "path": "far.png"}, None])
     pq.write_table(pa.table({"image": images}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"x\.parquet row 1: "):
+    with pytest.raises(DataError, match=r"x\.parquet row 2: "):
         open_data(tmp_path / "x.parquet")
     data = open_data(tmp_path / "x.parquet", skip_bad=True)
-    assert list(data.skipped) == [f"{tmp_path / 'x.parquet'} row 1", f"{tmp_path / 'x.parquet'} row 2"]
+    assert list(data.skipped) == [f"{tmp_path / 'x.parquet'} row 2", f"{tmp_path / 'x.parquet'} row 3"]
 
 
 def test_unreadable_images_are_named_or_skipped(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"image": [png(5), b"no image", png(6)[:40], png(7)], "label": [0, 1, 2, 3]}), path)
-    with pytest.raises(DataError, match=r"x\.parquet row 1: "):
+    with pytest.raises(DataError, match=r"x\.parquet row 2: "):
         open_data(path).inputs([1])
     data = open_data(path, skip_bad=True)
     assert greys(data) == [5, 7]
     assert data.labels.tolist() == [0, 3]
-    assert data.name(1) == f"{path} row 3"
-    assert list(data.skipped) == [f"{path} row 1", f"{path} row 2"]
+    assert data.name(1) == f"{path} row 4"
+    assert list(data.skipped) == [f"{path} row 2", f"{path} row 3"]
     assert all("expected a readable image, got: " in reason for reason in data.skipped.values())
     assert data.content != open_data(path).content
 
@@ -171,7 +171,7 @@ def test_labels_may_be_names_and_may_be_missing(tmp_path: Path) -> None:
 
 def test_another_size_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [png(5), png(5, (2, 3))]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"x\.parquet row 1: "):
+    with pytest.raises(DataError, match=r"x\.parquet row 2: "):
         open_data(tmp_path / "x.parquet").inputs([0, 1])
 
 

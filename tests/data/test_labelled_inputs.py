@@ -55,7 +55,7 @@ def test_rows_of_a_table(digits, images, tmp_path):
     pq.write_table(table, tmp_path / "graded.parquet")
     rows = list(range(3, 28))
     told = [
-        {"input": str(tmp_path / "graded.parquet"), "row": row, "label": int(digits[2].labels[row])} for row in rows
+        {"input": str(tmp_path / "graded.parquet"), "row": row + 1, "label": int(digits[2].labels[row])} for row in rows
     ]
     labels = write(tmp_path / "l.csv", told)
     found = read_labelled(read_decided([labels], CLASSES), [labels], READER, CLASSES)

@@ -59,9 +59,9 @@ def test_each_kind_is_recognised(root: Path, name: str, kind: type, labels: list
     ("name", "got"),
     [
         ("notes.txt", "a file of the kind '.txt'"),
-        ("absent", "nothing there"),
-        ("absent.npz", "nothing there"),
-        ("absent.png", "nothing there"),
+        ("absent", "a path that does not exist"),
+        ("absent.npz", "a path that does not exist"),
+        ("absent.png", "a path that does not exist"),
     ],
 )
 def test_other_kinds_are_refused(root: Path, name: str, got: str) -> None:

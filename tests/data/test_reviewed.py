@@ -94,7 +94,7 @@ def test_the_labels_of_the_page_join_by_content_and_its_last_line_holds(tmp_path
 def test_the_labels_of_the_page_join_texts_in_a_table(tmp_path, kind):
     texts = [{"text": f"text {number}", "other": 1} for number in range(ROWS)]
     source = lines(tmp_path / f"texts{kind}", texts)
-    first = {".csv": 2, ".jsonl": 1, ".parquet": 0}[kind]
+    first = {".csv": 2, ".jsonl": 1, ".parquet": 1}[kind]
     rows = [graded(str(source), first + number, number) for number in range(ROWS)]
     told = [of_page(rows[n], n % 3, f"text {n}".encode(), text=f"text {n}") for n in range(25, 50)]
     found = read_reviewed([lines(tmp_path / "l.jsonl", told)], [lines(tmp_path / "g.jsonl", rows)], CLASSES)

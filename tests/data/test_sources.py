@@ -181,7 +181,7 @@ def test_a_damaged_file_is_one_row(place: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "how", "message"),
     [
-        ("absent.png", {}, r"absent.png: expected a file, a folder or a glob, got nothing there"),
+        ("absent.png", {}, r"absent.png: expected a file, a folder or a glob, got a path that does not exist"),
         ("images/notes.txt", {}, r"notes.txt: expected images .*, got a file of the kind '.txt'"),
         ("t.csv", {}, r"t.csv: expected images .*, got a file of the kind '.csv'"),
         ("images", {"text_column": "text"}, r"images: expected texts .*, got a folder"),

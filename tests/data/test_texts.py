@@ -84,7 +84,7 @@ def test_a_sample_is_named_by_its_place(tmp_path: Path, suffix: str) -> None:
     expected = {
         ".csv": [f"{path}:{line}" for line in (2, 3, 4, 6)],  # the third takes two lines
         ".jsonl": [f"{path}:{line}" for line in (1, 2, 3, 4)],
-        ".parquet": [f"{path} row {row}" for row in range(4)],
+        ".parquet": [f"{path} row {row}" for row in (1, 2, 3, 4)],
     }
     assert [texts.rows.place(index) for index in range(4)] == expected[suffix]
 
@@ -143,7 +143,7 @@ def test_several_files(tmp_path: Path) -> None:
         assert (contents(found), found.labels.tolist()) == (["one", "two", "three"], [1, 0, 2])
         assert found.classes == ("x", "y", "z")
     assert read_texts(tmp_path / "*.csv").rows.place(2) == f"{tmp_path / 'b.csv'}:2"
-    assert read_texts(tmp_path / "*.parquet").rows.place(2) == f"{tmp_path / 'b.parquet'} row 0"
+    assert read_texts(tmp_path / "*.parquet").rows.place(2) == f"{tmp_path / 'b.parquet'} row 1"
     with pytest.raises(DataError, match=r"a.\*: "):
         read_texts(tmp_path / "a.*")
     write(tmp_path / "train.csv", text=["a"], label=["b"])
@@ -155,14 +155,14 @@ def test_several_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_blank_texts_are_counted_and_named_or_left_out(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"x{suffix}", text=["a", "", "b", " \t\n", None], label=[0, 1, 2, 3, 4])
-    names = {".csv": (":3", ":5", ":7"), ".jsonl": (":2", ":4", ":5"), ".parquet": (" row 1", " row 3", " row 4")}
+    names = {".csv": (":3", ":5", ":7"), ".jsonl": (":2", ":4", ":5"), ".parquet": (" row 2", " row 4", " row 5")}
     blank = [f"{path}{name}" for name in names[suffix]]
     with pytest.raises(DataError, match=r"expected a text .*, got nothing \(and 2 more .*--skip-bad") as caught:
         read_texts(path)
     assert str(caught.value).startswith(f"{blank[0]}: ")
     texts = read_texts(path, skip_bad=True)
     assert (contents(texts), texts.labels.tolist(), list(texts.rows.skipped)) == (["a", "b"], [0, 2], blank)
-    assert texts.rows.place(1) == f"{path}{ {'.csv': ':4', '.jsonl': ':3', '.parquet': ' row 2'}[suffix] }"
+    assert texts.rows.place(1) == f"{path}{ {'.csv': ':4', '.jsonl': ':3', '.parquet': ' row 3'}[suffix] }"
     only = write(tmp_path / f"only{suffix}", text=["", " "], label=[0, 1])
     with pytest.raises(DataError, match=r"expected at least one text, got none \(2 .* were skipped\)"):
         read_texts(only, skip_bad=True)
@@ -267,7 +267,7 @@ def test_several_paths_are_read_in_order(tmp_path: Path) -> None:
     two = write(tmp_path / "b.parquet", text=["c"], label=["z"])
     texts = read_texts(one, two)
     assert (contents(texts), texts.labels.tolist(), texts.classes) == (["a", "b", "c"], [1, 0, 2], ("x", "y", "z"))
-    assert [texts.rows.place(index) for index in (1, 2)] == [f"{one}:3", f"{two} row 0"]
+    assert [texts.rows.place(index) for index in (1, 2)] == [f"{one}:3", f"{two} row 1"]
 
 
 def test_the_real_trec() -> None:

@@ -195,7 +195,7 @@ def test_what_is_no_bundle_is_never_overwritten(tmp_path: Path, adapted: Adapted
 
 def test_a_bundle_is_overwritten_only_when_asked(bundle: Path, adapted: AdaptedModel) -> None:
     before = content(bundle)
-    with pytest.raises(RunError, match=r"b.petm: expected no such path yet, got a bundle\. .* overwrite it"):
+    with pytest.raises(RunError, match=r"b.petm: expected no such path yet, got a bundle\. .* overwrite=True"):
         write(bundle, adapted)
     assert content(bundle) == before
     randomise(adapted, seed=1)

@@ -2,6 +2,7 @@ import csv
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from petm.data.decisions import read_decided
+from petm.data.reviewed import read_reviewed
 from petm.errors import DataError
 from petm.grading.grade_files import write_tables
 from petm.grading.grade_table import SCHEMA, grade_table, read_grades
 from petm.grading.grades import Grades
+from tests.helpers.graded_tables import write
 
 GRADES = Grades(
     np.array([1, 0]), np.array([1, 2]), np.array([0.1, 0.9]), np.array([0.01, np.nan]), np.array([True, False])
@@ -26,21 +29,29 @@ def made() -> pa.Table:
     )
 
 
+def whole(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows with all columns."""
+    return [dict.fromkeys(SCHEMA.names) | row for row in table.to_pylist()]
+
+
 def test_rows_by_hand() -> None:
-    rows = made().to_pylist()
+    assert made().column_names == [name for name in SCHEMA.names if name not in ("text", "chance", "audit", "sha256")]
+    rows = whole(made())
     assert rows[0] == {
         **dict.fromkeys(SCHEMA.names), "input": "a.png", "label": 1, "label_name": "y", "second": 1, "second_name": "y",
-        "probability": 0.01, "suspicion": 0.1, "grade": "trusted", "reason": None, "true_label": 1,
+        "probability_of_error": 0.01, "confidence": 0.99, "suspicion": 0.1, "grade": "trusted",
+        "true_label": 1,
     }  # fmt: skip
     assert rows[1] == {
         **dict.fromkeys(SCHEMA.names), "input": INPUTS[1], "row": 3, "grade": "unreadable", "reason": "broken\nfile",
     }  # fmt: skip
-    assert (rows[2]["grade"], rows[2]["probability"]) == ("suspect", None), "none was calibrated"
+    assert rows[2]["grade"] == "suspect"
+    assert rows[2]["probability_of_error"] is rows[2]["confidence"] is None, "none was calibrated"
     assert (rows[2]["second"], rows[2]["second_name"]) == (2, "2"), "a class without a name"
 
 
 def test_only_unreadable() -> None:
-    (row,) = grade_table(["a"], [None], None, (), reasons=["broken"]).to_pylist()
+    (row,) = whole(grade_table(["a"], [None], None, (), reasons=["broken"]))
     assert row == {**dict.fromkeys(SCHEMA.names), "input": "a", "grade": "unreadable", "reason": "broken"}
 
 
@@ -49,7 +60,7 @@ def test_written_and_read_again(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"g{kind}"
     write_tables(path, kind, iter([made(), made()]))
     rows = [row for batch in read_grades(path) for row in batch.to_pylist()]
-    assert rows == made().to_pylist() * 2
+    assert rows == whole(made()) * 2
     chosen = [row for batch in read_grades(path, ["grade", "suspicion"]) for row in batch.to_pylist()]
     assert chosen == [{"grade": row["grade"], "suspicion": row["suspicion"]} for row in rows]
 
@@ -64,12 +75,12 @@ def test_any_text_is_read_again(tmp_path: Path, kind: str) -> None:
     chance = random.Random(kind)
     texts = ["".join(chance.choices(PIECES, k=chance.randrange(6))) for _ in range(3000)]
     count = np.arange(1000)
-    grades = Grades(count, count, count / 7, count / 9, count % 2 == 0)
+    grades = Grades(count, count, count / 7, np.full(1000, np.nan), count % 2 == 0)
     reasons = [None if row % 2 else texts[row] for row in range(2000)]
     table = grade_table(texts[:2000], [None] * 2000, grades, texts[2000:], reasons=reasons)
     write_tables(tmp_path / f"g{kind}", kind, iter([table, table]))
     rows = [row for batch in read_grades(tmp_path / f"g{kind}") for row in batch.to_pylist()]
-    assert rows == table.to_pylist() * 2
+    assert rows == whole(table) * 2
     told = [text for text in texts[:2000] if "\ud83d" not in text and "\udcff" not in text]
     assert set(told) <= {row["input"] for row in rows}
 
@@ -107,7 +118,7 @@ def test_a_folder_of_parts(tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_grades(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent.csv: expected grades .*, got nothing there"):
+    with pytest.raises(DataError, match=r"absent.csv: expected grades .*, got a path that does not exist"):
         next(iter(read_grades(tmp_path / "absent.csv")))
     (tmp_path / "g.txt").write_text("x")
     with pytest.raises(DataError, match=r"g.txt: expected grades .*, got a file of the kind '.txt'"):
@@ -139,3 +150,28 @@ def test_json_lines_in_blocks_of_any_size(ends: bytes, tmp_path: Path, monkeypat
     for size in (1, 7, 300, 1 << 20):
         monkeypatch.setattr("petm.grading.grade_table._JSON_BLOCK", size)
         assert [row["input"] for batch in read_grades(path) for row in batch.to_pylist()] == rows
+
+
+def test_columns_are_those_of_the_run(tmp_path: Path) -> None:
+    """A text stands with its beginning; a column that a run cannot fill is absent; CSV rounds probabilities alone."""
+    grades = Grades(np.array([1]), np.array([1]), np.array([1 / 3]), np.array([1 / 7]), np.array([True]))
+    table = grade_table(["t.csv"], [2], grades, ("x", "y"), texts=["long " * 99], has_second=False)
+    columns = ["input", "row", "text", "label", "label_name", "probability_of_error", "confidence"]
+    columns += ["suspicion", "grade", "reason"]
+    assert table.column_names == columns
+    write_tables(tmp_path / "g.csv", ".csv", iter([table]))
+    ((header, row),) = [(tmp_path / "g.csv").read_text().splitlines()]
+    assert header.split(",") == columns
+    assert row.split(",") == ["t.csv", "2", "long " * 40, "1", "y", "0.142857", "0.857143", repr(1 / 3), "trusted", ""]
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".csv", ".jsonl"])
+def test_a_file_of_an_earlier_petm_is_refused(tmp_path: Path, kind: str) -> None:
+    """It counts rows from another number."""
+    row = {"input": "x.parquet", "row": 0, "label": 1, "probability": 0.5, "suspicion": 0.5, "grade": "suspect"}
+    write(pa.Table.from_pylist([row]), tmp_path / f"g{kind}")
+    with pytest.raises(DataError, match="probability_of_error"):
+        list(read_grades(tmp_path / f"g{kind}", ["input", "grade"]))
+    (tmp_path / "l.csv").write_text("input,row,label\nx.parquet,1,x\n")
+    with pytest.raises(DataError, match="probability_of_error"):
+        read_reviewed([tmp_path / "l.csv"], [tmp_path / f"g{kind}"], ("x", "y"), fewest=1)

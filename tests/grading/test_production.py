@@ -26,7 +26,7 @@ def by_hand(rows):
     for row in rows:
         told["unreadable"] += row["grade"] == "unreadable"
         told["suspects"] += row["grade"] == "suspect"
-        probability += row["probability"] or 0
+        probability += row["probability_of_error"] or 0
         if row["grade"] == "trusted" and row["true_label"] is not None:
             told["labelled_trusted"] += 1
             told["wrong_trusted"] += row["true_label"] != row["label"]
@@ -98,7 +98,7 @@ def test_an_audit_counts_by_its_chance_and_nobody_can_tell_is_the_worse_answer(t
     marks = trusted & (np.random.default_rng(1).random(4000) < 0.1)
     columns = {"chance": np.where(trusted, 0.1, 1.0), "audit": marks}
     for name, values in columns.items():
-        table = table.set_column(table.column_names.index(name), name, pa.array(values, mask=~(trusted | suspect)))
+        table = table.append_column(name, pa.array(values, mask=~(trusted | suspect)))
     path = write(table, tmp_path / "g.parquet")
     chosen = [row for row in table.to_pylist() if row["audit"] or row["grade"] == "suspect"]
     lines = [{"input": row["input"], "label": row["label"]} for row in chosen]
@@ -180,9 +180,10 @@ def test_what_cannot_be_counted(tmp_path):
     empty = write(SCHEMA.empty_table(), tmp_path / "empty.parquet")
     with pytest.raises(DataError, match=r"empty\.parquet: expected at least one graded row, got none"):
         read_production([empty], THRESHOLD)
-    with pytest.raises(DataError, match=r"none\.csv: expected grades .*, got nothing there"):
+    with pytest.raises(DataError, match=r"none\.csv: expected grades .*, got a path that does not exist"):
         read_production([tmp_path / "none.csv"], THRESHOLD)
-    holes = graded(20, unreadable=0).set_column(7, SCHEMA.field("suspicion"), pa.nulls(20, pa.float64()))
+    holes = graded(20, unreadable=0)
+    holes = holes.set_column(holes.column_names.index("suspicion"), "suspicion", pa.nulls(20, pa.float64()))
     with pytest.raises(DataError, match=r"h\.parquet: expected a suspicion in each graded row, got none in 20"):
         read_production([write(holes, tmp_path / "h.parquet")], THRESHOLD)
 

@@ -20,7 +20,7 @@ SIZE = (4, 4)
 class SlowGrader:
     """Grades a batch in some milliseconds."""
 
-    origin = Origin()
+    origin, has_second = Origin(), False
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -248,7 +248,7 @@ def config(**entries: Any) -> Callable[[Path], None]:
 
 
 FAULTS: list[tuple[Callable[[Path], None], str]] = [
-    (shutil.rmtree, "expected the folder of a Hugging Face model, got .*copied, which is none"),
+    (shutil.rmtree, "expected the folder of a Hugging Face model, got .*copied, which does not exist"),
     (without("config.json"), "expected config.json in .*copied, got none. Name a folder that save_pretrained wrote"),
     (without("model.safetensors"), r"expected weights as \*.safetensors in .*copied, got none"),
     (pickled, r"expected weights as \*.safetensors in .*copied, got pytorch_model.bin.*nothing is loaded through pick"),

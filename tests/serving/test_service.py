@@ -125,7 +125,7 @@ def test_grades_are_those_of_the_grader(
     assert [row["second"] for row in rows] == grades.second.tolist()
     assert [row["grade"] for row in rows] == ["trusted" if trusted else "suspect" for trusted in grades.trusted]
     np.testing.assert_allclose([row["suspicion"] for row in rows], grades.suspicion, rtol=1e-4)
-    np.testing.assert_allclose([row["probability"] for row in rows], grades.probability, rtol=1e-4)
+    np.testing.assert_allclose([row["probability_of_error"] for row in rows], grades.probability, rtol=1e-4)
     assert {row["grade"] for row in rows} == {"trusted", "suspect"}
 
 

@@ -63,7 +63,8 @@ def check_new_file(path: Path, *suffixes: str, overwrite: bool) -> None:
     if path.is_dir():
         raise RunError(f"{path}: expected a file to write, got a folder. Choose another name.")
     if path.exists() and not overwrite:
-        raise RunError(f"{path}: expected no such file yet. Choose another name, or overwrite it.")
+        step = "Choose another name, or replace it with overwrite=True (--overwrite)"
+        raise RunError(f"{path}: expected no such file yet. {step}.")
 
 
 def check_room(folder: Path, size: int, what: str) -> None:

@@ -82,7 +82,8 @@ class Record:
                 raise BundleError(f"{place}: expected a file of at most {LONGEST_FILE:,} bytes. Restore it.")
             return cls(parse_json(path.read_text(encoding="utf-8")), place)
         except FileNotFoundError as error:
-            raise BundleError(f"{path.parent}: expected a petm bundle, got no {path.name} in it.") from error
+            got = f"no {path.name} in it" if path.parent.exists() else "a path that does not exist"
+            raise BundleError(f"{path.parent}: expected a petm bundle, got {got}.") from error
         except (OSError, ValueError) as error:
             raise BundleError(f"{place}: expected readable JSON, got a damaged file ({error}).") from error
 

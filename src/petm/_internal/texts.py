@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Collection
+from difflib import get_close_matches
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of what follows, so that it reads as something else."""
@@ -34,6 +36,16 @@ def _escaped(character: str) -> str:
 def markdown(text: str) -> str:
     """Returns a text as one line of Markdown in which nothing is markup, also within a table."""
     return visible(_MARKUP.sub(r"\\\1", " ".join(text.split())))
+
+
+def near(name: object, known: Collection[str]) -> str:
+    """Returns a question after a known name that looks like a wrong one, to stand behind it; empty without one.
+
+    >>> near("labl", ["text", "label"])
+    " (did you mean 'label'?)"
+    """
+    found = get_close_matches(str(name), known, n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def is_name(text: str) -> bool:

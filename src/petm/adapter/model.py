@@ -11,6 +11,7 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
+from petm._internal.texts import near
 from petm.adapter.cascade import Cascade as Cascade
 from petm.adapter.lora import ADAPTER, Adapter, adaptable_layers, is_layer, obstacle, sizes_of, to_choose_from
 from petm.adapter.passes import Hooks, Pass
@@ -293,7 +294,7 @@ def check_ranks(layers: Mapping[str, int], model: nn.Module) -> None:
         module = candidates.get(name)
         if module is None:
             found = modules.get(name)
-            reason = ""
+            reason = near(name, candidates)
             if found and is_layer(found):
                 reason = f", {obstacle(found) or 'a layer under several names'}"
             elif found and next(iter(found.state_dict(keep_vars=True)), None) and not [*found.children()]:

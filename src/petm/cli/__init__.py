@@ -7,6 +7,7 @@ import click
 from petm._internal.texts import visible
 from petm.cli import options
 from petm.cli.demo import demo
+from petm.cli.doctor import doctor
 from petm.cli.export import export
 from petm.cli.fit import fit
 from petm.cli.grade import grade
@@ -23,18 +24,30 @@ from petm.errors import PetmError
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Verbs(click.Group):
+    """The verbs; a `PetmError` is one line that names the options of the running verb, and exit 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs a verb."""
+        try:
+            return super().invoke(ctx)
+        except PetmError as error:
+            told = options.as_options(str(error), self.commands[str(ctx.invoked_subcommand)])
+            raise click.ClickException(visible(told)) from error
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="petm")
 def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, fit, learn, recalibrate, grade, inspect, monitor, serve, export, push, reproduce):
+for verb in (demo, fit, learn, recalibrate, grade, inspect, monitor, serve, export, push, reproduce, doctor):
     petm.add_command(verb)
 
 
 def main() -> None:
-    """Runs the command line; a `PetmError` is one line and exit 1, an interrupt exits 130."""
+    """Runs the command line; an error exits with its code, an interrupt with 130."""
     keep_large_blocks()
     options.show_own_warnings()
     try:
@@ -42,9 +55,6 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except PetmError as error:
-        click.echo(f"Error: {visible(str(error))}", err=True)
-        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. To continue, run the same command, with --resume where it has that option.", err=True)
         sys.exit(INTERRUPTED)

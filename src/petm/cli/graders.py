@@ -43,7 +43,7 @@ def open_grader(place: GraderPlace, device: str, threads: int | None = None) -> 
         return OnnxGrader(bundle, providers=(*_PROVIDERS[device], "CPUExecutionProvider"), threads=threads)
     recover(bundle)
     if not bundle.exists():
-        raise BundleError(f"{bundle}: expected a petm bundle or an .onnx file, got nothing there. Check the path.")
+        raise BundleError(f"bundle: expected a petm bundle or .onnx file, got {bundle}, which does not exist.")
     return open_bundle(place, device)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tomllib
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import click
 
-from petm._internal.texts import visible, visible_json
+from petm._internal.texts import near, visible, visible_json
 from petm.errors import PetmWarning, RunError
 
 PATH = click.Path(path_type=Path)
@@ -27,10 +28,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     except (OSError, ValueError) as error:
         raise click.BadParameter(f"{path} is not readable TOML ({error})", context, parameter) from error
     entries = {key.replace("-", "_"): value for key, value in entries.get(context.info_name or "", entries).items()}
-    known = {option.name for option in context.command.params}
+    known = {str(option.name) for option in context.command.params}
     unknown = [key for key in entries if key not in known]
     if unknown:
-        raise click.BadParameter(f"{path} names no option of this verb: {', '.join(unknown)}", context, parameter)
+        told = ", ".join(unknown) + near(unknown[0], known)
+        raise click.BadParameter(f"{path} names no option of this verb: {told}", context, parameter)
     several = {option.name for option in context.command.params if getattr(option, "multiple", False)}
     entries = {key: [value] if key in several and isinstance(value, str) else value for key, value in entries.items()}
     context.default_map = {**(context.default_map or {}), **entries}
@@ -140,9 +142,36 @@ def show_own_warnings() -> None:
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, PetmWarning):
-            click.echo(f"Warning: {visible(str(message))}", err=True)
+            running = click.get_current_context(silent=True)
+            told = as_options(str(message), running.command) if running else str(message)
+            click.echo(f"Warning: {visible(told)}", err=True)
 
     warnings.showwarning = show
+
+
+_ASSIGNED = re.compile(r"\b[a-z_]+=\S+ \((--[a-z-]+)\)")
+_NAMED = re.compile(r"^[a-z_]+(?=: )|(?<![\w/.'\"-])[a-z]+(?:_[a-z]+)+(?![\w/'\"=-]|\.\w)")
+
+
+def as_options(message: str, command: click.Command) -> str:
+    """Returns a message of the library as a user of a verb reads it: Python's arguments are the verb's options.
+
+    >>> @click.command()
+    ... @click.option("--skip-bad")
+    ... def verb(): ...
+    >>> as_options("skip_bad: expected a flag, got 3. Pass skip_bad=True (--skip-bad).", verb)
+    '--skip-bad: expected a flag, got 3. Pass --skip-bad.'
+    """
+    flags: dict[str, str] = {}
+    for each in command.params:
+        flag = max(each.opts, key=len)
+        flag = flag if flag.startswith("-") else flag.upper()
+        flags |= {str(each.name): flag, flag.lstrip("-").replace("-", "_"): flag}
+
+    def named(found: re.Match[str]) -> str:
+        return found[0] if os.path.exists(found[0]) else flags.get(found[0], found[0])
+
+    return _NAMED.sub(named, _ASSIGNED.sub(r"\1", message))
 
 
 def print_json(content: Any) -> None:
@@ -205,7 +234,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 def check_readable(name: str, path: Path | None) -> None:
     """Raises RunError where the path of an option does not exist; globs and addresses are not checked here."""
     if path is not None and not os.path.exists(path) and not set("*?[:") & set(str(path)):
-        raise RunError(f"{name}: expected an existing file or folder, got none at {path}. Check it.")
+        raise RunError(f"{name}: expected a file or folder, got {path}, which does not exist. Check the path.")
 
 
 def check_writable(name: str, path: Path | None) -> None:

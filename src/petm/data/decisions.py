@@ -1,6 +1,6 @@
 """What people decided about inputs, read from files of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petm._internal.storage import Located
+from petm._internal.texts import near
 from petm.data.labels import (
     UNLABELLED,
     Label,
@@ -29,6 +30,8 @@ FEWEST = 20
 """Fewest labelled inputs that are worth a look."""
 CANNOT_TELL = "cannot tell"
 LINES = (".jsonl", ".ndjson")
+_FORMER = "probability"
+"""The former name of ``probability_of_error``; the files that have it count the rows of Parquet from 0."""
 _COLUMNS = ("input", "path", "row", "label", "label_name", "sha256", "decision", "confirmed", "suspicion")
 
 
@@ -164,9 +167,18 @@ def check_known(labels: NDArray[np.int64], fewest: int = FEWEST) -> None:
 def open_table_file(path: Located, columns: Sequence[str], required: Sequence[str], hint: str) -> Table:
     """Returns a table of labels or grades; raises DataError where the path is none."""
     if not path.is_file() or path.suffix.lower() not in TABLE_SUFFIXES:
-        got = f"a file of the kind '{path.suffix}'" if path.is_file() else "no file there"
+        got = f"a file of the kind '{path.suffix}'" if path.exists() else "a path that does not exist"
         raise DataError(f"{path}: expected a table ({', '.join(TABLE_SUFFIXES)}), got {got}. {hint}")
     return open_table(path, columns, required=required, hint=hint)
+
+
+def refuse_former(source: str, columns: Collection[str]) -> None:
+    """Raises DataError for the columns of a file that an earlier petm wrote."""
+    if _FORMER in columns and "probability_of_error" not in columns:
+        raise DataError(
+            f"{source}: expected the column 'probability_of_error', got '{_FORMER}', as earlier versions of petm "
+            f"wrote. Grade again."
+        )
 
 
 def cut_off(path: Located) -> int | None:
@@ -237,7 +249,7 @@ def _numbered(read: Sequence[Decision], classes: Sequence[str], path: Path) -> l
         raise DataError(f"{path}: {error}") from error
     known = f"one of the grader's classes {enumerated(classes)}, or a number below {len(classes)}"
     faults = {
-        each.source: f"expected as label {known}, got {each.said!s}"
+        each.source: f"expected as label {known}, got {each.said!s}{near(each.said, classes)}"
         for each in read
         if each.said is not None and (each.said not in numbers or each.said in foreign)
     }

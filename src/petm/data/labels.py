@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
+from petm._internal.texts import near
 from petm.errors import DataError
 
 UNLABELLED = -1
@@ -306,7 +307,8 @@ def match_classes(
 
 def _unknown(source: str, classes: Sequence[str], unknown: Sequence[str]) -> DataError:
     return DataError(
-        f"{source}: expected the classes {enumerated(classes)}, got {enumerated(in_order(unknown))} as well. "
+        f"{source}: expected the classes {enumerated(classes)}, got {enumerated(in_order(unknown))} as well"
+        f"{near(unknown[0], classes)}. "
         f"Rename or remove what the model does not know."
     )
 

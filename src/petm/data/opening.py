@@ -70,7 +70,7 @@ def open_data(
             f"{path}: expected {UNDERSTOOD}, got texts. Name a text classifier (--model hf:DIR), whose tokenizer reads "
             f"them; or read them with petm.data.texts.read_texts and petm.data.texts.Tokenized."
         )
-    got = f"a file of the kind '{suffix or path.name}'" if path.exists() else "nothing there"
+    got = f"a file of the kind '{suffix or path.name}'" if path.exists() else "a path that does not exist"
     raise DataError(f"{path}: expected {UNDERSTOOD}, got {got}. Check the path.")
 
 
@@ -117,7 +117,7 @@ def find_files(path: str | Path, suffixes: Collection[str], what: str) -> list[P
         files = [Path(str(shard)) for shard in find_shards(path)]
     kinds = sorted({file.suffix.lower() for file in files})
     if len(kinds) != 1 or kinds[0] not in suffixes:
-        nothing = "a folder without Parquet files" if path.is_dir() else "nothing there"
+        nothing = "a folder without Parquet files" if path.is_dir() else "a path that does not exist"
         got = f"a file of the kind {' and '.join(map(repr, kinds))}" if kinds else nothing
         known = ", ".join(f"*{suffix}" for suffix in suffixes)
         raise DataError(f"{path}: expected {what} ({known}), got {got}. Check the path.")

@@ -11,7 +11,16 @@ import scipy
 from numpy.typing import NDArray
 
 from petm._internal.storage import locate
-from petm.data.decisions import FEWEST, Decided, check_known, cut_off, open_table_file, read_decisions, shown
+from petm.data.decisions import (
+    FEWEST,
+    Decided,
+    check_known,
+    cut_off,
+    open_table_file,
+    read_decisions,
+    refuse_former,
+    shown,
+)
 from petm.data.labels import UNLABELLED, Place, row_number
 from petm.data.reader import content_hash
 from petm.data.sources import TEXT, Columns, names_of, text_of
@@ -22,6 +31,8 @@ UNEXPLAINED = 1e-6
 """Below this probability of so few decisions among rows of one chance, some of the drawn rows have none; below this
 probability of suspects alone, the labelled are no random rows."""
 _GRADES = ("input", "row", "label", "suspicion", "grade", "chance", "audit", "sha256")
+_ERRORS = ("probability", "probability_of_error")
+"""Where the earlier name of a column stands alone, an earlier petm wrote the file."""
 _CONTENT = ("image", TEXT)
 """Columns of a table in which an input may lie, where nobody says it."""
 
@@ -131,7 +142,7 @@ def read_reviewed(
     repeated = undrawn = unreadable = trusted = 0
     for file in (file for each in map(locate, grades) for file in (find_shards(each) if each.is_dir() else [each])):
         hashes = _Hashes(text_column, by_hash)
-        table = open_table_file(file, _GRADES, _GRADES[:1], "Name what petm grade wrote.")
+        table = open_table_file(file, (*_GRADES, *_ERRORS), _GRADES[:1], "Name what petm grade wrote.")
         cut = cut_off(file)
         for record in table.records():
             if record.fault is not None and record.number == cut:
@@ -139,7 +150,8 @@ def read_reviewed(
             number = chances.total() + unreadable
             if record.fault is not None:
                 raise DataError(f"{table.place(record.number)}: {record.fault.rstrip('.')}. Grade again.")
-            name, row, predicted, suspicion, grade, chance, marked, digest = record.values
+            name, row, predicted, suspicion, grade, chance, marked, digest, *errors = record.values
+            refuse_former(str(file), [each for each, value in zip(_ERRORS, errors, strict=True) if value is not None])
             if grade == "unreadable":
                 unreadable += 1
                 continue

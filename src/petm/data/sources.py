@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
     path: str
     number: int | None
-    """Row in the file from 0, or line from 1 in a file of lines; None where the file is one input."""
+    """Row in the file, or line in a file of lines, from 1; None where the file is one input."""
     content: Content = None
     label: object = None
     """A class number or name as it was read; None where there is none."""
@@ -301,7 +301,7 @@ class ReadableRows:
 
 
 class _ArrayRows(Source):
-    """The rows of the array of images in a NumPy archive, numbered from 0."""
+    """The rows of the array of images in a NumPy archive, numbered from 1."""
 
     def __init__(self, path: Located, *, labelled: bool) -> None:
         self.name, self._archive = str(path), ArrayArchive(path)
@@ -316,7 +316,7 @@ class _ArrayRows(Source):
     def rows(self, start: int, stop: int, size: int) -> Iterator[list[Row]]:
         for first, images in self._archive.images(start, stop, size):
             labels = [None] * len(images) if self._labels is None else self._labels[first:].tolist()
-            numbered = enumerate(zip(images, labels), first)  # noqa: B905 - the labels of later images follow
+            numbered = enumerate(zip(images, labels), first + 1)  # noqa: B905 - the labels of later images follow
             yield [Row(self.name, number, image, label) for number, (image, label) in numbered]
 
 
@@ -411,7 +411,7 @@ def _matching(path: str | Path, *, globs: bool) -> list[Located]:
     elif globs and "\0" not in str(path):
         found = [*sorted(map(Path, glob.glob(str(path))))]
     if not found:
-        raise DataError(f"{place}: expected a file, a folder or a glob, got nothing there. Check the path.")
+        raise DataError(f"{place}: expected a file, a folder or a glob, got a path that does not exist. Check it.")
     return found
 
 

@@ -15,6 +15,7 @@ from sys import maxsize
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from petm._internal.storage import Located, RemotePath, check_regular, for_arrow, open_binary
+from petm._internal.texts import near
 from petm.errors import DataError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Record(NamedTuple):
     """One row of a table."""
 
     number: int
-    """The line on which it begins, from 1; in a Parquet file the row, from 0."""
+    """The line on which it begins, or in a Parquet file the row; both from 1."""
     values: tuple[Any, ...]
     """The values of the requested columns, None for an empty cell; empty where the row has a fault."""
     fault: str | None = None
@@ -106,7 +107,7 @@ class Table(ABC):
     def _check(self, present: Collection[str]) -> None:
         for column in self.columns:
             if (column in self.required and column not in present) or list(present).count(column) > 1:
-                got = f"the columns {', '.join(present) or 'of an empty file'}"
+                got = f"the columns {', '.join(present) or 'of an empty file'}{near(column, present)}"
                 raise DataError(f"{self.path}: expected a column '{column}', got {got}. {self.hint}")
 
     def _broken(self, kind: str, error: Exception) -> DataError:
@@ -131,7 +132,7 @@ def open_table(path: Located, columns: Sequence[str], *, required: Collection[st
 
 
 class _ParquetTable(Table):
-    """The rows of a Parquet file, numbered from 0."""
+    """The rows of a Parquet file, numbered from 1."""
 
     numbered = " row "
 
@@ -183,7 +184,7 @@ class _ParquetTable(Table):
             for batch in file.iter_batches(**how):
                 start, stop = max(row, wanted.start), min(row + len(batch), wanted.stop)
                 if start < stop:
-                    yield from self._numbered(batch.slice(start - row, stop - start), start)
+                    yield from self._numbered(batch.slice(start - row, stop - start), start + 1)
                 row += len(batch)
                 if row >= wanted.stop:
                     return
@@ -191,7 +192,7 @@ class _ParquetTable(Table):
             if wanted.stop - row > _MOST_LOST:
                 raise
             fault = f"expected whole pages in the group of this row, got: {_first_line(error)}"
-            yield from (Record(number, (), fault) for number in range(max(row, wanted.start), wanted.stop))
+            yield from (Record(number, (), fault) for number in range(max(row, wanted.start) + 1, wanted.stop + 1))
 
     def _numbered(self, part: "pa.RecordBatch", first: int) -> Iterator[Record]:
         """The rows of a batch; a cell without a value in Python, such as text that is no UTF-8, is a fault."""

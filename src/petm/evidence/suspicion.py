@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from petm._internal.records import Json, Record
+from petm._internal.texts import near
 from petm.adapter.one_pass import Answers
 from petm.errors import ArgumentError, BundleError
 from petm.evidence.features import Mahalanobis, NeighbourDistance, NeighbourLabels, RelativeMahalanobis
@@ -59,7 +60,7 @@ PROBABILITIES = frozenset(
 def evidence_named(name: str) -> Evidence:
     """Returns the built-in evidence of that name; raises `ArgumentError` where there is none."""
     if name not in EVIDENCE:
-        raise ArgumentError(f"evidence: expected one of {', '.join(EVIDENCE)}, got {name!r:.80}.")
+        raise ArgumentError(f"evidence: expected one of {', '.join(EVIDENCE)}, got {name!r:.80}{near(name, EVIDENCE)}.")
     return EVIDENCE[name]
 
 

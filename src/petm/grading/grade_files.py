@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -37,6 +38,7 @@ PART_ROWS, PART_SECONDS = 1 << 11, 20.0
 """Rows after which a part is written, and seconds after the last one."""
 _AFTER = b"petm.after"
 _FileId: TypeAlias = tuple[int, int]
+_PROBABILITIES = frozenset(("probability_of_error", "confidence"))
 _IN_QUOTES = re.compile(r'[",\r\n]|\A\Z')
 
 
@@ -139,7 +141,12 @@ def grade_files(
     total = sum(source.count() for source in sources)
     if not total:
         raise DataError("inputs: expected at least one, got none. Name files, folders or globs that hold some.")
-    told = {**told, "inputs": fingerprint(source.identity() for source in sources), "labels": labelled}
+    told = {
+        **told,
+        "columns": SCHEMA.names,
+        "inputs": fingerprint(source.identity() for source in sources),
+        "labels": labelled,
+    }
     drawing: Any = {} if audit is None else {"audit": audit, "seed": seed}
     told |= drawing
     with open_run(parts_folder(output), told, resume=True, overwrite=overwrite) as run:
@@ -163,10 +170,11 @@ def grade_files(
 
 
 def write_tables(path: Path, kind: str, tables: Iterator[Any]) -> None:
-    """Writes tables of `SCHEMA` one after the other into a file of kind ``.parquet``, ``.csv`` or ``.jsonl``."""
+    """Writes tables of the same columns of `SCHEMA`, at least one, as ``.parquet``, ``.csv`` or ``.jsonl``."""
     if kind == ".parquet":
-        with pq.ParquetWriter(path, SCHEMA) as writer:
-            for table in tables:
+        first = next(tables)
+        with pq.ParquetWriter(path, first.schema) as writer:
+            for table in chain([first], tables):
                 writer.write_table(table)
         return
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -178,12 +186,20 @@ def write_tables(path: Path, kind: str, tables: Iterator[Any]) -> None:
 
 
 def write_csv(file: Any, tables: Iterator[Any]) -> None:
-    """Writes tables as CSV with a header into an open file, each at once; null is an empty cell, no text is ``""``."""
-    file.write(",".join(SCHEMA.names) + "\n")
-    for table in tables:
-        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        file.writelines(",".join(map(_cell, row)) + "\n" for row in rows)
+    """Writes tables as CSV with a header into an open file, each at once; null is an empty cell, no text is ``""``.
+
+    Probabilities have six digits. Suspicion has all, as thresholds are compared with it again.
+    """
+    for number, table in enumerate(tables):
+        if not number:
+            file.write(",".join(table.column_names) + "\n")
+        columns = (_cells(table.column(name).to_pylist(), name in _PROBABILITIES) for name in table.column_names)
+        file.writelines(",".join(row) + "\n" for row in zip(*columns, strict=True))
         file.flush()
+
+
+def _cells(values: Sequence[Any], rounded: bool) -> Iterator[str]:
+    return (f"{value:.6g}" if rounded and value is not None else _cell(value) for value in values)
 
 
 def _cell(value: str | float | None) -> str:
@@ -228,7 +244,7 @@ class _Parts:
     def tables(self, summary: Summary) -> Iterator[Any]:
         """Yields the parts in their order, and adds each to the summary."""
         for path in self._paths():
-            table = pq.read_table(path, schema=SCHEMA).replace_schema_metadata(None)
+            table = pq.read_table(path).replace_schema_metadata(None)
             summary.add(table)
             yield table
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from petm._internal.storage import Located, for_arrow, locate
+from petm.data.decisions import refuse_former
 from petm.data.tables import FORMULA
 from petm.errors import DataError
 from petm.grading.grades import Grades
@@ -22,11 +23,13 @@ SCHEMA = pa.schema(
     [
         pa.field("input", pa.string(), nullable=False),
         ("row", pa.int64()),
+        ("text", pa.string()),
         ("label", pa.int64()),
         ("label_name", pa.string()),
         ("second", pa.int64()),
         ("second_name", pa.string()),
-        ("probability", pa.float64()),
+        ("probability_of_error", pa.float64()),
+        ("confidence", pa.float64()),
         ("suspicion", pa.float64()),
         pa.field("grade", pa.string(), nullable=False),
         ("reason", pa.string()),
@@ -36,14 +39,17 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),
     ]
 )
-"""``input`` is a path, ``row`` a place in this file: a row from 0 in Parquet and arrays, a line from 1 in texts,
-null for an image. ``label`` is the base model's prediction, ``second`` the second opinion's (without one, ``label``
-again), ``probability`` that of an error. ``reason`` says why an input could not be read; all values between are null
-then. ``chance`` is that of a row to be reviewed, 1 for a suspect; ``audit`` marks the trusted that were drawn;
-``sha256`` is the hash of the content. The last three are null without an audit."""
+"""``input`` is a path, ``row`` a place in this file from 1: a row in Parquet and arrays, a line in files of lines, null
+for an image; ``text`` is the beginning of a text. ``label`` is the base model's prediction, ``second`` the second
+opinion's; ``confidence`` is the probability that ``label`` is right, 1 - ``probability_of_error``. ``reason`` says why
+an input could not be read; all values between are null then. ``chance`` is that of a row to be reviewed, 1 for a
+suspect; ``audit`` marks the trusted that were drawn; ``sha256`` is the hash of the content."""
 
-ADDED = SCHEMA.names[-3:]
-"""Columns that older files lack."""
+OPTIONAL = frozenset(("text", "second", "second_name", "true_label", "chance", "audit", "sha256"))
+"""Columns that are absent where a run has nothing to put into them."""
+
+_LONGEST_TEXT = 200
+"""Characters of a text that a row shows."""
 
 GRADE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -58,12 +64,14 @@ def grade_table(
     classes: Sequence[str],
     *,
     reasons: Sequence[str | None] | None = None,
+    texts: Sequence[str | None] | None = None,
+    has_second: bool = True,
     true_labels: Sequence[int | None] | None = None,
     hashes: Sequence[str | None] | None = None,
     audit: float | None = None,
     seed: int = 0,
 ) -> pa.Table:
-    """Returns the rows of some inputs, in their order.
+    """Returns the rows of some inputs, in their order; columns that an absent argument would fill are left out.
 
     Args:
         inputs: ``n`` paths.
@@ -71,7 +79,9 @@ def grade_table(
         grades: Grades of the readable inputs, in their order; absent if there are none.
         classes: ``K`` class names; a class without one is named by its number.
         reasons: Why an input could not be read, None for a readable one; absent if all are readable.
-        true_labels: True labels, None where unknown.
+        texts: Inputs that are texts, None for others; absent if none is.
+        has_second: Whether there is a second opinion.
+        true_labels: True labels, None where unknown; absent if none were read.
         hashes: SHA-256 of the contents, None where unknown.
         audit: Chance of each trusted row to be drawn for review, by its input, row, hash and ``seed``; None draws none.
         seed: Seed of the draw.
@@ -89,34 +99,38 @@ def grade_table(
         return whole.take(pa.array(places, mask=~read)) if len(whole) else pa.nulls(len(read), kind)
 
     digests = list(hashes) if hashes is not None else [None] * len(inputs)
-    chance, marks = pa.nulls(len(read), pa.float64()), pa.nulls(len(read), pa.bool_())
-    if audit is not None:
-        mine = [(inputs[place], rows[place], digests[place]) for place in np.flatnonzero(read).tolist()]
-        chance = spread(np.where(grades.trusted, audit, 1.0), pa.float64())
-        marks = spread(grades.trusted & drawn(mine, audit, seed=seed), pa.bool_())
 
     def named(labels: Any) -> list[str]:
         return [classes[label] if label < len(classes) else str(label) for label in labels.tolist()]
 
-    return pa.table(
-        [
-            _texts(inputs),
-            pa.array(rows, pa.int64()),
-            spread(grades.labels, pa.int64()),
-            spread(_texts(named(grades.labels)), pa.string()),
-            spread(grades.second, pa.int64()),
-            spread(_texts(named(grades.second)), pa.string()),
-            spread(np.ma.masked_invalid(grades.probability).tolist(), pa.float64()),
-            spread(grades.suspicion, pa.float64()),
-            spread(np.where(grades.trusted, *GRADE_NAMES[:2]).tolist(), pa.string()).fill_null(GRADE_NAMES[2]),
-            _texts(why),
-            pa.array(true_labels if true_labels is not None else [None] * len(inputs), pa.int64()),
-            chance,
-            marks,
-            pa.array(digests, pa.string()),
-        ],
-        schema=SCHEMA,
-    )
+    def known(probabilities: Any) -> pa.Array:
+        return spread(np.ma.masked_invalid(probabilities).tolist(), pa.float64())
+
+    columns = {
+        "input": _texts(inputs),
+        "row": pa.array(rows, pa.int64()),
+        "label": spread(grades.labels, pa.int64()),
+        "label_name": spread(_texts(named(grades.labels)), pa.string()),
+        "probability_of_error": known(grades.probability),
+        "confidence": known(1 - grades.probability),
+        "suspicion": spread(grades.suspicion, pa.float64()),
+        "grade": spread(np.where(grades.trusted, *GRADE_NAMES[:2]).tolist(), pa.string()).fill_null(GRADE_NAMES[2]),
+        "reason": _texts(why),
+    }
+    if texts is not None:
+        columns["text"] = _texts([None if text is None else text[:_LONGEST_TEXT] for text in texts])
+    if has_second:
+        columns["second"] = spread(grades.second, pa.int64())
+        columns["second_name"] = spread(_texts(named(grades.second)), pa.string())
+    if true_labels is not None:
+        columns["true_label"] = pa.array(true_labels, pa.int64())
+    if audit is not None:
+        mine = [(inputs[place], rows[place], digests[place]) for place in np.flatnonzero(read).tolist()]
+        columns["chance"] = spread(np.where(grades.trusted, audit, 1.0), pa.float64())
+        columns["audit"] = spread(grades.trusted & drawn(mine, audit, seed=seed), pa.bool_())
+        columns["sha256"] = pa.array(digests, pa.string())
+    schema = pa.schema([field for field in SCHEMA if field.name in columns])
+    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _texts(values: Sequence[str | None]) -> pa.Array:
@@ -150,7 +164,7 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
     path = locate(path) if isinstance(path, str) else path
     kind = ".parquet" if path.is_dir() else path.suffix.lower()
     if not path.exists() or kind not in GRADE_SUFFIXES:
-        got = f"a file of the kind '{path.suffix}'" if path.exists() else "nothing there"
+        got = f"a file of the kind '{path.suffix}'" if path.exists() else "a path that does not exist"
         raise DataError(
             f"{path}: expected grades ({', '.join(GRADE_SUFFIXES)}), got {got}. Name what petm grade wrote."
         )
@@ -161,7 +175,8 @@ def read_grades(path: str | Located, columns: Sequence[str] | None = None) -> It
     wanted = list(columns or SCHEMA.names)
 
     def check_columns(found: Collection[str]) -> None:
-        missing = [name for name in wanted if name not in found and name not in ADDED]
+        refuse_former(str(path), found)
+        missing = [name for name in wanted if name not in found and name not in OPTIONAL]
         if missing:
             raise DataError(
                 f"{path}: expected the column {missing[0]!r}, got {', '.join(found)}. Name what petm grade wrote."

@@ -94,6 +94,11 @@ class Grader:
         """The name of what suspicion is computed from."""
         return self.suspicion.name
 
+    @property
+    def has_second(self) -> bool:
+        """Whether there is a second opinion; without one, its predictions are those of the base model."""
+        return bool(self.adapted.members)
+
     def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion, probability of error and grades.
 

@@ -238,7 +238,8 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     if not (path / MANIFEST).is_file():
         raise RunError(f"{path}: expected no such path yet, got something that is no bundle. Choose another name.")
     if not overwrite:
-        raise RunError(f"{path}: expected no such path yet, got a bundle. Choose another name, or overwrite it.")
+        step = "Choose another name, or replace it with overwrite=True (--overwrite)"
+        raise RunError(f"{path}: expected no such path yet, got a bundle. {step}.")
 
 
 def _probability(record: Record) -> ErrorProbability:

@@ -22,7 +22,7 @@ MOST_WINDOWS = 1_000
 
 _UNKNOWN = UNLABELLED - 1
 """Stands for a row without a label; `UNLABELLED` for one of which nobody can tell."""
-_COLUMNS = ("input", "row", "label", "probability", "suspicion", "grade", "true_label")
+_COLUMNS = ("input", "row", "label", "probability_of_error", "suspicion", "grade", "true_label")
 
 
 @dataclass
@@ -156,7 +156,7 @@ def _count(
     trusted = check_grades(table, found.labelled.threshold, path)
     predicted, suspicion = table["label"].to_numpy(), table["suspicion"].to_numpy()
     window.suspects += int((~trusted).sum())
-    probability = table["probability"].to_numpy()
+    probability = table["probability_of_error"].to_numpy()
     window.probability += float(np.nansum(probability))
     window.with_probability += int((~np.isnan(probability)).sum())
     known, untold = truth != _UNKNOWN, truth == UNLABELLED

@@ -77,7 +77,7 @@ def grade_stream(
         ModelError: The model cannot take the inputs.
     """
     check_audit(audit)
-    drawing: Any = {"audit": audit, "seed": seed}
+    drawing: Any = {"audit": audit, "seed": seed, "has_second": grader.has_second}
     classes = grader.origin.model.classes
     true = [_TrueLabels(source, classes) for source in sources] if labelled else None
     allowance = grader.allow(start.allowance)
@@ -89,6 +89,8 @@ def grade_stream(
         labels = [None if row.label is None else true[after.source].number(row.label) for row in rows] if true else None
         paths, numbers = [row.path for row in rows], [row.number for row in rows]
         drawing["hashes"] = readings.hashes
+        if reader.encoder is not None:
+            drawing["texts"] = [row.content if isinstance(row.content, str) else None for row in rows]
         table = grade_table(paths, numbers, grades, classes, reasons=readings.reasons, true_labels=labels, **drawing)
         yield Graded(table, after._replace(allowance=allowance.state))
     allowance.tell()

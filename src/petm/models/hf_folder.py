@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from petm._internal.extras import import_extra
+from petm._internal.extras import import_extra, install_line
 from petm.errors import ExtraError, ModelError, PetmError
 
 PREFIX = "hf:"
@@ -67,7 +67,8 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
         ModelError: There is no such folder or config, or it has code of its own that is not trusted.
     """
     if not folder.is_dir():
-        raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, which is none.")
+        why = "which is a file" if folder.exists() else "which does not exist"
+        raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, {why}. Check the path.")
     check_files(folder)
     content = read_json(folder / "config.json")
     refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
@@ -192,7 +193,7 @@ def transformers_reading(folder: Path) -> Iterator[Any]:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ExtraError(
             f"model: expected the packages that {folder} needs, got: {reason}. "
-            f"Install what it names; bitsandbytes and torchao: pip install 'petm[quantized]'."
+            f"Install what it names; bitsandbytes and torchao: {install_line('quantized')}."
         ) from error
     except BaseException as error:  # transformers, tokenizers and safetensors raise what they like
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's is no Exception

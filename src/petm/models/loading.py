@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from petm._internal.files import fingerprint, write_atomically
 from petm._internal.tensor_files import tensors_in
+from petm._internal.texts import near
 from petm.data.fields import Fields, Inputs, describe
 from petm.errors import ModelError, PetmError
 from petm.models.answers import as_logits, find_answer, joined, of_one_length, reading_of
@@ -139,8 +140,9 @@ def _find_factory(reference: str) -> Callable[..., Any]:
     module = import_module(place)
     factory = getattr(module, name, None)
     if not callable(factory):
-        names = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-        raise ModelError(f"model: expected a factory in {place}, got {name!r}. Available: {names or 'none'}.")
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        got, names = f"{name!r}{near(name, known)}", ", ".join(known) or "none"
+        raise ModelError(f"model: expected a factory in {place}, got {got}. Available: {names}.")
     return factory  # type: ignore[no-any-return]
 
 

@@ -23,7 +23,7 @@ from petm.errors import RunError
 from petm.selective.guarantee import guarantee
 from petm.serving.bodies import FORM, JSON, LARGE, Given, media_type, parse_files, parse_json
 from petm.serving.core import Answered, Service
-from petm.serving.engine import probabilities
+from petm.serving.engine import Facts, probabilities
 from petm.serving.engine_process import Engine
 from petm.serving.guard import FAILED, Guard
 from petm.serving.limits import AGAIN, Limits, too_many
@@ -118,11 +118,11 @@ def _add_grading(app: APIRouter, service: Service) -> None:
             content_type = request.headers["content-type"]
             given = await _parsed(body, lambda: _inputs(body, kind, content_type, engine, limits))
             answered = await service.grade(given)  # in the block, as the inputs hold parts of the body
-            names, pairs = engine.facts.classes, list(zip(given, answered, strict=True))
-            rows = [_row(each, answer, names, service.audit) for each, answer in pairs]
+            facts, pairs = engine.facts, list(zip(given, answered, strict=True))
+            rows = [_row(each, answer, facts, service.audit) for each, answer in pairs]
             await service.keep(rows, given)
         told = zip(rows, answered, strict=True)
-        return _json({"grades": [row | _opinions(answer) for row, answer in told] if opinions else rows})
+        return _json({"grades": [row | _opinions(answer, facts) for row, answer in told] if opinions else rows})
 
     takes = _body(SweepRequest)
 
@@ -237,19 +237,21 @@ async def _parsed(body: bytes, parse: Callable[[], T]) -> T:
     return await asyncio.to_thread(parse) if len(body) > LARGE else parse()
 
 
-def _row(given: Given, answer: Answered, classes: Sequence[str], audit: float | None) -> dict[str, Any]:
+def _row(given: Given, answer: Answered, facts: Facts, audit: float | None) -> dict[str, Any]:
     """One grade, as in `schemas.Grade`, without the opinions."""
     if isinstance(answer, str):
-        empty = dict.fromkeys(("label", "label_name", "second", "second_name", "probability", "suspicion"))
+        empty = dict.fromkeys(("label", "label_name", "second", "second_name"))
+        empty |= dict.fromkeys(("probability_of_error", "confidence", "suspicion"))
         return {"input": given.name, **empty, "grade": "unreadable", "reason": answer}
     drawn = {} if audit is None else {"chance": audit if answer.trusted else 1.0, "audit": answer.drawn}
     return {
         "input": given.name,
         "label": answer.label,
-        "label_name": classes[answer.label],
-        "second": answer.second,
-        "second_name": classes[answer.second],
-        "probability": answer.probability,
+        "label_name": facts.classes[answer.label],
+        "second": answer.second if facts.has_second else None,
+        "second_name": facts.classes[answer.second] if facts.has_second else None,
+        "probability_of_error": answer.probability,
+        "confidence": None if answer.probability is None else 1 - answer.probability,
         "suspicion": answer.suspicion,
         "grade": "trusted" if answer.trusted else "suspect",
         "reason": None,
@@ -257,10 +259,10 @@ def _row(given: Given, answer: Answered, classes: Sequence[str], audit: float | 
     }
 
 
-def _opinions(answer: Answered) -> dict[str, Any]:
+def _opinions(answer: Answered, facts: Facts) -> dict[str, Any]:
     if isinstance(answer, str):
         return {}
-    return {"base": probabilities(answer.base), "opinion": probabilities(answer.opinion)}
+    return {"base": probabilities(answer.base), "opinion": probabilities(answer.opinion) if facts.has_second else None}
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -80,8 +80,7 @@ class GraderEngine:
         classes = names if len(names) == count else tuple(map(str, range(count)))
         shape = grader.shape if isinstance(grader, OnnxGrader) else None
         has_sweep = isinstance(grader, Grader) and bool(grader.adapted.adapters)
-        has_second = grader.has_second if isinstance(grader, OnnxGrader) else bool(grader.adapted.members)
-        known = (grader.threshold, grader.score, grader.measured, has_second, has_sweep)
+        known = (grader.threshold, grader.score, grader.measured, grader.has_second, has_sweep)
         self.facts = Facts(classes, *known, grader.origin.inputs, shape)
 
     def run(self, inputs: Sequence[Any]) -> tuple[Unread, Opinions | None]:

@@ -135,7 +135,7 @@ class ReviewQueue:
         if held is not None or self._texts:
             return held
         (source,) = open_sources([row.input])
-        (found,) = (each for rows in source.rows(row.row, row.row + 1, 1) for each in rows)
+        (found,) = (each for rows in source.rows(row.row - 1, row.row, 1) for each in rows)
         return found.content if isinstance(found.content, bytes) else None
 
     def _hold_texts(self) -> None:

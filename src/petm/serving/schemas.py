@@ -42,7 +42,8 @@ class LabelRequest(_Sent):
     confirmed: bool = Field(False, description="Whether the label is the model's prediction.")
     predicted: Number | None = None
     second: Number | None = None
-    probability: FiniteFloat | None = None
+    probability_of_error: FiniteFloat | None = None
+    confidence: FiniteFloat | None = None
     suspicion: FiniteFloat | None = None
     grade: Literal["trusted", "suspect", "unreadable"] | None = None
 
@@ -55,12 +56,13 @@ class Grade(BaseModel):
     label_name: str | None
     second: int | None
     second_name: str | None
-    probability: float | None = Field(description="Calibrated probability of an error.")
+    probability_of_error: float | None = Field(description="Calibrated probability that the label is wrong.")
+    confidence: float | None = Field(description="Calibrated probability that the label is right.")
     suspicion: float | None
     grade: Literal["trusted", "suspect", "unreadable"]
     reason: str | None = Field(description="Why the input could not be read.")
     base: list[float] | None = Field(None, description="The model's probabilities by class, where opinions=true.")
-    opinion: list[float] | None = Field(None, description="The second opinion's probabilities by class.")
+    opinion: list[float] | None = Field(None, description="The second opinion's probabilities by class, if any.")
     chance: float | None = Field(None, description="Chance of being reviewed, where the service draws an audit.")
     audit: bool | None = Field(None, description="Whether it is trusted and drawn for the audit.")
 
@@ -87,7 +89,7 @@ class About(BaseModel):
     channels: int | None
     threshold: dict[str, Any] = Field(description="The threshold on suspicion, and its guarantee in words.")
     score: str
-    second_opinion: bool = Field(description="Whether there is one; without, the model's own answers stand for it.")
+    second_opinion: bool = Field(description="Whether there is one; without, ``second`` and ``opinion`` are null.")
     sweep: bool = Field(description="Whether the strength of the second opinion can be set.")
     labels: bool
     queue: bool = Field(description="Whether there is a review queue.")

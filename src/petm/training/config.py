@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from petm._internal.files import plain
 from petm._internal.records import Json
+from petm._internal.texts import near
 from petm.errors import ArgumentError
 from petm.selective.targets import Disagreement, Target
 
@@ -180,4 +181,4 @@ class FitConfig:
 
 def _check_name(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {value!r}.")
+        raise ArgumentError(f"{name}: expected one of {', '.join(known)}, got {value!r}{near(value, known)}.")

@@ -109,7 +109,7 @@ class Answers:
         raise DataError(
             f"{argument}: expected predictions that are right more often than guessing among {self.classes} "
             f"classes, got {got}{by_luck}. Check the weights, the labels, and how inputs are read and scaled"
-            f"{', or pass more samples' if by_luck else ''}; or go on with force."
+            f"{', or pass more samples' if by_luck else ''}; or go on with force=True (--force)."
         )
 
     def _name(self, label: int) -> str:
@@ -123,7 +123,7 @@ class Answers:
 def _refuse(message: str, *, clear: bool) -> None:
     """Raises DataError where a fault is clear, and warns of it otherwise."""
     if clear:
-        raise DataError(f"{message}, or go on with force.")
+        raise DataError(f"{message}, or go on with force=True (--force).")
     warnings.warn(f"{message}.", PetmWarning, stacklevel=4)
 
 

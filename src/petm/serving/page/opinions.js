@@ -50,7 +50,7 @@ export const badge = (grade) =>
   make("span", { class: `badge ${grade}` }, make("span", { "aria-hidden": "true" }, MARKS[grade]), grade);
 
 /** The probability of error, with its bar. */
-export function errorProbability({ probability }) {
+export function errorProbability({ probability_of_error: probability }) {
   const known = probability !== null && probability !== undefined;
   return make(
     "p",

@@ -322,7 +322,7 @@ export class Review {
     const second = row.opinion ? `, the second opinion says ${className(about, row.second)}` : "";
     return (
       `${byId("progress").textContent}: ${name}. The model says ${className(about, row.label)}${second}. ` +
-      `Probability of error ${percent(row.probability)}.`
+      `Probability of error ${percent(row.probability_of_error)}.`
     );
   }
 }

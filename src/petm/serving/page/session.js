@@ -22,8 +22,8 @@ export const blind = (input) =>
   (input.queued !== undefined || input.row?.audit || (input.row?.audit === false && input.row.grade === "suspect")) &&
   input.row?.grade !== "unreadable";
 
-/** Whether the service repeats the model's answer, as where there is no second opinion or a cascade asks for none. */
-const repeats = ({ base, opinion }) => base?.every((probability, label) => probability === opinion[label]);
+/** Whether the service repeats the model's answer, as where a cascade asks for no second opinion. */
+const repeats = ({ base, opinion }) => opinion && base?.every((probability, label) => probability === opinion[label]);
 
 /** Fires the event `change` on each change, whose detail is the input that changed, or absent for all of them. */
 export class Session extends EventTarget {
@@ -253,7 +253,8 @@ function lineOf({ id, name, row }, { label, confirmed, unsure }, classes) {
     confirmed,
     predicted: row.label,
     second: row.second,
-    probability: row.probability,
+    probability_of_error: row.probability_of_error,
+    confidence: row.confidence,
     grade: row.grade,
     suspicion: row.suspicion,
   };
