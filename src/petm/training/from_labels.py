@@ -139,9 +139,8 @@ def learn_from_labels(
                 held = torch.from_numpy(folds == fold)
                 reduced = precision == "bfloat16"
                 with torch.autocast(choose_device(device).type, torch.bfloat16, enabled=reduced):
-                    opinions[held] = predict_logits(
-                        learner, seen.subset(held.nonzero().flatten()), title=f"labels that {title} has not seen"
-                    )
+                    rows = held.nonzero().flatten()
+                    opinions[held] = predict_logits(learner, seen.subset(rows), title=f"judge {title}")
     adapted = attach_adapter(model, chosen.ranks, seed=seed)
     adapted.take_split_point(chosen.split_point)
     for layer in chosen.ranks:
