@@ -1,5 +1,6 @@
 """Messages of the library as a user of the command line reads them."""
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,10 +16,12 @@ from petm.cli import main, options
 from petm.cli import petm as group
 from petm.cli.fit import fit
 from petm.cli.grade import grade
+from petm.cli.inspect import _threshold
 from petm.data.labels import match_classes
 from petm.data.tables import open_table
 from petm.errors import DataError, PetmError, PetmWarning
 from petm.evidence.suspicion import evidence_named
+from petm.selective.thresholds import DISAGREEMENT, Threshold
 from petm.training.config import FitConfig
 from tests.helpers.networks import TinyCNN
 
@@ -112,3 +115,22 @@ def test_a_path_that_does_not_exist(
         main()
     if arguments[0] != "monitor":  # the bundle is looked at first
         assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [
+        (Threshold(0.25, "r"), "suspect from 0.25 on (r)"),
+        (DISAGREEMENT, "suspect above 0 (disagreement, as in the paper)"),
+        (Threshold(-math.inf, "r"), "nothing is trusted (r)"),
+        (Threshold(math.inf, "r"), "everything is trusted (r)"),
+        (
+            Threshold(
+                math.inf, "r", classes=tuple(Threshold(value, "") for value in (-math.inf, 0.5, 0.25, -math.inf))
+            ),
+            "suspect from 0.25 to 0.5 on, by class; nothing is trusted in 2 of 4 classes (r)",
+        ),
+    ],
+)
+def test_a_threshold_is_told_in_words(threshold: Threshold, expected: str) -> None:
+    assert _threshold(threshold) == expected

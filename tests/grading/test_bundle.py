@@ -154,8 +154,8 @@ def test_a_manifest_changed_by_hand(bundle: Path) -> None:
 
 
 def test_what_is_no_bundle(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(BundleError, match=r": expected a petm bundle, got no petm.json in it"):
+    for path, got in ((tmp_path, "no petm.json in it"), (tmp_path / "absent", "a path that does not exist")):
+        with pytest.raises(BundleError, match=f": expected a petm bundle, got {got}"):
             read_manifest(path)
     for text, message in (
         ("{", "petm.json: expected readable JSON"),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import images, snapshot
+from networks import TinyCNN, images, seeded, snapshot
+from petm._internal.progress import track
 from petm.data.base import Data, TensorData
 from petm.errors import ArgumentError, DataError
 from petm.training.augmentation import (
@@ -321,3 +322,16 @@ def test_the_choice_leaves_the_model_alone(model: nn.Module, digits: tuple[Data,
 def test_the_choice_needs_labels() -> None:
     with pytest.raises(DataError, match="expected labels from 0 to 1, got none"):
         choose_augmentation(Bright(), TensorData(images(4)))
+
+
+def test_each_bar_names_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = list[str]()
+    monkeypatch.setattr(
+        "petm.models.prediction.track", lambda title, total: titles.append(title) or track(title, total)
+    )
+    monkeypatch.setattr("petm.training.augmentation.MOST_ERRORS", -1.0)  # nothing keeps the labels
+    choose_augmentation(seeded(TinyCNN), TensorData(images(20), torch.arange(20) % 10))
+    assert titles == [
+        f"augmentation, {what}"
+        for what in ("none", "horizontal flip", *(f"strength {strength:g}" for strength in STRENGTHS))
+    ]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from networks import TinyCNN, images, seeded, snapshot
+from petm._internal.progress import track
 from petm.adapter.model import AdaptedModel, Member, attach_adapter, views_alone
 from petm.adapter.one_pass import predict_answers
 from petm.data.base import TensorData
@@ -135,3 +136,16 @@ def test_arguments_of_candidates(argument: str, value: object) -> None:
     data, held_out = parts()
     with pytest.raises(ArgumentError, match=f"^{argument}:"):
         tune_candidates(attach_adapter(seeded(TinyCNN), {"fc1": 4}), data, held_out, device="cpu", **{argument: value})  # type: ignore[arg-type]
+
+
+def test_each_bar_names_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = list[str]()
+    monkeypatch.setattr(
+        "petm.models.prediction.track", lambda title, total: titles.append(title) or track(title, total)
+    )
+    adapted, (data, held_out) = attach_adapter(seeded(TinyCNN), {"fc1": 4}, members=MEMBERS), parts()
+    tune_candidates(adapted, data, held_out, counts=(32, 64), learning_rates=[1e-3, 1e-2], epochs=2, device="cpu")
+    tried = [f"adapter 1 of 2 at rate {rate}, epoch 1" for rate in (0.001, 0.01)]
+    for samples in (" on 32 samples", ""):
+        tried += [f"adapter {each} of 2{samples}, epoch {epoch}" for each in (1, 2) for epoch in (1, 2)]
+    assert titles == [f"held-out samples of {what}" for what in ("the model", *tried)]

@@ -1,5 +1,7 @@
 """``petm inspect``: what is in a bundle, or an exported graph."""
 
+import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,8 +201,14 @@ def _measured(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _threshold(threshold: "Threshold") -> str:
     """The threshold in words."""
     values = threshold.values
-    where = f"{values[0]:.4g}" if len(values) == 1 else f"{min(values):.4g} to {max(values):.4g}, by class,"
-    return f"suspect from {where} on ({threshold.rule})"
+    finite = [value for value in values if math.isfinite(value)]
+    parts = [f"suspect from {min(finite):.4g} to {max(finite):.4g} on, by class"] if finite else []
+    if finite and len(values) == 1:
+        parts = ["suspect above 0" if 0 < finite[0] < sys.float_info.min else f"suspect from {finite[0]:.4g} on"]
+    for limit, what in ((-math.inf, "nothing"), (math.inf, "everything")):
+        if count := values.count(limit):
+            parts.append(f"{what} is trusted{f' in {count} of {len(values)} classes' if len(values) > 1 else ''}")
+    return f"{'; '.join(parts)} ({threshold.rule})"
 
 
 def _suspicion(bundle: Path, manifest: "Manifest") -> str:

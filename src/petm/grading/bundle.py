@@ -42,6 +42,7 @@ from petm.grading.manifest import (
     set_aside,
     write_manifest,
 )
+from petm.grading.provenance import paths_from
 from petm.models.answers import remember
 from petm.models.hf_folder import folder_of
 from petm.models.loading import arguments_of, load_model, load_weights, save_weights, weights_fingerprint
@@ -83,7 +84,7 @@ def write_bundle(
                     save_weights(adapted.base, folder / BASE)
                 held = (file for file in sorted(folder.rglob("*")) if file.is_file())
                 files = {file.relative_to(folder).as_posix(): sha256_of_file(file) for file in held}
-                write_manifest(folder, replace(manifest, files=files))
+                write_manifest(folder, replace(manifest, files=files, paths=paths_from(manifest.origin, path)))
                 _put(folder, path)
     except OSError as error:
         raise RunError(

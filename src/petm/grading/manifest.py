@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +14,7 @@ from petm._internal.records import LONGEST_FILE, Json, Record
 from petm._internal.tensor_files import tensors_in
 from petm.adapter.cascade import Cascade
 from petm.errors import BundleError, RunError
-from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
+from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin, found_from
 from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
 from petm.selective.probability import ErrorProbability, Method
@@ -64,6 +64,7 @@ class Manifest:
         suspicion: As `petm.evidence.suspicion.Suspicion.as_json` writes it.
         versions: Versions of Python and of the libraries.
         files: SHA-256 of each file of the bundle, by its path in the folder.
+        paths: Where the files and folders that the origin names are from the bundle's folder on, by their names.
     """
 
     origin: Origin
@@ -84,6 +85,7 @@ class Manifest:
     outcome: Outcome | None
     versions: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
         """Returns the manifest in JSON's types, as in ``petm.json`` and ``petm inspect --json``."""
@@ -113,6 +115,7 @@ class Manifest:
                 "outcome": self.outcome,
                 "versions": self.versions,
                 "files": self.files,
+                "paths": self.paths,
             }
         )
         return found
@@ -122,6 +125,7 @@ class Manifest:
         """Returns the manifest that `to_json` wrote; raises BundleError where an entry breaks its rule."""
         model, adapter, data = record.record("model"), record.record("adapter"), record.record("data")
         layers, files, versions = adapter.record("layers"), record.record("files"), record.record("versions")
+        paths = record.record("paths") if record.has("paths") else Record({}, record.place)
         members = [MemberRecord.from_json(entry) for entry in record.records("members")]
         if len(members) > _MOST_MEMBERS:
             raise BundleError(f"{record.place}, members: expected at most {_MOST_MEMBERS}, got {len(members)}.")
@@ -150,6 +154,7 @@ class Manifest:
             Outcome.from_json(record.record("outcome")) if record.has("outcome") else None,
             {name: versions.text(name) for name in versions.content},
             {_inside(record, name): _hash(files, name) for name in files.content},
+            {name: paths.text(name) for name in paths.content},
         )
 
 
@@ -188,7 +193,7 @@ def read_manifest(path: str | Path) -> Manifest:
         _check_size(path, name)
         if sha256_of_file(path / name) != expected:
             raise BundleError(f"{path}: {name} has changed since it was written. Restore it or fit again.")
-    return manifest
+    return replace(manifest, origin=found_from(manifest.origin, path, manifest.paths))
 
 
 def _check_names(path: Path, manifest: Manifest) -> None:

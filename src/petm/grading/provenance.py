@@ -1,10 +1,13 @@
 """Where a grader comes from: model, inputs, data, settings and versions, as in bundles and results."""
 
+import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -17,6 +20,7 @@ from petm.data.reader import Tokenizer
 from petm.data.sources import TEXT, Columns
 from petm.errors import BundleError, DataError
 from petm.grading.input_profile import InputProfile
+from petm.models.hf_folder import PREFIX, folder_of
 from petm.models.prompt import Prompt
 from petm.models.reading import Reading
 
@@ -237,6 +241,55 @@ class Origin:
         """Hashes of the confirmed labels' inputs that suspicion has learned from, which no longer judge it."""
         known = self.data.get("labels")
         return np.array([int(each, 16) for each in known.hashes] if known else [], np.uint64)
+
+
+def paths_from(origin: Origin, bundle: Path) -> dict[str, str]:
+    """Returns where the files and folders that an origin names are, from a bundle's folder on, by their names."""
+    found: dict[str, str] = {}
+
+    def note(named: str) -> str:
+        if os.path.exists(named):
+            with suppress(ValueError):  # another drive
+                found[named] = Path(os.path.relpath(named, bundle)).as_posix()
+        return named
+
+    _with_paths(origin, note)
+    return found
+
+
+def found_from(origin: Origin, bundle: Path, paths: Mapping[str, str]) -> Origin:
+    """Returns an origin that names files and folders where they lie from a bundle's folder on, if they are there.
+
+    Args:
+        origin: As it was written.
+        bundle: The folder where the bundle is now.
+        paths: From `paths_from`, when it was written.
+    """
+
+    def place(named: str) -> str:
+        found = os.path.normpath(bundle / paths.get(named, ""))
+        moved = named in paths and is_name(found) and os.path.exists(found)
+        return found if moved and not (os.path.exists(named) and os.path.samefile(named, found)) else named
+
+    return _with_paths(origin, place)
+
+
+def _with_paths(origin: Origin, place: Callable[[str], str]) -> Origin:
+    """The origin with each path of its model and its inputs replaced by its ``place``."""
+    model, inputs = origin.model, origin.inputs
+    reference, arguments = model.reference, model.arguments
+    if (folder := folder_of(reference)) is not None:
+        reference = f"{PREFIX}{place(str(folder))}"
+        base = arguments.get("base")
+        arguments = {**arguments, "base": place(base)} if isinstance(base, str) else arguments
+    elif reference is not None and (file := re.fullmatch(r"(.+\.py):(\w+)", reference)):
+        reference = f"{place(file[1])}:{file[2]}"
+    weights, processor, base = (each and place(each) for each in (model.weights, inputs.processor, inputs.base))
+    return replace(
+        origin,
+        model=replace(model, reference=reference, arguments=arguments, weights=weights),
+        inputs=replace(inputs, processor=processor, base=base),
+    )
 
 
 def describe_data(data: "Data", *, part_of_data: bool = False, seen: int = 0, repeated: int = 0) -> DataOrigin:

@@ -68,7 +68,9 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     """
     if not folder.is_dir():
         why = "which is a file" if folder.exists() else "which does not exist"
-        raise ModelError(f"model: expected the folder of a Hugging Face model, got {folder}, {why}. Check the path.")
+        raise ModelError(
+            f"model: expected the folder of a Hugging Face model, got {folder}, {why}. Name it (--model hf:DIR)."
+        )
     check_files(folder)
     content = read_json(folder / "config.json")
     refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)

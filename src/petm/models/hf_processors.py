@@ -84,7 +84,8 @@ def load_processor(
     elif (folder / "config.json").is_file():
         config, task = read_config(folder, trust_remote_code=trust_remote_code)
     elif not folder.is_dir():
-        raise ModelError(f"processor: expected the folder of a tokenizer or image processor, got {folder}, no folder.")
+        wanted = "the folder of a tokenizer or image processor"
+        raise ModelError(f"processor: expected {wanted}, got {folder}, which is no folder. Name it (--processor).")
     else:
         check_files(folder)
     if task is None:

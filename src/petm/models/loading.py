@@ -131,7 +131,11 @@ def import_module(place: str) -> ModuleType:
             raise
         return module
     except Exception as error:
-        step = "Check the path, or correct the file" if place.endswith(".py") else "Check the name, or install it"
+        step = (
+            "Check the path (--model), or correct the file"
+            if place.endswith(".py")
+            else "Check the name, or install it"
+        )
         raise ModelError(f"model: {place} cannot be imported ({type(error).__name__}: {error}). {step}.") from error
 
 

@@ -79,17 +79,17 @@ def choose_augmentation(model: nn.Module, data: Data, *, mirrored: Augmentation 
     generator = torch.Generator().manual_seed(seed)
     seen = data.subset(torch.randperm(len(data), generator=generator)[:SAMPLES]).in_memory()
 
-    def errors(augmentation: Augmentation) -> float:
-        logits = predict_logits(model, Augmented(seen, augmentation, seed=seed), title="augmentation")
+    def errors(augmentation: Augmentation, what: str) -> float:
+        logits = predict_logits(model, Augmented(seen, augmentation, seed=seed), title=f"augmentation, {what}")
         check_labels(data.labels, logits.shape[1], data.source)
         return float((logits.argmax(1) != seen.labels).double().mean())
 
-    allowed = errors(Augmentation()) + MOST_ERRORS
+    allowed = errors(Augmentation(), "none") + MOST_ERRORS
     # Half of the images are flipped, so half of the harm is seen.
-    mirror = errors(Augmentation(mirror=True)) <= allowed - MOST_ERRORS / 2
+    mirror = errors(Augmentation(mirror=True), "horizontal flip") <= allowed - MOST_ERRORS / 2
     for strength in STRENGTHS:
         found = replace((mirrored if mirror else MILD).times(strength), mirror=mirror)
-        if errors(found) <= allowed:
+        if errors(found, f"strength {strength:g}") <= allowed:
             return found
     return Augmentation(mirror=mirror)
 

@@ -132,14 +132,15 @@ def learn_from_labels(
             fold, learner = index - 1, student.alone(name)
             rows = place != fold if fold >= 0 else torch.ones_like(place, dtype=torch.bool)
             settings = Settings(EPOCHS, LEARNING_RATE, batch, seed=seed * len(names) + index, **how)
-            title = f"learn {index + 1} of {len(names)}"
+            title = f"adapter {index + 1} of {len(names)}"
             kept = storage and storage(name)
             train(learner, whole.subset(rows), WEIGHTED, settings, storage=kept, device=device, title=title)
             if fold >= 0:
                 held = torch.from_numpy(folds == fold)
                 reduced = precision == "bfloat16"
                 with torch.autocast(choose_device(device).type, torch.bfloat16, enabled=reduced):
-                    opinions[held] = predict_logits(learner, seen.subset(held.nonzero().flatten()), title="judge")
+                    rows = held.nonzero().flatten()
+                    opinions[held] = predict_logits(learner, seen.subset(rows), title=f"judge {title}")
     adapted = attach_adapter(model, chosen.ranks, seed=seed)
     adapted.take_split_point(chosen.split_point)
     for layer in chosen.ranks:

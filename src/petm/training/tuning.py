@@ -151,7 +151,7 @@ def tune_candidates(
     if not learning_rates:
         raise ArgumentError("learning_rates: expected at least one, got none.")
     move(adapted, device)
-    base = predict_logits(adapted, held_out, alpha=0.0, title="held-out samples")
+    base = predict_logits(adapted, held_out, alpha=0.0, title="held-out samples of the model")
     check_labels(held_out.labels, base.shape[1], held_out.source)
     wrong = (base.argmax(1) != held_out.labels).numpy()
     start = {adapter: _state(adapted, adapter) for adapter in adapted.adapters}
@@ -164,26 +164,29 @@ def tune_candidates(
         return aurc(mean_of_both(base, second).numpy(), wrong)
 
     def trained(
-        adapter: str, name: str, count: int, settings: Settings
+        adapter: str, name: str, count: int, settings: Settings, title: str
     ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         """The logits and the weights after each epoch; the best epoch's follow as the last ones."""
         _set(adapted, adapter, start[adapter])
         learner, hearer = student.alone(adapter), other.alone(adapter)
         logits: list[Tensor] = []
 
+        def answers(epoch: int) -> Tensor:
+            return predict_logits(hearer, heard, title=f"held-out samples of {title}, epoch {epoch + 1}")
+
         def after_epoch() -> float:
-            logits.append(predict_logits(hearer, heard, title="held-out samples"))
+            logits.append(answers(len(logits)))
             return judged(logits[-1])
 
         judge = Judge(f"AURC on {held_out.content}", after_epoch)
         place, part = storage and storage(name), seen.subset(range(count))
-        history = train(learner, part, CROSS_ENTROPY, settings, judge=judge, storage=place, device=device, title=name)
+        history = train(learner, part, CROSS_ENTROPY, settings, judge=judge, storage=place, device=device, title=title)
         missing, states = len(history.states) - len(logits), list[dict[str, Tensor]]()
         for epoch, state in enumerate(history.states):
             learner.load_state_dict(state, strict=False)
             states.append(_state(adapted, adapter))
             if epoch < missing:  # a training that was resumed
-                logits.insert(epoch, predict_logits(hearer, heard, title="held-out samples"))
+                logits.insert(epoch, answers(epoch))
         best = max(history.best_epoch - 1, 0)
         return [*logits, logits[best]], [*states, states[best]]
 
@@ -191,7 +194,8 @@ def tune_candidates(
         """The AURC after one epoch; infinity where the rate is too high to learn at all."""
         adapter, once = adapted.adapters[0], replace(settings, learning_rate=rate, epochs=1, seed=seed * members)
         try:
-            return judged(trained(adapter, f"{adapter} at rate {rate}", min(counts), once)[0][-1])
+            title = f"adapter 1 of {members} at rate {rate:g}"
+            return judged(trained(adapter, f"{adapter} at rate {rate}", min(counts), once, title)[0][-1])
         except TrainingError:
             return float("inf")
 
@@ -207,7 +211,9 @@ def tune_candidates(
             for index, adapter in enumerate(adapted.adapters):
                 name = adapter if count == max(counts) else f"{adapter} on {count}"
                 how = replace(settings, learning_rate=rate, seed=seed * members + index)
-                runs[adapter] = trained(adapter, name, count, how)
+                title = f"adapter {index + 1} of {members}"
+                title += "" if count == max(counts) else f" on {count:,} samples"
+                runs[adapter] = trained(adapter, name, count, how, title)
             length = max(len(states) for _, states in runs.values()) - 1
             places = {
                 adapter: [min(epoch, len(run[1]) - 1) for epoch in range(length)] for adapter, run in runs.items()
