@@ -21,7 +21,14 @@ from petm.serving.guard import Guard
 from petm.serving.limits import Limits
 from petm.serving.server import listening
 
-ROW = {"input": "a.png", "label": 3, "label_name": "3", "second": 3, "second_name": "3", "probability": 0.012345678}
+ROW = {
+    "input": "a.png",
+    "label": 3,
+    "label_name": "3",
+    "second": 3,
+    "second_name": "3",
+    "probability_of_error": 0.012345678,
+}
 ANSWER = json.dumps({"grades": [ROW | {"suspicion": 0.0123456789, "grade": "trusted", "reason": None}]}).encode()
 
 

@@ -157,4 +157,5 @@ def test_an_extra_that_is_not_installed(extra: str, package: str, code: str, tmp
     )
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"petm.errors.ExtraError: {extra}: ")
-    assert last.endswith(f"pip install 'petm[{extra}]'.")
+    assert f"pip install 'petm[{extra}]', " in last
+    assert last.endswith(f"pip install '.[{extra}]'.")

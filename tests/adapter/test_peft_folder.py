@@ -408,7 +408,7 @@ def test_petm_fit_takes_an_adapter(
     assert read_manifest(tmp_path / "my.petm").measured["calibration_samples"] == 300
     code, _, err = run(monkeypatch, capfd, *told, "--adapter", "nowhere", "--overwrite")
     assert code == 1
-    assert err.startswith("Error: --adapter: expected a file or folder, got nowhere, which does not exist")
+    assert err.startswith("Error: adapter: expected a file or folder, got nowhere, which does not exist")
     code, _, err = run(monkeypatch, capfd, *told, "--adapter", "adapter", "--recipe", "paper", "--layers", "fc1=2")
     assert code == 2
     assert "nothing is trained and all of --data calibrate, so leave out --recipe, --layers." in err

@@ -205,12 +205,12 @@ def test_a_full_disk_behind_standard_output_is_one_line(fitted, petm, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("absent",), 1, "inputs: expected"),
+        (("absent",), 1, "INPUTS: expected"),
         (("more", "-o", "g.txt"), 1, "g.txt: expected"),
         (("more", "-o", "g.csv", "--engine", "ray"), 2, "-o: expected"),
         (("more", "--labels"), 0, "Warning: labels: expected"),
         (("notes.txt",), 1, "notes.txt: expected"),
-        (("empty",), 1, "inputs: expected"),
+        (("empty",), 1, "INPUTS: expected"),
     ],
 )
 def test_grade_says_what_is_wrong_in_one_line(fitted, petm, arguments, code, message):
@@ -324,7 +324,7 @@ def test_bad_options_are_answered_before_any_pass(place, petm, monkeypatch, opti
 def test_a_guarantee_that_cannot_be_given_warns_in_one_line(place, petm):
     code, out, err = petm(*fit_arguments("--max-risk", "0.001", "--calibration-from-data", "--json"))
     assert code == 0
-    assert "Warning: max_risk: " in err
+    assert "Warning: --max-risk: " in err
     threshold = json.loads(out)["threshold"]
     assert threshold["value"] == "-inf"
     assert threshold["samples_needed"] > 1000

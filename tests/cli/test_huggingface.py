@@ -312,7 +312,7 @@ def test_custom_code_needs_trust_at_every_command(place: Path, petm: Petm) -> No
     (place / "bert" / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "own.Config"}}))
     code, _, err = petm(*fit("--model", "hf:bert"))
     assert code == 1
-    assert "trust_remote_code=True" in err
+    assert "allow it with --trust-remote-code" in err
     # With trust the name of a class that is not there is looked for, and its absence reported in one line.
     code, _, err = petm(*fit("--model", "hf:bert", "--trust-remote-code"))
     assert code == 1
@@ -437,7 +437,7 @@ def test_a_language_model_from_fit_to_grade_and_learn(
         (("--model", "hf:llama", "--label-words", "a,b"), 2, "--template"),
         ((*ASKED, "--model", "petm.models:PaperCNN"), 2, "--label-words"),
         ((*ASKED, "--model", "hf:bert"), 1, "BertForSequenceClassification"),
-        ((*ASKED, "--label-words", "place,place"), 1, "label_words"),
+        ((*ASKED, "--label-words", "place,place"), 1, "--label-words: expected"),
         ((*ASKED, "--template", "none.txt"), 1, "template: expected {text}"),
         ((*ASKED, "--template", "other.txt"), 1, "asked.csv: expected a column 'author'"),
         ((*ASKED, "--template", "known.txt"), 1, "template: expected columns"),

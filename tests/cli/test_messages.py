@@ -134,3 +134,19 @@ def test_a_path_that_does_not_exist(
 )
 def test_a_threshold_is_told_in_words(threshold: Threshold, expected: str) -> None:
     assert _threshold(threshold) == expected
+
+
+def test_the_shell_completes_verbs_and_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def completed(mode: str, words: str) -> str:
+        monkeypatch.setenv("_PETM_COMPLETE", mode)
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        return capsys.readouterr().out
+
+    assert completed("bash_complete", "petm gr") == "plain,grade\n"
+    assert "plain,--skip-bad" in completed("bash_complete", "petm fit --skip").splitlines()
+    assert completed("zsh_source", "petm").startswith("#compdef petm")

@@ -36,7 +36,12 @@ class _Verbs(click.Group):
             raise click.ClickException(visible(told)) from error
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog='\b\nCompletion in bash: eval "$(_PETM_COMPLETE=bash_source petm)"\n'
+    "In zsh and fish: zsh_source and fish_source in its place.",
+)
 @click.version_option(package_name="petm")
 def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
