@@ -31,6 +31,7 @@ from petm.models.hf_folder import (
 )
 from petm.models.hf_tokenizer import Tokenizer, has_vocabulary, load_tokenizer
 from petm.models.prompt import Prompt
+from petm.models.timm_images import timm_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -152,6 +153,8 @@ def load_image_processor(folder: Path, config: Any, *, trust_remote_code: bool) 
     """Returns the image processor of a folder, in the form that needs Pillow only; raises as `load_processor`."""
     from PIL import Image
 
+    if not any(map(Path.is_file, _in(folder))) and (found := timm_processor(folder)):
+        return found
     for path in _present(folder, "an image processor"):
         content = read_json(path)
         refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
