@@ -464,7 +464,7 @@ def test_export_then_grade(petm: Any, digits: tuple[Data, ...]) -> None:
         tables.append(list(csv.DictReader(out.splitlines())))
     assert len(tables[0]) == 30
     for expected, found in zip(*tables, strict=True):
-        for figure, allowed in (("suspicion", 2e-5), ("probability", 1e-4)):
+        for figure, allowed in (("suspicion", 2e-5), ("probability_of_error", 1e-4), ("confidence", 1e-4)):
             assert float(found.pop(figure)) == pytest.approx(float(expected.pop(figure)), abs=allowed)
         assert found == expected
         assert found["label_name"] in NAMES

@@ -421,7 +421,7 @@ def test_a_port_that_is_taken(petm: Petm, tmp_path: Path) -> None:
 
 def test_a_wrong_model_is_answered_without_an_address(petm: Petm, bundle: Path) -> None:
     code, told = petm("serve", bundle, "--port", 0, "--model", "no_such_module:make")
-    assert (code, "serves" in told, "Error: model: no_such_module" in told) == (1, False, True)
+    assert (code, "serves" in told, "Error: --model: no_such_module" in told) == (1, False, True)
 
 
 def test_a_host_that_is_not_of_this_machine() -> None:
@@ -442,7 +442,7 @@ def test_a_size_that_is_no_number(petm: Petm, tmp_path: Path, size: str) -> None
         (["--audit", "0.1"], 2, "--audit: expected --grades-file"),
         (["--audit", "200", "--grades-file", "g.jsonl"], 1, "audit: expected a share"),
         (["--grades-file", "g.csv"], 2, "--grades-file: expected a name"),
-        (["--queue", "g.csv", "--labels-file", "l.jsonl"], 1, "queue: expected an existing file"),
+        (["--queue", "g.csv", "--labels-file", "l.jsonl"], 1, "--queue: expected a file or folder"),
         (["--queue", "g.csv", "--labels-file", "l.jsonl", "--grades-file", "h.jsonl"], 2, "expected no --grades-file"),
     ],
 )
