@@ -4,7 +4,7 @@
     ├── ArgumentError          an argument outside its rule (also a ValueError)
     ├── DataError              data that cannot be read, or that does not suit the model
     ├── ModelError             a model or weights that cannot be loaded or used
-    ├── NothingToLearnError    A makes no training errors, so there is no error set
+    ├── NothingToLearnError    the base model makes no training errors, so there is no error set
     ├── TrainingError          a training that went astray: its loss is no longer finite
     ├── RunError               a run folder, a checkpoint or an output file that cannot be used
     ├── BundleError            a saved grader that is damaged, too new, or made for another model

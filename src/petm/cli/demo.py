@@ -51,7 +51,7 @@ def demo(output: Path, overwrite: bool) -> None:
         how = ["--model", "petm.models:PaperCNN", "--weights", weights, "--size", "28", "--channels", "1"]
         fitted = ["--calibration", output / "calibration", "--report", output / "report.html", "-o", before]
         _run(fit, *how, "--data", output / "train", *fitted, "--overwrite")
-        click.echo("\n3. The digits get darker, which nobody has told the network. The grader sees it.\n")
+        click.echo("\n3. The digits get darker, unlike those of the fit. The grader warns, and flags more.\n")
         _run(grade, before, output / "new", "-o", output / "grades.csv", "--overwrite")
         click.echo(f"\n4. People confirm the labels of {len(parts['checked'])} dark digits, and the grader learns.\n")
         _run(learn, before, "--labels", output / "checked", "--max-extra-time", "0.05", "-o", after, "--overwrite")
