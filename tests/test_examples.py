@@ -73,7 +73,7 @@ def check(rows, paths, grades, classes):
     assert [row["grade"] for row in rows] == ["trusted" if trusted else "suspect" for trusted in grades.trusted]
     np.testing.assert_allclose([float(row["suspicion"]) for row in rows], grades.suspicion, rtol=0, atol=1e-5)
     told = [float(row["probability_of_error"]) for row in rows]
-    np.testing.assert_allclose(told, grades.probability, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(told, grades.probability_of_error, rtol=0, atol=1e-4)
     assert len(set(grades.suspicion.round(4))) >= len(rows) // 2, "the images are told apart"
     assert 0 < grades.trusted.sum() < len(rows)
 
