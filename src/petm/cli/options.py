@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from petm._internal.texts import near, visible, visible_json
-from petm.errors import PetmWarning, RunError
+from petm.errors import BundleError, PetmWarning, RunError
 
 PATH = click.Path(path_type=Path)
 
@@ -101,6 +101,20 @@ class GraderPlace:
                 "--trust-remote-code: expected the folder whose code it trusts (--model hf:DIR or --processor), or "
                 "--trust-bundle-code for the one that the bundle names."
             )
+
+    def check(self) -> None:
+        """Raises PetmError where what is named does not exist, before a library is imported to open it."""
+        from petm.grading.manifest import recover
+        from petm.models.reference import check_reference
+
+        if self.bundle.suffix.lower() != ".onnx":
+            recover(self.bundle)
+        if not self.bundle.exists():
+            raise BundleError(f"bundle: expected a petm bundle or .onnx file, got {self.bundle}, which does not exist.")
+        for name in ("weights", "base"):
+            check_readable(name, getattr(self, name))
+        if self.reference:
+            check_reference(self.reference)
 
 
 def grader(command: Callable[..., Any]) -> Callable[..., Any]:
