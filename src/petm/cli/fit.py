@@ -172,7 +172,6 @@ def fit(
     may then differ. Under torchrun, processes share the work: torchrun --nproc-per-node 2 -m petm fit ...; with --fsdp
     each holds a part of the model, and all run every sample.
     """
-    from petm.data.labels import enumerated
     from petm.grading.manifest import check_target
     from petm.models.hf_folder import folder_of
     from petm.models.prompt import Prompt, different
@@ -209,9 +208,7 @@ def fit(
         if folder is None:
             raise click.UsageError(f"--label-words: expected a language model (--model hf:DIR), got {reference}.")
         prompt, asked = Prompt.read(template, chat=chat), different(next(csv.reader([label_words])))
-    names = tuple(next(csv.reader([classes]))) if classes else None  # a name with a comma stands in quotes
-    if names and len(set(names)) < len(names):
-        raise ArgumentError(f"classes: expected different names, got {enumerated(names)}. Name each class once.")
+    names = options.class_names(classes)
 
     from petm._internal.distributed import together
     from petm.cli.inputs import form_of, inputs_of, labelled, open_inputs, open_labelled

@@ -1,5 +1,6 @@
 """Options that several verbs have, and types of options."""
 
+import csv
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any
 import click
 
 from petm._internal.texts import near, visible, visible_json
-from petm.errors import BundleError, PetmWarning, RunError
+from petm.errors import ArgumentError, BundleError, PetmWarning, RunError
 
 PATH = click.Path(path_type=Path)
 
@@ -243,6 +244,18 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             return tuple(map(float, value.split(",") if isinstance(value, str) else value))
         except (TypeError, ValueError):
             self.fail(f"expected numbers such as 0.485,0.456,0.406, got {value!r}.", param, ctx)
+
+
+def class_names(text: str | None) -> tuple[str, ...] | None:
+    """Returns names separated by commas; raises ArgumentError where one comes twice.
+
+    >>> class_names('cat,"big, old dog"')
+    ('cat', 'big, old dog')
+    """
+    names = tuple(next(csv.reader([text]))) if text else None
+    if names and len(set(names)) < len(names):
+        raise ArgumentError(f"classes: expected different names, got {', '.join(names)[:200]}. Name each class once.")
+    return names
 
 
 def check_readable(name: str, path: Path | None) -> None:
