@@ -99,7 +99,9 @@ class Prompting:
         self._tokenizer, self.prompt, self._whole = tokenizer, prompt, prompt.template
         if prompt.chat:
             if not tokenizer.chat_template:
-                raise ArgumentError("chat: expected a tokenizer with a chat template, got none. Leave it out (--chat).")
+                raise ArgumentError(
+                    "chat: expected a tokenizer with a chat template, got none. Leave out chat=True (--chat)."
+                )
             said = [{"role": "user", "content": prompt.template}]
             self._whole = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
             if f"{{{TEXT}}}" not in self._whole:
