@@ -509,3 +509,13 @@ def test_a_graph_says_how_a_processor_reads_its_inputs(tmp_path: Path) -> None:
     read = replace(small(), origin=Origin(inputs=InputOrigin(processor="a/folder")))
     export_onnx(read, tmp_path / "g.onnx", images(4, 2))
     assert OnnxGrader(tmp_path / "g.onnx").origin.inputs.processor == "a/folder"
+
+
+@pytest.mark.slow
+def test_a_graph_that_is_moved_with_its_processor_finds_it(tmp_path: Path) -> None:
+    folder = tmp_path / "here" / "processor"
+    folder.mkdir(parents=True)
+    read = replace(small(), origin=Origin(inputs=InputOrigin(processor=str(folder))))
+    export_onnx(read, tmp_path / "here" / "g.onnx", images(4, 2))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert OnnxGrader(tmp_path / "there" / "g.onnx").origin.inputs.processor == str(tmp_path / "there" / "processor")

@@ -28,7 +28,7 @@ from petm.errors import ArgumentError, ExportError, PetmError, RunError
 from petm.grading.grader import Grader
 from petm.grading.grades import as_inputs
 from petm.grading.onnx_grader import ASKED, FEATURES, FORMAT_VERSION, PREFIX, SECOND, Answer, OnnxGrader
-from petm.grading.provenance import InputOrigin, library_versions
+from petm.grading.provenance import InputOrigin, Origin, library_versions, paths_from
 from petm.models.hf_processors import ImageProcessor, PlainForm, plain_form
 from petm.models.loading import weights_fingerprint
 from petm.models.prediction import device_of
@@ -119,7 +119,7 @@ def export_onnx(
                 programs[1].save(second, external_data=weights > ONE_FILE)
                 named = {"second": second.name, "sha256": sha256_of_file(second)}
                 cascade = plain(grader.adapted.cascade) | named
-            programs[0].model.metadata_props.update(_metadata(grader, inputs, processor, cascade))
+            programs[0].model.metadata_props.update(_metadata(grader, inputs, processor, cascade, path))
             programs[0].save(draft, external_data=weights > ONE_FILE)
             return _put_in_place(draft, path, _compare(grader, draft, x))
     except OSError as error:
@@ -262,7 +262,7 @@ def _preprocessing(inputs: InputOrigin, processor: ImageProcessor | None) -> dic
 
 
 def _metadata(
-    grader: Grader, inputs: InputOrigin, processor: ImageProcessor | None, cascade: dict[str, Any] | None
+    grader: Grader, inputs: InputOrigin, processor: ImageProcessor | None, cascade: dict[str, Any] | None, path: Path
 ) -> dict[str, str]:
     entries: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -272,6 +272,7 @@ def _metadata(
         "cascade": cascade,
         "classes": grader.origin.model.classes,
         "inputs": asdict(inputs),
+        "paths": paths_from(Origin(inputs=inputs), path.parent),
         "preprocessing": _preprocessing(inputs, processor),
         "value_range": _value_range(inputs, processor),
         "fingerprint": weights_fingerprint(grader.adapted.base),

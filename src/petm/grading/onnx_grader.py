@@ -18,7 +18,7 @@ from petm.grading.gradable import Batches, Gradable, graded
 from petm.grading.grades import NO_SECOND, Batch, Grades, check_inputs
 from petm.grading.input_profile import InputCheck
 from petm.grading.onnx_file import check_graph
-from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
+from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, found_from
 from petm.models import BATCH_SIZE
 from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
@@ -87,7 +87,11 @@ class OnnxGrader:
         self._cascade, self._second = self._open_second(metadata, providers, threads)
         self.threshold, self.score = Threshold.from_json(metadata.record("threshold")), metadata.text("score")
         inputs = InputOrigin.from_json(metadata.record("inputs"))
-        self.origin = Origin(ModelOrigin(classes=metadata.texts("classes")), inputs)
+        paths = metadata.record("paths")
+        moved = {name: paths.text(name) for name in paths.content}
+        self.origin = found_from(
+            Origin(ModelOrigin(classes=metadata.texts("classes")), inputs), self.path.parent, moved
+        )
         self.measured: Mapping[str, Json] = metadata.free("measured")
         self.has_second = metadata.flag("second_opinion")
         self.choice = Choice.from_json(metadata.record("choice")) if metadata.has("choice") else None
