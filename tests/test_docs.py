@@ -1,22 +1,32 @@
 """The documentation site: its links lead somewhere, its commands are real ones, its Python runs."""
 
 import json
+import os
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
 import sys
+import tomllib
 import unicodedata
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import httpx2
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import hf_folders
 import petm
 from image_files import write_images
 from networks import seeded
@@ -24,13 +34,19 @@ from petm.adapter.model import attach_adapter, views_alone
 from petm.cli import main
 from petm.cli import petm as group
 from petm.data.base import Data
+from petm.data.texts import Tokenized, read_texts
 from petm.grading.grade_table import SCHEMA
 from petm.grading.grader import fit_grader
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
+from petm.models.hf_processors import load_processor
+from petm.models.hf_tokenizer import ask
+from petm.models.label_words import LabelWords
 from petm.models.loading import save_weights
 from petm.models.paper import PaperCNN
+from petm.models.prompt import Prompt
 from petm.selective.targets import Recall
 from petm.training.recipes import RECIPES
+from served import serve_while
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -215,11 +231,10 @@ def run_python(page: str, names: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.slow
 def test_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit, grade, inspect, prepared, dry_run = commands(PAGES["start/images.md"])
-    for line in (fit, grade, inspect):
+    for line in (fit, grade, inspect, prepared, dry_run):
         run(monkeypatch, *line)
     assert len((folder / "grades.csv").read_text().splitlines()) == 81
-    run(monkeypatch, *prepared, "--dry-run")
-    run(monkeypatch, *dry_run, "--overwrite")
+    assert (folder / "mine.petm").exists()
     assert len(run_python("start/images.md", {})["grades"]) == 8
 
 
@@ -249,6 +264,7 @@ def test_review(bundle: Path, digits: tuple[Data, ...], monkeypatch: pytest.Monk
     """All but the page itself, where people decide: here the true labels are what they said."""
     grade, serve, monitor, learn = commands(PAGES["how-to/review.md"])
     run(monkeypatch, *grade)
+    assert serve_while(monkeypatch, serve[1:], lambda client: client.get("/queue").json()["total"]) > 0
     truth = [{"input": f"monday/{row:04d}.png", "label": int(digits[2].labels[row])} for row in range(80)]
     (bundle / serve[-1]).write_text("".join(json.dumps(label) + "\n" for label in truth))
     run(monkeypatch, *monitor)
@@ -302,3 +318,194 @@ def test_every_block_of_python_is_run_by_a_test() -> None:
     here = Path(__file__).read_text(encoding="utf-8")
     assert [page for page, text in PAGES.items() if blocks(text, "py", "pycon")] == []
     assert [page for page, text in PAGES.items() if blocks(text, "python") and f'"{page}"' not in here] == []
+
+
+def tables(rows: Sequence[Sequence[str]], *columns: str) -> pa.Table:
+    return pa.table(dict(zip(columns, zip(*rows, strict=True), strict=True)))
+
+
+def texts(folder: Path) -> None:
+    """A classifier of texts, LoRA classifiers beside it, and texts in each format."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer, rows = hf_folders.word_tokenizer(), hf_folders.QUESTIONS
+    model = hf_folders.bert(max_position_embeddings=130)
+    kinds = torch.tensor([hf_folders.KINDS.index(kind) for _, kind in rows])
+    hf_folders.train(model, tokenizer([text for text, _ in rows[::2]], return_tensors="pt", padding=True), kinds[::2])
+    for name in ("DIR", "BASE"):
+        hf_folders.save(folder / name, model, tokenizer)
+    for name, base in (("ADAPTER", "BASE"), ("folder", "DIR")):
+        plain = AutoModelForSequenceClassification.from_pretrained(base)
+        with warnings.catch_warnings(action="ignore"):  # of PEFT about transformers
+            tuned = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", target_modules=["layer.1.output.dense"]))
+        for key, parameter in tuned.named_parameters():
+            if "lora_B" in key:
+                nn.init.normal_(parameter, std=0.05)
+        hf_folders.save(folder / name, tuned)
+    for name in ("train.csv", "fresh.csv"):
+        pc.write_csv(tables(rows, "text", "label"), name)
+    pairs = [(text, "Where is Rome ?", kind) for text, kind in rows]
+    pq.write_table(tables(pairs, "premise", "hypothesis", "gold"), "pairs.parquet")
+    Path("more.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in rows[:20]))
+
+
+def reviews(folder: Path) -> None:
+    """A language model that answers the page's own question, and reviews."""
+    words, things = ("negative", "positive"), ("film", "plot", "cast", "score", "scene", "end", "story", "title")
+    told = [(word, words[good]) for good, some in enumerate((("dull", "bad"), ("great", "fine"))) for word in some]
+    rows = [(f"a {word} {one} and {two}", label) for word, label in told for one in things for two in things]
+    (question,) = blocks(PAGES["how-to/language-models.md"], "text")
+    Path("prompt.txt").write_text(question)
+    hf_folders.save(folder / "DIR", hf_folders.llama(), hf_folders.byte_tokenizer([*words, *(row[0] for row in rows)]))
+    prompt, tokens = ask(folder / "DIR", Prompt.read(Path("prompt.txt")), words)
+    encoder, model = load_processor(folder / "DIR", prompt=prompt), hf_folders.llama()
+    pc.write_csv(tables(rows, "text", "label"), "reviews.csv")
+    data = Tokenized(read_texts(Path("reviews.csv"), classes=words), encoder)
+    hf_folders.train(LabelWords(model, tokens), data.inputs(range(0, len(data), 3)), data.labels[::3])
+    hf_folders.save(folder / "DIR", model)
+    Path("more.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in rows[:20]))
+
+
+def archive(folder: Path) -> None:
+    """The images as Parquet, as Hugging Face lays them out."""
+    (folder / "archive").mkdir()
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted((folder / "monday").iterdir())]
+    pq.write_table(pa.table({"image": images}), folder / "archive" / "0.parquet")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::petm.errors.PetmWarning")  # few labels
+@pytest.mark.parametrize(
+    ("page", "reader", "prepare"),
+    [
+        ("index.md", "folder", None),
+        ("start/texts.md", "here", texts),
+        ("how-to/language-models.md", "here", reviews),
+        ("how-to/archive.md", "bundle", archive),
+    ],
+)
+def test_commands(
+    page: str,
+    reader: str,
+    prepare: Callable[[Path], None] | None,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that a page shows, in its order, as the reader's folder has what it speaks of."""
+    folder = request.getfixturevalue(reader)
+    if prepare:
+        prepare(folder)
+    for line in commands(PAGES[page]):
+        run(monkeypatch, *line)
+        assert (folder / line[line.index("-o") + 1]).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::petm.errors.PetmWarning")  # few labels
+def test_monitor(bundle: Path, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands, the example with its four days, and the script in a shell, with a mailer that writes a file."""
+    shutil.copytree("my.petm", "risk.petm")
+    for day in ("tuesday", "wednesday", "thursday"):
+        run(monkeypatch, "grade", "my.petm", "more_images", "-o", f"{day}.parquet")
+    labels = digits[2].labels[:80].tolist()
+    told = [
+        (f"{day}/{row:04d}.png", str(label)) for day in ("monday", "more_images") for row, label in enumerate(labels)
+    ]
+    pc.write_csv(tables(told, "input", "label"), "checked.csv")
+    grade, monitor, _, example = commands(PAGES["how-to/monitor.md"])
+    run(monkeypatch, *grade)
+    for line in (monitor, example):
+        run(monkeypatch, *line)
+        assert {path.suffix for path in Path("watch").iterdir()} == {".png", ".svg", ".md", ".json"}
+
+    (script,) = (code for code in blocks(PAGES["how-to/monitor.md"], "sh") if "/srv/petm" in code)
+    yesterday = subprocess.run(["date", "-d", "yesterday", "+%F"], capture_output=True, text=True, check=True)
+    shutil.rmtree("watch")
+    for name, does in (("petm", f'exec {shlex.quote(sys.executable)} -m petm "$@"'), ("mail", "cat >mailed.txt")):
+        Path("bin").mkdir(exist_ok=True)
+        Path("bin", name).write_text(f"#!/bin/sh\n{does}\n")
+        Path("bin", name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{bundle / 'bin'}:{os.environ['PATH']}"}
+    command = ["bash", "-c", script.replace("/srv/petm", shlex.quote(str(bundle)))]
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    assert "grades" in Path("mailed.txt").read_text(), "there are no grades of yesterday"
+    Path("mailed.txt").unlink()
+    Path("grades").mkdir()
+    shutil.copy("monday.parquet", f"grades/{yesterday.stdout.strip()}.parquet")
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    assert Path("watch", "monitor.json").exists()
+    assert not Path("mailed.txt").exists()
+
+
+@pytest.mark.slow
+def test_service(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the page, by systemd's command with its key, and by that of the image of Docker; what curl sends, too."""
+    plain, systemd = commands(PAGES["how-to/service.md"])
+    (image,) = commands(f"```dockerfile\n{(ROOT / 'Dockerfile').read_text()}```")
+    (curl,) = re.findall(r"^\$ curl (.*)$", PAGES["how-to/service.md"], re.MULTILINE)
+    Path("key.txt").write_text(f"{'0123456789abcdef' * 4}\n")
+    key = Path("key.txt").read_text().strip()
+    for name in ("a.png", "b.png"):
+        shutil.copy(next((bundle / "monday").iterdir()), name)
+
+    def send(client: httpx2.Client) -> Any:
+        *_, address = words = shlex.split(curl)
+        files = [part.partition("=@") for part in words if "=@" in part]
+        assert words[:-1] == [word for name, _, path in files for word in ("-F", f"{name}=@{path}")]
+        assert address.startswith("http://127.0.0.1:8000/")
+        sent = [(name, (path, Path(path).read_bytes())) for name, _, path in files]
+        return client.post(address.removeprefix("http://127.0.0.1:8000"), files=sent)
+
+    answer = serve_while(monkeypatch, plain[1:], send).json()
+    assert [grade["input"] for grade in answer["grades"]] == ["a.png", "b.png"]
+
+    def with_key(client: httpx2.Client) -> tuple[int, int]:
+        return send(client).status_code, client.get("/about", headers={"X-API-Key": key}).status_code
+
+    assert serve_while(monkeypatch, systemd[1:], with_key) == (401, 200)
+    monkeypatch.setenv("PETM_API_KEY", key)
+    assert serve_while(monkeypatch, image[1:], with_key) == (401, 200)
+
+
+NOT_RUN = {
+    r"pip install ": "changes the environment; its extras are looked up in the next test",
+    r"make \w+": "a target of the Makefile, looked up in tests/test_readme.py",
+    r"docker ": "needs Docker; test_service runs the command of the image",
+    r"torchrun .*-m petm fit": "needs several devices; tests/_internal/test_distributed.py runs several processes",
+    r"petm grade my\.petm s3://": "needs a store and a cluster; tests/grading/test_ray_engine.py has small ones",
+    r"petm reproduce --dataset mnist": "needs MNIST and minutes; tests/test_readme.py runs it on digits",
+    r"python -m experiments": "needs data sets and hours; experiments/tests/test_documented_commands.py parses it",
+}
+"""Commands that no test can run as they stand, and why; those of petm are parsed by `test_commands_are_real`."""
+
+READMES = ("../README.md", "../README.ko.md")
+RUN = r"petm [a-z]|curl |cd /srv/petm"
+
+
+def lines(text: str) -> list[str]:
+    """The commands in a page's blocks, without what they print."""
+    found: list[str] = []
+    for language in ("", "sh", "console"):
+        for code in blocks(text, language):
+            each = [line for line in code.replace("\\\n", " ").splitlines() if line and not line.startswith("# ")]
+            found += [line.removeprefix("$ ") for line in each if language == "sh" or line.startswith("$ ")]
+    return found
+
+
+@pytest.mark.parametrize("page", [*PAGES, *READMES])
+def test_every_command_is_run_or_listed_with_the_reason(page: str) -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    found = lines(PAGES.get(page) or (DOCS / page).read_text(encoding="utf-8"))
+    left = [line for line in found if not any(re.match(pattern, line) for pattern in NOT_RUN)]
+    assert [line for line in left if not re.match(RUN, line)] == []
+    # test_readme.py runs the README and the examples of help.
+    assert not left or f'"{page}"' in here.partition("NOT_RUN =")[0] or page in ("reference/command-line.md", *READMES)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = {name for line in found for some in re.findall(r"\.\[([\w,]+)\]", line) for name in some.split(",")}
+    assert named <= extras.keys()
+
+
+def test_the_list_of_what_is_not_run_names_what_there_is() -> None:
+    found = [line for text in (*PAGES.values(), (ROOT / "README.md").read_text()) for line in lines(text)]
+    assert [pattern for pattern in NOT_RUN if not any(re.match(pattern, line) for line in found)] == []

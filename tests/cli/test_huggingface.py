@@ -14,7 +14,6 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 import hf_folders
 from petm.cli import main
@@ -62,7 +61,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, encoder = load_classifier(root / "bert"), load_processor(root / "bert")
     assert isinstance(encoder, Tokenizer)
     data = Tokenized(read_texts(root / "train.csv", classes=hf_folders.KINDS), encoder)
-    train(model, data.inputs(range(0, len(data), 2)), data.labels[::2])
+    hf_folders.train(model, data.inputs(range(0, len(data), 2)), data.labels[::2])
     hf_folders.save(root / "bert", model)
 
     write_images(root / "images", 20)
@@ -75,15 +74,6 @@ def place(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A copy of all that, to work in."""
     monkeypatch.chdir(shutil.copytree(folders, tmp_path / "place"))
     return tmp_path / "place"
-
-
-def train(model: torch.nn.Module, fields: Any, labels: torch.Tensor) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(12):
-        optimizer.zero_grad()
-        answer = model(**fields)
-        F.cross_entropy(getattr(answer, "logits", answer), labels).backward()
-        optimizer.step()
 
 
 def write_texts(path: Path, rows: Any, *columns: str) -> None:
@@ -375,7 +365,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = load_processor(root / "llama", prompt=prompt)
     assert isinstance(encoder, Tokenizer)
     data = Tokenized(read_texts(root / "asked.csv", text_column=("text", "hint"), classes=WORDS), encoder)
-    train(LabelWords(model, tokens), data.inputs(range(0, len(data), 3)), data.labels[::3])
+    hf_folders.train(LabelWords(model, tokens), data.inputs(range(0, len(data), 3)), data.labels[::3])
     hf_folders.save(root / "llama", model)
     return root
 
