@@ -1,4 +1,5 @@
-# The service. /data, which user 10001 reads and writes, holds the bundle and what it names: the model's code, and its weights unless the bundle has them.
+# The service. /data holds the bundle and what it names: the model's code, and its weights unless the bundle has them.
+# The user 10001 reads it, and writes the labels there.
 #   docker build -t petm .
 #   docker run --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 -v /srv/petm:/data -e PETM_API_KEY=... petm
 FROM python:3.12-slim
