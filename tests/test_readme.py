@@ -63,6 +63,7 @@ def test_own_model(tmp_path, monkeypatch, model, digits, capfd):
     for line in commands("petm"):
         run(monkeypatch, [*line, "--max-extra-parameters", "0.2"] if line[0] == "fit" else line)
     assert len((tmp_path / "grades.csv").read_text().splitlines()) == 11
+    assert (tmp_path / "my.html").stat().st_size > 50_000
     assert "mypkg.nets:build" in capfd.readouterr().out
 
 
@@ -85,6 +86,7 @@ def test_demo_then_the_python_example(tmp_path, monkeypatch, capfd):
     exec(compile(example, "README.md", "exec"), names)
     assert isinstance(names["grader"], petm.Grader)
     assert len(names["grades"]) == len(names["new"])
+    assert len(petm.load("digits.petm", names["model"]).grade(names["new"])) == len(names["new"])
     (printed,) = blocks("text")
     told = f"{names['grader']}\n{names['grades']}"
     assert [line.split(":")[0] for line in told.splitlines()[:6]] == [

@@ -6,15 +6,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from torch import nn
 
 import hf_folders
 from example_result import example
+from headless import PATIENCE, at_widths, faults, headless_chromium, in_browser, until
 from html_page import Page
 from networks import TwelveClasses, randomise, seeded
 from petm._internal.files import plain
@@ -65,15 +64,8 @@ from words import forbidden
 PAGE = Path(__file__).parents[2] / "src" / "petm" / "serving" / "page"
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-PATIENCE = 60.0
 MARKUP = "<img src=x onerror=alert(1)> & co.png"
 """A file name that would be an image of its own, were it taken as markup."""
-
-in_browser = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs Chromium and chromedriver (Debian: chromium and chromium-driver)"
-)
 
 
 @pytest.fixture(scope="module")
@@ -247,15 +239,6 @@ def answers(address: str) -> bool:
     return False
 
 
-def until(holds: Callable[[], Any], what: Callable[[], str] = lambda: "it did not come about in time") -> Any:
-    """Returns what `holds` returns, as soon as that is true."""
-    end = time.monotonic() + PATIENCE
-    while not (value := holds()):
-        assert time.monotonic() < end, what()
-        time.sleep(0.05)
-    return value
-
-
 class Browser:
     """A page in headless Chromium, by what a person sees of it."""
 
@@ -304,7 +287,7 @@ class Browser:
 
     def faults(self) -> list[str]:
         """What the console says since the last time."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+        return faults(self.driver)
 
 
 @pytest.fixture(scope="module")
@@ -318,21 +301,8 @@ def address(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Driver of the browser, with a window that stays empty and keeps it running."""
-    pytest.importorskip("selenium")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--force-prefers-reduced-motion",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with headless_chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -753,13 +723,8 @@ def check_widths(browser: Browser) -> None:
         " && getComputedStyle(one).textOverflow !== 'ellipsis');"
         "return [innerWidth, document.scrollingElement.scrollWidth <= innerWidth, cut.map((one) => one.outerHTML)];"
     )
-    for scheme in ("dark", "light"):
-        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        for width in (1200, 360):
-            metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-            browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-            assert browser.driver.execute_script(cut) == [width, True, []]
+    for _, width in at_widths(browser.driver):
+        assert browser.driver.execute_script(cut) == [width, True, []]
     assert browser.faults() == []
 
 
