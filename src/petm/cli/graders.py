@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from petm.cli.options import GraderPlace
+from petm.cli.options import GraderPlace, kind_of
 from petm.cli.process import import_from_here, keep_large_blocks
 from petm.data.reader import Reader
 from petm.errors import BundleError
+from petm.grading.calibration_file import ScoresGrader, read_calibration
 from petm.grading.gradable import prepares as prepares
 from petm.grading.gradable import processor_of as processor_of
 from petm.grading.manifest import recover
@@ -35,7 +36,9 @@ def open_grader(place: GraderPlace, device: str, threads: int | None = None) -> 
         UsageError: A graph is given another model, or a device that it cannot run on.
     """
     bundle = place.bundle
-    if bundle.suffix.lower() == ".onnx":
+    if kind_of(bundle) == "calibration":
+        raise click.UsageError(f"BUNDLE: expected a bundle or an .onnx file, got {bundle}, which holds no network.")
+    if kind_of(bundle) == "graph":
         if place.reference or place.weights:
             raise click.UsageError(f"--model, --weights: expected neither beside {bundle}, which holds the model.")
         if device not in _PROVIDERS:
@@ -45,6 +48,13 @@ def open_grader(place: GraderPlace, device: str, threads: int | None = None) -> 
     if not bundle.exists():
         raise BundleError(f"bundle: expected a petm bundle or .onnx file, got {bundle}, which does not exist.")
     return open_bundle(place, device)
+
+
+def open_scores(place: GraderPlace) -> ScoresGrader:
+    """Returns the grader of a file from petm calibrate; raises UsageError for options on a model, and BundleError."""
+    if place != GraderPlace(place.bundle):
+        raise click.UsageError(f"--model: expected no option on a model beside {place.bundle}, which has none.")
+    return ScoresGrader(read_calibration(place.bundle))
 
 
 def open_bundle(place: GraderPlace, device: str) -> "Grader":
