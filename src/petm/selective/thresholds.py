@@ -360,7 +360,8 @@ class Ordered:
     @classmethod
     def of(cls, scores: NDArray[np.float64], errors: NDArray[np.bool_]) -> "Ordered":
         """Returns samples in order; within equal suspicion that of the samples may tell, not that of the labels."""
-        order = np.lexsort((np.random.default_rng(0).permutation(len(scores)), scores))
+        mixed = np.argsort(np.random.default_rng(0).permutation(len(scores)))
+        order = mixed[np.argsort(scores[mixed], kind="stable")]
         return cls(scores[order], errors[order].cumsum())
 
     def threshold(self, max_risk: float, confidence: float, level: float, copies: int = 1) -> Threshold:
