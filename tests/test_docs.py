@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 import hf_folders
 import petm
+import petm.selective
 from image_files import write_images
 from networks import seeded
 from petm.adapter.model import attach_adapter, views_alone
@@ -122,6 +123,11 @@ def test_the_navigation_has_every_page_once() -> None:
 def test_the_reference_has_every_public_name_once() -> None:
     named = re.findall(r"^::: petm\.(\w+)$", PAGES["reference/python.md"], re.MULTILINE)
     assert sorted(named) == petm.__all__
+
+
+def test_the_reference_has_every_public_name_of_the_statistics() -> None:
+    named = re.findall(r"^::: petm\.selective\.(\w+)$", PAGES["reference/python.md"], re.MULTILINE)
+    assert sorted([*named, "MaxRisk", "Coverage", "Recall"]) == petm.selective.__all__
 
 
 def test_the_reference_has_every_verb_and_option() -> None:
@@ -247,6 +253,25 @@ def test_risk_and_labels(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert petm.load("guaranteed.petm").target == petm.MaxRisk(0.05)
     capsys.readouterr()
     assert "149" in (run_python("how-to/labels.md", {}) and capsys.readouterr().out)
+
+
+@pytest.mark.filterwarnings("ignore::petm.errors.PetmWarning")  # few labels
+def test_scores(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run_python("how-to/scores.md", {})
+    assert len(names["grades"].trusted) == 5
+    answers, surest = names["probabilities"].argmax(1), names["probabilities"].max(1)
+    lines = [
+        f"{label},{answer},{score}\n" for label, answer, score in zip(names["labels"], answers, surest, strict=True)
+    ]
+    for place, some in {"scores.csv": lines[:1000], "new.csv": lines[1000:]}.items():
+        (here / place).write_text("".join(["label,answer,logprob\n", *some]))
+    rows = zip(names["labels"][:600], names["probabilities"], strict=False)
+    (here / "probabilities.csv").write_text(
+        "label,p_0,p_1,p_2\n" + "".join(f"{a},{b[0]},{b[1]},{b[2]}\n" for a, b in rows)
+    )
+    for line in commands(PAGES["how-to/scores.md"]):
+        run(monkeypatch, *line)
+    assert len((here / "grades.csv").read_text().splitlines()) == 1001
 
 
 @pytest.mark.slow

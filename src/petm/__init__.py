@@ -3,8 +3,9 @@
 ``import petm`` is light: a name is imported from its file when it is first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from petm._internal.lazy import lazy_names
 
 if TYPE_CHECKING:
     from petm.adapter.model import AdaptedModel as AdaptedModel
@@ -84,9 +85,7 @@ _HOME = {
     "training.replacement": ("replace_errors",),
     "training.teacher": ("train_teacher",),
 }
-_FILE_OF = {name: file for file, names in _HOME.items() for name in names}
-
-__all__ = sorted(_FILE_OF)
+__all__, _find, _ = lazy_names(__name__, _HOME)
 
 
 def __getattr__(name: str) -> Any:
@@ -94,11 +93,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("petm")
-    if name not in _FILE_OF:
-        raise AttributeError(f"module 'petm' has no attribute {name!r}")
-    value = getattr(import_module(f"petm.{_FILE_OF[name]}"), name)
-    globals()[name] = value  # also where a file has the name of its function, as distill does
-    return value
+    return _find(name)
 
 
 def __dir__() -> list[str]:

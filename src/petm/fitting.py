@@ -34,6 +34,8 @@ from petm.models.hf_processors import as_processor
 from petm.models.placing import check_copied, check_teachable
 from petm.models.prediction import move
 from petm.models.probe import check_module
+from petm.selective.choice import CHOICE_SHARE as CHOICE_SHARE
+from petm.selective.choice import FEWEST_TO_CHOOSE as FEWEST_TO_CHOOSE
 from petm.selective.choice import Choice
 from petm.selective.targets import MaxRisk, Target
 from petm.training.config import FitConfig, FitSettings
@@ -45,16 +47,12 @@ from petm.training.run_folder import RunFolder
 
 _COPIES_IN_CHECKPOINT = 4
 """Copies of the trained weights: the weights, two moments of Adam, and the best so far."""
-FEWEST_TO_CHOOSE = 500
-"""Held-out samples below which a guarantee needs them all, and nothing is chosen."""
 _MOST_BYTES = 1 << 30
 """Most bytes of decoded data in which an estimate looks for samples of the calibration set."""
 _NOTHING_KEPT = (
     "No adapter is kept. Next: pass more labels, allow more time (max_extra_time), or learn from confirmed labels "
     "after a shift."
 )
-CHOICE_SHARE = 0.4
-"""Share of the held-out samples to choose the suspicion on, where the others are for a guarantee."""
 
 
 class Fitted(NamedTuple):

@@ -6,6 +6,7 @@ import click
 
 from petm._internal.texts import visible
 from petm.cli import options
+from petm.cli.calibrate import calibrate
 from petm.cli.demo import demo
 from petm.cli.doctor import doctor
 from petm.cli.export import export
@@ -47,7 +48,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, fit, learn, recalibrate, grade, inspect, monitor, serve, export, push, reproduce, doctor):
+for verb in (demo, fit, calibrate, learn, recalibrate, grade, inspect, monitor, serve, export, push, reproduce, doctor):
     petm.add_command(verb)
 
 

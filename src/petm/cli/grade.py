@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from petm.selective.thresholds import Threshold
 
 
+_ROWS = 4096
+"""Least rows of scores at a time."""
+
+
 @click.command(
     epilog="Example: petm grade my.petm more_images/ -o grades.csv",
     short_help="Grade images or texts, one row an input.",
@@ -73,10 +77,11 @@ def grade(
 
     Inputs, and -o with --engine ray, may also be addresses in a store: s3://bucket/folder, gs://bucket/*.parquet.
 
-    The grader is a bundle, or an .onnx file from petm export.
+    The grader is a bundle, an .onnx file from petm export, or a file from petm calibrate, whose inputs are tables with
+    the columns of its scores.
     """
     from petm._internal.storage import locate
-    from petm.cli.graders import inputs_at, open_both, open_grader, reader_of
+    from petm.cli.graders import inputs_at, open_both, open_grader, open_scores, reader_of
     from petm.data.sources import open_sources
     from petm.grading.grade_files import check_apart, check_output, grade_files
     from petm.selective.audit import check_audit
@@ -88,15 +93,27 @@ def grade(
     paths = [line for path in inputs for line in (_listed() if path == "-" else [path])]
     if output is not None:
         check_apart(output, [bundle, *paths])
-    if bundle.suffix.lower() != ".onnx":  # a graph is opened quickly
+    if options.kind_of(bundle) != "graph":  # which is opened quickly
         for path in (path for path in inputs if path != "-"):
             options.check_readable("inputs", Path(path))
-    place.check()
-    grader = open_grader(place, device)
-    read_as = inputs_at(grader.origin.inputs, place)
-    reader = reader_of(read_as, place.trust_remote_code)
-    columns: Any = {"text_column": read_as.columns, "label_column": label_column if labelled else None}
-    sources = open_sources(paths, keep_faults="-" in inputs, **columns)
+    if engine == "ray" and options.kind_of(bundle) == "calibration":
+        raise click.UsageError("--engine: expected local for a calibration, got ray.")
+    labels = label_column if labelled else None
+    grader: Any
+    sources: Any
+    reader: Any
+    read_as: Any
+    if options.kind_of(bundle) == "calibration":
+        grader = open_scores(place)
+        sources, reader, read_as = grader.sources(paths, labels), grader.reader, grader.made.columns
+        batch_size = max(batch_size, _ROWS)
+    else:
+        place.check()
+        grader = open_grader(place, device)
+        read_as = inputs_at(grader.origin.inputs, place)
+        reader = reader_of(read_as, place.trust_remote_code)
+        columns: Any = {"text_column": read_as.columns, "label_column": labels}
+        sources = open_sources(paths, keep_faults="-" in inputs, **columns)
     how: Any = {"batch_size": batch_size, "labelled": labelled, "audit": audit, "seed": seed}
     if engine == "ray":
         from petm.grading.ray_engine import grade_on_ray

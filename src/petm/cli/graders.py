@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from petm.cli.options import GraderPlace
+from petm.cli.options import GraderPlace, kind_of
 from petm.cli.process import import_from_here, keep_large_blocks
 from petm.data.reader import Reader
+from petm.grading.calibration_file import ScoresGrader, read_calibration
 from petm.grading.gradable import prepares as prepares
 from petm.grading.gradable import processor_of as processor_of
 from petm.grading.onnx_grader import OnnxGrader
@@ -33,13 +34,22 @@ def open_grader(place: GraderPlace, device: str, threads: int | None = None) -> 
         UsageError: A graph is given another model, or a device that it cannot run on.
     """
     bundle = place.bundle
-    if bundle.suffix.lower() == ".onnx":
+    if kind_of(bundle) == "calibration":
+        raise click.UsageError(f"BUNDLE: expected a bundle or an .onnx file, got {bundle}, which holds no network.")
+    if kind_of(bundle) == "graph":
         if place.reference or place.weights:
             raise click.UsageError(f"--model, --weights: expected neither beside {bundle}, which holds the model.")
         if device not in _PROVIDERS:
             raise click.UsageError(f"--device: expected {', '.join(_PROVIDERS)} for an .onnx file, got {device}.")
         return OnnxGrader(bundle, providers=(*_PROVIDERS[device], "CPUExecutionProvider"), threads=threads)
     return open_bundle(place, device)
+
+
+def open_scores(place: GraderPlace) -> ScoresGrader:
+    """Returns the grader of a file from petm calibrate; raises UsageError for options on a model, and BundleError."""
+    if place != GraderPlace(place.bundle):
+        raise click.UsageError(f"--model: expected no option on a model beside {place.bundle}, which has none.")
+    return ScoresGrader(read_calibration(place.bundle))
 
 
 def open_bundle(place: GraderPlace, device: str) -> "Grader":

@@ -13,11 +13,14 @@ from rich.text import Text
 
 from petm._internal.texts import visible
 from petm.cli import options
+from petm.cli.options import kind_of
 
 if TYPE_CHECKING:
     from petm.grading.manifest import Manifest, MemberRecord
+    from petm.selective.calibration import Calibration
     from petm.selective.choice import Choice
     from petm.selective.outcome import Outcome
+    from petm.selective.targets import Target
     from petm.selective.thresholds import Threshold
 
 _MOST_COMPARED = 5
@@ -33,8 +36,12 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
     Every file is checked against its hash. Of an .onnx file from petm export, its metadata are shown.
     """
-    if bundle.suffix.lower() == ".onnx":
+    if kind_of(bundle) == "graph":
         _print_graph(bundle, as_json=as_json)
+    elif kind_of(bundle) == "calibration":
+        from petm.grading.calibration_file import read_calibration
+
+        print_calibration(bundle, read_calibration(bundle), as_json=as_json)
     else:
         print_manifest(bundle, as_json=as_json)
 
@@ -54,17 +61,11 @@ def print_manifest(bundle: Path, *, as_json: bool) -> None:
 def print_fit(bundle: Path, seconds: float) -> None:
     """Prints what a fit has found: the model, what was chosen, what is trusted, and what to do next."""
     from petm.grading.manifest import read_manifest
-    from petm.report.tables import MISSING, percent, with_interval
-    from petm.selective.guarantee import guarantee
+    from petm.report.tables import percent
     from petm.selective.worth import cost_of
 
     manifest = read_manifest(bundle)
     found: dict[str, Any] = dict(manifest.measured)
-
-    def share(name: str) -> str:
-        told = found.get(name)
-        return with_interval(told["value"], (told["low"], told["high"])) if told else MISSING
-
     right = [
         f"{percent(told['value'])} of {told['of']:,} samples of {name}"
         for name in ("calibration", "data")
@@ -77,15 +78,59 @@ def print_fit(bundle: Path, seconds: float) -> None:
         ("model", f"right on {' and '.join(right)}"),
         ("suspicion", _suspicion(bundle, manifest)),
         *(("", sentence) for sentence in cost_of(found)),
-        ("target", str(manifest.target or manifest.threshold.rule)),
-        ("trusted", f"{share('coverage')} of the calibration samples; {share('risk')} of these are wrong"),
-        ("guarantee", guarantee(manifest.threshold)),
+        *_trusted(manifest.target, manifest.threshold, found),
     ]
     _print_rows(bundle, rows)
     print_results(manifest.choice, manifest.outcome, most=_MOST_COMPARED)
     written = f"Written: {bundle}, after {seconds:.0f} s. Next: petm grade {bundle} INPUTS -o grades.csv"
     click.echo(visible(written), err=True)
     click.echo(visible(f"All figures and all that was compared: petm inspect {bundle}"), err=True)
+
+
+def print_calibration(path: Path, made: "Calibration", seconds: float | None = None, *, as_json: bool) -> None:
+    """Prints a calibration: what it reads, what was chosen, what is trusted; after a run also what to do next."""
+    from petm.data.labels import enumerated
+    from petm.report.tables import percent
+
+    if as_json:
+        from petm.grading.calibration_file import to_json
+
+        options.print_json({"calibration": str(path), **to_json(made)})
+        return
+    measured, columns = made.measured, made.columns
+    errors, samples = measured.get("errors", 0), measured.get("samples", 0)
+    rows = [
+        ("reads", columns.told + (" (a higher score is less sure)" if columns.higher_is_suspect else "")),
+        ("classes", enumerated(made.classes)),
+        ("model", f"right on {percent(1 - errors / max(1, samples))} of {samples:,} rows, {errors:,} errors"),
+        ("suspicion", made.score),
+        ("threshold", _threshold(made.threshold)),
+        *_trusted(made.target, made.threshold, measured),
+    ]
+    if seconds is None:
+        rows += _measured(measured)
+    _print_rows(path, rows)
+    print_results(made.choice, made.outcome)
+    if seconds is not None:
+        written = f"Written: {path}, after {seconds:.0f} s. Next: petm grade {path} NEW -o grades.csv"
+        click.echo(visible(written), err=True)
+
+
+def _trusted(target: "Target | None", threshold: "Threshold", measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The target, what it trusts of the calibration samples, and the guarantee."""
+    from petm._internal.files import plain
+    from petm.report.tables import MISSING, with_interval
+    from petm.selective.guarantee import guarantee
+
+    def share(name: str) -> str:
+        told = plain(measured.get(name))
+        return with_interval(told["value"], (told["low"], told["high"])) if told else MISSING
+
+    return [
+        ("target", str(target or threshold.rule)),
+        ("trusted", f"{share('coverage')} of the calibration samples; {share('risk')} of these are wrong"),
+        ("guarantee", guarantee(threshold)),
+    ]
 
 
 def print_results(choice: "Choice | None", outcome: "Outcome | None", *, most: int | None = None) -> None:

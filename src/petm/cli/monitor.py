@@ -97,7 +97,12 @@ def monitor(
 
 def _graded_by(bundle: Path) -> tuple["Threshold", Mapping[str, Any], "Origin"]:
     """Threshold, figures of the fit and origin of a bundle or exported graph."""
-    if bundle.suffix.lower() == ".onnx":
+    if options.kind_of(bundle) == "calibration":
+        from petm.grading.calibration_file import ScoresGrader, read_calibration
+
+        made = ScoresGrader(read_calibration(bundle))
+        return made.threshold, made.measured, made.origin
+    if options.kind_of(bundle) == "graph":
         from petm.grading.onnx_grader import OnnxGrader
 
         graph = OnnxGrader(bundle)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -61,6 +61,7 @@ config = click.option(
     help="TOML file with any of these options; the command line wins.",
 )
 skip_bad = click.option("--skip-bad", is_flag=True, help="Leave out, name and count unreadable images and blank texts.")
+skip_rows = click.option("--skip-bad", is_flag=True, help="Leave out and count rows that cannot be used.")
 processor = click.option(
     "--processor",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -81,6 +82,12 @@ trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run 
 trust_bundle_code = click.option(
     "--trust-bundle-code", is_flag=True, help="Import and call the code that the bundle names for its model."
 )
+
+
+def kind_of(path: Path) -> Literal["graph", "calibration", "bundle"]:
+    """Returns what a command names as its grader, by the name of the file."""
+    suffix = path.suffix.lower()
+    return "graph" if suffix == ".onnx" else "calibration" if suffix == ".calibration" else "bundle"
 
 
 @dataclass(frozen=True)
@@ -231,6 +238,19 @@ class ImageSize(click.ParamType[tuple[int, int]]):
         if len(sides) not in (1, 2) or min(sides, default=0) < 1:
             self.fail(f"expected one or two positive numbers such as 64 or 64x48, got {value!r}.", param, ctx)
         return sides[0], sides[-1]
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """``p_cat,p_dog``, as a tuple."""
+
+    name = "NAME,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Returns the names."""
+        names = next(csv.reader([value]), []) if isinstance(value, str) else value
+        if not all(names) and names:
+            self.fail(f"expected names with commas between them, got {value!r}.", param, ctx)
+        return tuple(names)
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):

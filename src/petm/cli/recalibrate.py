@@ -1,5 +1,6 @@
 """``petm recalibrate``: another target, or fresh labels, for a grader, without training."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from petm.errors import ArgumentError
 
 if TYPE_CHECKING:
     from petm.grading.grader import Grader
+    from petm.selective.targets import Target
 
 _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
 
@@ -19,6 +21,7 @@ _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
     short_help="Set the threshold anew, for another target or on fresh labels.",
 )
 @options.grader
+@click.argument("fresh", nargs=-1, type=options.PATH)
 @click.option(
     "--calibration",
     multiple=True,
@@ -53,6 +56,7 @@ _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
 @options.config
 def recalibrate(
     place: options.GraderPlace,
+    fresh: tuple[Path, ...],
     calibration: tuple[Path, ...],
     label_files: tuple[Path, ...],
     grades: tuple[Path, ...],
@@ -69,7 +73,8 @@ def recalibrate(
     """Set threshold and probability of error anew, for another target or on fresh labels. Nothing is trained.
 
     All else of the bundle is kept. It prints the coverage that these labels can guarantee at several risks, and what
-    more labels would bring.
+    more labels would bring. FRESH is labelled data, as --calibration names it. A file from petm calibrate takes tables
+    with its columns.
     """
     from petm.grading.manifest import BASE, check_target, read_manifest
     from petm.selective.targets import target_of
@@ -78,6 +83,7 @@ def recalibrate(
         target = target_of(**target_options)
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
+    calibration = (*calibration, *fresh)
     if bool(calibration) == bool(label_files) or bool(label_files) != bool(grades):
         raise click.UsageError("--calibration: expected it, or --labels with --grades in its place. Name one of both.")
     if report is not None and label_files:
@@ -85,6 +91,9 @@ def recalibrate(
     for name, paths in {"calibration": calibration, "labels": label_files, "grades": grades}.items():
         for path in paths:
             options.check_readable(name, path)
+    if options.kind_of(place.bundle) == "calibration":
+        _recalibrate_scores(place, calibration, target, label_column, output, report, skip_bad, overwrite, as_json)
+        return
     if output is not None:
         check_target(output, overwrite=overwrite)
         options.check_writable("output", output)
@@ -126,6 +135,41 @@ def recalibrate(
     made.grader.save(output, include_base=BASE in manifest.files, overwrite=overwrite)
     print_manifest(output, as_json=as_json)
     click.echo(f"Written: {output}. Next: petm grade {output} INPUTS -o grades.parquet", err=True)
+
+
+def _recalibrate_scores(
+    place: options.GraderPlace,
+    calibration: tuple[Path, ...],
+    target: "Target | None",
+    label_column: str,
+    output: Path | None,
+    report: Path | None,
+    skip_bad: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Sets the threshold of a file from ``petm calibrate`` anew."""
+    if report is not None or not calibration:
+        what = "--report" if report else "--labels"
+        raise click.UsageError(f"{what}: expected tables of scores alone beside {place.bundle}. Leave it out.")
+    from petm._internal.files import check_new_file
+    from petm.cli.graders import open_scores
+    from petm.cli.inspect import print_calibration
+    from petm.data.scores import open_tables, read_labelled_scores
+    from petm.grading.calibration_file import SUFFIX, write_calibration
+
+    started = time.monotonic()
+    if output is not None:
+        check_new_file(output, SUFFIX, overwrite=overwrite)
+    made = open_scores(place).made
+    how: Any = {"classes": made.classes, "skip_bad": skip_bad}
+    found = read_labelled_scores(open_tables(calibration), made.columns, label_column, **how)
+    made = made.recalibrate(found.predictions, found.labels, target=target)
+    if output is not None:
+        write_calibration(output, made, overwrite=overwrite)
+    print_calibration(output or place.bundle, made, time.monotonic() - started if output else None, as_json=as_json)
+    if output is None:
+        click.echo("Nothing was written. To keep this threshold, name a file with -o.", err=True)
 
 
 def _print(grader: "Grader", *, as_json: bool) -> None:

@@ -138,14 +138,14 @@ def _number(value: object) -> int | None:
 @lru_cache(16)
 def _places(classes: tuple[str, ...]) -> list[dict[str, int]]:
     """Class numbers by name, by name in normal form, and by folder name; without those that several classes have."""
-    forms = (classes, tuple(map(_normal, classes)), tuple(map(folder_name, classes)))
+    forms = (classes, tuple(map(normal_name, classes)), tuple(map(folder_name, classes)))
     counts = [Counter(form) for form in forms]
     pairs = zip(forms, counts, strict=True)
     return [{name: n for n, name in enumerate(form) if count[name] == 1} for form, count in pairs]
 
 
-def _normal(name: str) -> str:
-    """A name without what may differ where it is the same: Unicode form, spaces around it, how a number is written."""
+def normal_name(name: str) -> str:
+    """Returns a name without what may differ where it is the same: Unicode form, spaces, how a number is written."""
     numeral = _NUMERAL.fullmatch(name.strip())
     return str(int(numeral[1])) if numeral else unicodedata.normalize("NFC", name).strip()
 
@@ -156,7 +156,7 @@ def _place(name: str, classes: tuple[str, ...]) -> int | None:
     if name in classes:
         return exact.get(name)
     folder = folder_name(name)
-    return normal.get(_normal(name), exact.get(folder, cut.get(folder)))
+    return normal.get(normal_name(name), exact.get(folder, cut.get(folder)))
 
 
 def folder_name(name: str) -> str:

@@ -342,7 +342,7 @@ def open_sources(
 
     def opened(path: str | Path) -> Iterator[Found | Source]:
         try:
-            for place in _matching(path, globs=not keep_faults):
+            for place in matching(path, globs=not keep_faults):
                 remote = isinstance(place, RemotePath)
                 if text_column is None and is_sample(place.name) and (remote or place.is_file()):
                     yield _found(place)
@@ -398,8 +398,8 @@ def shards_of_images(path: Located) -> Sequence[Located]:
     return shards
 
 
-def _matching(path: str | Path, *, globs: bool) -> list[Located]:
-    """What is at a path, at an address in a store, or matches a glob, in order."""
+def matching(path: str | Path, *, globs: bool) -> list[Located]:
+    """Returns what is at a path, at an address in a store, or matches a glob, in order; raises DataError for none."""
     place = locate(path)
     found: list[Located] = []
     if isinstance(place, RemotePath) and is_sample(place.name) and "*" not in place.name:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
@@ -16,14 +15,13 @@ from petm.adapter.one_pass import Answers
 from petm.errors import DataError
 from petm.evidence.formulas import SOFTMAX
 from petm.evidence.protocol import Evidence, FittedEvidence
-from petm.evidence.suspicion import PROBABILITIES, Suspicion, Weighting
+from petm.evidence.suspicion import PROBABILITIES, Suspicion
 from petm.models.scores import maximum_softmax
 from petm.selective.choice import FEWEST_ERRORS, Choice, choose
 from petm.selective.metrics import coverage_at_risk
+from petm.selective.weighting import regression as regression
 
 FOLDS = 5
-_ROUNDING = 1e-12
-"""Share of its mean up to which the spread of a column may be rounding alone."""
 
 
 class Labelled(NamedTuple):
@@ -156,7 +154,7 @@ class Choosing:
                 found[fold] = values[0][fold].numpy()
                 continue
             weighting, intercept = regression([each[rest] for each in values], wrong[rest], _in_log_odds(columns))
-            found[fold] = weighting.of([each[fold] for each in values]).numpy() + intercept
+            found[fold] = weighting.of([each[fold] for each in values]) + intercept
         return found
 
     def _without(self, fold: NDArray[np.int64], column: FittedEvidence) -> FittedEvidence:
@@ -197,22 +195,3 @@ def choose_suspicion(choosing: Choosing, candidates: Sequence[Candidate]) -> Cho
 
 def _in_log_odds(columns: Sequence[FittedEvidence]) -> tuple[bool, ...]:
     return tuple(each.evidence.name in PROBABILITIES for each in columns)
-
-
-def regression(
-    columns: Sequence[Tensor], wrong: NDArray[np.bool_], log_odds: Sequence[bool]
-) -> tuple[Weighting, float]:
-    """Returns a logistic regression of errors over standardised columns ``(N,)``, and its intercept.
-
-    The columns of probabilities enter as ``log_odds``. A column that is constant up to rounding has no weight. The
-    penalty on the squared weights is that of scikit-learn's default.
-    """
-    odds = tuple(log_odds)
-    raw = Weighting((0.0,) * len(columns), (0.0,) * len(columns), (1.0,) * len(columns), odds).prepared(columns)
-    centres = tuple(float(each.mean()) for each in raw)
-    spreads = zip((float(each.std()) for each in raw), centres, strict=True)
-    scales = tuple(spread if spread > _ROUNDING * abs(centre) else 1.0 for spread, centre in spreads)
-    table = np.stack([(each.numpy() - at) / by for each, at, by in zip(raw, centres, scales, strict=True)], 1)
-    model = LogisticRegression(max_iter=1000).fit(table, wrong)
-    weighting = Weighting(tuple(map(float, model.coef_[0])), centres, scales, odds)
-    return weighting, float(model.intercept_[0])

@@ -25,10 +25,10 @@ from petm.evidence.formulas import (
     TemperatureScaling,
 )
 from petm.evidence.protocol import Evidence, FittedEvidence
+from petm.selective.weighting import Weighting as Weighting
 
 _PROTOTYPES = 2000
 """Most training samples kept for the search of neighbours; more add little and cost as much as a small network."""
-_TINY = 1e-300
 
 EVIDENCE: dict[str, Evidence] = {
     each.name: each
@@ -64,37 +64,6 @@ def evidence_named(name: str) -> Evidence:
     return EVIDENCE[name]
 
 
-@dataclass(frozen=True)
-class Weighting:
-    """A logistic regression over columns: the sum of their weighted, standardised values; all are ``(J,)``.
-
-    Attributes:
-        weights: Weight of each column.
-        centres: Value that is subtracted from it.
-        scales: Number that it is then divided by, above 0.
-        log_odds: Whether a column in [0, 1] is first replaced by its log-odds.
-    """
-
-    weights: tuple[float, ...]
-    centres: tuple[float, ...]
-    scales: tuple[float, ...]
-    log_odds: tuple[bool, ...]
-
-    def of(self, columns: Sequence[Tensor]) -> Tensor:
-        """Returns the log-odds of an error up to a constant, float64 ``(N,)``, from columns ``(N,)``."""
-        parts = zip(self.prepared(columns), self.weights, self.centres, self.scales, strict=True)
-        return torch.stack([weight * (column - centre) / scale for column, weight, centre, scale in parts]).sum(0)
-
-    def prepared(self, columns: Sequence[Tensor]) -> list[Tensor]:
-        """Returns the columns, those in [0, 1] as log-odds."""
-        return [as_log_odds(each) if odds else each for each, odds in zip(columns, self.log_odds, strict=True)]
-
-
-def as_log_odds(column: Tensor) -> Tensor:
-    """Returns ``ln(s / (1 - s))`` of values in [0, 1], finite."""
-    return column.clamp_min(_TINY).log() - torch.log1p(-column.clamp_max(1 - torch.finfo(column.dtype).eps))
-
-
 @dataclass(frozen=True, eq=False)
 class Suspicion:
     """How suspicion is computed from the answers of the networks.
@@ -125,7 +94,7 @@ class Suspicion:
     def of(self, answers: Answers) -> Tensor:
         """Returns the suspicion of ``N`` predictions, float64 ``(N,)``; higher is more likely wrong."""
         columns = [column.score(answers) for column in self.columns]
-        return self.weighting.of(columns) if self.weighting else columns[0]
+        return self.weighting.as_tensor(columns) if self.weighting else columns[0]
 
     def operations(self, classes: int, features: int) -> int:
         """Returns multiply-adds a sample, besides those of the networks."""
@@ -185,7 +154,7 @@ def suspicion_from_json(
         FittedEvidence(known[name], {key[len(name) + 1 :]: value for key, value in tensors.items() if _of(key, name)})
         for name in names
     )
-    weighting = _weighting(record.record("weighting"), len(names)) if record.has("weighting") else None
+    weighting = Weighting.from_json(record.record("weighting"), len(names)) if record.has("weighting") else None
     if (weighting is None) != (len(names) == 1):
         raise BundleError(f"{record.place}, weighting: expected one for several columns alone, got {len(names)}.")
     suspicion = Suspicion(columns, weighting)
@@ -210,12 +179,3 @@ def _try(suspicion: Suspicion, tensors: Mapping[str, Tensor], features: int, pla
             raise ValueError(f"{tuple(found.shape)} of {found.dtype}")
     except Exception as error:  # whatever tensors of other shapes raise
         raise BundleError(f"{place}: expected tensors that fit the evidence, got others ({error!s:.100}).") from error
-
-
-def _weighting(record: Record, columns: int) -> Weighting:
-    weights, centres, scales = (record.numbers(name) for name in ("weights", "centres", "scales"))
-    odds = record.content.get("log_odds")
-    flags = [each for each in odds if isinstance(each, bool)] if isinstance(odds, list) else []
-    if not len(weights) == len(centres) == len(scales) == len(flags) == columns or min(scales) <= 0:
-        raise BundleError(f"{record.place}: expected {columns} numbers each, scales above 0, got {len(weights)}.")
-    return Weighting(tuple(weights), tuple(centres), tuple(scales), tuple(flags))

@@ -1,6 +1,5 @@
 """The grader: grades batches and data sets, is saved as a bundle, loaded, and fitted on calibration samples."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +23,7 @@ from petm.data.fields import Inputs, as_batch, as_floats
 from petm.data.images import ImageProcessor
 from petm.data.labels import UNLABELLED, enumerated
 from petm.data.reader import Tokenizer
-from petm.errors import ArgumentError, PetmWarning
+from petm.errors import ArgumentError
 from petm.evidence.candidates import extra_operations
 from petm.evidence.protocol import Evidence
 from petm.evidence.suspicion import Suspicion, suspicion_from_json, suspicion_named
@@ -41,21 +40,17 @@ from petm.models.loading import count_parameters, weights_fingerprint
 from petm.models.placing import check_copied, writes
 from petm.models.prediction import BATCH_SIZE, check_labels, device_of
 from petm.models.scores import maximum_softmax
-from petm.selective.audit import inverse_chances, thinned
+from petm.selective.calibration import COVERAGE as COVERAGE
+from petm.selective.calibration import RECALL as RECALL
+from petm.selective.calibration import settle, target_or_default
 from petm.selective.choice import Choice
-from petm.selective.drift import suspicion_profile
-from petm.selective.metrics import aurc, auroc, detection
-from petm.selective.outcome import Outcome, outcome_of
-from petm.selective.probability import ErrorProbability, fit_probability
-from petm.selective.targets import Coverage, Disagreement, Recall, Target
-from petm.selective.thresholds import Threshold, lower_of
+from petm.selective.outcome import Outcome
+from petm.selective.probability import ErrorProbability
+from petm.selective.targets import Disagreement, Recall, Target
+from petm.selective.thresholds import Threshold
 
 PAPER_TARGET = Disagreement()
 """The paper's flag."""
-RECALL = 0.9
-"""Default target: the share of the calibration samples' errors that is flagged."""
-COVERAGE = 0.9
-"""Default target where they show no error: the share that is trusted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,55 +300,20 @@ def fit_grader(
     check_labels(calibration.labels[torch.from_numpy(told)], classes, calibration.source)
     predicted = both.predicted.numpy()
     wrong = predicted != calibration.labels.numpy()
-    if target is None and not wrong.any():
-        warnings.warn(
-            f"calibration: expected some errors of the model, got none in {len(wrong)} samples, so nothing can be "
-            f"learned of its errors. The most suspect {1 - COVERAGE:.0%} of predictions are suspect. Pass more "
-            f"samples, or name a target.",
-            PetmWarning,
-            stacklevel=2,
-        )
-    target = target or (Recall(RECALL) if wrong.any() else Coverage(COVERAGE))
+    target = target_or_default(target, wrong)
     known = suspicion_named("opposition") if isinstance(target, Disagreement) else known
     suspicion = known.of(both).numpy() if values is None else values
     placed = np.where(told, suspicion, suspicion.min()) if isinstance(target, Recall) else suspicion
-    threshold = target.threshold(placed, wrong, predicted, classes=classes, chance=chance)
-    if at_most is not None:
-        threshold = lower_of(threshold, at_most, suspicion, wrong, predicted, chance=chance)
-    if not threshold.holds:
-        warnings.warn(
-            f"{target.kind}: no threshold can guarantee {target} from {len(wrong)} calibration samples with "
-            f"{int(wrong.sum())} errors, so nothing is trusted{' where it cannot' if threshold.classes else ''}. "
-            f"{threshold.remedy}",
-            PetmWarning,
-            stacklevel=2,
-        )
     softmax = maximum_softmax(both.base).numpy()
-    how: Any = {"threshold": threshold, "target": target, "classes": classes, "chance": chance}
-    outcome = outcome_of(suspicion, softmax, wrong, predicted, **how, chosen_here=chosen_here)
-    probability = fit_probability(suspicion, wrong, chance=chance)
-    kept = thinned(inverse_chances(chance, len(wrong)))
-    suspicion, softmax, wrong, predicted = suspicion[kept], softmax[kept], wrong[kept], predicted[kept]
-    flags = detection(~threshold.trusts(suspicion, predicted), wrong)
-    measured = {
-        "calibration_samples": len(wrong),
-        "calibration_errors": flags.errors,
-        "coverage": flags.coverage,
-        "risk": flags.risk,
-        "recall": flags.recall,
-        "precision": flags.precision,
-        "auroc": auroc(suspicion, wrong),
-        "auroc_of_softmax": auroc(softmax, wrong),
-        "aurc": aurc(suspicion, wrong),
-        "aurc_of_softmax": aurc(softmax, wrong),
-        **suspicion_profile(suspicion),
-    }
+    how: Any = {"target": target, "classes": classes, "chance": chance, "at_most": at_most, "placed": placed}
+    found = settle(suspicion, softmax, wrong, predicted, **how, chosen_here=chosen_here)
+    measured = {**found.measured}
     if adapted.cascade is not None:
         measured["second_opinion_asked"] = float(adapted.cascade.asks(maximum_softmax(both.base)).double().mean())
     measured["extra_operations"] = extra_operations(adapted, known, both, calibration)
     origin = origin or Origin()
     origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
-    held = (threshold, known, probability, origin, plain(measured), target, choice, outcome)
+    held = (found.threshold, known, found.probability, origin, plain(measured), target, choice, found.outcome)
     return Grader(adapted, *held, processor=calibration.processor)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import get_args
 
 from petm._internal.files import REPLACE, fingerprint, plain, sha256_of_file, write_json
 from petm._internal.records import LONGEST_FILE, Json, Record
@@ -17,7 +16,7 @@ from petm.errors import BundleError, RunError
 from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin, found_from
 from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
-from petm.selective.probability import ErrorProbability, Method
+from petm.selective.probability import ErrorProbability
 from petm.selective.targets import Target, target_from_json, target_to_json
 from petm.selective.thresholds import Threshold
 
@@ -148,7 +147,7 @@ class Manifest:
             record.free("suspicion"),
             Threshold.from_json(record.record("threshold")),
             target_from_json(record.record("target")) if record.has("target") else None,
-            _probability(record.record("probability")) if record.has("probability") else None,
+            ErrorProbability.from_json(record.record("probability")) if record.has("probability") else None,
             record.free("measured"),
             Choice.from_json(record.record("choice")) if record.has("choice") else None,
             Outcome.from_json(record.record("outcome")) if record.has("outcome") else None,
@@ -161,7 +160,7 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes ``petm.json``; raises RunError where it cannot be written."""
     content = manifest.to_json()
-    write_json(folder / MANIFEST, content | {"checksum": _checksum(content)})
+    write_json(folder / MANIFEST, content | {"checksum": checksum(content)})
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -181,7 +180,7 @@ def read_manifest(path: str | Path) -> Manifest:
         step = "Upgrade petm to read it" if version > FORMAT_VERSION else "Fit again"
         raise BundleError(f"{path}: expected bundle version {FORMAT_VERSION}, got {version}. {step}.")
     held = {name: value for name, value in record.content.items() if name != "checksum"}
-    if record.content.get("checksum") != _checksum(held):
+    if record.content.get("checksum") != checksum(held):
         raise BundleError(f"{path}: {MANIFEST} has changed since it was written. Restore it or fit again.")
     manifest = Manifest.from_json(record)
     _check_names(path, manifest)
@@ -246,24 +245,6 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise RunError(f"{path}: expected no such path yet, got a bundle. Choose another name, or {REPLACE}.")
 
 
-def _probability(record: Record) -> ErrorProbability:
-    method, knots, values = record.text("method"), record.numbers("knots"), record.numbers("values")
-    if method not in get_args(Method):
-        raise BundleError(f"{record.place}, method: expected one of {', '.join(get_args(Method))}, got {method!r}.")
-    if len(knots) != len(values) or (method == "isotonic" and not knots) or list(knots) != sorted(knots):
-        raise BundleError(f"{record.place}, knots: expected rising numbers, as many as values, got {len(knots)}.")
-    losses = record.record("log_losses")
-    return ErrorProbability(
-        method,  # type: ignore[arg-type]  # checked above
-        record.number("least", least=0, most=0.5),
-        record.number("slope", least=0),
-        record.number("intercept"),
-        knots,
-        values,
-        {name: losses.number(name) for name in losses.content},
-    )
-
-
 def _hash(record: Record, name: str) -> str:
     found = record.text(name)
     if not _HASH.fullmatch(found):
@@ -279,5 +260,6 @@ def _inside(record: Record, name: str) -> str:
     return name
 
 
-def _checksum(content: Mapping[str, Json]) -> str:
+def checksum(content: Mapping[str, Json]) -> str:
+    """Returns the SHA-256 of JSON, in any order of its entries."""
     return fingerprint([json.dumps(content, sort_keys=True)])

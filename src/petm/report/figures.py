@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -14,8 +14,10 @@ from matplotlib.ticker import FixedLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from petm._internal.files import write_atomically, write_text
-from petm.adapter.weight_drift import LayerDrift
 from petm.selective.curves import Bin, Judgement, RiskCurve
+
+if TYPE_CHECKING:
+    from petm.adapter.weight_drift import LayerDrift
 
 BASE_COLOUR, TEACHER_COLOUR = "#0072B2", "#D55E00"
 """Blue and red as in the paper, in the shades of Okabe and Ito (2008) that colour-blind readers tell apart."""
@@ -70,7 +72,7 @@ def alpha_figure(alphas: ArrayLike, fidelity_to_base: ArrayLike, fidelity_to_tea
     return figure
 
 
-def drift_figure(drift: Sequence[LayerDrift]) -> Figure:
+def drift_figure(drift: "Sequence[LayerDrift]") -> Figure:
     """Returns a bar for each layer's relative weight drift, with the rank that holds 90 % of its energy."""
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.4 + 0.42 * len(drift)))
@@ -190,7 +192,7 @@ def head(axes: Axes, title: str, note: str) -> None:
     axes.annotate(note, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", color="#444444")
 
 
-def _drift_label(entry: LayerDrift) -> str:
+def _drift_label(entry: "LayerDrift") -> str:
     if entry.rank_90 == 0:
         return "no drift"
     note = f"rank {entry.rank_90} of {entry.full_rank}"

@@ -15,6 +15,10 @@ from petm.selective.ranking import RankedRows, Ranking
 
 FEWEST_ERRORS = 10
 """Errors below which nothing can be told to be better than the softmax."""
+FEWEST_TO_CHOOSE = 500
+"""Held-out samples below which a guarantee needs them all, and nothing is chosen."""
+CHOICE_SHARE = 0.4
+"""Share of the held-out samples to choose the suspicion on, where the others are for a guarantee."""
 LEVEL, _FEW = 0.05, 1.645
 """Probability with which at least one suspicion that is no better passes for better, and the standard errors that the
 few which one would try first may be behind: what takes their place must be better than they are by that level."""
@@ -191,7 +195,7 @@ def _values(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The metric of each suspicion ``(J,)``, and on resamples of the rows, the same for all, ``(resamples, J)``."""
     generator = np.random.default_rng(seed)
-    rows = [generator.integers(0, samples, samples) for _ in range(resamples)]
+    rows = (generator.integers(0, samples, samples) for _ in range(resamples))
     drawn = np.array([[of_ranking(each.ranking(chosen)) for each in ranked] for chosen in rows])
     return np.array([of_ranking(each.ranking()) for each in ranked]), drawn
 

@@ -18,10 +18,10 @@ from petm.selective.audit import inverse_chances, thinned
 from petm.selective.groups import Cell, Groups, Values, texts_of
 from petm.selective.ranking import calibration_arrays
 from petm.selective.thresholds import (
+    Ordered,
     Threshold,
     check_share,
     fewest_without_errors,
-    guaranteed_part,
     risk_threshold,
     with_shares,
 )
@@ -241,7 +241,7 @@ def _holm(
         left = {place: each for place, each in samples.items() if place not in found}
         level = (1 - confidence) / len(left)
         tried = {
-            place: guaranteed_part(*each, max_risk, confidence, level, first=first) for place, each in left.items()
+            place: Ordered.of(*each).threshold(max_risk, confidence, level, first=first) for place, each in left.items()
         }
         whole = {place: part for place, part in tried.items() if part.value == math.inf}
         found |= whole or tried

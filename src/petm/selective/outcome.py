@@ -28,19 +28,23 @@ class Outcome:
         softmax_alone: Whether suspicion is the softmax itself.
         chosen_here: Whether suspicion was chosen on the same samples, so that only as many fresh ones would guarantee
             what `trade_off` says.
+        against: What is compared, where it is not the softmax of a network: a column of scores.
     """
 
     trade_off: tuple[TradeOff, ...]
     worth: Worth
     softmax_alone: bool
     chosen_here: bool = False
+    against: str = "softmax"
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """The work and the errors that are left, and whether the grader is worth it against the softmax."""
         if self.softmax_alone:
             return (f"{self.worth.own}.",)
-        return (self.worth.summary, self.worth.sentence, *((_OPTIMISTIC,) if self.chosen_here else ()))
+        told = (self.worth.summary, self.worth.sentence)
+        named = (each.replace("the softmax", f"the {self.against}") for each in told)
+        return (*named, *((_OPTIMISTIC,) if self.chosen_here else ()))
 
     @classmethod
     def from_json(cls, record: Record) -> "Outcome":
@@ -61,7 +65,13 @@ class Outcome:
         told: dict[str, Any] = {name: held.number(name) for name in _NUMBERS}
         told |= {name: _estimate(held.record(name)) for name in ("reviewed_more", "missed_more")}
         brought = Worth(**told, answer=answer)  # type: ignore[arg-type]
-        return cls(rows, brought, record.flag("softmax_alone"), record.flag("chosen_here"))
+        return cls(
+            rows,
+            brought,
+            record.flag("softmax_alone"),
+            record.flag("chosen_here"),
+            record.text_or_none("against") or cls.against,
+        )
 
 
 def outcome_of(
@@ -75,6 +85,7 @@ def outcome_of(
     classes: int,
     chance: ArrayLike | None = None,
     chosen_here: bool = False,
+    against: str = Outcome.against,
 ) -> Outcome:
     """Returns what a grader brings beside the softmax, whose threshold has the same target on the same samples.
 
@@ -90,6 +101,7 @@ def outcome_of(
         classes: Number of classes, ``K``.
         chance: float ``(N,)``, the chance with which each was drawn to be labelled; None for equal chances.
         chosen_here: Whether suspicion was chosen on these samples.
+        against: The name of ``softmax``, where that is a column of scores.
     """
     confidence = getattr(target, "confidence", None) or 0.95
     like = Coverage(threshold.coverage) if isinstance(target, Disagreement) and threshold.coverage else target
@@ -100,6 +112,7 @@ def outcome_of(
         worth(trusted, theirs, wrong, chance=chance),
         bool(np.array_equal(suspicion, softmax)),
         chosen_here,
+        against,
     )
 
 

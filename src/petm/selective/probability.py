@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from petm._internal.records import Record
+from petm.errors import BundleError
 from petm.selective.audit import inverse_chances
 from petm.selective.ranking import calibration_arrays
 
@@ -20,6 +22,8 @@ FOLDS = 5
 KNOTS = 300
 """Most points of the isotonic curve."""
 Method = Literal["logistic", "log-odds", "isotonic"]
+MOST = 100_000
+"""Most samples on which the methods are compared."""
 _INSIDE = (1e-15, 1 - 1e-15)
 """Range in which log-odds are taken; beyond it rounding dominates."""
 
@@ -51,6 +55,25 @@ class ErrorProbability:
         # JSON gives lists back.
         object.__setattr__(self, "knots", tuple(self.knots))
         object.__setattr__(self, "values", tuple(self.values))
+
+    @classmethod
+    def from_json(cls, record: Record) -> "ErrorProbability":
+        """Returns the curve that its fields in JSON describe; raises BundleError where an entry breaks its rule."""
+        method, knots, values = record.text("method"), record.numbers("knots"), record.numbers("values")
+        if method not in get_args(Method):
+            raise BundleError(f"{record.place}, method: expected one of {', '.join(get_args(Method))}, got {method!r}.")
+        if len(knots) != len(values) or (method == "isotonic" and not knots) or list(knots) != sorted(knots):
+            raise BundleError(f"{record.place}, knots: expected rising numbers, as many as values, got {len(knots)}.")
+        losses = record.record("log_losses")
+        return cls(
+            method,  # type: ignore[arg-type]  # checked above
+            record.number("least", least=0, most=0.5),
+            record.number("slope", least=0),
+            record.number("intercept"),
+            knots,
+            values,
+            {name: losses.number(name) for name in losses.content},
+        )
 
     def probability(self, suspicion: ArrayLike) -> NDArray[np.float64]:
         """Returns the probability of error, float64 of the same shape; NaN for NaN."""
@@ -101,6 +124,8 @@ def fit_probability(
       right predictions; a falling slope is replaced by 0.
     - *Log-odds*, where every suspicion lies in [0, 1]: the logistic curve of the log-odds of suspicion.
 
+    Of more than 100,000 samples so many are drawn for the cross-validation; the curve is fitted on all.
+
     Values are kept within ``0.5 / (N + 1)`` and 1 less that. With one error, or one right prediction, the logistic
     curve is taken; with none, a constant at that bound.
 
@@ -128,13 +153,24 @@ def fit_probability(
     if scores.min() >= 0 and scores.max() <= 1:
         fits["log-odds"] = partial(_logistic, method="log-odds")
     losses = dict.fromkeys(fits, 0.0)
+    some = _some(errors, seed)
+    every, (scores, errors, weights) = (scores, errors, weights), (part[some] for part in (scores, errors, weights))
     for fitted, judged in folds(errors, seed):
         for method, fit in fits.items():
             found = fit(scores[fitted], errors[fitted], weights[fitted]).probability(scores[judged])
             said = weights[judged] * np.log(np.where(errors[judged], found, 1 - found))
             losses[method] -= float(said.sum()) / float(weights.sum())
     best = min(fits, key=lambda method: losses[method])
-    return replace(fits[best](scores, errors, weights), log_losses=losses)
+    return replace(fits[best](*every), log_losses=losses)
+
+
+def _some(errors: NDArray[np.bool_], seed: int) -> Any:
+    """The rows that the methods are compared on: all, or about `MOST` drawn from errors and right ones alike."""
+    if len(errors) <= MOST:
+        return slice(None)
+    generator, kinds = np.random.default_rng(seed), (np.flatnonzero(errors), np.flatnonzero(~errors))
+    drawn = [generator.permutation(rows)[: max(2, MOST * len(rows) // len(errors))] for rows in kinds]
+    return np.sort(np.concatenate(drawn))
 
 
 def folds(errors: NDArray[np.bool_], seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

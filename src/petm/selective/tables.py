@@ -80,8 +80,8 @@ def trade_off_table(outcome: Outcome) -> Table:
     return Table(
         "Risk and coverage",
         "Risk: share of errors among the trusted, at most. The others: share of predictions that may be trusted"
-        f"{'' if alone else ', by the softmax in brackets'}. {told} Seen: on these labels, guaranteeing nothing. The "
-        "last two: the first with more labels, if errors stayed as frequent.",
+        f"{'' if alone else f', by the {outcome.against} in brackets'}. {told} Seen: on these labels, guaranteeing "
+        "nothing. The last two: the first with more labels, if errors stayed as frequent.",
         ("Risk", first, "Seen", "Twice the labels", "Ten times"),
         tuple(
             (

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from petm.selective.audit import inverse_chances
+from petm.selective.audit import inverse_chances, thinned
 from petm.selective.ranking import calibration_arrays
-from petm.selective.thresholds import check_share, guaranteed_coverage
+from petm.selective.thresholds import Ordered, check_share
 
 RISKS = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Greatest shares of errors among the trusted that are compared."""
@@ -74,23 +74,31 @@ def trade_off(
     for risk in risks:
         check_share("risks", risk, below_1=True)
 
-    def coverages(scores: ArrayLike, max_risk: float) -> Coverages:
+    weights = inverse_chances(chance, np.size(wrong))
+    alone = suspicion is softmax or np.array_equal(suspicion, softmax)
+    both = [_Shares(scores, wrong, weights) for scores in ((suspicion,) if alone else (suspicion, softmax))]
+    rows = [[each.at(risk, confidence) for each in both] for risk in risks]
+    return [TradeOff(risk, confidence, row[0], row[-1]) for risk, row in zip(risks, rows, strict=True)]
+
+
+class _Shares:
+    """Samples that are sorted once, and the shares of them below a threshold, weighted; ties go together."""
+
+    def __init__(self, suspicion: ArrayLike, wrong: ArrayLike, weights: NDArray[np.float64]) -> None:
+        scores, errors = calibration_arrays(suspicion, wrong)
+        kept = thinned(weights)
+        self.ordered = Ordered.of(scores[kept], errors[kept])
+        self.levels, level = np.unique(scores, return_inverse=True)
+        self.covered = np.bincount(level, weights, len(self.levels)).cumsum()
+        self.failed = np.bincount(level, weights * errors, len(self.levels)).cumsum()
+
+    def at(self, risk: float, confidence: float) -> Coverages:
         guaranteed, twice, ten_times = (
-            guaranteed_coverage(scores, wrong, max_risk=max_risk, confidence=confidence, chance=chance, copies=copies)
-            for copies in (1, 2, 10)
+            self._below(self.ordered.threshold(risk, confidence, 1 - confidence, copies).value) for copies in (1, 2, 10)
         )
-        checked, errors = calibration_arrays(scores, wrong)
-        seen = _coverage_at_risk(checked, errors, max_risk, inverse_chances(chance, len(checked)))
-        return Coverages(guaranteed, seen, twice, ten_times)
+        seen = self.covered[self.failed / self.covered <= risk].max(initial=0)
+        return Coverages(guaranteed, float(seen / self.covered[-1]), twice, ten_times)
 
-    return [TradeOff(risk, confidence, coverages(suspicion, risk), coverages(softmax, risk)) for risk in risks]
-
-
-def _coverage_at_risk(
-    scores: NDArray[np.float64], errors: NDArray[np.bool_], risk: float, weights: NDArray[np.float64]
-) -> float:
-    """The greatest weighted share below a threshold with at most this weighted risk; ties go together."""
-    levels, level = np.unique(scores, return_inverse=True)
-    covered = np.bincount(level, weights, len(levels)).cumsum()
-    failed = np.bincount(level, weights * errors, len(levels)).cumsum()
-    return float(covered[failed / covered <= risk].max(initial=0) / covered[-1])
+    def _below(self, value: float) -> float:
+        place = int(np.searchsorted(self.levels, value))
+        return float(self.covered[place - 1] / self.covered[-1]) if place else 0.0
