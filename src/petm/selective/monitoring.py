@@ -147,21 +147,33 @@ class LabelledCounts:
         threshold = self.threshold
         level = confidence if confidence is not None else threshold.confidence or 0.95
         check_share("confidence", level, below_1=True)
-        of_recall = threshold.recall is not None and threshold.confidence is not None
-        rows = self._rows
-        if not of_recall:  # suspects say nothing
-            rows = rows[rows["place"] % (len(threshold.values) + 1) < len(threshold.values)]
-        used = self._count(_thinned(rows))
-        limit, expected = threshold.max_risk, threshold.risk
-        errors, of = used[:, 1, :-1].sum(1), "wrong among the trusted"
-        counts = np.stack([errors, used[:, :, :-1].sum((1, 2))], 1)
-        if of_recall and threshold.recall is not None:
+        used, counts = self._used()
+        limit, expected, of = threshold.max_risk, threshold.risk, "wrong among the trusted"
+        if self._of_recall and threshold.recall is not None:
             limit = expected = 1 - threshold.recall
-            counts, of = np.stack([errors, used[:, 1].sum(1)], 1), "trusted among the wrong"
+            of = "trusted among the wrong"
         guaranteed = limit if threshold.holds and threshold.confidence is not None else None
         labelled = int(self.trusted.sum())
         whole = _judge(counts, of, guaranteed, level, expected, labelled, self.suspects, at_any_time)
         return self._in_each_class(whole, used, at_any_time) if threshold.classes else whole
+
+    def blocks(self) -> NDArray[np.int64]:
+        """Returns the share that `check` looks at by block, int64 ``(B, 2)``: those with the property, all of them."""
+        return self._used()[1]
+
+    @property
+    def _of_recall(self) -> bool:
+        """Whether a recall is guaranteed, and not a risk."""
+        return self.threshold.recall is not None and self.threshold.confidence is not None
+
+    def _used(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The thinned counts, as of `_count`, and those of `blocks`."""
+        rows, kinds = self._rows, len(self.threshold.values)
+        if not self._of_recall:  # suspects say nothing
+            rows = rows[rows["place"] % (kinds + 1) < kinds]
+        used = self._count(_thinned(rows))
+        errors = used[:, 1, :-1].sum(1)
+        return used, np.stack([errors, used[:, 1].sum(1) if self._of_recall else used[:, :, :-1].sum((1, 2))], 1)
 
     @property
     def _rows(self) -> NDArray[np.void]:
