@@ -12,30 +12,30 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from experiments.suite.models import Base, Places, load_base
 from experiments.suite.shifts import SHIFTS
 from petm._internal.files import plain, write_json
 from petm.models.prediction import predict_logits
 from petm.selective.estimated import estimated_accuracy
-from petm.selective.probability import fit_probability
+from petm.selective.probability import ErrorProbability, fit_probability
 
 NAMES = ("mnist_early", "mnist_lenet", "cifar_resnet9")
 WINDOW = 500
 
 
-def measure(base: Base, shift: str) -> dict[str, Any]:
+def suspicion_of(base: Base, shift: str, rows: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns the softmax's suspicion of test data under a shift, and where the base model is wrong."""
+    data = base.under(shift).subset(rows)
+    probabilities = predict_logits(base.model, data, title=f"{base.name}, {shift}").double().softmax(1)
+    wrong = probabilities.argmax(1) != data.labels
+    return (1 - probabilities.amax(1)).numpy(), wrong.numpy()
+
+
+def measure(base: Base, shift: str, curve: ErrorProbability) -> dict[str, Any]:
     """Returns true and estimated accuracy of a base model under a shift, and the error of the estimate by window."""
-    half = len(base.test) // 2
-
-    def suspicion_of(name: str, rows: torch.Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        data = base.under(name).subset(rows)
-        probabilities = predict_logits(base.model, data, title=f"{base.name}, {name}").double().softmax(1)
-        wrong = probabilities.argmax(1) != data.labels
-        return (1 - probabilities.amax(1)).numpy(), wrong.numpy()
-
-    curve = fit_probability(*suspicion_of("none", base.order[:half]))
-    suspicion, wrong = suspicion_of(shift, base.order[half:])
+    suspicion, wrong = suspicion_of(base, shift, base.order[len(base.test) // 2 :])
     p = curve.probability(suspicion)
     errors, covered = [], 0
     for start in range(0, len(p) - WINDOW + 1, WINDOW):
@@ -65,10 +65,11 @@ def main() -> None:
     rows = []
     for name in NAMES:
         base = load_base(name, places)
+        curve = fit_probability(*suspicion_of(base, "none", base.order[: len(base.test) // 2]))
         for shift in SHIFTS:
-            rows.append(measure(base, shift))
+            rows.append(measure(base, shift, curve))
             print(rows[-1], flush=True)
-    write_json(told.output / "estimated_accuracy.json", plain({"window": WINDOW, "rows": rows}))
+        write_json(told.output / "estimated_accuracy.json", plain({"window": WINDOW, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -63,10 +63,15 @@ def delays(limit: float, confidence: float, streams: int) -> dict[str, Any]:
     """Returns the labels until a doubled risk is seen, over the size of the exact test."""
     level = (1 - confidence) / 2
     size = size_of_exact_test(limit, level, 0.8)
-    at = np.arange(0, 8 * size, max(1, size // 200))
-    wrong = (np.random.default_rng(1).random((streams, 8 * size), np.float32) < 2 * limit).cumsum(1)[:, at]
-    seen = math.log(FROM_START) + log_evidence(wrong, at + 1, limit, above=True) >= -math.log(level)
-    labels = np.where(seen.any(1), at[seen.argmax(1)] + 1, np.inf)
+    random, at, labels = (
+        np.random.default_rng(1),
+        np.arange(0, 16 * size, max(1, size // 100)),
+        np.full(streams, np.inf),
+    )
+    for stream in range(streams):
+        wrong = (random.random(16 * size) < 2 * limit).cumsum()[at]
+        seen = math.log(FROM_START) + log_evidence(wrong, at + 1, limit, above=True) >= -math.log(level)
+        labels[stream] = at[seen.argmax()] + 1 if seen.any() else np.inf
     return {
         "limit": limit,
         "confidence": confidence,

@@ -321,7 +321,7 @@ def test_a_rise_is_named_and_compared_with_before(petm):
     write(graded(400, seed=9, labelled=0.5, error_rate=0.4), Path("friday.parquet"))
     code, out, _ = petm("my.petm", *names, "friday.parquet", "--since", "friday.parquet")
     assert code == 3
-    assert "The evidence is that since friday.parquet" in out
+    assert "The evidence is greatest since friday.parquet" in out
     assert "Since friday.parquet the share differs by +" in out
     assert "valid at any time" in out
     code, _, err = petm("my.petm", *names, "--since", "sunday.parquet")

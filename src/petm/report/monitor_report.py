@@ -280,14 +280,13 @@ def monitor_figure(found: Monitoring) -> Figure:
         _line(suspects, places, [row.suspects.value for row in windows], "Suspects", expected, "in calibration")
         _line(probability, places, [row.probability for row in windows], "Mean probability of error", None, "")
         of = found.guarantee.of
-        title = (
-            f"{of[0].upper()}{of[1:]}, labelled so far ({short_percent(found.guarantee.confidence)} band for all looks)"
-        )
+        title = f"{of[0].upper()}{of[1:]} so far, {short_percent(found.guarantee.confidence)} band"
         known = [place for place in places if windows[place].so_far.of]
         ends = [windows[place].so_far.low for place in known], [windows[place].so_far.high for place in known]
         seen = [windows[place].so_far.value for place in known]
         _line(wrong, known, seen, title, limit, "guaranteed at most", ends[1][-1:])
         wrong.fill_between(known, *ends, color=TEACHER_COLOUR, alpha=0.2, linewidth=0)
+        wrong.vlines(known[-1:], *(each[-1:] for each in ends), color=TEACHER_COLOUR, alpha=0.45, linewidth=3)
         if not known:
             wrong.text(0.5, 0.5, "no label", transform=wrong.transAxes, ha="center", color="#444444")
         wrong.set_xlim(-0.5, len(windows) - 0.5)
@@ -375,7 +374,7 @@ def _of_guarantee(
         told = f"It cannot be told whether the guarantee holds: {why}; {limit}."
     sentences = [told]
     if since is not None:
-        sentences.append(f"The evidence is that since {since}; what was before is within the guarantee.")
+        sentences.append(f"The evidence is greatest since {since}.")
     if check.labelled_trusted:
         sentences.append(ANY_TIME)
     for label, part in check.classes:
