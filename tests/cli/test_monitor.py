@@ -1,6 +1,7 @@
 """``petm monitor``: what it says, draws and returns, for bundles and graphs, with labels and without."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from petm.grading.onnx_export import export_onnx
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.report.monitor_report import monitor
 from petm.selective.drift import suspicion_profile
+from petm.selective.sequential import sequential_share
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 
 CALIBRATION = suspicion_profile(np.random.default_rng(9).random(2000))
@@ -96,8 +98,9 @@ def test_too_few_labels_give_the_number_needed(petm):
     code, out, _ = petm("my.petm", "g.csv")
     assert code == 0
     assert out.startswith("It cannot be told whether the guarantee holds: of ")
-    # log(0.025) / log(0.9) = 35.01
-    assert "About 36 labelled trusted predictions, drawn at random, would tell at the error rate seen." in out
+    needed = next(n for n in range(1, 200) if sequential_share(0, n).high <= 0.1)
+    assert needed > math.log(0.025) / math.log(0.9), "all looks cost more than one"
+    assert f"About {needed} labelled trusted predictions, drawn at random, would tell at the error rate seen." in out
 
 
 def test_no_label_at_all(petm):
@@ -273,3 +276,93 @@ def test_in_python(place):
     assert found.guarantee.confidence == 0.5
     with pytest.raises(ArgumentError, match=r"significance: "):
         monitor(THRESHOLD, CALIBRATION, ["g.csv"], significance=1)
+
+
+# one state for all looks
+
+
+def days(count, each=400, **asked):
+    """Files of so many days, half of them labelled."""
+    for day in range(count):
+        write(graded(each, seed=day, labelled=0.5, **asked), Path(f"day{day:02}.parquet"))
+    return [f"day{day:02}.parquet" for day in range(count)]
+
+
+def test_looking_every_day_gives_what_one_look_at_all_days_gives(petm):
+    names = days(6, error_rate=0.08)
+    for name in names:
+        code, daily, _ = petm("my.petm", name, "--state", "daily.json", "--json")
+    once = petm("my.petm", *names, "--state", "once.json", "--json")[1]
+    assert json.loads(daily) == json.loads(once)
+    assert (code, len(json.loads(daily)["windows"])) == (0, 6)
+    without = json.loads(petm("my.petm", *names, "--json")[1])
+    assert json.loads(once)["guarantee"] == without["guarantee"], "each row comes once"
+    assert json.loads(Path("daily.json").read_text()) == json.loads(Path("once.json").read_text())
+
+
+def test_rows_that_come_again_count_once_and_their_labels_are_corrected(petm):
+    table = graded(400, error_rate=0.0, labelled=0.5)
+    write(table.slice(0, 250), Path("g.csv"))
+    petm("my.petm", "g.csv", "--state", "watch.json")
+    write(table, Path("g.csv"))  # the file has grown
+    told = json.loads(petm("my.petm", "g.csv", "--state", "watch.json", "--json")[1])
+    assert (told["again"], told["whole"]["rows"], [row["rows"] for row in told["windows"]]) == (250, 400, [250, 150])
+    trusted = [row for row in table.to_pylist() if row["grade"] == "trusted" and row["true_label"] is not None]
+    assert (told["guarantee"]["found"]["of"], told["guarantee"]["found"]["count"]) == (len(trusted), 0)
+    wrong = [(row["input"], (row["label"] + 1) % 3) for row in trusted[:40]]
+    Path("l.csv").write_text("input,label\n" + "".join(f"{name},{label}\n" for name, label in wrong))
+    told = json.loads(petm("my.petm", "g.csv", "--labels", "l.csv", "--state", "watch.json", "--json")[1])
+    assert (told["guarantee"]["found"]["of"], told["guarantee"]["found"]["count"]) == (len(trusted), 40)
+    assert (told["verdict"], told["again"]) == ("violated", 400)
+
+
+def test_a_rise_is_named_and_compared_with_before(petm):
+    names = days(4, error_rate=0.03)
+    write(graded(400, seed=9, labelled=0.5, error_rate=0.4), Path("friday.parquet"))
+    code, out, _ = petm("my.petm", *names, "friday.parquet", "--since", "friday.parquet")
+    assert code == 3
+    assert "The evidence is greatest since friday.parquet" in out
+    assert "Since friday.parquet the share differs by +" in out
+    assert "valid at any time" in out
+    code, _, err = petm("my.petm", *names, "--since", "sunday.parquet")
+    assert (code, err.count("\n"), err.startswith("Error: --since: expected")) == (1, 1, True)
+
+
+def test_estimated_accuracy_has_the_truth_beside_it(petm):
+    write(graded(4000, error_rate=0.25), Path("g.parquet"))  # probabilities of error are uniform up to 0.5
+    told = json.loads(petm("my.petm", "g.parquet", "--json")[1])
+    whole = told["whole"]
+    assert whole["estimated_accuracy"]["value"] == pytest.approx(0.75, abs=0.02)
+    assert whole["gap"]["low"] < 0 < whole["gap"]["high"]
+    assert [row["name"] for row in told["class_figures"]] == ["cat", "dog", "cow"]
+    assert told["class_figures"][0]["precision"] == pytest.approx(0.75, abs=0.06)
+    write(graded(4000, error_rate=0.6), Path("g.parquet"))
+    assert "on the labelled the estimate is off by +3" in petm("my.petm", "g.parquet")[1]
+    write(graded(400, labelled=0), Path("g.parquet"))
+    assert "without labels nobody knows whether they are" in petm("my.petm", "g.parquet")[1]
+
+
+def test_a_state_of_something_else_is_refused_in_one_line(petm, place):
+    write(graded(300), Path("g.csv"))
+    petm("my.petm", "g.csv", "--state", "watch.json")
+    whole = Path("watch.json").read_text()
+    grader(replace(THRESHOLD, max_risk=0.2)).save("other.petm")
+    for arguments in (
+        ("other.petm", "g.csv"),
+        ("my.petm", "g.csv", "--confidence", "0.9"),
+        ("my.petm", "g.csv", "--significance", "0.05"),
+        ("my.petm", "g.csv", "--window", "50"),
+    ):
+        code, out, err = petm(*arguments, "--state", "watch.json")
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("Error: --state: expected one of the same")
+    for damage in ("", "[]", "null", "{}", whole[:-40], whole.replace('"rows": 300', '"rows": -1'), "[" * 100_000):
+        Path("watch.json").write_text(damage)
+        code, out, err = petm("my.petm", "g.csv", "--state", "watch.json")
+        assert (code, out, err.count("\n"), err.startswith("Error: --state: expected")) == (1, "", 1, True)
+        assert Path("watch.json").read_text() == damage
+    Path("watch.json").write_text(whole)
+    release = take_lock(place / ".watch.json.lock")
+    assert petm("my.petm", "g.csv", "--state", "watch.json")[0] == 1
+    release()
+    assert petm("my.petm", "g.csv", "--state", "watch.json")[0] != 1

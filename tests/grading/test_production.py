@@ -33,27 +33,36 @@ def by_hand(rows):
     return told, probability
 
 
+def counted(found, number):
+    """What was found in a window, by the names of `by_hand`."""
+    trusted = (found.labelled["window"] == number) & (found.labelled["trusted"] == 1)
+    labelled = {"labelled_trusted": trusted.sum(), "wrong_trusted": (trusted & found.wrong).sum()}
+    return {name: getattr(found.windows[number], name) for name in ("rows", "unreadable", "suspects")} | labelled
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_each_file_is_a_window(tmp_path, suffix):
     tables = [graded(150 + 50 * part, seed=part) for part in range(3)]
     paths = [write(table, tmp_path / f"{part}{suffix}") for part, table in enumerate(tables)]
     found = read_production(paths, THRESHOLD, PROFILE)
     assert [window.name for window in found.windows] == list(map(str, paths))
-    for window, table in zip(found.windows, tables, strict=True):
+    for number, (window, table) in enumerate(zip(found.windows, tables, strict=True)):
         expected, probability = by_hand(table.to_pylist())
-        assert {name: getattr(window, name) for name in expected} == expected
+        assert counted(found, number) == expected
         assert window.probability == pytest.approx(probability)
         assert window.with_probability == window.graded == expected["rows"] - expected["unreadable"]
         suspicion = [value for value in table["suspicion"].to_pylist() if value is not None]
         np.testing.assert_array_equal(window.suspicion, PROFILE.counts(suspicion))
     rows = [row for table in tables for row in table.to_pylist() if row["true_label"] is not None]
-    counts = found.labelled
+    counts = found.counts(THRESHOLD)
     assert counts.trusted.tolist() == [sum(row["grade"] == "trusted" for row in rows)]
     assert counts.suspects == sum(row["grade"] == "suspect" for row in rows)
     assert counts.found == sum(row["grade"] == "suspect" and row["true_label"] != row["label"] for row in rows)
     labelled = [row["suspicion"] for row in rows if row["grade"] == "trusted"]
-    np.testing.assert_array_equal(found.among_trusted[0], PROFILE.counts(labelled))
-    assert found.among_trusted.sum() == sum(row["grade"] == "trusted" for table in tables for row in table.to_pylist())
+    np.testing.assert_array_equal(found.among_trusted()[0], PROFILE.counts(labelled))
+    assert found.among_trusted().sum() == sum(
+        row["grade"] == "trusted" for table in tables for row in table.to_pylist()
+    )
 
 
 @pytest.mark.parametrize("window", [1, 7, 100, 333, 1000])
@@ -64,9 +73,9 @@ def test_windows_of_so_many_rows_go_across_files(tmp_path, window):
     found = read_production(paths, THRESHOLD, window=window)
     starts = range(0, len(rows), window)
     assert [each.name for each in found.windows] == [str(start) for start in starts]
-    for each, start in zip(found.windows, starts, strict=True):
+    for number, start in enumerate(starts):
         expected, _ = by_hand(rows[start : start + window])
-        assert {name: getattr(each, name) for name in expected} == expected
+        assert counted(found, number) == expected
 
 
 def reviewed(tmp_path, grades, lines):
@@ -86,10 +95,11 @@ def test_labels_of_another_file_go_before_those_in_the_grades(tmp_path):
     expected, _ = by_hand(told)
     for paths in ([path], [path, path]):  # a row that is there again counts once
         found = read_production(paths, THRESHOLD, reviewed=reviewed(tmp_path, paths, lines))
-        assert {name: getattr(found.windows[0], name) for name in expected} == expected
+        assert counted(found, 0) == expected
     for window in (7, 200):
         found = read_production([path], THRESHOLD, reviewed=reviewed(tmp_path, [path], lines), window=window)
-        assert sum(each.wrong_trusted for each in found.windows) == expected["wrong_trusted"]
+        wrong = sum(counted(found, number)["wrong_trusted"] for number in range(len(found.windows)))
+        assert wrong == expected["wrong_trusted"]
 
 
 def test_an_audit_counts_by_its_chance_and_nobody_can_tell_is_the_worse_answer(tmp_path):
@@ -110,9 +120,10 @@ def test_an_audit_counts_by_its_chance_and_nobody_can_tell_is_the_worse_answer(t
     labels = reviewed(tmp_path, [path], lines)
     assert (len(labels.labels), labels.undrawn, labels.unmatched) == (len(chosen), 30, 0)
     found = read_production([path], THRESHOLD, reviewed=labels)
-    counts = found.labelled
+    counts = found.counts(THRESHOLD)
     assert (counts.trusted.tolist(), counts.wrong.tolist(), counts.found) == ([marks.sum()], [1], 0)
-    assert {chance: int(each.sum()) for chance, each in counts.drawn.items()} == {0.1: marks.sum(), 1.0: suspect.sum()}
+    chances = dict(zip(*np.unique(found.labelled["chance"], return_counts=True), strict=True))
+    assert chances == {0.1: marks.sum(), 1.0: suspect.sum()}
     assert found.untold == 1
     of_suspects = [line for line in lines if line["input"] in {r["input"] for r in chosen if r["grade"] == "suspect"}]
     with pytest.raises(DataError, match=r"^labels.*--audit"):
@@ -132,7 +143,7 @@ def test_grades_that_a_service_was_writing_when_it_was_killed(tmp_path):
     assert len(parts) == 2
     labels = reviewed(tmp_path, [tmp_path / "folder.parquet"], lines)
     found = read_production([tmp_path / "folder.parquet"], THRESHOLD, reviewed=labels)
-    assert found.labelled.trusted.sum() + found.labelled.suspects == 59
+    assert len(found.labelled) == 59
     text = path.read_text().splitlines()
     path.write_text("\n".join([text[0][:20], *text[1:]]))
     with pytest.raises(DataError, match=r"g\.jsonl"):
@@ -144,7 +155,8 @@ def test_rows_of_a_file_are_told_apart(tmp_path):
     path = write(grade_table(["t.csv"] * 3, [1, 2, 3], grades, ()), tmp_path / "g.csv")
     lines = [{"input": "t.csv", "row": row, "label": label} for row, label in ((2, 1), (3, 0), (None, 1))]
     found = read_production([path], THRESHOLD, reviewed=reviewed(tmp_path, [path], lines))
-    assert (found.windows[0].labelled_trusted, found.windows[0].wrong_trusted) == (2, 1)
+    told = counted(found, 0)
+    assert (told["labelled_trusted"], told["wrong_trusted"]) == (2, 1)
 
 
 def test_a_threshold_for_each_class(tmp_path):
@@ -155,8 +167,8 @@ def test_a_threshold_for_each_class(tmp_path):
     for label in range(3):
         rows = [row for row in table.to_pylist() if row["label"] == label and row["true_label"] is not None]
         trusted = [row for row in rows if row["grade"] == "trusted"]
-        assert found.labelled.trusted[label] == len(trusted) > 0
-        assert found.labelled.wrong[label] == sum(row["true_label"] != label for row in trusted)
+        assert found.counts(threshold).trusted[label] == len(trusted) > 0
+        assert found.counts(threshold).wrong[label] == sum(row["true_label"] != label for row in trusted)
     one_class = Threshold(0.8, "by hand", 0.5, 0.1, 0.95, classes=parts[:2])
     with pytest.raises(
         DataError, match=r"g\.parquet: expected grades by this bundle, got others \(predicted: expected"

@@ -254,7 +254,7 @@ def test_grades_that_a_service_keeps_join_its_labels(
     assert json.loads(Path("grades.jsonl").read_text().splitlines()[0])["time"]
     reviewed = read_reviewed(["labels.jsonl"], ["grades.jsonl"], NAMES)
     found = read_production(["grades.jsonl"], grader.threshold, reviewed=reviewed)
-    assert found.labelled.trusted.sum() == sum(row["audit"] or False for row in kept)
+    assert found.labelled["trusted"].sum() == sum(row["audit"] or False for row in kept)
     assert (reviewed.unmatched, reviewed.undrawn) == (0, 0)
     with client_of(engine_of(grader), **more) as client:
         ready(client).post("/grade", json={"images": ["%%%"]}).raise_for_status()

@@ -35,6 +35,12 @@ VIOLATED = 3
 @click.option("--window", type=int, help="Rows of one point in the figure. Absent: one point a file.")
 @click.option("--confidence", type=float, help="Confidence of the intervals. Absent: that of the guarantee, or 0.95.")
 @click.option("--significance", default=0.01, show_default=True, help="Probability of a false alarm of drift.")
+@click.option(
+    "--state",
+    type=options.PATH,
+    help="File that keeps all runs, so that a row counts once and verdicts hold for all looks; made where absent.",
+)
+@click.option("--since", help="Window from which on the risk is compared with that before.")
 @click.option("--fail-on-drift", is_flag=True, help="Exit 3 also where suspicion has drifted.")
 @click.option(
     "-o",
@@ -51,6 +57,8 @@ def monitor(
     window: int | None,
     confidence: float | None,
     significance: float,
+    state: Path | None,
+    since: str | None,
     fail_on_drift: bool,
     output: Path | None,
     as_json: bool,
@@ -60,7 +68,8 @@ def monitor(
     Where true labels are known, in the column true_label or from --labels, the error rate among the trusted and its
     exact interval are compared with the guarantee. The labelled must be a random sample of the trusted, or the
     suspects and those that petm grade --audit has drawn, which count by their chance; "cannot tell" counts as wrong.
-    Without labels, suspicion in production is tested against that of the calibration samples.
+    Without labels, suspicion in production is tested against that of the calibration samples. Verdicts may be looked
+    at any day: --confidence and --significance are for all looks together, at files that grow or with --state.
 
     Exit codes: 3 where the guarantee is violated (with --fail-on-drift also where suspicion has drifted), 0 where it
     is not or cannot be decided, 1 where a file could not be read, 2 for a wrong option.
@@ -80,6 +89,8 @@ def monitor(
         window=window,
         confidence=confidence,
         significance=significance,
+        state=state,
+        since=since,
     )
     code = VIOLATED if found.guarantee.verdict == "violated" or (found.drifted and fail_on_drift) else 0
     result = {**found.as_json(), "exit_code": code}

@@ -1,34 +1,44 @@
 """The findings of monitoring in words, as a table and as a figure over time."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
-from petm._internal.files import plain
+from petm._internal.files import plain, written_alone
 from petm._internal.storage import Located
+from petm.data.labels import UNLABELLED
 from petm.data.reviewed import Reviewed
 from petm.errors import ArgumentError
-from petm.grading.production import Window, read_production
+from petm.grading.production import Production, Window, no_production, read_production
+from petm.grading.watch_state import load_state, save_state
 from petm.report.figures import BASE_COLOUR, STYLE, TEACHER_COLOUR, WIDTH
 from petm.report.pages import share_with_interval
 from petm.report.tables import MISSING, Table, percent
-from petm.selective.drift import DRAWS, Drift, SuspicionProfile, alike, differences_of, drift_of
+from petm.selective.bootstrap import Estimate
+from petm.selective.drift import DRAWS, Drift, SuspicionProfile, alike, differences_of, drift_of, log_drift
+from petm.selective.estimated import ClassFigures, class_figures, estimate_gap, estimated_accuracy
 from petm.selective.guarantee import guarantee, short_percent
 from petm.selective.metrics import Share
 from petm.selective.monitoring import GuaranteeCheck, exact_share
+from petm.selective.sequential import sequential_difference, sequential_share
 from petm.selective.thresholds import Threshold, check_share
 
 SIGNIFICANCE = 0.01
 """Significance level of the test for drift."""
 UNLIKE = 0.001
 """Significance level of the test that the labelled are a random part of the trusted."""
+ANY_TIME = "The verdict and its interval are valid at any time: look again as labels come, or after each."
 _NAMED = 8
 """Largest number of windows whose files are named in the figure; more are numbered."""
 
@@ -43,7 +53,10 @@ class WindowFigures:
         unreadable: Number of unreadable inputs among them.
         suspects: Share of suspects among the readable, with its Clopper-Pearson interval.
         probability: Mean probability of error; NaN if not calibrated.
-        wrong: Share of errors among the labelled trusted, with its Clopper-Pearson interval.
+        estimated_accuracy: 1 - ``probability``, with the interval that it has if the probabilities are right.
+        gap: Estimated less true accuracy on the labelled rows, with its interval.
+        wrong: Share of errors among the labelled trusted, with its Clopper-Pearson interval, for one look.
+        so_far: The share that is guaranteed, up to the end of this window, with its interval for all looks.
         distance: Kolmogorov-Smirnov distance of suspicion from that in calibration; absent if unknown.
     """
 
@@ -52,7 +65,10 @@ class WindowFigures:
     unreadable: int
     suspects: Share
     probability: float
+    estimated_accuracy: Estimate
+    gap: Estimate
     wrong: Share
+    so_far: Share
     distance: float | None
 
 
@@ -64,11 +80,15 @@ class Monitoring:
         guarantee: Whether the guarantee holds.
         guaranteed: The guarantee in words.
         drift: Drift of suspicion; absent if the suspicion in calibration is unknown.
+        drift_evidence: The e-value against "no drift", for any number of looks; absent as ``drift`` is.
         drifted: Whether drift is detected.
         labelled_unlike: p-value of the test that the labelled trusted are as suspect as the other trusted; absent if
             there are too few.
         labels: Numbers of inputs in the labels files, of those whose row counts, of rows that hold an input again, of
             labelled rows that no audit drew, and of trusted rows on which nobody can tell.
+        difference: The guaranteed share from the window ``since`` on less that before; absent where none was asked.
+        class_figures: Precision, recall and F1 of each class, where there are names.
+        again: Number of rows that were seen before, and count once.
         coverage: Share of the calibration samples that the threshold trusts; absent if unknown.
         windows: Figures by window, in the order of the rows.
         whole: Figures of all windows together.
@@ -79,9 +99,13 @@ class Monitoring:
     guarantee: GuaranteeCheck
     guaranteed: str
     drift: Drift | None
+    drift_evidence: float | None
     drifted: bool
     labelled_unlike: float | None
     labels: Mapping[str, int]
+    difference: Share | None
+    class_figures: tuple[ClassFigures, ...]
+    again: int
     coverage: float | None
     windows: tuple[WindowFigures, ...]
     whole: WindowFigures
@@ -105,10 +129,14 @@ def monitor(
     window: int | None = None,
     confidence: float | None = None,
     significance: float = SIGNIFICANCE,
+    state: Path | None = None,
+    since: str | None = None,
 ) -> Monitoring:
     """Returns whether a grader's guarantee still holds on graded production data, and whether suspicion has drifted.
 
-    The files are read once, in constant memory.
+    The files are read once; of unlabelled rows nothing is held but counts. Verdicts are valid at any time: however
+    often one looks at labels that grow, one that is false comes with probability ``1 - confidence`` at most, and a
+    false alarm of drift with ``significance``. Windows that replace each other need a ``state`` for that.
 
     Args:
         threshold: The grader's threshold.
@@ -119,6 +147,9 @@ def monitor(
         window: Rows in a window; absent makes each file a window.
         confidence: Confidence of the intervals; absent takes that of the guarantee, or 0.95.
         significance: Significance level of the test for drift, at least 0.001.
+        state: File in which the counts of all runs are kept, and which rows they hold; made where it is absent. A row
+            that comes again changes nothing but its label.
+        since: Name of the window from which on the risk is compared with that before.
 
     Raises:
         ArgumentError: An argument breaks its rule.
@@ -130,33 +161,81 @@ def monitor(
     if confidence is not None:
         check_share("confidence", confidence, below_1=True)
     profile = SuspicionProfile.from_measured(measured)
-    found = read_production(grades, threshold, profile, reviewed=reviewed, window=window)
-    check = found.labelled.check(confidence=confidence)
+    begun = no_production(profile, len(classes), remember=state is not None)
+    calibrated = [measured.get("suspicion_quantiles"), measured.get("suspicion_ranks")]
+    settings = {
+        "grader": [threshold.as_json(), *calibrated, [*classes]],
+        "confidence": confidence,
+        "significance": significance,
+        "window": window,
+    }
+    with nullcontext() if state is None else written_alone(state):
+        if state is not None:
+            begun = load_state(state, settings, begun)
+        found = read_production(
+            grades, threshold, profile, reviewed=reviewed, window=window, classes=len(classes), begun=begun
+        )
+        if state is not None:
+            save_state(found, state, settings)
+    labelled, names = found.counts(threshold), [Path(each.name).name for each in found.windows]
+    check, blocks = labelled.check(confidence=confidence, at_any_time=True), labelled.blocks()
+    blocks = np.pad(blocks, ((0, len(names) - len(blocks)), (0, 0)))
+    difference = None if since is None else _difference(blocks, names, since, check.confidence)
     whole = _together(found.windows)
-    drift = drift_of(profile, whole.suspicion) if profile and whole.graded else None
-    unlike = alike(*found.among_trusted) if profile else None
-    counts = _counts_of(reviewed) | {"cannot_tell": found.untold}
-    drawn = reviewed is not None and bool((reviewed.chance < 1).any())
+    drift = evidence = None
+    if profile and whole.graded:
+        drift = drift_of(profile, whole.suspicion)
+        logarithm, drifted_since = log_drift(profile, [each.suspicion for each in found.windows])
+        evidence = math.exp(min(logarithm, 600))  # within a float
+    drifted = evidence is not None and evidence >= 1 / significance
+    unlike = alike(*found.among_trusted()) if profile else None
+    counts = _counts_of(reviewed, state is not None) | {"cannot_tell": found.untold}
+    drawn = bool((found.labelled["chance"] < 1).any())
+    figures = _figures(found, profile, blocks, check.confidence)
+    told = found.labelled[found.labelled["truth"] != UNLABELLED]
+    since_name = names[check.since] if check.since and check.verdict == "violated" else None
     return Monitoring(
         check,
         guarantee(threshold),
         drift,
-        drift is not None and drift.p_value <= significance,
+        evidence,
+        drifted,
         unlike,
         counts,
+        difference,
+        class_figures(classes, found.predicted, told["predicted"], told["truth"], told["chance"]),
+        found.again,
         threshold.coverage,
-        tuple(_figures_of(each, profile, check.confidence) for each in found.windows),
-        _figures_of(whole, profile, check.confidence),
-        (*_of_guarantee(check, guarantee(threshold), classes, drawn=drawn), _of_drift(drift, significance)),
+        figures[:-1],
+        figures[-1],
+        (
+            *_of_guarantee(check, guarantee(threshold), classes, drawn=drawn, since=since_name),
+            *_of_difference(difference, since),
+            _of_drift(drift, evidence, names[drifted_since] if drifted and drifted_since else None, drifted),
+            *_of_accuracy(figures[-1]),
+            *([f"{found.again:,} rows were seen before, and count once."] if found.again else []),
+        ),
         tuple(_warnings(unlike, counts)),
     )
 
 
-def _counts_of(reviewed: Reviewed | None) -> dict[str, int]:
+def _difference(blocks: NDArray[np.int64], names: Sequence[str], since: str, confidence: float) -> Share:
+    """The share of the windows from ``since`` on less that of those before."""
+    if Path(since).name not in names[1:]:
+        raise ArgumentError(
+            f"since: expected the name of a window after the first, got {since!r}. The last is {names[-1]}."
+        )
+    place = names.index(Path(since).name, 1)
+    before, after = (tuple(part.sum(0).tolist()) for part in (blocks[:place], blocks[place:]))
+    return sequential_difference(before, after, confidence=confidence)
+
+
+def _counts_of(reviewed: Reviewed | None, goes_on: bool) -> dict[str, int]:
     if reviewed is None:
         return dict.fromkeys(("entries", "matched", "of_several_rows", "undrawn"), 0)
     matched, undrawn = len(reviewed.places), reviewed.undrawn
-    entries = matched + reviewed.unmatched + undrawn
+    # A state goes on where labels of earlier files remain in the file of labels.
+    entries = matched + undrawn + (0 if goes_on else reviewed.unmatched)
     return {"entries": entries, "matched": matched, "of_several_rows": reviewed.repeated, "undrawn": undrawn}
 
 
@@ -167,16 +246,21 @@ def windows_table(found: Monitoring) -> Table:
     level = short_percent(found.guarantee.confidence)
     return Table(
         "Over time",
-        f"P(error): mean probability of error as graded. Wrong: among the labelled trusted, with {level} intervals. "
+        f"Est. accuracy: by the probabilities of error, as right as these are. Gap: of it to the true accuracy of the "
+        f"labelled, in points. Wrong: among the labelled trusted. {level} intervals, each for one look. "
         f"Distance: of suspicion from calibration, 0 to 1.",
-        ("Window", "Rows", *(("Unread",) if unread else ()), "Suspect", "P(error)", "Labelled", "Wrong", "Distance"),
+        (
+            *("Window", "Rows", *(("Unread",) if unread else ()), "Suspect", "Est. accuracy", "Gap"),
+            *("Labelled", "Wrong", "Distance"),
+        ),
         tuple(
             (
                 Path(row.name).name,
                 f"{row.rows:,}",
                 *((f"{row.unreadable:,}",) if unread else ()),
                 percent(row.suspects.value),
-                percent(row.probability, 2),
+                percent(row.estimated_accuracy.value),
+                MISSING if math.isnan(row.gap.value) else f"{100 * row.gap.value:+.1f}",
                 f"{row.wrong.of:,}",
                 share_with_interval(plain(row.wrong)),
                 MISSING if row.distance is None else f"{row.distance:.3f}",
@@ -195,13 +279,14 @@ def monitor_figure(found: Monitoring) -> Figure:
         suspects, probability, wrong = figure.subplots(3, 1, sharex=True)
         _line(suspects, places, [row.suspects.value for row in windows], "Suspects", expected, "in calibration")
         _line(probability, places, [row.probability for row in windows], "Mean probability of error", None, "")
-        if not found.guarantee.of.startswith("wrong"):
-            limit = None  # it limits another share
-        values = [row.wrong.value for row in windows]
-        known = [place for place in places if windows[place].wrong.of]
-        ends = [windows[place].wrong.low for place in known], [windows[place].wrong.high for place in known]
-        _line(wrong, places, values, "Wrong among the labelled trusted", limit, "guaranteed at most", ends[1])
-        wrong.vlines(known, *ends, color=TEACHER_COLOUR, alpha=0.45, linewidth=3)
+        of = found.guarantee.of
+        title = f"{of[0].upper()}{of[1:]} so far, {short_percent(found.guarantee.confidence)} band"
+        known = [place for place in places if windows[place].so_far.of]
+        ends = [windows[place].so_far.low for place in known], [windows[place].so_far.high for place in known]
+        seen = [windows[place].so_far.value for place in known]
+        _line(wrong, known, seen, title, limit, "guaranteed at most", ends[1][-1:])
+        wrong.fill_between(known, *ends, color=TEACHER_COLOUR, alpha=0.2, linewidth=0)
+        wrong.vlines(known[-1:], *(each[-1:] for each in ends), color=TEACHER_COLOUR, alpha=0.45, linewidth=3)
         if not known:
             wrong.text(0.5, 0.5, "no label", transform=wrong.transAxes, ha="center", color="#444444")
         wrong.set_xlim(-0.5, len(windows) - 0.5)
@@ -237,19 +322,37 @@ def _together(windows: Sequence[Window]) -> Window:
     return Window("all", **{name: sum(getattr(each, name) for each in windows) for name in names})
 
 
-def _figures_of(window: Window, profile: SuspicionProfile | None, confidence: float) -> WindowFigures:
-    return WindowFigures(
-        window.name,
-        window.rows,
-        window.unreadable,
-        exact_share(window.suspects, window.graded, confidence=confidence),
-        window.probability / window.with_probability if window.with_probability else math.nan,
-        exact_share(window.wrong_trusted, window.labelled_trusted, confidence=confidence),
-        float(abs(differences_of(profile, window.suspicion)).max()) if profile and window.graded else None,
-    )
+def _figures(
+    found: Production, profile: SuspicionProfile | None, blocks: NDArray[np.int64], confidence: float
+) -> tuple[WindowFigures, ...]:
+    """Figures by window, and of all together."""
+    rows, wrong, so_far = found.labelled, found.wrong, blocks.cumsum(0)
+    ends = np.searchsorted(rows["window"], np.arange(len(found.windows) + 1))
+    parts = [*(slice(*pair) for pair in itertools.pairwise(ends.tolist())), slice(None)]
+    told = []
+    for number, (window, part) in enumerate(zip((*found.windows, _together(found.windows)), parts, strict=True)):
+        mine, trusted = rows[part], rows["trusted"][part] > 0
+        sure = mine["truth"] != UNLABELLED
+        told.append(
+            WindowFigures(
+                window.name,
+                window.rows,
+                window.unreadable,
+                exact_share(window.suspects, window.graded, confidence=confidence),
+                window.probability / window.with_probability if window.with_probability else math.nan,
+                estimated_accuracy(window.probability, window.variance, window.with_probability, confidence=confidence),
+                estimate_gap(mine["probability"][sure], wrong[part][sure], mine["chance"][sure], confidence=confidence),
+                exact_share(int((wrong[part] & trusted).sum()), int(trusted.sum()), confidence=confidence),
+                sequential_share(*so_far[min(number, len(so_far) - 1)].tolist(), confidence=confidence),
+                float(abs(differences_of(profile, window.suspicion)).max()) if profile and window.graded else None,
+            )
+        )
+    return tuple(told)
 
 
-def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str], *, drawn: bool) -> list[str]:
+def _of_guarantee(
+    check: GuaranteeCheck, guaranteed: str, classes: Sequence[str], *, drawn: bool, since: str | None
+) -> list[str]:
     seen = f"{check.found.count:,} of {check.found.of:,} labelled are {check.of}"
     if check.of.startswith("wrong"):
         seen = f"of {check.found.of:,} labelled trusted predictions {check.found.count:,} are wrong"
@@ -270,6 +373,10 @@ def _of_guarantee(check: GuaranteeCheck, guaranteed: str, classes: Sequence[str]
             why = f"only suspects are labelled ({check.labelled_suspects:,}), which says nothing of the trusted"
         told = f"It cannot be told whether the guarantee holds: {why}; {limit}."
     sentences = [told]
+    if since is not None:
+        sentences.append(f"The evidence is greatest since {since}.")
+    if check.labelled_trusted:
+        sentences.append(ANY_TIME)
     for label, part in check.classes:
         if part.verdict != "holds":
             name = classes[label] if label < len(classes) else str(label)
@@ -296,20 +403,40 @@ def _remedy(check: GuaranteeCheck) -> str:
     return f"About {check.samples_needed:,} labelled {whose}, drawn at random, would tell {seen}."
 
 
-def _of_drift(drift: Drift | None, significance: float) -> str:
-    if drift is None:
+def _of_difference(difference: Share | None, since: str | None) -> list[str]:
+    if difference is None:
+        return []
+    if math.isnan(difference.value):
+        return [f"No difference since {since} can be told: labels are missing before it or after."]
+    low, value, high = (f"{100 * each:+.1f}" for each in (difference.low, difference.value, difference.high))
+    return [f"Since {since} the share differs by {value} percentage points ({low} to {high}, for all looks)."]
+
+
+def _of_accuracy(whole: WindowFigures) -> list[str]:
+    if math.isnan(whole.probability):
+        return []
+    told = f"Estimated accuracy {share_with_interval(plain(whole.estimated_accuracy))}, if the probabilities are right"
+    if math.isnan(whole.gap.value):
+        return [f"{told}; without labels nobody knows whether they are."]
+    low, value, high = (f"{100 * each:+.1f}" for each in (whole.gap.low, whole.gap.value, whole.gap.high))
+    return [f"{told}; on the labelled the estimate is off by {value} percentage points ({low} to {high})."]
+
+
+def _of_drift(drift: Drift | None, evidence: float | None, since: str | None, drifted: bool) -> str:
+    if drift is None or evidence is None:
         return (
             "Whether suspicion has drifted cannot be told: the bundle does not hold the suspicion of its calibration "
             "samples, or nothing could be read. Fit again with this version."
         )
     figures = (
-        f"Kolmogorov-Smirnov distance {drift.distance:.3f}, p = {drift.p_value:.4g}; {drift.samples:,} predictions "
-        f"against {drift.calibration_samples:,} calibration samples"
+        f"Kolmogorov-Smirnov distance {drift.distance:.3f}, p = {min(1, 1 / evidence):.2g} for all looks; "
+        f"{drift.samples:,} predictions against {drift.calibration_samples:,} calibration samples"
     )
-    if drift.p_value > significance:
+    if not drifted:
         return f"No drift of suspicion is seen ({figures})."
     way = "higher" if drift.more_suspect else "lower"
-    return f"Suspicion has DRIFTED, it is {way} than in calibration ({figures}; the most at {drift.at:.4g})."
+    start = "" if since is None else f" since {since}"
+    return f"Suspicion has DRIFTED{start}, it is {way} than in calibration ({figures}; the most at {drift.at:.4g})."
 
 
 def _warnings(unlike: float | None, counts: Mapping[str, int]) -> list[str]:

@@ -9,6 +9,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
+from petm.selective.sequential import over_beginnings
 
 QUANTILES = 21
 """Number of quantiles, at 0, 5, ..., 100 % of the calibration samples."""
@@ -18,6 +19,8 @@ DRAWS = 9_999
 """Draws of the statistic without drift; a p-value is a multiple of 1 / (DRAWS + 1)."""
 FEWEST_IN_BIN = 5
 """Least expected count in each bin of the chi-square test."""
+TILTS, SIZES = (0.0, 0.25, -0.25, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 4.0, -4.0), (20.0, 200.0, 2000.0)
+"""Alternatives of `log_drift`: how far shares are tilted to high suspicion, and how closely they lie about that."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,42 @@ def drift_of(profile: SuspicionProfile, counts: ArrayLike) -> Drift:
         float(profile.edges[largest]),
         bool(differences[largest] < 0),
     )
+
+
+def log_drift(profile: SuspicionProfile, blocks: ArrayLike) -> tuple[float, int]:
+    """Returns the logarithm of an e-value against "no drift", for any number of looks, and since which block it rose.
+
+    Without drift the counts between the quantiles are those of `drift_of`: given the ranks, Dirichlet-multinomial with
+    the spacings as parameters, which allows for the finite calibration. Their probability under a mixture of drifts,
+    over that, is a martingale that begins at 1 and depends on the counts alone. The drifts are Dirichlet-multinomial
+    about calibration's shares, tilted to higher or lower suspicion or not; they begin at the first block or, against
+    calibration and all before, at a later one. The e-value ever reaches ``1 / a`` with probability ``a`` at most.
+
+    Args:
+        profile: Profile of the calibration samples.
+        blocks: int ``(B, J + 1)``, from `SuspicionProfile.counts`, of each block in the order of time.
+
+    Reference:
+        Ville (1939); Vovk, Gammerman and Shafer (2022), Algorithmic Learning in a Random World, chapter 8, for testing
+        exchangeability by betting; Wilks (1962), Mathematical Statistics, section 8.7, for the spacings.
+    """
+    counts = np.asarray(blocks, np.int64).reshape(-1, len(profile.edges) + 1)
+    spacings = np.diff(profile.ranks, prepend=0, append=profile.samples + 1).astype(np.float64)
+    places = 2 * (spacings.cumsum() - spacings / 2) / spacings.sum() - 1
+    shares = spacings * np.exp(np.outer(TILTS, places))
+    shares /= shares.sum(1, keepdims=True)
+    drifts = (np.array(SIZES)[:, None, None] * shares).reshape(-1, len(spacings))
+    since = counts[::-1].cumsum(0)[::-1]
+    before = spacings + counts.cumsum(0) - counts
+    drifted = _log_beta(drifts + since[:, None]) - _log_beta(drifts)
+    mixed = scipy.special.logsumexp(drifted, axis=1) - np.log(len(drifts))
+    return over_beginnings(mixed - _log_beta(before + since) + _log_beta(before))
+
+
+def _log_beta(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithm of the multivariate beta function over the last axis."""
+    ends = scipy.special.gammaln(parameters).sum(-1) - scipy.special.gammaln(parameters.sum(-1))
+    return np.asarray(ends)
 
 
 def differences_of(profile: SuspicionProfile, counts: ArrayLike) -> NDArray[np.float64]:

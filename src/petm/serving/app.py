@@ -163,7 +163,7 @@ def _add_labels(app: APIRouter, service: Service) -> None:
     async def label(request: Request) -> Response:
         engine = service.engine
         asked = await _sent(request, service, LabelRequest)
-        absent = {name for name in ("text", "decision") if getattr(asked, name) is None}
+        absent = {name for name in ("text", "decision", "chance", "audit") if getattr(asked, name) is None}
         record = asked.model_dump(exclude={"image", "sha256"} | absent)
         return _json(await service.label(record, _content(asked, engine), asked.sha256), status=201)
 
@@ -197,7 +197,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", summary="Figures in Prometheus' text format.", response_class=Response)
     async def metrics() -> Response:
-        page = await asyncio.to_thread(service.telemetry.page, list(service.telemetry.window))
+        page = await asyncio.to_thread(service.figures())
         return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
 
 

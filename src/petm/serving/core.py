@@ -5,6 +5,7 @@ import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -123,6 +124,7 @@ class Service:
         gc.collect()
         gc.freeze()
         self.telemetry.profile = SuspicionProfile.from_measured(engine.facts.measured)
+        self.telemetry.threshold = engine.facts.threshold
         size, wait, seen = self.limits.batch, self.limits.wait, self.telemetry.sizes.observe
         self._ready = engine, Batcher(lambda inputs: verdicts(*engine.run(inputs)), size, wait, seen)
         if self.state == "loading":
@@ -242,6 +244,11 @@ class Service:
         async with self._accept(len(alphas)):
             sample = await self._read(engine.reader.read, content)
             return await batcher.alone(lambda: engine.sweep(sample, alphas))
+
+    def figures(self) -> Callable[[], bytes]:
+        """Returns the function that makes the page of figures, which takes a while, from what is known now."""
+        labels = [] if self._label_file is None else self._label_file.standing
+        return partial(self.telemetry.page, list(self.telemetry.window), labels)
 
     async def label(self, record: dict[str, Any], content: Content, digest: str | None) -> dict[str, Any]:
         """Returns the line that was appended to the labels file; ``record`` is as in `LabelFile.append`.

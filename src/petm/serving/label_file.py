@@ -71,6 +71,11 @@ class LabelFile:
         line = self._last.get(digest)
         return line is not None and (line["label"] is not None or line.get("decision") == CANNOT_TELL)
 
+    @property
+    def standing(self) -> list[dict[str, Any]]:
+        """The last line on each input, which holds."""
+        return list(self._last.values())
+
     def append(self, record: Mapping[str, Any], raw: bytes, classes: Sequence[str]) -> dict[str, Any]:
         """Returns the line that was written: the record, the hash of the input, its path, and the time.
 

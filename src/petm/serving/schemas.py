@@ -46,6 +46,8 @@ class LabelRequest(_Sent):
     confidence: FiniteFloat | None = None
     suspicion: FiniteFloat | None = None
     grade: Literal["trusted", "suspect", "unreadable"] | None = None
+    chance: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = Field(None, description="As in the grade.")
+    audit: bool | None = Field(None, description="As in the grade; only so do labels of the trusted count in /metrics.")
 
 
 class Grade(BaseModel):

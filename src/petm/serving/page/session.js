@@ -236,7 +236,7 @@ export class Session extends EventTarget {
   }
 }
 
-function lineOf({ id, name, row }, { label, confirmed, unsure }, classes) {
+function lineOf({ id, name, row, queued }, { label, confirmed, unsure }, classes) {
   return {
     ...(unsure && { decision: CANNOT_TELL }),
     input: name,
@@ -250,5 +250,7 @@ function lineOf({ id, name, row }, { label, confirmed, unsure }, classes) {
     confidence: row.confidence,
     grade: row.grade,
     suspicion: row.suspicion,
+    ...(row.chance && { chance: row.chance }),
+    ...((row.audit || queued !== undefined) && { audit: row.grade === "trusted" }),
   };
 }
