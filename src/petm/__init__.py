@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from petm.grading.hub import push_to_hub as push_to_hub
     from petm.grading.onnx_export import export_onnx as export_onnx
     from petm.grading.onnx_grader import OnnxGrader as OnnxGrader
+    from petm.grading.label_errors import find_label_errors as find_label_errors
     from petm.learning import learn as learn
     from petm.models.loading import load_model as load_model
     from petm.models.paper import PaperCNN as PaperCNN
@@ -70,6 +71,7 @@ _HOME = {
     "grading.hub": ("push_to_hub",),
     "grading.onnx_export": ("export_onnx",),
     "grading.onnx_grader": ("OnnxGrader",),
+    "grading.label_errors": ("find_label_errors",),
     "learning": ("learn",),
     "models.loading": ("load_model",),
     "models.paper": ("PaperCNN", "paper_cnn"),

@@ -19,6 +19,7 @@ from petm.cli.push import push
 from petm.cli.recalibrate import recalibrate
 from petm.cli.reproduce import reproduce
 from petm.cli.serve import serve
+from petm.cli.suspects import suspects
 from petm.errors import PetmError
 
 INTERRUPTED = 130
@@ -47,7 +48,7 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, fit, learn, recalibrate, grade, inspect, monitor, serve, export, push, reproduce, doctor):
+for verb in (demo, fit, learn, recalibrate, grade, inspect, monitor, suspects, serve, export, push, reproduce, doctor):
     petm.add_command(verb)
 
 
