@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from petm.grading.grader import load as load
     from petm.grading.grades import Grades as Grades
     from petm.grading.hub import push_to_hub as push_to_hub
+    from petm.grading.label_errors import find_label_errors as find_label_errors
     from petm.grading.onnx_export import export_onnx as export_onnx
     from petm.grading.onnx_grader import OnnxGrader as OnnxGrader
-    from petm.grading.label_errors import find_label_errors as find_label_errors
     from petm.learning import learn as learn
     from petm.models.loading import load_model as load_model
     from petm.models.paper import PaperCNN as PaperCNN

@@ -52,7 +52,7 @@ def suspects(
     judge the others, so that no label judges itself. The model may have been trained on these data, and their classes
     may be others than the model's. Equal inputs with different labels come first.
 
-    The page shows the file's inputs with both labels: petm serve my.petm --queue suspects.csv --labels-file labels.jsonl
+    The page shows the inputs of the file with both labels (petm serve --queue suspects.csv), the first ones first.
     """
     from petm._internal.files import check_new_file
 

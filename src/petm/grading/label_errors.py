@@ -23,8 +23,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUSPECT_COLUMNS = (
-    "input", "row", "text", "label", "label_name", "suggested", "suggested_name", "probability_of_label_error", "copies",
-)  # fmt: skip
+    "input",
+    "row",
+    "text",
+    "label",
+    "label_name",
+    "suggested",
+    "suggested_name",
+    "probability_of_label_error",
+    "copies",
+)
 _LONGEST_TEXT = 200
 
 
@@ -98,7 +106,7 @@ def find_label_errors(
     """Returns for each sample the probability that its label is wrong, and the class that is right instead.
 
     One pass of the model gives features, the input of its last linear layer. Small classifiers on these learn from
-    ``folds - 1`` parts of the labels and judge the rest (`petm.selective.label_errors`), so that no label judges itself.
+    ``folds - 1`` parts of the labels and judge the rest (`petm.selective.label_errors`), so no label judges itself.
     The labels may be of other classes than the model's. Equal inputs are in one part; if their labels differ, at most
     one is right. Memory: ``4 N (K + D)`` bytes for features ``D`` and classes ``K``.
 
