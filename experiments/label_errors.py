@@ -10,6 +10,7 @@ trained here on the flipped labels of training images. ``--cache`` keeps feature
 
 import argparse
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from petm._internal.files import write_json
 from petm.data.base import Data, TensorData
 from petm.data.digits import load_mnist
+from petm.data.fields import one_tensor
 from petm.data.opening import open_data
 from petm.evidence.protocol import compute_answers
 from petm.models.loading import load_model
@@ -90,8 +92,7 @@ def precision(score: NDArray[Any], wrong: NDArray[np.bool_]) -> float:
 
 def judged(found: dict[str, Any], given: Tensor) -> dict[str, Any]:
     """Returns precision at the number flipped by score, and differences with paired bootstrap intervals."""
-    from cleanlab.rank import get_label_quality_scores
-
+    get_label_quality_scores = import_module("cleanlab.rank").get_label_quality_scores
     labels, wrong = given.numpy(), (given != found["labels"]).numpy()
     heads = out_of_fold(found["features"].numpy(), labels, classes=10)
     softmax = found["logits"].softmax(1).numpy()
@@ -142,7 +143,8 @@ def main() -> None:
     digits = load_mnist(given.data_dir)
 
     def images(data: Data) -> tuple[Tensor, Tensor]:
-        return (data.inputs(range(len(data))) * 255).round().to(torch.uint8), data.labels  # type: ignore[operator]
+        pixels = one_tensor(data.inputs(range(len(data))), "to flip labels of")
+        return (pixels * 255).round().to(torch.uint8), data.labels
 
     def pictures(part: str, most: int) -> tuple[Tensor, Tensor]:
         data = open_data(given.data_dir / "cifar10" / f"{part}.parquet", size=(32, 32), channels=3)
