@@ -14,6 +14,7 @@ from petm.cli.grade import grade
 from petm.cli.inspect import inspect
 from petm.cli.learn import learn
 from petm.cli.monitor import monitor
+from petm.cli.next_labels import next_labels
 from petm.cli.process import keep_large_blocks
 from petm.cli.push import push
 from petm.cli.recalibrate import recalibrate
@@ -48,7 +49,22 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, fit, learn, recalibrate, grade, inspect, monitor, suspects, serve, export, push, reproduce, doctor):
+for verb in (
+    demo,
+    fit,
+    learn,
+    recalibrate,
+    grade,
+    inspect,
+    monitor,
+    suspects,
+    next_labels,
+    serve,
+    export,
+    push,
+    reproduce,
+    doctor,
+):
     petm.add_command(verb)
 
 
