@@ -298,6 +298,15 @@ def test_review(bundle: Path, digits: tuple[Data, ...], monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
+def test_label_errors(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspects, serve = commands(PAGES["how-to/label-errors.md"])
+    run(monkeypatch, *suspects)
+    header = Path(serve[serve.index("--queue") + 1]).read_text().partition("\n")[0].split(",")
+    told = re.findall(r"^\| ([a-z_, ]+) \|", PAGES["how-to/label-errors.md"], re.MULTILINE)[1:]
+    assert [name for name in ", ".join(told).split(", ") if name != "text"] == header
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "made"),
     [
@@ -305,6 +314,7 @@ def test_review(bundle: Path, digits: tuple[Data, ...], monkeypatch: pytest.Monk
         ("how-to/risk.md", "strict"),
         ("how-to/review.md", "better"),
         ("how-to/monitor.md", "counts"),
+        ("how-to/label-errors.md", "worst"),
         ("concepts/method.md", "both"),
         ("concepts/mining.md", "replaced"),
         ("benchmark/baselines.md", "fitted"),

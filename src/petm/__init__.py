@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from petm.grading.grader import load as load
     from petm.grading.grades import Grades as Grades
     from petm.grading.hub import push_to_hub as push_to_hub
+    from petm.grading.label_errors import FoundLabelErrors as FoundLabelErrors
+    from petm.grading.label_errors import find_label_errors as find_label_errors
     from petm.grading.onnx_export import export_onnx as export_onnx
     from petm.grading.onnx_grader import OnnxGrader as OnnxGrader
     from petm.learning import learn as learn
@@ -71,6 +73,7 @@ _HOME = {
     "grading.hub": ("push_to_hub",),
     "grading.onnx_export": ("export_onnx",),
     "grading.onnx_grader": ("OnnxGrader",),
+    "grading.label_errors": ("FoundLabelErrors", "find_label_errors"),
     "learning": ("learn",),
     "models.loading": ("load_model",),
     "models.paper": ("PaperCNN", "paper_cnn"),

@@ -33,6 +33,7 @@ from petm.errors import DataError, PetmWarning, RunError
 from petm.grading.grade_files import grade_files
 from petm.grading.grade_table import read_grades
 from petm.grading.grader import Grader, fit_grader
+from petm.grading.label_errors import FoundLabelErrors
 from petm.grading.production import read_production
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.hf_classifier import load_classifier
@@ -217,6 +218,29 @@ def test_queues_that_are_refused_in_one_line(grader: Grader, place: Path) -> Non
         assert isinstance(failure, DataError)
         assert re.match(message, str(failure))
         assert "\n" not in str(failure)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_labels_that_are_probably_wrong_come_in_their_order_with_both_labels(
+    grader: Grader, place: Path, digits: tuple[Data, ...], kind: str
+) -> None:
+    random = np.random.default_rng(0)
+    probability, suggested = random.random(100), random.integers(10, size=100)
+    probability[4] = np.nan  # no opinion
+    order, labels = np.argsort(-np.nan_to_num(probability, nan=-1)), digits[2].labels[:100].numpy()
+    places = [(f"images/{number:03}.png", None) for number in range(100)]
+    found = FoundLabelErrors(labels, suggested, probability, np.ones(100, int), order, NAMES, places)
+    found.save(f"suspects.{kind}")
+    with reviewing(grader, f"suspects.{kind}") as client:
+        items = entries(ready(client))
+        decide(client, items[0], int(suggested[order[0]]))
+        assert len(entries(client)) == 98
+    names = [(f"images/{row:03}.png", str(labels[row]), str(suggested[row])) for row in order[:-1]]
+    assert [(item["input"], item["given"], item["suggested"]) for item in items] == names
+    line = json.loads(Path("labels.jsonl").read_text())
+    assert (line["input"], line["label"]) == (names[0][0], int(suggested[order[0]]))
+    replace(found, classes=tuple("abcdefghij")).save("others.csv")
+    assert re.match(r"others\.csv: expected labels of the classes", str(refused(grader, "others.csv")))
 
 
 def test_a_service_without_a_queue_has_none(grader: Grader, place: Path) -> None:

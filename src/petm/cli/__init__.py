@@ -15,11 +15,13 @@ from petm.cli.grade import grade
 from petm.cli.inspect import inspect
 from petm.cli.learn import learn
 from petm.cli.monitor import monitor
+from petm.cli.next_labels import next_labels
 from petm.cli.process import keep_large_blocks
 from petm.cli.push import push
 from petm.cli.recalibrate import recalibrate
 from petm.cli.reproduce import reproduce
 from petm.cli.serve import serve
+from petm.cli.suspects import suspects
 from petm.errors import PetmError
 
 INTERRUPTED = 130
@@ -48,7 +50,23 @@ def petm() -> None:
     """A second opinion for every prediction of a trained classifier."""
 
 
-for verb in (demo, fit, calibrate, learn, recalibrate, grade, inspect, monitor, serve, export, push, reproduce, doctor):
+for verb in (
+    demo,
+    fit,
+    calibrate,
+    learn,
+    recalibrate,
+    grade,
+    inspect,
+    monitor,
+    suspects,
+    next_labels,
+    serve,
+    export,
+    push,
+    reproduce,
+    doctor,
+):
     petm.add_command(verb)
 
 

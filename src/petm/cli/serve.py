@@ -34,9 +34,7 @@ MEBI = 2**20
 )
 @click.option("--allowed-host", "hosts", multiple=True, help="Host name that requests may use; repeatable.")
 @click.option("--labels-file", type=options.PATH, help="JSON Lines file for labels that people give to inputs.")
-@click.option(
-    "--queue", multiple=True, help="File of petm grade whose suspects and audit rows are reviewed; repeatable."
-)
+@click.option("--queue", multiple=True, help="File of petm grade or petm suspects to review; repeatable.")
 @click.option("--grades-file", type=options.PATH, help="JSON Lines file (.jsonl) for the grades of all that is sent.")
 @click.option(
     "--audit", type=float, help="Share of the trusted that the page draws for review, such as 0.05; with --grades-file."

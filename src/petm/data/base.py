@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from petm._internal.files import fingerprint
 from petm.data.fields import Fields, Inputs, as_batch, as_floats, concatenate, lengths_of, tensors_of
 from petm.data.images import ImageForm, ImageProcessor
-from petm.data.labels import UNLABELLED, LabelColumn
+from petm.data.labels import UNLABELLED, LabelColumn, Place
 from petm.data.reader import Tokenizer
 from petm.data.samples import are_texts
 from petm.errors import ArgumentError, DataError
@@ -70,6 +70,10 @@ class Data(Dataset[Batch], ABC):
     def name(self, index: int) -> str:
         """Returns the name of sample ``index`` for a person: a path, or its number."""
         return str(index)
+
+    def place(self, index: int) -> Place:
+        """Returns where sample ``index`` was read: a file, and a row from 1 where it holds several."""
+        return self.source, index + 1
 
     def text(self, index: int) -> str:
         """Returns the text of sample ``index``; empty where the samples are no texts."""
@@ -224,6 +228,10 @@ class Subset(Data):
         """Returns the sample's name in the data set that this is a view of."""
         return self.data.name(int(self.indices[index]))
 
+    def place(self, index: int) -> Place:
+        """Returns the sample's place in the data set that this is a view of."""
+        return self.data.place(int(self.indices[index]))
+
     def text(self, index: int) -> str:
         """Returns the sample's text in the data set that this is a view of."""
         return self.data.text(int(self.indices[index]))
@@ -335,6 +343,11 @@ class Joined(Data):
         """Returns the name that the sample has in its part."""
         part, row = self._found(index)
         return part.name(row)
+
+    def place(self, index: int) -> Place:
+        """Returns the place that the sample has in its part."""
+        part, row = self._found(index)
+        return part.place(row)
 
     def text(self, index: int) -> str:
         """Returns the text that the sample has in its part."""

@@ -25,6 +25,7 @@ from petm.data.images import (
     form_of,
     read_image,
 )
+from petm.data.labels import Place
 from petm.data.sources import ReadableRows, Source
 from petm.errors import DataError
 
@@ -117,6 +118,10 @@ class ImageData(Data):
         """Returns the path of image ``index``, or the file and the row."""
         row = int(self._rows[index])
         return str(self._root / self._files[row]) if self._files else self._found.place(row)
+
+    def place(self, index: int) -> Place:
+        """Returns the path of image ``index``, or the table and the row."""
+        return (self.name(index), None) if self._files else self._found.at(int(self._rows[index]))
 
     @cached_property
     def content(self) -> str:

@@ -139,7 +139,8 @@ def read_reviewed(
     found: list[tuple[Any, ...]] = []
     chances, answered = Counter[float | None](), Counter[float | None]()
     used, left, by_content = set[int](), set[int](), 0
-    repeated = undrawn = unreadable = trusted = 0
+    repeated = undrawn = unreadable = trusted = waiting = 0
+    chosen = False  # by petm next, whose files have no row that was not drawn
     for file in (file for each in map(locate, grades) for file in (find_shards(each) if each.is_dir() else [each])):
         hashes = _Hashes(text_column, by_hash)
         table = open_table_file(file, (*_GRADES, *_ERRORS), _GRADES[:1], "Name what petm grade wrote.")
@@ -172,7 +173,10 @@ def read_reviewed(
             if entry is not None and told is not None:
                 entry.check_agrees(told, shown(place))
             decided = told or entry
+            alone = grade == "suspect" and drawn is not None and drawn < 1
+            chosen = chosen or alone
             if decided is None:
+                waiting += alone or str(marked).lower() == "true"
                 continue
             mine = {id(each) for each in (entry, told) if each is not None}
             if drawn is not None and grade == "trusted" and str(marked).lower() == "false":
@@ -195,7 +199,7 @@ def read_reviewed(
         not decisions.queued and set(chances) == {None} and not suspects_alone
     ):  # random rows, by the word of who labelled them
         chances, found = Counter[float | None](), [(*each[:-1], 1.0) for each in found]
-    return _checked(found, by_content, unmatched, repeated, undrawn, rows, chances, answered, fewest)
+    return _checked(found, by_content, unmatched, repeated, undrawn, rows, chances, answered, fewest, waiting * chosen)
 
 
 def _checked(
@@ -208,6 +212,7 @@ def _checked(
     chances: Counter[float | None],
     answered: Counter[float | None],
     fewest: int,
+    unanswered: int,
 ) -> Reviewed:
     """The joined rows, after checking that there is something to learn from them."""
     if not found:
@@ -221,7 +226,7 @@ def _checked(
     check_known(labels, fewest)
     drawn = np.array(columns[7], np.float64)
     least = min((chance for chance in drawn[labels != UNLABELLED].tolist() if chance > 0), default=1.0)
-    unreached = unanswered = 0
+    unreached = 0
     for chance, count in chances.items():
         if chance is None or chance < least:
             unreached += count

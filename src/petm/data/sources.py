@@ -299,6 +299,10 @@ class ReadableRows:
         """Returns the place of a row of the tables that `each` has yielded: ``train.csv:17``."""
         return self.tables[bisect_right(self._ends, index)].place(self._numbers[index])
 
+    def at(self, index: int) -> tuple[str, int]:
+        """Returns the path of such a row's table, and its number."""
+        return self.tables[bisect_right(self._ends, index)].name, self._numbers[index]
+
 
 class _ArrayRows(Source):
     """The rows of the array of images in a NumPy archive, numbered from 1."""

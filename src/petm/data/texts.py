@@ -13,7 +13,7 @@ from petm._internal.files import fingerprint
 from petm._internal.progress import track
 from petm.data.base import Data
 from petm.data.fields import Fields
-from petm.data.labels import UNLABELLED, LabelColumn
+from petm.data.labels import UNLABELLED, LabelColumn, Place
 from petm.data.opening import find_files, same_class_names
 from petm.data.reader import Tokenizer
 from petm.data.sources import Columns, ReadableRows, TableRows
@@ -169,6 +169,10 @@ class Tokenized(Data):
     def name(self, index: int) -> str:
         """Returns where text ``index`` stands: ``train.csv:17``, ``train.parquet row 15``."""
         return self.texts.rows.place(index) if self.texts.rows.tables else str(index)
+
+    def place(self, index: int) -> Place:
+        """Returns the file and the row of text ``index``."""
+        return self.texts.rows.at(index) if self.texts.rows.tables else super().place(index)
 
     def text(self, index: int) -> str:
         """Returns text ``index``."""

@@ -38,7 +38,7 @@ PART_ROWS, PART_SECONDS = 1 << 11, 20.0
 """Rows after which a part is written, and seconds after the last one."""
 _AFTER = b"petm.after"
 _FileId: TypeAlias = tuple[int, int]
-_PROBABILITIES = frozenset(("probability_of_error", "confidence"))
+_PROBABILITIES = frozenset(("probability_of_error", "confidence", "probability_of_label_error"))
 _IN_QUOTES = re.compile(r'[",\r\n]|\A\Z')
 
 

@@ -218,7 +218,11 @@ class Service:
         """Returns inputs of the queue that are not decided, as in `schemas.QueueAnswer`."""
         queue, decided = self.queue, self.labels.has_decision
         numbers, following = await self._in_pool(lambda: queue.ahead(start, decided))
-        items = [{"number": number, "input": queue.rows[number].input} for number in numbers]
+        rows = [(number, queue.rows[number]) for number in numbers]
+        labels = [{} if row.given is None else {"given": row.given, "suggested": row.suggested} for _, row in rows]
+        items = [
+            {"number": number, "input": row.input, **told} for (number, row), told in zip(rows, labels, strict=True)
+        ]
         counts = {"total": len(queue.rows), "decided": queue.decided(decided), "lost": len(queue.lost)}
         return {**counts, "items": items, "next": following}
 

@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from petm._internal.storage import RemotePath, locate
+from petm.data.labels import enumerated
 from petm.data.sources import Columns, Source, open_sources
+from petm.data.tables import TABLE_SUFFIXES, open_table, unguard
 from petm.errors import DataError, PetmWarning
 from petm.grading.grade_table import GRADE_NAMES, read_grades
 from petm.grading.production import check_grades
@@ -23,6 +25,7 @@ AT_ONCE = 16
 _LOOKED = 256
 """Inputs that are looked at for them; more wait for the next request."""
 _COLUMNS = ("input", "row", "label", "label_name", "suspicion", "grade", "audit", "sha256")
+_LABELLED = ("input", "row", "label_name", "suggested_name", "probability_of_label_error")
 
 
 class Queued(NamedTuple):
@@ -31,15 +34,20 @@ class Queued(NamedTuple):
     input: str
     row: int | None
     sha256: str | None
+    given: str | None = None
+    """The label in the data set, where labels are reviewed."""
+    suggested: str | None = None
+    """The class that is probably right instead."""
 
 
 class ReviewQueue:
     """Inputs of graded files that people review.
 
     Suspects come most suspect first. Each input of an audit stands at a random place between them, by its own hash.
+    Labels that are probably wrong come in the order of their file.
 
     Args:
-        paths: Files that ``petm grade`` has written.
+        paths: Files that ``petm grade`` or ``petm suspects`` has written.
         facts: Of the grader that graded them.
         reader: Its reader of inputs.
 
@@ -161,7 +169,10 @@ def _ranked(paths: Sequence[str], facts: Facts) -> Iterator[tuple[float, Queued]
     """The inputs to review, each with a rank from 0 to 1."""
     suspects, audited = list[tuple[float, Queued]](), list[Queued]()
     seen = set[object]()
-    for path in paths:
+    labelled = {path: _label_errors(path, facts.classes) for path in paths}
+    for each in labelled.values():
+        yield from (((place + 0.5) / len(each), one) for place, one in enumerate(each))
+    for path in (path for path in paths if not labelled[path]):
         for row in _to_review(path, facts):
             one = Queued(row["input"], row["row"], row["sha256"])
             if (key := one.sha256 or one) in seen:
@@ -174,6 +185,25 @@ def _ranked(paths: Sequence[str], facts: Facts) -> Iterator[tuple[float, Queued]
     suspects.sort(key=lambda each: -each[0])
     yield from (((place + 0.5) / len(suspects), one) for place, (_, one) in enumerate(suspects))
     yield from zip(coins(audited, seed=1).tolist(), audited, strict=True)
+
+
+def _label_errors(path: str, classes: Sequence[str]) -> list[Queued]:
+    """The rows of a file of ``petm suspects`` that have an opinion; nothing of another file."""
+    place, found = locate(path), list[Queued]()
+    if not place.is_file() or place.suffix.lower() not in TABLE_SUFFIXES:
+        return found
+    for record in open_table(place, _LABELLED, required=(), hint="").records():
+        if record.fault is not None or record.values[-1] is None:
+            break
+        name, row, *labels = map(str, record.values[:-1])
+        if unknown := [label for label in labels if label not in classes]:
+            raise DataError(
+                f"{path}: expected labels of the classes {enumerated(classes)}, got {unknown[0]!r}. Review the labels "
+                f"with a bundle for these classes."
+            )
+        name = unguard(name) if place.suffix.lower() == ".csv" else name
+        found.append(Queued(name, None if record.values[1] is None else int(row), None, *labels))
+    return found
 
 
 def _to_review(path: str, facts: Facts) -> Iterator[dict[str, Any]]:

@@ -111,6 +111,8 @@ class QueueEntry(BaseModel):
 
     number: int
     input: str
+    given: str | None = Field(None, description="The label in the data set, where labels are reviewed.")
+    suggested: str | None = Field(None, description="The class that is probably right instead.")
 
 
 class QueueAnswer(BaseModel):

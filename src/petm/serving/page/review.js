@@ -96,6 +96,9 @@ export class Review {
         hidden ? "" : badge(current.row.grade),
       ),
       current.kind === "images" ? make("p", { class: "soft name" }, current.name) : "",
+      current.labels
+        ? make("p", {}, "The data say ", make("b", {}, current.labels.given), `; suggested: ${current.labels.suggested}`)
+        : "",
       ...(hidden
         ? [make("p", { class: "soft" }, `${afterwards(about)} shown after the decision.`)]
         : [

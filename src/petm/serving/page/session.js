@@ -69,10 +69,11 @@ export class Session extends EventTarget {
       if (queue.next === 0) Object.assign(queue, { before: decided });
       Object.assign(queue, { total, lost, next });
       const kind = this.about.inputs;
-      const candidates = items.map(({ number, input }) => ({
+      const candidates = items.map(({ number, input, given, suggested }) => ({
         name: input.split("/").at(-1),
         kind,
         number,
+        labels: given && { given, suggested },
         read: () => queued(number, kind),
       }));
       queue.lost += (await this.add(candidates)).lost.length;
@@ -129,7 +130,7 @@ export class Session extends EventTarget {
   async add(candidates) {
     const count = { added: 0, known: 0, lost: [] };
     await this.restoring;
-    for (const { name, kind, read, number } of candidates) {
+    for (const { name, kind, read, number, labels } of candidates) {
       let content, bytes;
       try {
         content = await read();
@@ -143,12 +144,12 @@ export class Session extends EventTarget {
       }
       const id = await sha256(bytes);
       if (this.inputs.has(id)) {
-        if (number !== undefined) this.inputs.get(id).queued = number;
+        if (number !== undefined) Object.assign(this.inputs.get(id), { queued: number, labels });
         count.known += 1;
         continue;
       }
       const input = { id, name, kind, content, added: Date.now() + count.added / 1e6 };
-      if (number !== undefined) input.queued = number;
+      if (number !== undefined) Object.assign(input, { queued: number, labels });
       this.inputs.set(id, input);
       this.recall(input);
       count.added += 1;
