@@ -93,8 +93,8 @@ class Telemetry:
             else:
                 self._grades["trusted" if verdict.trusted else "suspect"].inc()
                 self.window.append((verdict.suspicion, not verdict.trusted))
-                if verdict.trusted and verdict.probability is not None:
-                    self._errors, self._trusted = self._errors + verdict.probability, self._trusted + 1
+                if verdict.trusted and verdict.probability_of_error is not None:
+                    self._errors, self._trusted = self._errors + verdict.probability_of_error, self._trusted + 1
         read = [verdict.suspicion for verdict in verdicts if not isinstance(verdict, str)]
         if self.profile is not None and read:
             counts = self.profile.counts(read)
