@@ -408,11 +408,13 @@ def test_a_missing_bundle_ends_the_service(petm: Petm, tmp_path: Path) -> None:
 
 def test_a_foreign_labels_file_ends_the_service(petm: Petm, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine\n")
+    (tmp_path / "any.petm").mkdir()
     code, told = petm("serve", tmp_path / "any.petm", "--port", 0, "--labels-file", tmp_path / "notes.txt")
     assert (code, f"Error: {tmp_path / 'notes.txt'}: expected" in told) == (1, True)
 
 
 def test_a_port_that_is_taken(petm: Petm, tmp_path: Path) -> None:
+    (tmp_path / "any.petm").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, told = petm("serve", tmp_path / "any.petm", "--port", port)
@@ -463,11 +465,13 @@ def test_a_weak_key(petm: Petm, tmp_path: Path, key: str) -> None:
     assert key not in told
 
 
-def test_without_the_extra_it_names_what_to_install(petm: Petm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_names_what_to_install(
+    petm: Petm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in sys.modules if name.startswith("petm.serving")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    code, told = petm("serve", "any.petm")
+    code, told = petm("serve", tmp_path)
     assert (code, "serve: expected" in told) == (1, True)
     assert "pip install 'petm[serve]'" in told
 

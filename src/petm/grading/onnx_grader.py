@@ -87,7 +87,7 @@ class OnnxGrader:
         self._cascade, self._second = self._open_second(metadata, providers, threads)
         self.threshold, self.score = Threshold.from_json(metadata.record("threshold")), metadata.text("score")
         inputs = InputOrigin.from_json(metadata.record("inputs"))
-        paths = metadata.record("paths")
+        paths = metadata.record("paths") if metadata.has("paths") else Record({}, metadata.place)
         moved = {name: paths.text(name) for name in paths.content}
         self.origin = found_from(
             Origin(ModelOrigin(classes=metadata.texts("classes")), inputs), self.path.parent, moved
