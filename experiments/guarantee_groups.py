@@ -75,7 +75,7 @@ def judged(columns: tuple[str, ...], max_risk: float, draws: int) -> dict[str, A
         own = {column: values[column] for column in columns}
         threshold = group_thresholds(suspicion, wrong, own, max_risk=max_risk, confidence=CONFIDENCE)
         pooled = risk_threshold(suspicion, wrong, max_risk=max_risk, confidence=CONFIDENCE)
-        named = set(threshold.groups.members()) if threshold.groups else set()
+        named = {tuple(name.split()) for name in threshold.groups.members} if threshold.groups else set()
         shares = below(cutoffs(threshold, columns))
         plain_shares = below(cutoffs(pooled, columns))
         violated = [group for group, risk in risks(*shares).items() if group in named and risk > max_risk]

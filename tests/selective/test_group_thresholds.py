@@ -75,7 +75,8 @@ def test_overlapping_groups_are_unions_of_cells_that_each_keep_the_risk() -> Non
     suspicion, wrong, values = draw(np.random.default_rng(3))
     threshold = group_thresholds(suspicion, wrong, values, max_risk=0.1)
     places = threshold.groups.places(values)
-    for (column, value), own in threshold.groups.members().items():
+    for name, own in threshold.groups.members.items():
+        column, value = name.split()
         inside = values[column] == value
         trusted = threshold.trusts(suspicion, places) & inside
         assert set(places[trusted]) <= set(own)
@@ -95,7 +96,7 @@ def test_small_groups_are_named_and_have_a_threshold_together() -> None:
     assert threshold.classes[-1].max_risk == 0.1  # 800 samples suffice together
     places = threshold.groups.places({"site": names})
     assert set(places[together]) == {2}
-    assert threshold.groups.name(2) == "other groups"
+    assert threshold.groups.names[2] == "other groups"
     assert threshold.groups.places({"site": ["a", "unknown", None, float("nan"), ""]}).tolist() == [0, 2, 2, 2, 2]
 
 
@@ -120,7 +121,7 @@ def test_a_combination_too_rare_is_not_trusted_as_it_belongs_to_groups_with_a_gu
     assert places.tolist() == [0, 2, 3]
     assert threshold.trusts([0.0, 0.0, 0.0], places).tolist() == [True, False, True]
     assert threshold.holds
-    assert groups.name(0) == "site a, device x"
+    assert groups.names[0] == "site a, device x"
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=6).filter(lambda sizes: max(sizes) >= 200), st.integers(0, 5))
@@ -133,7 +134,7 @@ def test_groups_are_found_without_the_labels_and_survive_json(sizes: list[int], 
         group_thresholds(suspicion, errors, {"site": names}, max_risk=0.1) for errors in (wrong, np.zeros(len(names)))
     )
     assert one.groups == other.groups
-    for column, values in one.groups.members():
+    for column, values in map(str.split, one.groups.members):
         least = math.log(0.05 / (len(one.groups.cells) + 1)) / math.log(0.9)
         assert names.count(values) >= MARGIN * least
         assert column == "site"

@@ -5,7 +5,6 @@ every group.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
 from petm.selective.audit import inverse_chances, thinned
-from petm.selective.groups import Cell, Groups, Values, texts_of
+from petm.selective.groups import Coded, Groups, Values, cell_numbers, cell_of, coded
 from petm.selective.ranking import calibration_arrays
 from petm.selective.thresholds import (
     Ordered,
@@ -151,68 +150,68 @@ def results_by_group(
     groups = threshold.groups
     if groups is None:
         raise ArgumentError("threshold: expected one with groups. Pass that of group_thresholds.")
-    kept, flags, failed = groups.members(), np.asarray(trusted, bool), np.asarray(wrong, bool)
+    flags, failed = np.asarray(trusted, bool), np.asarray(wrong, bool)
     weights = inverse_chances(chance, len(flags))
     found = []
     for column in groups.columns:
-        texts = np.array(texts_of(values, column), object)
-        for value in sorted({each for each in texts if each is not None}):
-            inside = texts == value
-            total, taken, bad, lost = (
-                float(weights[inside & each].sum()) for each in (True, flags, failed, flags & failed)
-            )
-            own = [threshold.classes[place] for place in kept.get((column, value), ())]
-            guaranteed = bool(own) and any(part.holds for part in own)
-            risk = lost / taken if taken else math.nan
-            found.append(GroupResult(column, value, total, taken / total, risk, 1 - bad / total, guaranteed))
+        texts = coded(values, column)
+        total, taken, bad, lost = (
+            np.bincount(texts.codes + 1, weights * each, len(texts.names) + 1)[1:].tolist()
+            for each in (np.ones(len(flags)), flags, failed, flags & failed)
+        )
+        for place in sorted(range(len(texts.names)), key=texts.names.__getitem__):
+            own = [threshold.classes[each] for each in groups.members.get(f"{column} {texts.names[place]}", ())]
+            if total[place]:
+                risk = lost[place] / taken[place] if taken[place] else math.nan
+                accuracy, coverage = 1 - bad[place] / total[place], taken[place] / total[place]
+                held = any(part.holds for part in own)
+                found.append(GroupResult(column, texts.names[place], total[place], coverage, risk, accuracy, held))
     return tuple(found)
 
 
-def _columns(values: Mapping[str, Values], samples: int) -> dict[str, list[str | None]]:
+def _columns(values: Mapping[str, Values], samples: int) -> dict[str, Coded]:
     if not values:
         raise ArgumentError("group_columns: expected one or more, got none. Name a column.")
-    found = {column: texts_of(values, column) for column in values}
+    found = {column: coded(values, column) for column in values}
     for column, texts in found.items():
-        if len(texts) != samples:
-            raise ArgumentError(f"group_columns: expected {samples} values of {column!r}, got {len(texts)}.")
+        if len(texts.codes) != samples:
+            raise ArgumentError(f"group_columns: expected {samples} values of {column!r}, got {len(texts.codes)}.")
     return found
 
 
-def _groups(columns: Mapping[str, list[str | None]], kept: NDArray[np.bool_], max_risk: float, level: float) -> Groups:
+def _groups(columns: Mapping[str, Coded], kept: NDArray[np.bool_], max_risk: float, level: float) -> Groups:
     """The groups and cells with data enough, from the numbers of the samples alone."""
-    counts = {
-        column: Counter(text for text, one in zip(texts, kept, strict=True) if one and text is not None)
-        for column, texts in columns.items()
-    }
+    texts = [column.rows(kept) for column in columns.values()]
+    counts = [
+        dict(zip(each.names, np.bincount(each.codes[each.codes >= 0], minlength=len(each.names)).tolist(), strict=True))
+        for each in texts
+    ]
     # The largest number of groups for which as many have enough: each has to pass at its part of the level.
-    sizes = sorted((size for each in counts.values() for size in each.values()), reverse=True)
+    sizes = sorted((size for each in counts for size in each.values()), reverse=True)
     enough = _enough(sizes, max_risk, level)
     if not math.isfinite(enough):
-        least = math.ceil(MARGIN * fewest_without_errors(max_risk, level))
+        least = math.ceil(MARGIN * fewest_without_errors(max_risk, level / 2))
         raise ArgumentError(
             f"group_columns: expected a group of at least {least} samples for a risk of {max_risk:g}, got at most "
-            f"{sizes[0] if sizes else 0}. Add calibration samples, allow more errors, or leave the groups out."
+            f"{max(sizes, default=0)}. Add calibration samples, allow more errors, or leave the groups out."
         )
-    large = [{value for value, size in each.items() if size >= enough} for each in counts.values()]
-    cells: Counter[Cell] = Counter(
-        tuple(each if each in of else None for each, of in zip(row, large, strict=True))
-        for row, one in zip(zip(*columns.values(), strict=True), kept, strict=True)
-        if one
-    )
-    del cells[(None,) * len(columns)]
-    if len(cells) > MOST_CELLS:
+    large = [sorted(value for value, size in each.items() if size >= enough) for each in counts]
+    if math.prod(len(each) + 1 for each in large) > MOST_CELLS:
         raise ArgumentError(
-            f"group_columns: expected at most {MOST_CELLS} combinations of values, got {len(cells)}. Name fewer."
+            f"group_columns: expected at most {MOST_CELLS} combinations of values, got "
+            f"{' x '.join(str(len(each)) for each in large)} values with samples enough. Name fewer columns."
         )
-    enough = _enough(sorted(cells.values(), reverse=True), max_risk, level)
+    numbers = np.bincount(cell_numbers(texts, large))
+    numbers[0] = 0  # in no group with data enough
+    enough = _enough(sorted(numbers.tolist(), reverse=True), max_risk, level)
     if not math.isfinite(enough):
         raise ArgumentError(
             f"group_columns: expected a combination of {', '.join(columns)} with samples enough, got "
-            f"{len(cells)} of at most {max(cells.values())}. Name fewer columns, or add calibration samples."
+            f"{np.count_nonzero(numbers)} of at most {numbers.max()}. Name fewer columns, or add calibration samples."
         )
-    ordered = sorted((cell for cell, size in cells.items() if size >= enough), key=lambda cell: [x or "" for x in cell])
-    rare = tuple(tuple(sorted(set(each) - of)) for each, of in zip(counts.values(), large, strict=True))
-    return Groups(tuple(columns), tuple(ordered), rare)
+    cells = [cell_of(number, large) for number in np.flatnonzero(numbers >= enough).tolist()]
+    rare = tuple(tuple(sorted(set(each) - set(of))) for each, of in zip(counts, large, strict=True))
+    return Groups(tuple(columns), tuple(sorted(cells, key=lambda cell: [value or "" for value in cell])), rare)
 
 
 def _enough(sizes: Sequence[int], max_risk: float, level: float) -> float:

@@ -6,7 +6,7 @@ of cells.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,36 @@ from petm._internal.records import Json, Record
 from petm.errors import ArgumentError, BundleError
 
 Cell = tuple[str | None, ...]
-Values = Sequence[object] | NDArray[Any]
+
+
+class Coded(NamedTuple):
+    """A column of texts: the different ones, and of each row the place among them, int64 ``(N,)``, -1 for none."""
+
+    names: tuple[str, ...]
+    codes: NDArray[np.int64]
+
+    def rows(self, kept: NDArray[Any]) -> "Coded":
+        """Returns the column at some places, or where a mask is true."""
+        return Coded(self.names, self.codes[kept])
+
+
+Values = Sequence[object] | NDArray[Any] | Coded
+"""``N`` values that are compared as texts; None, NaN and an empty text are none."""
+
+
+def coded(values: Mapping[str, Values], column: str) -> Coded:
+    """Returns the texts of a column; raises ArgumentError where it is absent."""
+    if column not in values:
+        raise ArgumentError(f"group_columns: expected the column {column!r}, got {list(values)}. Add it.")
+    found = values[column]
+    if isinstance(found, Coded):
+        return found
+    known: dict[object, int] = {}
+    codes = np.fromiter((known.setdefault(each, len(known)) for each in found), np.int64, len(found))
+    texts = ["" if each is None or each != each else str(each) for each in known]
+    names = tuple(dict.fromkeys(text for text in texts if text))
+    places = {name: place for place, name in enumerate(names)}
+    return Coded(names, np.array([places.get(text, -1) for text in texts], np.int64)[codes])
 
 
 @dataclass(frozen=True)
@@ -40,33 +69,36 @@ class Groups:
         """Returns the place of each sample's threshold, int64 ``(N,)``.
 
         Args:
-            values: ``(N,)`` for each column; a value that is None or not known counts as one without data enough.
+            values: ``(N,)`` for each column; a value that is not known counts as one without data enough.
 
         Raises:
             ArgumentError: A column is absent.
         """
-        kept = [{cell[place] for cell in self.cells} - {None} for place in range(len(self.columns))]
-        known = {cell: place for place, cell in enumerate(self.cells)}
-        rows = zip(*(texts_of(values, column) for column in self.columns), strict=True)
-        cells = (tuple(each if each in of else None for each, of in zip(row, kept, strict=True)) for row in rows)
-        rest: Cell = (None,) * len(self.columns)
-        pooled = len(self.cells) + 1
-        return np.fromiter((known.get(cell, pooled if cell == rest else pooled - 1) for cell in cells), np.int64)
+        kept = [sorted({cell[at] or "" for cell in self.cells} - {""}) for at in range(len(self.columns))]
+        numbers = cell_numbers([coded(values, column) for column in self.columns], kept)
+        found, inverse = np.unique(numbers, return_inverse=True)
+        known = {number_of(cell, kept): place for place, cell in enumerate(self.cells)}
+        others = len(self.cells)
+        places = [known.get(each, others if each else others + 1) for each in found.tolist()]
+        return np.array(places, np.int64)[inverse.reshape(-1)]
 
-    def name(self, place: int) -> str:
-        """Returns what a place stands for, in words."""
-        if place >= len(self.cells):
-            return ("rare combinations", "other groups")[place - len(self.cells)]
-        pairs = zip(self.columns, self.cells[place], strict=True)
-        return ", ".join(f"{column} {'other' if value is None else value}" for column, value in pairs)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each place stands for, in words."""
+        cells = (
+            ", ".join(f"{column} {value or 'other'}" for column, value in zip(self.columns, cell, strict=True))
+            for cell in self.cells
+        )
+        return (*cells, "rare combination", "other groups")
 
-    def members(self) -> dict[tuple[str, str], list[int]]:
-        """Returns the places of the cells of each group with a guarantee, by column and value."""
-        found: dict[tuple[str, str], list[int]] = {}
-        for place, cell in enumerate(self.cells):
-            for column, value in zip(self.columns, cell, strict=True):
-                if value is not None:
-                    found.setdefault((column, value), []).append(place)
+    @property
+    def members(self) -> dict[str, tuple[int, ...]]:
+        """The places of each group with a guarantee, by its column and value in words."""
+        found: dict[str, tuple[int, ...]] = {}
+        for at, column in enumerate(self.columns):
+            for value in sorted({cell[at] or "" for cell in self.cells} - {""}):
+                places = (place for place, cell in enumerate(self.cells) if cell[at] == value)
+                found[f"{column} {value}"] = tuple(places)
         return found
 
     def as_json(self) -> dict[str, Json]:
@@ -83,9 +115,36 @@ class Groups:
         columns = record.texts("columns")
         cells, rare = (_rows(record, name) for name in ("cells", "rare"))
         fitting = columns and len(rare) == len(columns) and all(len(cell) == len(columns) for cell in cells)
-        if not fitting or any(value is None for values in rare for value in values):
-            raise BundleError(f"{record.place}: expected cells and rare values for each of {columns}. Fit again.")
+        if not fitting or any(not value for values in rare for value in values) or len(set(cells)) < len(cells):
+            raise BundleError(f"{record.place}: expected cells and rare values for each of {columns}. Calibrate again.")
         return cls(columns, cells, tuple(tuple(map(str, values)) for values in rare))
+
+
+def cell_numbers(columns: Sequence[Coded], kept: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """Returns a number for each row's combination of kept values, int64 ``(N,)``; 0 where it has none of them."""
+    numbers = np.zeros(len(columns[0].codes), np.int64)
+    for column, values in zip(columns, kept, strict=True):
+        digit = {value: place for place, value in enumerate(values, 1)}
+        digits = np.array([*(digit.get(name, 0) for name in column.names), 0], np.int64)
+        numbers = numbers * (len(values) + 1) + digits[column.codes]
+    return numbers
+
+
+def number_of(cell: Cell, kept: Sequence[Sequence[str]]) -> int:
+    """Returns the number that `cell_numbers` gives a cell."""
+    found = 0
+    for value, values in zip(cell, kept, strict=True):
+        found = found * (len(values) + 1) + (0 if value is None else list(values).index(value) + 1)
+    return found
+
+
+def cell_of(number: int, kept: Sequence[Sequence[str]]) -> Cell:
+    """Returns the cell that `cell_numbers` gives a number."""
+    found: list[str | None] = []
+    for values in reversed(kept):
+        number, digit = divmod(number, len(values) + 1)
+        found.append(values[digit - 1] if digit else None)
+    return tuple(reversed(found))
 
 
 def _rows(record: Record, name: str) -> tuple[Cell, ...]:
@@ -93,13 +152,5 @@ def _rows(record: Record, name: str) -> tuple[Cell, ...]:
     rows = record.sequence(name)
     good = all(isinstance(row, list) and all(isinstance(each, str | None) for each in row) for row in rows)
     if not good:
-        raise BundleError(f"{record.place}, {name}: expected lists of texts. Fit again.")
+        raise BundleError(f"{record.place}, {name}: expected lists of texts. Calibrate again.")
     return tuple(tuple(row) for row in rows if isinstance(row, list))
-
-
-def texts_of(values: Mapping[str, Values], column: str) -> list[str | None]:
-    """Returns a column's values as text, None where there is none; raises ArgumentError where the column is absent."""
-    if column not in values:
-        raise ArgumentError(f"group_columns: expected the column {column!r}, got {list(values)}. Add it.")
-    missing = (None, "")
-    return [None if each in missing or each != each else str(each) for each in values[column]]
