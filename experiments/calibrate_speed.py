@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 WAYS = {
     "probabilities of 10 classes": ("--probability-columns", "p_"),
     "prediction and score": ("--prediction-column", "prediction", "--score-column", "score"),
+    "the same in groups": ("--prediction-column", "prediction", "--score-column", "score", "--group-column", "site"),
 }
 
 
@@ -26,6 +27,7 @@ def table(rows: int) -> pa.Table:
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     label = (p.cumsum(1) > random.random((rows, 1))).argmax(1)
     cells = {"label": label, "prediction": p.argmax(1), "score": np.log(p.max(1))}
+    cells["site"] = random.integers(0, 20, rows)
     return pa.table(cells | {f"p_{place}": p[:, place].round(6) for place in range(10)})
 
 

@@ -269,6 +269,14 @@ def test_scores(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "probabilities.csv").write_text(
         "label,p_0,p_1,p_2\n" + "".join(f"{a},{b[0]},{b[1]},{b[2]}\n" for a, b in rows)
     )
+    places = [f"{'north' if row % 3 else 'south'},{'old' if row % 2 else 'new'}" for row in range(2000)]
+    grouped = [f"{line[:-1]},{place}\n" for line, place in zip(lines, places, strict=True)]
+    for place, some in {"sites.csv": grouped[:1500], "new_sites.csv": grouped[1500:]}.items():
+        (here / place).write_text("".join(["label,answer,logprob,site,device\n", *some]))
+    graded = [line.split(",") for line in grouped]
+    (here / "labelled_grades.csv").write_text(
+        "true_label,label_name,suspicion,site\n" + "".join(f"{a},{b},{1 - float(c)},{d}\n" for a, b, c, d, _ in graded)
+    )
     for line in commands(PAGES["how-to/scores.md"]):
         run(monkeypatch, *line)
     assert len((here / "grades.csv").read_text().splitlines()) == 1001

@@ -9,7 +9,7 @@ import click
 from petm.cli import options
 from petm.errors import ArgumentError
 
-_TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
+_TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class", "group_columns")
 
 
 @click.command(
@@ -43,6 +43,12 @@ _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
     help="Confidence of the guarantee; with --recall, guarantee it.  [default: 0.95 with --max-risk]",
 )
 @click.option("--per-class", is_flag=True, help="Guarantee --max-risk in each class that is predicted.")
+@click.option(
+    "--group-column",
+    "group_columns",
+    multiple=True,
+    help="Guarantee --max-risk in each group, such as each value of a column site; repeatable, groups may overlap.",
+)
 @options.output(text="The file to write, whose name ends in .calibration.")
 @options.seed
 @options.overwrite
@@ -100,6 +106,7 @@ def calibrate(
         prediction_column=prediction_column,
         score_columns=score_columns,
         higher_is_suspect=higher_is_suspect,
+        group_columns=target_options["group_columns"],
     )
     found = read_labelled_scores(places, columns, label_column, classes=classes, skip_bad=skip_bad)
     made = calibrated(found.predictions, found.labels, classes=found.classes, target=target, seed=seed)

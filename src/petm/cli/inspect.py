@@ -89,8 +89,10 @@ def print_fit(bundle: Path, seconds: float) -> None:
 
 def print_calibration(path: Path, made: "Calibration", seconds: float | None = None, *, as_json: bool) -> None:
     """Prints a calibration: what it reads, what was chosen, what is trusted; after a run also what to do next."""
+    from petm._internal.files import plain
     from petm.data.labels import enumerated
-    from petm.report.tables import percent
+    from petm.report.tables import percent, terminal_table
+    from petm.selective.tables import group_table
 
     if as_json:
         from petm.grading.calibration_file import to_json
@@ -110,6 +112,9 @@ def print_calibration(path: Path, made: "Calibration", seconds: float | None = N
     if seconds is None:
         rows += _measured(measured)
     _print_rows(path, rows)
+    if measured.get("groups"):
+        click.echo()
+        Console().print(terminal_table(group_table(plain(measured["groups"]))))
     print_results(made.choice, made.outcome)
     if seconds is not None:
         written = f"Written: {path}, after {seconds:.0f} s. Next: petm grade {path} NEW -o grades.csv"
@@ -245,14 +250,16 @@ def _measured(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _threshold(threshold: "Threshold") -> str:
     """The threshold in words."""
-    values = threshold.values
+    kind, values = "class", threshold.values
+    if threshold.groups:
+        kind, values = "combination of groups", values[: len(threshold.groups.cells)]
     finite = [value for value in values if math.isfinite(value)]
-    parts = [f"suspect from {min(finite):.4g} to {max(finite):.4g} on, by class"] if finite else []
+    parts = [f"suspect from {min(finite):.4g} to {max(finite):.4g} on, by {kind}"] if finite else []
     if finite and len(values) == 1:
         parts = ["suspect above 0" if 0 < finite[0] < sys.float_info.min else f"suspect from {finite[0]:.4g} on"]
     for limit, what in ((-math.inf, "nothing"), (math.inf, "everything")):
         if count := values.count(limit):
-            parts.append(f"{what} is trusted{f' in {count} of {len(values)} classes' if len(values) > 1 else ''}")
+            parts.append(f"{what} is trusted{f' in {count} of {len(values)}' if len(values) > 1 else ''}")
     return f"{'; '.join(parts)} ({threshold.rule})"
 
 

@@ -21,6 +21,7 @@ from petm.data.reader import Readings, content_hash
 from petm.data.sources import Row, Source, matching
 from petm.data.tables import TABLE_SUFFIXES, Table, find_shards, open_table
 from petm.errors import DataError, PetmWarning
+from petm.selective.groups import Coded, coded
 from petm.selective.plain import Columns, Predictions, number_faults
 
 _HINT = "Name the columns (--probability-columns, --prediction-column, --score-column, --label-column)."
@@ -37,12 +38,13 @@ class LabelledScores(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Some rows: their numbers, cells as float64 ``(n, C)``, codes of predictions and labels, and faults by place."""
+    """Some rows: numbers, cells as float64 ``(n, C)``, codes of predictions, labels and groups, and faults by place."""
 
     numbers: NDArray[np.int64]
     values: NDArray[np.float64]
     predicted: NDArray[np.int64]
     labels: NDArray[np.int64]
+    groups: list[NDArray[np.int64]]
     faults: dict[int, str]
 
 
@@ -71,6 +73,7 @@ def columns_of(
     prediction_column: str | None = None,
     score_columns: Sequence[str] = (),
     higher_is_suspect: bool = False,
+    group_columns: Sequence[str] = (),
 ) -> tuple[Columns, tuple[str, ...]]:
     """Returns the columns that are read of a table, and the class names by those of probabilities.
 
@@ -80,6 +83,7 @@ def columns_of(
         prediction_column: Column of predicted classes.
         score_columns: Columns of scores.
         higher_is_suspect: Whether a higher score is less sure.
+        group_columns: Columns whose values are groups.
 
     Raises:
         DataError: The table cannot be read, or lacks a column.
@@ -98,8 +102,8 @@ def columns_of(
     elif names:
         shared = _shared_prefix(names)
         classes = tuple(name[len(shared) :] for name in names)
-    columns = Columns(names, prediction_column, tuple(score_columns), higher_is_suspect)
-    wanted = (*columns.numbers, *([prediction_column] if prediction_column else []))
+    columns = Columns(names, prediction_column, tuple(score_columns), higher_is_suspect, tuple(group_columns))
+    wanted = columns.all
     if twice := next((name for name in wanted if wanted.count(name) > 1), None):
         raise DataError(f"{path}: expected each column in one role, got {twice!r} twice. {_HINT}")
     return columns, classes
@@ -165,6 +169,17 @@ class _Codes:
         return self.known.setdefault(label, len(self.known))
 
 
+class _Texts(_Codes):
+    """Texts in the order in which they are met, such as values of a group column."""
+
+    def __init__(self) -> None:
+        super().__init__(untyped=True)
+
+    def _code(self, value: object) -> int:
+        text = "" if value is None or value != value else str(value)
+        return self.known.setdefault(text, len(self.known)) if text else UNLABELLED
+
+
 class _Scores:
     """The rows of one table in blocks; by Arrow while that takes the file as it is, else row by row."""
 
@@ -172,7 +187,8 @@ class _Scores:
         self.path, self.columns, self.label = path, columns, label
         untyped = path.suffix.lower() == ".csv"
         self.predicted, self.labels = _Codes(untyped=untyped), _Codes(untyped=untyped)
-        self.names = (*columns.numbers, *(name for name in (columns.prediction, label) if name))
+        self.groups = [_Texts() for _ in columns.groups]
+        self.names = (*columns.all, *([label] if label else []))
         self.table = open_table(path, self.names, required=self.names, hint=_HINT)
 
     def blocks(self, *, by_arrow: bool = True) -> Iterator[_Block]:
@@ -234,7 +250,8 @@ class _Scores:
         values = np.column_stack(numbers) if numbers else np.empty((len(batch), 0))
         predicted = self.predicted.of_arrow(cells[self.columns.prediction]) if self.columns.prediction else None
         labels = self.labels.of_arrow(cells[self.label]) if self.label else None
-        return self._checked(np.arange(first, first + len(batch)), values, predicted, labels, {})
+        groups = [kinds.of_arrow(cells[name]) for kinds, name in zip(self.groups, self.columns.groups, strict=True)]
+        return self._checked(np.arange(first, first + len(batch)), values, predicted, labels, groups, {})
 
     def _of_rows(self, rows: Sequence[Any]) -> _Block:
         faults = {place: row.fault for place, row in enumerate(rows) if row.fault is not None}
@@ -244,8 +261,12 @@ class _Scores:
         rest = cells[len(self.columns.numbers) :]
         predicted = self.predicted.of(rest[0]) if self.columns.prediction else None
         labels = self.labels.of(rest[-1]) if self.label else None
+        groups = [
+            kinds.of(cells[self.names.index(name)])
+            for kinds, name in zip(self.groups, self.columns.groups, strict=True)
+        ]
         numbers = np.array([row.number for row in rows], np.int64)
-        return self._checked(numbers, values, predicted, labels, unlike | faults)
+        return self._checked(numbers, values, predicted, labels, groups, unlike | faults)
 
     def _checked(
         self,
@@ -253,6 +274,7 @@ class _Scores:
         values: NDArray[np.float64],
         predicted: NDArray[np.int64] | None,
         labels: NDArray[np.int64] | None,
+        groups: list[NDArray[np.int64]],
         faults: dict[int, str],
     ) -> _Block:
         for codes, kinds, name in (
@@ -266,8 +288,8 @@ class _Scores:
         others = number_faults(values, self.columns)
         faults = {row: reason for row, (_, reason) in others.items()} | faults
         none = np.full(len(numbers), UNLABELLED)
-        return _Block(numbers, values, none if predicted is None else predicted, none if labels is None else labels,
-                      faults)  # fmt: skip
+        predicted, labels = (none if each is None else each for each in (predicted, labels))
+        return _Block(numbers, values, predicted, labels, groups, faults)
 
 
 def matrix_of(cells: Sequence[Sequence[object]], columns: Columns) -> tuple[NDArray[np.float64], dict[int, str]]:
@@ -347,12 +369,25 @@ def read_labelled_scores(
             predicted.append(of_predictions[block.predicted[good]])
         start = end
     values = np.concatenate([block.values[good] for block, good in held])
+    groups = {name: _coded(place, tables, ends, held) for place, name in enumerate(columns.groups)}
     del held
     kinds = columns.shape[0]
     told = np.concatenate(predicted) if columns.prediction else None
     return LabelledScores(
-        Predictions.checked(told, values[:, :kinds], values[:, kinds:], columns), np.concatenate(labels), names
+        Predictions.checked(told, values[:, :kinds], values[:, kinds:], columns, groups), np.concatenate(labels), names
     )
+
+
+def _coded(
+    place: int, tables: Sequence[_Scores], ends: Sequence[int], held: Sequence[tuple[_Block, NDArray[np.bool_]]]
+) -> Coded:
+    """A group column of all tables."""
+    names, codes, start = dict[str, int](), [], 0
+    for table, end in zip(tables, ends, strict=True):
+        known = [names.setdefault(str(text), len(names)) for text in table.groups[place].known]
+        codes += [np.array([*known, -1])[block.groups[place][good]] for block, good in held[start:end]]
+        start = end
+    return Coded(tuple(names), np.concatenate(codes))
 
 
 def _warn(text: str) -> None:
@@ -395,7 +430,7 @@ class ScoreRows(Source):
     def __init__(self, path: Located, columns: Columns, label: str | None) -> None:
         self.name = str(path)
         self._columns, self._untyped = columns, path.suffix.lower() == ".csv"
-        needed = (*columns.numbers, *([columns.prediction] if columns.prediction else []))
+        needed = columns.all
         self._width, self._cells = len(needed), (*needed, *([label] if label else []))
         self._table: Table = open_table(path, self._cells, required=needed, hint=_HINT)
 
@@ -433,7 +468,7 @@ class ScoreReader:
     def read(self, rows: Sequence[Row], *, hashed: bool = False) -> Readings:
         """Returns the predictions of the rows that can be read, and why the others cannot."""
         width = len(self.columns.numbers)
-        blank = [None] * (width + bool(self.columns.prediction))
+        blank = [None] * len(self.columns.all)
         told = [blank if row.fault is not None else json.loads(str(row.content)) for row in rows]
         cells = list(zip(*told, strict=True))
         values, unlike = matrix_of(cells[:width], self.columns)
@@ -446,7 +481,9 @@ class ScoreReader:
         kinds, inputs = self.columns.shape[0], None
         if good.any():
             chosen = None if numbers is None else numbers[good]
-            inputs = Predictions.checked(chosen, values[good, :kinds], values[good, kinds:], self.columns)
+            names = self.columns.groups
+            texts = {name: coded({name: cells[self.columns.all.index(name)]}, name).rows(good) for name in names}
+            inputs = Predictions.checked(chosen, values[good, :kinds], values[good, kinds:], self.columns, texts)
         hashes = [content_hash(row.content) for row in rows] if hashed else None
         return Readings(inputs, [reasons.get(place) for place in range(len(rows))], hashes)  # type: ignore[arg-type]
 

@@ -6,12 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from petm._internal.files import check_new_file, plain, write_json
 from petm._internal.records import Record
 from petm.adapter.cascade import Allowance
 from petm.data.scores import ScoreReader, ScoreRows, open_tables
 from petm.errors import BundleError
-from petm.grading.grades import Grades
+from petm.grading.grades import NO_SECOND, Grades
 from petm.grading.manifest import checksum
 from petm.grading.provenance import ModelOrigin, Origin
 from petm.selective.calibration import Calibration
@@ -80,7 +82,7 @@ def _checked(record: Record) -> Calibration:
     read = record.record("columns")
     columns = Columns(
         read.texts("probabilities"), read.text_or_none("prediction"), read.texts("scores"),
-        read.flag("higher_is_suspect"),
+        read.flag("higher_is_suspect"), read.texts("groups"),
     )  # fmt: skip
     classes, suspicion, names = record.texts("classes"), record.texts("suspicion"), columns.candidates
     kinds = columns.shape[0]
@@ -95,7 +97,9 @@ def _checked(record: Record) -> Calibration:
     if (weighting is None) != (len(suspicion) == 1):
         raise BundleError(f"{record.place}, weighting: expected one for several columns alone, got {len(suspicion)}.")
     threshold = Threshold.from_json(record.record("threshold"))
-    if len(threshold.classes) not in (0, max(2, len(classes))):
+    if columns.groups != (threshold.groups.columns if threshold.groups else ()):
+        raise BundleError(f"{record.place}, threshold: expected groups of {', '.join(columns.groups) or 'no column'}.")
+    if threshold.groups is None and len(threshold.classes) not in (0, max(2, len(classes))):
         raise BundleError(f"{record.place}, threshold: expected one for each class, got {len(threshold.classes)}.")
     return Calibration(
         threshold,
@@ -150,6 +154,5 @@ class ScoresGrader:
         """Returns the grades of some rows."""
         graded = self.made.judge(found)
         probability = graded.probability_of_error
-        return Grades(
-            graded.predicted, graded.predicted, graded.suspicion, probability, graded.trusted, self.made.classes
-        )
+        none, told = np.full_like(graded.predicted, NO_SECOND), (graded.suspicion, probability, graded.trusted)
+        return Grades(graded.predicted, none, *told, self.made.classes)

@@ -27,17 +27,19 @@ LABELLED = np.dtype(
         ("bin", "u1"),
         ("trusted", "u1"),
         ("predicted", "<i8"),
+        ("part", "<i4"),
         ("truth", "<i8"),
         ("chance", "<f8"),
         ("probability", "<f8"),
     ]
 )
 """A row whose true label is known: its hash, window and bin of suspicion; ``truth`` is `UNLABELLED` where nobody can
-tell, ``probability`` that of an error, NaN where it was not calibrated."""
+tell, ``part`` the class or, with groups, the place that has a threshold of its own, ``probability`` that of an error,
+NaN where it was not calibrated."""
 
 _UNKNOWN = UNLABELLED - 1
 """Stands for a row without a label; `UNLABELLED` for one of which nobody can tell."""
-_COLUMNS = ("input", "row", "label", "probability_of_error", "suspicion", "grade", "true_label", "sha256")
+_COLUMNS = ("input", "row", "label", "probability_of_error", "suspicion", "group", "grade", "true_label", "sha256")
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Window:
 
 @dataclass
 class Production:
-    """Counts of graded production data; 44 bytes for each labelled row, and about 100 for each row that is remembered.
+    """Counts of graded production data; 48 bytes for each labelled row, and about 100 for each row that is remembered.
 
     Attributes:
         windows: Counts by window, in the order of the rows.
@@ -107,7 +109,7 @@ class Production:
         rows = self.labelled
         grades, coins = rows["trusted"] > 0, rows["id"] / 2.0**64
         return LabelledCounts(threshold).add(
-            grades, self.wrong, rows["predicted"], chance=rows["chance"], coins=coins, block=rows["window"]
+            grades, self.wrong, rows["part"], chance=rows["chance"], coins=coins, block=rows["window"]
         )
 
     def among_trusted(self) -> NDArray[np.int64]:
@@ -235,7 +237,7 @@ def _seen_before(
     again = np.empty(0, LABELLED)
     if len(table):
         trusted = check_grades(table, threshold, path)
-        again = _labelled(table, trusted, hashes[old & readable], windows[old & readable], profile)
+        again = _labelled(table, trusted, hashes[old & readable], windows[old & readable], threshold, profile)
     return again, rows.filter(pa.array(new)), hashes[new]
 
 
@@ -273,7 +275,7 @@ def _count(
         window.suspicion += profile.counts(suspicion)
         found.trusted += profile.counts(suspicion[trusted])
     mine = None if hashes is None else hashes[readable.to_numpy().astype(bool)]
-    return _labelled(table, trusted, mine, np.full(len(table), number), profile)
+    return _labelled(table, trusted, mine, np.full(len(table), number), threshold, profile)
 
 
 def _labelled(
@@ -281,6 +283,7 @@ def _labelled(
     trusted: NDArray[np.bool_],
     hashes: NDArray[np.uint64] | None,
     windows: NDArray[np.int64],
+    threshold: Threshold,
     profile: SuspicionProfile | None,
 ) -> NDArray[np.void]:
     """The rows with a label, of readable ones with their grades, hashes and windows."""
@@ -291,8 +294,20 @@ def _labelled(
     rows["bin"] = 0 if profile is None else np.searchsorted(profile.edges, some["suspicion"].to_numpy(), side="left")
     for field_name, column in (("predicted", "label"), ("truth", "truth"), ("chance", "chance")):
         rows[field_name] = some[column].to_numpy()
+    rows["part"] = _parts(some, threshold)
     rows["probability"] = some["probability_of_error"].to_numpy()
     return rows
+
+
+def _parts(table: pa.Table, threshold: Threshold) -> NDArray[np.int64]:
+    """The classes of rows, or with groups the places of their thresholds; raises ArgumentError for unknown groups."""
+    if threshold.groups is None:
+        return np.asarray(table["label"].to_numpy())
+    names = {name: place for place, name in enumerate(threshold.groups.names)}
+    groups = table["group"].to_pylist()
+    if unknown := set(groups) - set(names):
+        raise ArgumentError(f"group: expected combinations of the calibration, got {sorted(map(str, unknown))[:3]}")
+    return np.array([names[each] for each in groups], np.int64)
 
 
 def _last_of_each(rows: NDArray[np.void], *, remembered: bool) -> NDArray[np.void]:
@@ -333,7 +348,7 @@ def check_grades(table: pa.Table, threshold: Threshold, path: str | Located) -> 
             raise DataError(f"{path}: expected a {name} in each graded row, got none in {absent}. Grade again.")
     told = np.asarray(pc.equal(table["grade"], GRADE_NAMES[0]).to_numpy(), bool)
     try:
-        other = np.flatnonzero(told != threshold.trusts(table["suspicion"].to_numpy(), table["label"].to_numpy()))
+        other = np.flatnonzero(told != threshold.trusts(table["suspicion"].to_numpy(), _parts(table, threshold)))
     except ArgumentError as error:
         raise DataError(f"{path}: expected grades by this bundle, got others ({error})") from error
     if len(other):

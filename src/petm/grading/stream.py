@@ -17,6 +17,7 @@ from petm.errors import DataError, PetmWarning
 from petm.grading.grade_table import grade_table
 from petm.models import BATCH_SIZE
 from petm.selective.audit import check_audit
+from petm.selective.plain import Predictions
 
 if TYPE_CHECKING:
     from petm.grading.grader import Grader
@@ -86,6 +87,8 @@ def grade_stream(
     ):
         inputs = readings.inputs
         grades = grader.grade_batch(inputs, allowance=allowance) if inputs is not None else None
+        if (groups := grader.threshold.groups) is not None:
+            drawing["groups"] = groups.told(inputs.groups) if isinstance(inputs, Predictions) else []
         labels = [None if row.label is None else true[after.source].number(row.label) for row in rows] if true else None
         paths, numbers = [row.path for row in rows], [row.number for row in rows]
         drawing["hashes"] = readings.hashes

@@ -92,7 +92,11 @@ def _production(content: Mapping[str, Any], empty: Production) -> Production:
         and len(seen) == sum(each.rows for each in windows)
         and bool(np.isin(rows["id"], seen["id"]).all())
         and bool(((rows["chance"] > 0) & (rows["chance"] <= 1) & (rows["bin"] < max(bins, 1))).all())
-        and bool(((rows["trusted"] <= 1) & (rows["predicted"] >= 0) & (rows["truth"] >= UNLABELLED)).all())
+        and bool(
+            (
+                (rows["trusted"] <= 1) & (rows["predicted"] >= 0) & (rows["part"] >= 0) & (rows["truth"] >= UNLABELLED)
+            ).all()
+        )
         and not bool(((rows["probability"] < 0) | (rows["probability"] > 1)).any())
         and bool((np.isfinite(predicted) & (predicted >= 0)).all())
     )

@@ -193,6 +193,7 @@ def monitor(
     drawn = bool((found.labelled["chance"] < 1).any())
     figures = _figures(found, profile, blocks, check.confidence)
     told = found.labelled[found.labelled["truth"] != UNLABELLED]
+    members = tuple(threshold.groups.members) if threshold.groups else ()
     since_name = names[check.since] if check.since and check.verdict == "violated" else None
     return Monitoring(
         check,
@@ -209,7 +210,7 @@ def monitor(
         figures[:-1],
         figures[-1],
         (
-            *_of_guarantee(check, guarantee(threshold), classes, drawn=drawn, since=since_name),
+            *_of_guarantee(check, guarantee(threshold), classes, members, drawn=drawn, since=since_name),
             *_of_difference(difference, since),
             _of_drift(drift, evidence, names[drifted_since] if drifted and drifted_since else None, drifted),
             *_of_accuracy(figures[-1]),
@@ -351,7 +352,13 @@ def _figures(
 
 
 def _of_guarantee(
-    check: GuaranteeCheck, guaranteed: str, classes: Sequence[str], *, drawn: bool, since: str | None
+    check: GuaranteeCheck,
+    guaranteed: str,
+    classes: Sequence[str],
+    groups: Sequence[str],
+    *,
+    drawn: bool,
+    since: str | None,
 ) -> list[str]:
     seen = f"{check.found.count:,} of {check.found.of:,} labelled are {check.of}"
     if check.of.startswith("wrong"):
@@ -361,7 +368,8 @@ def _of_guarantee(
     if check.verdict == "nothing guaranteed":
         return [guaranteed] + ([f"Beside it: {seen}."] if check.found.of else [])
     limit = "" if check.limit is None else f"{short_percent(check.limit)} at most was guaranteed"
-    limit += " in each class" if check.classes else ""
+    kind = "group" if groups else "class"
+    limit += f" in each {kind}" if check.classes else ""
     told = {
         "holds": f"The guarantee holds: {seen}; {limit}.",
         "violated": f"The guarantee is VIOLATED: {seen}; {limit}.",
@@ -378,10 +386,11 @@ def _of_guarantee(
     if check.labelled_trusted:
         sentences.append(ANY_TIME)
     for label, part in check.classes:
-        if part.verdict != "holds":
-            name = classes[label] if label < len(classes) else str(label)
+        if groups or part.verdict != "holds":
+            names = groups or classes
+            name = names[label] if label < len(names) else str(label)
             sentences.append(
-                f"Class {name}: {part.verdict}, {part.found.count:,} of {part.found.of:,} wrong"
+                f"{kind.capitalize()} {name}: {part.verdict}, {part.found.count:,} of {part.found.of:,} wrong"
                 + (f", {share_with_interval(plain(part.found))}." if part.found.of else ".")
             )
     if check.verdict == "cannot tell":
@@ -397,7 +406,7 @@ def _remedy(check: GuaranteeCheck) -> str:
     whose = "trusted predictions" if check.of.startswith("wrong") else "errors"
     if check.samples_needed is None:
         if check.classes:
-            return "Label more, drawn at random, in every class."
+            return "Label more, drawn at random, in each of them."
         return "The share seen is the guaranteed one, so no number of labels would tell."
     seen = "at the error rate seen" if check.found.of else "at the error rate of the calibration samples"
     return f"About {check.samples_needed:,} labelled {whose}, drawn at random, would tell {seen}."

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from petm.selective.calibration import GradedScores as GradedScores
     from petm.selective.calibration import calibrate as calibrate
     from petm.selective.choice import choose as choose
+    from petm.selective.group_thresholds import group_thresholds as group_thresholds
     from petm.selective.monitoring import LabelledCounts as LabelledCounts
     from petm.selective.probability import ErrorProbability as ErrorProbability
     from petm.selective.probability import fit_probability as fit_probability
@@ -31,6 +32,7 @@ _HOME = {
     "monitoring": ("LabelledCounts",),
     "probability": ("ErrorProbability", "fit_probability"),
     "targets": ("Coverage", "MaxRisk", "Recall"),
+    "group_thresholds": ("group_thresholds",),
     "thresholds": ("Threshold", "class_thresholds", "coverage_threshold", "recall_threshold", "risk_threshold"),
 }
 __all__, __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -12,6 +12,8 @@ from petm.errors import ArgumentError, DataError, PetmWarning
 from petm.selective.audit import inverse_chances, thinned
 from petm.selective.choice import CHOICE_SHARE, FEWEST_ERRORS, FEWEST_TO_CHOOSE, Choice, choose
 from petm.selective.drift import suspicion_profile
+from petm.selective.group_thresholds import results_by_group
+from petm.selective.groups import Coded, Values, coded
 from petm.selective.metrics import aurc, auroc, detection
 from petm.selective.outcome import Outcome, outcome_of
 from petm.selective.plain import CLASSES_READ, Columns, Predictions
@@ -44,12 +46,14 @@ class GradedScores(NamedTuple):
         suspicion: float64 ``(N,)``, higher is more likely wrong.
         probability_of_error: float64 ``(N,)``, in (0, 1).
         trusted: bool ``(N,)``, the grade: trusted, else suspect.
+        group: The combination of groups whose threshold each row has, in words, ``N`` texts; empty without groups.
     """
 
     predicted: NDArray[np.int64]
     suspicion: NDArray[np.float64]
     probability_of_error: NDArray[np.float64]
     trusted: NDArray[np.bool_]
+    group: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +95,7 @@ class Calibration:
         probabilities: ArrayLike | None = None,
         predicted: ArrayLike | None = None,
         scores: ArrayLike | Mapping[str, ArrayLike] | None = None,
+        groups: Mapping[str, Values] | None = None,
     ) -> GradedScores:
         """Returns the grades of predictions.
 
@@ -98,12 +103,14 @@ class Calibration:
             probabilities: float ``(N, K)``, as in `calibrate`.
             predicted: int ``(N,)``, the same.
             scores: float ``(N,)`` or ``(N, J)``, or ``J`` of ``(N,)`` by name, the same.
+            groups: ``(N,)`` for each group column, the same.
 
         Raises:
             ArgumentError: What was there in the calibration is absent or has another shape, or an argument breaks its
                 rule.
         """
         how: Any = {"classes": self.classes, "higher_is_suspect": self.columns.higher_is_suspect}
+        how["groups"] = {column: coded(groups or {}, column) for column in self.columns.groups}
         found = Predictions.of(probabilities, predicted, scores, **how)
         if found.columns.shape != self.columns.shape:
             raise ArgumentError(
@@ -114,8 +121,9 @@ class Calibration:
     def judge(self, found: Predictions) -> GradedScores:
         """Returns the grades of predictions whose arrays have been checked."""
         suspicion = self.suspicion_of(found)
-        trusted = self.threshold.trusts(suspicion, found.predicted)
-        return GradedScores(found.predicted, suspicion, self.probability.probability(suspicion), trusted)
+        trusted = self.threshold.trusts(suspicion, found.predicted, found.groups)
+        names = self.threshold.groups.told(found.groups) if self.threshold.groups else ()
+        return GradedScores(found.predicted, suspicion, self.probability.probability(suspicion), trusted, names)
 
     def suspicion_of(self, found: Predictions) -> NDArray[np.float64]:
         """Returns the suspicion of predictions, float64 ``(N,)``."""
@@ -128,17 +136,24 @@ class Calibration:
         Args:
             found: ``N`` predictions on inputs like later ones.
             labels: int ``(N,)``, true classes.
-            target: Target of the threshold; absent takes the present one.
+            target: Target of the threshold; absent takes the present one. A risk is guaranteed in the present groups.
 
         Raises:
             ArgumentError: Labels break their rule, or the samples do not suffice for the target.
         """
         wrong = _wrong(found, labels, self.classes)
         first = next(iter(found.suspicions(self.columns).values()))
-        suspicion, target = self.suspicion_of(found), target or self.target
+        suspicion, target, columns = self.suspicion_of(found), target or self.target, self.columns
+        if isinstance(target, MaxRisk) and target.per is None and columns.groups:
+            target = replace(target, per=columns.groups)
+        elif not (isinstance(target, MaxRisk) and target.per == columns.groups):
+            columns = replace(columns, groups=())
         how: Any = {"target": target, "classes": max(2, len(self.classes)), "against": self.outcome.against}
+        how["groups"] = found.groups
         settled = settle(suspicion, first, wrong, found.predicted, **how)
-        return replace(self, target=target, **settled._replace(measured=_counted(wrong, settled))._asdict())
+        return replace(
+            self, target=target, columns=columns, **settled._replace(measured=_counted(wrong, settled))._asdict()
+        )
 
 
 def calibrate(
@@ -149,6 +164,7 @@ def calibrate(
     scores: ArrayLike | Mapping[str, ArrayLike] | None = None,
     higher_is_suspect: bool = False,
     classes: Sequence[str] = (),
+    groups: Mapping[str, Values] | None = None,
     target: Target | None = None,
     seed: int = 0,
 ) -> Calibration:
@@ -170,6 +186,7 @@ def calibrate(
             alone.
         higher_is_suspect: Whether a higher score is less sure instead.
         classes: ``K`` class names, for messages and files.
+        groups: ``(N,)`` for each group column that the target names: texts, such as the site of each row.
         target: Target of the threshold (`petm.selective.MaxRisk`, ...). Absent flags nine of ten errors, or trusts nine
             of ten predictions if there is no error.
         seed: Seed of the division into two parts, of folds and of resampling.
@@ -183,7 +200,8 @@ def calibrate(
         >>> made.grade(predicted=[0, 1], scores=[2.5, 0.5]).trusted.tolist()
         [True, False]
     """
-    found = Predictions.of(probabilities, predicted, scores, classes=classes, higher_is_suspect=higher_is_suspect)
+    how: Any = {"classes": classes, "higher_is_suspect": higher_is_suspect, "groups": groups}
+    found = Predictions.of(probabilities, predicted, scores, **how)
     return calibrated(found, labels, classes=classes, target=target, seed=seed)
 
 
@@ -202,10 +220,14 @@ def calibrated(
             )
     _refuse_copies(found, labels)
     first, target = next(iter(columns)), target_or_default(target, wrong)
+    per = target.per if isinstance(target, MaxRisk) and isinstance(target.per, tuple) else ()
+    if set(per) != set(found.groups):
+        raise ArgumentError(f"groups: expected those of the target, {list(per)}, got {list(found.groups)}. Name them.")
     rows, rest = _parts(len(wrong), target, seed, alone=len(columns) == 1)
     names, weighting, choice = _chosen({n: v[rows] for n, v in columns.items()}, wrong[rows], target, seed)
     suspicion = _combined([columns[name][rest] for name in names], weighting)
     how: Any = {"target": target, "classes": count, "chosen_here": rows is rest and len(columns) > 1, "against": first}
+    how["groups"] = found.rows(rest).groups
     settled = settle(suspicion, columns[first][rest], wrong[rest], found.predicted[rest], **how)
     held = (found.columns, tuple(classes), target, choice, settled.outcome, _counted(wrong, settled))
     return Calibration(settled.threshold, names, weighting, settled.probability, *held)
@@ -233,6 +255,7 @@ def settle(
     target: Target,
     classes: int,
     chance: ArrayLike | None = None,
+    groups: Mapping[str, Coded] | None = None,
     at_most: Threshold | None = None,
     placed: NDArray[np.float64] | None = None,
     chosen_here: bool = False,
@@ -251,13 +274,14 @@ def settle(
         target: The target of the threshold.
         classes: Number of classes.
         chance: With which each was drawn to be labelled; None for equal chances.
+        groups: The values of group columns, where there are some.
         at_most: A threshold of the same target, taken (class by class) where it is lower.
         placed: Suspicion that the threshold is set on; absent is that of the samples.
         chosen_here: Whether suspicion was chosen on these samples.
         against: The name of ``first``.
     """
     threshold = target.threshold(
-        suspicion if placed is None else placed, wrong, predicted, classes=classes, chance=chance
+        suspicion if placed is None else placed, wrong, predicted, classes=classes, chance=chance, groups=groups
     )
     if at_most is not None:
         threshold = lower_of(threshold, at_most, suspicion, wrong, predicted, chance=chance)
@@ -270,11 +294,14 @@ def settle(
             stacklevel=3,
         )
     how: Any = {"threshold": threshold, "target": target, "classes": classes, "chance": chance, "against": against}
+    how["groups"] = groups
     outcome = outcome_of(suspicion, first, wrong, predicted, **how, chosen_here=chosen_here)
     probability = fit_probability(suspicion, wrong, chance=chance)
     kept = thinned(inverse_chances(chance, len(wrong)))
     suspicion, first, wrong, predicted = suspicion[kept], first[kept], wrong[kept], predicted[kept]
-    flags = detection(~threshold.trusts(suspicion, predicted), wrong)
+    groups = {name: column.rows(kept) for name, column in (groups or {}).items()}
+    trusted = threshold.trusts(suspicion, predicted, groups)
+    flags = detection(~trusted, wrong)
     of_first = f"of_{'softmax' if against == Outcome.against else 'first'}"
     measured = {
         "calibration_samples": len(wrong),
@@ -288,6 +315,7 @@ def settle(
         "aurc": aurc(suspicion, wrong),
         f"aurc_{of_first}": aurc(first, wrong),
         **suspicion_profile(suspicion),
+        **({"groups": results_by_group(threshold, groups, trusted, wrong)} if threshold.groups else {}),
     }
     return Settled(threshold, probability, outcome, measured)
 

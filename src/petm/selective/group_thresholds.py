@@ -6,8 +6,7 @@ every group.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +30,8 @@ MOST_CELLS = 10_000
 """Most combinations of values."""
 
 
-class GroupResult(NamedTuple):
+@dataclass(frozen=True)
+class GroupResult:
     """What a threshold does in one group.
 
     Attributes:
@@ -41,7 +41,8 @@ class GroupResult(NamedTuple):
         coverage: Share of them that is trusted.
         risk: Share of errors among the trusted; NaN where none is.
         accuracy: Share of right predictions.
-        guaranteed: Whether the risk is guaranteed in it.
+        tested: Whether it has samples enough for a guarantee of its own.
+        guaranteed: Whether the risk is guaranteed in it, and some of it is trusted.
     """
 
     column: str
@@ -50,6 +51,7 @@ class GroupResult(NamedTuple):
     coverage: float
     risk: float
     accuracy: float
+    tested: bool
     guaranteed: bool
 
 
@@ -165,7 +167,9 @@ def results_by_group(
                 risk = lost[place] / taken[place] if taken[place] else math.nan
                 accuracy, coverage = 1 - bad[place] / total[place], taken[place] / total[place]
                 held = any(part.holds for part in own)
-                found.append(GroupResult(column, texts.names[place], total[place], coverage, risk, accuracy, held))
+                found.append(
+                    GroupResult(column, texts.names[place], total[place], coverage, risk, accuracy, bool(own), held)
+                )
     return tuple(found)
 
 

@@ -91,6 +91,11 @@ class Groups:
         )
         return (*cells, "rare combination", "other groups")
 
+    def told(self, values: Mapping[str, Values]) -> list[str]:
+        """Returns what the place of each sample stands for, in words, ``N`` texts."""
+        names = self.names
+        return [names[place] for place in self.places(values).tolist()]
+
     @property
     def members(self) -> dict[str, tuple[int, ...]]:
         """The places of each group with a guarantee, by its column and value in words."""

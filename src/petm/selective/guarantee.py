@@ -14,7 +14,10 @@ def guarantee(threshold: Threshold) -> str:
     Where the calibration samples are unseen by the user's word alone, that is said as well.
     """
     if threshold.confidence is not None and threshold.max_risk is not None:
+        groups = threshold.groups
         each = " in each class that the model predicts" if threshold.classes else ""
+        if groups:
+            each = f" in each group of {' and '.join(groups.columns)} that has samples enough"
         asked = f"at most {short_percent(threshold.max_risk)} of the trusted are wrong{each}"
     elif threshold.confidence is not None and threshold.recall is not None:
         asked = f"at least {short_percent(threshold.recall)} of the model's errors are flagged"
@@ -27,13 +30,17 @@ def guarantee(threshold: Threshold) -> str:
         return "Nothing is guaranteed about errors: the threshold was set by the share to trust, which varies later."
     else:
         return f"Nothing is guaranteed. The threshold: {threshold.rule}."
-    if threshold.holds:
+    parts = threshold.classes[: len(threshold.groups.cells)] if threshold.groups else threshold.classes
+    lost = sum(not part.holds for part in parts)
+    if threshold.holds or (threshold.groups and lost < len(parts)):
+        rest = f" In {lost} of {len(parts)} combinations of groups nothing can be trusted. {threshold.remedy}"
         return (
             f"The guarantee: of later predictions {asked}, with {short_percent(threshold.confidence)} confidence, "
             f"as long as they come from where these samples do, independently.{STATED if threshold.stated else ''}"
+            + (rest if lost else "")
         )
-    lost = sum(not part.holds for part in threshold.classes)
-    where = f"in {lost} of {len(threshold.classes)} classes nothing is" if lost else "nothing is"
+    where = f"in {lost} of {len(parts)} {'combinations of groups' if threshold.groups else 'classes'} nothing is"
+    where = where if lost else "nothing is"
     return f"It cannot be guaranteed that {asked}, and so {where} trusted. {threshold.remedy}"
 
 

@@ -40,7 +40,8 @@ class GuaranteeCheck:
         labelled_suspects: Number of suspect predictions with a known label.
         samples_needed: With ``cannot tell``: about how many labelled samples of the kind in ``found.of`` would do, if
             the share stayed as seen (or as in calibration where none is seen); None where no number would.
-        classes: Class number and check of each class with trusted predictions; empty where one threshold serves all.
+        classes: Class number and check of each class with trusted predictions, or with groups the place in
+            `Groups.members` and the check of each group with a guarantee; empty where one threshold serves all.
         evidence: At any time: the e-value against the guarantee, 1 at the beginning; ``violated`` from
             ``2 / (1 - confidence)`` on. None for one look.
         since: At any time: the block, from 0, since which the evidence is greatest.
@@ -192,14 +193,18 @@ class LabelledCounts:
     def _in_each_class(self, whole: GuaranteeCheck, used: NDArray[np.int64], at_any_time: bool) -> GuaranteeCheck:
         """The check of a guarantee in each class, from the check of all together."""
         limit, parts = self.threshold.max_risk, self.threshold.classes
-        kept = [label for label, part in enumerate(parts) if part.holds]
+        groups = self.threshold.groups
+        of_parts = list(groups.members.values()) if groups else [(label,) for label in range(len(parts))]
+        kept = [(label, places) for label, places in enumerate(of_parts) if any(parts[each].holds for each in places)]
         if not kept or limit is None:
             return whole
         each, checks = 1 - (1 - whole.confidence) / len(kept), []
-        for label in kept:
-            counts = np.stack([used[:, 1, label], used[:, :, label].sum(1)], 1)
+        for label, places in kept:
+            mine = used[:, :, list(places)].sum(2)
+            counts = np.stack([mine[:, 1], mine.sum(1)], 1)
             trusted = int(counts[:, 1].sum())
-            part = _judge(counts, whole.of, limit, each, parts[label].risk, trusted, 0, at_any_time)
+            risk = parts[places[0]].risk if len(places) == 1 else None
+            part = _judge(counts, whole.of, limit, each, risk, trusted, 0, at_any_time)
             checks.append((label, part))
         verdicts: tuple[Verdict, ...] = ("violated", "cannot tell")
         verdict: Verdict = next((one for one in verdicts if any(check.verdict == one for _, check in checks)), "holds")

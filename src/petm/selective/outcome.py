@@ -1,5 +1,6 @@
 """What a grader brings beside the softmax, on its calibration samples: risk over coverage, and the user's units."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike
 from petm._internal.records import Record
 from petm.errors import BundleError
 from petm.selective.bootstrap import Estimate
+from petm.selective.groups import Values
 from petm.selective.targets import Coverage, Disagreement, Target
 from petm.selective.thresholds import Threshold
 from petm.selective.trade_off import Coverages, TradeOff, trade_off
@@ -84,6 +86,7 @@ def outcome_of(
     target: Target,
     classes: int,
     chance: ArrayLike | None = None,
+    groups: Mapping[str, Values] | None = None,
     chosen_here: bool = False,
     against: str = Outcome.against,
 ) -> Outcome:
@@ -100,13 +103,16 @@ def outcome_of(
         target: Its target.
         classes: Number of classes, ``K``.
         chance: float ``(N,)``, the chance with which each was drawn to be labelled; None for equal chances.
+        groups: The values of group columns, ``(N,)`` each by name, where there are some.
         chosen_here: Whether suspicion was chosen on these samples.
         against: The name of ``softmax``, where that is a column of scores.
     """
     confidence = getattr(target, "confidence", None) or 0.95
     like = Coverage(threshold.coverage) if isinstance(target, Disagreement) and threshold.coverage else target
-    other = like.threshold(softmax, wrong, predicted, classes=classes, chance=chance)
-    trusted, theirs = threshold.trusts(suspicion, predicted), other.trusts(softmax, predicted)
+    other = like.threshold(softmax, wrong, predicted, classes=classes, chance=chance, groups=groups)
+    trusted, theirs = (
+        each.trusts(values, predicted, groups) for each, values in ((threshold, suspicion), (other, softmax))
+    )
     return Outcome(
         tuple(trade_off(suspicion, softmax, wrong, confidence=confidence, chance=chance)),
         worth(trusted, theirs, wrong, chance=chance),

@@ -1,7 +1,7 @@
 """Predictions as plain numbers: class probabilities or scores, and the suspicions that follow from them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from petm.errors import ArgumentError
+from petm.selective.groups import Coded, Values, coded
 
 TOLERANCE = 0.01
 """How far from 1 the sum of class probabilities may be, such as those of three digits."""
@@ -26,12 +27,14 @@ class Columns:
         prediction: Name of the column of predicted classes, where there are no probabilities.
         scores: Names of the columns of scores.
         higher_is_suspect: Whether a higher score is less sure.
+        groups: Names of the columns whose values are groups.
     """
 
     probabilities: tuple[str, ...] = ()
     prediction: str | None = None
     scores: tuple[str, ...] = ()
     higher_is_suspect: bool = False
+    groups: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -44,10 +47,16 @@ class Columns:
         return (*self.probabilities, *self.scores)
 
     @property
+    def all(self) -> tuple[str, ...]:
+        """All columns: numbers, the prediction, groups."""
+        return (*self.numbers, *([self.prediction] if self.prediction else []), *self.groups)
+
+    @property
     def told(self) -> str:
         """What is read, in words."""
         parts = [f"probabilities of {len(self.probabilities)} classes"] if self.probabilities else ["predictions"]
-        return " and ".join(parts + ([f"scores {', '.join(self.scores)}"] if self.scores else []))
+        parts += [f"scores {', '.join(self.scores)}"] if self.scores else []
+        return " and ".join(parts + ([f"groups of {', '.join(self.groups)}"] if self.groups else []))
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -66,12 +75,14 @@ class Predictions:
         probabilities: float64 ``(N, K)``, rows that sum to 1; ``(N, 0)`` without.
         scores: float64 ``(N, J)``, finite.
         columns: Names.
+        groups: ``(N,)`` for each group column.
     """
 
     predicted: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     scores: NDArray[np.float64]
     columns: Columns
+    groups: Mapping[str, Coded] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -82,6 +93,7 @@ class Predictions:
         *,
         classes: Sequence[str] = (),
         higher_is_suspect: bool = False,
+        groups: Mapping[str, Values] | None = None,
     ) -> "Predictions":
         """Returns predictions after checking arrays; arguments and errors are those of `calibrate`."""
         if (probabilities is None) == (predicted is None) or (probabilities is None and scores is None):
@@ -108,11 +120,16 @@ class Predictions:
         names = tuple(classes) if found.shape[1] and classes else tuple(map(str, range(found.shape[1])))
         several = ["score"] if numbers.shape[1] == 1 else [f"score {each + 1}" for each in range(numbers.shape[1])]
         prediction = None if predicted is None else "prediction"
-        columns = Columns(names, prediction, tuple(map(str, held or several[: numbers.shape[1]])), higher_is_suspect)
+        told = {column: coded(groups or {}, column) for column in groups or {}}
+        for column, values in told.items():
+            if len(values.codes) != len(numbers):
+                raise ArgumentError(f"groups: expected {len(numbers)} values of {column!r}, got {len(values.codes)}.")
+        named = tuple(map(str, held or several[: numbers.shape[1]]))
+        columns = Columns(names, prediction, named, higher_is_suspect, tuple(told))
         if faults := number_faults(np.hstack([found, numbers]), columns):
             row, (name, reason) = next(iter(faults.items()))
             raise ArgumentError(f"{name}: {reason} in row {row}. Leave it out.")
-        return cls.checked(labels, found, numbers, columns)
+        return cls.checked(labels, found, numbers, columns, told)
 
     @classmethod
     def checked(
@@ -121,12 +138,13 @@ class Predictions:
         probabilities: NDArray[np.float64],
         scores: NDArray[np.float64],
         columns: Columns,
+        groups: Mapping[str, Coded],
     ) -> "Predictions":
         """Returns predictions whose numbers have no fault; of probabilities the greatest, where none are given."""
         labels = probabilities.argmax(1) if predicted is None else predicted
         if probabilities.shape[1]:
             probabilities = probabilities / probabilities.sum(1, keepdims=True)
-        return cls(np.asarray(labels, np.int64), probabilities, scores, columns)
+        return cls(np.asarray(labels, np.int64), probabilities, scores, columns, groups)
 
     def suspicions(self, columns: Columns) -> dict[str, NDArray[np.float64]]:
         """Returns float64 ``(N,)`` for each of `Columns.candidates`, higher is more likely wrong, all finite."""
@@ -152,7 +170,8 @@ class Predictions:
 
     def rows(self, kept: NDArray[Any]) -> "Predictions":
         """Returns the predictions at some places, or where a mask is true."""
-        return Predictions(self.predicted[kept], self.probabilities[kept], self.scores[kept], self.columns)
+        groups = {name: column.rows(kept) for name, column in self.groups.items()}
+        return Predictions(self.predicted[kept], self.probabilities[kept], self.scores[kept], self.columns, groups)
 
     def shown(self, name: str) -> str:
         """Returns the first value of a column, as it was given."""

@@ -1,7 +1,8 @@
 """Results as tables of text, for the terminal, the report and the model card."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from petm._internal.texts import markdown
 from petm.selective.choice import Choice
@@ -93,6 +94,27 @@ def trade_off_table(outcome: Outcome) -> Table:
             )
             for row in rows
         ),
+    )
+
+
+def group_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns what a threshold does in each group; each of ``results`` has the entries of `GroupResult`."""
+    return Table(
+        "Groups",
+        "Accuracy: share of right predictions. Coverage: share of the group that is trusted. Risk: share of errors "
+        "among the trusted, as seen here. Guaranteed: no where it could not be, so that nothing is trusted; a dash "
+        "where the group has too few rows for a guarantee of its own, and has a threshold together with others.",
+        ("Group", "Rows", "Accuracy", "Coverage", "Risk", "Guaranteed"),
+        tuple(
+            (
+                f"{row['column']} {row['value']}",
+                f"{row['samples']:,.0f}",
+                *(percent(row[name]) for name in ("accuracy", "coverage", "risk")),
+                MISSING if not row["tested"] else "yes" if row["guaranteed"] else "no",
+            )
+            for row in results
+        ),
+        words=frozenset({0, 5}),
     )
 
 

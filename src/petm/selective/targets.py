@@ -3,10 +3,12 @@
 ``guarantees`` says whether the target holds for later predictions with a confidence, and so needs calibration samples
 that the base model has not seen. The method ``threshold`` takes calibration samples: suspicion, float ``(N,)``, finite;
 wrong, bool ``(N,)``, where the base model is wrong; predicted, int ``(N,)``, the classes that it predicts; the number
-of classes ``K``; and chance, float ``(N,)``, with which each was drawn to be labelled, None where all are equal. It
-raises `ArgumentError` where the samples do not suffice for the target.
+of classes ``K``; chance, float ``(N,)``, with which each was drawn to be labelled, None where all are equal; and the
+values of group columns, ``(N,)`` each by name, where there are some. It raises `ArgumentError` where the samples do not
+suffice for the target.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
@@ -16,6 +18,8 @@ from numpy.typing import ArrayLike
 from petm._internal.records import Json, Record
 from petm.errors import ArgumentError, BundleError
 from petm.selective.audit import inverse_chances
+from petm.selective.group_thresholds import group_thresholds
+from petm.selective.groups import Values, coded
 from petm.selective.thresholds import (
     DISAGREEMENT,
     Threshold,
@@ -26,7 +30,7 @@ from petm.selective.thresholds import (
     risk_threshold,
 )
 
-Per = Literal["class"]
+Per = Literal["class"] | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class MaxRisk:
     Attributes:
         max_risk: Share of errors among the trusted, between 0 and 1, both excluded.
         confidence: Probability with which the guarantee holds, between 0 and 1, both excluded.
-        per: ``class`` for a guarantee in each class that the base model predicts; None for one over all.
+        per: ``class`` for a guarantee in each class that the base model predicts; names of columns for one in each
+            group of inputs (`group_thresholds`), for `petm.selective.calibrate` alone; None for one over all.
 
     Example:
         >>> MaxRisk(0.02)
@@ -52,11 +57,14 @@ class MaxRisk:
     def __post_init__(self) -> None:
         check_share("max_risk", self.max_risk, below_1=True)
         check_share("confidence", self.confidence, below_1=True)
-        if self.per is not None and self.per not in get_args(Per):
-            raise ArgumentError(f"per: expected 'class' or None, got {self.per!r}.")
+        if isinstance(self.per, list):  # JSON gives lists back
+            object.__setattr__(self, "per", tuple(self.per))
+        named = isinstance(self.per, tuple) and all(isinstance(each, str) and each for each in self.per)
+        if self.per not in (None, "class") and not (named and len(set(self.per or ())) == len(self.per or ())):
+            raise ArgumentError(f"per: expected 'class', names of columns, or None, got {self.per!r}.")
 
     def __str__(self) -> str:
-        each = " in each class" if self.per else ""
+        each = " in each class" if self.per == "class" else f" in each {' and '.join(self.per)}" if self.per else ""
         return f"an error rate of at most {self.max_risk:.3g} among the trusted{each}, {self.confidence:.3g} confidence"
 
     def threshold(
@@ -67,19 +75,20 @@ class MaxRisk:
         *,
         classes: int,
         chance: ArrayLike | None = None,
+        groups: Mapping[str, Values] | None = None,
     ) -> Threshold:
-        """Returns the threshold, or one for each class."""
+        """Returns the threshold, or one for each class or group."""
+        how: Any = {"max_risk": self.max_risk, "confidence": self.confidence, "chance": chance}
         if self.per is None:
-            return risk_threshold(suspicion, wrong, max_risk=self.max_risk, confidence=self.confidence, chance=chance)
-        return class_thresholds(
-            suspicion,
-            wrong,
-            predicted,
-            classes=classes,
-            max_risk=self.max_risk,
-            confidence=self.confidence,
-            chance=chance,
-        )
+            return risk_threshold(suspicion, wrong, **how)
+        if self.per == "class":
+            return class_thresholds(suspicion, wrong, predicted, classes=classes, **how)
+        if groups is None:
+            raise ArgumentError(
+                f"per: expected 'class' or None for a network's grader, got {self.per}. Grade labelled inputs, and "
+                f"calibrate on their grades (petm calibrate --group-column)."
+            )
+        return group_thresholds(suspicion, wrong, {column: coded(groups, column) for column in self.per}, **how)
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ class Coverage:
         *,
         classes: int,
         chance: ArrayLike | None = None,
+        groups: Mapping[str, Values] | None = None,
     ) -> Threshold:
         """Returns the threshold."""
         return coverage_threshold(suspicion, self.coverage, chance=chance)
@@ -149,6 +159,7 @@ class Recall:
         *,
         classes: int,
         chance: ArrayLike | None = None,
+        groups: Mapping[str, Values] | None = None,
     ) -> Threshold:
         """Returns the threshold."""
         return recall_threshold(suspicion, wrong, recall=self.recall, confidence=self.confidence, chance=chance)
@@ -172,6 +183,7 @@ class Disagreement:
         *,
         classes: int,
         chance: ArrayLike | None = None,
+        groups: Mapping[str, Values] | None = None,
     ) -> Threshold:
         """Returns the threshold, which depends on no sample."""
         trusted = DISAGREEMENT.trusts(suspicion)
@@ -189,6 +201,7 @@ def target_of(
     recall: float | None = None,
     confidence: float | None = None,
     per_class: bool = False,
+    group_columns: Sequence[str] = (),
 ) -> Target | None:
     """Returns the target that options such as those of the command line name, or None where they name none.
 
@@ -198,6 +211,7 @@ def target_of(
         recall: Share of errors to flag, as in `Recall`.
         confidence: Confidence of ``max_risk`` (0.95 where absent) or of ``recall`` (no guarantee where absent).
         per_class: Whether ``max_risk`` is guaranteed in each class.
+        group_columns: Names of columns, in each of whose groups ``max_risk`` is guaranteed.
 
     Raises:
         ArgumentError: A value is out of range, several targets are named, or an option lacks its target.
@@ -212,8 +226,11 @@ def target_of(
             raise ArgumentError(f"confidence: expected max_risk or recall beside it, got {given or 'neither'}.")
     if per_class and max_risk is None:
         raise ArgumentError(f"per_class: expected max_risk beside it, got {given or 'none'}.")
+    if group_columns and (max_risk is None or per_class):
+        raise ArgumentError("group_columns: expected max_risk beside it and no per_class. Name the risk to guarantee.")
     if max_risk is not None:
-        return MaxRisk(max_risk, confidence=confidence or MaxRisk.confidence, per="class" if per_class else None)
+        per: Per | None = tuple(group_columns) or ("class" if per_class else None)
+        return MaxRisk(max_risk, confidence=confidence or MaxRisk.confidence, per=per)
     if coverage is not None:
         return Coverage(coverage)
     return None if recall is None else Recall(recall, confidence=confidence)

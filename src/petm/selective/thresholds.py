@@ -1,6 +1,7 @@
 """Thresholds on suspicion, set by a guaranteed risk (over all or in each class), a coverage or a recall."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from petm._internal.records import Json, Record
 from petm.errors import ArgumentError, BundleError
 from petm.selective.audit import inverse_chances, thinned
-from petm.selective.groups import Groups
+from petm.selective.groups import Groups, Values
 from petm.selective.ranking import calibration_arrays
 
 BEARABLE_ERRORS, FIRST_COVERAGE = 12, 0.3
@@ -80,18 +81,23 @@ class Threshold:
             f"About {self.samples_needed} calibration samples would do at the error rates seen: add some, or ask less."
         )
 
-    def trusts(self, suspicion: ArrayLike, predicted: ArrayLike | None = None) -> NDArray[np.bool_]:
+    def trusts(
+        self, suspicion: ArrayLike, predicted: ArrayLike | None = None, groups: Mapping[str, Values] | None = None
+    ) -> NDArray[np.bool_]:
         """Returns the grades, bool ``(N,)``; a suspicion that is NaN is not trusted.
 
         Args:
             suspicion: float ``(N,)``.
             predicted: int ``(N,)``, the classes that the base model predicts; needed with ``classes``. With ``groups``,
                 the places that `Groups.places` gives.
+            groups: The values of group columns, ``(N,)`` each by name, from which ``predicted`` follows then.
 
         Raises:
             ArgumentError: ``predicted`` is absent but needed, has another shape, or names a class without a threshold.
         """
         scores = np.asarray(suspicion, np.float64)
+        if self.groups is not None and groups is not None:
+            predicted = self.groups.places(groups)
         return np.asarray(scores < np.array(self.values)[self.places(predicted, scores.shape)])
 
     def places(self, predicted: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.int64]:
