@@ -1,0 +1,258 @@
+import io
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import betabinom, binom
+from torch import Tensor, nn
+
+from petm._internal.files import plain
+from petm._internal.records import Record
+from petm.errors import ArgumentError, BundleError
+from petm.selective.sets import Method, PredictionSets, fewest_labels, fit_sets
+
+METHODS: tuple[Method, ...] = ("threshold", "adaptive")
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    raised: NDArray[np.float64] = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(raised / raised.sum(1, keepdims=True))
+
+
+def drawn(random: np.random.Generator, n: int, k: int = 4) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Probabilities that are wrong by a factor in the logits, and true classes."""
+    logits = 2 * random.normal(size=(n, k))
+    truth = (softmax(0.5 * logits).cumsum(1) > random.random((n, 1))).argmax(1)
+    return softmax(logits), truth
+
+
+def by_hand(row: NDArray[np.float64], label: int, first: int, method: Method) -> float:
+    """The score of one class, by its definition."""
+    if label == first:
+        return 0.0
+    return float(1 - row[label] if method == "threshold" else row[row > row[label]].sum())
+
+
+# What the limits are
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_limit_is_the_conformal_quantile_of_scores_by_hand(method: Method) -> None:
+    values, truth = drawn(np.random.default_rng(0), 57)
+    predicted = np.random.default_rng(1).integers(0, 4, 57)
+    found = fit_sets(values, truth, coverage=0.8, method=method, predicted=predicted)
+    scores = sorted(by_hand(*each, method) for each in zip(values, truth, predicted, strict=True))
+    limit = scores[math.ceil(58 * 0.8) - 1]
+    assert found.limits[0] == pytest.approx([limit], abs=1e-12)
+    later, _ = drawn(np.random.default_rng(2), 40)
+    inside = found.sets(later)
+    expected = [
+        [by_hand(row, label, int(row.argmax()), method) <= limit + 1e-12 for label in range(4)] for row in later
+    ]
+    assert inside.tolist() == expected
+
+
+@pytest.mark.parametrize(("coverage", "fewest"), [(0.95, 19), (0.9, 9), (0.5, 1), (0.99, 99), (0.8, 4)])
+def test_the_fewest_labels_are_those_of_the_exact_quantile(coverage: float, fewest: int) -> None:
+    assert fewest_labels(coverage) == fewest
+    hard = np.tile([0.6, 0.4], (fewest, 1))
+    assert fit_sets(hard[1:], np.ones(fewest - 1, int), coverage=coverage).limits == ((1.0,),)
+    assert fit_sets(hard, np.ones(fewest, int), coverage=coverage).limits[0] == pytest.approx([0.6])
+
+
+def test_the_smallest_sets_of_two_classes_are_the_label_or_both() -> None:
+    values = np.array([[0.9, 0.1]] * 90 + [[0.6, 0.4]] * 10)
+    truth = np.array([0] * 90 + [1] * 10)
+    found = fit_sets(values, truth, coverage=0.95)
+    assert found.candidates([[0.9, 0.1], [0.45, 0.55], [0.3, 0.7]]) == [(0,), (1, 0), (1,)]
+
+
+def test_candidates_are_ordered_by_probability_with_the_models_class_among_them() -> None:
+    found = PredictionSets(0.9, "threshold", ((0.75,),), (100,), (1.5,))
+    assert found.candidates([[0.3, 0.1, 0.6], [0.0, 0.4, 0.6]], [1, 1]) == [(2, 0, 1), (2, 1)]
+
+
+def test_equally_probable_classes_are_in_the_set_together() -> None:
+    rows = [[0.4, 0.3, 0.3], [0.3, 0.4, 0.3]]
+    for method, limit in zip(METHODS, (0.7, 0.4), strict=True):
+        found = PredictionSets(0.9, method, ((limit + 1e-9,),), (100,), (3.0,))
+        assert found.sets(rows).all()
+        assert PredictionSets(0.9, method, ((limit - 1e-3,),), (1,), (1.0,)).sets(rows).sum() == 2
+
+
+def test_each_group_and_each_class_has_the_limit_of_its_own_labels() -> None:
+    random = np.random.default_rng(3)
+    values, truth = drawn(random, 600)
+    groups = random.integers(0, 2, 600)
+    found = fit_sets(values, truth, coverage=0.9, groups=groups, per_class=True)
+    for group in range(2):
+        for label in range(4):
+            some = (groups == group) & (truth == label)
+            alone = fit_sets(values[some], truth[some], coverage=0.9)
+            assert found.limits[group][label] == alone.limits[0][0]
+    assert found.samples == (int((groups == 0).sum()), int((groups == 1).sum()))
+    sizes = [found.sets(values, groups=groups)[groups == group].sum(1).mean() for group in range(2)]
+    assert found.mean_sizes == pytest.approx(sizes)
+
+
+def test_a_class_without_labels_is_in_every_set() -> None:
+    values, truth = drawn(np.random.default_rng(4), 400)
+    some = truth != 2
+    found = fit_sets(values[some], truth[some], coverage=0.9, per_class=True)
+    inside = found.sets(values)
+    assert inside[:, 2].all()
+    assert not inside[:, [0, 1, 3]].all()
+
+
+def test_labels_with_unequal_chances_are_thinned_to_equal_ones() -> None:
+    """Hard samples are labelled ten times as often: without their chances the limit is another."""
+    random = np.random.default_rng(5)
+    values, truth = drawn(random, 20_000)
+    chance = np.where(values.max(1) < 0.6, 1.0, 0.1)
+    some = random.random(20_000) < chance
+    found = fit_sets(values[some], truth[some], coverage=0.9, chance=chance[some])
+    ignored = fit_sets(values[some], truth[some], coverage=0.9)
+    of_all = fit_sets(values, truth, coverage=0.9)
+    limit = of_all.limits[0][0]
+    assert abs(found.limits[0][0] - limit) < 0.01 < 0.02 < abs(ignored.limits[0][0] - limit)
+    assert found.samples[0] < some.sum()
+
+
+# The guarantee
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_true_class_is_in_the_sets_as_often_as_asked(method: Method) -> None:
+    """Of one later sample for each of 1,000 calibration sets the covered ones are a binomial number."""
+    random, covered = np.random.default_rng(6), 0
+    for _ in range(1000):
+        values, truth = drawn(random, 60)
+        found = fit_sets(values[:59], truth[:59], coverage=0.9, method=method)
+        covered += found.sets(values[59:])[0, truth[59]]
+    assert binom.cdf(covered, 1000, 0.9) > 1e-4
+    assert binom.sf(covered - 1, 1000, 0.9 + 1 / 60) > 1e-4 or method == "adaptive"
+
+
+def test_later_samples_that_are_covered_follow_the_beta_binomial_law() -> None:
+    """Without ties the coverage given the calibration set is Beta(rank, n + 1 - rank)."""
+    random, counts = np.random.default_rng(7), []
+    for _ in range(300):
+        values, truth = drawn(random, 199 + 100, k=3)
+        order = np.full(299, -1)
+        order[:] = (truth + 1) % 3  # the model is always wrong, so that no score is 0
+        found = fit_sets(values[:199], truth[:199], coverage=0.9, predicted=order[:199])
+        counts.append(int(found.sets(values[199:], order[199:])[np.arange(100), truth[199:]].sum()))
+    law = betabinom(100, 180, 20)
+    assert abs(np.mean(counts) - law.mean()) < 4 * law.std() / 300**0.5
+    assert np.std(counts) == pytest.approx(law.std(), rel=0.2)
+
+
+# Laws
+
+
+ARRAYS = st.tuples(st.integers(1, 60), st.integers(2, 6), st.integers(0, 2**32 - 1))
+
+
+@given(ARRAYS, st.sampled_from(METHODS), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_sets_hold_the_prediction_grow_with_coverage_and_survive_json(
+    sizes: tuple[int, int, int], method: Method, per_class: bool
+) -> None:
+    n, k, seed = sizes
+    random = np.random.default_rng(seed)
+    values = softmax(random.normal(size=(n, k)).round(1) * random.integers(0, 40))  # with ties, zeros and ones
+    truth, predicted, groups = random.integers(0, k, n), random.integers(0, k, n), random.integers(0, 3, n)
+    inside = np.zeros((n, k), bool)
+    for coverage in (0.05, 0.5, 0.9, 0.999):
+        how: Any = {"coverage": coverage, "method": method, "predicted": predicted, "groups": groups}
+        found = fit_sets(values, truth, per_class=per_class, **how)
+        now = found.sets(values, predicted, groups)
+        assert now[np.arange(n), predicted].all()
+        assert (now >= inside).all()
+        covered = now[np.arange(n), truth]
+        assert all(covered[groups == group].mean() >= coverage - 1e-9 for group in set(groups.tolist()))
+        inside = now
+        assert [set(row) for row in found.candidates(values, predicted, groups)] == [
+            set(np.flatnonzero(row).tolist()) for row in now
+        ]
+        told = json.loads(json.dumps(plain(found), allow_nan=False))
+        assert PredictionSets.from_json(Record(told, "petm.json, sets")) == found
+
+
+class Sets(nn.Module):
+    def __init__(self, sets: PredictionSets) -> None:
+        super().__init__()
+        self.held = sets
+
+    def forward(self, probabilities: Tensor, predicted: Tensor, groups: Tensor) -> Tensor:
+        return self.held.as_tensor(probabilities, predicted, groups)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_tensors_give_the_same_sets(per_class: bool) -> None:
+    random = np.random.default_rng(8)
+    values, truth = drawn(random, 300)
+    predicted, groups = random.integers(0, 4, 300), random.integers(0, 2, 300)
+    found = fit_sets(values, truth, groups=groups, per_class=per_class)
+    given_ = tuple(map(torch.from_numpy, (values, predicted, groups)))
+    expected = found.sets(values, predicted, groups)
+    assert (Sets(found)(*given_).numpy() == expected).all()
+    program = torch.export.export(Sets(found), given_)
+    held = io.BytesIO()
+    torch.export.save(program, held)
+    assert (program.module()(*given_).numpy() == expected).all()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("argument", "change"),
+    [
+        ("probabilities", {"probabilities": [0.5, 0.5]}),
+        ("probabilities", {"probabilities": [[1.0], [1.0]]}),
+        ("probabilities", {"probabilities": [[0.5, 0.6], [0.5, 0.5]]}),
+        ("probabilities", {"probabilities": [[1.5, -0.5], [0.5, 0.5]]}),
+        ("probabilities", {"probabilities": [[np.nan, 0.5], [0.5, 0.5]]}),
+        ("labels", {"labels": [0, 2]}),
+        ("labels", {"labels": [0, -1]}),
+        ("labels", {"labels": [0, 1, 1]}),
+        ("labels", {"labels": [0.0, 1.0]}),
+        ("labels", {"labels": None}),
+        ("coverage", {"coverage": 1.0}),
+        ("coverage", {"coverage": math.nan}),
+        ("method", {"method": "raps"}),
+        ("predicted", {"predicted": [0, 5]}),
+        ("groups", {"groups": [0, -1]}),
+        ("chance", {"chance": [0.0, 1.0]}),
+    ],
+)
+def test_a_wrong_argument_is_named(argument: str, change: dict[str, object]) -> None:
+    fine: dict[str, object] = {"probabilities": [[0.5, 0.5], [0.4, 0.6]], "labels": [0, 1]}
+    with pytest.raises(ArgumentError, match=f"^{argument}: "):
+        fit_sets(**{**fine, **change})  # type: ignore[arg-type]
+
+
+def test_other_classes_or_a_group_without_limits_are_refused() -> None:
+    values, truth = drawn(np.random.default_rng(9), 200)
+    found = fit_sets(values, truth, per_class=True)
+    with pytest.raises(ArgumentError, match=r"^probabilities: "):
+        found.sets([[0.5, 0.5]])
+    with pytest.raises(ArgumentError, match=r"^groups: "):
+        found.sets(values, groups=np.ones(200, int))
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("method", "other"), ("limits", [[2.0]]), ("limits", [[0.1], [0.1, 0.2]]), ("limits", []), ("samples", [1, 2])],
+)
+def test_a_damaged_entry_is_refused(entry: str, value: object) -> None:
+    whole = plain(PredictionSets(0.9, "threshold", ((0.5,),), (100,), (1.2,)))
+    with pytest.raises(BundleError, match=f"{'limits' if entry == 'samples' else entry}: "):
+        PredictionSets.from_json(Record({**whole, entry: value}, "petm.json"))
