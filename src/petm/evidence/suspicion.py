@@ -127,6 +127,14 @@ class Suspicion:
         columns = [column.score(answers) for column in self.columns]
         return self.weighting.of(columns) if self.weighting else columns[0]
 
+    def probabilities(self, answers: Answers) -> Tensor:
+        """Returns the probability of each class, float64 ``(N, K)``: the softmax, or the mean of all opinions if used.
+
+        Where the choice took evidence without opinions, these were no better than the softmax.
+        """
+        opinions = answers.opinions.double().softmax(2) if self.needs_opinions else answers.opinions[:, :0].double()
+        return torch.cat([answers.base.double().softmax(1)[:, None], opinions], 1).mean(1)
+
     def operations(self, classes: int, features: int) -> int:
         """Returns multiply-adds a sample, besides those of the networks."""
         return sum(column.evidence.operations(classes, features) for column in self.columns)

@@ -47,6 +47,8 @@ from petm.selective.drift import suspicion_profile
 from petm.selective.metrics import aurc, auroc, detection
 from petm.selective.outcome import Outcome, outcome_of
 from petm.selective.probability import ErrorProbability, fit_probability
+from petm.selective.sets import COVERAGE as SET_COVERAGE
+from petm.selective.sets import PredictionSets, fit_grade_sets
 from petm.selective.targets import Coverage, Disagreement, Recall, Target
 from petm.selective.thresholds import Threshold, lower_of
 
@@ -72,6 +74,7 @@ class Grader:
         target: The target of the threshold; absent if it was set by hand.
         choice: What the suspicion was compared with, and why it was taken; absent if it was named.
         outcome: What it brings beside the softmax, on the calibration samples; absent if it was not calibrated.
+        sets: The candidates of a prediction, in each grade; absent if too few suspects were labelled.
         bundle: SHA-256 of the manifest of the bundle that it was loaded from; empty if it was not.
         processor: The tokenizer or image processor of texts and images, where it is in memory. A bundle only remembers
             its folder.
@@ -86,6 +89,7 @@ class Grader:
     target: Target | None = None
     choice: Choice | None = None
     outcome: Outcome | None = None
+    sets: PredictionSets | None = None
     bundle: str = ""
     processor: Tokenizer | ImageProcessor | None = None
 
@@ -236,6 +240,7 @@ class Grader:
             measured=self.measured,
             choice=self.choice,
             outcome=self.outcome,
+            sets=self.sets,
             versions=library_versions(),
         )
         if not writes(base):
@@ -264,6 +269,7 @@ def fit_grader(
     answers: Answers | None = None,
     values: NDArray[np.float64] | None = None,
     cannot_tell: bool = False,
+    set_coverage: float = SET_COVERAGE,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
@@ -286,6 +292,7 @@ def fit_grader(
         values: Suspicion of the samples, float64 ``(N,)``, where it is not that of the answers.
         cannot_tell: Whether samples may lack a label, of which nobody can tell the class: these count as errors, under
             a recall as the last that are flagged, so that a guarantee holds whatever they are.
+        set_coverage: Probability with which the candidates of a prediction hold its true class, in each grade.
 
     Raises:
         ArgumentError: An argument breaks its rule, or the target is disagreement without a second opinion.
@@ -331,6 +338,15 @@ def fit_grader(
     how: Any = {"threshold": threshold, "target": target, "classes": classes, "chance": chance}
     outcome = outcome_of(suspicion, softmax, wrong, predicted, **how, chosen_here=chosen_here)
     probability = fit_probability(suspicion, wrong, chance=chance)
+    sets = fit_grade_sets(
+        known.probabilities(both).numpy(),
+        np.where(told, calibration.labels.numpy(), UNLABELLED),
+        predicted,
+        suspicion,
+        threshold,
+        coverage=set_coverage,
+        chance=chance,
+    )
     kept = thinned(inverse_chances(chance, len(wrong)))
     suspicion, softmax, wrong, predicted = suspicion[kept], softmax[kept], wrong[kept], predicted[kept]
     flags = detection(~threshold.trusts(suspicion, predicted), wrong)
@@ -352,7 +368,7 @@ def fit_grader(
     measured["extra_operations"] = extra_operations(adapted, known, both, calibration)
     origin = origin or Origin()
     origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
-    held = (threshold, known, probability, origin, plain(measured), target, choice, outcome)
+    held = (threshold, known, probability, origin, plain(measured), target, choice, outcome, sets)
     return Grader(adapted, *held, processor=calibration.processor)
 
 
@@ -392,7 +408,7 @@ def load(
     layer = adapted.base.get_submodule(adapted.feature_layer) if adapted.feature_layer else None
     features = int(getattr(layer, "in_features", 0))
     suspicion = suspicion_from_json(place, tensors, features=features, own=evidence)
-    held = (told.probability, told.origin, told.measured, told.target, told.choice, told.outcome)
+    held = (told.probability, told.origin, told.measured, told.target, told.choice, told.outcome, told.sets)
     prepared_by = None if processor is None else as_processor(processor, adapted.base)
     bundle = sha256_of_file(Path(path) / MANIFEST)
     return Grader(adapted, told.threshold, suspicion, *held, bundle=bundle, processor=prepared_by)

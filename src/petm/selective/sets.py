@@ -11,11 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from petm._internal.records import Record
 from petm.errors import ArgumentError, BundleError
 from petm.selective.audit import inverse_chances, thinned
+from petm.selective.thresholds import Threshold
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Method = Literal["threshold", "adaptive"]
+COVERAGE = 0.95
+"""Default probability with which a set holds the true class."""
 _ROUNDING = 1e-9
 """Part of a rank that is rounding: ``100 * 0.95`` is 95, not 95.00000000000001."""
 _SUM = 1e-3
@@ -100,7 +103,7 @@ def fit_sets(
     probabilities: ArrayLike,
     labels: ArrayLike,
     *,
-    coverage: float = 0.95,
+    coverage: float = COVERAGE,
     method: Method = "threshold",
     predicted: ArrayLike | None = None,
     groups: ArrayLike | None = None,
@@ -138,8 +141,7 @@ def fit_sets(
         Validity of Inductive Conformal Predictors, for groups and classes.
     """
     values = _probabilities(probabilities)
-    if not 0 < coverage < 1:
-        raise ArgumentError(f"coverage: expected a probability between 0 and 1, got {coverage}. Pass 0.95, say.")
+    check_coverage(coverage)
     if method not in get_args(Method):
         raise ArgumentError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r:.80}.")
     n, classes = values.shape
@@ -156,6 +158,57 @@ def fit_sets(
         samples.append(int(mine.sum()))
         sizes.append(float((scores[mine] <= np.array(limits[-1])).sum(1).mean()) if mine.any() else 0.0)
     return PredictionSets(coverage, method, tuple(limits), tuple(samples), tuple(sizes))
+
+
+def fit_grade_sets(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    predicted: ArrayLike,
+    suspicion: ArrayLike,
+    threshold: Threshold,
+    *,
+    coverage: float = COVERAGE,
+    chance: ArrayLike | None = None,
+) -> PredictionSets | None:
+    """Returns prediction sets of two groups, 0 trusted and 1 suspect; None where too few labels are suspect.
+
+    Over all predictions at once, the sets of suspects would hold the true class far less often than asked, as those of
+    the trusted hold it more often. The grades may be set on the same labels: a threshold of `risk_threshold` is found
+    upwards, and of `coverage_threshold` by rank, so that the labels above it are, given all up to it, independent draws
+    from the distribution above it, as a later suspect is. The label at the threshold itself is known to be wrong, and
+    left out. Other thresholds are off by terms of the order of one over the number of errors.
+
+    Args:
+        probabilities: float ``(N, K)``, as for `fit_sets`.
+        labels: int ``(N,)``, the true classes; -1 where nobody can tell, which are left out.
+        predicted: int ``(N,)``, the classes that the base model predicts.
+        suspicion: float ``(N,)``, finite.
+        threshold: What grades by it.
+        coverage: As of `fit_sets`.
+        chance: As of `fit_sets`.
+
+    Raises:
+        ArgumentError: An argument has another shape or is out of its range.
+    """
+    truth, first, scores = np.asarray(labels), np.asarray(predicted), np.asarray(suspicion, np.float64)
+    suspect = ~threshold.trusts(scores, first)
+    limits = np.array(threshold.values)[threshold.places(first, scores.shape)]
+    some = (truth >= 0) & (scores != limits)
+    found = fit_sets(
+        np.asarray(probabilities)[some],
+        truth[some],
+        coverage=coverage,
+        predicted=first[some],
+        groups=suspect[some].astype(np.int64),
+        chance=None if chance is None else np.asarray(chance)[some],
+    )
+    return found if len(found.samples) == 2 and found.samples[1] >= fewest_labels(coverage) else None
+
+
+def check_coverage(coverage: float, name: str = "coverage") -> None:
+    """Raises ArgumentError, with the argument's name, where a probability of sets is not between 0 and 1."""
+    if isinstance(coverage, bool) or not 0 < coverage < 1:
+        raise ArgumentError(f"{name}: expected a probability between 0 and 1, got {coverage}. Pass {COVERAGE}, say.")
 
 
 def fewest_labels(coverage: float) -> int:
