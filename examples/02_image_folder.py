@@ -1,14 +1,15 @@
 """A grader from a folder with one sub-folder of images for each class; new images are graded by their paths."""
 
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 from PIL import Image
 from stand_ins import digits_model
 
 import petm
 
-folder = Path(mkdtemp())  # your images would lie in one already
+made = TemporaryDirectory()  # your images would lie in a folder already
+folder = Path(made.name)
 (digits,) = petm.load_digits(splits=(1.0,))
 for row in range(1200):
     place = folder / ("fresh" if row % 2 else "train") / f"digit {int(digits.labels[row])}"
@@ -28,3 +29,4 @@ new = sorted((folder / "fresh" / "digit 3").iterdir())
 for path, grade in zip(new[:5], grader.grade(new[:5]), strict=True):
     print(f"{path.name}: {grade.name}, {'trusted' if grade.trusted else 'suspect'}")
 print(grader.grade(Image.open(new[0])))
+made.cleanup()

@@ -58,11 +58,11 @@ for path in sys.argv[2:]:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         table.writerow([path, "", "", "", "", "unreadable", error])
         continue
-    label, suspicion, probability, trusted, base, _, *more = session.run(None, {"x": x})
+    label, suspicion, error, trusted, base, _, *more = session.run(None, {"x": x})
     if second:
         left = min(full, left + each)
         if more[0][0] and left >= 1_000_000:
             left, given = left - 1_000_000, zip(("x", "base", "features"), (x, base, *more[1:]), strict=False)
-            suspicion, probability, trusted, _ = second.run(None, dict(given))
+            suspicion, error, trusted, _ = second.run(None, dict(given))
     name, grade = classes[label[0]] if classes else label[0], "trusted" if trusted[0] else "suspect"
-    table.writerow([path, label[0], name, probability[0], suspicion[0], grade, ""])
+    table.writerow([path, label[0], name, error[0], suspicion[0], grade, ""])

@@ -162,7 +162,7 @@ def check(form: Form, folder: Path, *, export: bool = True) -> dict[str, Any]:
     assert np.array_equal(grades.labels, predict_logits(model, data).argmax(1).numpy()), "grades have other labels"
     grader.save(folder / "form.petm")
     again = petm.load(folder / "form.petm", place or form.make()).grade(data)
-    for name in ("labels", "suspicion", "trusted", "probability"):
+    for name in ("labels", "suspicion", "trusted", "probability_of_error"):
         assert np.array_equal(getattr(grades, name), getattr(again, name)), f"loaded, {name} differs"
     found: dict[str, Any] = {"parameters": sum(each.numel() for each in model.parameters())}
     found["split_point"] = grader.adapted.split_point.kind if grader.adapted.split_point else "none"

@@ -3,8 +3,10 @@
 import copy
 import functools
 import gc
+import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -89,3 +91,14 @@ def _operators_are_read_once() -> None:
 def bucket() -> Iterator[str]:
     """Settings of an S3 server on this machine, with an empty bucket ``shelf``, as they stand behind an address."""
     yield from serve_bucket()
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a test asks the network."""
+
+    def refuse(*arguments: Any, **keywords: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)

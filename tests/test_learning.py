@@ -349,7 +349,7 @@ def test_labels_of_suspects_alone_give_no_probability_of_error(grader, digits, t
     assert found.grader.choice.name != PRESENT
     found.grader.save(tmp_path / "b.petm")
     grades = load(tmp_path / "b.petm", grader.adapted.base).grade(others)
-    assert np.isnan(grades.probability).all()
+    assert np.isnan(grades.probability_of_error).all()
 
 
 def test_the_folder_of_a_review_queue_is_no_random_sample(grader, digits, tmp_path):

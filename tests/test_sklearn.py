@@ -119,7 +119,7 @@ def test_labels_by_name_and_in_another_order(model: nn.Module, arrays: tuple[NDA
     assert named.classes_.tolist() == sorted(NAMES)
     np.testing.assert_array_equal(named.predict(later), names[plain.predict(later)])
     np.testing.assert_array_equal(named.classes_[named.predict_proba(later).argmax(1)], named.predict(later))
-    np.testing.assert_array_equal(named.grade(later).second, names[plain.grade(later).second])
+    np.testing.assert_array_equal(named.grade(later).second, names[plain.grade(later).second.astype(int)])
     np.testing.assert_array_equal(named.classes_[named.decision_function(later).argmax(1)], named.predict(later))
     assert named.score(later, names[labels]) == plain.score(later, labels)
     shifted = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y + 5)

@@ -59,16 +59,73 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, set[str], str]:
         (["grade", "some.petm", "absent.png"], 1),
         (["grade", "absent.petm", "there.png"], 1),
         (["grade", "absent.onnx", "there.png"], 1),
-        (["grade", "absent.onnx", "there.png", "--device", "tpu"], 2),
+        (["grade", "there.onnx", "there.png", "--device", "tpu"], 2),
         (["reproduce", "--dataset", "cifar"], 2),
     ],
     ids=str,
 )
 def test_help_and_wrong_arguments_are_answered_at_once(arguments: list[str], code: int, tmp_path: Path) -> None:
-    (tmp_path / "there.png").touch()
+    for name in ("there.png", "there.onnx"):
+        (tmp_path / name).touch()
     found, modules, told = run(tmp_path, *arguments)
     assert found == code, told
     assert not modules & set(HEAVY)
+
+
+MANY = """
+import json, sys
+from click.testing import CliRunner
+from petm.cli import petm
+heavy, cases = json.loads(sys.stdin.read())
+for words, wanted in cases:
+    result = CliRunner().invoke(petm, words)
+    assert result.exit_code in (1, 2), (words, result.exception)
+    assert f"Error: {wanted}" in result.output, (words, wanted, result.output)
+    assert not set(heavy) & set(sys.modules), (words, set(heavy) & set(sys.modules))
+"""
+
+
+def test_what_is_wrong_in_the_options_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    for name in ("folder", "some.petm", "images"):
+        (tmp_path / name).mkdir()
+    for name in ("good.txt", "bad.txt", "fresh.npz", "taken.onnx"):
+        (tmp_path / name).write_text("Say: {text}" if name == "good.txt" else "no placeholder")
+    fit, asks = "fit --data images -o my.petm --model", "--label-words yes,no --template"
+    old = "--calibration fresh.npz --model"
+    cases = {
+        f"{fit} hf:folder {asks} bad.txt": "--template: expected",
+        f"{fit} hf:folder --label-words yes,yes --template good.txt": "--label-words: expected",
+        f"{fit} hf:folder --label-words yes,no": "--label-words, --template: expected both",
+        f"{fit} a:b {asks} good.txt": "--label-words: expected a language model",
+        f"{fit} hf:absent": "--model: expected the folder",
+        f"{fit} absent.py:Net": "--model: expected a file",
+        f"{fit} nothing": "--model: expected 'module:factory'",
+        f"{fit} a:b --base folder": "--base: expected none",
+        f"{fit} a:b --device-map auto": "--device-map: expected none",
+        f"{fit} a:b --classes cat,cat": "--classes: expected different names",
+        f"{fit} a:b --calibration absent.npz": "--calibration: expected",
+        f"{fit} a:b --weights absent.safetensors": "--weights: expected",
+        f"{fit} a:b --fsdp --report page.html": "--fsdp: expected",
+        "learn absent.petm --labels images -o new.petm": "BUNDLE: expected",
+        "learn some.petm --labels images -o new.petm --model hf:absent": "--model: expected the folder",
+        f"recalibrate some.petm {old} hf:absent": "--model: expected the folder",
+        f"recalibrate some.petm {old} absent.py:Net": "--model: expected a file",
+        f"recalibrate absent.petm {old} hf:folder": "BUNDLE: expected",
+        "grade some.petm fresh.npz --model nothing": "--model: expected 'module:factory'",
+        "grade some.petm fresh.npz --weights absent.safetensors": "--weights: expected",
+        "serve absent.petm": "BUNDLE: expected",
+        "serve absent.onnx": "BUNDLE: expected",
+        "serve some.petm --model hf:absent": "--model: expected the folder",
+        "export absent.petm -o new.onnx": "BUNDLE: expected",
+        "export some.petm -o taken.onnx": "taken.onnx: expected no such file yet",
+        "export some.petm -o new.txt": "new.txt: expected a name that ends in .onnx",
+        "export some.petm -o new.onnx --example absent.npz": "--example: expected",
+    }
+    told = json.dumps([HEAVY, [(words.split(), wanted) for words, wanted in cases.items()]])
+    done = subprocess.run(
+        [sys.executable, "-c", MANY], cwd=tmp_path, input=told, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
 
     - ``predict``, ``predict_proba`` and ``decision_function`` give the base model's class, softmax and log-odds, as
       scikit-learn's scorers, ``CalibratedClassifierCV`` and others expect them of any classifier.
-    - ``grade`` gives what petm adds: ``.trusted``, ``.suspicion``, ``.probability`` of an error, and ``.second``, the
+    - ``grade`` gives what petm adds: ``.trusted``, ``.suspicion``, ``.probability_of_error`` and ``.second``, the
       second opinion.
     - ``score`` is the base model's accuracy, which no setting changes. To choose settings, such as ``recipe``, pass
       ``scoring=petm.negative_aurc``.
@@ -150,7 +150,8 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         """Returns the grades, with the answers of both opinions as in ``classes_``."""
         data = self._checked(X)  # before the attribute: it checks that there was a fit
         grades = self.grader_.grade(data, batch_size=self.batch_size)
-        return replace(grades, labels=self._names[grades.labels], second=self._names[grades.second], classes=())
+        second = np.array([*self._names.tolist(), None], object)[grades.second]  # None in the place -1
+        return replace(grades, labels=self._names[grades.labels], second=second, classes=())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """Returns the base model's answers ``(N,)``, labels as in ``classes_``."""

@@ -60,7 +60,7 @@ def test_two_processes_have_the_losses_of_one(kind: str, trained: Path) -> None:
 def test_a_dead_worker_ends_the_run_and_another_number_goes_on(trained: Path, tmp_path: Path) -> None:
     said = (trained / "said").read_text()
     assert "expected all 2 to work together until the end, but one cannot be reached" in said
-    assert "with --resume the run continues from its checkpoint" in said
+    assert "with resume=True (--resume) the run continues from its checkpoint" in said
     died = shutil.copytree(trained / "died", tmp_path / "died")
     assert (died / "cached.safetensors").exists()
     assert not (died / "cached.json").exists()

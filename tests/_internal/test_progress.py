@@ -1,6 +1,9 @@
 import concurrent.futures
 import io
+import runpy
+import sys
 import threading
+import types
 
 import pytest
 from rich.console import Console
@@ -22,6 +25,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(petm._internal.progress, "console", Console(stderr=True, get_time=clock, width=100))
     return clock
+
+
+def test_a_notebook_gets_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as the kernel does
+    monkeypatch.delenv("TERM", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert runpy.run_path(petm._internal.progress.__file__)["console"].is_terminal
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    assert not runpy.run_path(petm._internal.progress.__file__)["console"].is_terminal
 
 
 def test_a_short_step_leaves_no_line_without_a_terminal(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:

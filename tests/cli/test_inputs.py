@@ -14,6 +14,7 @@ from PIL import Image
 from image_files import write_images
 from petm.cli import main, options
 from petm.cli.inputs import labelled, open_inputs, open_labelled
+from petm.cli.options import class_names
 from petm.data.base import Data, Joined, TensorData
 from petm.data.labels import UNLABELLED
 from petm.errors import ArgumentError, DataError
@@ -69,17 +70,18 @@ def test_samples_without_a_label_are_refused_by_name_or_left_out(capsys: pytest.
 def test_labelled_data_of_one_order_of_classes(tmp_path: Path) -> None:
     one, two = folder(tmp_path / "one", cat=1, dog=1), folder(tmp_path / "two", cat=1)
     how = {"skip_bad": False, "trust_remote_code": False, "label_column": None}
-    data = open_labelled([one, two], InputOrigin(), "networks:TinyCNN", "dog,cat", **how)  # type: ignore[arg-type]
+    data = open_labelled([one, two], InputOrigin(), "networks:TinyCNN", ("dog", "cat"), **how)  # type: ignore[arg-type]
     assert (data.classes, data.labels.tolist()) == (("dog", "cat"), [1, 0, 1])
 
 
 def test_names_of_classes_are_matched_and_may_hold_commas(tmp_path: Path) -> None:
     one = folder(tmp_path / "one", **{"a": 1, "b, c": 2, "d": 1})
     how = {"skip_bad": False, "trust_remote_code": False, "label_column": None}
-    data = open_labelled([one], InputOrigin(), "networks:TinyCNN", 'd,"b, c",a', **how)  # type: ignore[arg-type]
+    names = class_names('d,"b, c",a')
+    data = open_labelled([one], InputOrigin(), "networks:TinyCNN", names, **how)  # type: ignore[arg-type]
     assert (data.classes, data.labels.tolist()) == (("d", "b, c", "a"), [2, 1, 1, 0])
     with pytest.raises(ArgumentError, match=r"classes: "):
-        open_labelled([one], InputOrigin(), "networks:TinyCNN", "a,a,d", **how)  # type: ignore[arg-type]
+        class_names("a,a,d")
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Messages of the library as a user of the command line reads them."""
 
+import ast
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,6 +12,7 @@ import click
 import numpy as np
 import pytest
 
+from petm._internal.files import REPLACE
 from petm._internal.texts import near
 from petm.adapter.model import attach_adapter
 from petm.cli import main, options
@@ -25,6 +28,8 @@ from petm.selective.thresholds import DISAGREEMENT, Threshold
 from petm.training.config import FitConfig
 from tests.helpers.networks import TinyCNN
 
+SOURCE = Path(options.__file__).parent.parent
+
 
 @pytest.mark.parametrize(
     ("message", "command", "expected"),
@@ -34,12 +39,32 @@ from tests.helpers.networks import TinyCNN
         ("inputs: expected one, got none", grade, "INPUTS: expected one, got none"),
         ("labels: expected others, got none", fit, "labels: expected others, got none"),
         ("x.csv: no text. Pass skip_bad=True (--skip-bad).", fit, "x.csv: no text. Pass --skip-bad."),
+        ("Name it with base=DIR (--base DIR).", fit, "Name it with --base DIR."),
+        (f"x: a finished run. Choose another, or {REPLACE}.", fit,
+         "x: a finished run. Choose another, or replace it with --overwrite."),
         ("Allow more max_extra_time.", fit, "Allow more --max-extra-time."),
         ("a/text_column/x.csv: no 'text_column'", fit, "a/text_column/x.csv: no 'text_column'"),
     ],
 )  # fmt: skip
 def test_an_argument_is_its_option(message: str, command: click.Command, expected: str) -> None:
     assert options.as_options(message, command) == expected
+
+
+def test_hints_name_flags_in_the_words_of_python_and_of_the_command_line() -> None:
+    """As ``force=True (--force)``, of which `as_options` leaves the option: wherever a flag is an argument, too."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py") if path.parent.name != "cli"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    arguments = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    options_of = [each for verb in group.commands.values() for each in verb.params if getattr(each, "is_flag", False)]
+    names = arguments & {
+        str(each.name) for each in options_of if each.opts == [f"--{str(each.name).replace('_', '-')}"]
+    }
+    assert names >= {"force", "overwrite", "resume", "skip_bad", "trust_bundle_code"}
+    told = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    for name in names:
+        flag = f"--{name.replace('_', '-')}"
+        hint, loose = f"{name}=True ({flag})", re.compile(rf"{flag}\b|\b(?:with|pass|or) {name}\b", re.IGNORECASE)
+        assert [text for text in told if loose.search(text.replace(hint, "")) and "``" not in text] == [], name
 
 
 def test_a_file_of_that_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -384,7 +384,7 @@ def test_a_bundle_lists_no_other_files(bundle: Path) -> None:
 
 
 VALID = {
-    "format_version": "3",
+    "format_version": "4",
     "classes": "[]",
     "inputs": "{}",
     "score": '"a"',
@@ -396,7 +396,7 @@ VALID = {
 @pytest.mark.parametrize(
     "changed",
     [
-        {"format_version": "[]"}, {"format_version": '"3"'}, {"format_version": "{}"}, {"format_version": "4"},
+        {"format_version": "[]"}, {"format_version": '"4"'}, {"format_version": "{}"}, {"format_version": "5"},
         {"format_version": "NaN"}, {"format_version": "["}, {"classes": "[" * 10**5}, {"classes": "[1]"},
         {"cascade": "3"}, {"cascade": "{}"},
         *({"cascade": json.dumps({"low": 0, "high": 1, "most": 1, "second": second, "sha256": "0" * 64})}

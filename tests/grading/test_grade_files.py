@@ -67,7 +67,7 @@ def test_each_input_has_the_grade_that_the_grader_gives_it(grader: Grader, array
     assert [row["label"] for row in rows] == wanted.labels.tolist()
     assert [row["second"] for row in rows] == wanted.second.tolist()
     np.testing.assert_allclose([row["suspicion"] for row in rows], wanted.suspicion, atol=1e-6)
-    np.testing.assert_allclose([row["probability_of_error"] for row in rows], wanted.probability, atol=1e-5)
+    np.testing.assert_allclose([row["probability_of_error"] for row in rows], wanted.probability_of_error, atol=1e-5)
     assert [row["grade"] == "trusted" for row in rows] == wanted.trusted.tolist()
     assert summary.counts == {"trusted": wanted.trusted.sum(), "suspect": (~wanted.trusted).sum(), "unreadable": 0}
     assert sorted(path.name for path in Path().iterdir()) == ["a.npz", "b.npz", "c.npz", "g.parquet"]

@@ -1,6 +1,7 @@
 import csv
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from petm.data.reviewed import read_reviewed
 from petm.errors import DataError
 from petm.grading.grade_files import write_tables
 from petm.grading.grade_table import SCHEMA, grade_table, read_grades
-from petm.grading.grades import Grades
+from petm.grading.grades import NO_SECOND, Grades
 from tests.helpers.graded_tables import write
 
 GRADES = Grades(
@@ -48,6 +49,12 @@ def test_rows_by_hand() -> None:
     assert rows[2]["grade"] == "suspect"
     assert rows[2]["probability_of_error"] is rows[2]["confidence"] is None, "none was calibrated"
     assert (rows[2]["second"], rows[2]["second_name"]) == (2, "2"), "a class without a name"
+
+
+def test_a_second_opinion_that_was_not_asked_for_is_empty() -> None:
+    grades = replace(GRADES, second=np.array([NO_SECOND, 1]))
+    rows = grade_table(INPUTS, [None] * 3, grades, ("x", "y"), reasons=[None, "broken", None]).to_pylist()
+    assert [(row["second"], row["second_name"]) for row in rows] == [(None, None), (None, None), (1, "y")]
 
 
 def test_only_unreadable() -> None:

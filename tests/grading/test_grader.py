@@ -166,10 +166,10 @@ def test_suspicion_is_the_score_that_was_asked_for(adapted: AdaptedModel, digits
 def test_the_probability_of_error_is_calibrated(adapted: AdaptedModel, digits: tuple[Data, ...]) -> None:
     grades = fit_grader(adapted, digits[2], target=Coverage(0.5)).grade(digits[2])
     wrong = grades.labels != digits[2].labels.numpy()
-    assert grades.probability.mean() == pytest.approx(wrong.mean(), abs=0.02)
-    assert expected_calibration_error(grades.probability, wrong) < 0.05
-    assert (np.diff(grades.probability[np.argsort(grades.suspicion)]) >= 0).all()
-    assert np.isnan(Grader(adapted, DISAGREEMENT).grade(digits[2]).probability).all()
+    assert grades.probability_of_error.mean() == pytest.approx(wrong.mean(), abs=0.02)
+    assert expected_calibration_error(grades.probability_of_error, wrong) < 0.05
+    assert (np.diff(grades.probability_of_error[np.argsort(grades.suspicion)]) >= 0).all()
+    assert np.isnan(Grader(adapted, DISAGREEMENT).grade(digits[2]).probability_of_error).all()
 
 
 def test_a_risk_that_cannot_be_guaranteed(adapted: AdaptedModel, digits: tuple[Data, ...]) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from petm.errors import ExtraError
-from petm.grading.grades import Grade, Grades
+from petm.grading.grades import NO_SECOND, Grade, Grades
 
 LABELS, SECOND, TRUSTED = np.array([2, 0, 1]), np.array([2, 1, 1]), np.array([True, False, True])
 SUSPICION, PROBABILITY = np.array([0.1, 0.9, 0.25]), np.array([0.01, 0.5, 0.125])
@@ -32,6 +32,16 @@ def test_a_table_has_a_row_for_each_sample() -> None:
     )
     pandas.testing.assert_frame_equal(GRADES.to_pandas(), expected, check_dtype=False)
     assert replace(GRADES, classes=()).to_pandas()["label_name"].isna().all()
+
+
+def test_a_second_opinion_that_was_not_asked_for_is_empty() -> None:
+    pandas = pytest.importorskip("pandas")
+    some = replace(GRADES, second=np.array([2, NO_SECOND, 1]))
+    assert [each.second for each in some] == [2, None, 1]
+    table = some.to_pandas()["second"]
+    assert (table.tolist(), str(table.dtype)) == ([2, pandas.NA, 1], "Int64")
+    own = replace(GRADES, labels=np.array([-1, 1, 1]), second=np.array([-1, None, 1], object))  # a user's labels
+    assert [each.second for each in own] == own.to_pandas()["second"].tolist() == [-1, None, 1]
 
 
 def test_a_table_without_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,5 +77,5 @@ def test_what_is_shown_names_classes_and_grades() -> None:
         "  ant: suspect, probability of error 0.5\n"
         "  bee: trusted, probability of error 0.125"
     )
-    many = replace(GRADES[[0] * 9], classes=(), probability=np.full(9, np.nan))
+    many = replace(GRADES[[0] * 9], classes=(), probability_of_error=np.full(9, np.nan))
     assert repr(many).splitlines() == ["Grades(9 samples, 9 trusted)", *["  2: trusted"] * 5, "  ..."]

@@ -21,6 +21,7 @@ from petm.evidence.features import Mahalanobis
 from petm.evidence.protocol import FittedEvidence
 from petm.evidence.suspicion import Suspicion, Weighting, suspicion_named
 from petm.grading.grader import Grader
+from petm.grading.grades import NO_SECOND
 from petm.grading.onnx_export import Exported, export_onnx
 from petm.grading.onnx_grader import OnnxGrader
 from petm.models.scores import maximum_softmax
@@ -92,7 +93,8 @@ def test_the_second_graph_runs_on_the_asked_rows_alone(grader: Grader, graph: Pa
     same, rows = OnnxGrader(graph), asked(grader)
     same._second = second = Counting(same._second)
     assert rows.sum() == 31, "from the median on"
-    check(same.grade(X, batch_size=20), grader.grade(X))
+    check(same.grade(X, batch_size=20), found := grader.grade(X))
+    np.testing.assert_array_equal(found.second == NO_SECOND, ~rows)
     assert second.rows == [int(rows[start : start + 20].sum()) for start in (0, 20, 40)]
     before = len(second.rows)
     check(same.grade_batch(X[~rows]), grader.grade(X[~rows]))

@@ -100,7 +100,7 @@ def test_onnxruntime_alone_answers_as_the_grader(
     grades = grader.grade(x)
     np.testing.assert_array_equal(label, grades.labels)
     np.testing.assert_allclose(suspicion, grades.suspicion, rtol=0, atol=2e-5)
-    np.testing.assert_allclose(probability, grades.probability, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(probability, grades.probability_of_error, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(trusted, grades.trusted)
     assert (label.dtype, suspicion.dtype, trusted.dtype, base.dtype) == (np.int64, np.float64, np.bool_, np.float32)
 
@@ -122,7 +122,7 @@ def test_ensemble_members_with_a_view_and_a_cascade(
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_array_equal(found.trusted, expected.trusted)
     np.testing.assert_allclose(found.suspicion, expected.suspicion, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found.probability, expected.probability, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found.probability_of_error, expected.probability_of_error, rtol=0, atol=1e-3)
 
 
 def test_form_of_the_graph(graph: Path) -> None:
@@ -136,7 +136,7 @@ def test_form_of_the_graph(graph: Path) -> None:
         "x": ["N", 1, 28, 28],
         "label": ["N"],
         "suspicion": ["N"],
-        "probability": ["N"],
+        "probability_of_error": ["N"],
         "trusted": ["N"],
         "base": ["N", 10],
         "second": ["N", 10],
@@ -147,7 +147,7 @@ def test_form_of_the_graph(graph: Path) -> None:
 
 def test_metadata_says_what_a_reader_needs(grader: Grader, graph: Path) -> None:
     entries = {entry.key: json.loads(entry.value) for entry in onnx.load(graph).metadata_props}
-    assert entries["petm.format_version"] == 3
+    assert entries["petm.format_version"] == 4
     assert entries["petm.version"] == "0.1.0"
     assert entries["petm.classes"] == list(NAMES)
     assert entries["petm.cascade"] is None
@@ -305,9 +305,9 @@ def test_files_that_are_no_graph_of_petm(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx: expected an ONNX graph, got .*\. Export it again"):
         OnnxGrader(path)
     content = onnx.load(graph)
-    next(entry for entry in content.metadata_props if entry.key == "petm.format_version").value = "4"
+    next(entry for entry in content.metadata_props if entry.key == "petm.format_version").value = "5"
     onnx.save(content, path)
-    with pytest.raises(BundleError, match=r"expected graph version 3, got 4\. Upgrade petm"):
+    with pytest.raises(BundleError, match=r"expected graph version 4, got 5\. Upgrade petm"):
         OnnxGrader(path)
     del content.metadata_props[:]
     onnx.save(content, path)

@@ -12,7 +12,7 @@ from petm.grading.onnx_file import check_graph
 from petm.grading.onnx_grader import Answer, OnnxGrader
 
 METADATA = {
-    "format_version": "3",
+    "format_version": "4",
     "classes": "[]",
     "inputs": "{}",
     "score": '"a"',
@@ -20,8 +20,8 @@ METADATA = {
     "second_opinion": "false",
 }
 NONE = {
-    "label": np.zeros(1, np.int64), "suspicion": np.zeros(1), "probability": np.zeros(1), "trusted": np.ones(1, bool),
-    "second": np.zeros((1, 2), np.float32),
+    "label": np.zeros(1, np.int64), "suspicion": np.zeros(1), "probability_of_error": np.zeros(1),
+    "trusted": np.ones(1, bool), "second": np.zeros((1, 2), np.float32),
 }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -29,17 +28,10 @@ from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer
 from petm.models.loading import call_model, load_model, weights_fingerprint
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 WORDS = {"vocab_size": 64, "max_position_embeddings": 42, "pad_token_id": 0}
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any, **keywords: Any) -> None:
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def made(kind: str) -> tuple[nn.Module, dict[str, Any]]:

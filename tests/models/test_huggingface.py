@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +22,8 @@ from petm.models.hf_classifier import load_classifier, read_classes
 from petm.models.hf_processors import ImageProcessor, load_processor
 from petm.models.hf_tokenizer import Tokenizer, padding_id
 from petm.models.loading import call_model, load_model
+
+pytestmark = pytest.mark.usefixtures("no_network")
 
 TEXTS = ["Who was Galileo ?", "How far is Denver ?", "Who met Mozart in Rome , and who did not ?"]
 
@@ -49,15 +50,6 @@ def vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(bert_folder: Path, tmp_path: Path) -> Path:
     """The BERT folder, to be spoiled."""
     return Path(shutil.copytree(bert_folder, tmp_path / "copied"))
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any, **keywords: Any) -> None:
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def change(path: Path, **entries: Any) -> None:

@@ -159,7 +159,7 @@ def test_the_most_suspect_samples_are_shown(reported: tuple[Grader, str, Page], 
         assert item.startswith(
             f"The model is {'right' if label == answer else 'wrong'} "
             f"True class {label} Image {calibration.name(index)} "
-            f"Probability of error {percent(grades.probability[index])} The model says {answer} "
+            f"Probability of error {percent(grades.probability_of_error[index])} The model says {answer} "
         )
         assert f"The second opinion says {grades.second[index]} " in item
     assert all(image["alt"].startswith("Calibration image ") for image in photographs(page))

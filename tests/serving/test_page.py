@@ -565,7 +565,7 @@ def check_cards(browser: Browser, served: Served) -> None:
         grades, both = served.grader.grade(served.inputs(path)), dual_logits(served.grader.adapted, served.inputs(path))
         card = f'#cards [data-id="{sha256(path)}"]'
         text = browser.text(card)
-        probability = float(grades.probability[0])
+        probability = float(grades.probability_of_error[0])
         assert f"The model says {grades.labels[0]}" in text
         assert path.name in text
         assert ("trusted" if grades.trusted[0] else "suspect") in text

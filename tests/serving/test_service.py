@@ -40,7 +40,7 @@ from petm.selective.targets import Recall
 from petm.selective.thresholds import DISAGREEMENT, Threshold
 from petm.serving.app import make_app
 from petm.serving.batching import Batcher
-from petm.serving.engine import EngineEndedError, GraderEngine
+from petm.serving.engine import EngineEndedError, GraderEngine, verdicts
 from petm.serving.engine_process import Engine
 from petm.serving.label_file import LabelFile
 from petm.serving.limits import Limits
@@ -125,7 +125,7 @@ def test_grades_are_those_of_the_grader(
     assert [row["second"] for row in rows] == grades.second.tolist()
     assert [row["grade"] for row in rows] == ["trusted" if trusted else "suspect" for trusted in grades.trusted]
     np.testing.assert_allclose([row["suspicion"] for row in rows], grades.suspicion, rtol=1e-4)
-    np.testing.assert_allclose([row["probability_of_error"] for row in rows], grades.probability, rtol=1e-4)
+    np.testing.assert_allclose([row["probability_of_error"] for row in rows], grades.probability_of_error, rtol=1e-4)
     assert {row["grade"] for row in rows} == {"trusted", "suspect"}
 
 
@@ -557,6 +557,7 @@ def test_the_cap_on_a_cascade_holds_over_all_requests(
         assert opinions is not None
         assert not opinions[0].trusted.any()
         assert (opinions[0].suspicion >= 2).all()
+        assert [verdict.second for verdict in verdicts({}, opinions)] == [None] * 3
 
 
 def test_the_interface_is_described(client: TestClient) -> None:

@@ -31,7 +31,7 @@ def test_finished_run_leaves_its_products_and_no_checkpoint(tmp_path):
 
 def test_interrupted_run_keeps_its_checkpoint_for_resume(tmp_path):
     interrupt(tmp_path)
-    with pytest.raises(RunError, match=r"holds an interrupted run\. Pass --resume"), open_run(tmp_path, TOLD):
+    with pytest.raises(RunError, match=r"holds an interrupted run\. Continue it with resume"), open_run(tmp_path, TOLD):
         pass
     with open_run(tmp_path, TOLD, resume=True) as run:
         assert (run.path / "checkpoints" / "step.safetensors").read_text() == "state"

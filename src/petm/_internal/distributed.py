@@ -168,5 +168,6 @@ def _reaching_others() -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
             f"processes: expected all {os.environ.get('WORLD_SIZE', '?')} to work together until the end, but one "
-            f"cannot be reached ({reason}). Start them again; with --resume the run continues from its checkpoint."
+            f"cannot be reached ({reason}). Start them again; with resume=True (--resume) the run continues "
+            f"from its checkpoint."
         ) from error

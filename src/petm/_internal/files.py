@@ -19,6 +19,9 @@ from petm.errors import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
+REPLACE = "replace it with overwrite=True (--overwrite)"
+"""The end of a message about something that exists; the command line shows the option alone."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file so that a reader, or a crash, sees either the old content or the whole new one.
@@ -63,8 +66,7 @@ def check_new_file(path: Path, *suffixes: str, overwrite: bool) -> None:
     if path.is_dir():
         raise RunError(f"{path}: expected a file to write, got a folder. Choose another name.")
     if path.exists() and not overwrite:
-        step = "Choose another name, or replace it with overwrite=True (--overwrite)"
-        raise RunError(f"{path}: expected no such file yet. {step}.")
+        raise RunError(f"{path}: expected no such file yet. Choose another name, or {REPLACE}.")
 
 
 def check_room(folder: Path, size: int, what: str) -> None:

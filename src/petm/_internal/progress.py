@@ -1,5 +1,6 @@
 """Progress bars on standard error."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -18,7 +19,8 @@ from rich.progress import (
 
 from petm._internal.texts import visible
 
-console = Console(stderr=True, force_jupyter=False)  # whose widgets need a package of their own
+# A notebook's kernel asks for colours of a terminal, but cannot move its cursor; Jupyter's widgets need a package.
+console = Console(stderr=True, force_jupyter=False, force_terminal=False if "ipykernel" in sys.modules else None)
 """Console of progress and prose."""
 
 _lock = Lock()

@@ -85,8 +85,16 @@ class Answers:
         """The second opinion: the mean of the members' probabilities, as logits ``(N, K)``; without one, the base's."""
         if len(self.members) < 2:
             return self.opinions[:, 0] if self.members else self.base
-        alike = (self.opinions == self.base[:, None]).flatten(1).all(1)[:, None]  # where a cascade does not ask
-        return torch.where(alike, self.base, pool(self.opinions.unbind(1)))
+        return torch.where(self._differs[:, None], pool(self.opinions.unbind(1)), self.base)
+
+    @property
+    def _differs(self) -> Tensor:
+        """Where an opinion is not the base model's to the bit, bool ``(N,)``."""
+        return (self.opinions != self.base[:, None]).flatten(1).any(1)
+
+    def asked(self, cascade: Cascade | None) -> Tensor:
+        """Returns where a second opinion was computed under a cascade, bool ``(N,)``; absent asks for all samples."""
+        return self._differs if cascade else torch.full((len(self),), bool(self.members))
 
     @property
     def features(self) -> Tensor:

@@ -24,6 +24,12 @@ def export(place: options.GraderPlace, output: Path, example: Path | None, overw
     The graph is run in onnxruntime and compared with the bundle before the file is written. petm grade, monitor and
     serve accept it in place of the bundle.
     """
+    from petm._internal.files import check_new_file
+
+    place.check()
+    check_new_file(output, ".onnx", overwrite=overwrite)
+    options.check_readable("example", example)
+
     from petm.cli.graders import inputs_at, open_bundle, processor_of
     from petm.cli.inputs import open_inputs
     from petm.data.fields import one_tensor

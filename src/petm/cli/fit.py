@@ -173,6 +173,9 @@ def fit(
     each holds a part of the model, and all run every sample.
     """
     from petm.grading.manifest import check_target
+    from petm.models.hf_folder import folder_of
+    from petm.models.prompt import Prompt, different
+    from petm.models.reference import check_reference
     from petm.selective.targets import target_of
 
     started = time.monotonic()
@@ -199,6 +202,13 @@ def fit(
         check_target(output, overwrite=overwrite)
         options.check_writable("output", output)
         options.check_writable("report", report)
+    check_reference(reference, base=base, device_map=device_map)
+    folder, prompt, words = folder_of(reference), None, dict[str, int]()
+    if label_words is not None and template is not None:
+        if folder is None:
+            raise click.UsageError(f"--label-words: expected a language model (--model hf:DIR), got {reference}.")
+        prompt, asked = Prompt.read(template, chat=chat), different(next(csv.reader([label_words])))
+    names = options.class_names(classes)
 
     from petm._internal.distributed import together
     from petm.cli.inputs import form_of, inputs_of, labelled, open_inputs, open_labelled
@@ -207,24 +217,19 @@ def fit(
     from petm.fitting import check_disk, estimate, fit_adopted, fitted
     from petm.grading.provenance import ModelOrigin, Origin
     from petm.models.hf_adapter import base_of, is_adapter, warn_of_another_base
-    from petm.models.hf_folder import folder_of, read_classifier_config
+    from petm.models.hf_folder import read_classifier_config
     from petm.models.hf_tokenizer import ask
     from petm.models.loading import load_model, weights_fingerprint
     from petm.models.placing import shard
     from petm.models.prediction import move
-    from petm.models.prompt import Prompt
     from petm.training.recipes import DATA_SHARE
     from petm.training.run_folder import open_run
 
     import_from_here()
     trust: Any = {"trust_remote_code": trust_remote_code}
-    folder, prompt, words = folder_of(reference), None, dict[str, int]()
-    if label_words is not None and template is not None:
-        if folder is None:
-            raise click.UsageError(f"--label-words: expected a language model (--model hf:DIR), got {reference}.")
+    if folder is not None and prompt is not None:
         read_classifier_config(folder, label_words=True, **trust)
-        asked = Prompt.read(template, chat=chat)
-        prompt, words = ask(processor or folder, asked, next(csv.reader([label_words])), **trust)
+        prompt, words = ask(processor or folder, prompt, asked, **trust)
         arguments = {**(arguments or {}), "label_words": words}
     model = load_model(reference, weights, arguments=arguments, base=base, device_map=device_map, **trust)
     if folder is not None and is_adapter(folder):
@@ -237,7 +242,7 @@ def fit(
     form_options["arrays"] = all(path.suffix.lower() == ".npz" for path in (*sources, *calibration))
     wanted, label_column = inputs_of(reference, processor=processor, base=base, prompt=prompt, **trust, **form_options)
     how: dict[str, Any] = {"label_column": label_column, "skip_bad": skip_bad, **trust}
-    data = open_labelled(sources, wanted, reference, classes, base=base, words=tuple(words), **how)
+    data = open_labelled(sources, wanted, reference, names, base=base, words=tuple(words), **how)
     form, decoded = form_of(data, wanted), config.cache_budget // DATA_SHARE
     fresh = None
     if calibration:

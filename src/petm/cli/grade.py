@@ -91,6 +91,7 @@ def grade(
     if bundle.suffix.lower() != ".onnx":  # a graph is opened quickly
         for path in (path for path in inputs if path != "-"):
             options.check_readable("inputs", Path(path))
+    place.check()
     grader = open_grader(place, device)
     read_as = inputs_at(grader.origin.inputs, place)
     reader = reader_of(read_as, place.trust_remote_code)

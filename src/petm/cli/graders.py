@@ -12,10 +12,8 @@ import click
 from petm.cli.options import GraderPlace
 from petm.cli.process import import_from_here, keep_large_blocks
 from petm.data.reader import Reader
-from petm.errors import BundleError
 from petm.grading.gradable import prepares as prepares
 from petm.grading.gradable import processor_of as processor_of
-from petm.grading.manifest import recover
 from petm.grading.onnx_grader import OnnxGrader
 from petm.models.hf_folder import folder_of
 from petm.models.hf_tokenizer import Tokenizer
@@ -41,9 +39,6 @@ def open_grader(place: GraderPlace, device: str, threads: int | None = None) -> 
         if device not in _PROVIDERS:
             raise click.UsageError(f"--device: expected {', '.join(_PROVIDERS)} for an .onnx file, got {device}.")
         return OnnxGrader(bundle, providers=(*_PROVIDERS[device], "CPUExecutionProvider"), threads=threads)
-    recover(bundle)
-    if not bundle.exists():
-        raise BundleError(f"bundle: expected a petm bundle or .onnx file, got {bundle}, which does not exist.")
     return open_bundle(place, device)
 
 

@@ -1,6 +1,5 @@
 """Opening the data that a command names, and reporting what was left out of it."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +96,7 @@ def open_labelled(
     paths: Sequence[Path],
     inputs: InputOrigin,
     reference: str,
-    names: str | None,
+    classes: tuple[str, ...] | None,
     *,
     base: Path | None = None,
     skip_bad: bool,
@@ -107,17 +106,14 @@ def open_labelled(
 ) -> Data:
     """Returns the joined labelled data at one or more paths, with the classes of a model where these are known.
 
-    A model ``hf:DIR`` has the number of classes and often their names, or label ``words``. ``names`` are class names in
-    the order of the model's outputs, separated by commas, in place of those; one with a comma stands in quotes.
+    A model ``hf:DIR`` has the number of classes and often their names, or label ``words``; ``classes`` are names in the
+    order of the model's outputs, in place of those.
 
     Raises:
         ArgumentError: There is not one name for each output of the model.
         DataError: The data cannot be read; their classes are not those of the model; or a label is missing or outside
             0..K-1.
     """
-    classes = tuple(next(csv.reader([names]))) if names else None  # a name with a comma stands in quotes
-    if classes and len(set(classes)) < len(classes):
-        raise ArgumentError(f"classes: expected different names, got {enumerated(classes)}. Name each class once.")
     folder, count = folder_of(reference), 0
     if folder is not None:
         count, own = len(words), tuple(words)

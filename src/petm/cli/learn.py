@@ -95,7 +95,6 @@ def learn(
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
     paths = {
-        "bundle": (place.bundle,),
         "labels": label_files,
         "grades": grade_files,
         "data": sources,
@@ -104,6 +103,7 @@ def learn(
     for name, each in paths.items():
         for path in each:
             options.check_readable(name, path)
+    place.check()
     check_target(output, overwrite=overwrite)
     options.check_writable("output", output)
 

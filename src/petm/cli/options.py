@@ -1,5 +1,6 @@
 """Options that several verbs have, and types of options."""
 
+import csv
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any
 import click
 
 from petm._internal.texts import near, visible, visible_json
-from petm.errors import PetmWarning, RunError
+from petm.errors import ArgumentError, BundleError, PetmWarning, RunError
 
 PATH = click.Path(path_type=Path)
 
@@ -102,6 +103,20 @@ class GraderPlace:
                 "--trust-bundle-code for the one that the bundle names."
             )
 
+    def check(self) -> None:
+        """Raises PetmError where what is named does not exist, before a library is imported to open it."""
+        from petm.grading.manifest import recover
+        from petm.models.reference import check_reference
+
+        if self.bundle.suffix.lower() != ".onnx":
+            recover(self.bundle)
+        if not self.bundle.exists():
+            raise BundleError(f"bundle: expected a petm bundle or .onnx file, got {self.bundle}, which does not exist.")
+        for name in ("weights", "base"):
+            check_readable(name, getattr(self, name))
+        if self.reference:
+            check_reference(self.reference)
+
 
 def grader(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the argument BUNDLE and the options on its model, which the command gets as one `GraderPlace`."""
@@ -149,7 +164,7 @@ def show_own_warnings() -> None:
     warnings.showwarning = show
 
 
-_ASSIGNED = re.compile(r"\b[a-z_]+=\S+ \((--[a-z-]+)\)")
+_ASSIGNED = re.compile(r"\b[a-z_]+=\S+ \((--[a-z-]+(?: [A-Z]+)?)\)")
 _NAMED = re.compile(r"^[a-z_]+(?=: )|(?<![\w/.'\"-])[a-z]+(?:_[a-z]+)+(?![\w/'\"=-]|\.\w)")
 
 
@@ -229,6 +244,18 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             return tuple(map(float, value.split(",") if isinstance(value, str) else value))
         except (TypeError, ValueError):
             self.fail(f"expected numbers such as 0.485,0.456,0.406, got {value!r}.", param, ctx)
+
+
+def class_names(text: str | None) -> tuple[str, ...] | None:
+    """Returns names separated by commas; raises ArgumentError where one comes twice.
+
+    >>> class_names('cat,"big, old dog"')
+    ('cat', 'big, old dog')
+    """
+    names = tuple(next(csv.reader([text]))) if text else None
+    if names and len(set(names)) < len(names):
+        raise ArgumentError(f"classes: expected different names, got {', '.join(names)[:200]}. Name each class once.")
+    return names
 
 
 def check_readable(name: str, path: Path | None) -> None:

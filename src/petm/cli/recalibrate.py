@@ -89,6 +89,7 @@ def recalibrate(
         check_target(output, overwrite=overwrite)
         options.check_writable("output", output)
     options.check_writable("report", report)
+    place.check()
     manifest = read_manifest(place.bundle)
     classes, reviewed, chance = manifest.origin.model.classes, None, None
     if label_files:

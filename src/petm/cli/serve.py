@@ -80,14 +80,15 @@ def serve(
 
     key = _read_key(api_key_file)
     _check_files(queue, labels_file, grades_file, audit)
+    if not math.isfinite(max_body_mib):
+        raise click.UsageError(f"--max-body-mib: expected a number above 0, got {max_body_mib}.")
+    place.check()
     import_extra("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
     from petm.serving.engine_process import EngineProcess
     from petm.serving.limits import Limits
     from petm.serving.server import is_loopback
     from petm.serving.server import serve as serve_grader
 
-    if not math.isfinite(max_body_mib):
-        raise click.UsageError(f"--max-body-mib: expected a number above 0, got {max_body_mib}.")
     body, inputs = int(max_body_mib * MEBI), min(max_inputs, max_waiting)
     limits = Limits(wait=max_wait_ms / 1000, body=body, inputs=inputs, queue=max_waiting, **more)
     make = partial(_make_engine, limits, place, device, threads)

@@ -13,7 +13,7 @@ from petm._internal.storage import Located, for_arrow, locate
 from petm.data.decisions import refuse_former
 from petm.data.tables import FORMULA
 from petm.errors import DataError
-from petm.grading.grades import Grades
+from petm.grading.grades import NO_SECOND, Grades
 from petm.selective.audit import drawn
 
 GRADE_NAMES = ("trusted", "suspect", "unreadable")
@@ -41,9 +41,10 @@ SCHEMA = pa.schema(
 )
 """``input`` is a path, ``row`` a place in this file from 1: a row in Parquet and arrays, a line in files of lines, null
 for an image; ``text`` is the beginning of a text. ``label`` is the base model's prediction, ``second`` the second
-opinion's; ``confidence`` is the probability that ``label`` is right, 1 - ``probability_of_error``. ``reason`` says why
-an input could not be read; all values between are null then. ``chance`` is that of a row to be reviewed, 1 for a
-suspect; ``audit`` marks the trusted that were drawn; ``sha256`` is the hash of the content."""
+opinion's, null where a cascade asked for none; ``confidence`` is the probability that ``label`` is right, 1 -
+``probability_of_error``. ``reason`` says why an input could not be read; all values between are null then.
+``chance`` is that of a row to be reviewed, 1 for a suspect; ``audit`` marks the trusted that were drawn; ``sha256`` is
+the hash of the content."""
 
 OPTIONAL = frozenset(("text", "second", "second_name", "true_label", "chance", "audit", "sha256"))
 """Columns that are absent where a run has nothing to put into them."""
@@ -100,8 +101,9 @@ def grade_table(
 
     digests = list(hashes) if hashes is not None else [None] * len(inputs)
 
-    def named(labels: Any) -> list[str]:
-        return [classes[label] if label < len(classes) else str(label) for label in labels.tolist()]
+    def named(labels: Any) -> list[str | None]:
+        numbers = ((label, label is not None and label < len(classes)) for label in labels.tolist())
+        return [classes[label] if has_name else label if label is None else str(label) for label, has_name in numbers]
 
     def known(probabilities: Any) -> pa.Array:
         return spread(np.ma.masked_invalid(probabilities).tolist(), pa.float64())
@@ -111,8 +113,8 @@ def grade_table(
         "row": pa.array(rows, pa.int64()),
         "label": spread(grades.labels, pa.int64()),
         "label_name": spread(_texts(named(grades.labels)), pa.string()),
-        "probability_of_error": known(grades.probability),
-        "confidence": known(1 - grades.probability),
+        "probability_of_error": known(grades.probability_of_error),
+        "confidence": known(1 - grades.probability_of_error),
         "suspicion": spread(grades.suspicion, pa.float64()),
         "grade": spread(np.where(grades.trusted, *GRADE_NAMES[:2]).tolist(), pa.string()).fill_null(GRADE_NAMES[2]),
         "reason": _texts(why),
@@ -120,8 +122,9 @@ def grade_table(
     if texts is not None:
         columns["text"] = _texts([None if text is None else text[:_LONGEST_TEXT] for text in texts])
     if has_second:
-        columns["second"] = spread(grades.second, pa.int64())
-        columns["second_name"] = spread(_texts(named(grades.second)), pa.string())
+        second = np.ma.masked_equal(grades.second, NO_SECOND)
+        columns["second"] = spread(second.tolist(), pa.int64())
+        columns["second_name"] = spread(_texts(named(second)), pa.string())
     if true_labels is not None:
         columns["true_label"] = pa.array(true_labels, pa.int64())
     if audit is not None:

@@ -31,7 +31,7 @@ from petm.evidence.suspicion import Suspicion, suspicion_from_json, suspicion_na
 from petm.grading.bundle import read_bundle, write_bundle
 from petm.grading.card import model_card
 from petm.grading.gradable import Batches, Gradable, graded
-from petm.grading.grades import Batch, Grades, as_inputs, check_inputs
+from petm.grading.grades import NO_SECOND, Batch, Grades, as_inputs, check_inputs
 from petm.grading.input_profile import InputCheck, describe_inputs
 from petm.grading.manifest import MANIFEST, Manifest, MemberRecord
 from petm.grading.provenance import Origin, library_versions
@@ -100,7 +100,7 @@ class Grader:
 
     @property
     def has_second(self) -> bool:
-        """Whether there is a second opinion; without one, its predictions are those of the base model."""
+        """Whether there is a second opinion."""
         return bool(self.adapted.members)
 
     def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
@@ -175,14 +175,15 @@ class Grader:
 
         Suspicion is at least the greatest threshold where a cascade's cap left second opinions out.
         """
-        labels = answers.predicted.numpy()
+        labels, asked = answers.predicted.numpy(), answers.asked(self.adapted.cascade).numpy()
         highest = torch.tensor(max(self.threshold.values), dtype=torch.float64)
         suspicion = answers.raised(self.suspicion.of(answers), highest).numpy()
+        unknown = np.full(len(labels), np.nan)
         return Grades(
             labels=labels,
-            second=answers.second.argmax(1).numpy(),
+            second=np.where(asked, answers.second.argmax(1).numpy(), NO_SECOND),
             suspicion=suspicion,
-            probability=self.probability.probability(suspicion) if self.probability else np.full(len(labels), np.nan),
+            probability_of_error=self.probability.probability(suspicion) if self.probability else unknown,
             trusted=self.threshold.trusts(suspicion, labels),
             classes=self.origin.model.classes,
         )

@@ -25,14 +25,17 @@ Batch: TypeAlias = "Arrays | Inputs"
 _SHOWN = 5
 """Samples that a representation shows."""
 
+NO_SECOND = -1
+"""In place of a second opinion's prediction where none was asked for."""
+
 
 class Grade(NamedTuple):
     """The grade of one sample; see `Grades`."""
 
     label: int | str
     name: str | None
-    second: int | str
-    probability: float
+    second: int | str | None
+    probability_of_error: float
     suspicion: float
     trusted: bool
 
@@ -46,9 +49,9 @@ class Grades:
 
     Attributes:
         labels: int64 ``(N,)``, the base model's predictions.
-        second: int64 ``(N,)``, the second opinion's predictions; without one, those of the base model.
+        second: int64 ``(N,)``, the second opinion's predictions; -1 where a cascade asked for none, or there is none.
         suspicion: float64 ``(N,)``, higher is more likely wrong.
-        probability: float64 ``(N,)``, calibrated probability that the base model is wrong; NaN if not calibrated.
+        probability_of_error: float64 ``(N,)``, calibrated probability that the base model is wrong, or NaN.
         trusted: bool ``(N,)``, the grade: trusted, else suspect.
         classes: ``K`` class names; empty where the grader has none.
     """
@@ -56,7 +59,7 @@ class Grades:
     labels: NDArray[np.int64]
     second: NDArray[np.int64]
     suspicion: NDArray[np.float64]
-    probability: NDArray[np.float64]
+    probability_of_error: NDArray[np.float64]
     trusted: NDArray[np.bool_]
     classes: tuple[str, ...] = ()
 
@@ -76,8 +79,14 @@ class Grades:
         """Returns the grade at a number; or the grades at a slice, at numbers, or where a mask is true."""
         if np.ndim(index) or isinstance(index, slice):
             return replace(self, **{name: getattr(self, name)[index] for name in _ARRAYS})
-        label, second, suspicion, probability, trusted = (getattr(self, name)[index].item() for name in _ARRAYS)
-        return Grade(label, self.classes[label] if self.classes else None, second, probability, suspicion, trusted)
+        label, second, suspicion, error, trusted = (np.asarray(getattr(self, name)[index]).item() for name in _ARRAYS)
+        second = None if second == self._none else second
+        return Grade(label, self.classes[label] if self.classes else None, second, error, suspicion, trusted)
+
+    @property
+    def _none(self) -> int | None:
+        """What stands for no second opinion: among a user's own labels, of which -1 may be one, None."""
+        return None if self.second.dtype == object else NO_SECOND
 
     def __iter__(self) -> Iterator[Grade]:
         return (self[row] for row in range(len(self)))
@@ -85,8 +94,8 @@ class Grades:
     def to_pandas(self) -> Any:
         """Returns a ``pandas.DataFrame`` with a row for each sample.
 
-        The columns are ``label``, ``label_name`` (None without class names), ``second``, ``probability_of_error``,
-        ``suspicion`` and ``trusted``.
+        The columns are ``label``, ``label_name`` (None without class names), ``second`` (empty where there is none),
+        ``probability_of_error``, ``suspicion`` and ``trusted``.
 
         Raises:
             ExtraError: pandas is not installed.
@@ -95,12 +104,15 @@ class Grades:
             pandas = import_module("pandas")
         except ImportError as error:
             raise ExtraError(f"pandas: expected to be installed, got: {error}. Run: pip install pandas.") from error
+        second: Any = self.second
+        if self._none is not None:
+            second = pandas.arrays.IntegerArray(second, second == NO_SECOND, copy=True)
         return pandas.DataFrame(
             {
                 "label": self.labels,
                 "label_name": self.names,
-                "second": self.second,
-                "probability_of_error": self.probability,
+                "second": second,
+                "probability_of_error": self.probability_of_error,
                 "suspicion": self.suspicion,
                 "trusted": self.trusted,
             }
@@ -127,7 +139,8 @@ class Grades:
     def __repr__(self) -> str:
         shown = [f"Grades({len(self)} samples, {int(self.trusted.sum())} trusted)"]
         for each in self[:_SHOWN]:
-            error = "" if np.isnan(each.probability) else f", probability of error {each.probability:.3g}"
+            known = not np.isnan(each.probability_of_error)
+            error = f", probability of error {each.probability_of_error:.3g}" if known else ""
             grade = "trusted" if each.trusted else "suspect"
             shown.append(f"  {each.label if each.name is None else each.name}: {grade}{error}")
         return "\n".join([*shown, *(["  ..."] if len(self) > _SHOWN else [])])

@@ -69,7 +69,7 @@ def check_data(model: nn.Module, data: Data, argument: str, *, force: bool, prob
     if moved and not force:
         raise DataError(
             f"{source}: expected the classes in the order of the model's outputs, {', '.join(own[:12])}, got "
-            f"{', '.join(data.classes[:12])}. Name them in that order, or go on with force."
+            f"{', '.join(data.classes[:12])}. Name them in that order, or go on with force=True (--force)."
         )
 
 

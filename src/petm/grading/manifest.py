@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
-from petm._internal.files import fingerprint, plain, sha256_of_file, write_json
+from petm._internal.files import REPLACE, fingerprint, plain, sha256_of_file, write_json
 from petm._internal.records import LONGEST_FILE, Json, Record
 from petm._internal.tensor_files import tensors_in
 from petm.adapter.cascade import Cascade
@@ -247,8 +247,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     if not (path / MANIFEST).is_file():
         raise RunError(f"{path}: expected no such path yet, got something that is no bundle. Choose another name.")
     if not overwrite:
-        step = "Choose another name, or replace it with overwrite=True (--overwrite)"
-        raise RunError(f"{path}: expected no such path yet, got a bundle. {step}.")
+        raise RunError(f"{path}: expected no such path yet, got a bundle. Choose another name, or {REPLACE}.")
 
 
 def _probability(record: Record) -> ErrorProbability:

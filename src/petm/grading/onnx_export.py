@@ -68,16 +68,16 @@ def export_onnx(
 ) -> Exported:
     """Writes a grader as an ONNX graph, from the input to the grade, with a batch of any size.
 
-    Input ``x`` float32 ``(N, C, H, W)``; outputs ``label`` int64 ``(N,)``, ``suspicion`` and ``probability`` float64
-    ``(N,)``, ``trusted`` bool ``(N,)``, and the logits ``base`` and ``second``, float32 ``(N, K)``. The metadata, under
-    keys that begin with ``petm.``, hold score, threshold, class names, figures of the fit, what was compared, what the
-    grader brings, and the preprocessing of images. A file appears only after onnxruntime has answered as the grader
-    does on batches of 1, 3 and 8 random inputs and on the example.
+    Input ``x`` float32 ``(N, C, H, W)``; outputs ``label`` int64 ``(N,)``, ``suspicion`` and ``probability_of_error``
+    float64 ``(N,)``, ``trusted`` bool ``(N,)``, and the logits ``base`` and ``second``, float32 ``(N, K)``. The
+    metadata, under keys that begin with ``petm.``, hold score, threshold, class names, figures of the fit, what was
+    compared, what the grader brings, and the preprocessing of images. A file appears only after onnxruntime has
+    answered as the grader does on batches of 1, 3 and 8 random inputs and on the example.
 
     With a cascade the graph computes the base model alone. Another output, ``asked`` bool ``(N,)``, says where a second
     opinion is needed; there the prediction is suspect for the time being. ``NAME.second.onnx`` takes these samples as
     ``x`` with their ``base`` (and ``features``, if the first graph has that output), and returns their suspicion,
-    probability, trusted and second. The first one's metadata name the second and its SHA-256.
+    probability of error, trusted and second. The first one's metadata name the second and its SHA-256.
 
     Args:
         grader: A fitted grader whose model is on the CPU.
@@ -141,9 +141,9 @@ class _Graded(nn.Module):
         """Returns the tensors of `Answer` by name, where answers may be left out unless they are complete."""
         label, suspicion = answers.predicted, self.suspicion.of(answers)
         suspicion = suspicion if complete else answers.raised(suspicion, self.thresholds.amax(0))
-        probability = self.probability.as_tensor(suspicion) if self.probability else suspicion * float("nan")
+        error = self.probability.as_tensor(suspicion) if self.probability else suspicion * float("nan")
         trusted = suspicion < (self.thresholds[label] if len(self.thresholds) > 1 else self.thresholds)
-        found = (label, suspicion, probability, trusted, answers.base, answers.second)
+        found = (label, suspicion, error, trusted, answers.base, answers.second)
         return dict(zip(Answer._fields, found, strict=True))
 
 

@@ -15,7 +15,7 @@ from petm._internal.records import Json, Record, parse_json
 from petm.adapter.cascade import Allowance, Cascade
 from petm.errors import ArgumentError, BundleError, DataError, ModelError
 from petm.grading.gradable import Batches, Gradable, graded
-from petm.grading.grades import Batch, Grades, check_inputs
+from petm.grading.grades import NO_SECOND, Batch, Grades, check_inputs
 from petm.grading.input_profile import InputCheck
 from petm.grading.onnx_file import check_graph
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
@@ -24,7 +24,7 @@ from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
 from petm.selective.thresholds import Threshold
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 PREFIX = "petm."
 """Prefix of the keys in a graph's metadata; the values are JSON."""
 
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
     label: NDArray[np.int64]
     suspicion: NDArray[np.float64]
-    probability: NDArray[np.float64]
+    probability_of_error: NDArray[np.float64]
     trusted: NDArray[np.bool_]
     base: NDArray[np.float32]
     second: NDArray[np.float32]
@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 
 ASKED, FEATURES = "asked", "features"
 """Outputs of a graph with a cascade besides those of `Answer`: where a second opinion is asked for; what it needs."""
-SECOND = ("suspicion", "probability", "trusted", "second")
+SECOND = ("suspicion", "probability_of_error", "trusted", "second")
 """The outputs of a cascade's second graph, in place of those of the first, for the samples that it is given."""
 
 
@@ -65,7 +65,7 @@ class OnnxGrader:
         score: The name of what suspicion is computed from, as in `petm.evidence.suspicion`.
         origin: Class names, and how images are read.
         measured: Figures of the fit, by name.
-        has_second: Whether there is a second opinion; without one, its outputs are those of the base model.
+        has_second: Whether there is a second opinion; without one, the output ``second`` is ``base``.
         choice: What the suspicion was compared with, as in `petm.grading.grader.Grader`.
         outcome: What it brings beside the softmax, as there.
         shape: Shape of one input, ``(C, H, W)`` for images.
@@ -162,7 +162,7 @@ class OnnxGrader:
                 parts.append(self.run(inputs, allowance=allowance))
                 progress.advance(len(inputs))
         allowance.tell()
-        return self._grades(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
+        return self.judge(Answer(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
 
     def allow(self, state: int | None = None) -> Allowance:
         """Returns the second opinions that a run over many batches may compute, from a state of its on."""
@@ -182,7 +182,7 @@ class OnnxGrader:
         """
         values = _as_array(x)
         self._check(values)
-        return self._grades(self.run(values, allowance=allowance))
+        return self.judge(self.run(values, allowance=allowance))
 
     def run(self, x: NDArray[np.float32], *, allowance: Allowance | None = None) -> Answer:
         """Returns the answers to one batch, float32 ``(N, C, H, W)``: the fastest call for single samples.
@@ -228,9 +228,12 @@ class OnnxGrader:
         for name, values in zip(SECOND, self._run(self._second, given), strict=True):
             getattr(answer, name)[rows] = values
 
-    def _grades(self, answer: Answer) -> Grades:
-        label, suspicion, probability, trusted, _, second = answer
-        return Grades(label, second.argmax(1), suspicion, probability, trusted, self.origin.model.classes)
+    def judge(self, answer: Answer) -> Grades:
+        """Returns the grades of samples from the answers to them."""
+        label, suspicion, error, trusted, base, second = answer
+        asked = (second != base).any(1) if self._cascade else self.has_second
+        seconds = np.where(asked, second.argmax(1), NO_SECOND)
+        return Grades(label, seconds, suspicion, error, trusted, self.origin.model.classes)
 
     def _run(self, session: Any, given: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from petm._internal.extras import import_extra
+from petm._internal.files import REPLACE
 from petm._internal.storage import Located, RemotePath, for_arrow
 from petm.data.reader import Reader
 from petm.data.sources import Source
@@ -66,7 +67,7 @@ def grade_on_ray(
     ray = _import_ray()
     check_apart(output, [source.name for source in sources])
     if output.exists() and not overwrite:
-        raise RunError(f"{output}: expected no such path yet. Choose another name, or pass --overwrite to replace it.")
+        raise RunError(f"{output}: expected no such path yet. Choose another name, or {REPLACE}.")
     how = {"batch_size": batch_size, "labelled": labelled, "audit": audit, "seed": seed}
     total = sum(source.count() for source in sources)
     size = max(PIECE, total // (_SHARES * workers))

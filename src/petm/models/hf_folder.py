@@ -66,12 +66,7 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> tuple[Any, Task | N
     Raises:
         ModelError: There is no such folder or config, or it has code of its own that is not trusted.
     """
-    if not folder.is_dir():
-        why = "which is a file" if folder.exists() else "which does not exist"
-        raise ModelError(
-            f"model: expected the folder of a Hugging Face model, got {folder}, {why}. Name it (--model hf:DIR)."
-        )
-    check_files(folder)
+    check_folder(folder)
     content = read_json(folder / "config.json")
     refuse_custom_code(folder, content, trust_remote_code=trust_remote_code)
     for rule, (most, names) in _LIMITS.items():
@@ -128,6 +123,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"model: expected a JSON object in {path}, got {type(content).__name__}. Fetch it again.")
     return content
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ModelError where there is no such folder, or as `check_files`."""
+    if not folder.is_dir():
+        why = "which is a file" if folder.exists() else "which does not exist"
+        raise ModelError(
+            f"model: expected the folder of a Hugging Face model, got {folder}, {why}. Name it (--model hf:DIR)."
+        )
+    check_files(folder)
 
 
 def check_files(folder: Path) -> None:

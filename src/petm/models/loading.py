@@ -28,6 +28,7 @@ from petm.models.hf_classifier import load_classifier
 from petm.models.hf_folder import folder_of
 from petm.models.placing import check_copied, held_beside, plain_parts
 from petm.models.reading import Reading
+from petm.models.reference import check_reference, split_reference
 
 LABEL_WORDS = "label_words"
 """Argument of a causal language model: the token of each label word, by the word."""
@@ -61,10 +62,7 @@ def load_model(
             Face folder cannot be used, as in `petm.models.hf_classifier.load_classifier`.
     """
     folder = folder_of(reference)
-    if folder is None and base is not None:
-        raise ModelError(f"base: expected none beside {reference}, which is no folder of an adapter, got {base}.")
-    if folder is None and device_map is not None:
-        raise ModelError(f"device_map: expected none beside {reference}, which is no folder hf:DIR, got {device_map}.")
+    check_reference(reference, base=base, device_map=device_map)
     if folder is None:
         model = build(_find_factory(reference), reference, arguments or {})
     else:
@@ -101,17 +99,6 @@ def build(factory: Callable[..., Any], reference: str, arguments: Mapping[str, A
     if not isinstance(model, nn.Module):
         raise ModelError(f"model: expected {reference} to return a torch.nn.Module, got {type(model).__name__}.")
     return model
-
-
-def split_reference(reference: str) -> tuple[str, str]:
-    """Returns module or file, and factory, of a reference; raises ModelError where it has not both."""
-    place, _, name = reference.rpartition(":")
-    if not (place and name):
-        raise ModelError(
-            f"model: expected 'module:factory', 'file.py:factory' or 'hf:DIR', got {reference!r}. "
-            f"Name the function or class that makes the network behind a colon (--model)."
-        )
-    return place, name
 
 
 def import_module(place: str) -> ModuleType:

@@ -99,7 +99,9 @@ class Prompting:
         self._tokenizer, self.prompt, self._whole = tokenizer, prompt, prompt.template
         if prompt.chat:
             if not tokenizer.chat_template:
-                raise ArgumentError("chat: expected a tokenizer with a chat template, got none. Leave it out (--chat).")
+                raise ArgumentError(
+                    "chat: expected a tokenizer with a chat template, got none. Leave out chat=True (--chat)."
+                )
             said = [{"role": "user", "content": prompt.template}]
             self._whole = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
             if f"{{{TEXT}}}" not in self._whole:
@@ -188,6 +190,17 @@ class Prompting:
         return not self._filled({TEXT: TEXT}).endswith(_NO_SPACE_BEHIND)
 
 
+def different(words: Sequence[str]) -> list[str]:
+    """Returns label words without the space around them; raises ArgumentError where they are not two and different."""
+    words = [word.strip() for word in words]
+    if len(words) < 2 or not all(words) or len(set(words)) < len(words):
+        raise ArgumentError(
+            f"label_words: expected at least two different words, got {', '.join(map(repr, words))}. "
+            f"Separate them with commas."
+        )
+    return words
+
+
 def resolve(tokenizer: Any, prompt: Prompt, words: Sequence[str]) -> tuple[Prompt, dict[str, int]]:
     """Returns a prompt with its end, and the first token of each label word behind it.
 
@@ -197,12 +210,7 @@ def resolve(tokenizer: Any, prompt: Prompt, words: Sequence[str]) -> tuple[Promp
     Raises:
         ArgumentError: There are fewer than two words, one is not in the vocabulary, or two begin with one token.
     """
-    words = [word.strip() for word in words]
-    if len(words) < 2 or not all(words) or len(set(words)) < len(words):
-        raise ArgumentError(
-            f"label_words: expected at least two different words, got {', '.join(map(repr, words))}. "
-            f"Separate them with commas."
-        )
+    words = different(words)
     spaced = Prompting(tokenizer, replace(prompt, end="")).follows_space()
     first = ""
     for end, between in (("", " "), (" ", ""), ("", ""))[0 if spaced else 2 :]:

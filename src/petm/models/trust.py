@@ -15,7 +15,8 @@ from petm._internal.texts import visible
 from petm.errors import ArgumentError, BundleError, ModelError
 from petm.models.hf_adapter import base_of, is_adapter
 from petm.models.hf_folder import folder_of
-from petm.models.loading import arguments_of, build, count_parameters, import_module, load_model, split_reference
+from petm.models.loading import arguments_of, build, count_parameters, import_module, load_model
+from petm.models.reference import split_reference
 
 _OWN = "petm"
 

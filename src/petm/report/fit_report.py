@@ -60,7 +60,8 @@ def write_fit_report(grader: Grader, calibration: Data, path: str | Path) -> Non
 
     def gallery(**some: Any) -> list[dict[str, Any]]:
         names = grader.origin.model.classes or data.classes
-        suspects = gather_suspects(both.base, both.second if both.members else None, suspected, data, **some)
+        second, asked = both.second if both.members else None, both.asked(grader.adapted.cascade)
+        suspects = gather_suspects(both.base, second, suspected, data, asked=asked, **some)
         return [shown(suspect, names, _measure(grader, suspect)) for suspect in suspects]
 
     suspects, second, choice, outcome = gallery(), both.second.argmax(1), grader.choice, grader.outcome

@@ -34,6 +34,7 @@ class Suspect:
         base: float64 ``(K,)``, the base model's probabilities.
         second: float64 ``(K,)``, the second opinion's probabilities; absent without one.
         suspicion: Suspicion by the grader's score.
+        unasked: Whether a cascade asked for no second opinion.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Suspect:
     base: Tensor
     second: Tensor | None
     suspicion: float
+    unasked: bool = False
 
 
 def gather_suspects(
@@ -51,6 +53,7 @@ def gather_suspects(
     suspicion: Tensor,
     data: Data,
     *,
+    asked: Tensor | None = None,
     count: int = 12,
     among: Tensor | None = None,
 ) -> tuple[Suspect, ...]:
@@ -61,6 +64,7 @@ def gather_suspects(
         second: The second opinion's logits ``(N, K)``; absent without one.
         suspicion: float ``(N,)``.
         data: The ``N`` samples.
+        asked: bool ``(N,)``, where a second opinion was asked for; absent means for all.
         count: Number of samples.
         among: bool ``(N,)``, where to take them from; absent takes them from all.
     """
@@ -68,19 +72,19 @@ def gather_suspects(
     order = order if among is None else order[among[order]]
     for index in order[:count].tolist():
         sample, ours = data.inputs([index]), base[index].double().softmax(0)
-        theirs = None if second is None else second[index].double().softmax(0)
+        unasked = second is not None and asked is not None and not asked[index]
+        theirs = None if second is None or unasked else second[index].double().softmax(0)
         image = sample[0] if isinstance(sample, Tensor) else torch.empty(0)
         label = int(data.labels[index])
         held = (data.name(index), image, data.text(index), label, ours, theirs)
-        found.append(Suspect(*held, float(suspicion[index])))
+        found.append(Suspect(*held, float(suspicion[index]), unasked))
     return tuple(found)
 
 
 def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> dict[str, Any]:
     """Returns what the macro ``gallery`` of ``parts.jinja`` shows of a suspect; probabilities are in percent.
 
-    A class without a name is named by its number; ``image`` and ``text`` are empty if the sample has none. A second
-    opinion that a cascade did not ask for, which repeats the base model, is left out and told as ``unasked``.
+    A class without a name is named by its number; ``image`` and ``text`` are empty if the sample has none.
 
     Args:
         suspect: The sample.
@@ -95,8 +99,7 @@ def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> dict[str, A
         top = int(probabilities.argmax())
         return {"name": name(top), "probability": percent(float(probabilities[top]))}
 
-    unasked = suspect.second is not None and torch.equal(suspect.second, suspect.base)
-    opinions = {"base": suspect.base} | ({} if suspect.second is None or unasked else {"second": suspect.second})
+    opinions = {"base": suspect.base} | ({} if suspect.second is None else {"second": suspect.second})
     heights = {kind: (100 * opinion).tolist() for kind, opinion in opinions.items()}
     most = torch.stack([*opinions.values()]).amax(0)
     likely = most.topk(min(MOST_BARS, len(most))).indices.sort().values
@@ -105,7 +108,7 @@ def shown(suspect: Suspect, classes: Sequence[str], measure: str) -> dict[str, A
         "image": png(suspect.image) if suspect.image.ndim == 3 else "",
         "text": textwrap.shorten(suspect.text, LONGEST, placeholder=" …"),
         "truth": name(suspect.label),
-        "unasked": unasked,
+        "unasked": suspect.unasked,
         "answers": {kind: answer(opinion) for kind, opinion in opinions.items()},
         "wrong": int(suspect.base.argmax()) != suspect.label,
         "measure": measure,

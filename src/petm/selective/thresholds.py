@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from petm._internal.records import Json, Record
 from petm.errors import ArgumentError, BundleError
 from petm.selective.audit import inverse_chances, thinned
+from petm.selective.groups import Groups
 from petm.selective.ranking import calibration_arrays
 
 BEARABLE_ERRORS, FIRST_COVERAGE = 12, 0.3
@@ -37,6 +38,7 @@ class Threshold:
         samples_needed: About how many calibration samples a guarantee that could not be made would need, at the error
             rates seen; None where no number suffices.
         classes: One threshold for each class that the base model may predict; empty where one serves all.
+        groups: For a guarantee in each group, the place in ``classes`` of each sample; None where there are no groups.
         stated: Whether the base model has not seen the calibration samples by the user's word alone: they were held out
             of the data of the fit.
     """
@@ -50,12 +52,14 @@ class Threshold:
     recall: float | None = None
     samples_needed: int | None = None
     classes: tuple["Threshold", ...] = ()
+    groups: Groups | None = None
     stated: bool = False
 
     @property
     def holds(self) -> bool:
         """Whether the target is reached; where it is not, nothing is trusted (in that class)."""
-        return all(part.holds for part in self.classes) if self.classes else self.value > -math.inf
+        parts = self.classes[: len(self.groups.cells)] if self.groups else self.classes
+        return all(part.holds for part in parts) if parts else self.value > -math.inf
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -78,7 +82,8 @@ class Threshold:
 
         Args:
             suspicion: float ``(N,)``.
-            predicted: int ``(N,)``, the classes that the base model predicts; needed with ``classes``.
+            predicted: int ``(N,)``, the classes that the base model predicts; needed with ``classes``. With ``groups``,
+                the places that `Groups.places` gives.
 
         Raises:
             ArgumentError: ``predicted`` is absent but needed, has another shape, or names a class without a threshold.
@@ -101,7 +106,11 @@ class Threshold:
         """Returns the fields in JSON's types: infinity, which JSON lacks, as text."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         value = self.value if math.isfinite(self.value) else str(self.value)
-        return content | {"value": value, "classes": [part.as_json() for part in self.classes]}
+        return content | {
+            "value": value,
+            "classes": [part.as_json() for part in self.classes],
+            "groups": self.groups.as_json() if self.groups else None,
+        }
 
     @classmethod
     def from_json(cls, record: Record) -> "Threshold":
@@ -114,6 +123,9 @@ class Threshold:
         classes = tuple(cls.from_json(part) for part in record.records("classes")) if record.has("classes") else ()
         if any(part.classes for part in classes):
             raise BundleError(f"{record.place}, classes: expected thresholds without classes of their own.")
+        groups = Groups.from_json(record.record("groups")) if record.has("groups") else None
+        if groups is not None and len(classes) != len(groups.cells) + 2:
+            raise BundleError(f"{record.place}, classes: expected one for each cell of the groups and two more.")
         shares = filter(record.has, ("coverage", "max_risk", "confidence", "risk", "recall"))
         return cls(
             float(value) if value in ("inf", "-inf") else record.number("value"),
@@ -121,6 +133,7 @@ class Threshold:
             **{name: record.number(name, least=0, most=1) for name in shares},
             samples_needed=record.whole("samples_needed") if record.has("samples_needed") else None,
             classes=classes,
+            groups=groups,
             stated=record.flag("stated"),
         )
 
@@ -172,7 +185,7 @@ def risk_threshold(
     scores, errors = calibration_arrays(suspicion, wrong)
     weights = inverse_chances(chance, len(scores))
     kept = thinned(weights)
-    found = _guarantee(scores[kept], errors[kept], max_risk, confidence, 1 - confidence)
+    found = guaranteed_part(scores[kept], errors[kept], max_risk, confidence, 1 - confidence)
     return _as_seen(found, scores, errors, weights)
 
 
@@ -193,7 +206,7 @@ def guaranteed_coverage(
     scores, errors = calibration_arrays(suspicion, wrong)
     weights = inverse_chances(chance, len(scores))
     kept = thinned(weights)
-    found = _guarantee(scores[kept], errors[kept], max_risk, confidence, 1 - confidence, copies)
+    found = guaranteed_part(scores[kept], errors[kept], max_risk, confidence, 1 - confidence, copies)
     return float(np.average(scores < found.value, weights=weights))
 
 
@@ -236,7 +249,7 @@ def class_thresholds(
     for label in range(classes):
         rows = labels == label
         used = rows & kept
-        part = _guarantee(scores[used], errors[used], max_risk, confidence, (1 - confidence) / classes)
+        part = guaranteed_part(scores[used], errors[used], max_risk, confidence, (1 - confidence) / classes)
         if part.samples_needed is not None:
             part = replace(part, samples_needed=math.ceil(part.samples_needed * kept.sum() / used.sum()))
         parts.append(_as_seen(part, scores[rows], errors[rows], weights[rows]))
@@ -272,7 +285,7 @@ def lower_of(
         value = max(part.value for part in parts)
         found = replace(found, value=value, samples_needed=samples_needed, classes=parts)
     errors = np.asarray(wrong, bool)
-    return _with_shares(found, found.trusts(suspicion, predicted), errors, inverse_chances(chance, len(errors)))
+    return with_shares(found, found.trusts(suspicion, predicted), errors, inverse_chances(chance, len(errors)))
 
 
 def coverage_threshold(suspicion: ArrayLike, coverage: float, *, chance: ArrayLike | None = None) -> Threshold:
@@ -352,28 +365,32 @@ def _as_seen(
     found: Threshold, scores: NDArray[np.float64], errors: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> Threshold:
     """A threshold for all, with coverage and risk as the weighted samples show them; unchanged if it trusts nothing."""
-    return _with_shares(found, scores < found.value, errors, weights) if found.holds else found
+    return with_shares(found, scores < found.value, errors, weights) if found.holds else found
 
 
-def _with_shares(
+def with_shares(
     found: Threshold, trusted: NDArray[np.bool_], errors: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> Threshold:
-    """A threshold with coverage and risk of the weighted samples that it trusts."""
+    """Returns a threshold with coverage and risk of the weighted samples that it trusts."""
     share, failed = (float(weights[each].sum()) for each in (trusted, trusted & errors))
     return replace(found, coverage=share / float(weights.sum()), risk=failed / share if share else None)
 
 
-def _guarantee(
+def guaranteed_part(
     scores: NDArray[np.float64],
     errors: NDArray[np.bool_],
     max_risk: float,
     confidence: float,
     level: float,
     copies: int = 1,
+    *,
+    first: float | None = None,
 ) -> Threshold:
-    """The threshold whose guarantee is violated with probability ``level`` at most; ``confidence`` is only recorded.
+    """Returns the threshold whose guarantee is violated with probability ``level`` at most.
 
-    With ``copies``, what so many times the samples would give if errors stayed as frequent; this guarantees nothing.
+    The arrays are those of `risk_threshold`; ``confidence`` is only recorded. With ``copies``, what so many times the
+    samples would give if errors stayed as frequent; this guarantees nothing. The tests begin at the count that the
+    level ``first`` gives.
     """
     total, rule = copies * len(scores), "guaranteed risk"
     if not total:
@@ -381,7 +398,7 @@ def _guarantee(
     # Within equal suspicion the order must not depend on the labels; that of the samples may.
     order = np.lexsort((np.random.default_rng(0).permutation(len(scores)), scores))
     counts, failures = copies * np.arange(1, len(scores) + 1), copies * errors[order].cumsum()
-    start = int(_first_counts(total, max_risk, level))
+    start = int(_first_counts(total, max_risk, first or level))
     following = np.append(scores[order][1:], math.inf)
     ends = (scores[order] < following) & (counts >= start)  # of runs of equal suspicion
     tested = ends | (counts == start)
@@ -393,6 +410,11 @@ def _guarantee(
     last = found[-1]
     coverage, risk = float(counts[last] / total), float(failures[last] / counts[last])
     return Threshold(float(following[last]), rule, coverage, max_risk, confidence, risk)
+
+
+def fewest_without_errors(max_risk: float, level: float) -> int:
+    """Returns the least number of samples that show a risk of at most ``max_risk`` where none of them is wrong."""
+    return _least_count(0, max_risk, level)
 
 
 def _least_count(failures: int, max_risk: float, level: float) -> int:

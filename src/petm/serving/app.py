@@ -122,7 +122,7 @@ def _add_grading(app: APIRouter, service: Service) -> None:
             rows = [_row(each, answer, facts, service.audit) for each, answer in pairs]
             await service.keep(rows, given)
         told = zip(rows, answered, strict=True)
-        return _json({"grades": [row | _opinions(answer, facts) for row, answer in told] if opinions else rows})
+        return _json({"grades": [row | _opinions(answer) for row, answer in told] if opinions else rows})
 
     takes = _body(SweepRequest)
 
@@ -248,10 +248,10 @@ def _row(given: Given, answer: Answered, facts: Facts, audit: float | None) -> d
         "input": given.name,
         "label": answer.label,
         "label_name": facts.classes[answer.label],
-        "second": answer.second if facts.has_second else None,
-        "second_name": facts.classes[answer.second] if facts.has_second else None,
-        "probability_of_error": answer.probability,
-        "confidence": None if answer.probability is None else 1 - answer.probability,
+        "second": answer.second,
+        "second_name": None if answer.second is None else facts.classes[answer.second],
+        "probability_of_error": answer.probability_of_error,
+        "confidence": None if answer.probability_of_error is None else 1 - answer.probability_of_error,
         "suspicion": answer.suspicion,
         "grade": "trusted" if answer.trusted else "suspect",
         "reason": None,
@@ -259,10 +259,11 @@ def _row(given: Given, answer: Answered, facts: Facts, audit: float | None) -> d
     }
 
 
-def _opinions(answer: Answered, facts: Facts) -> dict[str, Any]:
+def _opinions(answer: Answered) -> dict[str, Any]:
     if isinstance(answer, str):
         return {}
-    return {"base": probabilities(answer.base), "opinion": probabilities(answer.opinion) if facts.has_second else None}
+    opinion = None if answer.second is None else probabilities(answer.opinion)
+    return {"base": probabilities(answer.base), "opinion": opinion}
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -1,6 +1,5 @@
 """A grader as the service uses it: one batch at a time, a PyTorch bundle or an ONNX graph."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from petm.adapter.one_pass import answers_of
 from petm.data.fields import Inputs, one_tensor
 from petm.errors import RunError
 from petm.grading.grader import Grader
-from petm.grading.grades import Grades
+from petm.grading.grades import NO_SECOND, Grades
 from petm.grading.onnx_grader import OnnxGrader
 from petm.grading.provenance import InputOrigin
 from petm.models.prediction import device_of
@@ -27,8 +26,8 @@ class Verdict(NamedTuple):
     """The grade of one input, and both opinions; without a second opinion, the base model's stands for it."""
 
     label: int  # the base model's prediction
-    second: int  # the second opinion's
-    probability: float | None  # of an error; None where it was not calibrated
+    second: int | None  # the second opinion's; None where none was asked for
+    probability_of_error: float | None  # None where it was not calibrated
     suspicion: float  # as in `petm.grading.grades.Grades`
     trusted: bool
     base: NDArray[np.float32]  # the base model's logits, (K,)
@@ -111,8 +110,7 @@ class GraderEngine:
         x = self.reader.collate(samples)
         if isinstance(self._grader, OnnxGrader):
             answer = self._grader.run(one_tensor(x, "for an exported graph").numpy())
-            label, suspicion, probability, trusted, base, second = answer
-            return Grades(label, second.argmax(1), suspicion, probability, trusted), base, second
+            return self._grader.judge(answer), answer.base, answer.second
         answers = self._grader.answers(x)
         return self._grader.judge(answers), answers.base.numpy(), answers.second.numpy()
 
@@ -135,8 +133,9 @@ def verdicts(unread: Unread, opinions: Opinions | None) -> list[Verdict | str | 
     if opinions is None:
         return list(unread.values())
     grades, base, opinion = opinions
-    known = [None if math.isnan(value) else value for value in grades.probability.tolist()]
-    columns = (grades.labels.tolist(), grades.second.tolist(), known, grades.suspicion.tolist())
+    second = np.ma.masked_equal(grades.second, NO_SECOND).tolist()
+    known = np.ma.masked_invalid(grades.probability_of_error).tolist()
+    columns = (grades.labels.tolist(), second, known, grades.suspicion.tolist())
     rows = zip(*columns, grades.trusted.tolist(), base, opinion, strict=True)
     places = range(len(grades) + len(unread))
     return [unread[place] if place in unread else Verdict(*next(rows)) for place in places]

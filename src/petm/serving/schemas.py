@@ -54,7 +54,7 @@ class Grade(BaseModel):
     input: str | None
     label: int | None
     label_name: str | None
-    second: int | None
+    second: int | None = Field(description="Null where no second opinion was asked for.")
     second_name: str | None
     probability_of_error: float | None = Field(description="Calibrated probability that the label is wrong.")
     confidence: float | None = Field(description="Calibrated probability that the label is right.")
@@ -62,7 +62,7 @@ class Grade(BaseModel):
     grade: Literal["trusted", "suspect", "unreadable"]
     reason: str | None = Field(description="Why the input could not be read.")
     base: list[float] | None = Field(None, description="The model's probabilities by class, where opinions=true.")
-    opinion: list[float] | None = Field(None, description="The second opinion's probabilities by class, if any.")
+    opinion: list[float] | None = Field(None, description="The second opinion's, null where none was asked for.")
     chance: float | None = Field(None, description="Chance of being reviewed, where the service draws an audit.")
     audit: bool | None = Field(None, description="Whether it is trusted and drawn for the audit.")
 

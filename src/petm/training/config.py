@@ -166,7 +166,7 @@ class FitConfig:
             raise ArgumentError(
                 f"calibration: expected labelled samples that the model has not seen, to guarantee {self.target}, got "
                 f"none: a model makes fewer errors on its own training data. Pass such samples as calibration, or "
-                f"state with calibration_from_data (--calibration-from-data) that it has not seen the data either."
+                f"state with calibration_from_data=True (--calibration-from-data) that it has not seen the data either."
             )
 
     def identity(self) -> dict[str, Json]:

@@ -103,7 +103,7 @@ class Answers:
             raise DataError(
                 f"{argument}: expected predictions of more than one class, got {self._name(int(predicted[0]))} for all "
                 f"{right.of:,} samples, {right.count:,} of them right ({self.source}). Check the weights, and how "
-                f"inputs are read and scaled; or go on with force where the model is meant to answer so."
+                f"inputs are read and scaled; or go on with force=True (--force) where the model is meant to answer so."
             )
         by_luck = f", as guessing has in {by_chance:.0%} of cases" if right.value > 1 / self.classes else ""
         raise DataError(

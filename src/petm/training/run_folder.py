@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from petm._internal.distributed import group, wait
-from petm._internal.files import plain, take_lock, write_json
+from petm._internal.files import REPLACE, plain, take_lock, write_json
 from petm.errors import RunError
 
 LOCK = ".lock"
@@ -151,12 +151,12 @@ def _claim(path: Path, wanted: Mapping[str, Any], *, resume: bool, overwrite: bo
         for entry in contents(path):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     elif finished:
-        raise RunError(f"{path}: holds a finished run. Choose another folder, or pass --overwrite to replace it.")
+        raise RunError(f"{path}: holds a finished run. Choose another folder, or {REPLACE}.")
     elif before != wanted:
         differing = [key for key in {**before, **wanted} if before.get(key) != wanted.get(key)]
         raise RunError(
             f"{path}: holds an interrupted run with other settings ({', '.join(differing)}). Choose another folder, "
-            f"or pass --overwrite to replace it."
+            f"or {REPLACE}."
         )
     else:
-        raise RunError(f"{path}: holds an interrupted run. Pass --resume to continue it, or --overwrite to replace it.")
+        raise RunError(f"{path}: holds an interrupted run. Continue it with resume=True (--resume), or {REPLACE}.")

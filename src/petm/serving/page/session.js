@@ -22,9 +22,6 @@ export const blind = (input) =>
   (input.queued !== undefined || input.row?.audit || (input.row?.audit === false && input.row.grade === "suspect")) &&
   input.row?.grade !== "unreadable";
 
-/** Whether the service repeats the model's answer, as where a cascade asks for no second opinion. */
-const repeats = ({ base, opinion }) => opinion && base?.every((probability, label) => probability === opinion[label]);
-
 /** Fires the event `change` on each change, whose detail is the input that changed, or absent for all of them. */
 export class Session extends EventTarget {
   /** Takes the answer of `about()`. */
@@ -168,14 +165,10 @@ export class Session extends EventTarget {
       const waiting = [...this.inputs.values()].filter((input) => !input.row);
       if (!waiting.length) return;
       this.problem = "";
-      const absent = { second: null, second_name: null, opinion: null };
       try {
         for await (const [inputs, rows] of grade(waiting, this.about.limits)) {
           inputs.forEach((input, index) =>
-            Object.assign(input, {
-              row: repeats(rows[index]) ? { ...rows[index], ...absent } : rows[index],
-              bundle: this.bundle,
-            }),
+            Object.assign(input, { row: rows[index], bundle: this.bundle }),
           );
           for (const input of inputs) await this.keep(input);
           inputs.forEach((input) => this.tell(input));
