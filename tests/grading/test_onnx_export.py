@@ -246,6 +246,7 @@ def test_same_interface_same_grades(grader: Grader, graph: Path, digits: tuple[D
         np.testing.assert_array_equal(found.second, expected.second)
         np.testing.assert_array_equal(found.trusted, expected.trusted)
         np.testing.assert_allclose(found.suspicion, expected.suspicion, rtol=0, atol=2e-5)
+        assert list(found.candidates) == list(expected.candidates)  # type: ignore[arg-type]
     pixels = (x * 255).to(torch.uint8)
     assert same.score == grader.score
     np.testing.assert_array_equal(same.grade(pixels).suspicion, same.grade(pixels.float() / 255).suspicion)

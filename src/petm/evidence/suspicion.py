@@ -127,13 +127,12 @@ class Suspicion:
         columns = [column.score(answers) for column in self.columns]
         return self.weighting.of(columns) if self.weighting else columns[0]
 
-    def probabilities(self, answers: Answers) -> Tensor:
-        """Returns the probability of each class, float64 ``(N, K)``: the softmax, or the mean of all opinions if used.
+    def second_share(self, members: int) -> float:
+        """Returns the weight of the second opinion in the probability of each class: as in the mean of all opinions.
 
-        Where the choice took evidence without opinions, these were no better than the softmax.
+        It is 0 where suspicion needs no opinions, as these were then no better than the softmax.
         """
-        opinions = answers.opinions.double().softmax(2) if self.needs_opinions else answers.opinions[:, :0].double()
-        return torch.cat([answers.base.double().softmax(1)[:, None], opinions], 1).mean(1)
+        return members / (1 + members) if self.needs_opinions else 0.0
 
     def operations(self, classes: int, features: int) -> int:
         """Returns multiply-adds a sample, besides those of the networks."""

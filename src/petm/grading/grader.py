@@ -48,7 +48,7 @@ from petm.selective.metrics import aurc, auroc, detection
 from petm.selective.outcome import Outcome, outcome_of
 from petm.selective.probability import ErrorProbability, fit_probability
 from petm.selective.sets import COVERAGE as SET_COVERAGE
-from petm.selective.sets import PredictionSets, fit_grade_sets
+from petm.selective.sets import PredictionSets, class_probabilities, fit_grade_sets
 from petm.selective.targets import Coverage, Disagreement, Recall, Target
 from petm.selective.thresholds import Threshold, lower_of
 
@@ -102,6 +102,11 @@ class Grader:
     def has_second(self) -> bool:
         """Whether there is a second opinion."""
         return bool(self.adapted.members)
+
+    @property
+    def second_share(self) -> float:
+        """Weight of the second opinion in the probabilities that candidates come from."""
+        return self.suspicion.second_share(len(self.adapted.members))
 
     def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion, probability of error and grades.
@@ -178,14 +183,19 @@ class Grader:
         labels, asked = answers.predicted.numpy(), answers.asked(self.adapted.cascade).numpy()
         highest = torch.tensor(max(self.threshold.values), dtype=torch.float64)
         suspicion = answers.raised(self.suspicion.of(answers), highest).numpy()
-        unknown = np.full(len(labels), np.nan)
+        unknown, trusted = np.full(len(labels), np.nan), self.threshold.trusts(suspicion, labels)
+        candidates = None
+        if self.sets is not None:
+            believed = class_probabilities(answers.base, answers.second, self.second_share)
+            candidates = self.sets.candidates(believed, labels, ~trusted)
         return Grades(
             labels=labels,
             second=np.where(asked, answers.second.argmax(1).numpy(), NO_SECOND),
             suspicion=suspicion,
             probability_of_error=self.probability.probability(suspicion) if self.probability else unknown,
-            trusted=self.threshold.trusts(suspicion, labels),
+            trusted=trusted,
             classes=self.origin.model.classes,
+            candidates=candidates,
         )
 
     def __repr__(self) -> str:
@@ -340,7 +350,7 @@ def fit_grader(
     outcome = outcome_of(suspicion, softmax, wrong, predicted, **how, chosen_here=chosen_here)
     probability = fit_probability(suspicion, wrong, chance=chance)
     sets = fit_grade_sets(
-        known.probabilities(both).numpy(),
+        class_probabilities(both.base, both.second, known.second_share(len(both.members))),
         np.where(told, calibration.labels.numpy(), UNLABELLED),
         predicted,
         suspicion,

@@ -18,7 +18,7 @@ from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
 from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
 from petm.selective.probability import ErrorProbability, Method
-from petm.selective.sets import PredictionSets
+from petm.selective.sets import PredictionSets, sets_of_grades
 from petm.selective.targets import Target, target_from_json, target_to_json
 from petm.selective.thresholds import Threshold
 
@@ -155,7 +155,7 @@ class Manifest:
             record.free("measured"),
             Choice.from_json(record.record("choice")) if record.has("choice") else None,
             Outcome.from_json(record.record("outcome")) if record.has("outcome") else None,
-            PredictionSets.from_json(record.record("sets")) if record.has("sets") else None,
+            sets_of_grades(record.record("sets")) if record.has("sets") else None,
             {name: versions.text(name) for name in versions.content},
             {_inside(record, name): _hash(files, name) for name in files.content},
             {name: paths.text(name) for name in paths.content},

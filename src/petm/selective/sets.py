@@ -1,20 +1,17 @@
 """Prediction sets: the classes that hold the true one with a chosen probability, by split conformal prediction."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from petm._internal.records import Record
 from petm.errors import ArgumentError, BundleError
 from petm.selective.audit import inverse_chances, thinned
 from petm.selective.thresholds import Threshold
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Method = Literal["threshold", "adaptive"]
 COVERAGE = 0.95
@@ -70,19 +67,13 @@ class PredictionSets:
 
     def candidates(
         self, probabilities: ArrayLike, predicted: ArrayLike | None = None, groups: ArrayLike | None = None
-    ) -> list[tuple[int, ...]]:
-        """Returns the classes in each set, the most probable first; arguments and errors as in `sets`."""
+    ) -> NDArray[np.object_]:
+        """Returns a tuple of the classes in each set, ``(N,)``, the most probable first; otherwise as `sets`."""
         inside = self.sets(probabilities, predicted, groups)
         order = np.argsort(-np.asarray(probabilities, np.float64), axis=1, kind="stable")
         held = np.take_along_axis(inside, order, 1)
-        return [tuple(row[some].tolist()) for row, some in zip(order, held, strict=True)]
-
-    def as_tensor(self, probabilities: "Tensor", predicted: "Tensor", groups: "Tensor") -> "Tensor":
-        """Returns `sets` by the method ``threshold``, bool ``(N, K)``, in operations that ONNX supports."""
-        values = probabilities.double()
-        limits = values.new_tensor(self.limits)[groups.long()]
-        first = values.new_tensor(range(values.shape[1])).long() == predicted[:, None]
-        return (1 - values <= limits) | first
+        found = (tuple(row[some].tolist()) for row, some in zip(order, held, strict=True))
+        return np.fromiter(found, object, len(order))
 
     @classmethod
     def from_json(cls, record: Record) -> "PredictionSets":
@@ -160,6 +151,19 @@ def fit_sets(
     return PredictionSets(coverage, method, tuple(limits), tuple(samples), tuple(sizes))
 
 
+def class_probabilities(base: ArrayLike, second: ArrayLike, second_share: float) -> NDArray[np.float64]:
+    """Returns ``(1 - w) softmax(base) + w softmax(second)``, float64 ``(N, K)``; equal ones where a logit is none.
+
+    Args:
+        base: Logits of the base model, ``(N, K)``.
+        second: Logits of the second opinion, ``(N, K)``.
+        second_share: ``w``, from 0 to 1.
+    """
+    of_base, of_second = (scipy.special.softmax(np.asarray(each, np.float64), axis=1) for each in (base, second))
+    found = (1 - second_share) * of_base + second_share * of_second
+    return np.asarray(np.where(np.isnan(found).any(1, keepdims=True), 1 / found.shape[1], found))
+
+
 def fit_grade_sets(
     probabilities: ArrayLike,
     labels: ArrayLike,
@@ -203,6 +207,14 @@ def fit_grade_sets(
         chance=None if chance is None else np.asarray(chance)[some],
     )
     return found if len(found.samples) == 2 and found.samples[1] >= fewest_labels(coverage) else None
+
+
+def sets_of_grades(record: Record) -> PredictionSets:
+    """Returns the sets of `fit_grade_sets` from a bundle or graph; raises BundleError where they are others."""
+    found = PredictionSets.from_json(record)
+    if [len(row) for row in found.limits] != [1, 1]:
+        raise BundleError(f"{record.place}, limits: expected one for each of two grades, got {len(found.limits)}.")
+    return found
 
 
 def check_coverage(coverage: float, name: str = "coverage") -> None:
@@ -268,7 +280,10 @@ def _whole(
     return values.astype(np.int64)
 
 
-def told(sets: PredictionSets, names: Sequence[str]) -> str:
-    """Returns what the sets are, a sentence; ``names`` are those of the groups."""
-    parts = (f"{size:.2g} classes of the {name}" for name, size in zip(names, sets.mean_sizes, strict=True) if size)
-    return f"Candidates hold the true class with probability {sets.coverage:.0%}: on average {', '.join(parts)}."
+def candidates_in_words(sets: PredictionSets | None) -> str:
+    """Returns what the sets of `fit_grade_sets` are, a sentence."""
+    if sets is None:
+        return "No candidates: too few labels of suspects."
+    sizes = zip(("the trusted", "suspects"), sets.mean_sizes, strict=True)
+    means = " and ".join(f"{size:.2g} for {grade}" for grade, size in sizes if size)
+    return f"Candidates hold the true class with probability {sets.coverage:g}; on average these are {means}."
