@@ -107,7 +107,7 @@ def test_fit_grade_inspect(place, petm):
     rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
     assert list(rows[0]) == [
         "input", "row", "label", "label_name", "second", "second_name", "probability_of_error", "confidence",
-        "suspicion", "grade", "reason",
+        "suspicion", "grade", "candidates", "reason",
     ]  # fmt: skip
     assert [row["input"] for row in rows] == [str(path.relative_to(place)) for path in sorted(place.glob("more/*"))]
     for row in rows:

@@ -12,7 +12,9 @@ from scipy.stats import betabinom, binom
 from petm._internal.files import plain
 from petm._internal.records import Record
 from petm.errors import ArgumentError, BundleError
-from petm.selective.sets import Method, PredictionSets, fewest_labels, fit_sets
+from petm.selective.sets import Method, PredictionSets, class_probabilities, fewest_labels, fit_grade_sets, fit_sets
+from petm.selective.targets import Coverage, MaxRisk, Recall, Target
+from petm.selective.thresholds import Threshold
 
 METHODS: tuple[Method, ...] = ("threshold", "adaptive")
 
@@ -148,6 +150,56 @@ def test_later_samples_that_are_covered_follow_the_beta_binomial_law() -> None:
     law = betabinom(100, 180, 20)
     assert abs(np.mean(counts) - law.mean()) < 4 * law.std() / 300**0.5
     assert np.std(counts) == pytest.approx(law.std(), rel=0.2)
+
+
+@pytest.mark.parametrize("target", [MaxRisk(0.1), MaxRisk(0.2, per="class"), Recall(0.7), Coverage(0.6)])
+def test_suspects_have_the_coverage_though_their_threshold_is_set_on_the_same_labels(target: Target) -> None:
+    random, covered, judged = np.random.default_rng(10), 0, 0
+    for _ in range(150):
+        values, truth = drawn(random, 340)
+        predicted, suspicion = values.argmax(1), 1 - values.max(1)
+        some, rest = np.arange(300), np.arange(300, 340)
+        wrong = (predicted != truth)[some]
+        threshold = target.threshold(suspicion[some], wrong, predicted[some], classes=4)
+        found = fit_grade_sets(values[some], truth[some], predicted[some], suspicion[some], threshold, coverage=0.9)
+        assert found is not None
+        suspect = ~threshold.trusts(suspicion[rest], predicted[rest])
+        inside = found.sets(values[rest], predicted[rest], suspect)
+        asked = np.flatnonzero(suspect)[:1]  # one in each draw, so that all are independent
+        covered += int(inside[asked, truth[rest[asked]]].sum())
+        judged += len(asked)
+    assert judged > 120
+    assert binom.cdf(covered, judged, 0.9) > 1e-3
+    assert binom.sf(covered - 1, judged, 0.95) > 1e-3, "nor by sets that are too large"
+
+
+def test_labels_that_nobody_can_tell_and_the_one_at_the_threshold_are_left_out() -> None:
+    values, truth = drawn(np.random.default_rng(11), 300)
+    predicted, suspicion = values.argmax(1), 1 - values.max(1)
+    limit = float(np.sort(suspicion)[150])
+    threshold = Threshold(limit, "by hand")
+    untold = np.arange(300) % 5 == 0
+    found = fit_grade_sets(values, np.where(untold, -1, truth), predicted, suspicion, threshold)
+    kept = ~untold & (suspicion != limit)
+    suspect = (suspicion > limit).astype(int)
+    assert found == fit_sets(values[kept], truth[kept], groups=suspect[kept])
+    assert sum(found.samples) == kept.sum()  # type: ignore[union-attr]
+
+
+def test_with_too_few_suspects_there_are_no_sets() -> None:
+    values, truth = drawn(np.random.default_rng(12), 300)
+    predicted, suspicion = values.argmax(1), 1 - values.max(1)
+    for fewer, some in ((0, True), (1, False)):
+        limit = float(np.sort(suspicion)[-fewest_labels(0.9) - 1 + fewer])  # the sample at the threshold is left out
+        found = fit_grade_sets(values, truth, predicted, suspicion, Threshold(limit, "by hand"), coverage=0.9)
+        assert (found is not None) is some
+
+
+def test_probabilities_are_the_weighted_mean_of_both_opinions() -> None:
+    logits = np.log([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
+    found = class_probabilities(logits[:1] + 7, logits[1:], 0.75)
+    assert found[0] == pytest.approx([0.275, 0.225, 0.5])
+    assert class_probabilities([[math.nan, 0.0]], [[0.0, 0.0]], 0.0).tolist() == [[0.5, 0.5]]
 
 
 # Laws
