@@ -34,6 +34,10 @@ class _Verbs(click.Group):
         except PetmError as error:
             told = options.as_options(str(error), self.commands[str(ctx.invoked_subcommand)])
             raise click.ClickException(visible(told)) from error
+        except click.UsageError as error:
+            if isinstance(error.__cause__, PetmError):  # of an argument that the library has checked
+                error.message = options.as_options(error.message, self.commands[str(ctx.invoked_subcommand)])
+            raise
 
 
 @click.group(
