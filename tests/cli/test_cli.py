@@ -107,7 +107,7 @@ def test_fit_grade_inspect(place, petm):
     rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
     assert list(rows[0]) == [
         "input", "row", "label", "label_name", "second", "second_name", "probability_of_error", "confidence",
-        "suspicion", "grade", "candidates", "reason",
+        "suspicion", "grade", "reason",
     ]  # fmt: skip
     assert [row["input"] for row in rows] == [str(path.relative_to(place)) for path in sorted(place.glob("more/*"))]
     for row in rows:
@@ -293,12 +293,12 @@ def test_layers_by_hand(place, petm):
         (("--max-risk", "2"), 2, "--max-risk: expected"),
         (("--max-risk", "0.1", "--confidence", "2"), 2, "confidence: expected"),
         (("--coverage", "0.5", "--confidence", "0.9"), 2, "confidence: expected"),
-        (("--per-class",), 2, "per_class: expected"),
+        (("--per-class",), 2, "--per-class: expected"),
         (("--max-risk", "0.1"), 2, "calibration: expected"),
         (("--recall", "0.5", "--confidence", "0.9"), 2, "calibration: expected"),
-        (("--calibration", "more", "--calibration-from-data"), 2, "calibration_from_data: expected"),
-        (("--max-extra-parameters", "-1"), 2, "max_extra_parameters: expected"),
-        (("--cache-budget", "-1"), 2, "cache_budget: expected"),
+        (("--calibration", "more", "--calibration-from-data"), 2, "--calibration-from-data: expected"),
+        (("--max-extra-parameters", "-1"), 2, "--max-extra-parameters: expected"),
+        (("--cache-budget", "-1"), 2, "--cache-budget: expected"),
         (("--layers", "fc1=0"), 2, "layers: expected"),
         (("--calibration", "absent"), 1, "calibration: expected"),
         (("--weights", "absent"), 1, "weights: expected"),

@@ -35,9 +35,10 @@ class _Verbs(click.Group):
             told = options.as_options(str(error), self.commands[str(ctx.invoked_subcommand)])
             raise click.ClickException(visible(told)) from error
         except click.UsageError as error:
-            if isinstance(error.__cause__, PetmError):  # of an argument that the library has checked
-                error.message = options.as_options(error.message, self.commands[str(ctx.invoked_subcommand)])
-            raise
+            if not isinstance(error.__cause__, PetmError) or error.ctx is None:
+                raise
+            # of an argument that the library has checked
+            raise click.UsageError(options.as_options(error.message, error.ctx.command), error.ctx) from error
 
 
 @click.group(
