@@ -157,6 +157,9 @@ def test_metadata_says_what_a_reader_needs(grader: Grader, graph: Path) -> None:
     assert entries["petm.score"] == grader.score
     assert entries["petm.threshold"]["value"] == grader.threshold.value
     assert entries["petm.threshold"]["rule"] == "guaranteed risk"
+    assert grader.sets is not None
+    assert entries["petm.sets"]["limits"] == [list(row) for row in grader.sets.limits]
+    assert entries["petm.second_share"] == 0.5, "one second opinion, of which suspicion is computed"
 
 
 def test_nothing_of_the_machine_is_in_the_file(graph: Path) -> None:

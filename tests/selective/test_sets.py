@@ -12,7 +12,15 @@ from scipy.stats import betabinom, binom
 from petm._internal.files import plain
 from petm._internal.records import Record
 from petm.errors import ArgumentError, BundleError
-from petm.selective.sets import Method, PredictionSets, class_probabilities, fewest_labels, fit_grade_sets, fit_sets
+from petm.selective.sets import (
+    Method,
+    PredictionSets,
+    class_probabilities,
+    fewest_labels,
+    fit_grade_sets,
+    fit_sets,
+    sets_of_grades,
+)
 from petm.selective.targets import Coverage, MaxRisk, Recall, Target
 from petm.selective.thresholds import Threshold
 
@@ -281,3 +289,10 @@ def test_a_damaged_entry_is_refused(entry: str, value: object) -> None:
     whole = plain(PredictionSets(0.9, "threshold", ((0.5,),), (100,), (1.2,)))
     with pytest.raises(BundleError, match=f"{'limits' if entry == 'samples' else entry}: "):
         PredictionSets.from_json(Record({**whole, entry: value}, "petm.json"))
+
+
+@pytest.mark.parametrize("limits", [((0.5,),), ((0.5, 0.5), (0.5, 0.5)), ((0.5,),) * 3])
+def test_a_grader_takes_the_sets_of_two_grades_alone(limits: tuple[tuple[float, ...], ...]) -> None:
+    others = PredictionSets(0.9, "threshold", limits, (9,) * len(limits), (1.5,) * len(limits))
+    with pytest.raises(BundleError, match="limits: "):
+        sets_of_grades(Record(plain(others), "petm.json"))
