@@ -37,9 +37,21 @@ def read(path, form):
     return ((values - form["mean"]) / form["std"]).transpose(2, 0, 1).astype(np.float32)
 
 
+def candidates(base, opinion, first, trusted):
+    """The classes that hold the true one with a chosen probability, the most probable first."""
+    if not sets:
+        return []
+    of_base, of_opinion = (np.exp(z - z.max()) / np.exp(z - z.max()).sum() for z in np.float64([base, opinion]))
+    believed = (1 - share) * of_base + share * of_opinion
+    inside = 1 - believed <= sets["limits"][0 if trusted else 1][0]
+    inside[first] = True
+    return [each for each in np.argsort(-believed, kind="stable") if inside[each]]
+
+
 session = onnxruntime.InferenceSession(sys.argv[1])
 about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
 form, classes, threshold = about["petm.preprocessing"], about["petm.classes"], about["petm.threshold"]
+sets, share = about["petm.sets"], about["petm.second_share"]
 if not form or "needs_processor" in form:
     sys.exit(f"These inputs are not prepared by Pillow alone: {form}")
 print(f"{threshold['rule']}: suspect from a suspicion of {threshold['value']} on", file=sys.stderr)
@@ -50,19 +62,21 @@ if cascade:  # a second graph looks again at the images for which the first one 
         sys.exit(f"{path} was exported with another graph.")
     second, each = onnxruntime.InferenceSession(path), round(cascade["most"] * 1_000_000)
     full = left = max(1_000_000, 1000 * each)  # how many more it may look at, in millionths
+names = classes or list(map(str, range(session.get_outputs()[4].shape[1])))
 table = csv.writer(sys.stdout, lineterminator="\n")
-table.writerow(["input", "label", "label_name", "probability_of_error", "suspicion", "grade", "reason"])
+table.writerow(["input", "label", "label_name", "probability_of_error", "suspicion", "grade", "candidates", "reason"])
 for path in sys.argv[2:]:
     try:
         x = read(path, form)[None]
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        table.writerow([path, "", "", "", "", "unreadable", error])
+        table.writerow([path, "", "", "", "", "unreadable", "", error])
         continue
-    label, suspicion, error, trusted, base, _, *more = session.run(None, {"x": x})
+    label, suspicion, error, trusted, base, opinion, *more = session.run(None, {"x": x})
     if second:
         left = min(full, left + each)
         if more[0][0] and left >= 1_000_000:
             left, given = left - 1_000_000, zip(("x", "base", "features"), (x, base, *more[1:]), strict=False)
-            suspicion, error, trusted, _ = second.run(None, dict(given))
-    name, grade = classes[label[0]] if classes else label[0], "trusted" if trusted[0] else "suspect"
-    table.writerow([path, label[0], name, error[0], suspicion[0], grade, ""])
+            suspicion, error, trusted, opinion = second.run(None, dict(given))
+    grade, first = "trusted" if trusted[0] else "suspect", label[0]
+    found = json.dumps([names[each] for each in candidates(base[0], opinion[0], first, trusted[0])], ensure_ascii=False)
+    table.writerow([path, first, names[first], error[0], suspicion[0], grade, found if sets else "", ""])

@@ -514,6 +514,7 @@ def test_service(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 NOT_RUN = {
     r"pip install ": "changes the environment; its extras are looked up in the next test",
     r"make \w+": "a target of the Makefile, looked up in tests/test_readme.py",
+    r"chown ": "needs root and a folder of the host",
     r"docker ": "needs Docker; test_service runs the command of the image",
     r"torchrun .*-m petm fit": "needs several devices; tests/_internal/test_distributed.py runs several processes",
     r"petm grade my\.petm s3://": "needs a store and a cluster; tests/grading/test_ray_engine.py has small ones",

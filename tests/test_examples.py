@@ -33,6 +33,7 @@ from petm.models.hf_processors import load_processor
 from petm.models.loading import load_model
 from petm.models.scores import maximum_softmax
 from petm.selective.probability import fit_probability
+from petm.selective.sets import PredictionSets
 from petm.selective.thresholds import Threshold
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -80,6 +81,9 @@ def check(rows, paths, grades, classes):
     np.testing.assert_allclose([float(row["suspicion"]) for row in rows], grades.suspicion, rtol=0, atol=1e-5)
     told = [float(row["probability_of_error"]) for row in rows]
     np.testing.assert_allclose(told, grades.probability_of_error, rtol=0, atol=1e-4)
+    named = [tuple(json.loads(row["candidates"])) for row in rows]
+    assert named == grades.candidate_names.tolist()
+    assert len(set(named)) > 1
     assert len(set(grades.suspicion.round(4))) >= len(rows) // 2, "the images are told apart"
     assert 0 < grades.trusted.sum() < len(rows)
 
@@ -89,7 +93,9 @@ def fitted(adapted, data, origin):
     suspicion = suspicion_named("mean_opinion").of(predict_answers(adapted, data)).numpy()
     value = float(np.sort(suspicion)[len(suspicion) // 2 - 1 : len(suspicion) // 2 + 1].mean())
     probability = fit_probability(suspicion, np.arange(len(suspicion)) % 3 == 0)
-    return Grader(adapted, Threshold(value, "by hand"), suspicion_named("mean_opinion"), probability, origin)
+    sets = PredictionSets(0.9, "threshold", ((0.8,), (0.9,)), (100, 100), (1.0, 2.0))
+    held = (suspicion_named("mean_opinion"), probability, origin)
+    return Grader(adapted, Threshold(value, "by hand"), *held, sets=sets)
 
 
 @pytest.mark.slow

@@ -73,6 +73,19 @@ def test_without_a_target_the_graders_own_is_kept(grader: Grader, digits: tuple[
     assert found.threshold == recall_threshold(*judged(grader, digits[2]), recall=0.8)
 
 
+def test_candidates_keep_the_coverage_of_the_grader_unless_another_is_named(
+    grader: Grader, digits: tuple[Data, ...]
+) -> None:
+    other = recalibrate(grader, digits[2], set_coverage=0.8)
+    assert other.sets is not None
+    assert (grader.sets.coverage if grader.sets else 0, other.sets.coverage) == (0.95, 0.8)
+    kept = recalibrate(other, digits[1])
+    assert kept.sets is not None
+    assert (kept.sets.coverage, kept.sets.limits != other.sets.limits) == (0.8, True)
+    with pytest.raises(ArgumentError, match=r"^set_coverage: "):
+        recalibrate(grader, digits[2], set_coverage=1.0)
+
+
 def test_repetitions_count_once(grader: Grader, digits: tuple[Data, ...]) -> None:
     every = Joined(digits[2], digits[2].subset(range(100)))
     found = recalibrate(grader, every, target=Coverage(0.5))

@@ -114,12 +114,16 @@ def test_uint8_is_divided_by_255(model: nn.Module, arrays: tuple[NDArray[Any], .
 def test_labels_by_name_and_in_another_order(model: nn.Module, arrays: tuple[NDArray[Any], ...]) -> None:
     x, y, later, labels = arrays
     names = np.array(NAMES)
-    plain = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y)
-    named = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7), classes=NAMES).fit(x, names[y])
+    plain = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7), set_coverage=0.8).fit(x, y)
+    named = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7), set_coverage=0.8, classes=NAMES)
+    named.fit(x, names[y])
     assert named.classes_.tolist() == sorted(NAMES)
     np.testing.assert_array_equal(named.predict(later), names[plain.predict(later)])
     np.testing.assert_array_equal(named.classes_[named.predict_proba(later).argmax(1)], named.predict(later))
     np.testing.assert_array_equal(named.grade(later).second, names[plain.grade(later).second.astype(int)])
+    candidates: Any = (named.grade(later).candidates, plain.grade(later).candidates)
+    assert [list(each) for each in candidates[0]] == [names[list(each)].tolist() for each in candidates[1]]
+    assert max(map(len, candidates[0])) > 1
     np.testing.assert_array_equal(named.classes_[named.decision_function(later).argmax(1)], named.predict(later))
     assert named.score(later, names[labels]) == plain.score(later, labels)
     shifted = GradedClassifier(model, recipe=SHORT, target=Coverage(0.7)).fit(x, y + 5)

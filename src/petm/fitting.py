@@ -37,6 +37,7 @@ from petm.models.probe import check_module
 from petm.selective.choice import CHOICE_SHARE as CHOICE_SHARE
 from petm.selective.choice import FEWEST_TO_CHOOSE as FEWEST_TO_CHOOSE
 from petm.selective.choice import Choice
+from petm.selective.sets import COVERAGE as SET_COVERAGE
 from petm.selective.targets import MaxRisk, Target
 from petm.training.config import FitConfig, FitSettings
 from petm.training.estimate import Estimate, estimate_fit
@@ -169,6 +170,7 @@ def fitted(
         score=suspicion,
         choice=choice,
         chosen_here=chosen_here,
+        set_coverage=config.set_coverage,
         origin=replace(origin, data=used, settings=told),
     )
     return Fitted(completed(found.grader, accuracies, stated=fresh is None), found.calibration)
@@ -215,6 +217,7 @@ def fit_adopted(
     calibration: Data,
     *,
     target: Target | None = None,
+    set_coverage: float = SET_COVERAGE,
     calibration_from_data: bool = False,
     force: bool = False,
     device: str = "auto",
@@ -229,6 +232,7 @@ def fit_adopted(
         folder: Folder of the adapter, as in `petm.adapter.peft_folder.adopt_adapter`.
         calibration: Labelled samples that neither the base model nor the adapter has seen.
         target: Target of the threshold; absent flags nine of ten errors.
+        set_coverage: As in `FitConfig`.
         calibration_from_data: Whether neither has seen them by the user's word alone, which the bundle then says.
         force: As in `FitConfig`.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -251,7 +255,8 @@ def fit_adopted(
     adapted = adopt_adapter(model, folder)
     used = {"calibration": _origins(apart, apart.calibration, held_out=False)["calibration"]}
     origin = replace(origin or Origin(), data=used, settings={"adapter": "trained elsewhere by PEFT"})
-    found = calibrated(adapted, apart.calibration, apart.left_out, target=target, origin=origin)
+    how: Any = {"target": target, "set_coverage": set_coverage, "origin": origin}
+    found = calibrated(adapted, apart.calibration, apart.left_out, **how)
     return Fitted(completed(found.grader, accuracies, stated=calibration_from_data), found.calibration)
 
 

@@ -34,6 +34,7 @@ from petm.models.prediction import Precision, check_labels, device_of, evaluatin
 from petm.selective.audit import inverse_chances, thinned
 from petm.selective.before_after import Change, Judged, changes
 from petm.selective.choice import FEWEST_ERRORS, Choice, choose
+from petm.selective.sets import COVERAGE as SET_COVERAGE
 from petm.selective.targets import Disagreement, MaxRisk, Target
 from petm.training.config import CACHE_BUDGET
 from petm.training.from_labels import LearnedAdapter, label_weights, learn_from_labels
@@ -188,6 +189,7 @@ def learned(
         "score": found.suspicion,
         "origin": replace(grader.origin, data=dict(grader.origin.data) | used, settings=told),
         "choice": found.choice,
+        "set_coverage": grader.sets.coverage if grader.sets else SET_COVERAGE,
     }
     known_answers: Any = {} if apart else {"answers": found.answers, "values": found.values}
     new = fit_grader(found.adapted, judged.data, chance=judged.chance, cannot_tell=True, **known_answers, **how)
@@ -201,7 +203,7 @@ def learned(
         if stays:
             new = replace(grader, origin=replace(grader.origin, settings=told), choice=found.choice, bundle="")
         elif labelled.chance is None:
-            new = replace(new, probability=None, outcome=None)
+            new = replace(new, probability=None, outcome=None, sets=None)
         if stays or (labelled.chance is None and not lacking):
             notes.append(
                 f"labels: expected each graded input to have a chance to be labelled, got others, so "

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,19 @@ from petm.grading.grades import check_inputs
 from petm.grading.label_checks import answers_to_some, check_accuracy, check_classes, check_data
 from petm.grading.provenance import Origin, describe_data
 from petm.selective.audit import inverse_chances, thinned
+from petm.selective.sets import COVERAGE as SET_COVERAGE
+from petm.selective.sets import check_coverage
 from petm.selective.targets import Target
 
 
 def recalibrate(
-    grader: Grader, fresh: Data, *, target: Target | None = None, chance: ArrayLike | None = None, force: bool = False
+    grader: Grader,
+    fresh: Data,
+    *,
+    target: Target | None = None,
+    chance: ArrayLike | None = None,
+    force: bool = False,
+    set_coverage: float | None = None,
 ) -> Grader:
     """Returns a grader with threshold and probability of error set anew on fresh labels; nothing is trained.
 
@@ -40,6 +49,7 @@ def recalibrate(
         chance: float ``(N,)``, the chance with which each sample was drawn to be labelled, in (0, 1], as for a review
             queue with an audit (`petm.data.reviewed.Reviewed.chance`); None for equal chances.
         force: As in `FitConfig`.
+        set_coverage: As in `FitConfig`; absent takes the grader's.
 
     Raises:
         ArgumentError: A chance is out of range.
@@ -50,14 +60,23 @@ def recalibrate(
     Example:
         >>> grader = recalibrate(grader, fresh, target=petm.MaxRisk(0.01))  # doctest: +SKIP
     """
-    return recalibrated(grader, fresh, target=target, chance=chance, force=force).grader
+    how: Any = {"target": target, "chance": chance, "force": force, "set_coverage": set_coverage}
+    return recalibrated(grader, fresh, **how).grader
 
 
 def recalibrated(
-    grader: Grader, fresh: Data, *, target: Target | None = None, chance: ArrayLike | None = None, force: bool = False
+    grader: Grader,
+    fresh: Data,
+    *,
+    target: Target | None = None,
+    chance: ArrayLike | None = None,
+    force: bool = False,
+    set_coverage: float | None = None,
 ) -> Fitted:
     """Returns the grader of `recalibrate` and its calibration samples; arguments and errors are those of that."""
     adapted, origin = grader.adapted, grader.origin
+    if set_coverage is not None:
+        check_coverage(set_coverage, "set_coverage")
     fresh = as_data(fresh, source="calibration", processor=grader.processor)
     inverse_chances(chance, len(fresh))  # checks them
     told = (fresh.labels != UNLABELLED) | torch.tensor(chance is None)
@@ -88,6 +107,7 @@ def recalibrated(
         score=grader.suspicion,
         choice=grader.choice,
         cannot_tell=chance is not None,
+        set_coverage=set_coverage or (grader.sets.coverage if grader.sets else SET_COVERAGE),
     )
     made = completed(found.grader, accuracies, stated=False)
     inputs = origin.inputs if origin.inputs.profile else made.origin.inputs

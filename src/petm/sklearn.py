@@ -52,6 +52,7 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         layers: Rank of each layer to adapt; absent follows the recipe.
         max_extra_parameters: Most adapter parameters, as a share of the base model's; absent follows the recipe.
         target: Target of the threshold, such as ``petm.MaxRisk(0.02)``; absent as in `petm.fitting.fit`.
+        set_coverage: Probability with which candidates hold the true class, in each grade.
         calibration_from_data: The statement that the base model has not seen ``X``, as where cross-validation hands it
             over; a guarantee then needs no calibration samples in ``fit``.
         force: Whether to go on where the base model's accuracy says that the labels are not its own.
@@ -75,6 +76,7 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         layers: Mapping[str, int] | None = None,
         max_extra_parameters: float | None = None,
         target: Target | None = None,
+        set_coverage: float = FitConfig.set_coverage,
         calibration_from_data: bool = False,
         force: bool = False,
         seed: int = 0,
@@ -89,6 +91,7 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.layers = layers
         self.max_extra_parameters = max_extra_parameters
         self.target = target
+        self.set_coverage = set_coverage
         self.calibration_from_data = calibration_from_data
         self.force = force
         self.seed = seed
@@ -151,7 +154,10 @@ class GradedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         data = self._checked(X)  # before the attribute: it checks that there was a fit
         grades = self.grader_.grade(data, batch_size=self.batch_size)
         second = np.array([*self._names.tolist(), None], object)[grades.second]  # None in the place -1
-        return replace(grades, labels=self._names[grades.labels], second=second, classes=())
+        candidates = grades.candidates
+        if candidates is not None:
+            candidates = np.fromiter((tuple(self._names[list(each)]) for each in candidates), object, len(candidates))
+        return replace(grades, labels=self._names[grades.labels], second=second, classes=(), candidates=candidates)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
         """Returns the base model's answers ``(N,)``, labels as in ``classes_``."""

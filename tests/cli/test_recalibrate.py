@@ -83,6 +83,22 @@ def test_without_an_output_it_prints_the_trade_off_and_writes_nothing(place, pet
     assert [row["max_risk"] for row in json.loads(out)["outcome"]["trade_off"]] == [0.005, 0.01, 0.02, 0.05, 0.1]
 
 
+def test_candidates_of_another_coverage(place, petm):
+    code, out, err = petm(*RECALIBRATE, "--calibration", "fresh", "--set-coverage", 0.8)
+    assert code == 0, err
+    assert "Candidates hold the true class with probability 0.8; on average these are " in out
+    code, out, err = petm(*RECALIBRATE, "--calibration", "fresh", "--set-coverage", 0.9, "-o", "new.petm", "--json")
+    assert (code, json.loads(out)["sets"]["coverage"]) == (0, 0.9)
+    assert read_manifest(place / "my.petm").sets.coverage == 0.95
+    assert petm("grade", "new.petm", "--trust-bundle-code", "fresh", "-o", "grades.csv")[0] == 0
+    rows = list(csv.DictReader((place / "grades.csv").read_text().splitlines()))
+    held = [json.loads(row["candidates"]) for row in rows]
+    assert all(row["label_name"] in names for row, names in zip(rows, held, strict=True))
+    assert max(map(len, held)) > 1
+    code, _, err = petm(*RECALIBRATE, "--calibration", "fresh", "--set-coverage", 95)
+    assert (code, "--set-coverage: expected a probability between 0 and 1, got 95" in err) == (2, True)
+
+
 @pytest.fixture
 def queue(place, petm):
     """Grades with a chance of being labelled, half of the trusted; returns the rows that were drawn."""
@@ -150,7 +166,7 @@ def test_suspects_alone_and_inputs_that_are_gone_are_refused(place, petm, queue)
         (("--calibration", "fresh", "--labels", "l.csv"), 2, "--calibration"),
         (("--labels", "l.csv"), 2, "--grades"),
         (("--labels", "l.csv", "--grades", "g.csv", "--report", "page.html"), 2, "--report"),
-        (("--calibration", "fresh", "--max-risk", 2), 2, "max_risk"),
+        (("--calibration", "fresh", "--max-risk", 2), 2, "--max-risk"),
         (("--calibration", "fresh", "--recall", 0.5, "--coverage", 0.5), 2, "recall"),
         (("--calibration", "gone"), 1, "calibration"),
         (("--calibration", "fresh", "-o", "my.petm"), 1, "got a bundle"),

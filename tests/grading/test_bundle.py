@@ -29,6 +29,7 @@ from petm.grading.manifest import Manifest, MemberRecord, read_manifest
 from petm.grading.provenance import Origin
 from petm.models.loading import weights_fingerprint
 from petm.selective.probability import ErrorProbability
+from petm.selective.sets import PredictionSets
 from petm.selective.targets import MaxRisk
 from petm.selective.thresholds import DISAGREEMENT
 from small_disk import files_of_at_most
@@ -67,6 +68,7 @@ def write(path: Path, adapted: AdaptedModel, *, include_base: bool = False, over
         measured={"recall": {"value": 0.5}},
         choice=None,
         outcome=None,
+        sets=PredictionSets(0.9, "threshold", ((0.0,), (0.875,)), (90, 40), (1.0, 2.5)),
         versions={"petm": "1"},
     )
     write_bundle(path, adapted, manifest, {}, card="# Card\n", include_base=include_base, overwrite=overwrite)

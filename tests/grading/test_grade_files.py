@@ -191,6 +191,7 @@ class Failing:
 
     def __init__(self, grader: Grader, batches: int) -> None:
         self.grader, self.left, self.origin, self.allow = grader, batches, grader.origin, grader.allow
+        self.sets = grader.sets
 
     def grade_batch(self, x: Any, **how: Any) -> Grades:
         if self.left == 0:

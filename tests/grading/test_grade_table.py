@@ -19,15 +19,19 @@ from petm.grading.grades import NO_SECOND, Grades
 from tests.helpers.graded_tables import write
 
 GRADES = Grades(
-    np.array([1, 0]), np.array([1, 2]), np.array([0.1, 0.9]), np.array([0.01, np.nan]), np.array([True, False])
+    np.array([1, 0]),
+    np.array([1, 2]),
+    np.array([0.1, 0.9]),
+    np.array([0.01, np.nan]),
+    np.array([True, False]),
+    candidates=np.fromiter([(1,), (0, 2, 1)], object),
 )
 INPUTS = ["a.png", 'b "quoted".png', "c, d.png"]
 
 
 def made() -> pa.Table:
-    return grade_table(
-        INPUTS, [None, 3, 4], GRADES, ("x", "y"), reasons=[None, "broken\nfile", None], true_labels=[1, None, 0]
-    )
+    how: Any = {"reasons": [None, "broken\nfile", None], "true_labels": [1, None, 0], "has_candidates": True}
+    return grade_table(INPUTS, [None, 3, 4], GRADES, ("x", "größe, y"), **how)
 
 
 def whole(table: pa.Table) -> list[dict[str, Any]]:
@@ -39,9 +43,10 @@ def test_rows_by_hand() -> None:
     assert made().column_names == [name for name in SCHEMA.names if name not in ("text", "chance", "audit", "sha256")]
     rows = whole(made())
     assert rows[0] == {
-        **dict.fromkeys(SCHEMA.names), "input": "a.png", "label": 1, "label_name": "y", "second": 1, "second_name": "y",
+        **dict.fromkeys(SCHEMA.names), "input": "a.png", "label": 1, "label_name": "größe, y", "second": 1,
+        "second_name": "größe, y",
         "probability_of_error": 0.01, "confidence": 0.99, "suspicion": 0.1, "grade": "trusted",
-        "true_label": 1,
+        "candidates": '["größe, y"]', "true_label": 1,
     }  # fmt: skip
     assert rows[1] == {
         **dict.fromkeys(SCHEMA.names), "input": INPUTS[1], "row": 3, "grade": "unreadable", "reason": "broken\nfile",
@@ -49,6 +54,7 @@ def test_rows_by_hand() -> None:
     assert rows[2]["grade"] == "suspect"
     assert rows[2]["probability_of_error"] is rows[2]["confidence"] is None, "none was calibrated"
     assert (rows[2]["second"], rows[2]["second_name"]) == (2, "2"), "a class without a name"
+    assert json.loads(rows[2]["candidates"]) == ["x", "2", "größe, y"]
 
 
 def test_a_second_opinion_that_was_not_asked_for_is_empty() -> None:
@@ -58,7 +64,9 @@ def test_a_second_opinion_that_was_not_asked_for_is_empty() -> None:
 
 
 def test_only_unreadable() -> None:
-    (row,) = whole(grade_table(["a"], [None], None, (), reasons=["broken"]))
+    table = grade_table(["a"], [None], None, (), reasons=["broken"], has_candidates=True)
+    assert "candidates" in table.column_names, "as in the other parts of one file"
+    (row,) = whole(table)
     assert row == {**dict.fromkeys(SCHEMA.names), "input": "a", "grade": "unreadable", "reason": "broken"}
 
 

@@ -222,6 +222,34 @@ ORIGIN = Origin(
 )
 
 
+def test_candidates_are_the_conformal_sets_of_each_grade(adapted: AdaptedModel, digits: tuple[Data, ...]) -> None:
+    grader = fit_grader(adapted, digits[1], target=Recall(0.6), set_coverage=0.8)
+    assert grader.sets is not None
+    assert grader.sets.coverage == 0.8
+
+    def told(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Predictions, suspicion and scores of classes by plain forwards."""
+        with torch.no_grad():
+            opinions = [adapted(data.inputs(range(len(data))), alpha=alpha).double().softmax(1) for alpha in (0, 1)]
+        predicted, scores = opinions[0].argmax(1).numpy(), 1 - (opinions[0] + opinions[1]).numpy() / 2
+        suspicion = scores[np.arange(len(predicted)), predicted]
+        scores[np.arange(len(predicted)), predicted] = 0
+        return predicted, suspicion, scores
+
+    _, suspicion, scores = told(digits[1])
+    limit, truth = grader.threshold.value, digits[1].labels.numpy()
+    limits = []
+    for some in (suspicion < limit - 1e-9, suspicion > limit + 1e-9):  # the sample at the threshold is left out
+        of_truth = np.sort(scores[some, truth[some]])
+        limits.append(of_truth[math.ceil((len(of_truth) + 1) * 0.8) - 1])
+    assert [each for (each,) in grader.sets.limits] == pytest.approx(limits, abs=1e-6)
+    grades = grader.grade(digits[2].inputs(range(60)))
+    _, _, scores = told(digits[2].subset(range(60)))
+    assert grades.candidates is not None
+    for found, trusted, row in zip(grades.candidates, grades.trusted, scores, strict=True):
+        assert set(found) == set(np.flatnonzero(row <= limits[int(not trusted)] + 1e-9).tolist())
+
+
 @pytest.fixture
 def grader(adapted: AdaptedModel, digits: tuple[Data, ...]) -> Grader:
     return fit_grader(adapted, digits[1], origin=ORIGIN)
@@ -243,6 +271,10 @@ def test_a_loaded_grader_gives_the_same_grades_to_the_bit(
     assert loaded.origin == grader.origin == replace(ORIGIN, inputs=grader.origin.inputs)
     assert loaded.target == grader.target == Disagreement()
     assert loaded.measured == grader.measured
+    assert loaded.sets == grader.sets is not None
+    assert expected.candidates is not None
+    assert found.candidates is not None
+    assert found.candidates.tolist() == expected.candidates.tolist()
     loaded.save(tmp_path / "again.petm", include_base=include_base)
     assert read_manifest(tmp_path / "again.petm") == read_manifest(tmp_path / "g.petm")
 

@@ -66,6 +66,18 @@ def test_samples_are_counted_indexed_and_iterated() -> None:
     assert replace(GRADES, classes=())[0].name is None
 
 
+def test_candidates_follow_rows_and_have_names() -> None:
+    pytest.importorskip("pandas")
+    some = replace(GRADES, candidates=np.fromiter([(2,), (0, 1), (1, 2)], object))
+    assert [each.candidates for each in some] == [(2,), (0, 1), (1, 2)]
+    assert GRADES[0].candidates is GRADES.candidate_names is None
+    assert [each.candidates for each in Grades.joined([some[~some.trusted], some[:1]])] == [(0, 1), (2,)]
+    named = [("cow",), ("ant", "bee"), ("bee", "cow")]
+    assert some.candidate_names is not None
+    assert some.candidate_names.tolist() == some.to_pandas()["candidates"].tolist() == named
+    assert replace(some, classes=()).candidate_names.tolist() == [("2",), ("0", "1"), ("1", "2")]  # type: ignore[union-attr]
+
+
 def test_parts_are_joined_in_their_order() -> None:
     assert list(Grades.joined([GRADES[:1], GRADES[1:1], GRADES[1:]])) == list(GRADES)
 

@@ -157,6 +157,9 @@ def test_metadata_says_what_a_reader_needs(grader: Grader, graph: Path) -> None:
     assert entries["petm.score"] == grader.score
     assert entries["petm.threshold"]["value"] == grader.threshold.value
     assert entries["petm.threshold"]["rule"] == "guaranteed risk"
+    assert grader.sets is not None
+    assert entries["petm.sets"]["limits"] == [list(row) for row in grader.sets.limits]
+    assert entries["petm.second_share"] == 0.5, "one second opinion, of which suspicion is computed"
 
 
 def test_nothing_of_the_machine_is_in_the_file(graph: Path) -> None:
@@ -246,6 +249,7 @@ def test_same_interface_same_grades(grader: Grader, graph: Path, digits: tuple[D
         np.testing.assert_array_equal(found.second, expected.second)
         np.testing.assert_array_equal(found.trusted, expected.trusted)
         np.testing.assert_allclose(found.suspicion, expected.suspicion, rtol=0, atol=2e-5)
+        assert list(found.candidates) == list(expected.candidates)  # type: ignore[arg-type]
     pixels = (x * 255).to(torch.uint8)
     assert same.score == grader.score
     np.testing.assert_array_equal(same.grade(pixels).suspicion, same.grade(pixels.float() / 255).suspicion)

@@ -20,7 +20,7 @@ SIZE = (4, 4)
 class SlowGrader:
     """Grades a batch in some milliseconds."""
 
-    origin, has_second = Origin(), False
+    origin, has_second, sets = Origin(), False, None
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -355,7 +355,7 @@ def test_a_queue_is_reviewed_without_seeing_which_are_suspect(
         for place in range(total):
             browser.wait_for("#progress", f"{place} of {total} reviewed")
             assert not re.search("suspect|trusted|suspicion|probability", browser.text("#review"), re.IGNORECASE)
-            assert not browser.all("#case table, #case .badge, #candidates .key.second")
+            assert not browser.all("#case table, #case .badge, #candidates .key.second, #candidates .candidate")
             script = "return document.querySelector('#queue [aria-current=step]').dataset.id"
             seen.append(browser.driver.execute_script(script))
             browser.decide("x" if place == 1 else "c")
@@ -779,6 +779,8 @@ def test_of_many_classes_the_first_have_keys_and_all_are_found_by_typing(
     base, opinion = (logits.double().softmax(1)[0] for logits in dual_logits(adapted, served.inputs(image)))
     highest = base.maximum(opinion)
     highest[opinion.argmax()] = 2  # what the second opinion says comes first
+    marked = grader.grade(served.inputs(image))[0].candidates or ()
+    highest[list(marked)] += 4  # and before it the candidates
     others = [label for label in highest.argsort(descending=True).tolist() if label > 8]
     with service(tmp_path / "twelve.petm", free_port(), labels=labels) as address:
         browser.driver.get(address)
@@ -790,6 +792,9 @@ def test_of_many_classes_the_first_have_keys_and_all_are_found_by_typing(
             *([name, str(place + 1)] for place, name in enumerate(names[:9])),
             *([names[label]] for label in others),
         ]
+        held = [int(button.get_attribute("data-label")) for button in browser.all("#candidates .candidate")]
+        assert sorted(held) == sorted(each for each in marked if each in (*range(9), *others))
+        assert len(held) > 0
         browser.decide("4")
         until(lambda: len(lines(labels)) == 1)
         browser.press("/", *"Class", Keys.ENTER)

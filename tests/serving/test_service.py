@@ -127,6 +127,8 @@ def test_grades_are_those_of_the_grader(
     np.testing.assert_allclose([row["suspicion"] for row in rows], grades.suspicion, rtol=1e-4)
     np.testing.assert_allclose([row["probability_of_error"] for row in rows], grades.probability_of_error, rtol=1e-4)
     assert {row["grade"] for row in rows} == {"trusted", "suspect"}
+    assert grades.candidate_names is not None
+    assert [tuple(row["candidates"]) for row in rows] == grades.candidate_names.tolist()
 
 
 def test_base64_is_graded_like_files(client: TestClient, images: list[bytes]) -> None:

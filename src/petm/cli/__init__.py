@@ -37,6 +37,11 @@ class _Verbs(click.Group):
         except PetmError as error:
             told = options.as_options(str(error), self.commands[str(ctx.invoked_subcommand)])
             raise click.ClickException(visible(told)) from error
+        except click.UsageError as error:
+            if not isinstance(error.__cause__, PetmError) or error.ctx is None:
+                raise
+            # of an argument that the library has checked
+            raise click.UsageError(options.as_options(error.message, error.ctx.command), error.ctx) from error
 
 
 @click.group(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
 _FORM = ("size", "channels", "resize", "mean", "std", "text_column", "label_column", "length")
+_ADOPTED = ("target", "set_coverage", "calibration_from_data", "force", "device")
 _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters", "max_extra_time", "dry_run")
 
 
@@ -117,6 +118,13 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     "--confidence",
     type=float,
     help="Confidence of the guarantee; with --recall, guarantee it.  [default: 0.95 with --max-risk]",
+)
+@click.option(
+    "--set-coverage",
+    type=float,
+    default=FitConfig.set_coverage,
+    show_default=True,
+    help="Probability with which the candidates of a prediction hold its true class, in each grade.",
 )
 @click.option("--per-class", is_flag=True, help="Guarantee --max-risk in each class that the model predicts.")
 @click.option(
@@ -260,7 +268,7 @@ def fit(
                 grader.save(output, include_base=include_base, overwrite=overwrite)
 
         if adapter is not None:
-            told_by = {name: getattr(config, name) for name in ("target", "calibration_from_data", "force", "device")}
+            told_by = {name: getattr(config, name) for name in _ADOPTED}
             grader, samples = fit_adopted(model, adapter, data.in_memory(decoded), origin=origin, **told_by)
             save(grader)
         else:

@@ -62,6 +62,7 @@ def print_fit(bundle: Path, seconds: float) -> None:
     """Prints what a fit has found: the model, what was chosen, what is trusted, and what to do next."""
     from petm.grading.manifest import read_manifest
     from petm.report.tables import percent
+    from petm.selective.sets import candidates_in_words
     from petm.selective.worth import cost_of
 
     manifest = read_manifest(bundle)
@@ -79,6 +80,7 @@ def print_fit(bundle: Path, seconds: float) -> None:
         ("suspicion", _suspicion(bundle, manifest)),
         *(("", sentence) for sentence in cost_of(found)),
         *_trusted(manifest.target, manifest.threshold, found),
+        ("candidates", candidates_in_words(manifest.sets)),
     ]
     _print_rows(bundle, rows)
     print_results(manifest.choice, manifest.outcome, most=_MOST_COMPARED)
@@ -163,6 +165,7 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
     from petm._internal.files import plain
     from petm.grading.onnx_grader import OnnxGrader
     from petm.selective.guarantee import guarantee
+    from petm.selective.sets import candidates_in_words
     from petm.selective.worth import cost_of
 
     graph = OnnxGrader(path)
@@ -170,7 +173,15 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
     if as_json:
         told = {"classes": classes, "shape": graph.shape, "inputs": inputs, "score": graph.score}
         told |= {"threshold": threshold.as_json(), "measured": graph.measured}
-        options.print_json({"graph": str(path), **told, "choice": plain(graph.choice), "outcome": plain(graph.outcome)})
+        options.print_json(
+            {
+                "graph": str(path),
+                **told,
+                "choice": plain(graph.choice),
+                "outcome": plain(graph.outcome),
+                "sets": plain(graph.sets),
+            }
+        )
         return
     rows = [
         ("classes", ", ".join(classes) or "not named"),
@@ -179,6 +190,7 @@ def _print_graph(path: Path, *, as_json: bool) -> None:
         ("suspicion", graph.score.replace("_", " ")),
         ("threshold", _threshold(threshold)),
         ("guarantee", guarantee(threshold)),
+        ("candidates", candidates_in_words(graph.sets)),
         *(("cost", sentence) for sentence in cost_of(graph.measured)),
         *_measured(graph.measured),
         ("on disk", f"{sum(file.stat().st_size for file in graph.files):,} bytes in {len(graph.files)} files"),
@@ -198,6 +210,7 @@ def _print_rows(path: Path, rows: list[tuple[str, str]]) -> None:
 
 def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
     from petm.selective.guarantee import guarantee
+    from petm.selective.sets import candidates_in_words
     from petm.selective.worth import cost_of
 
     origin, threshold = manifest.origin, manifest.threshold
@@ -223,6 +236,7 @@ def _rows(bundle: Path, manifest: "Manifest") -> list[tuple[str, str]]:
     if manifest.target is not None:
         rows.append(("target", str(manifest.target)))
     rows.append(("guarantee", guarantee(threshold)))
+    rows.append(("candidates", candidates_in_words(manifest.sets)))
     rows += _measured(manifest.measured)
     for role, data in origin.data.items():
         rows.append((role, str(data)))

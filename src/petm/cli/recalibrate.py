@@ -45,6 +45,11 @@ _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
 @click.option("--coverage", type=float, help="Or trust this share of the predictions.")
 @click.option("--recall", type=float, help="Or flag this share of the errors. Without a target: that of the bundle.")
 @click.option("--confidence", type=float, help="Confidence of the guarantee; with --recall, guarantee it.")
+@click.option(
+    "--set-coverage",
+    type=float,
+    help="Probability with which candidates hold the true class. Absent: that of the bundle.",
+)
 @click.option("--per-class", is_flag=True, help="Guarantee --max-risk in each class that the model predicts.")
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="HTML page about the grader on these labels."
@@ -63,6 +68,7 @@ def recalibrate(
     label_column: str,
     skip_bad: bool,
     force: bool,
+    set_coverage: float | None,
     report: Path | None,
     output: Path | None,
     device: str,
@@ -77,10 +83,13 @@ def recalibrate(
     with its columns.
     """
     from petm.grading.manifest import BASE, check_target, read_manifest
+    from petm.selective.sets import check_coverage
     from petm.selective.targets import target_of
 
     try:
         target = target_of(**target_options)
+        if set_coverage is not None:
+            check_coverage(set_coverage, "set_coverage")
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
     calibration = (*calibration, *fresh)
@@ -123,7 +132,8 @@ def recalibrate(
             calibration, form, skip_bad=skip_bad, label_column=label_column, classes=classes or None, **trust
         )
         data = labelled(data, skip_bad=skip_bad)
-    made = recalibrated(grader, data, target=target, chance=chance, force=force)
+    how: Any = {"target": target, "chance": chance, "set_coverage": set_coverage, "force": force}
+    made = recalibrated(grader, data, **how)
     if report is not None:
         from petm.report.fit_report import write_fit_report
 
@@ -177,12 +187,16 @@ def _print(grader: "Grader", *, as_json: bool) -> None:
     from petm._internal.files import plain
     from petm.cli.inspect import print_results
     from petm.selective.guarantee import guarantee
+    from petm.selective.sets import candidates_in_words
     from petm.selective.targets import target_to_json
 
     if as_json:
         told = {"threshold": grader.threshold.as_json(), "target": grader.target and target_to_json(grader.target)}
-        options.print_json(told | {"measured": plain(grader.measured), "outcome": plain(grader.outcome)})
+        options.print_json(
+            told | {"measured": plain(grader.measured), "outcome": plain(grader.outcome), "sets": plain(grader.sets)}
+        )
         return
     print_results(None, grader.outcome)
     click.echo(f"Target: {grader.target}. {guarantee(grader.threshold)}")
+    click.echo(candidates_in_words(grader.sets))
     click.echo("Nothing was written. To keep this threshold, name a bundle with -o.", err=True)

@@ -96,6 +96,13 @@ class Suspicion:
         columns = [column.score(answers) for column in self.columns]
         return self.weighting.as_tensor(columns) if self.weighting else columns[0]
 
+    def second_share(self, members: int) -> float:
+        """Returns the weight of the second opinion in the probability of each class: as in the mean of all opinions.
+
+        It is 0 where suspicion needs no opinions, as these were then no better than the softmax.
+        """
+        return members / (1 + members) if self.needs_opinions else 0.0
+
     def operations(self, classes: int, features: int) -> int:
         """Returns multiply-adds a sample, besides those of the networks."""
         return sum(column.evidence.operations(classes, features) for column in self.columns)

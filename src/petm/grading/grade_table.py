@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("suspicion", pa.float64()),
         ("group", pa.string()),
         pa.field("grade", pa.string(), nullable=False),
+        ("candidates", pa.string()),
         ("reason", pa.string()),
         ("true_label", pa.int64()),
         ("chance", pa.float64()),
@@ -43,11 +44,14 @@ SCHEMA = pa.schema(
 """``input`` is a path, ``row`` a place in this file from 1: a row in Parquet and arrays, a line in files of lines,
 null for an image; ``text`` is the beginning of a text. ``label`` is the base model's prediction, ``second`` the
 second opinion's, null where a cascade asked for none; ``confidence`` is the probability that ``label`` is right, 1 -
-``probability_of_error``. ``group`` is the combination of groups whose threshold the row has. ``reason`` says why an
-input could not be read; all values between are null then. ``chance`` is that of a row to be reviewed, 1 for a
-suspect; ``audit`` marks the trusted that were drawn; ``sha256`` is the hash of the content."""
+``probability_of_error``. ``group`` is the combination of groups whose threshold the row has. ``candidates`` are the
+names of the classes that it may be, a JSON list, the most probable first. ``reason`` says why an input could not be
+read; all values between are null then. ``chance`` is that of a row to be reviewed, 1 for a suspect; ``audit`` marks
+the trusted that were drawn; ``sha256`` is the hash of the content."""
 
-OPTIONAL = frozenset(("text", "second", "second_name", "group", "true_label", "chance", "audit", "sha256"))
+OPTIONAL = frozenset(
+    ("text", "second", "second_name", "group", "candidates", "true_label", "chance", "audit", "sha256")
+)
 """Columns that are absent where a run has nothing to put into them."""
 
 _LONGEST_TEXT = 200
@@ -69,6 +73,7 @@ def grade_table(
     texts: Sequence[str | None] | None = None,
     has_second: bool = True,
     groups: Sequence[str] | None = None,
+    has_candidates: bool = False,
     true_labels: Sequence[int | None] | None = None,
     hashes: Sequence[str | None] | None = None,
     audit: float | None = None,
@@ -85,6 +90,7 @@ def grade_table(
         texts: Inputs that are texts, None for others; absent if none is.
         has_second: Whether there is a second opinion.
         groups: The group whose threshold each readable input has, in words; absent without groups.
+        has_candidates: Whether the grader has prediction sets.
         true_labels: True labels, None where unknown; absent if none were read.
         hashes: SHA-256 of the contents, None where unknown.
         audit: Chance of each trusted row to be drawn for review, by its input, row, hash and ``seed``; None draws none.
@@ -130,6 +136,9 @@ def grade_table(
         columns["second_name"] = spread(_texts(named(second)), pa.string())
     if groups is not None:
         columns["group"] = spread(_texts(groups), pa.string())
+    if has_candidates:
+        lists = [] if grades.candidates is None else [named(np.array(each)) for each in grades.candidates]
+        columns["candidates"] = spread(_texts([json.dumps(each, ensure_ascii=False) for each in lists]), pa.string())
     if true_labels is not None:
         columns["true_label"] = pa.array(true_labels, pa.int64())
     if audit is not None:

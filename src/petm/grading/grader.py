@@ -46,6 +46,8 @@ from petm.selective.calibration import settle, target_or_default
 from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
 from petm.selective.probability import ErrorProbability
+from petm.selective.sets import COVERAGE as SET_COVERAGE
+from petm.selective.sets import PredictionSets, class_probabilities, fit_grade_sets
 from petm.selective.targets import Disagreement, Recall, Target
 from petm.selective.thresholds import Threshold
 
@@ -67,6 +69,7 @@ class Grader:
         target: The target of the threshold; absent if it was set by hand.
         choice: What the suspicion was compared with, and why it was taken; absent if it was named.
         outcome: What it brings beside the softmax, on the calibration samples; absent if it was not calibrated.
+        sets: The candidates of a prediction, in each grade; absent if too few suspects were labelled.
         bundle: SHA-256 of the manifest of the bundle that it was loaded from; empty if it was not.
         processor: The tokenizer or image processor of texts and images, where it is in memory. A bundle only remembers
             its folder.
@@ -81,6 +84,7 @@ class Grader:
     target: Target | None = None
     choice: Choice | None = None
     outcome: Outcome | None = None
+    sets: PredictionSets | None = None
     bundle: str = ""
     processor: Tokenizer | ImageProcessor | None = None
 
@@ -93,6 +97,11 @@ class Grader:
     def has_second(self) -> bool:
         """Whether there is a second opinion."""
         return bool(self.adapted.members)
+
+    @property
+    def second_share(self) -> float:
+        """Weight of the second opinion in the probabilities that candidates come from."""
+        return self.suspicion.second_share(len(self.adapted.members))
 
     def grade(self, x: Any, *, batch_size: int = BATCH_SIZE) -> Grades:
         """Returns labels, suspicion, probability of error and grades.
@@ -169,14 +178,19 @@ class Grader:
         labels, asked = answers.predicted.numpy(), answers.asked(self.adapted.cascade).numpy()
         highest = torch.tensor(max(self.threshold.values), dtype=torch.float64)
         suspicion = answers.raised(self.suspicion.of(answers), highest).numpy()
-        unknown = np.full(len(labels), np.nan)
+        unknown, trusted = np.full(len(labels), np.nan), self.threshold.trusts(suspicion, labels)
+        candidates = None
+        if self.sets is not None:
+            believed = class_probabilities(answers.base, answers.second, self.second_share)
+            candidates = self.sets.candidates(believed, labels, ~trusted)
         return Grades(
             labels=labels,
             second=np.where(asked, answers.second.argmax(1).numpy(), NO_SECOND),
             suspicion=suspicion,
             probability_of_error=self.probability.probability(suspicion) if self.probability else unknown,
-            trusted=self.threshold.trusts(suspicion, labels),
+            trusted=trusted,
             classes=self.origin.model.classes,
+            candidates=candidates,
         )
 
     def __repr__(self) -> str:
@@ -232,6 +246,7 @@ class Grader:
             measured=self.measured,
             choice=self.choice,
             outcome=self.outcome,
+            sets=self.sets,
             versions=library_versions(),
         )
         if not writes(base):
@@ -260,6 +275,7 @@ def fit_grader(
     answers: Answers | None = None,
     values: NDArray[np.float64] | None = None,
     cannot_tell: bool = False,
+    set_coverage: float = SET_COVERAGE,
 ) -> Grader:
     """Returns a grader whose threshold and probability of error are set on calibration samples.
 
@@ -282,6 +298,7 @@ def fit_grader(
         values: Suspicion of the samples, float64 ``(N,)``, where it is not that of the answers.
         cannot_tell: Whether samples may lack a label, of which nobody can tell the class: these count as errors, under
             a recall as the last that are flagged, so that a guarantee holds whatever they are.
+        set_coverage: Probability with which the candidates of a prediction hold its true class, in each grade.
 
     Raises:
         ArgumentError: An argument breaks its rule, or the target is disagreement without a second opinion.
@@ -308,12 +325,21 @@ def fit_grader(
     how: Any = {"target": target, "classes": classes, "chance": chance, "at_most": at_most, "placed": placed}
     found = settle(suspicion, softmax, wrong, predicted, **how, chosen_here=chosen_here)
     measured = {**found.measured}
+    sets = fit_grade_sets(
+        class_probabilities(both.base, both.second, known.second_share(len(both.members))),
+        np.where(told, calibration.labels.numpy(), UNLABELLED),
+        predicted,
+        suspicion,
+        found.threshold,
+        coverage=set_coverage,
+        chance=chance,
+    )
     if adapted.cascade is not None:
         measured["second_opinion_asked"] = float(adapted.cascade.asks(maximum_softmax(both.base)).double().mean())
     measured["extra_operations"] = extra_operations(adapted, known, both, calibration)
     origin = origin or Origin()
     origin = replace(origin, inputs=replace(origin.inputs, profile=describe_inputs(calibration)))
-    held = (found.threshold, known, found.probability, origin, plain(measured), target, choice, found.outcome)
+    held = (found.threshold, known, found.probability, origin, plain(measured), target, choice, found.outcome, sets)
     return Grader(adapted, *held, processor=calibration.processor)
 
 
@@ -353,7 +379,7 @@ def load(
     layer = adapted.base.get_submodule(adapted.feature_layer) if adapted.feature_layer else None
     features = int(getattr(layer, "in_features", 0))
     suspicion = suspicion_from_json(place, tensors, features=features, own=evidence)
-    held = (told.probability, told.origin, told.measured, told.target, told.choice, told.outcome)
+    held = (told.probability, told.origin, told.measured, told.target, told.choice, told.outcome, told.sets)
     prepared_by = None if processor is None else as_processor(processor, adapted.base)
     bundle = sha256_of_file(Path(path) / MANIFEST)
     return Grader(adapted, told.threshold, suspicion, *held, bundle=bundle, processor=prepared_by)

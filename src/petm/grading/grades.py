@@ -38,6 +38,7 @@ class Grade(NamedTuple):
     probability_of_error: float
     suspicion: float
     trusted: bool
+    candidates: tuple[int | str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,8 @@ class Grades:
         probability_of_error: float64 ``(N,)``, calibrated probability that the base model is wrong, or NaN.
         trusted: bool ``(N,)``, the grade: trusted, else suspect.
         classes: ``K`` class names; empty where the grader has none.
+        candidates: ``(N,)``, of each sample the classes that it may be, the most probable first: they hold the true one
+            with a chosen probability (`petm.selective.sets`). None where the grader has no prediction sets.
     """
 
     labels: NDArray[np.int64]
@@ -62,6 +65,7 @@ class Grades:
     probability_of_error: NDArray[np.float64]
     trusted: NDArray[np.bool_]
     classes: tuple[str, ...] = ()
+    candidates: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,10 +82,25 @@ class Grades:
     def __getitem__(self, index: Any) -> "Grade | Grades":
         """Returns the grade at a number; or the grades at a slice, at numbers, or where a mask is true."""
         if np.ndim(index) or isinstance(index, slice):
-            return replace(self, **{name: getattr(self, name)[index] for name in _ARRAYS})
+            return replace(self, **{name: getattr(self, name)[index] for name in self._arrays})
         label, second, suspicion, error, trusted = (np.asarray(getattr(self, name)[index]).item() for name in _ARRAYS)
         second = None if second == self._none else second
-        return Grade(label, self.classes[label] if self.classes else None, second, error, suspicion, trusted)
+        name, candidates = self.classes[label] if self.classes else None, self.candidates
+        sure = None if candidates is None else candidates[index]
+        return Grade(label, name, second, error, suspicion, trusted, sure)
+
+    @property
+    def _arrays(self) -> tuple[str, ...]:
+        return _ARRAYS if self.candidates is None else (*_ARRAYS, "candidates")
+
+    @property
+    def candidate_names(self) -> NDArray[np.object_] | None:
+        """``candidates`` by class names, or by numbers where the grader has none; None without candidates."""
+        if self.candidates is None:
+            return None
+        known = dict(enumerate(self.classes))
+        named = (tuple(known.get(each, str(each)) for each in some) for some in self.candidates)
+        return np.fromiter(named, object, len(self))
 
     @property
     def _none(self) -> int | None:
@@ -95,7 +114,8 @@ class Grades:
         """Returns a ``pandas.DataFrame`` with a row for each sample.
 
         The columns are ``label``, ``label_name`` (None without class names), ``second`` (empty where there is none),
-        ``probability_of_error``, ``suspicion`` and ``trusted``.
+        ``probability_of_error``, ``suspicion``, ``trusted`` and, where the grader has prediction sets, ``candidates``,
+        a tuple of names.
 
         Raises:
             ExtraError: pandas is not installed.
@@ -115,13 +135,16 @@ class Grades:
                 "probability_of_error": self.probability_of_error,
                 "suspicion": self.suspicion,
                 "trusted": self.trusted,
+                **({} if self.candidates is None else {"candidates": self.candidate_names}),
             }
         )
 
     @staticmethod
     def joined(parts: Sequence["Grades"]) -> "Grades":
         """Returns the grades of several batches, at least one, as one."""
-        held: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+        held: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in parts[0]._arrays
+        }
         return replace(parts[0], **held)
 
     def to_review(self, audit: float, *, seed: int = 0) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -146,8 +169,8 @@ class Grades:
         return "\n".join([*shown, *(["  ..."] if len(self) > _SHOWN else [])])
 
 
-_ARRAYS = tuple(field.name for field in fields(Grades))[:-1]
-"""Names of the attributes ``(N,)``, in their order."""
+_ARRAYS = tuple(field.name for field in fields(Grades))[:-2]
+"""Names of the attributes ``(N,)`` of every grader, in their order."""
 
 
 def as_inputs(x: Any) -> "Data":

@@ -17,6 +17,7 @@ from petm.grading.provenance import DataOrigin, InputOrigin, ModelOrigin, Origin
 from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
 from petm.selective.probability import ErrorProbability
+from petm.selective.sets import PredictionSets, sets_of_grades
 from petm.selective.targets import Target, target_from_json, target_to_json
 from petm.selective.thresholds import Threshold
 
@@ -82,6 +83,7 @@ class Manifest:
     measured: Mapping[str, Json]
     choice: Choice | None
     outcome: Outcome | None
+    sets: PredictionSets | None
     versions: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
@@ -112,6 +114,7 @@ class Manifest:
                 "measured": self.measured,
                 "choice": self.choice,
                 "outcome": self.outcome,
+                "sets": self.sets,
                 "versions": self.versions,
                 "files": self.files,
                 "paths": self.paths,
@@ -151,6 +154,7 @@ class Manifest:
             record.free("measured"),
             Choice.from_json(record.record("choice")) if record.has("choice") else None,
             Outcome.from_json(record.record("outcome")) if record.has("outcome") else None,
+            sets_of_grades(record.record("sets")) if record.has("sets") else None,
             {name: versions.text(name) for name in versions.content},
             {_inside(record, name): _hash(files, name) for name in files.content},
             {name: paths.text(name) for name in paths.content},

@@ -280,6 +280,8 @@ def _metadata(
         "second_opinion": bool(grader.adapted.members),
         "choice": plain(grader.choice),
         "outcome": plain(grader.outcome),
+        "sets": plain(grader.sets),
+        "second_share": grader.second_share,
     }
     return {PREFIX + name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in entries.items()}
 

@@ -22,6 +22,7 @@ from petm.grading.provenance import InputOrigin, ModelOrigin, Origin, found_from
 from petm.models import BATCH_SIZE
 from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
+from petm.selective.sets import class_probabilities, sets_of_grades
 from petm.selective.thresholds import Threshold
 
 FORMAT_VERSION = 4
@@ -68,6 +69,7 @@ class OnnxGrader:
         has_second: Whether there is a second opinion; without one, the output ``second`` is ``base``.
         choice: What the suspicion was compared with, as in `petm.grading.grader.Grader`.
         outcome: What it brings beside the softmax, as there.
+        sets: The candidates of a prediction, as there.
         shape: Shape of one input, ``(C, H, W)`` for images.
         allowance: The second opinions that batches outside a run may still compute.
 
@@ -96,6 +98,8 @@ class OnnxGrader:
         self.has_second = metadata.flag("second_opinion")
         self.choice = Choice.from_json(metadata.record("choice")) if metadata.has("choice") else None
         self.outcome = Outcome.from_json(metadata.record("outcome")) if metadata.has("outcome") else None
+        self.sets = sets_of_grades(metadata.record("sets")) if metadata.has("sets") else None
+        self._second_share = metadata.number("second_share", least=0, most=1) if self.sets else 0.0
         self.shape = _shape_of(self.path, self._session, asks=self._cascade is not None)
         self._check, self.allowance = InputCheck(inputs.profile), self.allow()
 
@@ -237,7 +241,11 @@ class OnnxGrader:
         label, suspicion, error, trusted, base, second = answer
         asked = (second != base).any(1) if self._cascade else self.has_second
         seconds = np.where(asked, second.argmax(1), NO_SECOND)
-        return Grades(label, seconds, suspicion, error, trusted, self.origin.model.classes)
+        candidates = None
+        if self.sets is not None:
+            believed = class_probabilities(base, second, self._second_share)
+            candidates = self.sets.candidates(believed, label, ~trusted)
+        return Grades(label, seconds, suspicion, error, trusted, self.origin.model.classes, candidates)
 
     def _run(self, session: Any, given: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:

@@ -79,6 +79,7 @@ def grade_stream(
     """
     check_audit(audit)
     drawing: Any = {"audit": audit, "seed": seed, "has_second": grader.has_second}
+    drawing["has_candidates"] = grader.sets is not None
     classes = grader.origin.model.classes
     true = [_TrueLabels(source, classes) for source in sources] if labelled else None
     allowance = grader.allow(start.allowance)

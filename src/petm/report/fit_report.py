@@ -21,6 +21,7 @@ from petm.selective.bootstrap import bootstrap
 from petm.selective.curves import judge, risk_coverage
 from petm.selective.guarantee import guarantee
 from petm.selective.metrics import Detection, aurc, auroc, detection, share
+from petm.selective.sets import candidates_in_words
 from petm.selective.tables import choice_table, trade_off_table
 from petm.selective.thresholds import DISAGREEMENT
 from petm.selective.worth import cost_of
@@ -185,6 +186,7 @@ def _settings_table(grader: Grader) -> Table:
         "Parameters of the adapter": f"{adapted.adapter_parameters():,}",
         "Suspicion": grader.score.replace("_", " "),
         "Threshold": grader.threshold.rule,
+        "Candidates": candidates_in_words(grader.sets),
         "Probability of error": grader.probability.method if grader.probability else "not calibrated",
         **{f"Data, {role}": f"{held}, SHA-256 {held.content[:12]}…" for role, held in origin.data.items()},
         **{name.replace("_", " ").capitalize(): str(value) for name, value in origin.settings.items()},

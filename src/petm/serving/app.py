@@ -242,7 +242,7 @@ def _row(given: Given, answer: Answered, facts: Facts, audit: float | None) -> d
     if isinstance(answer, str):
         empty = dict.fromkeys(("label", "label_name", "second", "second_name"))
         empty |= dict.fromkeys(("probability_of_error", "confidence", "suspicion"))
-        return {"input": given.name, **empty, "grade": "unreadable", "reason": answer}
+        return {"input": given.name, **empty, "grade": "unreadable", "candidates": None, "reason": answer}
     drawn = {} if audit is None else {"chance": audit if answer.trusted else 1.0, "audit": answer.drawn}
     return {
         "input": given.name,
@@ -254,6 +254,7 @@ def _row(given: Given, answer: Answered, facts: Facts, audit: float | None) -> d
         "confidence": None if answer.probability_of_error is None else 1 - answer.probability_of_error,
         "suspicion": answer.suspicion,
         "grade": "trusted" if answer.trusted else "suspect",
+        "candidates": None if answer.candidates is None else [facts.classes[each] for each in answer.candidates],
         "reason": None,
         **drawn,
     }

@@ -32,6 +32,7 @@ class Verdict(NamedTuple):
     trusted: bool
     base: NDArray[np.float32]  # the base model's logits, (K,)
     opinion: NDArray[np.float32]  # the second opinion's logits, (K,)
+    candidates: tuple[int, ...] | None = None  # the classes that it may be; None where the grader has no sets
     drawn: bool | None = None  # whether it is trusted and drawn for an audit; None where the service draws none
 
 
@@ -136,7 +137,8 @@ def verdicts(unread: Unread, opinions: Opinions | None) -> list[Verdict | str | 
     second = np.ma.masked_equal(grades.second, NO_SECOND).tolist()
     known = np.ma.masked_invalid(grades.probability_of_error).tolist()
     columns = (grades.labels.tolist(), second, known, grades.suspicion.tolist())
-    rows = zip(*columns, grades.trusted.tolist(), base, opinion, strict=True)
+    sets = [None] * len(grades) if grades.candidates is None else grades.candidates
+    rows = zip(*columns, grades.trusted.tolist(), base, opinion, sets, strict=True)
     places = range(len(grades) + len(unread))
     return [unread[place] if place in unread else Verdict(*next(rows)) for place in places]
 

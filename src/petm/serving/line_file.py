@@ -98,9 +98,16 @@ class GradesFile:
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows of grades; raises RunError where they cannot be written, and then changes nothing."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        whole = ({name: row.get(name) for name in SCHEMA.names} | {"time": time} for row in rows)
+        whole = (_columns(row) | {"time": time} for row in rows)
         self._lines.write("".join(to_json(row) + "\n" for row in whole).encode(), sync=False)
 
     def close(self) -> None:
         """Closes the file."""
         self._lines.close()
+
+
+def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row of `SCHEMA`, candidates as text as there."""
+    names = row.get("candidates")
+    held = {name: row.get(name) for name in SCHEMA.names}
+    return held if names is None else held | {"candidates": json.dumps(names, ensure_ascii=False)}

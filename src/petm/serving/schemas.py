@@ -62,6 +62,9 @@ class Grade(BaseModel):
     confidence: float | None = Field(description="Calibrated probability that the label is right.")
     suspicion: float | None
     grade: Literal["trusted", "suspect", "unreadable"]
+    candidates: list[str] | None = Field(
+        description="Classes that it may be, the most probable first; null where the grader has no prediction sets."
+    )
     reason: str | None = Field(description="Why the input could not be read.")
     base: list[float] | None = Field(None, description="The model's probabilities by class, where opinions=true.")
     opinion: list[float] | None = Field(None, description="The second opinion's, null where none was asked for.")

@@ -11,6 +11,8 @@ from petm._internal.files import plain
 from petm._internal.records import Json
 from petm._internal.texts import near
 from petm.errors import ArgumentError
+from petm.selective.sets import COVERAGE as SET_COVERAGE
+from petm.selective.sets import check_coverage
 from petm.selective.targets import Disagreement, Target
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ CACHE_BUDGET = 4 << 30
 _PRECISIONS = ("float32", "bfloat16")
 _NOT_TOLD = frozenset({"target", "device"})
 """Settings that a bundle records elsewhere, or not at all."""
-_NOT_TRAINING = _NOT_TOLD | {"calibration_from_data", "force"}
+_NOT_TRAINING = _NOT_TOLD | {"calibration_from_data", "force", "set_coverage"}
 """Settings that do not affect the training, so that they may differ when a run is resumed."""
 
 
@@ -43,6 +45,7 @@ class FitSettings(TypedDict, total=False):
     max_extra_parameters: float | None
     max_extra_time: float | None
     target: Target | None
+    set_coverage: float
     calibration_from_data: bool
     force: bool
     seed: int
@@ -68,6 +71,8 @@ class FitConfig:
             a recipe of your own. The recipe ``paper`` ignores it.
         target: Target of the threshold; absent flags nine of ten errors, or disagreement with a teacher, which a recipe
             that chooses the suspicion refuses.
+        set_coverage: Probability with which the candidates of a prediction hold its true class, in each grade
+            (`petm.selective.sets.fit_grade_sets`).
         calibration: Share of the data held out for the threshold where no calibration set is passed.
         calibration_from_data: The statement that the base model has not seen the data; a guarantee then needs no
             calibration set.
@@ -87,6 +92,7 @@ class FitConfig:
     max_extra_parameters: float | None = None
     max_extra_time: float | None = None
     target: Target | None = None
+    set_coverage: float = SET_COVERAGE
     calibration: float = CALIBRATION_SHARE
     calibration_from_data: bool = False
     force: bool = False
@@ -122,6 +128,7 @@ class FitConfig:
                 f"target: expected another one than disagreement where suspicion is chosen, got it with the recipe "
                 f"{self.recipe!r}. Pass recipe='paper', or petm.Recall(0.9)."
             )
+        check_coverage(self.set_coverage, "set_coverage")
         if isinstance(self.calibration, bool) or not 0 < self.calibration < 1:
             raise ArgumentError(f"calibration: expected data or a share between 0 and 1, got {self.calibration}.")
         for name, least in (("seed", -(2**63)), ("cache_budget", 0)):

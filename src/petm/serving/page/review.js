@@ -117,9 +117,13 @@ export class Review {
   /** The classes to correct to: those with a key, always in the same places, and then the likeliest of the others. */
   drawCandidates() {
     const hidden = blind(this.current);
-    const row = hidden ? { ...this.current.row, opinion: null, second: null } : this.current.row;
+    const row = hidden ? { ...this.current.row, opinion: null, second: null, candidates: null } : this.current.row;
     const high = (label) => Math.max(row.base?.[label] ?? 0, row.opinion?.[label] ?? 0, label === row.second ? 1 : 0);
-    const others = this.labels.slice(this.keys.size).sort((one, other) => high(other) - high(one) || one - other);
+    const held = new Set(row.candidates ?? []);
+    const likely = (label) => held.has(className(this.session.about, label));
+    const others = this.labels.slice(this.keys.size).sort(
+      (one, other) => likely(other) - likely(one) || high(other) - high(one) || one - other,
+    );
     const buttons = [...this.keys, ...others.slice(0, MOST_LIKELY).map((label) => [null, label])];
     byId("other").value = "";
     byId("candidates").replaceChildren(
@@ -129,12 +133,14 @@ export class Review {
         const base = label === row.label ? make("span", { class: "key base", title: "The model" }) : null;
         const shortcut = key === null || key === name ? null : make("kbd", { "aria-hidden": "true" }, key);
         const whose = [base && "the model's", second && "the second opinion's"].filter(Boolean).join(" and ");
-        const spoken = `${name}${whose && `, ${whose}`}`;
+        const spoken = `${name}${whose && `, ${whose}`}${likely(label) ? ", a candidate" : ""}`;
         return make(
           "button",
           {
             type: "button",
             "data-label": label,
+            class: likely(label) ? "candidate" : null,
+            title: likely(label) ? "A candidate: it may be this class" : null,
             "aria-label": spoken,
             "aria-keyshortcuts": key,
             onclick: () => this.decide(label),
