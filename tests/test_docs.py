@@ -247,7 +247,7 @@ def test_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::petm.errors.PetmWarning")  # few labels
 def test_risk_and_labels(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for page in ("how-to/risk.md", "how-to/labels.md", "reference/bundle.md"):
+    for page in ("how-to/risk.md", "how-to/labels.md", "reference/bundle.md", "concepts/sets.md"):
         for line in commands(PAGES[page]):
             run(monkeypatch, *line)
     assert petm.load("guaranteed.petm").target == petm.MaxRisk(0.05)

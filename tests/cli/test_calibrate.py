@@ -189,7 +189,7 @@ def spoilt(row: int, column: str, value: object) -> list[list[Any]]:
         (rows(60), ("--probability-columns", "p_cat,p_cat"), ("twice",)),
         (rows(60), ("--prediction-column", "answer"), ("--score-column",)),
         (rows(60), (*SCORES, *PROBABILITIES), ("--probability-columns",)),
-        (rows(60), (*SCORES, "--max-risk", "2"), ("max_risk",)),
+        (rows(60), (*SCORES, "--max-risk", "2"), ("--max-risk",)),
     ],
 )
 def test_bad_input_is_one_line(
@@ -226,9 +226,14 @@ def test_a_hostile_file_is_refused(folder: Path, tmp_path: Path) -> None:
     from petm.grading.manifest import checksum
 
     held = {name: value for name, value in made.items() if name != "checksum"}
-    changes: list[dict[str, Any]] = [{name: None} for name in held if name != "weighting"]
+    changes: list[dict[str, Any]] = [{name: None} for name in held if name not in ("weighting", "sets")]
     changes += [{"suspicion": ["softmax", "softmax"]}, {"suspicion": ["other"]}, {"suspicion": ["softmax", "entropy"]}]
-    changes += [{"classes": ["a"]}, {"columns": {"probabilities": [], "scores": []}}, {"threshold": {"value": "x"}}]
+    changes += [
+        {"classes": ["a"]},
+        {"columns": {"probabilities": [], "scores": []}},
+        {"threshold": {"value": "x"}},
+        {"sets": {}},
+    ]
     for change in changes:
         if change in ({"measured": None},):
             continue
@@ -243,3 +248,25 @@ def test_a_file_gives_the_calibration_back(folder: Path, tmp_path: Path) -> None
     out = tmp_path / "again.calibration"
     write_calibration(out, read_calibration(folder / "p.calibration"))
     assert out.read_text() == (folder / "p.calibration").read_text()
+
+
+def test_every_grade_has_the_candidates_of_its_conformal_set(folder: Path, tmp_path: Path) -> None:
+    held, how = rows(2000, seed=2), (*PROBABILITIES, "--max-risk", "0.1", "--set-coverage", "0.9")
+    run("calibrate", written(tmp_path / "cal.csv", held), *how, "-o", tmp_path / "c.calibration")
+    fresh = rows(4000, seed=3)
+    run("grade", tmp_path / "c.calibration", written(tmp_path / "new.csv", fresh), "-o", tmp_path / "g.csv")
+    with (tmp_path / "g.csv").open(newline="") as file:
+        graded = list(csv.DictReader(file))
+    found: dict[str, list[bool]] = {"trusted": [], "suspect": []}
+    for row, grade in zip(fresh, graded, strict=True):
+        candidates = json.loads(grade["candidates"])
+        assert candidates[0] == grade["label_name"]
+        assert [row[4 + CLASSES.index(name)] for name in candidates] == sorted(
+            (row[4 + CLASSES.index(name)] for name in candidates), reverse=True
+        )
+        found[grade["grade"]].append(row[0] in candidates)
+    for held_in in found.values():  # five standard errors of 0.9, of both samples
+        assert np.mean(held_in) > 0.9 - 5 * 0.3 * (1 / len(held_in) + 1 / 200) ** 0.5
+    assert np.mean([len(json.loads(grade["candidates"])) for grade in graded if grade["grade"] == "suspect"]) < 3
+    assert read_calibration(tmp_path / "c.calibration").sets.coverage == 0.9
+    assert read_calibration(folder / "s.calibration").sets is None

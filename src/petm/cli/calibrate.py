@@ -8,6 +8,7 @@ import click
 
 from petm.cli import options
 from petm.errors import ArgumentError
+from petm.selective.sets import COVERAGE, check_coverage
 
 _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class", "group_columns")
 
@@ -42,6 +43,13 @@ _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class", "group_c
     type=float,
     help="Confidence of the guarantee; with --recall, guarantee it.  [default: 0.95 with --max-risk]",
 )
+@click.option(
+    "--set-coverage",
+    type=float,
+    default=COVERAGE,
+    show_default=True,
+    help="With class probabilities: probability with which the candidates of a prediction hold its true class.",
+)
 @click.option("--per-class", is_flag=True, help="Guarantee --max-risk in each class that is predicted.")
 @click.option(
     "--group-column",
@@ -62,6 +70,7 @@ def calibrate(
     score_columns: tuple[str, ...],
     higher_is_suspect: bool,
     skip_bad: bool,
+    set_coverage: float,
     output: Path,
     seed: int,
     overwrite: bool,
@@ -79,6 +88,7 @@ def calibrate(
     started = time.monotonic()
     try:
         target = target_of(**target_options)
+        check_coverage(set_coverage, "set_coverage")
     except ArgumentError as error:
         raise click.UsageError(str(error)) from error
     if bool(probability_columns) == (prediction_column is not None) or not (probability_columns or score_columns):
@@ -109,6 +119,8 @@ def calibrate(
         group_columns=target_options["group_columns"],
     )
     found = read_labelled_scores(places, columns, label_column, classes=classes, skip_bad=skip_bad)
-    made = calibrated(found.predictions, found.labels, classes=found.classes, target=target, seed=seed)
+    made = calibrated(
+        found.predictions, found.labels, classes=found.classes, target=target, set_coverage=set_coverage, seed=seed
+    )
     write_calibration(output, made, overwrite=overwrite)
     print_calibration(output, made, time.monotonic() - started, as_json=as_json)

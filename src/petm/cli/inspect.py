@@ -94,6 +94,7 @@ def print_calibration(path: Path, made: "Calibration", seconds: float | None = N
     from petm._internal.files import plain
     from petm.data.labels import enumerated
     from petm.report.tables import percent, terminal_table
+    from petm.selective.sets import candidates_in_words
     from petm.selective.tables import group_table
 
     if as_json:
@@ -110,6 +111,7 @@ def print_calibration(path: Path, made: "Calibration", seconds: float | None = N
         ("suspicion", made.score),
         ("threshold", _threshold(made.threshold)),
         *_trusted(made.target, made.threshold, measured),
+        *([("candidates", candidates_in_words(made.sets))] if made.columns.probabilities else []),
     ]
     if seconds is None:
         rows += _measured(measured)

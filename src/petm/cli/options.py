@@ -171,7 +171,7 @@ def show_own_warnings() -> None:
     warnings.showwarning = show
 
 
-_ASSIGNED = re.compile(r"\b[a-z_]+=\S+ \((--[a-z-]+(?: [A-Z]+)?)\)")
+_ASSIGNED = re.compile(r"\b[a-z_]+=\S+ \((--[a-z-]+(?: \w+)?)\)")
 _NAMED = re.compile(r"^[a-z_]+(?=: )|(?<![\w/.'\"-])[a-z]+(?:_[a-z]+)+(?![\w/'\"=-]|\.\w)")
 
 

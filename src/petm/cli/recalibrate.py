@@ -101,7 +101,8 @@ def recalibrate(
         for path in paths:
             options.check_readable(name, path)
     if options.kind_of(place.bundle) == "calibration":
-        _recalibrate_scores(place, calibration, target, label_column, output, report, skip_bad, overwrite, as_json)
+        told: Any = {"skip_bad": skip_bad, "overwrite": overwrite, "as_json": as_json, "set_coverage": set_coverage}
+        _recalibrate_scores(place, calibration, target, label_column, output, report, **told)
         return
     if output is not None:
         check_target(output, overwrite=overwrite)
@@ -154,9 +155,11 @@ def _recalibrate_scores(
     label_column: str,
     output: Path | None,
     report: Path | None,
+    *,
     skip_bad: bool,
     overwrite: bool,
     as_json: bool,
+    set_coverage: float | None,
 ) -> None:
     """Sets the threshold of a file from ``petm calibrate`` anew."""
     if report is not None or not calibration:
@@ -174,7 +177,7 @@ def _recalibrate_scores(
     made = open_scores(place).made
     how: Any = {"classes": made.classes, "skip_bad": skip_bad}
     found = read_labelled_scores(open_tables(calibration), made.columns, label_column, **how)
-    made = made.recalibrate(found.predictions, found.labels, target=target)
+    made = made.recalibrate(found.predictions, found.labels, target=target, set_coverage=set_coverage)
     if output is not None:
         write_calibration(output, made, overwrite=overwrite)
     print_calibration(output or place.bundle, made, time.monotonic() - started if output else None, as_json=as_json)

@@ -21,6 +21,7 @@ from petm.selective.choice import Choice
 from petm.selective.outcome import Outcome
 from petm.selective.plain import Columns, Predictions
 from petm.selective.probability import ErrorProbability
+from petm.selective.sets import PredictionSets, sets_of_grades
 from petm.selective.targets import target_from_json, target_to_json
 from petm.selective.thresholds import Threshold
 from petm.selective.weighting import Weighting
@@ -51,6 +52,7 @@ def to_json(made: Calibration) -> dict[str, Any]:
             "choice": made.choice,
             "outcome": made.outcome,
             "measured": made.measured,
+            "sets": made.sets,
         }
     )
     return found
@@ -101,6 +103,9 @@ def _checked(record: Record) -> Calibration:
         raise BundleError(f"{record.place}, threshold: expected groups of {', '.join(columns.groups) or 'no column'}.")
     if threshold.groups is None and len(threshold.classes) not in (0, max(2, len(classes))):
         raise BundleError(f"{record.place}, threshold: expected one for each class, got {len(threshold.classes)}.")
+    sets = sets_of_grades(record.record("sets")) if record.has("sets") else None
+    if sets and len(sets.limits[0]) not in (1, kinds):
+        raise BundleError(f"{record.place}, sets: expected limits of {kinds} classes, got {len(sets.limits[0])}.")
     return Calibration(
         threshold,
         suspicion,
@@ -112,6 +117,7 @@ def _checked(record: Record) -> Calibration:
         Choice.from_json(record.record("choice")),
         Outcome.from_json(record.record("outcome")),
         record.free("measured"),
+        sets,
     )
 
 
@@ -126,6 +132,11 @@ class ScoresGrader:
     def threshold(self) -> Threshold:
         """The threshold on suspicion."""
         return self.made.threshold
+
+    @property
+    def sets(self) -> PredictionSets | None:
+        """The candidates of a prediction, in each grade."""
+        return self.made.sets
 
     @property
     def measured(self) -> Mapping[str, Any]:
@@ -155,4 +166,4 @@ class ScoresGrader:
         graded = self.made.judge(found)
         probability = graded.probability_of_error
         none, told = np.full_like(graded.predicted, NO_SECOND), (graded.suspicion, probability, graded.trusted)
-        return Grades(graded.predicted, none, *told, self.made.classes)
+        return Grades(graded.predicted, none, *told, self.made.classes, graded.candidates)

@@ -18,6 +18,8 @@ from petm.selective.metrics import aurc, auroc, detection
 from petm.selective.outcome import Outcome, outcome_of
 from petm.selective.plain import CLASSES_READ, Columns, Predictions
 from petm.selective.probability import FOLDS, ErrorProbability, fit_probability, folds
+from petm.selective.sets import COVERAGE as SET_COVERAGE
+from petm.selective.sets import PredictionSets, check_coverage, fit_grade_sets
 from petm.selective.targets import Coverage, MaxRisk, Recall, Target
 from petm.selective.thresholds import Threshold, lower_of
 from petm.selective.weighting import Weighting, regression
@@ -47,6 +49,7 @@ class GradedScores(NamedTuple):
         probability_of_error: float64 ``(N,)``, in (0, 1).
         trusted: bool ``(N,)``, the grade: trusted, else suspect.
         group: The combination of groups whose threshold each row has, in words, ``N`` texts; empty without groups.
+        candidates: A tuple of the classes in each prediction set, ``(N,)``, the most probable first; None without sets.
     """
 
     predicted: NDArray[np.int64]
@@ -54,6 +57,7 @@ class GradedScores(NamedTuple):
     probability_of_error: NDArray[np.float64]
     trusted: NDArray[np.bool_]
     group: Sequence[str] = ()
+    candidates: NDArray[np.object_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,8 @@ class Calibration:
         choice: What the suspicion was compared with, and why it was taken.
         outcome: What it brings beside the first column, on the calibration samples.
         measured: Figures of the calibration by name, with the profile of suspicion.
+        sets: The candidates of a prediction, in each grade; absent without class probabilities, or if too few suspects
+            were labelled.
     """
 
     threshold: Threshold
@@ -83,6 +89,7 @@ class Calibration:
     choice: Choice
     outcome: Outcome
     measured: Mapping[str, Any]
+    sets: PredictionSets | None = None
 
     @property
     def score(self) -> str:
@@ -123,20 +130,26 @@ class Calibration:
         suspicion = self.suspicion_of(found)
         trusted = self.threshold.trusts(suspicion, found.predicted, found.groups)
         names = self.threshold.groups.told(found.groups) if self.threshold.groups else ()
-        return GradedScores(found.predicted, suspicion, self.probability.probability(suspicion), trusted, names)
+        sets = None
+        if self.sets is not None:
+            sets = self.sets.candidates(found.probabilities, found.predicted, ~trusted)
+        return GradedScores(found.predicted, suspicion, self.probability.probability(suspicion), trusted, names, sets)
 
     def suspicion_of(self, found: Predictions) -> NDArray[np.float64]:
         """Returns the suspicion of predictions, float64 ``(N,)``."""
         known = found.suspicions(self.columns)
         return _combined([known[name] for name in self.suspicion], self.weighting)
 
-    def recalibrate(self, found: Predictions, labels: ArrayLike, *, target: Target | None = None) -> "Calibration":
+    def recalibrate(
+        self, found: Predictions, labels: ArrayLike, *, target: Target | None = None, set_coverage: float | None = None
+    ) -> "Calibration":
         """Returns the same suspicion with threshold and probability of error set anew on fresh labels.
 
         Args:
             found: ``N`` predictions on inputs like later ones.
             labels: int ``(N,)``, true classes.
             target: Target of the threshold; absent takes the present one. A risk is guaranteed in the present groups.
+            set_coverage: As of `calibrate`; absent takes the present one.
 
         Raises:
             ArgumentError: Labels break their rule, or the samples do not suffice for the target.
@@ -166,6 +179,7 @@ def calibrate(
     classes: Sequence[str] = (),
     groups: Mapping[str, Values] | None = None,
     target: Target | None = None,
+    set_coverage: float = SET_COVERAGE,
     seed: int = 0,
 ) -> Calibration:
     """Returns a threshold and a probability of error for predictions that come with probabilities or scores.
@@ -189,6 +203,7 @@ def calibrate(
         groups: ``(N,)`` for each group column that the target names: texts, such as the site of each row.
         target: Target of the threshold (`petm.selective.MaxRisk`, ...). Absent flags nine of ten errors, or trusts nine
             of ten predictions if there is no error.
+        set_coverage: Probability with which the candidates of a prediction hold its true class, in each grade.
         seed: Seed of the division into two parts, of folds and of resampling.
 
     Raises:
@@ -202,13 +217,20 @@ def calibrate(
     """
     how: Any = {"classes": classes, "higher_is_suspect": higher_is_suspect, "groups": groups}
     found = Predictions.of(probabilities, predicted, scores, **how)
-    return calibrated(found, labels, classes=classes, target=target, seed=seed)
+    return calibrated(found, labels, classes=classes, target=target, set_coverage=set_coverage, seed=seed)
 
 
 def calibrated(
-    found: Predictions, labels: ArrayLike, *, classes: Sequence[str] = (), target: Target | None = None, seed: int = 0
+    found: Predictions,
+    labels: ArrayLike,
+    *,
+    classes: Sequence[str] = (),
+    target: Target | None = None,
+    set_coverage: float = SET_COVERAGE,
+    seed: int = 0,
 ) -> Calibration:
     """Returns the calibration of predictions whose arrays have been checked; otherwise as `calibrate`."""
+    check_coverage(set_coverage, "set_coverage")
     wrong = _wrong(found, labels, classes)
     count = max(2, len(classes), found.columns.shape[0], int(found.predicted.max()) + 1)
     columns = found.suspicions(found.columns)
@@ -227,9 +249,11 @@ def calibrated(
     names, weighting, choice = _chosen({n: v[rows] for n, v in columns.items()}, wrong[rows], target, seed)
     suspicion = _combined([columns[name][rest] for name in names], weighting)
     how: Any = {"target": target, "classes": count, "chosen_here": rows is rest and len(columns) > 1, "against": first}
-    how["groups"] = found.rows(rest).groups
-    settled = settle(suspicion, columns[first][rest], wrong[rest], found.predicted[rest], **how)
-    held = (found.columns, tuple(classes), target, choice, settled.outcome, _counted(wrong, settled))
+    other = found.rows(rest)
+    how["groups"] = other.groups
+    settled = settle(suspicion, columns[first][rest], wrong[rest], other.predicted, **how)
+    sets = _sets(other, np.asarray(labels)[rest], suspicion, settled.threshold, set_coverage)
+    held = (found.columns, tuple(classes), target, choice, settled.outcome, _counted(wrong, settled), sets)
     return Calibration(settled.threshold, names, weighting, settled.probability, *held)
 
 
@@ -318,6 +342,15 @@ def settle(
         **({"groups": results_by_group(threshold, groups, trusted, wrong)} if threshold.groups else {}),
     }
     return Settled(threshold, probability, outcome, measured)
+
+
+def _sets(
+    found: Predictions, labels: ArrayLike, suspicion: NDArray[np.float64], threshold: Threshold, coverage: float
+) -> PredictionSets | None:
+    if not found.columns.probabilities:
+        return None
+    how: Any = {"coverage": coverage, "groups": found.groups}
+    return fit_grade_sets(found.probabilities, labels, found.predicted, suspicion, threshold, **how)
 
 
 def _counted(wrong: NDArray[np.bool_], settled: Settled) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Prediction sets: the classes that hold the true one with a chosen probability, by split conformal prediction."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from petm._internal.records import Record
 from petm.errors import ArgumentError, BundleError
 from petm.selective.audit import inverse_chances, thinned
+from petm.selective.groups import Values
 from petm.selective.thresholds import Threshold
 
 Method = Literal["threshold", "adaptive"]
@@ -173,6 +175,7 @@ def fit_grade_sets(
     *,
     coverage: float = COVERAGE,
     chance: ArrayLike | None = None,
+    groups: Mapping[str, Values] | None = None,
 ) -> PredictionSets | None:
     """Returns prediction sets of two groups, 0 trusted and 1 suspect; None where too few labels are suspect.
 
@@ -190,13 +193,15 @@ def fit_grade_sets(
         threshold: What grades by it.
         coverage: As of `fit_sets`.
         chance: As of `fit_sets`.
+        groups: The values of group columns, ``(N,)`` each by name, where the threshold has groups.
 
     Raises:
         ArgumentError: An argument has another shape or is out of its range.
     """
     truth, first, scores = np.asarray(labels), np.asarray(predicted), np.asarray(suspicion, np.float64)
-    suspect = ~threshold.trusts(scores, first)
-    limits = np.array(threshold.values)[threshold.places(first, scores.shape)]
+    parts = threshold.groups.places(groups or {}) if threshold.groups else first
+    suspect = ~threshold.trusts(scores, parts)
+    limits = np.array(threshold.values)[threshold.places(parts, scores.shape)]
     some = (truth >= 0) & (scores != limits)
     found = fit_sets(
         np.asarray(probabilities)[some],
