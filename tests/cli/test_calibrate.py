@@ -270,3 +270,15 @@ def test_every_grade_has_the_candidates_of_its_conformal_set(folder: Path, tmp_p
     assert np.mean([len(json.loads(grade["candidates"])) for grade in graded if grade["grade"] == "suspect"]) < 3
     assert read_calibration(tmp_path / "c.calibration").sets.coverage == 0.9
     assert read_calibration(folder / "s.calibration").sets is None
+
+
+def test_the_report_shows_figures_of_the_rows_that_set_the_threshold(folder: Path, tmp_path: Path) -> None:
+    page, out = tmp_path / "r.html", tmp_path / "x.calibration"
+    run("calibrate", folder / "cal.csv", *SCORES, "--max-risk", "0.1", "-o", out, "--report", page)
+    told, held = page.read_text(), rows(400)
+    wrong = sum(row[0] != row[1] for row in held)
+    assert f"400 calibration samples right and is wrong on {wrong}" in told
+    assert "the logprob" in told
+    assert told.count("data:image/svg+xml") >= 2
+    run("recalibrate", out, folder / "new.csv", "--report", tmp_path / "again.html")
+    assert "300 calibration samples" in (tmp_path / "again.html").read_text()

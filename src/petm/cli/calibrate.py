@@ -57,6 +57,11 @@ _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class", "group_c
     multiple=True,
     help="Guarantee --max-risk in each group, such as each value of a column site; repeatable, groups may overlap.",
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="HTML page about the result: figures with intervals, curves, groups.",
+)
 @options.output(text="The file to write, whose name ends in .calibration.")
 @options.seed
 @options.overwrite
@@ -71,6 +76,7 @@ def calibrate(
     higher_is_suspect: bool,
     skip_bad: bool,
     set_coverage: float,
+    report: Path | None,
     output: Path,
     seed: int,
     overwrite: bool,
@@ -102,6 +108,7 @@ def calibrate(
     for path in tables:
         options.check_readable("tables", Path(path))
     options.check_writable("output", output)
+    options.check_writable("report", report)
     check_apart(output, tables)
 
     from petm.cli.inspect import print_calibration
@@ -123,4 +130,10 @@ def calibrate(
         found.predictions, found.labels, classes=found.classes, target=target, set_coverage=set_coverage, seed=seed
     )
     write_calibration(output, made, overwrite=overwrite)
+    if report is not None:
+        from petm.report.calibration_report import write_calibration_report
+
+        source = ", ".join(map(str, places))
+        write_calibration_report(made, found.predictions, found.labels, report, source=source)
+        click.echo(f"Report: {report}", err=True)
     print_calibration(output, made, time.monotonic() - started, as_json=as_json)

@@ -162,9 +162,8 @@ def _recalibrate_scores(
     set_coverage: float | None,
 ) -> None:
     """Sets the threshold of a file from ``petm calibrate`` anew."""
-    if report is not None or not calibration:
-        what = "--report" if report else "--labels"
-        raise click.UsageError(f"{what}: expected tables of scores alone beside {place.bundle}. Leave it out.")
+    if not calibration:
+        raise click.UsageError(f"--labels: expected tables of scores alone beside {place.bundle}. Leave it out.")
     from petm._internal.files import check_new_file
     from petm.cli.graders import open_scores
     from petm.cli.inspect import print_calibration
@@ -180,6 +179,11 @@ def _recalibrate_scores(
     made = made.recalibrate(found.predictions, found.labels, target=target, set_coverage=set_coverage)
     if output is not None:
         write_calibration(output, made, overwrite=overwrite)
+    if report is not None:
+        from petm.report.calibration_report import write_calibration_report
+
+        write_calibration_report(made, found.predictions, found.labels, report, source=", ".join(map(str, calibration)))
+        click.echo(f"Report: {report}", err=True)
     print_calibration(output or place.bundle, made, time.monotonic() - started if output else None, as_json=as_json)
     if output is None:
         click.echo("Nothing was written. To keep this threshold, name a file with -o.", err=True)

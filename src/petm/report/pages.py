@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from petm._internal.files import write_text
 from petm.report.tables import BETTER, WORSE, Table, percent, with_interval
 
+SOFTMAX = "the model's softmax"
 _TONES = {BETTER: "better", WORSE: "worse"}
 
 
@@ -30,18 +31,19 @@ def write_page(path: Path, template: str, **context: Any) -> None:
     write_text(path, environment.get_template(template).render(tones=_TONES, **context))
 
 
-def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
+def curve_tables(judgement: Mapping[str, Any], name: str, other: str = SOFTMAX) -> dict[str, Table]:
     """Returns the reliability diagram and the risk at coverage as tables.
 
     Args:
         judgement: `petm.selective.curves.Judgement` in JSON's types.
         name: The heading of the suspicion.
+        other: The heading of what it is compared with.
     """
     told = {
         "risk_coverage": Table(
             "Risk at coverage",
             "Share of errors among the least suspect answers, in the order of each suspicion.",
-            ("Coverage", name, "the model's softmax"),
+            ("Coverage", name, other),
             tuple(
                 (percent(step["coverage"], 0), percent(step["risk"], 2), percent(step["softmax"], 2))
                 for step in judgement["steps"]
@@ -67,13 +69,16 @@ def curve_tables(judgement: Mapping[str, Any], name: str) -> dict[str, Table]:
     return told
 
 
-def curve_captions(judgement: Mapping[str, Any], name: str, chosen: str) -> dict[str, tuple[str, str]]:
+def curve_captions(
+    judgement: Mapping[str, Any], name: str, chosen: str, other: str = SOFTMAX
+) -> dict[str, tuple[str, str]]:
     """Returns the alternative text and the caption of each figure of the curves.
 
     Args:
         judgement: `petm.selective.curves.Judgement` in JSON's types.
         name: The name of the suspicion.
         chosen: The name of the chosen point.
+        other: The name of what it is compared with.
     """
     risk, half = judgement["risk"], judgement["steps"][0]
     point = f"The diamond is {chosen}: it trusts {percent(judgement['coverage'])}, and of these "
@@ -83,7 +88,7 @@ def curve_captions(judgement: Mapping[str, Any], name: str, chosen: str) -> dict
     told = {
         "risk_coverage": (
             f"Line chart of risk over coverage, from {percent(half['risk'])} for {name} and "
-            f"{percent(half['softmax'])} for the model's softmax at a coverage of {percent(half['coverage'], 0)} "
+            f"{percent(half['softmax'])} for {other} at a coverage of {percent(half['coverage'], 0)} "
             f"to the model's error rate of {percent(judgement['steps'][-1]['risk'])} at 100%. {point}",
             f"Risk over coverage: the share of errors among the trusted as more are trusted, the least suspect first. "
             f"Lower is better. {point}",

@@ -55,8 +55,8 @@ class Columns:
     def told(self) -> str:
         """What is read, in words."""
         parts = [f"probabilities of {len(self.probabilities)} classes"] if self.probabilities else ["predictions"]
-        parts += [f"scores {', '.join(self.scores)}"] if self.scores else []
-        return " and ".join(parts + ([f"groups of {', '.join(self.groups)}"] if self.groups else []))
+        parts += [f"scores of {', '.join(self.scores)}"] if self.scores else []
+        return " and ".join(parts) + (f" in groups of {', '.join(self.groups)}" if self.groups else "")
 
     @property
     def candidates(self) -> tuple[str, ...]:
