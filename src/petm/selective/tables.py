@@ -103,8 +103,8 @@ def group_table(results: Sequence[Mapping[str, Any]]) -> Table:
         "Groups",
         "Accuracy: share of right predictions. Coverage: share of the group that is trusted. Risk: share of errors "
         "among the trusted, as seen here. Guaranteed: no where it could not be, so that nothing is trusted; a dash "
-        "where the group has too few rows for a guarantee of its own, and has a threshold together with others. Risk and "
-        "coverage below are those of one threshold over all groups.",
+        "where the group has too few rows for a guarantee of its own, and has a threshold together with others. "
+        "Risk and coverage below are those of one threshold over all groups.",
         ("Group", "Rows", "Accuracy", "Coverage", "Risk", "Guaranteed"),
         tuple(
             (
