@@ -373,7 +373,7 @@ def texts(folder: Path) -> None:
     for name, base in (("ADAPTER", "BASE"), ("folder", "DIR")):
         plain = AutoModelForSequenceClassification.from_pretrained(base)
         with warnings.catch_warnings(action="ignore"):  # of PEFT about transformers
-            tuned = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", target_modules=["layer.1.output.dense"]))
+            tuned = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"]))
         for key, parameter in tuned.named_parameters():
             if "lora_B" in key:
                 nn.init.normal_(parameter, std=0.05)
