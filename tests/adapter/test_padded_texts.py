@@ -16,14 +16,17 @@ from petm.adapter.prefix_features import FeatureStudent, cached_features
 from petm.adapter.split_point import holds, split_point_of
 from petm.data.base import TensorData
 from petm.data.fields import Fields, lengths_of, paddings
+from petm.fitting import fit
 from petm.models.label_words import LabelWords
+from petm.selective.targets import Recall
+from petm.training.recipes import Recipe
 
 LENGTHS, LENGTH = (12, 3, 7, 5, 12, 9, 4, 10), 12
 
 
-def some(lengths: tuple[int, ...], *, left: bool = False) -> Fields:
+def some(lengths: tuple[int, ...], *, left: bool = False, seed: int = 1) -> Fields:
     """Texts of these lengths, padded with 0; id 3 ends each."""
-    ids = torch.randint(5, WORDS, (len(lengths), LENGTH), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(5, WORDS, (len(lengths), LENGTH), generator=torch.Generator().manual_seed(seed))
     places, counts = torch.arange(LENGTH), torch.tensor(lengths)[:, None]
     mask = places >= LENGTH - counts if left else places < counts
     ends = (places == LENGTH - 1) if left else places == counts - 1
@@ -118,3 +121,20 @@ def test_both_forms_of_texts() -> None:
         assert torch.equal(padded["input_ids"], some((5, 6, 12), left=left)["input_ids"])
     for other in (torch.ones(3, 4), Fields({"input_ids": torch.ones(3, 4)})):
         assert paddings(other) == [other]
+
+
+@pytest.mark.filterwarnings("ignore::petm.errors.PetmWarning")  # few labels
+def test_a_fit_of_texts_whose_first_ones_are_the_longest() -> None:
+    """As documents are that fill the model's length."""
+    model = model_of("bert", "SequenceClassification")
+    parts = []
+    for seed in (1, 2):
+        texts = some((LENGTH,) * 4 + 8 * LENGTHS, seed=seed)
+        with torch.no_grad():
+            labels = model(**texts).logits.argmax(1)
+        labels[::3] = (labels[::3] + 1) % 3
+        parts.append(TensorData(texts, labels))
+        parts[-1].lengths = lengths_of(texts)
+    recipe = Recipe("an adapter", epsilon=0.1, max_ratio=1.9, epochs=1, max_extra_parameters=0.5)
+    grader = fit(model, parts[0], calibration=parts[1], recipe=recipe, target=Recall(0.8), device="cpu", force=True)
+    assert len(grader.grade(parts[1]).trusted) == len(parts[1])
