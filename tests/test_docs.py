@@ -381,7 +381,7 @@ def texts(folder: Path) -> None:
     for name, base in (("ADAPTER", "BASE"), ("folder", "DIR")):
         plain = AutoModelForSequenceClassification.from_pretrained(base)
         with warnings.catch_warnings(action="ignore"):  # of PEFT about transformers
-            tuned = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", target_modules=["layer.1.output.dense"]))
+            tuned = get_peft_model(plain, LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"]))
         for key, parameter in tuned.named_parameters():
             if "lora_B" in key:
                 nn.init.normal_(parameter, std=0.05)
@@ -446,39 +446,55 @@ def test_commands(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::petm.errors.PetmWarning")  # few labels
-def test_monitor(bundle: Path, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands, the example with its four days, and the script in a shell, with a mailer that writes a file."""
+def test_monitor(
+    bundle: Path, digits: tuple[Data, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands, the example with its four days, and the script in a shell, whose calls run here (`from_cron`)."""
     shutil.copytree("my.petm", "risk.petm")
-    for day in ("tuesday", "wednesday", "thursday"):
-        run(monkeypatch, "grade", "my.petm", "more_images", "-o", f"{day}.parquet")
+    grade, monitor, _, example = commands(PAGES["how-to/monitor.md"])
+    run(monkeypatch, *grade)
+    run(monkeypatch, "grade", "my.petm", "more_images", "-o", "tuesday.parquet")
+    days = [f"2026-11-{day:02d}.parquet" for day in range(8, 12)]
+    assert example[2:5] == [days[0], "...", days[-1]]
+    for day in days:
+        shutil.copy("tuesday.parquet", day)
     labels = digits[2].labels[:80].tolist()
     told = [
         (f"{day}/{row:04d}.png", str(label)) for day in ("monday", "more_images") for row, label in enumerate(labels)
     ]
     pc.write_csv(tables(told, "input", "label"), "checked.csv")
-    grade, monitor, _, example = commands(PAGES["how-to/monitor.md"])
-    run(monkeypatch, *grade)
-    for line in (monitor, example):
+    for line in (monitor, [*example[:2], *days, *example[5:]]):
         run(monkeypatch, *line)
         assert {path.suffix for path in Path("watch").iterdir()} == {".png", ".svg", ".md", ".json"}
 
-    (script,) = (code for code in blocks(PAGES["how-to/monitor.md"], "sh") if "/srv/petm" in code)
-    yesterday = subprocess.run(["date", "-d", "yesterday", "+%F"], capture_output=True, text=True, check=True)
     shutil.rmtree("watch")
-    for name, does in (("petm", f'exec {shlex.quote(sys.executable)} -m petm "$@"'), ("mail", "cat >mailed.txt")):
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, *from_cron(bundle, 2))
+    assert "GRADES" in capsys.readouterr().err, "there are none yet"
+    assert Path("mailed.txt").read_text() == "said\n"
+    Path("mailed.txt").unlink()
+    Path("grades").mkdir()
+    for day in days[:2]:
+        shutil.copy("monday.parquet", f"grades/{day}")
+    asked = from_cron(bundle, 0)
+    assert asked[2:4] == [f"grades/{day}" for day in days[:2]]
+    run(monkeypatch, *asked)
+    assert Path("watch", "monitor.json").exists()
+    assert not Path("mailed.txt").exists()
+
+
+def from_cron(folder: Path, status: int) -> list[str]:
+    """What the page's script calls petm with, which says a word and ends with this status; its mailer writes a file."""
+    (script,) = (code for code in blocks(PAGES["how-to/monitor.md"], "sh") if "/srv/petm" in code)
+    stands_in = f"printf '%s\\n' \"$@\" >asked.txt; echo said >&2; exit {status}"
+    for name, does in (("petm", stands_in), ("mail", "cat >mailed.txt")):
         Path("bin").mkdir(exist_ok=True)
         Path("bin", name).write_text(f"#!/bin/sh\n{does}\n")
         Path("bin", name).chmod(0o755)
-    environment = os.environ | {"PATH": f"{bundle / 'bin'}:{os.environ['PATH']}"}
-    command = ["bash", "-c", script.replace("/srv/petm", shlex.quote(str(bundle)))]
+    environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    command = ["bash", "-c", script.replace("/srv/petm", shlex.quote(str(folder)))]
     subprocess.run(command, env=environment, check=True, timeout=120)
-    assert "grades" in Path("mailed.txt").read_text(), "there are no grades of yesterday"
-    Path("mailed.txt").unlink()
-    Path("grades").mkdir()
-    shutil.copy("monday.parquet", f"grades/{yesterday.stdout.strip()}.parquet")
-    subprocess.run(command, env=environment, check=True, timeout=120)
-    assert Path("watch", "monitor.json").exists()
-    assert not Path("mailed.txt").exists()
+    return Path("asked.txt").read_text().splitlines()
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from petm.adapter.model import AdaptedModel
 from petm.adapter.passes import Arguments, Pass
 from petm.adapter.split_point import APART, AROUND, BEFORE, INSIDE, Place, SplitPoint, map_tensors, split_point_of
 from petm.data.base import Data
-from petm.data.fields import Fields, Inputs, concatenate, length_groups, lengths_of, trimmed, width_of
+from petm.data.fields import Fields, Inputs, concatenate, length_groups, lengths_of, paddings, trimmed, width_of
 from petm.errors import ArgumentError, ModelError
 from petm.models.answers import reading_of
 from petm.models.loading import ADDED, share_weights
@@ -206,9 +206,7 @@ class FeatureStudent(nn.Module):
         self._by_length = lengths_of(x) is not None
         if isinstance(example, Fields) and self._by_length:
             # Some models make no mask for texts without padding: an example has padding wherever it can.
-            mask = torch.zeros_like(example["attention_mask"])
-            mask[:, example.place_of(1)] = 1
-            example = Fields({**dict(example.items()), "attention_mask": mask})
+            example = example.masked(torch.ones(len(example)))
         self._example = example
         self._out_of_blocks: set[Place] = set()
         if self.split_point.kind == AROUND:
@@ -417,7 +415,7 @@ def _student(adapted: AdaptedModel, x: Inputs) -> FeatureStudent | None:
         try:
             with torch.no_grad():
                 student = FeatureStudent(adapted, x, idle)
-                forms = (x, trimmed(x)) if lengths_of(x) is not None else (x,)
+                forms = (x, trimmed(x), *paddings(x)) if lengths_of(x) is not None else (x,)
                 if all(torch.allclose(student(student.rows(x)), adapted(x), rtol=1e-4, atol=1e-5) for x in forms):
                     return student
         except Exception:  # whatever a model that needs more than the features raises

@@ -18,10 +18,10 @@ from petm._internal.records import Record
 from petm.adapter.lora import AdaptedLayer
 from petm.adapter.model import AdaptedModel, Member
 from petm.adapter.passes import Arguments, Pass
-from petm.data.fields import Fields, Inputs, tensors_of
+from petm.data.fields import Fields, Inputs, paddings, tensors_of
 from petm.data.views import SAME
 from petm.errors import BundleError, ModelError
-from petm.models.answers import same_length
+from petm.models.answers import reading_of, same_length
 
 Place = tuple[int | str, ...]
 """How a tensor is reached among the arguments of a module."""
@@ -313,9 +313,11 @@ def holds(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs) -> bool:
         return False
     try:
         modules = {adapted.base.get_submodule(name): name for name in split_point.asked}
-        probe = _probe(same_length(adapted.base, x), _PROBES[0])
+        forms = _forms(adapted, same_length(adapted.base, x), _PROBES[:1])
         with torch.no_grad(), adapted.hooks.asking(modules) as asked:
-            return split_point.kind == APART or _agrees(adapted, split_point, probe, asked)
+            return split_point.kind == APART or all(
+                _agrees(adapted, split_point, probe, asked) for probes in forms for probe in probes
+            )
     except Exception:  # whatever a model raises whose streams cannot separate there
         return False
 
@@ -339,17 +341,19 @@ def _prove(
     adapted: AdaptedModel, candidate: SplitPoint, x: Inputs, asked: Mapping[nn.Module, str]
 ) -> SplitPoint | None:
     """The candidate with what else must be repeated, or None where it is not safe."""
-    followers: set[tuple[str, Place]] | None = None
+    followers: set[tuple[str, Place]] = set()
     try:
-        for size in _PROBES:
-            trial = _Trial(size, candidate, joint_members(adapted))
-            adapted.run(trial, _probe(x, size), rows=(1 + len(trial.members)) * size, asked=asked)
-            followers = trial.found if followers is None else followers & trial.found
+        forms = _forms(adapted, x, _PROBES)
+        for probes in forms:
+            trials = [_Trial(len(probe), candidate, joint_members(adapted)) for probe in probes]
+            for trial, probe in zip(trials, probes, strict=True):
+                adapted.run(trial, probe, rows=(1 + len(trial.members)) * trial.n, asked=asked)
+            followers |= set.intersection(*(trial.found for trial in trials))
         repeated: dict[str, tuple[Place, ...]] = dict.fromkeys(sorted(candidate.asked), ())
-        for module, path in sorted(followers or (), key=repr):
+        for module, path in sorted(followers, key=repr):
             repeated[module] = (*repeated.get(module, ()), path)
         proven = replace(candidate, repeated=repeated)
-        if all(_agrees(adapted, proven, _probe(x, size), asked) for size in _PROBES):
+        if all(_agrees(adapted, proven, probe, asked) for probes in forms for probe in probes):
             return proven
     except Exception:  # whatever a model raises whose streams cannot separate there
         return None
@@ -396,10 +400,19 @@ def _count(adapted: AdaptedModel, split_point: SplitPoint, x: Inputs, asked: Map
     )
 
 
+def _forms(adapted: AdaptedModel, x: Inputs, sizes: Sequence[int]) -> list[list[Inputs]]:
+    """Probes of all sizes, in each form in which the model may get them: texts with and without padding."""
+    probe = _probe(x, max(sizes))
+    forms = [probe] if reading_of(adapted.base).by_length else paddings(probe)  # texts by length have none
+    return [[form[:size] for size in sizes] for form in forms]
+
+
 def _probe(x: Inputs, size: int) -> Inputs:
-    """``size`` samples made of those in ``x``, no two of them equal: scaled, or for whole numbers rolled."""
+    """``size`` samples made of those in ``x``, no two of them equal: scaled, or for whole numbers rolled; not masks."""
     rows = x[torch.arange(size, device=tensors_of(x)[0].device) % len(x)]
-    return rows.map(_varied) if isinstance(rows, Fields) else _varied(rows)
+    if isinstance(rows, Tensor):
+        return _varied(rows)
+    return Fields({name: part if name == "attention_mask" else _varied(part) for name, part in rows.items()})
 
 
 def _varied(rows: Tensor) -> Tensor:

@@ -83,6 +83,14 @@ class Fields:
         left = bool((mask[:, 0] == 0).any() and mask.any())
         return slice(width - length, width) if left else slice(0, length)
 
+    def masked(self, lengths: Tensor) -> "Fields":
+        """Returns the same tokens with a mask of ``lengths``, int64 ``(N,)``, on the side where the texts stand."""
+        held, width = self["attention_mask"], width_of(self)
+        places = torch.arange(width, device=held.device)
+        places = places if self.place_of(1).start == 0 else places.flip(0)
+        mask = places < lengths.to(held.device).unsqueeze(1)
+        return Fields({**self._tensors, "attention_mask": mask.to(held.dtype)})
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Fields":
         """Returns the same names with every tensor changed."""
         return Fields({name: change(tensor) for name, tensor in self.items()})
@@ -162,6 +170,18 @@ def lengths_of(inputs: Inputs) -> Tensor | None:
     if bool(real[:, 0].all()):
         return mask.shape[1] - real.flip(1).int().argmax(1)
     return mask.shape[1] - real.int().argmax(1) if bool(real[:, -1].all()) else None
+
+
+def paddings(inputs: Inputs) -> list[Inputs]:
+    """Returns texts in both forms that their masks may have: without padding, and with some in all but the first.
+
+    Many models make a mask only where there is padding. A trial must see both, whatever the texts at hand have. Other
+    inputs are returned as they are.
+    """
+    if not isinstance(inputs, Fields) or lengths_of(inputs) is None:
+        return [inputs]
+    width, rows = width_of(inputs), torch.arange(len(inputs))
+    return [inputs.masked(torch.full_like(rows, width)), inputs.masked(width - rows % width)]
 
 
 def padded_lengths(lengths: Tensor) -> Tensor:
