@@ -60,6 +60,28 @@ def test_labels_that_mix_up_one_pair_of_classes_are_found_better_than_by_the_lab
     assert missed[0] < 0.7 * missed[1]
 
 
+def test_doubts_between_near_classes_are_not_taken_for_wrong_labels():
+    """Any label is flipped at one rate; two classes are near each other, so opinions doubt between them."""
+    random = np.random.default_rng(0)
+    centres = np.eye(4) * 4
+    centres[2] = centres[1] + [0, 0, 2.2, 0]
+    true = np.arange(30_000) % 4
+    odds = (centres[true] + random.normal(size=(len(true), 4))) @ centres.T - (centres**2).sum(1) / 2
+    opinions = np.exp(odds - odds.max(1, keepdims=True))
+    labels = np.where(random.random(len(true)) < 0.05, (true + random.integers(1, 4, len(true))) % 4, true)
+    found = label_errors(opinions / opinions.sum(1, keepdims=True), labels).probability
+    for label in range(4):  # the confident joint would tell 1.2 times as many in the two
+        mine = labels == label
+        assert found[mine].sum() == pytest.approx((labels != true)[mine].sum(), rel=0.08)
+
+
+def test_progress_is_told_after_each_fold():
+    features, labels, _ = blobs(60, 0)
+    done = []
+    out_of_fold(features, labels, classes=4, folds=3, on_fold=lambda: done.append(1))
+    assert len(done) == 3
+
+
 def test_no_head_has_seen_the_label_of_its_row_or_of_a_copy():
     """Features that tell each row apart let a head repeat any label it has seen."""
     random = np.random.default_rng(0)

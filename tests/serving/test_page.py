@@ -42,6 +42,7 @@ from petm.data.texts import Tokenized, read_texts
 from petm.grading.grade_files import grade_files
 from petm.grading.grade_table import read_grades
 from petm.grading.grader import Grader, fit_grader, load
+from petm.grading.label_errors import FoundLabelErrors
 from petm.grading.provenance import InputOrigin, ModelOrigin, Origin
 from petm.models.hf_classifier import load_classifier
 from petm.models.hf_processors import load_processor
@@ -379,6 +380,36 @@ def test_a_queue_is_reviewed_without_seeing_which_are_suspect(
     reviewed = read_reviewed([labels], [archive], tuple("0123456789"), fewest=1)
     reviewed.check_drawn()
     assert (reviewed.by_content, reviewed.unmatched, reviewed.trusted.sum()) == (total, 0, drawn)
+
+
+@in_browser
+@pytest.mark.slow
+def test_probably_wrong_labels_are_reviewed_with_both_labels_in_their_order(
+    browser: Browser, served: Served, tmp_path: Path
+) -> None:
+    paths, labels, names = served.readable[:3], tmp_path / "labels.jsonl", tuple("0123456789")
+    found = FoundLabelErrors(
+        np.array([3, 7, 1]),
+        np.array([5, 2, 4]),
+        np.array([0.2, 0.9, 0.6]),
+        np.ones(3, int),
+        np.array([1, 2, 0]),
+        names,
+        [(str(path), None) for path in paths],
+    )
+    found.save(tmp_path / "suspects.csv")
+    with service(served.bundle, free_port(), labels=labels, queue=[str(tmp_path / "suspects.csv")]) as address:
+        browser.open(address)
+        browser.wait_for("#progress", "0 of 3 reviewed")
+        browser.one("#start-review").click()
+        for given, suggested in (("7", "2"), ("1", "4"), ("3", "5")):
+            browser.wait_for("#case", f"The data say {given}; suggested: {suggested}")
+            browser.decide(suggested)
+        browser.wait_for("#progress", "3 of 3 reviewed")
+        until(lambda: len(lines(labels)) == 3)
+        assert browser.faults() == []
+    assert [line["label"] for line in lines(labels)] == [2, 4, 5]
+    assert [line["sha256"] for line in lines(labels)] == [sha256(paths[row]) for row in (1, 2, 0)]
 
 
 @in_browser

@@ -150,11 +150,11 @@ def find_label_errors(
             f"out, as the model's softmax says nothing of others."
         )
     _, groups = np.unique(sample_hashes(samples), return_inverse=True)
-    with track("heads", 1) as progress:
+    features = answers.layer_input.numpy()
+    with track("heads", folds) as progress:
         opinions = out_of_fold(
-            answers.layer_input.numpy(), labels, classes=count, groups=groups, folds=folds, seed=seed
+            features, labels, classes=count, groups=groups, folds=folds, seed=seed, on_fold=progress.advance
         )
-        progress.advance()
     if unseen:
         opinions = (2 * opinions + answers.base.softmax(1).numpy()) / 3
     found = label_errors(opinions, labels, groups=groups)

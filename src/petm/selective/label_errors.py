@@ -4,17 +4,19 @@ Ranked by the probability that the label is wrong, not by that of the label alon
 another, a doubtful row between these two is more likely mislabelled than one between others.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+from scipy.special import gammaln, softmax, xlogy
 
 from petm.errors import ArgumentError, DataError
 
 FOLDS = 5
-_NEIGHBOURS = 20
+_NEIGHBOURS, _DIRECTIONS = 20, 32
+"""Neighbours, and the principal components of the features in which they are near: as good as all, in half the time."""
 _STRENGTH = 100.0
 """Inverse of the ridge of the logistic regression, times the number of rows: a weak head would learn wrong labels."""
 _MOST_LOGISTIC, _MOST_NEIGHBOURS, _MOST_NOISE = 100_000, 20_000, 50_000
@@ -22,9 +24,9 @@ _MOST_LOGISTIC, _MOST_NEIGHBOURS, _MOST_NOISE = 100_000, 20_000, 50_000
 _ROWS = 1 << 14
 _LEAST = 1e-4
 """Least probability of a class: a head of `_NEIGHBOURS` neighbours cannot tell a smaller one."""
-_PRIOR, _STEPS = 0.3, 4
-"""Weight of equal rates of wrong labels beside those of each pair of classes, and steps of EM. More steps would learn
-rates that explain away each systematic mistake; none leaves the doubts of the heads among the rates."""
+_ANCHORS, _STEPS = 0.3, 2
+"""Share of the rows of a class, the surest ones, from which rates of wrong labels are counted, and steps of EM. More
+rows bring the doubts of the heads among the rates, more steps explain away systematic mistakes."""
 
 
 class LabelErrors(NamedTuple):
@@ -49,11 +51,13 @@ def out_of_fold(
     groups: ArrayLike | None = None,
     folds: int = FOLDS,
     seed: int = 0,
+    on_fold: Callable[[], object] = lambda: None,
 ) -> NDArray[np.float32]:
     """Returns probabilities of the classes, float32 ``(N, K)``, for each row by heads that learned from other folds.
 
-    The mean of a ridge-penalised logistic regression and of the labels among 20 nearest neighbours. Both resist wrong
-    labels where the features have memorised some; together more than either alone (``experiments/label_errors.py``).
+    The mean of a ridge-penalised logistic regression and of the labels among 20 nearest neighbours in the first 32
+    principal components, which are found without labels. Both resist wrong labels where the features have memorised
+    some; together more than either alone (``experiments/label_errors.py``).
     A row whose class the other folds lack has no opinion: all its probabilities are 0.
 
     Args:
@@ -63,11 +67,13 @@ def out_of_fold(
         groups: int ``(N,)``; rows of one group, such as copies, are in one fold. None tells all apart.
         folds: Number of folds, at least 2; lowered to the number of groups in the second largest class.
         seed: Seed of the folds, and of the draw where there are too many rows to learn from all.
+        on_fold: Called after each fold.
 
     Raises:
         ArgumentError: ``folds`` breaks its rule, or the lengths differ.
         DataError: All labels are of one class, or no second class has two rows that are told apart.
     """
+    from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
     from sklearn.neighbors import KNeighborsClassifier
@@ -89,6 +95,10 @@ def out_of_fold(
         )
     rows = (rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-6)
     found, generator = np.zeros((len(given), classes), np.float32), np.random.default_rng(seed)
+    where = rows
+    if rows.shape[1] > _DIRECTIONS:
+        some = rows[generator.permutation(len(rows))[:_MOST_NEIGHBOURS]]
+        where = PCA(min(_DIRECTIONS, len(some)), random_state=seed % 2**32).fit(some).transform(rows)
     sizes = np.bincount(given[first], minlength=classes)
     kinds = np.where(sizes[given[first]] < folds, sizes.argmax(), given[first])  # small classes fall as they may
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(kinds, kinds)
@@ -97,14 +107,13 @@ def out_of_fold(
         some, near = others[:_MOST_LOGISTIC], others[:_MOST_NEIGHBOURS]
         if len(np.unique(given[near])) < 2:
             continue
-        heads = (
-            LogisticRegression(C=_STRENGTH / len(some), max_iter=200, tol=1e-3).fit(rows[some], given[some]),
-            KNeighborsClassifier(min(_NEIGHBOURS, len(near))).fit(rows[near], given[near]),
-        )
+        logistic = LogisticRegression(C=_STRENGTH / len(some), max_iter=200, tol=1e-3).fit(rows[some], given[some])
+        nearest = KNeighborsClassifier(min(_NEIGHBOURS, len(near))).fit(where[near], given[near])
         for place in np.array_split(np.flatnonzero(held), -(-int(held.sum()) // _ROWS)):
-            for head in heads:
-                found[np.ix_(place, head.classes_)] += head.predict_proba(rows[place]) / len(heads)
+            for head, seen in ((logistic, rows), (nearest, where)):
+                found[np.ix_(place, head.classes_)] += head.predict_proba(seen[place]) / 2
         found[held & ~np.isin(given, given[some])] = 0
+        on_fold()
     return found
 
 
@@ -112,10 +121,13 @@ def label_errors(probabilities: ArrayLike, labels: ArrayLike, *, groups: ArrayLi
     """Returns the probability that each label is wrong, from opinions that have not seen the label.
 
     A row of true class ``t`` is labelled ``y`` with probability ``T(t, y)``, so the label is wrong with probability
-    ``1 - q(y) T(y, y) / sum_t q(t) T(t, y)``. ``T`` begins with the counts of rows whose opinion for another class is
-    as sure as is usual for it (the confident joint), and a few steps of EM follow. ``q`` are the opinions at the
-    temperature that makes the labels most probable, as opinions learned from wrong labels are too unsure. Different
-    labels in a group, as of equal inputs, are that many labels of one true class: at most one of them is right.
+    ``1 - q(y) T(y, y) / sum_t q(t) T(t, y)``. ``T`` is counted among the surest rows of each class, of which
+    the class is known though some labels are wrong (anchor points); two steps of EM follow. Its rates of wrong labels
+    are shrunk towards their mean by a gamma prior, the strength of which makes the counts most probable: where any
+    label may be wrong, the order is nearly that of ``q(y)``; where few pairs are mixed up, these count. ``q`` are the
+    opinions at the temperature that makes the labels most probable, as opinions learned from wrong labels are too
+    unsure. Different labels in a group, as of equal inputs, are that many labels of one true class: at most one of
+    them is right.
 
     Args:
         probabilities: float ``(N, K)``, of the classes, as from `out_of_fold`; a row of zeros is no opinion.
@@ -126,8 +138,9 @@ def label_errors(probabilities: ArrayLike, labels: ArrayLike, *, groups: ArrayLi
         ArgumentError: The shapes do not fit.
 
     Reference:
-        Northcutt, Jiang and Chuang (2021), Confident Learning: Estimating Uncertainty in Dataset Labels, section 3.1;
-        Dawid and Skene (1979), Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm.
+        Liu and Tao (2016), Classification with Noisy Labels by Importance Reweighting, section 5 (anchor points);
+        Dawid and Skene (1979), Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm;
+        Robbins (1956), An Empirical Bayes Approach to Statistics.
     """
     opinions, given = np.asarray(probabilities, np.float32), np.asarray(labels, np.int64)
     if opinions.ndim != 2 or given.shape != opinions.shape[:1]:
@@ -165,33 +178,41 @@ def _logarithms(opinions: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _noise(logs: NDArray[np.float64], given: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
     """``T``, float64 ``(K, K)``, and the inverse of the temperature."""
-    classes = logs.shape[1]
-    opinions = np.exp(logs)
-    sums = np.bincount(given, opinions[np.arange(len(given)), given], classes)
-    usual = sums / np.maximum(np.bincount(given, minlength=classes), 1)
-    sure = np.where(opinions >= usual, opinions, -1.0)
-    kept = sure.max(1, initial=-1.0) > 0
-    joint: NDArray[np.float64] = np.zeros((classes, classes))
-    np.add.at(joint, (sure[kept].argmax(1), given[kept]), 1)
-    for step in range(_STEPS + 1):
-        rates = _smoothed(joint)
+    classes, best = logs.shape[1], logs.argmax(1)
+    order, sizes = np.lexsort((-logs.max(1), best)), np.bincount(best, minlength=classes)
+    place = np.arange(len(best)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    anchors = order[place < _ANCHORS * np.repeat(sizes, sizes)]
+    true = np.eye(classes)[best[anchors]]
+    for _ in range(_STEPS + 1):
+        joint: NDArray[np.float64] = np.zeros((classes, classes))
+        np.add.at(joint.T, given[anchors], true)
+        rates = _shrunk(joint)
 
         def unlikely(power: float, rates: NDArray[np.float64] = rates) -> float:
             labelled = (softmax(np.exp(power) * logs, axis=1) * rates[:, given].T).sum(1)
             return -float(np.log(labelled).sum())
 
         power = np.exp(minimize_scalar(unlikely, bounds=(-1, 2.5), method="bounded", options={"xatol": 0.02}).x)
-        if step < _STEPS:
-            joint = np.zeros((classes, classes))
-            np.add.at(joint.T, given, softmax(power * logs + np.log(rates[:, given].T), axis=1))
+        true = softmax(power * logs[anchors] + np.log(rates[:, given[anchors]].T), axis=1)
     return rates, float(power)
 
 
-def _smoothed(joint: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rates of joint counts, in which those of wrong labels are drawn towards their mean."""
+def _shrunk(joint: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rates ``(K, K)`` of labels by true class, of joint counts: wrong labels as of Poisson's law, gamma prior."""
     classes = len(joint)
-    right = np.maximum(joint.diagonal(), 1)
-    wrong = joint * (1 - np.eye(classes))
-    mean = wrong.sum() / (classes * max(classes - 1, 1))
-    counts = (wrong + _PRIOR * mean) / (1 + _PRIOR) * (1 - np.eye(classes)) + np.diag(right) + 1e-9
-    return np.asarray(counts / counts.sum(1, keepdims=True))
+    wrong = ~np.eye(classes, dtype=bool)
+    counts, rows = joint[wrong], np.repeat(joint.sum(1), classes - 1)
+    mean = max(float(counts.sum()), 0.5) / max(float(rows.sum()), 1.0)
+    expected = mean * rows
+
+    def unlikely(power: float) -> float:
+        """Minus the logarithm of the negative binomial, less what is equal for all strengths."""
+        strength = np.exp(power)
+        likely = gammaln(counts + strength) - gammaln(strength)
+        return -float((likely + xlogy(strength, strength) - (counts + strength) * np.log(strength + expected)).sum())
+
+    strength = np.exp(minimize_scalar(unlikely, bounds=(-4, 6), method="bounded").x)
+    rates: NDArray[np.float64] = np.zeros((classes, classes))
+    rates[wrong] = (counts + strength) / (rows + strength / mean)
+    rates += np.diag(np.maximum(1 - rates.sum(1), 1 / (2 * classes)))
+    return np.asarray(rates / rates.sum(1, keepdims=True))
