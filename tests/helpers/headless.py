@@ -45,7 +45,7 @@ def until(holds: Callable[[], Any], what: Callable[[], str] = lambda: "it did no
     end = time.monotonic() + PATIENCE
     while not (value := holds()):
         assert time.monotonic() < end, what()
-        time.sleep(0.05)
+        time.sleep(0.01)
     return value
 
 
