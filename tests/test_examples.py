@@ -199,7 +199,8 @@ def test_a_graph_that_needs_its_processor_says_so(tmp_path):
 
 
 def test_it_is_as_short_as_it_says():
-    assert len(EXAMPLE.read_text().splitlines()) <= 68
+    page = (EXAMPLES.parent / "docs" / "how-to" / "onnx.md").read_text(encoding="utf-8")
+    assert f"in {len(EXAMPLE.read_text().splitlines())} lines" in page
 
 
 NEEDS = {"10_datasets.py": "datasets", "12_mlflow.py": "mlflow"}

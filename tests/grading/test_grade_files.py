@@ -128,7 +128,7 @@ def test_formats_hold_the_same(grader: Grader, arrays: Tensor) -> None:
         {k: float(f"{v:.6g}") if v and k in ("probability_of_error", "confidence") else v for k, v in row.items()}
         for row in rows
     ]
-    absent = {"text", "chance", "audit", "sha256"}
+    absent = {"text", "group", "chance", "audit", "sha256"}
     assert pq.read_schema("g.parquet").equals(pa.schema([each for each in SCHEMA if each.name not in absent]))
     assert list(json.loads(Path("g.jsonl").read_text().splitlines()[0])) == pq.read_schema("g.parquet").names
     with open("g.csv", newline="") as file:

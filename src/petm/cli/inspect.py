@@ -266,16 +266,16 @@ def _measured(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _threshold(threshold: "Threshold") -> str:
     """The threshold in words."""
-    kind, values = "class", threshold.values
+    kind, several, values = "class", "classes", threshold.values
     if threshold.groups:
-        kind, values = "combination of groups", values[: len(threshold.groups.cells)]
+        kind, several, values = "combination of groups", "combinations", values[: len(threshold.groups.cells)]
     finite = [value for value in values if math.isfinite(value)]
     parts = [f"suspect from {min(finite):.4g} to {max(finite):.4g} on, by {kind}"] if finite else []
     if finite and len(values) == 1:
         parts = ["suspect above 0" if 0 < finite[0] < sys.float_info.min else f"suspect from {finite[0]:.4g} on"]
     for limit, what in ((-math.inf, "nothing"), (math.inf, "everything")):
         if count := values.count(limit):
-            parts.append(f"{what} is trusted{f' in {count} of {len(values)}' if len(values) > 1 else ''}")
+            parts.append(f"{what} is trusted{f' in {count} of {len(values)} {several}' if len(values) > 1 else ''}")
     return f"{'; '.join(parts)} ({threshold.rule})"
 
 

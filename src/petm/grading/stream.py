@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from petm.data.labels import UNLABELLED, Label, class_numbers, enumerated, numbers_are_names, plain_label
 from petm.data.reader import Reader, Readings
+from petm.data.scores import ScoreReader
 from petm.data.sources import Row, Source
 from petm.errors import DataError, PetmWarning
 from petm.grading.grade_table import grade_table
 from petm.models import BATCH_SIZE
 from petm.selective.audit import check_audit
-from petm.selective.plain import Predictions
 
 if TYPE_CHECKING:
     from petm.grading.grader import Grader
@@ -88,8 +88,8 @@ def grade_stream(
     ):
         inputs = readings.inputs
         grades = grader.grade_batch(inputs, allowance=allowance) if inputs is not None else None
-        if (groups := grader.threshold.groups) is not None:
-            drawing["groups"] = groups.told(inputs.groups) if isinstance(inputs, Predictions) else []
+        if isinstance(reader, ScoreReader) and (groups := grader.threshold.groups) is not None:
+            drawing["groups"] = groups.told(inputs.groups) if inputs is not None else []
         labels = [None if row.label is None else true[after.source].number(row.label) for row in rows] if true else None
         paths, numbers = [row.path for row in rows], [row.number for row in rows]
         drawing["hashes"] = readings.hashes
