@@ -282,3 +282,34 @@ def test_the_report_shows_figures_of_the_rows_that_set_the_threshold(folder: Pat
     assert told.count("data:image/svg+xml") >= 2
     run("recalibrate", out, folder / "new.csv", "--report", tmp_path / "again.html")
     assert "300 calibration samples" in (tmp_path / "again.html").read_text()
+
+
+def test_a_report_never_replaces_a_table(tmp_path):
+    table = written(tmp_path / "t.csv", rows(50))
+    before = table.read_bytes()
+    asked = ("--prediction-column", "answer", "--score-column", "logprob", "-o", tmp_path / "x.calibration")
+    found = run("calibrate", table, *asked, "--report", table, "--overwrite", code=1)
+    assert "expected a place apart from the inputs" in found.output
+    assert table.read_bytes() == before
+
+
+def test_an_edited_calibration_without_a_column_is_refused(tmp_path):
+    from petm.grading.manifest import checksum
+
+    table, made = written(tmp_path / "t.csv", rows(300)), tmp_path / "x.calibration"
+    run("calibrate", table, "--prediction-column", "answer", "--score-column", "logprob", "-o", made)
+    content = json.loads(made.read_text())
+    del content["checksum"]
+    content["columns"]["prediction"] = ""
+    made.write_text(json.dumps(content | {"checksum": checksum(content)}))
+    with pytest.raises(BundleError, match="expected a name of each column"):
+        read_calibration(made)
+
+
+def test_grade_names_the_step_after_a_missing_column_that_it_has(tmp_path):
+    table, made = written(tmp_path / "t.csv", rows(300)), tmp_path / "x.calibration"
+    run("calibrate", table, "--prediction-column", "answer", "--score-column", "logprob", "-o", made)
+    other = written(tmp_path / "o.csv", [row[:2] for row in rows(5)], COLUMNS[:2])
+    told = run("grade", made, other, code=1).output
+    assert "calibrate again" in told
+    assert "--score-column" not in told

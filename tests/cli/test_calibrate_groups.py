@@ -160,3 +160,12 @@ def test_a_file_whose_groups_disagree_is_refused(folder: Path, tmp_path: Path) -
     write_calibration(tmp_path / "broken.calibration", broken)
     with pytest.raises(BundleError, match="groups"):
         read_calibration(tmp_path / "broken.calibration")
+
+
+def test_whole_numbers_as_groups_are_one_however_a_file_writes_them():
+    from petm.selective.groups import coded, text_of
+
+    values = {"site": [1, "1", 1.0, "1.0", " 1 ", "2.5", "v1.0", None, float("nan"), ""]}
+    assert coded(values, "site").names == ("1", "2.5", "v1.0")
+    assert coded(values, "site").codes.tolist() == [0, 0, 0, 0, 0, 1, 2, -1, -1, -1]
+    assert [text_of(each) for each in (-3.0, "-3", True, "01")] == ["-3", "-3", "True", "01"]

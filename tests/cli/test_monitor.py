@@ -356,7 +356,17 @@ def test_a_state_of_something_else_is_refused_in_one_line(petm, place):
         code, out, err = petm(*arguments, "--state", "watch.json")
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert err.startswith("Error: --state: expected one of the same")
-    for damage in ("", "[]", "null", "{}", whole[:-40], whole.replace('"rows": 300', '"rows": -1'), "[" * 100_000):
+    content = json.loads(whole)
+    wild = [
+        content | {"windows": [list(content["windows"][0])]},
+        content | {"trusted": [2**62, *content["trusted"][1:]]},
+    ]
+    window = content["windows"][0]
+    wild.append(content | {"windows": [window | {"suspicion": [2**63 - 1, *window["suspicion"][1:]]}]})
+    for damage in (
+        "", "[]", "null", "{}", whole[:-40], whole.replace('"rows": 300', '"rows": -1'), "[" * 100_000,
+        *map(json.dumps, wild),
+    ):  # fmt: skip
         Path("watch.json").write_text(damage)
         code, out, err = petm("my.petm", "g.csv", "--state", "watch.json")
         assert (code, out, err.count("\n"), err.startswith("Error: --state: expected")) == (1, "", 1, True)
@@ -366,3 +376,10 @@ def test_a_state_of_something_else_is_refused_in_one_line(petm, place):
     assert petm("my.petm", "g.csv", "--state", "watch.json")[0] == 1
     release()
     assert petm("my.petm", "g.csv", "--state", "watch.json")[0] != 1
+
+
+def test_labelled_rows_that_are_there_twice_are_told(petm):
+    write(graded(300), Path("g.parquet"))
+    assert "expected each labelled row once" not in petm("my.petm", "g.parquet")[2]
+    assert "expected each labelled row once" in petm("my.petm", "g.parquet", "g.parquet")[2]
+    assert "expected each labelled row once" not in petm("my.petm", "g.parquet", "g.parquet", "--state", "s.json")[2]

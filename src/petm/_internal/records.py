@@ -76,7 +76,7 @@ class Record:
     @classmethod
     def from_file(cls, path: Path) -> "Record":
         """Returns the object in a file; raises BundleError where there is none, or it is too long."""
-        place = f"{path.parent}: {path.name}"
+        place = f"{path.parent}: {path.name}" if path.parent.name else str(path)
         try:
             if path.stat().st_size > LONGEST_FILE or not path.is_file():
                 raise BundleError(f"{place}: expected a file of at most {LONGEST_FILE:,} bytes. Restore it.")
@@ -85,7 +85,7 @@ class Record:
             got = f"no {path.name} in it" if path.parent.exists() else "a path that does not exist"
             raise BundleError(f"{path.parent}: expected a petm bundle, got {got}.") from error
         except (OSError, ValueError) as error:
-            raise BundleError(f"{place}: expected readable JSON, got a damaged file ({error}).") from error
+            raise BundleError(f"{place}: expected readable JSON, got a damaged file ({error}). Restore it.") from error
 
     def has(self, name: str) -> bool:
         """Returns whether an entry is there and not null."""

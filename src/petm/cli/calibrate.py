@@ -109,7 +109,8 @@ def calibrate(
         options.check_readable("tables", Path(path))
     options.check_writable("output", output)
     options.check_writable("report", report)
-    check_apart(output, tables)
+    for place in (output, report) if report is not None else (output,):
+        check_apart(place, tables)
 
     from petm.cli.inspect import print_calibration
     from petm.data.scores import columns_of, open_tables, read_labelled_scores

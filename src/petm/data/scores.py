@@ -21,10 +21,11 @@ from petm.data.reader import Readings, content_hash
 from petm.data.sources import Row, Source, matching
 from petm.data.tables import TABLE_SUFFIXES, Table, find_shards, open_table
 from petm.errors import DataError, PetmWarning
-from petm.selective.groups import Coded, coded
+from petm.selective.groups import Coded, coded, text_of
 from petm.selective.plain import Columns, Predictions, number_faults
 
 _HINT = "Name the columns (--probability-columns, --prediction-column, --score-column, --label-column)."
+_RENAME = "Name the columns as in the table that petm calibrate read, or calibrate again."
 _BLOCK, _ROWS = 1 << 22, 1 << 15
 """Bytes of CSV, and rows of other tables, that are read at a time."""
 
@@ -176,7 +177,7 @@ class _Texts(_Codes):
         super().__init__(untyped=True)
 
     def _code(self, value: object) -> int:
-        text = "" if value is None or value != value else str(value)
+        text = text_of(value)
         return self.known.setdefault(text, len(self.known)) if text else UNLABELLED
 
 
@@ -432,7 +433,7 @@ class ScoreRows(Source):
         self._columns, self._untyped = columns, path.suffix.lower() == ".csv"
         needed = columns.all
         self._width, self._cells = len(needed), (*needed, *([label] if label else []))
-        self._table: Table = open_table(path, self._cells, required=needed, hint=_HINT)
+        self._table: Table = open_table(path, self._cells, required=needed, hint=_RENAME)
 
     def count(self) -> int:
         """Returns the number of rows."""

@@ -106,7 +106,11 @@ class Table(ABC):
 
     def _check(self, present: Collection[str]) -> None:
         for column in self.columns:
-            if (column in self.required and column not in present) or list(present).count(column) > 1:
+            if (times := list(present).count(column)) > 1:
+                raise DataError(
+                    f"{self.path}: expected one column '{column}', got {times}. Rename or leave out all but one."
+                )
+            if column in self.required and not times:
                 got = f"the columns {', '.join(present) or 'of an empty file'}{near(column, present)}"
                 raise DataError(f"{self.path}: expected a column '{column}', got {got}. {self.hint}")
 

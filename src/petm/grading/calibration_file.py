@@ -88,6 +88,8 @@ def _checked(record: Record) -> Calibration:
     )  # fmt: skip
     classes, suspicion, names = record.texts("classes"), record.texts("suspicion"), columns.candidates
     kinds = columns.shape[0]
+    if not all(columns.all) or columns.prediction == "":
+        raise BundleError(f"{read.place}: expected a name of each column, got an empty one.")
     if (kinds == 0) != (columns.prediction is not None) or kinds == 1 or kinds not in (0, len(classes)) or not names:
         raise BundleError(f"{read.place}: expected probabilities of all classes, or a prediction with scores.")
     if not suspicion or len(set(suspicion)) < len(suspicion) or not set(suspicion) <= set(names):

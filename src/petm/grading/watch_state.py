@@ -75,19 +75,23 @@ def _production(content: Mapping[str, Any], empty: Production) -> Production:
     windows = []
     for each in content["windows"]:
         kinds = {field.name: field.type for field in fields(Window)}
-        if set(each) != set(kinds):
+        if not isinstance(each, dict) or set(each) != set(kinds):
             raise ValueError("a window of other fields")
         figures = {name: value for name, value in each.items() if name not in ("name", "suspicion")}
         if not all(isinstance(value, kinds[name]) and 0 <= value < 2**53 for name, value in figures.items()):  # type: ignore[arg-type]
             raise ValueError("a window without counts")
         windows.append(Window(str(each["name"]), **figures, suspicion=_counts(each["suspicion"], bins)))
-        if windows[-1].suspects + windows[-1].unreadable > windows[-1].rows:
+        if max(windows[-1].suspects + windows[-1].unreadable, sum(each["suspicion"])) > windows[-1].rows:
             raise ValueError("a window with more suspects than rows")
     predicted = np.array(content["predicted"], np.float64).reshape(2, classes)
     seen, rows = _records(content["seen"], _SEEN), _records(content["labelled"], LABELLED)
     last = max(seen["window"].max(initial=0), rows["window"].max(initial=0), 0)
+    trusted = _counts(content["trusted"], bins)
     sound = (
         len(windows) <= MOST_WINDOWS
+        and max(sum(trusted.tolist()), predicted.max(initial=0)) <= len(seen)
+        and len(np.unique(seen["id"])) == len(seen)
+        and len(np.unique(rows["id"])) == len(rows)
         and (not len(seen) or last < len(windows))
         and len(seen) == sum(each.rows for each in windows)
         and bool(np.isin(rows["id"], seen["id"]).all())
@@ -102,7 +106,6 @@ def _production(content: Mapping[str, Any], empty: Production) -> Production:
     )
     if not sound:
         raise ValueError("numbers that contradict each other")
-    trusted = _counts(content["trusted"], bins)
     places = dict(zip(seen["id"].tolist(), seen["window"].tolist(), strict=True))
     return Production(windows, trusted, predicted, rows, places)
 

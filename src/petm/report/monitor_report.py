@@ -216,7 +216,7 @@ def monitor(
             *_of_accuracy(figures[-1]),
             *([f"{found.again:,} rows were seen before, and count once."] if found.again else []),
         ),
-        tuple(_warnings(unlike, counts)),
+        (*_warnings(unlike, counts), *_of_copies(found.labelled["id"])),
     )
 
 
@@ -446,6 +446,17 @@ def _of_drift(drift: Drift | None, evidence: float | None, since: str | None, dr
     way = "higher" if drift.more_suspect else "lower"
     start = "" if since is None else f" since {since}"
     return f"Suspicion has DRIFTED{start}, it is {way} than in calibration ({figures}; the most at {drift.at:.4g})."
+
+
+def _of_copies(ids: NDArray[np.uint64]) -> list[str]:
+    """That labelled rows are there several times."""
+    copies = len(ids) - len(np.unique(ids))
+    if not copies:
+        return []
+    return [
+        f"expected each labelled row once, got {copies:,} again (the same input, row and content), which count again, "
+        f"so that intervals are too short. Leave the copies out, or use --state, which counts a row once."
+    ]
 
 
 def _warnings(unlike: float | None, counts: Mapping[str, int]) -> list[str]:

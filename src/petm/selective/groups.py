@@ -4,6 +4,7 @@ A group is a value of a column. The combinations of values are *cells*, which do
 of cells.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,7 +30,15 @@ class Coded(NamedTuple):
 
 
 Values = Sequence[object] | NDArray[Any] | Coded
-"""``N`` values that are compared as texts; None, NaN and an empty text are none."""
+"""``N`` values that are compared as `text_of` writes them; None, NaN and an empty text are none."""
+_WHOLE = re.compile(r"(-?[0-9]+)\.0*")
+
+
+def text_of(value: object) -> str:
+    """Returns a value of a group column as text: 1, 1.0 and "1.0" are one, as files write whole numbers either way."""
+    text = "" if value is None or value != value else str(value).strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
 
 
 def coded(values: Mapping[str, Values], column: str) -> Coded:
@@ -41,7 +50,7 @@ def coded(values: Mapping[str, Values], column: str) -> Coded:
         return found
     known: dict[object, int] = {}
     codes = np.fromiter((known.setdefault(each, len(known)) for each in found), np.int64, len(found))
-    texts = ["" if each is None or each != each else str(each) for each in known]
+    texts = [text_of(each) for each in known]
     names = tuple(dict.fromkeys(text for text in texts if text))
     places = {name: place for place, name in enumerate(names)}
     return Coded(names, np.array([places.get(text, -1) for text in texts], np.int64)[codes])
@@ -120,7 +129,8 @@ class Groups:
         columns = record.texts("columns")
         cells, rare = (_rows(record, name) for name in ("cells", "rare"))
         fitting = columns and len(rare) == len(columns) and all(len(cell) == len(columns) for cell in cells)
-        if not fitting or any(not value for values in rare for value in values) or len(set(cells)) < len(cells):
+        empty = any(not value for values in rare for value in values) or any("" in cell for cell in cells)
+        if not fitting or empty or len(set(cells)) < len(cells):
             raise BundleError(f"{record.place}: expected cells and rare values for each of {columns}. Calibrate again.")
         return cls(columns, cells, tuple(tuple(map(str, values)) for values in rare))
 
