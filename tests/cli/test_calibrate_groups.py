@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from petm.errors import ArgumentError, BundleError
+from petm.errors import ArgumentError, BundleError, PetmWarning
 from petm.grading.calibration_file import read_calibration, to_json, write_calibration
 from petm.selective import Coverage, MaxRisk, calibrate
 from petm.selective.group_thresholds import group_thresholds
@@ -78,6 +78,14 @@ def test_a_table_of_another_kind_gives_the_same(folder: Path, tmp_path: Path) ->
     assert one.values[:4] == other.values[:4]  # the rare site is none here
     run("grade", tmp_path / "x.calibration", tmp_path / "cal.parquet", "-o", tmp_path / "grades.parquet")
     assert set(pq.read_table(tmp_path / "grades.parquet")["group"].to_pylist()) <= set(other.groups.names)
+
+
+def test_groups_that_the_calibration_had_not_are_told(folder: Path, tmp_path: Path) -> None:
+    held = [["a", 0.5, "9", "x"], ["a", 0.5, "9", "x"], ["a", 0.5, "1", "x"], ["a", 0.5, "three, or so", "x"]]
+    table = written(tmp_path / "new.csv", held, ("answer", "score", "site", "device"))
+    with pytest.warns(PetmWarning, match=r"^groups: .*site 9 \(2 rows\)") as told:
+        run("grade", folder / "my.calibration", table, "-o", tmp_path / "g.csv")
+    assert "three" not in str(told[0].message)
 
 
 def test_what_is_told_names_every_group(folder: Path) -> None:

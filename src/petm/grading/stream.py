@@ -3,7 +3,7 @@
 import reprlib
 import sys
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -82,7 +82,7 @@ def grade_stream(
     drawing["has_candidates"] = grader.sets is not None
     classes = grader.origin.model.classes
     true = [_TrueLabels(source, classes) for source in sources] if labelled else None
-    allowance = grader.allow(start.allowance)
+    allowance, unknown = grader.allow(start.allowance), Counter[str]()
     for rows, readings, after in _read_ahead(
         _rows(sources, start, batch_size), partial(reader.read, hashed=audit is not None)
     ):
@@ -90,6 +90,7 @@ def grade_stream(
         grades = grader.grade_batch(inputs, allowance=allowance) if inputs is not None else None
         if isinstance(reader, ScoreReader) and (groups := grader.threshold.groups) is not None:
             drawing["groups"] = groups.told(inputs.groups) if inputs is not None else []
+            unknown.update(groups.unknown(inputs.groups) if inputs is not None else {})
         labels = [None if row.label is None else true[after.source].number(row.label) for row in rows] if true else None
         paths, numbers = [row.path for row in rows], [row.number for row in rows]
         drawing["hashes"] = readings.hashes
@@ -100,6 +101,14 @@ def grade_stream(
     allowance.tell()
     for each in true or ():
         each.warn()
+    if unknown:
+        some = ", ".join(f"{name} ({count:,} rows)" for name, count in unknown.most_common(5))
+        warnings.warn(
+            f"groups: expected those of the calibration, got {len(unknown):,} others: {some}. Nothing is guaranteed "
+            f"for these. Calibrate again with rows of them.",
+            PetmWarning,
+            stacklevel=2,
+        )
 
 
 class _TrueLabels:

@@ -105,6 +105,17 @@ class Groups:
         names = self.names
         return [names[place] for place in self.places(values).tolist()]
 
+    def unknown(self, values: Mapping[str, Values]) -> dict[str, int]:
+        """Returns the values that the calibration had not, in words, and the number of samples of each."""
+        found: dict[str, int] = {}
+        for at, column in enumerate(self.columns):
+            texts = coded(values, column)
+            known = {cell[at] for cell in self.cells} | set(self.rare[at])
+            counts = np.bincount(texts.codes + 1, minlength=len(texts.names) + 1)[1:].tolist()
+            new = zip(texts.names, counts, strict=True)
+            found |= {f"{column} {name}": count for name, count in new if count and name not in known}
+        return found
+
     @property
     def members(self) -> dict[str, tuple[int, ...]]:
         """The places of each group with a guarantee, by its column and value in words."""
