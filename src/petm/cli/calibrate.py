@@ -10,8 +10,6 @@ from petm.cli import options
 from petm.errors import ArgumentError
 from petm.selective.sets import COVERAGE, check_coverage
 
-_TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class", "group_columns")
-
 
 @click.command(
     epilog="Example: petm calibrate scores.csv --prediction-column answer --score-column logprob --max-risk 0.05 "
@@ -35,14 +33,7 @@ _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class", "group_c
 )
 @click.option("--higher-is-suspect", is_flag=True, help="A higher score is less sure.")
 @options.skip_rows
-@click.option("--max-risk", type=float, help="Guarantee at most this share of errors among the trusted.")
-@click.option("--coverage", type=float, help="Or trust this share of the predictions.")
-@click.option("--recall", type=float, help="Or flag this share of the errors.  [default: 0.9]")
-@click.option(
-    "--confidence",
-    type=float,
-    help="Confidence of the guarantee; with --recall, guarantee it.  [default: 0.95 with --max-risk]",
-)
+@options.target("  [default: 0.9]")
 @click.option(
     "--set-coverage",
     type=float,
@@ -50,7 +41,6 @@ _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class", "group_c
     show_default=True,
     help="With class probabilities: probability with which the candidates of a prediction hold its true class.",
 )
-@click.option("--per-class", is_flag=True, help="Guarantee --max-risk in each class that is predicted.")
 @click.option(
     "--group-column",
     "group_columns",

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from petm.grading.grader import Grader
     from petm.training.estimate import Estimate
 
-_TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
 _FORM = ("size", "channels", "resize", "mean", "std", "text_column", "label_column", "length")
 _ADOPTED = ("target", "set_coverage", "calibration_from_data", "force", "device")
 _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters", "max_extra_time", "dry_run")
@@ -111,14 +110,7 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     type=options.PATH,
     help="LoRA folder trained with PEFT, as the second opinion: nothing is trained, all of --data calibrate.",
 )
-@click.option("--max-risk", type=float, help="Guarantee at most this share of errors among the trusted.")
-@click.option("--coverage", type=float, help="Or trust this share of the predictions.")
-@click.option("--recall", type=float, help="Or flag this share of the errors.  [default: 0.9]")
-@click.option(
-    "--confidence",
-    type=float,
-    help="Confidence of the guarantee; with --recall, guarantee it.  [default: 0.95 with --max-risk]",
-)
+@options.target("  [default: 0.9]")
 @click.option(
     "--set-coverage",
     type=float,
@@ -126,7 +118,6 @@ _TRAINING = ("calibration", "recipe", "errors", "layers", "max_extra_parameters"
     show_default=True,
     help="Probability with which the candidates of a prediction hold its true class, in each grade.",
 )
-@click.option("--per-class", is_flag=True, help="Guarantee --max-risk in each class that the model predicts.")
 @click.option(
     "--cache-budget",
     default=CACHE_BUDGET,
@@ -189,7 +180,7 @@ def fit(
     started = time.monotonic()
     form_options = {name: settings.pop(name) for name in _FORM}
     try:
-        target = target_of(**{name: settings.pop(name) for name in _TARGET})
+        target = target_of(**{name: settings.pop(name) for name in options.TARGET})
         config = FitConfig(target=target, **settings)
         config.check_calibration(separate=bool(calibration))
     except ArgumentError as error:

@@ -151,6 +151,28 @@ def run(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
+"""What `target` adds, by the names that `petm.selective.targets.target_of` takes."""
+
+
+def target(absent: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns what adds the options of a threshold's target; ``absent`` says what holds without one."""
+
+    def added(command: Callable[..., Any]) -> Callable[..., Any]:
+        confidence = "Confidence of the guarantee; with --recall, guarantee it.  [default: 0.95 with --max-risk]"
+        for option in (
+            click.option("--per-class", is_flag=True, help="Guarantee --max-risk in each class that is predicted."),
+            click.option("--confidence", type=float, help=confidence),
+            click.option("--recall", type=float, help=f"Or flag this share of the errors.{absent}"),
+            click.option("--coverage", type=float, help="Or trust this share of the predictions."),
+            click.option("--max-risk", type=float, help="Guarantee at most this share of errors among the trusted."),
+        ):
+            command = option(command)
+        return command
+
+    return added
+
+
 def output(
     default: str | None = None, text: str = "Output folder."
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from petm.grading.grader import Grader
     from petm.selective.targets import Target
 
-_TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
-
 
 @click.command(
     epilog="Example: petm recalibrate my.petm --calibration fresh/ --max-risk 0.01 -o strict.petm",
@@ -41,16 +39,12 @@ _TARGET = ("max_risk", "coverage", "recall", "confidence", "per_class")
 @click.option("--label-column", default="label", show_default=True, help="Column of the labels of texts.")
 @options.skip_bad
 @click.option("--force", is_flag=True, help="Go on where the model's accuracy says that the labels are not its own.")
-@click.option("--max-risk", type=float, help="Guarantee at most this share of errors among the trusted.")
-@click.option("--coverage", type=float, help="Or trust this share of the predictions.")
-@click.option("--recall", type=float, help="Or flag this share of the errors. Without a target: that of the bundle.")
-@click.option("--confidence", type=float, help="Confidence of the guarantee; with --recall, guarantee it.")
+@options.target(" Without a target: that of the bundle.")
 @click.option(
     "--set-coverage",
     type=float,
     help="Probability with which candidates hold the true class. Absent: that of the bundle.",
 )
-@click.option("--per-class", is_flag=True, help="Guarantee --max-risk in each class that the model predicts.")
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="HTML page about the grader on these labels."
 )

@@ -1,12 +1,9 @@
-"""Tables of class probabilities or scores, read into arrays a block at a time, or row by row for grading."""
+"""Labelled tables of class probabilities or scores, read into arrays a block at a time."""
 
 import csv
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from petm._internal.storage import Located, identity_of
+from petm._internal.storage import Located
 from petm._internal.texts import near
 from petm.data.labels import UNLABELLED, Label, beside, class_numbers, enumerated, in_order, normal_name, refuse_faults
-from petm.data.reader import Readings, content_hash
-from petm.data.sources import Row, Source, matching
-from petm.data.tables import TABLE_SUFFIXES, Table, find_shards, open_table
+from petm.data.sources import matching
+from petm.data.tables import TABLE_SUFFIXES, find_shards, open_table
 from petm.errors import DataError, PetmWarning
-from petm.selective.groups import Coded, coded, text_of
+from petm.selective.groups import Coded, text_of
 from petm.selective.plain import Columns, Predictions, number_faults
 
 _HINT = "Name the columns (--probability-columns, --prediction-column, --score-column, --label-column)."
-_RENAME = "Name the columns as in the table that petm calibrate read, or calibrate again."
 _BLOCK, _ROWS = 1 << 22, 1 << 15
 """Bytes of CSV, and rows of other tables, that are read at a time."""
 
@@ -423,84 +418,3 @@ def _place_of(table: _Scores, kinds: _Codes, label: Label) -> str:
         if (at := np.flatnonzero(codes == kinds.known[label])).size:
             return f"{table.table.numbered}{int(block.numbers[at[0]])}"
     return ""
-
-
-class ScoreRows(Source):
-    """The rows of a table as inputs of a calibration, each a JSON list of its cells, in the order of the columns."""
-
-    def __init__(self, path: Located, columns: Columns, label: str | None) -> None:
-        self.name = str(path)
-        self._columns, self._untyped = columns, path.suffix.lower() == ".csv"
-        needed = columns.all
-        self._width, self._cells = len(needed), (*needed, *([label] if label else []))
-        self._table: Table = open_table(path, self._cells, required=needed, hint=_RENAME)
-
-    def count(self) -> int:
-        """Returns the number of rows."""
-        return self._table.count()
-
-    def identity(self) -> str:
-        """Returns path, size, time of change and columns."""
-        return f"{identity_of(self._table.path)} {' '.join(self._cells)}"
-
-    def rows(self, start: int, stop: int, size: int) -> Iterator[list[Row]]:
-        """Yields the rows from ``start`` to before ``stop``, up to ``size`` at a time."""
-        records = self._table.records(start, stop, size)
-        while some := [self._row(record) for record in islice(records, size)]:
-            yield some
-
-    def _row(self, record: Any) -> Row:
-        cells, label = record.values[: self._width], record.values[self._width :]
-        told: Any = label[0] if label else None
-        with suppress(ValueError):  # whoever needs it refuses it
-            told = beside(told, None, untyped=self._untyped)
-        content = json.dumps(cells, default=str) if record.fault is None else None
-        return Row(self.name, record.number, content, told, record.fault)
-
-
-@dataclass(frozen=True)
-class ScoreReader:
-    """Makes predictions of `ScoreRows`; a row that cannot be used gets a reason."""
-
-    columns: Columns
-    classes: tuple[str, ...]
-    encoder: None = None
-
-    def read(self, rows: Sequence[Row], *, hashed: bool = False) -> Readings:
-        """Returns the predictions of the rows that can be read, and why the others cannot."""
-        width = len(self.columns.numbers)
-        blank = [None] * len(self.columns.all)
-        told = [blank if row.fault is not None else json.loads(str(row.content)) for row in rows]
-        cells = list(zip(*told, strict=True))
-        values, unlike = matrix_of(cells[:width], self.columns)
-        reasons = {row: reason for row, (_, reason) in number_faults(values, self.columns).items()} | unlike
-        numbers = None
-        if self.columns.prediction:
-            numbers = np.array([self._class_of(cell, row, reasons) for row, cell in enumerate(cells[width])], np.int64)
-        reasons |= {place: row.fault for place, row in enumerate(rows) if row.fault is not None}
-        good = np.array([place not in reasons for place in range(len(rows))], bool)
-        kinds, inputs = self.columns.shape[0], None
-        if good.any():
-            chosen = None if numbers is None else numbers[good]
-            names = self.columns.groups
-            texts = {name: coded({name: cells[self.columns.all.index(name)]}, name).rows(good) for name in names}
-            inputs = Predictions.checked(chosen, values[good, :kinds], values[good, kinds:], self.columns, texts)
-        hashes = [content_hash(row.content) for row in rows] if hashed else None
-        return Readings(inputs, [reasons.get(place) for place in range(len(rows))], hashes)  # type: ignore[arg-type]
-
-    @cached_property
-    def _places(self) -> dict[object, int]:
-        return {}
-
-    def _class_of(self, cell: object, row: int, reasons: dict[int, str]) -> int:
-        if cell not in self._places:
-            try:
-                label = beside(cell, None, untyped=isinstance(cell, str))
-                self._places[cell] = -1 if label is None else class_numbers([label], self.classes).get(label, -1)
-            except ValueError:
-                self._places[cell] = -1
-        if self._places[cell] < 0:
-            got = "nothing" if cell is None else f"{cell!r:.60}"
-            wanted = f"one of the classes {enumerated(self.classes)} in column '{self.columns.prediction}'"
-            reasons.setdefault(row, f"expected {wanted}, got {got}")
-        return self._places[cell]

@@ -11,7 +11,8 @@ import numpy as np
 from petm._internal.files import check_new_file, plain, write_json
 from petm._internal.records import Record
 from petm.adapter.cascade import Allowance
-from petm.data.scores import ScoreReader, ScoreRows, open_tables
+from petm.data.score_rows import ScoreReader, ScoreRows
+from petm.data.scores import open_tables
 from petm.errors import BundleError
 from petm.grading.grades import NO_SECOND, Grades
 from petm.grading.manifest import checksum

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from petm.data.labels import UNLABELLED, Label, class_numbers, enumerated, numbers_are_names, plain_label
 from petm.data.reader import Reader, Readings
-from petm.data.scores import ScoreReader
+from petm.data.score_rows import ScoreReader
 from petm.data.sources import Row, Source
 from petm.errors import DataError, PetmWarning
 from petm.grading.grade_table import grade_table
